@@ -1,0 +1,121 @@
+//! The command line and its environment.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::server::{Address, Limits};
+use crate::telemetry::LogOptions;
+
+/// Adds numbers for other programs, exactly, over gRPC.
+///
+/// Without a command it serves on 127.0.0.1:8080:
+///
+///   sumd
+///   sumd serve --listen 0.0.0.0:8080 --listen unix:/run/sumd.sock
+///   sumd add 1 2 3
+///   grpcurl -plaintext -d '{"values": [1, 2, 3]}' localhost:8080 sum.v1.SumService/Add
+///
+/// Every option of serve can also come from the environment, as shown with it.
+#[derive(Debug, Parser)]
+#[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+pub struct Config {
+    /// What to do; to serve is the default.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The options of the default command.
+    #[command(flatten)]
+    pub serve: ServeOptions,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT, then drain; a second signal stops at once (the default command)
+    Serve(Box<ServeOptions>),
+    /// Ask a server for the sum of some integers
+    Add(AddOptions),
+    /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
+    Health(HealthOptions),
+}
+
+/// What `sumd serve` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ServeOptions {
+    /// Where to listen: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
+    /// serve other machines too
+    #[arg(
+        long,
+        env = "SUMD_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<Address>,
+
+    /// Threads that serve [default: one for each core]
+    #[arg(long, env = "SUMD_WORKERS", value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+
+    /// The bounds.
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// Which server a client command asks.
+#[derive(Args, Clone, Debug)]
+pub struct ServerOptions {
+    /// The server: host:port or unix:/path
+    #[arg(
+        long,
+        env = "SUMD_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub address: Address,
+
+    /// How long to wait for the answer
+    #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",
+          value_parser = humantime::parse_duration)]
+    pub timeout: std::time::Duration,
+}
+
+/// What `sumd add` takes.
+#[derive(Args, Clone, Debug)]
+pub struct AddOptions {
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerOptions,
+
+    /// The integers to add, each from -2^63 to 2^63 - 1
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
+    pub values: Vec<i64>,
+}
+
+/// What `sumd health` takes.
+#[derive(Args, Clone, Debug)]
+pub struct HealthOptions {
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerOptions,
+
+    /// The service to ask for, such as sum.v1.SumService [default: the server as a whole]
+    #[arg(value_name = "SERVICE", default_value = "", hide_default_value = true)]
+    pub service: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Config::command().debug_assert();
+    }
+}

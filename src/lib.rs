@@ -1,0 +1,13 @@
+//! `sumd` adds numbers for other programs, over gRPC.
+//!
+//! The binary is what users see, and `proto/` is its contract; this library is the binary's parts, for
+//! its own tests and benchmarks. Imports point down the floors: [`sum::wire`] knows nothing of gRPC, the
+//! services nothing of the server, the server nothing of the command line.
+
+pub mod client;
+pub mod config;
+pub mod proto;
+pub mod server;
+pub mod status;
+pub mod sum;
+pub mod telemetry;

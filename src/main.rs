@@ -1,0 +1,144 @@
+//! The `sumd` command: parse, start, exit code.
+
+use std::fmt::Display;
+use std::io;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Parser as _;
+use sumd::client::{self, ClientError};
+use sumd::config::{Command, Config, ServeOptions};
+use sumd::server::Server;
+use sumd::telemetry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A wrong command line: EX_USAGE of sysexits.h. Everything else that fails is 1.
+const USAGE: u8 = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let config = match Config::try_parse() {
+        Ok(config) => config,
+        Err(error) if error.use_stderr() => {
+            eprintln!("{}", one_line(&error));
+            return ExitCode::from(USAGE);
+        }
+        Err(help) => {
+            // A reader that has seen enough, as `| head` has, is no failure.
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    match config.command {
+        None => serve(config.serve).await,
+        Some(Command::Serve(options)) => serve(*options).await,
+        Some(Command::Add(options)) => report(client::add(options).await),
+        Some(Command::Health(options)) => report(client::health(options).await),
+    }
+}
+
+async fn serve(options: ServeOptions) -> ExitCode {
+    telemetry::init(&options.log);
+    let workers = options
+        .workers
+        .or_else(|| thread::available_parallelism().ok())
+        .map_or(1, usize::from);
+    let server = match Server::bind(&options.listen, options.limits, workers).await {
+        Ok(server) => server,
+        Err(error) => {
+            error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers,
+        "listening on {}",
+        addresses.join(", ")
+    );
+    match run(server).await {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs to the first signal and through the drain, or to the second signal, whichever is first.
+async fn run(server: Server) -> io::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let (stop, stopped) = oneshot::channel();
+    let mut running = pin!(server.run(async {
+        // Either way there is nothing more to wait for.
+        let _ = stopped.await;
+    }));
+    tokio::select! {
+        result = &mut running => return result.map(|()| ExitCode::SUCCESS),
+        _ = signals.next() => {
+            let _ = stop.send(());
+        }
+    }
+    tokio::select! {
+        result = &mut running => result.map(|()| ExitCode::SUCCESS),
+        signal = signals.next() => {
+            warn!("stopped at once by a second signal");
+            // What a shell reports of a process that a signal ended.
+            Ok(ExitCode::from(128 + signal))
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The number of the next signal.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 15,
+            _ = self.interrupt.recv() => 2,
+        }
+    }
+}
+
+/// Prints a client command's answer, or why there is none.
+fn report<T: Display>(answer: Result<T, ClientError>) -> ExitCode {
+    match answer {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("sumd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is wrong with the command line, without the usage that clap puts below it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let problem = text.split("\n\n").next().unwrap_or(&text);
+    let words: Vec<_> = problem
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
+    format!("sumd: {} (see sumd --help)", words.join(" "))
+}

@@ -1,0 +1,13 @@
+//! The generated code.
+
+/// `proto/sum/v1/sum.proto`.
+pub mod sum {
+    /// The public contract; its comments are the manual.
+    #[allow(missing_docs, clippy::pedantic)]
+    pub mod v1 {
+        tonic::include_proto!("sum.v1");
+    }
+}
+
+/// The descriptors of every proto, with their comments, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,172 @@
+//! Serving: listeners, worker threads, connections, calls; and stopping without losing any.
+
+mod address;
+mod body;
+mod call;
+mod connection;
+mod health;
+mod limits;
+mod listener;
+mod request;
+mod routes;
+mod worker;
+
+pub use address::Address;
+pub use limits::Limits;
+pub use listener::BindError;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use health::Health;
+use listener::Listener;
+use routes::Routes;
+use worker::{Queues, Workers};
+
+/// How long peers have to take in their last answers once the drain's time is over.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What all connections share.
+struct Node {
+    limits: Limits,
+    routes: Routes,
+    phase: Phase,
+    /// Every connection is a task of it.
+    connections: TaskTracker,
+}
+
+/// How far shutting down has come. Each phase implies those before it.
+#[derive(Default)]
+struct Phase {
+    /// No new calls: connections say so (GOAWAY) and end once their calls have.
+    draining: CancellationToken,
+    /// Calls that have not ended are ended.
+    ending: CancellationToken,
+    /// Connections are dropped.
+    dropping: CancellationToken,
+}
+
+/// A server that has its addresses and is not serving yet.
+pub struct Server {
+    listeners: Vec<Listener>,
+    node: Arc<Node>,
+    health: Health,
+    workers: usize,
+}
+
+impl Server {
+    /// Takes the addresses. Callers that connect now are answered once [`Server::run`] runs.
+    ///
+    /// # Errors
+    /// Where an address cannot be had; it tells which, and why.
+    pub async fn bind(
+        addresses: &[Address],
+        limits: Limits,
+        workers: usize,
+    ) -> Result<Self, BindError> {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            listeners.push(Listener::bind(address).await?);
+        }
+        let health = Health::not_serving().await;
+        let node = Node {
+            routes: Routes::new(&limits, &health),
+            limits,
+            phase: Phase::default(),
+            connections: TaskTracker::new(),
+        };
+        Ok(Self {
+            listeners,
+            node: Arc::new(node),
+            health,
+            workers,
+        })
+    }
+
+    /// Where it listens: with the port that the system chose where port 0 was asked for.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// Serves until `shutdown` resolves, then drains: first it says NOT_SERVING and waits for balancers
+    /// to look elsewhere, then it takes no new calls and waits for those in flight, then it ends what is
+    /// left. All of that is bounded by [`Limits::drain_delay`] + [`Limits::drain_timeout`] + one second.
+    ///
+    /// # Errors
+    /// Where threads cannot be started, or a part of the server that must not stop has stopped.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let Self {
+            listeners,
+            node,
+            health,
+            workers,
+        } = self;
+        let mut workers = Workers::start(workers, &node)?;
+        let accepting = TaskTracker::new();
+        for listener in listeners {
+            accepting.spawn(accept(listener, workers.queues(), node.clone()));
+        }
+        accepting.close();
+        health.set_serving(true).await;
+
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            () = accepting.wait() => Err(io::Error::other("accepting connections has stopped")),
+            error = workers.failure() => Err(error),
+        };
+        health.set_serving(false).await;
+        node.drain().await;
+        accepting.wait().await;
+        workers.join().await;
+        outcome
+    }
+}
+
+/// Accepts until the server drains.
+async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
+    let max = node.limits.max_connections as usize;
+    let draining = &node.phase.draining;
+    while let Some(socket) = draining.run_until_cancelled(listener.next()).await {
+        if node.connections.len() < max {
+            queues.push(socket, node.connections.token());
+        } else {
+            warn!(max, "refused a connection (--max-connections)");
+        }
+    }
+}
+
+impl Node {
+    async fn drain(&self) {
+        let Limits {
+            drain_delay,
+            drain_timeout,
+            ..
+        } = self.limits;
+        info!(?drain_delay, ?drain_timeout, "draining");
+        tokio::time::sleep(drain_delay).await;
+        self.phase.draining.cancel();
+        self.connections.close();
+        if !self.idle_within(drain_timeout).await {
+            warn!(
+                connections = self.connections.len(),
+                "ending the calls that are left"
+            );
+            self.phase.ending.cancel();
+            self.idle_within(FLUSH_TIMEOUT).await;
+        }
+        self.phase.dropping.cancel();
+    }
+
+    async fn idle_within(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.connections.wait())
+            .await
+            .is_ok()
+    }
+}

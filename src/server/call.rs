@@ -1,0 +1,181 @@
+//! What holds for every call, whatever its method: there are not too many of them, it ends at its
+//! deadline and at the server's shutdown, and a panic stays inside it.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::HeaderMap;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Code, Status};
+use tracing::error;
+
+use crate::status;
+
+/// How long a caller that was refused is told to wait: some round trips, and no more than it takes for
+/// calls in flight to end.
+const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Another server answers at once.
+const SHUTDOWN_RETRY_DELAY: Duration = Duration::from_millis(1);
+
+/// Counts the calls in flight.
+#[derive(Debug)]
+pub(super) struct Calls {
+    max: u32,
+    in_flight: AtomicU32,
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Calls>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Calls {
+    pub(super) fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            in_flight: AtomicU32::new(0),
+        })
+    }
+
+    /// Lets one more call in.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit(self.clone());
+        if before < self.max {
+            return Ok(permit);
+        }
+        Err(status::unavailable(
+            format!(
+                "{} calls are in flight, which is the limit (--max-calls)",
+                self.max
+            ),
+            "OVERLOADED",
+            OVERLOAD_RETRY_DELAY,
+        ))
+    }
+}
+
+/// When a call has to end, beside its own end.
+#[derive(Clone)]
+pub(super) struct Bounds {
+    pub(super) deadline: Option<Instant>,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Bounds {
+    /// Runs a handler within the bounds.
+    pub(super) async fn run<T>(&self, handler: impl Future<Output = T>) -> Result<T, Status> {
+        tokio::select! {
+            biased;
+            result = AssertUnwindSafe(handler).catch_unwind() => result.map_err(|_| panicked()),
+            () = until(self.deadline) => Err(deadline_exceeded()),
+            () = self.shutdown.cancelled() => Err(shutting_down()),
+        }
+    }
+
+    /// The same bounds for a response that goes on after its handler has returned.
+    pub(super) fn watch(self) -> Watch {
+        Watch {
+            deadline: self.deadline.map(|at| Box::pin(sleep_until(at))),
+            shutdown: Box::pin(self.shutdown.cancelled_owned()),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the first of a call's bounds.
+pub(super) struct Watch {
+    deadline: Option<Pin<Box<Sleep>>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Watch {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(deadline_exceeded());
+        }
+        self.shutdown.as_mut().poll(cx).map(|()| shutting_down())
+    }
+}
+
+/// The panic hook has logged where.
+pub(super) fn panicked() -> Status {
+    error!("a call has panicked");
+    status::with_reason(
+        Code::Internal,
+        "the server failed on this call; its log says where",
+        "PANIC",
+        std::collections::HashMap::new(),
+    )
+}
+
+fn deadline_exceeded() -> Status {
+    status::with_reason(
+        Code::DeadlineExceeded,
+        "the deadline of the call has passed",
+        "DEADLINE_EXCEEDED",
+        std::collections::HashMap::new(),
+    )
+}
+
+fn shutting_down() -> Status {
+    status::unavailable(
+        "the server is shutting down; answers received so far are valid",
+        "SHUTTING_DOWN",
+        SHUTDOWN_RETRY_DELAY,
+    )
+}
+
+/// The time that a caller allows for a call.
+///
+/// `grpc-timeout: TimeoutValue TimeoutUnit`, at most eight digits and one of H, M, S, m, u, n:
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>.
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    parse_timeout(value.as_bytes()).map(Some).ok_or_else(|| {
+        Status::internal(format!(
+            "grpc-timeout is {value:?}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
+        ))
+    })
+}
+
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 60 * 60)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! One connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::listener::Stream;
+use super::{Limits, Node};
+
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// For those who try a browser or curl.
+const NOT_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain\r\nconnection: close\r\ncontent-length: 56\r\n\r\n\
+    This port speaks gRPC, over HTTP/2 with prior knowledge\n";
+
+pub(super) async fn serve(stream: Stream, node: Arc<Node>) {
+    match stream {
+        Stream::Tcp(stream) => serve_stream(stream, node).await,
+        Stream::Unix(stream) => serve_stream(stream, node).await,
+    }
+}
+
+async fn serve_stream<S>(mut stream: S, node: Arc<Node>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    // A peer that says nothing has no call to lose: it is not waited for when the server drains.
+    let hello = timeout(node.limits.handshake_timeout, read_preface(&mut stream));
+    match node.phase.draining.run_until_cancelled(hello).await {
+        Some(Ok(Ok(()))) => serve_http2(Resumed::new(stream), &node).await,
+        Some(Ok(Err(error))) => debug!(%error, "not an HTTP/2 client"),
+        Some(Err(_)) => debug!("no HTTP/2 preface in time"),
+        None => {}
+    }
+}
+
+async fn read_preface<S>(stream: &mut S) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut preface = [0; PREFACE.len()];
+    let mut have = 0;
+    while have < preface.len() {
+        have += match stream.read(&mut preface[have..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => more,
+        };
+        if !PREFACE.starts_with(&preface[..have]) {
+            stream.write_all(NOT_HTTP2).await?;
+            stream.shutdown().await?;
+            return Err(io::Error::other("no HTTP/2 preface"));
+        }
+    }
+    Ok(())
+}
+
+async fn serve_http2<S>(stream: Resumed<S>, node: &Arc<Node>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let node = node.clone();
+        async move { Ok::<_, Infallible>(node.routes.answer(request, &node.phase).await) }
+    });
+    let mut connection = pin!(http2(&node.limits).serve_connection(TokioIo::new(stream), service));
+    let phase = &node.phase;
+
+    tokio::select! {
+        biased;
+        result = connection.as_mut() => return log_end(result),
+        () = phase.draining.cancelled() => {}
+        () = after(node.limits.max_connection_age) => {}
+    }
+    // No new calls (GOAWAY), and those in flight go on. A drain has a bound of its own.
+    connection.as_mut().graceful_shutdown();
+    let draining = phase.draining.is_cancelled();
+    let grace = (!draining).then_some(node.limits.max_connection_age_grace);
+    tokio::select! {
+        biased;
+        result = connection => log_end(result),
+        () = phase.dropping.cancelled() => debug!("dropped at shutdown"),
+        () = after(grace) => debug!("dropped after --max-connection-age-grace"),
+    }
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        debug!(%error, "connection failed");
+    }
+}
+
+/// All that hyper and h2 bound, bounded on purpose.
+fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_frame_size(limits.max_frame_size)
+        .max_header_list_size(limits.max_header_list_size)
+        .max_send_buf_size(limits.send_buffer as usize)
+        .max_pending_accept_reset_streams(limits.max_pending_resets as usize)
+        .max_local_error_reset_streams(limits.max_error_resets as usize)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        // gRPC has no use for it, and it is a header more in each answer.
+        .auto_date_header(false);
+    http2
+}
+
+/// A stream of which the preface was read, and is read again.
+struct Resumed<S> {
+    preface: &'static [u8],
+    stream: S,
+}
+
+impl<S> Resumed<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            preface: PREFACE,
+            stream,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Resumed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.preface.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let (now, later) = self
+            .preface
+            .split_at(self.preface.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.preface = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,40 @@
+//! `grpc.health.v1`: overall (the empty name) and per service.
+
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::sum::SumService;
+
+/// The names that health is reported for.
+const NAMES: [&str; 2] = ["", SumService::NAME];
+
+pub(super) struct Health {
+    reporter: HealthReporter,
+}
+
+impl Health {
+    /// Health that says NOT_SERVING until it is told otherwise.
+    pub(super) async fn not_serving() -> Self {
+        let health = Self {
+            reporter: HealthReporter::new(),
+        };
+        health.set_serving(false).await;
+        health
+    }
+
+    pub(super) async fn set_serving(&self, serving: bool) {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for name in NAMES {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+
+    pub(super) fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+}

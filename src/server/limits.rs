@@ -1,0 +1,126 @@
+//! Every bound of the server, each with a unit, a reason and a flag.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+
+fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u32, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| "expected bytes, or a size like 64KiB or 16MiB".to_owned())?;
+    match size.as_u64() {
+        bytes @ ..=0xffff_ffff if (MIN..=MAX).contains(&bytes) => {
+            Ok(u32::try_from(bytes).expect("the pattern bounds it"))
+        }
+        _ => Err(format!("expected {} to {}", ByteSize(MIN), ByteSize(MAX))),
+    }
+}
+
+const KIB: u64 = 1 << 10;
+/// RFC 9113, 6.9.1: a window is at most 2^31 - 1 bytes.
+const MAX_WINDOW: u64 = (1 << 31) - 1;
+/// RFC 9113, 4.2: a frame is at least allowed 2^14 bytes and at most 2^24 - 1.
+const MIN_FRAME: u64 = 1 << 14;
+const MAX_FRAME: u64 = (1 << 24) - 1;
+
+/// The bounds. What is bounded for one connection times `max_connections` bounds the server.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// A larger message is refused with RESOURCE_EXHAUSTED (an AddAll stream may have any number)
+    #[arg(long, env = "SUMD_MAX_MESSAGE_SIZE", value_name = "SIZE", default_value = "16MiB",
+          value_parser = bytes::<1, 0xffff_ffff>)]
+    pub max_message_size: u32,
+
+    /// Further calls are answered UNAVAILABLE with RetryInfo
+    #[arg(long, env = "SUMD_MAX_CALLS", value_name = "N", default_value = "10000",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_calls: u32,
+
+    /// Further connections are closed at once
+    #[arg(long, env = "SUMD_MAX_CONNECTIONS", value_name = "N", default_value = "10000",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+
+    /// A connection's calls at one time; its further ones wait in the client
+    #[arg(long, env = "SUMD_MAX_CONCURRENT_STREAMS", value_name = "N", default_value = "256",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_concurrent_streams: u32,
+
+    /// Time for a new connection to speak HTTP/2
+    #[arg(long, env = "SUMD_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s",
+          value_parser = humantime::parse_duration)]
+    pub handshake_timeout: Duration,
+
+    /// A call that waits longer than this for the client's next bytes is ended
+    #[arg(long, env = "SUMD_STREAM_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
+          value_parser = humantime::parse_duration)]
+    pub stream_idle_timeout: Duration,
+
+    /// A silent connection is asked this often whether it lives (HTTP/2 PING)
+    #[arg(long, env = "SUMD_KEEPALIVE_INTERVAL", value_name = "TIME", default_value = "1m",
+          value_parser = humantime::parse_duration)]
+    pub keepalive_interval: Duration,
+
+    /// A connection that does not answer a PING for this long is closed
+    #[arg(long, env = "SUMD_KEEPALIVE_TIMEOUT", value_name = "TIME", default_value = "20s",
+          value_parser = humantime::parse_duration)]
+    pub keepalive_timeout: Duration,
+
+    /// Older connections are asked to reconnect, so that clients spread over new servers [default: never]
+    #[arg(long, env = "SUMD_MAX_CONNECTION_AGE", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub max_connection_age: Option<Duration>,
+
+    /// Time for the calls of such a connection to end
+    #[arg(long, env = "SUMD_MAX_CONNECTION_AGE_GRACE", value_name = "TIME", default_value = "30s",
+          value_parser = humantime::parse_duration)]
+    pub max_connection_age_grace: Duration,
+
+    /// Bytes that a client may send ahead on one call
+    #[arg(long, env = "SUMD_STREAM_WINDOW", value_name = "SIZE", default_value = "1MiB",
+          value_parser = bytes::<{ 64 * KIB - 1 }, MAX_WINDOW>)]
+    pub stream_window: u32,
+
+    /// Bytes that a client may send ahead on all calls of a connection
+    // h2 closes a connection whose small unread DATA frames take up half of this (RUSTSEC-2026-0258).
+    #[arg(long, env = "SUMD_CONNECTION_WINDOW", value_name = "SIZE", default_value = "8MiB",
+          value_parser = bytes::<{ 64 * KIB - 1 }, MAX_WINDOW>)]
+    pub connection_window: u32,
+
+    /// The largest HTTP/2 frame that a client may send
+    #[arg(long, env = "SUMD_MAX_FRAME_SIZE", value_name = "SIZE", default_value = "64KiB",
+          value_parser = bytes::<MIN_FRAME, MAX_FRAME>)]
+    pub max_frame_size: u32,
+
+    /// The largest set of headers that a client may send
+    #[arg(long, env = "SUMD_MAX_HEADER_LIST_SIZE", value_name = "SIZE", default_value = "16KiB",
+          value_parser = bytes::<KIB, { 1 << 20 }>)]
+    pub max_header_list_size: u32,
+
+    /// Answers that wait in the server for one slow reader
+    #[arg(long, env = "SUMD_SEND_BUFFER", value_name = "SIZE", default_value = "256KiB",
+          value_parser = bytes::<{ 16 * KIB }, { 1 << 30 }>)]
+    pub send_buffer: u32,
+
+    /// Calls that a client may cancel before they are begun; one more ends the connection
+    #[arg(long, env = "SUMD_MAX_PENDING_RESETS", value_name = "N", default_value = "1000",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pending_resets: u32,
+
+    /// Calls that the server may reset for the client's errors; one more ends the connection
+    #[arg(long, env = "SUMD_MAX_ERROR_RESETS", value_name = "N", default_value = "1000",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_error_resets: u32,
+
+    /// Time between saying NOT_SERVING and refusing calls, for balancers to look elsewhere
+    #[arg(long, env = "SUMD_DRAIN_DELAY", value_name = "TIME", default_value = "700ms",
+          value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
+
+    /// Time for calls in flight to end at shutdown
+    #[arg(long, env = "SUMD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s",
+          value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+}

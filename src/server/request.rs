@@ -1,0 +1,96 @@
+//! The body of a request, with its ways to go wrong told apart.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::{Code, Status};
+
+use crate::status;
+
+/// A request's body. A client that cancels, or that sends nothing for too long, is an error here: in
+/// hyper a stream that was reset and one that has ended look the same.
+pub(super) struct RequestBody<B> {
+    body: B,
+    idle_timeout: Duration,
+    /// Runs from the first wait on; `moved` says that bytes came since it was set.
+    idle: Option<Pin<Box<Sleep>>>,
+    moved: bool,
+}
+
+impl<B> RequestBody<B> {
+    pub(super) fn new(body: B, idle_timeout: Duration) -> Self {
+        Self {
+            body,
+            idle_timeout,
+            idle: None,
+            moved: false,
+        }
+    }
+
+    /// Waits until nothing has come for at least the time-out, and at most twice that: so a timer is
+    /// set once a period, not once a frame.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self {
+            idle_timeout,
+            idle,
+            moved,
+            ..
+        } = self;
+        let idle = idle.get_or_insert_with(|| Box::pin(sleep(*idle_timeout)));
+        while idle.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(moved) {
+                return Poll::Ready(());
+            }
+            idle.as_mut().reset(Instant::now() + *idle_timeout);
+        }
+        Poll::Pending
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.moved = true;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) if self.body.is_end_stream() => Poll::Ready(None),
+            Poll::Ready(_) => Poll::Ready(Some(Err(Status::cancelled(
+                "the client cancelled the call or its connection broke",
+            )))),
+            Poll::Pending => self
+                .poll_idle(cx)
+                .map(|()| Some(Err(idle(self.idle_timeout)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn idle(timeout: Duration) -> Status {
+    status::with_reason(
+        Code::DeadlineExceeded,
+        format!("the client has sent nothing for {timeout:?} (--stream-idle-timeout)"),
+        "STREAM_IDLE",
+        std::collections::HashMap::new(),
+    )
+}

@@ -1,0 +1,206 @@
+//! From a request to the service that answers it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower::util::BoxCloneSyncService;
+use tower::{Service as _, ServiceExt as _};
+use tracing::debug;
+
+use super::Phase;
+use super::body::{Guard, Inner, ResponseBody};
+use super::call::{self, Bounds, Calls};
+use super::health::Health;
+use super::limits::Limits;
+use super::request::RequestBody;
+use crate::proto;
+use crate::sum::{self, SumService};
+
+type RequestOf<B> = Request<RequestBody<B>>;
+type TonicService =
+    BoxCloneSyncService<RequestOf<Incoming>, Response<tonic::body::Body>, Infallible>;
+
+pub(super) struct Routes {
+    sum: SumService,
+    /// Services by tonic, and the prefix of their methods' paths.
+    tonic: Vec<(String, TonicService)>,
+    calls: Arc<Calls>,
+    idle_timeout: std::time::Duration,
+}
+
+impl Routes {
+    pub(super) fn new(limits: &Limits, health: &Health) -> Self {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Error details: clients show them by these.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let broken = "the descriptors were made by this build";
+        Self {
+            sum: SumService {
+                max_message_bytes: limits.max_message_size as usize,
+            },
+            tonic: vec![
+                route(health.service()),
+                route(reflection().build_v1().expect(broken)),
+                route(reflection().build_v1alpha().expect(broken)),
+            ],
+            calls: Calls::new(limits.max_calls),
+            idle_timeout: limits.stream_idle_timeout,
+        }
+    }
+
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        phase: &Phase,
+    ) -> Response<ResponseBody> {
+        let started = Instant::now();
+        if let Some(refusal) = refuse(&request) {
+            return refusal;
+        }
+        let timeout = match call::timeout(request.headers()) {
+            Ok(timeout) => timeout,
+            Err(status) => return status.into_http(),
+        };
+        let deadline = timeout.map(|timeout| started + timeout);
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(body, self.idle_timeout);
+        let path = parts.uri.path();
+
+        let response = if let Some(method) = SumService::method(path) {
+            let bounds = Bounds {
+                deadline,
+                shutdown: phase.ending.clone(),
+            };
+            self.answer_sum(method, &parts.headers, body, bounds).await
+        } else if let Some((_, service)) = self.tonic.iter().find(|(p, _)| path.starts_with(p)) {
+            // These calls have no end of their own (a health watch), so they end where draining begins.
+            let bounds = Bounds {
+                deadline,
+                shutdown: phase.draining.clone(),
+            };
+            answer_tonic(service.clone(), Request::from_parts(parts, body), bounds).await
+        } else {
+            Err(Status::unimplemented(format!("there is no method {path}")))
+        };
+        response.unwrap_or_else(|status| {
+            debug!(code = ?status.code(), "refused");
+            status.into_http()
+        })
+    }
+
+    async fn answer_sum(
+        &self,
+        method: sum::Method,
+        headers: &HeaderMap,
+        body: RequestBody<Incoming>,
+        bounds: Bounds,
+    ) -> Result<Response<ResponseBody>, Status> {
+        check_encoding(headers)?;
+        let permit = self.calls.admit()?;
+        let response = bounds.run(self.sum.call(method, body)).await?;
+        Ok(response.map(|body| match body {
+            sum::ResponseBody::Whole { .. } => ResponseBody::whole(Inner::Sum(body)),
+            sum::ResponseBody::Each(_) => {
+                let guard = Guard {
+                    watch: bounds.watch(),
+                    _permit: Some(permit),
+                };
+                ResponseBody::guarded(Inner::Sum(body), guard)
+            }
+        }))
+    }
+}
+
+fn route<S>(service: S) -> (String, TonicService)
+where
+    S: tonic::server::NamedService + Clone + Send + Sync + 'static,
+    S: tower::Service<
+            RequestOf<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send,
+        >,
+{
+    (format!("/{}/", S::NAME), BoxCloneSyncService::new(service))
+}
+
+async fn answer_tonic(
+    mut service: TonicService,
+    request: RequestOf<Incoming>,
+    bounds: Bounds,
+) -> Result<Response<ResponseBody>, Status> {
+    let answer = async {
+        let Ok(ready) = service.ready().await;
+        let Ok(response) = ready.call(request).await;
+        response
+    };
+    let response = bounds.run(answer).await?;
+    let guard = Guard {
+        watch: bounds.watch(),
+        _permit: None,
+    };
+    Ok(response.map(|body| ResponseBody::guarded(Inner::Tonic(body), guard)))
+}
+
+/// Answers what is HTTP/2 and not gRPC as HTTP does, as the protocol asks for.
+fn refuse(request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
+    let refusal = |code, name, value| {
+        let mut response = Response::new(ResponseBody::default());
+        *response.status_mut() = code;
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+        Some(response)
+    };
+    if request.method() != Method::POST {
+        return refusal(StatusCode::METHOD_NOT_ALLOWED, ALLOW, "POST");
+    }
+    if !request.headers().get(CONTENT_TYPE).is_some_and(is_grpc) {
+        return refusal(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            http::header::ACCEPT,
+            "application/grpc",
+        );
+    }
+    None
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else {
+        return false;
+    };
+    rest.strip_prefix(b"+proto")
+        .unwrap_or(rest)
+        .first()
+        .is_none_or(|&byte| byte == b';')
+}
+
+/// Refuses a compressed request, and says what is understood.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("grpc-encoding") {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(encoding) => {
+            let mut status = crate::status::with_reason(
+                Code::Unimplemented,
+                format!("grpc-encoding is {encoding:?}, and this service takes only identity"),
+                "COMPRESSED_MESSAGE",
+                std::collections::HashMap::new(),
+            );
+            status.metadata_mut().insert(
+                "grpc-accept-encoding",
+                tonic::metadata::MetadataValue::from_static("identity"),
+            );
+            Err(status)
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The sum of a message's `values`, taken straight from its bytes as they arrive: nothing is decoded
+//! into memory, whatever the size of the message and wherever it is cut.
+//!
+//! What is accepted and what is refused is what prost does with
+//! `message { repeated int64 values = 1; }`: packed, unpacked and mixed encodings, unknown fields of
+//! every wire type. See <https://protobuf.dev/programming-guides/encoding/>.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod packed;
+mod varint;
+
+use std::fmt;
+use varint::Varint;
+
+/// Unknown groups may nest this deep, as prost has it.
+const MAX_GROUP_DEPTH: usize = 100;
+
+/// The number of the field that holds the values.
+const VALUES_FIELD: u32 = 1;
+
+/// An exact sum and how many values went into it.
+///
+/// 2^64 values of 64 bits fit 128 bits, so adding never overflows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// The sum, exact.
+    pub sum: i128,
+    /// The number of values.
+    pub count: u64,
+}
+
+impl Total {
+    fn add_value(&mut self, varint: u64) {
+        // An int64 is sent as the 64 bits of its two's complement.
+        self.sum += i128::from(varint.cast_signed());
+        self.count += 1;
+    }
+}
+
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// A varint takes more than ten bytes or more than 64 bits.
+    VarintTooLong,
+    /// A field's key has no field number, one that is too large, or no known wire type.
+    Key(u64),
+    /// `values` comes with a wire type that integers cannot have.
+    ValuesWireType(u8),
+    /// A group ends that did not begin.
+    UnexpectedEndGroup,
+    /// Groups are nested too deep.
+    GroupsTooDeep,
+    /// The message ends inside a field.
+    Truncated,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VarintTooLong => write!(f, "a varint is longer than 10 bytes or 64 bits"),
+            Self::Key(key) => write!(f, "{key} is not a field key"),
+            Self::ValuesWireType(wire_type) => write!(
+                f,
+                "field `values` has wire type {wire_type}; it takes 0 (varint) or 2 (packed)"
+            ),
+            Self::UnexpectedEndGroup => write!(f, "a group ends that did not begin"),
+            Self::GroupsTooDeep => write!(f, "groups nest deeper than {MAX_GROUP_DEPTH}"),
+            Self::Truncated => write!(f, "the message ends inside a field"),
+        }
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Where in a message the next byte stands.
+#[derive(Clone, Copy)]
+enum State {
+    /// In a field's key.
+    Key,
+    /// In a value that is not packed.
+    Value,
+    /// In the length of a packed run of values.
+    PackedLength,
+    /// In a packed run, with so many bytes to come.
+    Packed(u64),
+    /// In an unknown field's varint.
+    UnknownVarint,
+    /// In the length of an unknown field.
+    UnknownLength,
+    /// In an unknown field, with so many bytes to come.
+    Unknown(u64),
+}
+
+/// Sums the `values` of one message, given its bytes in any number of pieces.
+pub struct MessageSum {
+    total: Total,
+    state: State,
+    /// The varint that the last piece ended in.
+    varint: Varint,
+    /// The field numbers of the unknown groups that are open.
+    groups: Vec<u32>,
+}
+
+impl Default for MessageSum {
+    fn default() -> Self {
+        Self {
+            total: Total::default(),
+            state: State::Key,
+            varint: Varint::default(),
+            groups: Vec::new(),
+        }
+    }
+}
+
+impl MessageSum {
+    /// Takes the message's next bytes. After an error the message has no sum: feed no more.
+    ///
+    /// # Errors
+    /// [`Malformed`], as soon as the bytes so far cannot begin a message.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        while !bytes.is_empty() {
+            match self.state {
+                State::Packed(left) => {
+                    let (run, rest) = split(bytes, left);
+                    bytes = rest;
+                    self.feed_packed(run)?;
+                    self.state = match left - run.len() as u64 {
+                        0 if self.varint.is_partial() => return Err(Malformed::Truncated),
+                        0 => State::Key,
+                        left => State::Packed(left),
+                    };
+                }
+                State::Unknown(left) => {
+                    let (skipped, rest) = split(bytes, left);
+                    bytes = rest;
+                    self.state = after_length(left - skipped.len() as u64, State::Unknown);
+                }
+                state => {
+                    let Some(varint) = self.varint.take(&mut bytes)? else {
+                        return Ok(());
+                    };
+                    self.state = match state {
+                        State::Key => self.field(varint)?,
+                        State::PackedLength => after_length(varint, State::Packed),
+                        State::UnknownLength => after_length(varint, State::Unknown),
+                        State::Value => {
+                            self.total.add_value(varint);
+                            State::Key
+                        }
+                        _ => State::Key,
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum, once the whole message was fed.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] where the message ends inside a field.
+    pub fn finish(self) -> Result<Total, Malformed> {
+        match self.state {
+            State::Key if !self.varint.is_partial() && self.groups.is_empty() => Ok(self.total),
+            _ => Err(Malformed::Truncated),
+        }
+    }
+
+    /// What follows a field's key.
+    fn field(&mut self, key: u64) -> Result<State, Malformed> {
+        let number = match u32::try_from(key) {
+            Ok(key) if key >> 3 > 0 => key >> 3,
+            _ => return Err(Malformed::Key(key)),
+        };
+        let wire_type = (key & 7) as u8;
+        if wire_type > 5 {
+            return Err(Malformed::Key(key));
+        }
+        if number == VALUES_FIELD && self.groups.is_empty() {
+            return match wire_type {
+                0 => Ok(State::Value),
+                2 => Ok(State::PackedLength),
+                other => Err(Malformed::ValuesWireType(other)),
+            };
+        }
+        if wire_type != 4 && self.groups.len() >= MAX_GROUP_DEPTH {
+            return Err(Malformed::GroupsTooDeep);
+        }
+        match wire_type {
+            0 => Ok(State::UnknownVarint),
+            1 => Ok(State::Unknown(8)),
+            2 => Ok(State::UnknownLength),
+            3 => {
+                self.groups.push(number);
+                Ok(State::Key)
+            }
+            4 if self.groups.pop() == Some(number) => Ok(State::Key),
+            4 => Err(Malformed::UnexpectedEndGroup),
+            _ => Ok(State::Unknown(4)),
+        }
+    }
+
+    fn feed_packed(&mut self, mut run: &[u8]) -> Result<(), Malformed> {
+        if self.varint.is_partial() {
+            match self.varint.take(&mut run)? {
+                Some(value) => self.total.add_value(value),
+                None => return Ok(()),
+            }
+        }
+        let end = run
+            .iter()
+            .rposition(|&byte| byte < 0x80)
+            .map_or(0, |i| i + 1);
+        let (whole, mut cut) = run.split_at(end);
+        self.total += packed::sum(whole)?;
+        self.varint.take(&mut cut)?;
+        Ok(())
+    }
+}
+
+/// A field's content of `length` bytes; an empty one is over before it begins.
+fn after_length(length: u64, content: fn(u64) -> State) -> State {
+    if length == 0 {
+        State::Key
+    } else {
+        content(length)
+    }
+}
+
+/// The first `length` bytes, or all of them where there are fewer, and the rest.
+fn split(bytes: &[u8], length: u64) -> (&[u8], &[u8]) {
+    bytes.split_at(usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len())))
+}
+
+#[cfg(test)]
+mod tests;
