@@ -1,5 +1,6 @@
 //! The `sumd` command: parse, start, exit code.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io;
 use std::pin::pin;
@@ -45,25 +46,7 @@ async fn main() -> ExitCode {
 
 async fn serve(options: ServeOptions) -> ExitCode {
     telemetry::init(&options.log);
-    let workers = options
-        .workers
-        .or_else(|| thread::available_parallelism().ok())
-        .map_or(1, usize::from);
-    let server = match Server::bind(&options.listen, options.limits, workers).await {
-        Ok(server) => server,
-        Err(error) => {
-            error!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        workers,
-        "listening on {}",
-        addresses.join(", ")
-    );
-    match run(server).await {
+    match try_serve(options).await {
         Ok(code) => code,
         Err(error) => {
             error!("{error}");
@@ -72,22 +55,35 @@ async fn serve(options: ServeOptions) -> ExitCode {
     }
 }
 
-/// Runs to the first signal and through the drain, or to the second signal, whichever is first.
-async fn run(server: Server) -> io::Result<ExitCode> {
+async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
+    // Before anybody is told that there is a server: who knows of it may signal it.
     let mut signals = Signals::new()?;
+    let workers = options
+        .workers
+        .or_else(|| thread::available_parallelism().ok())
+        .map_or(1, usize::from);
+    let server = Server::bind(&options.listen, options.limits, workers).await?;
+    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers,
+        "listening on {}",
+        addresses.join(", ")
+    );
+
     let (stop, stopped) = oneshot::channel();
     let mut running = pin!(server.run(async {
         // Either way there is nothing more to wait for.
         let _ = stopped.await;
     }));
     tokio::select! {
-        result = &mut running => return result.map(|()| ExitCode::SUCCESS),
+        result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
         _ = signals.next() => {
             let _ = stop.send(());
         }
     }
     tokio::select! {
-        result = &mut running => result.map(|()| ExitCode::SUCCESS),
+        result = &mut running => Ok(result.map(|()| ExitCode::SUCCESS)?),
         signal = signals.next() => {
             warn!("stopped at once by a second signal");
             // What a shell reports of a process that a signal ended.

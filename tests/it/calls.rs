@@ -1,0 +1,391 @@
+//! What each method answers, and each error's code.
+
+use http::{Method, Request, StatusCode};
+use prost::encoding::{WireType, encode_key, encode_varint};
+use sumd::proto::sum::v1::add_each_response::Result::{Error, Sum};
+use sumd::proto::sum::v1::{
+    AddAllRequest, AddAllResponse, AddEachRequest, AddEachResponse, AddResponse,
+};
+use tokio_stream::{StreamExt as _, iter, wrappers::ReceiverStream};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::support::raw::{self, framed, messages};
+use crate::support::{TestServer, add_request, reason, soon};
+
+const TWO_63: &str = "9223372036854775808";
+
+/// Sums are exact to the ends of int64, in any order, through any excess on the way.
+#[tokio::test]
+async fn add_is_exact() {
+    let server = TestServer::start(&[]).await;
+    let mut client = server.client().await;
+    for (values, sum) in [
+        (vec![], 0),
+        (vec![0], 0),
+        (vec![1, 2, 3], 6),
+        (vec![-5, 2], -3),
+        (vec![i64::MAX, i64::MAX, i64::MIN, i64::MIN, 2], 0),
+        (vec![i64::MAX, i64::MIN], -1),
+        (vec![i64::MIN], i64::MIN),
+        (vec![i64::MAX - 1, 1], i64::MAX),
+        (vec![7; 1_000_000], 7_000_000),
+    ] {
+        let request = sumd::proto::sum::v1::AddRequest { values };
+        assert_eq!(client.add(request).await.unwrap().into_inner().sum, sum);
+    }
+}
+
+/// A sum outside int64 is refused with the sum itself, by each method.
+#[tokio::test]
+async fn a_sum_out_of_range_is_told() {
+    let server = TestServer::start(&[]).await;
+    let mut client = server.client().await;
+    let check = |status: &Status| {
+        assert_eq!(status.code(), Code::OutOfRange);
+        assert!(status.message().contains(TWO_63), "{}", status.message());
+        let (reason, metadata) = reason(status);
+        assert_eq!(reason, "SUM_OUT_OF_RANGE");
+        assert_eq!(metadata["sum"], TWO_63);
+        assert_eq!(metadata["min"], i64::MIN.to_string());
+        assert_eq!(metadata["max"], i64::MAX.to_string());
+    };
+    check(&client.add(add_request([i64::MAX, 1])).await.unwrap_err());
+
+    let parts = [vec![i64::MAX], vec![1]].map(|values| AddAllRequest { values });
+    check(&client.add_all(iter(parts)).await.unwrap_err());
+
+    let each = AddEachRequest {
+        values: vec![i64::MAX, 1],
+    };
+    let mut answers = client.add_each(iter([each])).await.unwrap().into_inner();
+    let Some(Error(item)) = answers.next().await.unwrap().unwrap().result else {
+        panic!("a sum");
+    };
+    let details = prost::Message::encode_to_vec(&item);
+    check(&Status::with_details(
+        item.code.into(),
+        item.message,
+        details.into(),
+    ));
+    assert!(answers.next().await.is_none(), "the stream ended well");
+}
+
+/// However the values are encoded, whatever fields are beside them, the sum is the same.
+#[tokio::test]
+async fn every_encoding_has_the_same_sum() {
+    let packed = [0x0a, 3, 1, 2, 3].as_slice();
+    let single = [0x08, 1, 0x08, 2, 0x08, 3].as_slice();
+    let mixed = [0x08, 1, 0x0a, 2, 2, 3].as_slice();
+    let empty_runs = [0x0a, 0, 0x0a, 3, 1, 2, 3, 0x0a, 0].as_slice();
+    let mut unknown = vec![0x12, 2, 9, 9, 0x0a, 3, 1, 2, 3, 0x1b, 0x08, 5, 0x1c];
+    encode_key(4, WireType::Varint, &mut unknown);
+    encode_varint(u64::MAX, &mut unknown);
+
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    for message in [packed, single, mixed, empty_runs, &unknown] {
+        let answer = raw.exchange("Add", framed(message)).await;
+        assert_eq!(answer.status.code(), Code::Ok, "{message:x?}");
+        let sums: Vec<AddResponse> = messages(answer.body);
+        assert_eq!(sums, [AddResponse { sum: 6 }], "{message:x?}");
+    }
+}
+
+/// One sum over a stream of any length, with the number of values in it.
+#[tokio::test]
+async fn add_all_adds_over_messages() {
+    let server = TestServer::start(&[]).await;
+    let mut client = server.client().await;
+    let sum = async |client: &mut sumd::proto::sum::v1::sum_service_client::SumServiceClient<_>,
+                     messages: Vec<Vec<i64>>| {
+        let messages = messages.into_iter().map(|values| AddAllRequest { values });
+        let answer: AddAllResponse = soon(client.add_all(iter(messages.collect::<Vec<_>>())))
+            .await
+            .unwrap()
+            .into_inner();
+        (answer.sum, answer.count)
+    };
+    assert_eq!(sum(&mut client, vec![]).await, (0, 0));
+    assert_eq!(sum(&mut client, vec![vec![], vec![]]).await, (0, 0));
+    assert_eq!(
+        sum(&mut client, vec![vec![1, 2], vec![], vec![-9]]).await,
+        (-6, 3)
+    );
+    let excess = vec![vec![i64::MAX; 5], vec![i64::MIN; 5], vec![5]];
+    assert_eq!(sum(&mut client, excess).await, (0, 11));
+    assert_eq!(
+        sum(&mut client, vec![vec![3; 100_000]; 50]).await,
+        (15_000_000, 5_000_000)
+    );
+}
+
+/// One answer a message, in their order, while the stream is open; a message that fails fails alone.
+#[tokio::test]
+async fn add_each_answers_each() {
+    let server = TestServer::start(&[]).await;
+    let mut client = server.client().await;
+
+    // Answers come before the stream is closed.
+    let (requests, stream) = tokio::sync::mpsc::channel(1);
+    let send = |values| requests.send(AddEachRequest { values });
+    send(vec![1, 2]).await.unwrap();
+    let stream = ReceiverStream::new(stream);
+    let mut answers = soon(client.add_each(stream)).await.unwrap().into_inner();
+    let next = soon(answers.next()).await.unwrap().unwrap();
+    assert_eq!(next.result, Some(Sum(3)));
+    send(vec![-4]).await.unwrap();
+    assert_eq!(
+        soon(answers.next()).await.unwrap().unwrap().result,
+        Some(Sum(-4))
+    );
+    drop(requests);
+    assert!(soon(answers.next()).await.is_none());
+
+    // Many at once.
+    let many = (0..10_000).map(|i| AddEachRequest { values: vec![i, 1] });
+    let many = iter(many.collect::<Vec<_>>());
+    let answers = client.add_each(many).await.unwrap().into_inner();
+    let sums: Vec<_> = soon(
+        answers
+            .map(|answer| answer.unwrap().result)
+            .collect::<Vec<_>>(),
+    )
+    .await;
+    assert_eq!(sums, (1..=10_000).map(|i| Some(Sum(i))).collect::<Vec<_>>());
+}
+
+/// Each way for a message to fail is its item's error, with the code that Add would have failed with.
+#[tokio::test]
+async fn add_each_goes_on_after_an_error() {
+    let server = TestServer::start(&["--max-message-size", "100"]).await;
+    let mut raw = server.raw().await;
+    let compressed = [&[1, 0, 0, 0, 3], &[9, 9, 9][..]].concat();
+    let body = [
+        &framed(&[0x0a, 1, 1])[..],
+        &framed(&[0x0a, 200, 1]),
+        &framed(&[0x0a, 2, 0x80]),
+        &framed(&[0; 101]),
+        &compressed,
+        &framed(&[]),
+        &framed(&[0x0a, 1, 2]),
+    ]
+    .concat();
+    let answer = raw.exchange("AddEach", body).await;
+    assert_eq!(answer.status.code(), Code::Ok);
+    let codes: Vec<_> = messages::<AddEachResponse>(answer.body)
+        .into_iter()
+        .map(|answer| match answer.result.expect("a result") {
+            Sum(sum) => Ok(sum),
+            Error(status) => {
+                assert!(!status.details.is_empty());
+                Err(Code::from(status.code))
+            }
+        })
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            Ok(1),
+            Err(Code::Internal),
+            Err(Code::Internal),
+            Err(Code::ResourceExhausted),
+            Err(Code::Unimplemented),
+            Ok(0),
+            Ok(2),
+        ]
+    );
+}
+
+/// Requests that no generated client makes get the code that gRPC's guide names.
+#[tokio::test]
+async fn broken_requests_have_their_codes() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    let two = [raw::values(&[1]), raw::values(&[2])].concat();
+    let cut = raw::values(&[1, 2, 3]).slice(..6);
+    let half_prefix = raw::values(&[1]).slice(..3);
+    for (method, body, code, why) in [
+        ("Add", vec![], Code::Unimplemented, "MESSAGE_COUNT"),
+        ("Add", two, Code::Unimplemented, "MESSAGE_COUNT"),
+        ("Add", cut.to_vec(), Code::Internal, "MALFORMED_MESSAGE"),
+        (
+            "Add",
+            half_prefix.to_vec(),
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+        (
+            "Add",
+            framed(&[0x0a, 9, 1]).into(),
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+        (
+            "Add",
+            framed(&[0xff; 11]).into(),
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+        (
+            "Add",
+            vec![2, 0, 0, 0, 0],
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+        (
+            "Add",
+            vec![1, 0, 0, 0, 1, 0],
+            Code::Unimplemented,
+            "COMPRESSED_MESSAGE",
+        ),
+        (
+            "AddAll",
+            framed(&[0x0a, 9, 1]).into(),
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+        ("AddAll", cut.to_vec(), Code::Internal, "MALFORMED_MESSAGE"),
+        (
+            "AddAll",
+            vec![1, 0, 0, 0, 1, 0],
+            Code::Unimplemented,
+            "COMPRESSED_MESSAGE",
+        ),
+        ("AddEach", cut.to_vec(), Code::Internal, "MALFORMED_MESSAGE"),
+        (
+            "AddEach",
+            vec![7, 0, 0, 0, 0],
+            Code::Internal,
+            "MALFORMED_MESSAGE",
+        ),
+    ] {
+        let answer = raw.exchange(method, body.clone()).await;
+        assert_eq!(
+            answer.status.code(),
+            code,
+            "{method} {body:x?}: {:?}",
+            answer.status
+        );
+        assert_eq!(reason(&answer.status).0, why, "{method} {body:x?}");
+    }
+    server.assert_well().await;
+}
+
+/// What is not gRPC is told so in HTTP's terms, and what is asked for in vain in gRPC's.
+#[tokio::test]
+async fn requests_that_are_not_ours_are_refused() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+
+    let get = Request::get("http://sumd/sum.v1.SumService/Add")
+        .body(())
+        .unwrap();
+    let answer = raw.send(get).await.answer().await;
+    assert_eq!(answer.http, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(answer.headers["allow"], Method::POST.as_str());
+
+    for content_type in [
+        "application/json",
+        "application/grpc-web",
+        "application/grpc+json",
+        "text",
+    ] {
+        let call = raw
+            .call_with("Add", &[("content-type", content_type)])
+            .await;
+        assert_eq!(
+            call.answer().await.http,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "{content_type}"
+        );
+    }
+    for content_type in ["application/grpc+proto", "application/grpc;charset=utf-8"] {
+        let mut call = raw
+            .call_with("Add", &[("content-type", content_type)])
+            .await;
+        call.send(raw::values(&[1]), true);
+        assert_eq!(
+            call.answer().await.status.code(),
+            Code::Ok,
+            "{content_type}"
+        );
+    }
+
+    let answer = raw.exchange("Subtract", raw::values(&[1])).await;
+    assert_eq!(answer.status.code(), Code::Unimplemented);
+    assert!(
+        answer
+            .status
+            .message()
+            .contains("/sum.v1.SumService/Subtract")
+    );
+
+    let mut call = raw.call_with("Add", &[("grpc-encoding", "gzip")]).await;
+    call.send(raw::values(&[1]), true);
+    let answer = call.answer().await;
+    assert_eq!(answer.status.code(), Code::Unimplemented);
+    assert_eq!(answer.headers["grpc-accept-encoding"], "identity");
+
+    let mut call = raw.call_with("Add", &[("grpc-timeout", "soon")]).await;
+    call.send(raw::values(&[1]), true);
+    assert_eq!(call.answer().await.status.code(), Code::Internal);
+}
+
+/// Health is told for the server and for the service, and for nothing else.
+#[tokio::test]
+async fn health_is_reported() {
+    let server = TestServer::start(&[]).await;
+    let mut client = HealthClient::new(server.channel().await);
+    for service in ["", "sum.v1.SumService"] {
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let status = client.check(request).await.unwrap().into_inner().status();
+        assert_eq!(status, ServingStatus::Serving);
+    }
+    let unknown = HealthCheckRequest {
+        service: "nobody".into(),
+    };
+    assert_eq!(
+        client.check(unknown).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+/// Reflection lists the services, in the version of it that current tools ask for.
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let server = TestServer::start(&[]).await;
+    let mut client = ServerReflectionClient::new(server.channel().await);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(ListServices(String::new())),
+    };
+    let mut answers = client
+        .server_reflection_info(iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = soon(answers.next()).await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for name in ["sum.v1.SumService", "grpc.health.v1.Health"] {
+        assert!(
+            names.iter().any(|other| other == name),
+            "{name} in {names:?}"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! Peers that mean harm or are badly broken: the server stays up, and others do not notice.
+
+use bytes::Bytes;
+use sumd::proto::sum::v1::{AddEachResponse, AddResponse, add_each_response};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use crate::support::process::Process;
+use crate::support::raw::{self, Connection, framed, messages};
+use crate::support::{TestServer, eventually, soon};
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes that are no HTTP/2 frames, after bytes that are.
+#[tokio::test]
+async fn garbage() {
+    let server = TestServer::start(&[]).await;
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // A HEADERS frame of one byte that is no header block, then noise.
+    let headers = [&hello[..], &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0xff]].concat();
+    let noise: Vec<u8> = (0..100_000u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    for start in [
+        &hello[..],
+        &headers,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"",
+    ] {
+        let mut peer = TcpStream::connect(&server.address).await.unwrap();
+        // The server may close before it has all of it.
+        let _ = peer.write_all(&[start, &noise].concat()).await;
+        let mut rest = Vec::new();
+        let _ = soon(peer.read_to_end(&mut rest)).await;
+        server.assert_well().await;
+    }
+}
+
+/// A thousand streams cancelled half-way, and a thousand more as soon as they are opened.
+#[tokio::test]
+async fn cancelled_streams() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    for _ in 0..10 {
+        let mut calls = Vec::new();
+        for i in 0..100 {
+            let mut call = raw.call(["Add", "AddAll", "AddEach"][i % 3]).await;
+            call.send(raw::values(&[1; 100]).slice(..50), false);
+            calls.push(call);
+        }
+        // The calls beside them on their own connection are not harmed.
+        let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
+        assert_eq!(
+            messages::<AddResponse>(answer.body),
+            [AddResponse { sum: 3 }]
+        );
+        for mut call in calls {
+            call.request.send_reset(h2::Reason::CANCEL);
+        }
+    }
+
+    // Opened and reset in one breath: the connection may be closed for it (CVE-2023-44487).
+    let mut rude = server.raw().await;
+    for _ in 0..1000 {
+        if rude.driver.is_finished() {
+            break;
+        }
+        let mut call = rude.call("AddAll").await;
+        call.request.send_reset(h2::Reason::CANCEL);
+    }
+    server.assert_well().await;
+}
+
+/// A request that comes a byte at a time, in as many DATA frames, is a request.
+#[tokio::test]
+async fn slow_sender() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    let mut call = raw.call("Add").await;
+    for byte in raw::values(&[1_000_000; 200]).chunks(1) {
+        call.send(byte.to_vec(), false);
+        tokio::task::yield_now().await;
+    }
+    call.send(Bytes::new(), true);
+    let answer = call.answer().await;
+    assert_eq!(
+        messages::<AddResponse>(answer.body),
+        [AddResponse { sum: 200_000_000 }]
+    );
+    server.assert_well().await;
+}
+
+/// A caller of AddEach that does not read its answers is not read from either, so it fills no memory;
+/// when it reads them they are all there.
+#[tokio::test]
+async fn answers_that_nobody_reads() {
+    const COUNT: usize = 1_000_000;
+    let server = Process::serve(&[]).await;
+    let mut raw = Connection::open(&server.address).await;
+    let idle = server.resident_bytes();
+
+    let mut call = raw.call("AddEach").await;
+    let all = Bytes::from(raw::values(&[1, 2]).repeat(COUNT));
+    let total = all.len();
+    let (sent, mut progress) = tokio::sync::watch::channel(0);
+    let (response, mut request) = {
+        call.send(Bytes::new(), false);
+        call.begin().await
+    };
+    let sending = tokio::spawn(async move {
+        let mut rest = all;
+        while !rest.is_empty() {
+            request.reserve_capacity(rest.len());
+            let capacity = std::future::poll_fn(|cx| request.poll_capacity(cx)).await;
+            let capacity = capacity.expect("an open stream").expect("no reset");
+            request
+                .send_data(rest.split_to(capacity), false)
+                .expect("an open stream");
+            sent.send_replace(total - rest.len());
+        }
+        request
+            .send_data(Bytes::new(), true)
+            .expect("an open stream");
+    });
+    // It gets stuck well before the end.
+    while tokio::time::timeout(std::time::Duration::from_millis(300), progress.changed())
+        .await
+        .is_ok_and(|changed| changed.is_ok())
+    {}
+    assert!(
+        *progress.borrow() < total,
+        "the server reads without an end"
+    );
+    let grown = server.resident_bytes().saturating_sub(idle);
+    assert!(grown < 16 * MIB, "grown by {grown} bytes");
+
+    let (body, trailers) = soon(raw::read(response.into_body())).await;
+    sending.await.unwrap();
+    assert_eq!(trailers.expect("trailers")["grpc-status"], "0");
+    let answers = messages::<AddEachResponse>(body);
+    assert_eq!(answers.len(), COUNT);
+    let three = Some(add_each_response::Result::Sum(3));
+    assert!(answers.into_iter().all(|answer| answer.result == three));
+}
+
+/// An array of a gigabyte costs no memory to add, and neither do a million refused messages.
+#[tokio::test]
+async fn memory_stays_flat() {
+    let server = Process::serve(&[]).await;
+    let mut raw = Connection::open(&server.address).await;
+    raw.exchange("Add", raw::values(&[1])).await;
+    let idle = server.resident_bytes();
+
+    let message = framed(&[&[0x0a, 0xfc, 0xff, 0xff, 0x01][..], &vec![1; (4 << 20) - 4]].concat());
+    let mut call = raw.call("AddAll").await;
+    let mut peak = 0;
+    for _ in 0..256 {
+        assert!(soon(call.send_all(message.clone())).await);
+        peak = peak.max(server.resident_bytes());
+    }
+    call.send(Bytes::new(), true);
+    let answer = call.answer().await;
+    let sums = messages::<sumd::proto::sum::v1::AddAllResponse>(answer.body);
+    let count = 256 * ((4 << 20) - 4);
+    assert_eq!((sums[0].sum, sums[0].count), (count, count as u64));
+    assert!(peak < idle + 8 * MIB, "{} bytes over idle", peak - idle);
+
+    for _ in 0..10_000 {
+        let answer = raw.exchange("Add", framed(&[0xff; 20])).await;
+        assert_eq!(answer.status.code(), Code::Internal);
+    }
+    assert!(server.resident_bytes() < idle + 8 * MIB);
+}
+
+/// A thousand connections that do nothing are cheap.
+#[tokio::test]
+async fn idle_connections() {
+    let server = Process::serve(&[]).await;
+    let mut connections = Vec::new();
+    for _ in 0..1000 {
+        let mut raw = Connection::open(&server.address).await;
+        raw.exchange("Add", raw::values(&[1])).await;
+        connections.push(raw);
+    }
+    let bytes = server.resident_bytes();
+    assert!(bytes < 100 * MIB, "{bytes} bytes");
+    drop(connections);
+    eventually("all connections closed", || server.open_sockets() < 100).await;
+}

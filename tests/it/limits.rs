@@ -1,0 +1,308 @@
+//! Every bound, and what a caller that meets it is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sumd::proto::sum::v1::AddResponse;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::raw::{self, Connection, framed, messages};
+use crate::support::{PATIENCE, TestServer, add_request, reason, soon};
+
+/// The preface and empty settings of an HTTP/2 client.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A message over the limit is refused at its first bytes, by name and number; one at the limit isn't.
+#[tokio::test]
+async fn message_size() {
+    let server = TestServer::start(&["--max-message-size", "1KiB"]).await;
+    let mut raw = server.raw().await;
+    for method in ["Add", "AddAll"] {
+        let at_limit = framed(&[0x08, 1].repeat(512));
+        assert_eq!(raw.exchange(method, at_limit).await.status.code(), Code::Ok);
+
+        let mut call = raw.call(method).await;
+        call.send(framed(&[0x08, 1].repeat(513)).slice(..5), false);
+        let status = call.answer().await.status;
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let (reason, metadata) = reason(&status);
+        assert_eq!(reason, "MESSAGE_TOO_LARGE");
+        assert_eq!(
+            (&*metadata["bytes"], &*metadata["max_bytes"]),
+            ("1026", "1024")
+        );
+    }
+}
+
+/// The default takes 16 MiB and not a byte more.
+#[tokio::test]
+async fn message_size_by_default() {
+    let server = TestServer::start(&[]).await;
+    let mut client = server.client().await;
+    let mut add = async |values| {
+        client
+            .add(sumd::proto::sum::v1::AddRequest { values })
+            .await
+    };
+    let prefix = 5;
+    let sum = add(vec![1; (16 << 20) - prefix]).await.unwrap();
+    assert_eq!(
+        sum.into_inner(),
+        AddResponse {
+            sum: (16 << 20) - prefix as i64
+        }
+    );
+    let status = add(vec![1; (16 << 20) - prefix + 1]).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+}
+
+/// The server ends a call at its deadline by itself, whether or not it has begun to answer.
+#[tokio::test]
+async fn deadlines() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    for method in ["Add", "AddAll", "AddEach"] {
+        let call = raw.call_with(method, &[("grpc-timeout", "20m")]).await;
+        let status = call.answer().await.status;
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{method}");
+        assert_eq!(reason(&status).0, "DEADLINE_EXCEEDED");
+    }
+    // One that has time left is not touched.
+    let mut call = raw.call_with("Add", &[("grpc-timeout", "99999999H")]).await;
+    call.send(raw::values(&[1]), true);
+    assert_eq!(call.answer().await.status.code(), Code::Ok);
+}
+
+/// Past the limit a call is refused at once, told when to come again, and welcome when others have ended.
+#[tokio::test]
+async fn calls_in_flight() {
+    let server = TestServer::start(&["--max-calls", "2"]).await;
+    let mut raw = server.raw().await;
+    let mut add_all = raw.call("AddAll").await;
+    let mut add_each = raw.call("AddEach").await;
+    add_all.send(raw::values(&[1]), false);
+    add_each.send(raw::values(&[1]), false);
+    let (mut answers, mut add_each) = add_each.begin().await;
+    soon(answers.body_mut().data())
+        .await
+        .expect("an answer")
+        .expect("no reset");
+
+    let status = raw.exchange("Add", raw::values(&[1])).await.status;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status).0, "OVERLOADED");
+    let retry = status
+        .get_details_retry_info()
+        .expect("a RetryInfo")
+        .retry_delay;
+    assert!(retry.is_some_and(|delay| delay > Duration::ZERO));
+
+    // Health is no call that overload refuses: a server that is busy is alive.
+    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
+    health
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .expect("health");
+
+    add_each.send_data(Bytes::new(), true).unwrap();
+    raw::read(answers.into_body()).await;
+    assert_eq!(
+        raw.exchange("Add", raw::values(&[1])).await.status.code(),
+        Code::Ok
+    );
+    add_all.send(Bytes::new(), true);
+    assert_eq!(add_all.answer().await.status.code(), Code::Ok);
+}
+
+/// A call whose client goes silent is ended; one that sends a little all the time is not.
+#[tokio::test]
+async fn idle_streams() {
+    let server = TestServer::start(&["--stream-idle-timeout", "200ms"]).await;
+    let mut raw = server.raw().await;
+    let status = raw.call("AddAll").await.answer().await.status;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(reason(&status).0, "STREAM_IDLE");
+
+    let mut call = raw.call("AddAll").await;
+    for byte in raw::values(&[1; 200]).chunks(1) {
+        call.send(byte.to_vec(), false);
+        tokio::time::sleep(raw::SLOW).await;
+    }
+    call.send(Bytes::new(), true);
+    assert_eq!(call.answer().await.status.code(), Code::Ok);
+}
+
+/// Connections over the limit are closed; there is room again once one has gone.
+#[tokio::test]
+async fn connections() {
+    let server = TestServer::start(&["--max-connections", "1"]).await;
+    let mut first = server.raw().await;
+    assert_eq!(
+        first.exchange("Add", raw::values(&[1])).await.status.code(),
+        Code::Ok
+    );
+
+    let mut second = TcpStream::connect(&server.address).await.unwrap();
+    let mut nothing = [0];
+    assert_eq!(
+        soon(second.read(&mut nothing)).await.unwrap_or(0),
+        0,
+        "closed"
+    );
+
+    drop(first);
+    let again = async {
+        loop {
+            if let Ok(mut client) = try_client(&server).await
+                && client.add(add_request([1])).await.is_ok()
+            {
+                break;
+            }
+        }
+    };
+    soon(again).await;
+}
+
+async fn try_client(
+    server: &TestServer,
+) -> Result<
+    sumd::proto::sum::v1::sum_service_client::SumServiceClient<tonic::transport::Channel>,
+    tonic::transport::Error,
+> {
+    sumd::proto::sum::v1::sum_service_client::SumServiceClient::connect(format!(
+        "http://{}",
+        server.address
+    ))
+    .await
+}
+
+/// A peer that does not speak, or not HTTP/2, is let go.
+#[tokio::test]
+async fn handshakes() {
+    let server = TestServer::start(&["--handshake-timeout", "50ms"]).await;
+    for hello in [&b""[..], b"PRI * HT"] {
+        let mut silent = TcpStream::connect(&server.address).await.unwrap();
+        silent.write_all(hello).await.unwrap();
+        let mut nothing = Vec::new();
+        assert_eq!(soon(silent.read_to_end(&mut nothing)).await.unwrap_or(0), 0);
+    }
+
+    let mut browser = TcpStream::connect(&server.address).await.unwrap();
+    browser
+        .write_all(b"GET / HTTP/1.1\r\nhost: sumd\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    soon(browser.read_to_string(&mut answer)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header and a body");
+    assert!(head.starts_with("HTTP/1.1 505 "), "{head}");
+    assert!(
+        head.contains(&format!("content-length: {}", body.len())),
+        "{head}"
+    );
+    server.assert_well().await;
+}
+
+/// A peer that does not answer pings any more is gone, whatever TCP thinks.
+#[tokio::test]
+async fn keepalive() {
+    let server = TestServer::start(&[
+        "--keepalive-interval",
+        "30ms",
+        "--keepalive-timeout",
+        "30ms",
+    ])
+    .await;
+    let mut dead = TcpStream::connect(&server.address).await.unwrap();
+    dead.write_all(HELLO).await.unwrap();
+    let mut frames = Vec::new();
+    soon(dead.read_to_end(&mut frames)).await.unwrap();
+
+    // One that answers stays.
+    let mut raw = server.raw().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        raw.exchange("Add", raw::values(&[1])).await.status.code(),
+        Code::Ok
+    );
+}
+
+/// A connection that is old is asked to leave; its call goes on, but not for ever.
+#[tokio::test]
+async fn connection_age() {
+    let flags = [
+        "--max-connection-age",
+        "50ms",
+        "--max-connection-age-grace",
+        "300ms",
+    ];
+    let server = TestServer::start(&flags).await;
+    let mut raw = server.raw().await;
+    let mut call = raw.call("AddAll").await;
+    call.send(raw::values(&[1, 2]), false);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    call.send(Bytes::new(), true);
+    assert_eq!(call.answer().await.status.code(), Code::Ok);
+    soon(raw.driver).await.unwrap().expect("closed in peace");
+
+    let mut raw = server.raw().await;
+    let _endless = raw.call("AddAll").await;
+    let _ = soon(raw.driver).await.unwrap();
+    server.assert_well().await;
+}
+
+/// What HTTP/2 clients are told to keep to, as the flags have it.
+#[tokio::test]
+async fn settings() {
+    let server = TestServer::start(&[
+        "--max-concurrent-streams",
+        "7",
+        "--stream-window",
+        "70000",
+        "--max-frame-size",
+        "20000",
+        "--max-header-list-size",
+        "2KiB",
+    ])
+    .await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(HELLO).await.unwrap();
+    let mut head = [0; 9];
+    soon(stream.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "a SETTINGS frame comes first");
+    let mut payload = vec![0; usize::from(head[2])];
+    soon(stream.read_exact(&mut payload)).await.unwrap();
+    let settings: Vec<(u16, u32)> = payload
+        .chunks(6)
+        .map(|setting| {
+            let (id, value) = setting.split_at(2);
+            (
+                u16::from_be_bytes(id.try_into().unwrap()),
+                u32::from_be_bytes(value.try_into().unwrap()),
+            )
+        })
+        .collect();
+    for expected in [(3, 7), (4, 70_000), (5, 20_000), (6, 2048)] {
+        assert!(settings.contains(&expected), "{expected:?} in {settings:?}");
+    }
+}
+
+/// Headers over the limit fail their call alone.
+#[tokio::test]
+async fn header_list_size() {
+    let server = TestServer::start(&["--max-header-list-size", "1KiB"]).await;
+    let mut raw: Connection = server.raw().await;
+    let huge = "x".repeat(2000);
+    let call = raw.call_with("Add", &[("x-huge", &huge)]).await;
+    let answer = tokio::time::timeout(PATIENCE, call.answer());
+    assert_eq!(answer.await.expect("an answer").http, 431);
+    let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
+    assert_eq!(
+        messages::<AddResponse>(answer.body),
+        [AddResponse { sum: 3 }]
+    );
+    let _: Status = answer.status;
+}

@@ -1,0 +1,157 @@
+//! The command line: starting, refusing to start, and the client commands.
+
+use tempfile::tempdir;
+
+use crate::support::process::{Process, SUMD, run};
+use crate::support::{TestServer, soon};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// `sumd add` and `sumd health` give a server's answers, and its errors as exit codes.
+#[tokio::test]
+async fn client_commands() {
+    let server = TestServer::start(&[]).await;
+    let ask = async |args: &[&str]| {
+        let head = [args[0], "--address", &server.address];
+        let output = run(&[&head[..], &args[1..]].concat()).await;
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, out, _) = ask(&["add", "1", "2", "-9"]).await;
+    assert_eq!((code, &*out), (Some(0), "-6\n"));
+    let (code, out, _) = ask(&["add"]).await;
+    assert_eq!((code, &*out), (Some(0), "0\n"));
+    let (code, out, err) = ask(&["add", &i64::MAX.to_string(), "1"]).await;
+    assert_eq!((code, &*out), (Some(1), ""));
+    assert!(err.contains("9223372036854775808"), "{err}");
+
+    let (code, out, _) = ask(&["health"]).await;
+    assert_eq!((code, &*out), (Some(0), "SERVING\n"));
+    let (code, _, err) = ask(&["health", "nobody"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+/// A server that cannot be reached is named, in one line.
+#[tokio::test]
+async fn nobody_there() {
+    for address in ["127.0.0.1:1", "unix:/nonexistent/sumd.sock"] {
+        let output = run(&["health", "--address", address]).await;
+        assert_eq!(output.status.code(), Some(1));
+        let err = text(&output.stderr);
+        assert!(err.contains(address) && err.lines().count() == 1, "{err}");
+    }
+}
+
+/// A port in use: one line that names it, and exit code 1.
+#[tokio::test]
+async fn port_in_use() {
+    let server = TestServer::start(&[]).await;
+    let output = run(&["--listen", &server.address]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(
+        err.contains(&server.address) && err.contains("in use"),
+        "{err}"
+    );
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+/// A wrong command line: one line that says what is wrong with it, and exit code 64.
+#[tokio::test]
+async fn wrong_flags() {
+    for (args, hint) in [
+        (&["--listen", "nowhere"][..], "host:port"),
+        (&["--listen", "host:70000"], "host:port"),
+        (&["--max-message-size", "0"], "expected"),
+        (&["--max-message-size", "many"], "expected"),
+        (&["--max-frame-size", "1KiB"], "expected"),
+        (&["--stream-window", "4GiB"], "expected"),
+        (&["--drain-timeout", "soon"], "drain-timeout"),
+        (&["--log-level", "a=b=c"], "log-level"),
+        (&["--workers", "0"], "workers"),
+        (&["--no-such-flag"], "no-such-flag"),
+        (&["add", "one"], "one"),
+        (&["add", "9223372036854775808"], "9223372036854775808"),
+    ] {
+        let output = run(args).await;
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {err}");
+        assert!(
+            err.contains(hint) && err.lines().count() == 1,
+            "{args:?}: {err}"
+        );
+    }
+}
+
+/// Help and version go to standard output and are no failure.
+#[tokio::test]
+async fn help_and_version() {
+    let help = run(&["--help"]).await;
+    assert!(help.status.success());
+    for word in [
+        "serve",
+        "add",
+        "health",
+        "--listen",
+        "SUMD_LISTEN",
+        "--max-calls",
+    ] {
+        assert!(text(&help.stdout).contains(word), "{word}");
+    }
+    let version = run(&["--version"]).await;
+    assert_eq!(
+        text(&version.stdout),
+        format!("sumd {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// Flags can come from the environment.
+#[tokio::test]
+async fn environment() {
+    let output = soon(
+        tokio::process::Command::new(SUMD)
+            .env("SUMD_MAX_CALLS", "none")
+            .output(),
+    );
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("--max-calls"));
+}
+
+/// Several addresses at once, one of them a socket in the file system, which goes with the server; one
+/// that a killed server left behind is replaced, one that is in use or no socket is not.
+#[tokio::test]
+async fn unix_sockets() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("sumd.sock");
+    let address = format!("unix:{}", path.display());
+
+    let mut server = Process::serve_at(&address, &["--listen", "127.0.0.1:0"]).await;
+    let (unix, tcp) = server.address.split_once(", ").expect("two addresses");
+    assert_eq!(unix, address);
+    for address in [unix, tcp] {
+        let output = run(&["add", "--address", address, "20", "22"]).await;
+        assert_eq!(text(&output.stdout), "42\n", "{address}");
+    }
+    let output = run(&["--listen", &address]).await;
+    assert_eq!(output.status.code(), Some(1), "in use");
+
+    server.signal("KILL");
+    server.exit().await;
+    assert!(path.exists(), "nobody has removed it");
+    let mut server = Process::serve_at(&address, &["--drain-delay", "0s"]).await;
+    server.signal("TERM");
+    assert!(server.exit().await.success());
+    assert!(!path.exists(), "it is removed");
+
+    std::fs::write(&path, "a file").unwrap();
+    let output = run(&["--listen", &address]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+}

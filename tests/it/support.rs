@@ -1,0 +1,127 @@
+//! Servers to test, and clients that can do what good clients never do.
+
+pub mod process;
+pub mod raw;
+
+use std::future::Future;
+use std::time::Duration;
+
+use clap::Parser as _;
+use sumd::config::{Command, Config};
+use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
+use sumd::server::Server;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+
+/// Far longer than anything here takes, so that it is only reached where something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Fails the test where `future` hangs.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("this should have come long ago")
+}
+
+/// A server in this process, on a port of its own.
+pub struct TestServer {
+    pub address: String,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<std::io::Result<()>>,
+}
+
+impl TestServer {
+    /// Starts a server with the flags of `sumd serve`.
+    pub async fn start(flags: &[&str]) -> Self {
+        let head = [
+            "sumd",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--drain-delay",
+            "0s",
+        ];
+        let config = Config::parse_from(head.iter().chain(flags));
+        let Some(Command::Serve(options)) = config.command else {
+            unreachable!("the command line says serve");
+        };
+        let server = Server::bind(&options.listen, options.limits, 1)
+            .await
+            .expect("port 0 is always free");
+        let address = server.addresses()[0].to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self {
+            address,
+            stop: Some(stop),
+            running,
+        }
+    }
+
+    pub async fn client(&self) -> SumServiceClient<Channel> {
+        SumServiceClient::new(self.channel().await)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address))
+            .expect("an address is a URI")
+            .connect()
+            .await
+            .expect("the server listens")
+    }
+
+    pub async fn raw(&self) -> raw::Connection {
+        raw::Connection::open(&self.address).await
+    }
+
+    /// Tells the server to shut down.
+    pub fn stop(&mut self) {
+        self.stop
+            .take()
+            .expect("stopped once")
+            .send(())
+            .expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(self) {
+        soon(self.running)
+            .await
+            .expect("no panic")
+            .expect("a clean end");
+    }
+
+    /// The server still answers others.
+    pub async fn assert_well(&self) {
+        let mut client = self.client().await;
+        let answer = soon(client.add(add_request([1, 2, 3]))).await;
+        assert_eq!(answer.expect("an answer").into_inner().sum, 6);
+    }
+}
+
+pub fn add_request<const N: usize>(values: [i64; N]) -> sumd::proto::sum::v1::AddRequest {
+    sumd::proto::sum::v1::AddRequest {
+        values: values.into(),
+    }
+}
+
+/// The reason and metadata of a status' `ErrorInfo`.
+pub fn reason(status: &tonic::Status) -> (String, std::collections::HashMap<String, String>) {
+    let info = status.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.domain, "sumd");
+    (info.reason, info.metadata)
+}
+
+/// Waits for a condition that nothing announces.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} has not come about");
+}

@@ -1,0 +1,111 @@
+//! The real program: its standard error, its signals, its exit code, its memory.
+
+use std::process::{ExitStatus, Stdio};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use super::soon;
+
+pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
+
+/// A server that runs as a process of its own, and dies with the test.
+pub struct Process {
+    pub address: String,
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    /// Starts a server on a free port.
+    pub async fn serve(flags: &[&str]) -> Self {
+        Self::serve_at("127.0.0.1:0", flags).await
+    }
+
+    pub async fn serve_at(address: &str, flags: &[&str]) -> Self {
+        let mut child = Command::new(SUMD)
+            .args(["serve", "--listen", address])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program is built");
+        let stderr = child.stderr.take().expect("it is piped");
+        let mut process = Self {
+            address: String::new(),
+            child,
+            log: BufReader::new(stderr).lines(),
+        };
+        let line = process.logged("listening on ").await;
+        let message = line["message"].as_str().expect("a message");
+        process.address = message["listening on ".len()..].to_owned();
+        process
+    }
+
+    /// The next line of the log whose message begins so.
+    pub async fn logged(&mut self, message: &str) -> Value {
+        let search = async {
+            loop {
+                let line = self
+                    .log
+                    .next_line()
+                    .await
+                    .expect("a log")
+                    .expect("more log");
+                let line: Value = serde_json::from_str(&line).expect("a log of JSON objects");
+                if line["message"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with(message))
+                {
+                    return line;
+                }
+            }
+        };
+        soon(search).await
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let sent = std::process::Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status();
+        assert!(sent.expect("kill").success());
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        soon(self.child.wait()).await.expect("a child")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// What is in memory now, as the kernel counts it.
+    pub fn resident_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
+        let kib = line.split_whitespace().nth(1).expect("a number");
+        kib.parse::<u64>().expect("a number") * 1024
+    }
+
+    pub fn open_sockets(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("/proc");
+        files
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+}
+
+/// Runs a command of the program to its end.
+pub async fn run(args: &[&str]) -> std::process::Output {
+    soon(Command::new(SUMD).args(args).output())
+        .await
+        .expect("the program is built")
+}
