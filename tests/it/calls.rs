@@ -11,10 +11,6 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices;
-use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::support::raw::{self, framed, messages};
 use crate::support::{TestServer, add_request, reason, soon};
@@ -359,33 +355,38 @@ async fn health_is_reported() {
     );
 }
 
-/// Reflection lists the services, in the version of it that current tools ask for.
+/// Reflection lists the services, in the version that current tools ask for and in the one before.
 #[tokio::test]
 async fn reflection_lists_the_services() {
     let server = TestServer::start(&[]).await;
-    let mut client = ServerReflectionClient::new(server.channel().await);
-    let request = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(ListServices(String::new())),
-    };
-    let mut answers = client
-        .server_reflection_info(iter([request]))
-        .await
-        .unwrap()
-        .into_inner();
-    let answer = soon(answers.next()).await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-        panic!("{answer:?}");
-    };
-    let names: Vec<_> = list
-        .service
-        .into_iter()
-        .map(|service| service.name)
-        .collect();
-    for name in ["sum.v1.SumService", "grpc.health.v1.Health"] {
-        assert!(
-            names.iter().any(|other| other == name),
-            "{name} in {names:?}"
-        );
+    macro_rules! services {
+        ($version:ident) => {{
+            use tonic_reflection::pb::$version as pb;
+            let channel = server.channel().await;
+            let mut client = pb::server_reflection_client::ServerReflectionClient::new(channel);
+            let list = pb::server_reflection_request::MessageRequest::ListServices(String::new());
+            let request = pb::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(list),
+            };
+            let answers = client.server_reflection_info(iter([request])).await;
+            let answer = soon(answers.unwrap().into_inner().next()).await;
+            match answer.unwrap().unwrap().message_response {
+                Some(pb::server_reflection_response::MessageResponse::ListServicesResponse(l)) => l
+                    .service
+                    .into_iter()
+                    .map(|service| service.name)
+                    .collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            }
+        }};
+    }
+    for names in [services!(v1), services!(v1alpha)] {
+        for name in ["sum.v1.SumService", "grpc.health.v1.Health"] {
+            assert!(
+                names.iter().any(|other| other == name),
+                "{name} in {names:?}"
+            );
+        }
     }
 }

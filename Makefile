@@ -1,0 +1,108 @@
+# The contributor's door. `make help` says what is behind it.
+#
+# Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven. Whatever else the
+# tests and linters need is installed below, in this folder only, at the versions given here.
+
+BUF_VERSION     := 1.75.0
+GRPCURL_VERSION := v1.9.4
+
+TOOLS   := $(CURDIR)/.tools
+BUF     := $(TOOLS)/node_modules/.bin/buf
+GRPCURL := $(TOOLS)/bin/grpcurl
+PROTOS  := $(shell find proto -name '*.proto')
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
+		while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+.PHONY: run
+run: ## Build and start a server on 127.0.0.1:8080
+	cargo run --release --locked
+
+.PHONY: test
+test: clients $(GRPCURL) ## Run every test, installing what they need
+	cargo test --locked -- --include-ignored
+
+.PHONY: lint
+lint: $(BUF) clients ## Check format, lints, the contract and the direction of imports; change nothing
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked --test it -- --exact imports::imports_point_down
+	$(BUF) lint
+	$(BUF) format --diff --exit-code --path proto/sum
+	$(MAKE) --no-print-directory breaking
+	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
+	cd clients/go && test -z "$$(gofmt -l main.go)" && go vet .
+	cd benches && cargo fmt --check
+
+# The contract is what any earlier commit has published, not only the last one.
+.PHONY: breaking
+breaking: $(BUF)
+	@for commit in $$(git log --format=%H -- proto/sum buf.yaml); do \
+		$(BUF) breaking --against ".git#ref=$$commit" || exit 1; \
+	done
+
+.PHONY: fix
+fix: $(BUF) ## Format, and apply what linters can mend by themselves
+	cargo clippy --fix --allow-dirty --allow-staged --all-targets
+	cargo fmt
+	cd clients/rust && cargo fmt
+	cd benches && cargo fmt
+	gofmt -w clients/go/main.go
+	$(BUF) format --write --path proto/sum
+
+.PHONY: bench
+bench: ## Measure sumd beside its peers (benches/README.md)
+	benches/run $(BENCH_FLAGS)
+
+.PHONY: sanitize
+sanitize: ## Run the summing kernel's tests under AddressSanitizer (needs a nightly toolchain)
+	RUSTFLAGS='-Zsanitizer=address' CARGO_TARGET_DIR=target/sanitize cargo +nightly test --locked \
+		--target "$$(rustc -vV | sed -n 's/^host: //p')" --lib sum::wire
+
+.PHONY: fuzz
+fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)
+	cargo +nightly fuzz run wire -- -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=4096
+
+.PHONY: clients
+clients: client-go client-python client-node client-java client-rust ## Build the clients in clients/
+
+.PHONY: client-go
+client-go: $(BUF)
+	cd clients/go && PATH="$(dir $(BUF)):$$PATH" go generate && go build -o client .
+
+.PHONY: client-python
+client-python: clients/python/.venv/installed clients/python/sum/v1/sum_pb2.py
+
+clients/python/.venv/installed: clients/python/requirements.txt
+	cd clients/python && python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt
+	touch $@
+
+clients/python/sum/v1/sum_pb2.py: clients/python/.venv/installed $(PROTOS)
+	cd clients/python && .venv/bin/python -m grpc_tools.protoc -I ../../proto \
+		--python_out=. --pyi_out=. --grpc_python_out=. sum/v1/sum.proto
+
+.PHONY: client-node
+client-node: clients/node/node_modules/.package-lock.json
+
+clients/node/node_modules/.package-lock.json: clients/node/package-lock.json
+	cd clients/node && npm ci --silent
+	touch $@
+
+.PHONY: client-java
+client-java: clients/java/target/sumd-client.jar
+
+clients/java/target/sumd-client.jar: clients/java/pom.xml $(shell find clients/java/src -name '*.java') $(PROTOS)
+	cd clients/java && mvn -q -B package
+	touch $@
+
+.PHONY: client-rust
+client-rust:
+	cd clients/rust && cargo build --locked
+
+$(BUF):
+	npm install --silent --no-save --prefix $(TOOLS) @bufbuild/buf@$(BUF_VERSION)
+
+$(GRPCURL):
+	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)

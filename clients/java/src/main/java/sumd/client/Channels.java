@@ -1,0 +1,141 @@
+package sumd.client;
+
+import com.google.gson.Gson;
+import io.grpc.Attributes;
+import io.grpc.EquivalentAddressGroup;
+import io.grpc.Grpc;
+import io.grpc.InsecureChannelCredentials;
+import io.grpc.ManagedChannel;
+import io.grpc.NameResolver;
+import io.grpc.NameResolverProvider;
+import io.grpc.NameResolverRegistry;
+import io.grpc.StatusOr;
+import java.net.InetSocketAddress;
+import java.net.URI;
+import java.net.URLEncoder;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+
+/** Makes channels that go round the healthy ones of several servers and try again elsewhere. */
+final class Channels {
+
+  /**
+   * Add has no side effects, so whatever a server that went away left unanswered is simply sent
+   * again, to the next one. Streams live as long as their input: they have no timeout, so they must
+   * not wait for a server for ever either.
+   *
+   * <p>The JSON is the same in every language, but for UNKNOWN: that is what grpc-java calls a
+   * connection that breaks while a call is being sent ("channel closed", grpc-java issue 10120).
+   * {@code sumd} itself never answers UNKNOWN.
+   */
+  private static final String SERVICE_CONFIG =
+      """
+      {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": "sum.v1.SumService"},
+        "methodConfig": [{
+          "name": [{"service": "sum.v1.SumService", "method": "Add"}],
+          "waitForReady": true,
+          "timeout": "5s",
+          "retryPolicy": {
+            "maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s",
+            "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"]
+          }
+        }, {
+          "name": [{"service": "sum.v1.SumService"}],
+          "retryPolicy": {
+            "maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s",
+            "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"]
+          }
+        }]
+      }
+      """;
+
+  static {
+    NameResolverRegistry.getDefaultRegistry().register(new ListResolverProvider());
+  }
+
+  private Channels() {}
+
+  /**
+   * Connects to a comma-separated list of {@code host:port}, when the first call needs it.
+   *
+   * @throws IllegalArgumentException if the list is not one
+   */
+  static ManagedChannel to(String addresses) {
+    String target = "list:///" + URLEncoder.encode(addresses, StandardCharsets.UTF_8);
+    @SuppressWarnings("unchecked")
+    Map<String, ?> serviceConfig = new Gson().fromJson(SERVICE_CONFIG, Map.class);
+    return Grpc.newChannelBuilder(target, InsecureChannelCredentials.create())
+        .defaultServiceConfig(serviceConfig)
+        // Finds out about a machine that vanished without closing its connections.
+        .keepAliveTime(10, TimeUnit.SECONDS)
+        .keepAliveTimeout(2, TimeUnit.SECONDS)
+        .build();
+  }
+
+  /**
+   * Resolves {@code list:///host:port,host:port}, once. Where a DNS name has an address for each
+   * server, none of this is needed: {@code dns:///sumd.example:8080} does the same.
+   */
+  private static final class ListResolverProvider extends NameResolverProvider {
+    @Override
+    public String getDefaultScheme() {
+      return "list";
+    }
+
+    @Override
+    public NameResolver newNameResolver(URI target, NameResolver.Args args) {
+      String[] addresses = target.getPath().substring(1).split(",");
+      List<EquivalentAddressGroup> servers =
+          Arrays.stream(addresses).map(ListResolverProvider::server).toList();
+      return new NameResolver() {
+        @Override
+        public String getServiceAuthority() {
+          return addresses[0];
+        }
+
+        @Override
+        public void start(Listener2 listener) {
+          listener.onResult(
+              ResolutionResult.newBuilder()
+                  .setAddressesOrError(StatusOr.fromValue(servers))
+                  .build());
+        }
+
+        @Override
+        public void shutdown() {}
+      };
+    }
+
+    private static EquivalentAddressGroup server(String address) {
+      URI uri = URI.create("//" + address);
+      if (uri.getHost() == null || uri.getPort() < 0) {
+        throw new IllegalArgumentException("\"" + address + "\" is not a host:port");
+      }
+      var socketAddress = new InetSocketAddress(uri.getHost(), uri.getPort());
+      if (socketAddress.isUnresolved()) {
+        throw new IllegalArgumentException("\"" + uri.getHost() + "\" is not a known host");
+      }
+      // The authority that each server sees is its own name, not that of the whole list.
+      Attributes attributes =
+          Attributes.newBuilder()
+              .set(EquivalentAddressGroup.ATTR_AUTHORITY_OVERRIDE, address)
+              .build();
+      return new EquivalentAddressGroup(socketAddress, attributes);
+    }
+
+    @Override
+    protected boolean isAvailable() {
+      return true;
+    }
+
+    @Override
+    protected int priority() {
+      return 5;
+    }
+  }
+}

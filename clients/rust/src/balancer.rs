@@ -1,0 +1,161 @@
+//! What a service config does in other languages: several servers in turn, those that are healthy,
+//! and another attempt elsewhere where one is unavailable.
+//!
+//! tonic's own `Channel::balance_list` keeps choosing servers that are down, so here each server has
+//! a channel of its own (which reconnects by itself) and a task that watches its health.
+
+use std::{
+    error::Error as _,
+    iter,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::{
+    Code, Request, Response, Status, TimeoutExpired,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt as _;
+
+const MAX_ATTEMPTS: u32 = 4;
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Rotates over the servers that say they are healthy. Clones share everything.
+#[derive(Clone)]
+pub struct Balancer {
+    channels: Arc<[Channel]>,
+    /// For each channel, whether its server is serving.
+    serving: watch::Receiver<Vec<bool>>,
+    turn: Arc<AtomicUsize>,
+    /// Aborts the watching tasks when the last clone goes.
+    _watchers: Arc<JoinSet<()>>,
+}
+
+impl Balancer {
+    /// Needs a tokio runtime. Connects in the background: servers may come and go later.
+    pub fn new(endpoints: Vec<Endpoint>, service: &'static str) -> Self {
+        let (health, serving) = watch::channel(vec![false; endpoints.len()]);
+        let mut watchers = JoinSet::new();
+        let channels = endpoints.into_iter().enumerate().map(|(i, endpoint)| {
+            let channel = endpoint
+                .connect_timeout(Duration::from_secs(1))
+                // Finds out about a machine that vanished without closing its connections.
+                .http2_keep_alive_interval(Duration::from_secs(10))
+                .keep_alive_timeout(Duration::from_secs(2))
+                .connect_lazy();
+            watchers.spawn(watch_health(channel.clone(), service, health.clone(), i));
+            channel
+        });
+        Self {
+            channels: channels.collect(),
+            serving,
+            turn: Arc::default(),
+            _watchers: Arc::new(watchers),
+        }
+    }
+
+    /// The channel of the next healthy server; waits until there is one.
+    ///
+    /// Enough for a stream, which cannot be repeated once it has begun.
+    pub async fn next(&self, deadline: Instant) -> Result<Channel, Status> {
+        let mut serving = self.serving.clone();
+        let any = timeout_at(deadline, serving.wait_for(|all| all.contains(&true)));
+        let Ok(Ok(serving)) = any.await else {
+            return Err(Status::deadline_exceeded("no server became healthy"));
+        };
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let healthy = (0..serving.len())
+            .map(|offset| turn.wrapping_add(offset) % serving.len())
+            .find(|&i| serving[i])
+            .expect("one is healthy");
+        Ok(self.channels[healthy].clone())
+    }
+
+    /// Makes a unary call, of which each attempt goes to the next healthy server. Only for methods
+    /// that may be repeated, as all of `SumService` may.
+    pub async fn call<Q: Clone, A>(
+        &self,
+        message: Q,
+        timeout: Duration,
+        method: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Status> {
+        let deadline = Instant::now() + timeout;
+        let mut backoff = INITIAL_BACKOFF;
+        let mut attempt = 1;
+        loop {
+            let channel = self.next(deadline).await?;
+            let mut request = Request::new(message.clone());
+            // Sets the `grpc-timeout` header: the server, too, gives up when nobody waits any more.
+            request.set_timeout(deadline - Instant::now());
+            let status = match method(channel, request).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => by_the_book(status),
+            };
+            // A server that is overloaded says when to come back; the rest come back spread out,
+            // lest all clients of a server that died arrive at the next one together.
+            let asked = status.get_details_retry_info().and_then(|r| r.retry_delay);
+            let wait = asked.unwrap_or_else(|| backoff.mul_f64(0.8 + 0.4 * fastrand::f64()));
+            if status.code() != Code::Unavailable
+                || attempt == MAX_ATTEMPTS
+                || Instant::now() + wait >= deadline
+            {
+                return Err(status);
+            }
+            sleep(wait).await;
+            backoff = MAX_BACKOFF.min(backoff * 2);
+            attempt += 1;
+        }
+    }
+}
+
+/// Keeps `health[i]` true while the server behind `channel` reports that `service` is serving.
+async fn watch_health(
+    channel: Channel,
+    service: &'static str,
+    health: watch::Sender<Vec<bool>>,
+    i: usize,
+) {
+    let mut client = HealthClient::new(channel);
+    let mut backoff = INITIAL_BACKOFF;
+    loop {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        if let Ok(response) = client.watch(request).await {
+            let mut updates = response.into_inner();
+            while let Ok(Some(update)) = updates.message().await {
+                health.send_modify(|all| all[i] = update.status() == ServingStatus::Serving);
+                backoff = INITIAL_BACKOFF;
+            }
+        }
+        health.send_modify(|all| all[i] = false);
+        sleep(backoff).await;
+        backoff = MAX_BACKOFF.min(backoff * 2);
+    }
+}
+
+/// Gives a failure of the transport the code that gRPC has for it in other languages.
+///
+/// tonic calls a connection that broke under a call UNKNOWN, INTERNAL or CANCELLED, and a deadline
+/// that the client noticed CANCELLED. Such a status has a source; one sent by a server never has.
+pub fn by_the_book(status: Status) -> Status {
+    match iter::successors(status.source(), |&cause| cause.source()).last() {
+        None => status,
+        Some(cause) if cause.is::<TimeoutExpired>() => {
+            Status::deadline_exceeded("the deadline has passed")
+        }
+        Some(cause) => Status::unavailable(format!("the connection failed: {cause}")),
+    }
+}
