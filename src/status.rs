@@ -17,8 +17,10 @@ pub fn with_reason(
     code: Code,
     message: impl Into<String>,
     reason: &str,
-    metadata: HashMap<String, String>,
+    metadata: &[(&str, String)],
 ) -> Status {
+    let metadata = metadata.iter().cloned();
+    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.into(), value)).collect();
     let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(code, message, details)
 }
@@ -28,6 +30,14 @@ pub fn unavailable(message: impl Into<String>, reason: &str, delay: Duration) ->
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.set_retry_info(Some(delay));
     Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// The trailers that end a response well.
+#[must_use]
+pub fn ok_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
 }
 
 /// The trailers that end a response with `status`.

@@ -21,7 +21,7 @@ pub(super) enum Inner {
 
 pub(super) struct ResponseBody {
     inner: Inner,
-    guard: Option<Guard>,
+    guard: Option<Box<Guard>>,
 }
 
 /// What a response that takes time is held by.
@@ -39,7 +39,7 @@ impl ResponseBody {
     pub(super) fn guarded(inner: Inner, guard: Guard) -> Self {
         Self {
             inner,
-            guard: Some(guard),
+            guard: Some(Box::new(guard)),
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
@@ -22,6 +22,8 @@ use crate::status;
 const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Another server answers at once.
 const SHUTDOWN_RETRY_DELAY: Duration = Duration::from_millis(1);
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Counts the calls in flight.
 #[derive(Debug)]
@@ -67,13 +69,13 @@ impl Calls {
 }
 
 /// When a call has to end, beside its own end.
-#[derive(Clone)]
-pub(super) struct Bounds {
+#[derive(Clone, Copy)]
+pub(super) struct Bounds<'a> {
     pub(super) deadline: Option<Instant>,
-    pub(super) shutdown: CancellationToken,
+    pub(super) shutdown: &'a CancellationToken,
 }
 
-impl Bounds {
+impl Bounds<'_> {
     /// Runs a handler within the bounds.
     pub(super) async fn run<T>(&self, handler: impl Future<Output = T>) -> Result<T, Status> {
         tokio::select! {
@@ -88,7 +90,7 @@ impl Bounds {
     pub(super) fn watch(self) -> Watch {
         Watch {
             deadline: self.deadline.map(|at| Box::pin(sleep_until(at))),
-            shutdown: Box::pin(self.shutdown.cancelled_owned()),
+            shutdown: Box::pin(self.shutdown.clone().cancelled_owned()),
         }
     }
 }
@@ -124,7 +126,7 @@ pub(super) fn panicked() -> Status {
         Code::Internal,
         "the server failed on this call; its log says where",
         "PANIC",
-        std::collections::HashMap::new(),
+        &[],
     )
 }
 
@@ -133,7 +135,7 @@ fn deadline_exceeded() -> Status {
         Code::DeadlineExceeded,
         "the deadline of the call has passed",
         "DEADLINE_EXCEEDED",
-        std::collections::HashMap::new(),
+        &[],
     )
 }
 
@@ -150,7 +152,7 @@ fn shutting_down() -> Status {
 /// `grpc-timeout: TimeoutValue TimeoutUnit`, at most eight digits and one of H, M, S, m, u, n:
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>.
 pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else {
         return Ok(None);
     };
     parse_timeout(value.as_bytes()).map(Some).ok_or_else(|| {
@@ -167,8 +169,8 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     }
     let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
     match unit {
-        b'H' => Some(Duration::from_secs(number * 60 * 60)),
-        b'M' => Some(Duration::from_secs(number * 60)),
+        b'H' => Some(Duration::from_hours(number)),
+        b'M' => Some(Duration::from_mins(number)),
         b'S' => Some(Duration::from_secs(number)),
         b'm' => Some(Duration::from_millis(number)),
         b'u' => Some(Duration::from_micros(number)),

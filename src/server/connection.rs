@@ -74,7 +74,8 @@ where
 {
     let service = service_fn(|request: Request<Incoming>| {
         let node = node.clone();
-        async move { Ok::<_, Infallible>(node.routes.answer(request, &node.phase).await) }
+        // In a box, since hyper and tokio move it several times.
+        Box::pin(async move { Ok::<_, Infallible>(node.routes.answer(request, &node.phase).await) })
     });
     let mut connection = pin!(http2(&node.limits).serve_connection(TokioIo::new(stream), service));
     let phase = &node.phase;

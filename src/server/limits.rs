@@ -90,6 +90,8 @@ pub struct Limits {
     pub connection_window: u32,
 
     /// The largest HTTP/2 frame that a client may send
+    // At 64 KiB a client that makes use of it (those on Rust's hyper and h2 do) costs about half of what
+    // it does at 16 KiB. At 1 MiB it costs less still, and a large request takes 20 MiB of memory.
     #[arg(long, env = "SUMD_MAX_FRAME_SIZE", value_name = "SIZE", default_value = "64KiB",
           value_parser = bytes::<MIN_FRAME, MAX_FRAME>)]
     pub max_frame_size: u32,

@@ -91,6 +91,6 @@ fn idle(timeout: Duration) -> Status {
         Code::DeadlineExceeded,
         format!("the client has sent nothing for {timeout:?} (--stream-idle-timeout)"),
         "STREAM_IDLE",
-        std::collections::HashMap::new(),
+        &[],
     )
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -20,6 +20,8 @@ use super::limits::Limits;
 use super::request::RequestBody;
 use crate::proto;
 use crate::sum::{self, SumService};
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 type RequestOf<B> = Request<RequestBody<B>>;
 type TonicService =
@@ -62,7 +64,6 @@ impl Routes {
         request: Request<Incoming>,
         phase: &Phase,
     ) -> Response<ResponseBody> {
-        let started = Instant::now();
         if let Some(refusal) = refuse(&request) {
             return refusal;
         }
@@ -70,7 +71,7 @@ impl Routes {
             Ok(timeout) => timeout,
             Err(status) => return status.into_http(),
         };
-        let deadline = timeout.map(|timeout| started + timeout);
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let (parts, body) = request.into_parts();
         let body = RequestBody::new(body, self.idle_timeout);
         let path = parts.uri.path();
@@ -78,16 +79,18 @@ impl Routes {
         let response = if let Some(method) = SumService::method(path) {
             let bounds = Bounds {
                 deadline,
-                shutdown: phase.ending.clone(),
+                shutdown: &phase.ending,
             };
             self.answer_sum(method, &parts.headers, body, bounds).await
         } else if let Some((_, service)) = self.tonic.iter().find(|(p, _)| path.starts_with(p)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.
             let bounds = Bounds {
                 deadline,
-                shutdown: phase.draining.clone(),
+                shutdown: &phase.draining,
             };
-            answer_tonic(service.clone(), Request::from_parts(parts, body), bounds).await
+            let request = Request::from_parts(parts, body);
+            // In a box, for it is large, and rarely called.
+            Box::pin(answer_tonic(service.clone(), request, bounds)).await
         } else {
             Err(Status::unimplemented(format!("there is no method {path}")))
         };
@@ -102,20 +105,20 @@ impl Routes {
         method: sum::Method,
         headers: &HeaderMap,
         body: RequestBody<Incoming>,
-        bounds: Bounds,
+        bounds: Bounds<'_>,
     ) -> Result<Response<ResponseBody>, Status> {
         check_encoding(headers)?;
         let permit = self.calls.admit()?;
         let response = bounds.run(self.sum.call(method, body)).await?;
         Ok(response.map(|body| match body {
-            sum::ResponseBody::Whole { .. } => ResponseBody::whole(Inner::Sum(body)),
-            sum::ResponseBody::Each(_) => {
+            body @ sum::ResponseBody::Each(_) => {
                 let guard = Guard {
                     watch: bounds.watch(),
                     _permit: Some(permit),
                 };
                 ResponseBody::guarded(Inner::Sum(body), guard)
             }
+            body => ResponseBody::whole(Inner::Sum(body)),
         }))
     }
 }
@@ -136,7 +139,7 @@ where
 async fn answer_tonic(
     mut service: TonicService,
     request: RequestOf<Incoming>,
-    bounds: Bounds,
+    bounds: Bounds<'_>,
 ) -> Result<Response<ResponseBody>, Status> {
     let answer = async {
         let Ok(ready) = service.ready().await;
@@ -186,7 +189,7 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
 
 /// Refuses a compressed request, and says what is understood.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get("grpc-encoding") {
+    match headers.get(GRPC_ENCODING) {
         None => Ok(()),
         Some(encoding) if encoding == "identity" => Ok(()),
         Some(encoding) => {
@@ -194,7 +197,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
                 Code::Unimplemented,
                 format!("grpc-encoding is {encoding:?}, and this service takes only identity"),
                 "COMPRESSED_MESSAGE",
-                std::collections::HashMap::new(),
+                &[],
             );
             status.metadata_mut().insert(
                 "grpc-accept-encoding",

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -106,9 +107,10 @@ impl Workers {
     pub(super) async fn failure(&mut self) -> io::Error {
         poll_fn(|cx| {
             let mut ended = self.ended.iter_mut();
-            match ended.any(|ended| std::pin::Pin::new(ended).poll(cx).is_ready()) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
+            if ended.any(|ended| Pin::new(ended).poll(cx).is_ready()) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
             }
         })
         .await;

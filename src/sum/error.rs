@@ -1,6 +1,5 @@
 //! What can be wrong with a request for a sum, and the one place that says it in gRPC's terms.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use tonic::{Code, Status};
@@ -63,17 +62,17 @@ impl fmt::Display for SumError {
 
 impl From<SumError> for Status {
     fn from(error: SumError) -> Self {
-        let mut metadata = HashMap::new();
+        let mut metadata = Vec::new();
         let (code, reason) = match &error {
             SumError::OutOfRange { sum } => {
-                metadata.insert("sum".into(), sum.to_string());
-                metadata.insert("min".into(), i64::MIN.to_string());
-                metadata.insert("max".into(), i64::MAX.to_string());
+                metadata.push(("sum", sum.to_string()));
+                metadata.push(("min", i64::MIN.to_string()));
+                metadata.push(("max", i64::MAX.to_string()));
                 (Code::OutOfRange, "SUM_OUT_OF_RANGE")
             }
             SumError::MessageTooLarge { bytes, max_bytes } => {
-                metadata.insert("bytes".into(), bytes.to_string());
-                metadata.insert("max_bytes".into(), max_bytes.to_string());
+                metadata.push(("bytes", bytes.to_string()));
+                metadata.push(("max_bytes", max_bytes.to_string()));
                 (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
             }
             SumError::Malformed(_) | SumError::BadPrefix(_) | SumError::TruncatedBody => {
@@ -82,6 +81,6 @@ impl From<SumError> for Status {
             SumError::Compressed => (Code::Unimplemented, "COMPRESSED_MESSAGE"),
             SumError::MessageCount { .. } => (Code::Unimplemented, "MESSAGE_COUNT"),
         };
-        status::with_reason(code, error.to_string(), reason, metadata)
+        status::with_reason(code, error.to_string(), reason, &metadata)
     }
 }

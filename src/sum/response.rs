@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use prost::Message;
 use tonic::Status;
@@ -22,39 +22,28 @@ const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grp
 /// Answers that are ready together go out together, up to about this size: one HTTP/2 frame.
 const EACH_FRAME_BYTES: usize = 16 * 1024;
 
-/// The body of an answer.
+/// The body of an answer. It is moved about for each call, so it is small.
+#[derive(Default)]
 pub enum ResponseBody<B> {
-    /// What is left of a whole answer; both are `None` in one that is all in the headers.
-    Whole {
-        /// The message.
-        message: Option<Bytes>,
-        /// The trailers behind it.
-        trailers: Option<HeaderMap>,
-    },
+    /// Nothing: all was in the headers, or all is sent.
+    #[default]
+    Empty,
+    /// One message, and behind it the trailers of success.
+    Message(Bytes),
+    /// The trailers of success.
+    Trailers,
     /// The answers of an `AddEach` stream, made as its requests come in.
-    Each(Each<B>),
+    Each(Box<Each<B>>),
 }
 
-impl<B> Default for ResponseBody<B> {
-    fn default() -> Self {
-        Self::Whole {
-            message: None,
-            trailers: None,
-        }
-    }
-}
-
-pub(super) fn unary<B>(message: impl Message) -> Response<ResponseBody<B>> {
+pub(super) fn unary<B>(message: &impl Message) -> Response<ResponseBody<B>> {
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
-    put_message(&message, &mut bytes);
-    respond(ResponseBody::Whole {
-        message: Some(bytes.freeze()),
-        trailers: Some(status::trailers(&Status::ok(""))),
-    })
+    put_message(message, &mut bytes);
+    respond(ResponseBody::Message(bytes.freeze()))
 }
 
 pub(super) fn stream<B>(each: Each<B>) -> Response<ResponseBody<B>> {
-    respond(ResponseBody::Each(each))
+    respond(ResponseBody::Each(Box::new(each)))
 }
 
 fn respond<B>(body: ResponseBody<B>) -> Response<ResponseBody<B>> {
@@ -87,23 +76,26 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match self.get_mut() {
-            Self::Whole { message, trailers } => Poll::Ready(
-                message
-                    .take()
-                    .map(Frame::data)
-                    .or_else(|| trailers.take().map(Frame::trailers))
-                    .map(Ok),
-            ),
-            Self::Each(each) => each.poll_frame(cx).map(|frame| frame.map(Ok)),
+        let this = self.get_mut();
+        match std::mem::take(this) {
+            Self::Empty => Poll::Ready(None),
+            Self::Message(message) => {
+                *this = Self::Trailers;
+                Poll::Ready(Some(Ok(Frame::data(message))))
+            }
+            Self::Trailers => Poll::Ready(Some(Ok(Frame::trailers(status::ok_trailers())))),
+            Self::Each(mut each) => {
+                let frame = each.poll_frame(cx);
+                if !each.ended {
+                    *this = Self::Each(each);
+                }
+                frame.map(|frame| frame.map(Ok))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole { message, trailers } => message.is_none() && trailers.is_none(),
-            Self::Each(each) => each.ended,
-        }
+        matches!(self, Self::Empty)
     }
 }
 

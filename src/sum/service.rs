@@ -52,8 +52,12 @@ impl SumService {
     {
         let messages = Messages::new(self.max_message_bytes);
         let answer = match method {
-            Method::Add => add(request, messages).await.map(response::unary),
-            Method::AddAll => add_all(request, messages).await.map(response::unary),
+            Method::Add => add(request, messages)
+                .await
+                .map(|sum| response::unary(&sum)),
+            Method::AddAll => add_all(request, messages)
+                .await
+                .map(|sum| response::unary(&sum)),
             Method::AddEach => Ok(response::stream(Each::new(request, messages))),
         };
         answer.unwrap_or_else(Status::into_http)

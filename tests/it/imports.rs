@@ -59,20 +59,13 @@ fn module(file: &Path) -> String {
 }
 
 /// The modules of this crate that a source names, by their full path.
-fn named(module: &str, source: &str) -> Vec<String> {
-    let parent = |levels: usize| {
-        let parts: Vec<_> = module.split("::").collect();
-        parts[..parts.len().saturating_sub(levels)].join("::")
-    };
-    let mut named = Vec::new();
-    for (prefix, base) in [
-        ("crate::", String::new()),
-        ("sumd::", String::new()),
-        ("super::", parent(1)),
-    ] {
+fn mentioned(module: &str, source: &str) -> Vec<String> {
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let mut found = Vec::new();
+    for (prefix, base) in [("crate::", ""), ("sumd::", ""), ("super::", parent)] {
         for (at, _) in source.match_indices(prefix) {
-            let before = source[..at].chars().next_back().unwrap_or(' ');
-            if before.is_alphanumeric() || before == '_' || before == ':' {
+            if source[..at].ends_with(is_word) {
                 continue;
             }
             let rest = &source[at + prefix.len()..];
@@ -81,24 +74,14 @@ fn named(module: &str, source: &str) -> Vec<String> {
                 None => vec![rest],
             };
             for name in names {
-                let path = |c: char| !(c.is_alphanumeric() || c == '_' || c == ':');
-                let name = name
-                    .trim()
-                    .split(path)
-                    .next()
-                    .unwrap_or("")
-                    .trim_end_matches(':');
-                named.push(
-                    [&base, name]
-                        .map(|part| part.trim_matches(':'))
-                        .join("::")
-                        .trim_matches(':')
-                        .to_owned(),
-                );
+                let name = name.trim();
+                let end = name.find(|c| !is_word(c)).unwrap_or(name.len());
+                let path = format!("{base}::{}", &name[..end]);
+                found.push(path.trim_matches(':').to_owned());
             }
         }
     }
-    named
+    found
 }
 
 #[test]
@@ -114,14 +97,14 @@ fn imports_point_down() {
         }
         let source = fs::read_to_string(&file).expect("a source");
         let source = source.split("#[cfg(test)]").next().unwrap_or("");
-        let code: String = source
-            .lines()
+        let lines = source.lines();
+        let code: Vec<_> = lines
             .filter(|line| !line.trim_start().starts_with("//"))
-            .map(|line| format!("{line}\n"))
             .collect();
+        let code = code.join("\n");
         let here = module(&file);
         let from = room(&here).unwrap_or_else(|| panic!("{here} is on no floor"));
-        for path in named(&here, &code) {
+        for path in mentioned(&here, &code) {
             let Some(to) = room(&path) else { continue };
             seen += usize::from(from != to);
             let inside = from == to || to.starts_with(&format!("{from}::"));
@@ -145,13 +128,6 @@ fn imports_point_down() {
 #[test]
 fn names_are_found() {
     let source = "use crate::server::{Address, Limits};\nuse super::wire::Total;\nlet x = crate::status::trailers();";
-    let names = named("sum::service", source);
-    assert_eq!(
-        names,
-        ["server", "status::trailers", "sum::wire::Total"]
-            .map(String::from)
-            .iter()
-            .cloned()
-            .collect::<Vec<_>>()
-    );
+    let names = mentioned("sum::service", source);
+    assert_eq!(names, ["server", "status::trailers", "sum::wire::Total"]);
 }

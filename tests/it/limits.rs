@@ -47,15 +47,19 @@ async fn message_size_by_default() {
             .add(sumd::proto::sum::v1::AddRequest { values })
             .await
     };
-    let prefix = 5;
-    let sum = add(vec![1; (16 << 20) - prefix]).await.unwrap();
+    let prefix = 5_u16;
+    let sum = add(vec![1; (16 << 20) - usize::from(prefix)])
+        .await
+        .unwrap();
     assert_eq!(
         sum.into_inner(),
         AddResponse {
-            sum: (16 << 20) - prefix as i64
+            sum: (16 << 20) - i64::from(prefix)
         }
     );
-    let status = add(vec![1; (16 << 20) - prefix + 1]).await.unwrap_err();
+    let status = add(vec![1; (16 << 20) - usize::from(prefix) + 1])
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 }
 

@@ -102,8 +102,8 @@ async fn works(language: &str) {
         assert!(output.err.contains(detail), "{detail} in {}", output.err);
     }
 
-    let lines: String = (0..2000).map(|i| format!("{i} 1\n")).collect();
-    let input = format!("{lines}9223372036854775807 1\n\n-4 -5\n");
+    let lines: Vec<_> = (0..2000).map(|i| format!("{i} 1\n")).collect();
+    let input = lines.concat() + "9223372036854775807 1\n\n-4 -5\n";
     let output = run(client(language).args(["each", at]), &input).await;
     assert_eq!(output.code, Some(0), "{}", output.err);
     let answers: Vec<_> = output.out.lines().collect();

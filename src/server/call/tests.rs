@@ -5,10 +5,11 @@ use std::future::pending;
 use super::*;
 use tonic_types::StatusExt as _;
 
-fn bounds(deadline: Option<Instant>) -> Bounds {
+/// Bounds in a server that goes on.
+fn bounds(deadline: Option<Instant>) -> Bounds<'static> {
     Bounds {
         deadline,
-        shutdown: CancellationToken::new(),
+        shutdown: Box::leak(Box::default()),
     }
 }
 
@@ -59,14 +60,14 @@ fn permits_are_given_back() {
 #[test]
 fn timeouts_are_parsed() {
     for (text, timeout) in [
-        ("1H", Duration::from_secs(3600)),
-        ("2M", Duration::from_secs(120)),
+        ("1H", Duration::from_hours(1)),
+        ("2M", Duration::from_mins(2)),
         ("3S", Duration::from_secs(3)),
         ("4m", Duration::from_millis(4)),
         ("5u", Duration::from_micros(5)),
         ("6n", Duration::from_nanos(6)),
         ("0n", Duration::ZERO),
-        ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+        ("99999999H", Duration::from_hours(99_999_999)),
     ] {
         assert_eq!(parse_timeout(text.as_bytes()), Some(timeout), "{text}");
     }

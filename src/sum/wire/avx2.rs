@@ -184,23 +184,26 @@ fn strip<const D: usize>(window: &[u8]) -> Option<Sums> {
             all = (_mm256_and_si256(all.0, a), _mm256_and_si256(all.1, b));
             all
         };
-        for (k, sum) in sums.iter_mut().enumerate().take(D + 1).skip(1) {
-            let all = and_byte(k);
-            *sum = add_bytes(
-                *sum,
-                _mm256_blendv_epi8(zero, payload.0, all.0),
-                _mm256_blendv_epi8(zero, payload.1, all.1),
-            );
-            if k == DEEPEST {
-                // A tenth byte above 1, its top bit aside: that one shows in the next byte.
-                let bits = _mm256_set1_epi8(0x7e);
-                let excess = _mm256_or_si256(
-                    _mm256_and_si256(_mm256_blendv_epi8(zero, payload.0, all.0), bits),
-                    _mm256_and_si256(_mm256_blendv_epi8(zero, payload.1, all.1), bits),
-                );
-                // Seven bits to one: adding 0x7f carries any of them into the top bit.
-                too_long = _mm256_or_si256(too_long, _mm256_add_epi8(excess, low_seven));
-            }
+        let mut deep = payload;
+        // Written out, since the compiler keeps the sums of a loop in memory.
+        macro_rules! positions {
+            ($($k:literal)*) => {$(
+                if D >= $k {
+                    let all = and_byte($k);
+                    deep = (
+                        _mm256_blendv_epi8(zero, payload.0, all.0),
+                        _mm256_blendv_epi8(zero, payload.1, all.1),
+                    );
+                    sums[$k] = add_bytes(sums[$k], deep.0, deep.1);
+                }
+            )*};
+        }
+        positions!(1 2 3 4 5 6 7 8 9);
+        if D == DEEPEST {
+            // A tenth byte above 1, its top bit aside: that one shows in the next byte. Adding 0x7f
+            // carries any of the bits that must not be there into the top bit.
+            let excess = _mm256_and_si256(_mm256_or_si256(deep.0, deep.1), _mm256_set1_epi8(0x7e));
+            too_long = _mm256_or_si256(too_long, _mm256_add_epi8(excess, low_seven));
         }
         let all = and_byte(D + 1);
         too_long = _mm256_or_si256(too_long, _mm256_or_si256(all.0, all.1));

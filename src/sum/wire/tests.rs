@@ -30,12 +30,16 @@ fn summed(message: &[u8], cuts: &[usize]) -> Option<Total> {
     sum.finish().ok()
 }
 
-fn packed_field(run: &[u8]) -> Vec<u8> {
+fn length_delimited(field: u32, content: &[u8]) -> Vec<u8> {
     let mut message = Vec::new();
-    encode_key(VALUES_FIELD, WireType::LengthDelimited, &mut message);
-    encode_varint(run.len() as u64, &mut message);
-    message.extend(run);
+    encode_key(field, WireType::LengthDelimited, &mut message);
+    encode_varint(content.len() as u64, &mut message);
+    message.extend(content);
     message
+}
+
+fn packed_field(run: &[u8]) -> Vec<u8> {
+    length_delimited(VALUES_FIELD, run)
 }
 
 fn run_of(values: &[u64]) -> Vec<u8> {
@@ -60,7 +64,7 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
         value().prop_map(move |value| keyed(0x10, run_of(&[value]))),
         any::<[u8; 8]>().prop_map(move |fixed| keyed(0x11, fixed.into())),
         any::<[u8; 4]>().prop_map(move |fixed| keyed(0x15, fixed.into())),
-        vec(any::<u8>(), 0..100).prop_map(move |b| keyed(0x12, [vec![b.len() as u8], b].concat())),
+        vec(any::<u8>(), 0..100).prop_map(|bytes| length_delimited(2, &bytes)),
         vec(any::<u8>(), 1..4),
     ];
     (field, 0..10u8).prop_map(|(field, shape)| match shape {

@@ -32,37 +32,20 @@ impl Process {
             .spawn()
             .expect("the program is built");
         let stderr = child.stderr.take().expect("it is piped");
-        let mut process = Self {
-            address: String::new(),
-            child,
-            log: BufReader::new(stderr).lines(),
-        };
-        let line = process.logged("listening on ").await;
+        let mut log = BufReader::new(stderr).lines();
+        let start = "listening on ";
+        let line = logged(&mut log, start).await;
         let message = line["message"].as_str().expect("a message");
-        process.address = message["listening on ".len()..].to_owned();
-        process
+        Self {
+            address: message[start.len()..].to_owned(),
+            child,
+            log,
+        }
     }
 
     /// The next line of the log whose message begins so.
     pub async fn logged(&mut self, message: &str) -> Value {
-        let search = async {
-            loop {
-                let line = self
-                    .log
-                    .next_line()
-                    .await
-                    .expect("a log")
-                    .expect("more log");
-                let line: Value = serde_json::from_str(&line).expect("a log of JSON objects");
-                if line["message"]
-                    .as_str()
-                    .is_some_and(|text| text.starts_with(message))
-                {
-                    return line;
-                }
-            }
-        };
-        soon(search).await
+        logged(&mut self.log, message).await
     }
 
     pub fn signal(&self, signal: &str) {
@@ -101,6 +84,20 @@ impl Process {
             .filter(|target| target.to_string_lossy().starts_with("socket:"))
             .count()
     }
+}
+
+async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+    let search = async {
+        loop {
+            let line = log.next_line().await.expect("a log").expect("more log");
+            let line: Value = serde_json::from_str(&line).expect("a log of JSON objects");
+            let found = line["message"].as_str();
+            if found.is_some_and(|found| found.starts_with(message)) {
+                return line;
+            }
+        }
+    };
+    soon(search).await
 }
 
 /// Runs a command of the program to its end.
