@@ -1,0 +1,88 @@
+//! What one run of one server on one work comes to.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::server::Running;
+
+/// Time for a server to reach its stride before it is measured.
+pub const WARM_UP: Duration = Duration::from_secs(1);
+
+/// An edge of the measured window.
+pub struct Edge {
+    at: Instant,
+    cpu: Duration,
+}
+
+impl Edge {
+    pub fn now(server: &Running) -> Result<Self> {
+        Ok(Self {
+            cpu: server.cpu()?,
+            at: Instant::now(),
+        })
+    }
+}
+
+/// The figures of one run, or the medians of several.
+pub struct Measurement {
+    /// Server CPU time a sum.
+    pub cpu_us: f64,
+    pub sums_per_second: f64,
+    /// Latency of a call, or of a batch of messages on a stream.
+    pub p50_us: f64,
+    pub p99_us: f64,
+    /// Share of its core that the server used.
+    pub busy: f64,
+    pub idle_mib: f64,
+    pub peak_mib: f64,
+}
+
+impl Measurement {
+    /// From the latencies seen between two edges; each stands for `sums_a_latency` sums.
+    pub fn new(
+        opened: &Edge,
+        closed: &Edge,
+        mut latencies: Vec<Duration>,
+        sums_a_latency: usize,
+        memory_mib: (f64, f64),
+    ) -> Result<Self> {
+        latencies.sort_unstable();
+        let last = latencies
+            .len()
+            .checked_sub(1)
+            .context("no answer in the window")?;
+        let sums = latencies.len() * sums_a_latency;
+        let percentile = |percent: usize| micros(latencies[last * percent / 100]);
+        let quantiles = (percentile(50), percentile(99));
+        Ok(Self::from_quantiles(
+            opened, closed, sums, quantiles, memory_mib,
+        ))
+    }
+
+    pub fn from_quantiles(
+        opened: &Edge,
+        closed: &Edge,
+        sums: usize,
+        (p50_us, p99_us): (f64, f64),
+        (idle_mib, peak_mib): (f64, f64),
+    ) -> Self {
+        #[allow(clippy::cast_precision_loss)]
+        let sums = sums as f64;
+        let cpu = closed.cpu.saturating_sub(opened.cpu);
+        let elapsed = closed.at.duration_since(opened.at);
+        Self {
+            cpu_us: micros(cpu) / sums,
+            sums_per_second: sums / elapsed.as_secs_f64(),
+            p50_us,
+            p99_us,
+            busy: cpu.as_secs_f64() / elapsed.as_secs_f64(),
+            idle_mib,
+            peak_mib,
+        }
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}

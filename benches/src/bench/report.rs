@@ -1,0 +1,144 @@
+//! Medians of all runs, as Markdown.
+
+use sumd_benches::median;
+
+use crate::{
+    measure::Measurement,
+    works::{MEMORY_WORKS, SERVERS, SUMD, TARGETS, Target, WORKS, Work},
+};
+
+/// Every run of every server on every work.
+#[derive(Default)]
+pub struct Results {
+    runs: Vec<(&'static str, &'static str, Measurement)>,
+    memory: Vec<(&'static str, f64)>,
+}
+
+impl Results {
+    pub fn add(&mut self, work: &'static str, server: &'static str, run: Measurement) {
+        self.runs.push((work, server, run));
+    }
+
+    pub fn add_memory(&mut self, work: &'static str, mib: f64) {
+        self.memory.push((work, mib));
+    }
+
+    fn of(&self, work: &str, server: &str, figure: fn(&Measurement) -> f64) -> Vec<f64> {
+        let ours = self
+            .runs
+            .iter()
+            .filter(|run| (run.0, run.1) == (work, server));
+        ours.map(|(.., run)| figure(run)).collect()
+    }
+
+    pub fn print(&self) {
+        for work in &WORKS {
+            self.print_work(work);
+        }
+        self.print_ratios();
+        self.print_memory();
+    }
+
+    fn print_work(&self, work: &Work) {
+        if !self.runs.iter().any(|run| run.0 == work.name) {
+            return;
+        }
+        println!("\n### {}: {}\n", work.name, work.title);
+        println!(
+            "| server | CPU µs/sum | (least–most) | sums/s | p50 ms | p99 ms | core busy | MiB idle | MiB peak |"
+        );
+        println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+        for server in &SERVERS {
+            let cpu = self.of(work.name, server.name, |run| run.cpu_us);
+            if cpu.is_empty() {
+                continue;
+            }
+            let middle = |figure| median(self.of(work.name, server.name, figure));
+            println!(
+                "| {} | {} | {}–{} | {:.0} | {:.2} | {:.2} | {:.0} % | {:.1} | {:.1} |",
+                server.name,
+                three_digits(median(cpu.iter().copied())),
+                three_digits(cpu.iter().copied().fold(f64::INFINITY, f64::min)),
+                three_digits(cpu.iter().copied().fold(0.0, f64::max)),
+                middle(|run| run.sums_per_second),
+                middle(|run| run.p50_us / 1e3),
+                middle(|run| run.p99_us / 1e3),
+                middle(|run| run.busy * 100.0),
+                middle(|run| run.idle_mib),
+                middle(|run| run.peak_mib),
+            );
+        }
+    }
+
+    fn print_ratios(&self) {
+        let rows: Vec<_> = TARGETS
+            .iter()
+            .filter_map(|target| self.ratio(target))
+            .collect();
+        if rows.is_empty() {
+            return;
+        }
+        println!("\n### Ratios of server CPU time a sum\n");
+        println!("| sumd's work | against | ratio | at most | |");
+        println!("|---|---|--:|--:|---|");
+        for (target, ratio) in rows {
+            println!(
+                "| {} | {} {} | {ratio:.3} | {:.2} | {} |",
+                target.work,
+                target.peer,
+                target.peer_work,
+                target.at_most,
+                verdict(ratio, target.at_most),
+            );
+        }
+    }
+
+    /// Of the medians; `None` where one of the two was not measured.
+    fn ratio<'a>(&self, target: &'a Target) -> Option<(&'a Target, f64)> {
+        let ours = self.of(target.work, SUMD.name, |run| run.cpu_us);
+        let theirs = self.of(target.peer_work, target.peer, |run| run.cpu_us);
+        let measured = !ours.is_empty() && !theirs.is_empty();
+        measured.then(|| (target, median(ours) / median(theirs)))
+    }
+
+    fn print_memory(&self) {
+        if self.memory.is_empty() {
+            return;
+        }
+        println!("\n### sumd's memory\n");
+        println!("| | MiB | at most | |");
+        println!("|---|--:|--:|---|");
+        for work in &MEMORY_WORKS {
+            let runs = self.memory.iter().filter(|run| run.0 == work.name);
+            let runs: Vec<f64> = runs.map(|run| run.1).collect();
+            if !runs.is_empty() {
+                let mib = median(runs);
+                println!(
+                    "| {}: {} | {mib:.1} | {} | {} |",
+                    work.name,
+                    work.title,
+                    work.at_most_mib,
+                    verdict(mib, work.at_most_mib),
+                );
+            }
+        }
+    }
+}
+
+fn verdict(figure: f64, at_most: f64) -> &'static str {
+    if figure <= at_most {
+        "met"
+    } else {
+        "**missed**"
+    }
+}
+
+/// As many decimals as a reader needs for figures from 0.1 to 100,000.
+fn three_digits(figure: f64) -> String {
+    match figure {
+        100.0.. => format!("{figure:.0}"),
+        10.0.. => format!("{figure:.1}"),
+        1.0.. => format!("{figure:.2}"),
+        _ => format!("{figure:.3}"),
+    }
+}
