@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +20,8 @@ use crate::server::Address;
 pub enum ClientError {
     /// The server cannot be reached.
     Connect(Address, tonic::transport::Error),
+    /// The server has not answered in time.
+    Timeout(Address, Duration),
     /// The server refused.
     Refused(Status),
     /// The server is there and does not serve.
@@ -36,6 +39,9 @@ impl fmt::Display for ClientError {
                 }
                 write!(f, "cannot connect to {address}: {cause}")
             }
+            Self::Timeout(address, timeout) => {
+                write!(f, "no answer from {address} within {timeout:?}")
+            }
             Self::Refused(status) => write!(f, "{:?}: {}", status.code(), status.message()),
             Self::NotServing(status) => f.write_str(status.as_str_name()),
         }
@@ -51,43 +57,52 @@ impl From<Status> for ClientError {
 /// The sum of the given values.
 ///
 /// # Errors
-/// Where the server cannot be reached or refuses.
+/// Where the server cannot be reached, is too slow, or refuses.
 pub async fn add(options: AddOptions) -> Result<i64, ClientError> {
-    let mut client = SumServiceClient::new(connect(&options.server).await?);
-    let request = AddRequest {
-        values: options.values,
-    };
-    Ok(client.add(request).await?.into_inner().sum)
+    let values = options.values;
+    in_time(&options.server, async |channel| {
+        let mut client = SumServiceClient::new(channel);
+        Ok(client.add(AddRequest { values }).await?.into_inner().sum)
+    })
+    .await
 }
 
 /// The health of a server that serves.
 ///
 /// # Errors
-/// Where the server cannot be reached, does not know the service, or says anything but SERVING.
+/// Where the server cannot be reached, is too slow, does not know the service, or says anything but
+/// SERVING.
 pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError> {
-    let mut client = HealthClient::new(connect(&options.server).await?);
-    let request = HealthCheckRequest {
-        service: options.service,
-    };
-    match client.check(request).await?.into_inner().status() {
-        ServingStatus::Serving => Ok(ServingStatus::Serving.as_str_name()),
-        other => Err(ClientError::NotServing(other)),
-    }
+    let service = options.service;
+    in_time(&options.server, async |channel| {
+        let mut client = HealthClient::new(channel);
+        let answer = client.check(HealthCheckRequest { service }).await?;
+        match answer.into_inner().status() {
+            ServingStatus::Serving => Ok(ServingStatus::Serving.as_str_name()),
+            other => Err(ClientError::NotServing(other)),
+        }
+    })
+    .await
 }
 
-async fn connect(options: &ServerOptions) -> Result<Channel, ClientError> {
-    let uri = match &options.address {
+/// Connects and asks, in the time that there is for both.
+async fn in_time<T>(
+    ServerOptions { address, timeout }: &ServerOptions,
+    ask: impl AsyncFnOnce(Channel) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let answer = async {
+        let channel = connect(address).await;
+        ask(channel.map_err(|error| ClientError::Connect(address.clone(), error))?).await
+    };
+    tokio::time::timeout(*timeout, answer)
+        .await
+        .unwrap_or_else(|_| Err(ClientError::Timeout(address.clone(), *timeout)))
+}
+
+async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> {
+    let uri = match address {
         Address::Tcp(address) => format!("http://{address}"),
         Address::Unix(path) => format!("unix:{}", path.display()),
     };
-    let connect = async {
-        Endpoint::from_shared(uri)?
-            .connect_timeout(options.timeout)
-            .timeout(options.timeout)
-            .connect()
-            .await
-    };
-    connect
-        .await
-        .map_err(|error| ClientError::Connect(options.address.clone(), error))
+    Endpoint::from_shared(uri)?.connect().await
 }

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::thread;
@@ -45,7 +46,12 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(options: ServeOptions) -> ExitCode {
+    if let Err(problem) = options.limits.check() {
+        eprintln!("sumd: {problem}");
+        return ExitCode::from(USAGE);
+    }
     telemetry::init(&options.log);
+    allow_files(options.limits.max_connections);
     match try_serve(options).await {
         Ok(code) => code,
         Err(error) => {
@@ -61,7 +67,7 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
     let workers = options
         .workers
         .or_else(|| thread::available_parallelism().ok())
-        .map_or(1, usize::from);
+        .unwrap_or(NonZeroUsize::MIN);
     let server = Server::bind(&options.listen, options.limits, workers).await?;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     info!(
@@ -92,6 +98,18 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
+/// Raises the limit of open files as far as it may be, since each connection is one.
+fn allow_files(connections: u32) {
+    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        Ok(files) if files > u64::from(connections) => {}
+        Ok(files) => warn!(
+            files,
+            connections, "too few open files for --max-connections"
+        ),
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -118,7 +136,8 @@ impl Signals {
 fn report<T: Display>(answer: Result<T, ClientError>) -> ExitCode {
     match answer {
         Ok(answer) => {
-            println!("{answer}");
+            // A reader that has gone, as in `| head -0`, is no failure.
+            let _ = writeln!(io::stdout(), "{answer}");
             ExitCode::SUCCESS
         }
         Err(error) => {

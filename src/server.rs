@@ -5,10 +5,12 @@ mod body;
 mod call;
 mod connection;
 mod health;
+mod idle;
 mod limits;
 mod listener;
 mod request;
 mod routes;
+mod stream;
 mod worker;
 
 pub use address::Address;
@@ -17,9 +19,11 @@ pub use listener::BindError;
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -57,7 +61,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     node: Arc<Node>,
     health: Health,
-    workers: usize,
+    workers: NonZeroUsize,
 }
 
 impl Server {
@@ -68,7 +72,7 @@ impl Server {
     pub async fn bind(
         addresses: &[Address],
         limits: Limits,
-        workers: usize,
+        workers: NonZeroUsize,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -122,28 +126,49 @@ impl Server {
             error = workers.failure() => Err(error),
         };
         health.set_serving(false).await;
-        node.drain().await;
-        accepting.wait().await;
+        node.drain(&accepting).await;
         workers.join().await;
         outcome
     }
 }
 
-/// Accepts until the server drains.
+/// Accepts until the server drains, and then what has come by then: its peers believe themselves
+/// connected, and may have sent calls.
 async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
     let max = node.limits.max_connections as usize;
     let draining = &node.phase.draining;
-    while let Some(socket) = draining.run_until_cancelled(listener.next()).await {
+    let mut full = false;
+    loop {
+        let next = listener.next();
+        let socket = match draining.run_until_cancelled(next).await {
+            Some(socket) => socket,
+            None => match listener.next().now_or_never() {
+                Some(socket) => socket,
+                None => break,
+            },
+        };
         if node.connections.len() < max {
             queues.push(socket, node.connections.token());
-        } else {
-            warn!(max, "refused a connection (--max-connections)");
+            full = false;
+        } else if !std::mem::replace(&mut full, true) {
+            warn!(max, "refusing connections (--max-connections)");
+        }
+    }
+}
+
+impl Phase {
+    /// The same phases for one thread, which can then be waited for without a lock that others hold.
+    fn child(&self) -> Self {
+        Self {
+            draining: self.draining.child_token(),
+            ending: self.ending.child_token(),
+            dropping: self.dropping.child_token(),
         }
     }
 }
 
 impl Node {
-    async fn drain(&self) {
+    async fn drain(&self, accepting: &TaskTracker) {
         let Limits {
             drain_delay,
             drain_timeout,
@@ -152,12 +177,11 @@ impl Node {
         info!(?drain_delay, ?drain_timeout, "draining");
         tokio::time::sleep(drain_delay).await;
         self.phase.draining.cancel();
+        accepting.wait().await;
         self.connections.close();
         if !self.idle_within(drain_timeout).await {
-            warn!(
-                connections = self.connections.len(),
-                "ending the calls that are left"
-            );
+            let connections = self.connections.len();
+            warn!(connections, "ending the calls that are left");
             self.phase.ending.cancel();
             self.idle_within(FLUSH_TIMEOUT).await;
         }

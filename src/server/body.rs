@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::call::{self, Permit, Watch};
+use super::call::{self, Permit};
 use super::request::RequestBody;
+use super::stream;
 use crate::status;
 use crate::sum;
 
@@ -21,32 +22,41 @@ pub(super) enum Inner {
 
 pub(super) struct ResponseBody {
     inner: Inner,
-    guard: Option<Box<Guard>>,
-}
-
-/// What a response that takes time is held by.
-pub(super) struct Guard {
-    pub(super) watch: Watch,
-    pub(super) _permit: Option<Permit>,
+    /// It takes time, in which its stream is held to bounds.
+    bounded: bool,
+    _permit: Option<Permit>,
 }
 
 impl ResponseBody {
     /// A response that is complete, so that nothing can happen to it.
     pub(super) fn whole(inner: Inner) -> Self {
-        Self { inner, guard: None }
-    }
-
-    pub(super) fn guarded(inner: Inner, guard: Guard) -> Self {
         Self {
             inner,
-            guard: Some(Box::new(guard)),
+            bounded: false,
+            _permit: None,
         }
     }
 
-    fn end(&mut self, status: &Status) -> Frame<Bytes> {
-        self.inner = Inner::Sum(sum::ResponseBody::default());
-        self.guard = None;
-        Frame::trailers(status::trailers(status))
+    /// A response that goes on, in a stream that is held to bounds.
+    pub(super) fn bounded(inner: Inner, permit: Option<Permit>) -> Self {
+        Self {
+            inner,
+            bounded: true,
+            _permit: permit,
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let poll = AssertUnwindSafe(|| match &mut self.inner {
+            Inner::Sum(body) => Pin::new(body).poll_frame(cx),
+            Inner::Tonic(body) => Pin::new(body).poll_frame(cx),
+        });
+        catch_unwind(poll).unwrap_or_else(|_| self.end(&call::panicked()))
+    }
+
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        *self = Self::default();
+        Poll::Ready(Some(Ok(Frame::trailers(status::trailers(status)))))
     }
 }
 
@@ -65,16 +75,23 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(guard) = &mut this.guard
-            && let Poll::Ready(status) = guard.watch.poll(cx)
-        {
-            return Poll::Ready(Some(Ok(this.end(&status))));
+        if !this.bounded {
+            return this.poll_inner(cx);
         }
-        let poll = AssertUnwindSafe(|| match &mut this.inner {
-            Inner::Sum(body) => Pin::new(body).poll_frame(cx),
-            Inner::Tonic(body) => Pin::new(body).poll_frame(cx),
-        });
-        catch_unwind(poll).unwrap_or_else(|_| Poll::Ready(Some(Ok(this.end(&call::panicked())))))
+        // Sums may be ready without an end, so the bounds come first. The other services' answers come to
+        // an end, and one that is ready is sent: health, above all, while the server drains.
+        let sums = matches!(this.inner, Inner::Sum(_));
+        if sums && let Poll::Ready(status) = stream::poll_end(cx) {
+            return this.end(&status);
+        }
+        let frame = this.poll_inner(cx);
+        stream::note(&frame);
+        if frame.is_pending()
+            && let Poll::Ready(status) = stream::poll_end(cx)
+        {
+            return this.end(&status);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -156,9 +156,10 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
         return Ok(None);
     };
     parse_timeout(value.as_bytes()).map(Some).ok_or_else(|| {
-        Status::internal(format!(
+        let message = format!(
             "grpc-timeout is {value:?}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
-        ))
+        );
+        status::with_reason(Code::Internal, message, "INVALID_TIMEOUT", &[])
     })
 }
 

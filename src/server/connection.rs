@@ -11,40 +11,56 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
+use super::Limits;
 use super::listener::Stream;
-use super::{Limits, Node};
+use super::stream::Streams;
+use super::worker::Local;
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Time for a connection's first bytes when the server drains: those of a peer that had connected before
+/// are on their way, and one that says nothing has no call to lose.
+const DRAIN_HELLO_GRACE: Duration = Duration::from_millis(100);
 
 /// For those who try a browser or curl.
 const NOT_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
     content-type: text/plain\r\nconnection: close\r\ncontent-length: 56\r\n\r\n\
     This port speaks gRPC, over HTTP/2 with prior knowledge\n";
 
-pub(super) async fn serve(stream: Stream, node: Arc<Node>) {
+pub(super) async fn serve(stream: Stream, local: Arc<Local>) {
     match stream {
-        Stream::Tcp(stream) => serve_stream(stream, node).await,
-        Stream::Unix(stream) => serve_stream(stream, node).await,
+        Stream::Tcp(stream) => serve_stream(stream, local).await,
+        Stream::Unix(stream) => serve_stream(stream, local).await,
     }
 }
 
-async fn serve_stream<S>(mut stream: S, node: Arc<Node>)
+async fn serve_stream<S>(mut stream: S, local: Arc<Local>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    // A peer that says nothing has no call to lose: it is not waited for when the server drains.
-    let hello = timeout(node.limits.handshake_timeout, read_preface(&mut stream));
-    match node.phase.draining.run_until_cancelled(hello).await {
-        Some(Ok(Ok(()))) => serve_http2(Resumed::new(stream), &node).await,
-        Some(Ok(Err(error))) => debug!(%error, "not an HTTP/2 client"),
-        Some(Err(_)) => debug!("no HTTP/2 preface in time"),
-        None => {}
+    let Limits {
+        handshake_timeout,
+        keepalive_timeout,
+        ..
+    } = local.node.limits;
+    let drained = async {
+        local.phase.draining.cancelled().await;
+        sleep(DRAIN_HELLO_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        hello = timeout(handshake_timeout, read_preface(&mut stream)) => match hello {
+            Ok(Ok(())) => serve_http2(Resumed::new(stream, keepalive_timeout), &local).await,
+            Ok(Err(error)) => debug!(%error, "not an HTTP/2 client"),
+            Err(_) => debug!("no HTTP/2 preface in time"),
+        },
+        () = drained => {}
     }
 }
 
@@ -68,34 +84,42 @@ where
     Ok(())
 }
 
-async fn serve_http2<S>(stream: Resumed<S>, node: &Arc<Node>)
+async fn serve_http2<S>(stream: Resumed<S>, local: &Arc<Local>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (limits, phase) = (&local.node.limits, &local.phase);
     let service = service_fn(|request: Request<Incoming>| {
-        let node = node.clone();
+        let local = local.clone();
         // In a box, since hyper and tokio move it several times.
-        Box::pin(async move { Ok::<_, Infallible>(node.routes.answer(request, &node.phase).await) })
+        Box::pin(async move {
+            let answer = local.node.routes.answer(request, &local.phase);
+            Ok::<_, Infallible>(answer.await)
+        })
     });
-    let mut connection = pin!(http2(&node.limits).serve_connection(TokioIo::new(stream), service));
-    let phase = &node.phase;
+    let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
 
     tokio::select! {
         biased;
         result = connection.as_mut() => return log_end(result),
         () = phase.draining.cancelled() => {}
-        () = after(node.limits.max_connection_age) => {}
+        () = after(limits.max_connection_age.map(jittered)) => {}
     }
     // No new calls (GOAWAY), and those in flight go on. A drain has a bound of its own.
     connection.as_mut().graceful_shutdown();
     let draining = phase.draining.is_cancelled();
-    let grace = (!draining).then_some(node.limits.max_connection_age_grace);
+    let grace = (!draining).then_some(limits.max_connection_age_grace);
     tokio::select! {
         biased;
         result = connection => log_end(result),
         () = phase.dropping.cancelled() => debug!("dropped at shutdown"),
         () = after(grace) => debug!("dropped after --max-connection-age-grace"),
     }
+}
+
+/// Ten per cent more or less, lest all clients of a server that has just started come back at once.
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
 async fn after(time: Option<Duration>) {
@@ -112,8 +136,8 @@ fn log_end(result: hyper::Result<()>) {
 }
 
 /// All that hyper and h2 bound, bounded on purpose.
-fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
+fn http2(limits: &Limits) -> http2::Builder<Streams> {
+    let mut http2 = http2::Builder::new(Streams);
     http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -131,18 +155,39 @@ fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
     http2
 }
 
-/// A stream of which the preface was read, and is read again.
+/// A stream of which the preface was read, and is read again. It fails where the peer takes in nothing
+/// for too long: hyper waits for that without an end, even to say that the connection is over.
 struct Resumed<S> {
     preface: &'static [u8],
     stream: S,
+    write_timeout: Duration,
+    /// Runs while the peer takes in nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Resumed<S> {
-    fn new(stream: S) -> Self {
+    fn new(stream: S, write_timeout: Duration) -> Self {
         Self {
             preface: PREFACE,
             stream,
+            write_timeout,
+            stalled: None,
         }
+    }
+
+    fn bounded<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        let error = || Err(io::ErrorKind::TimedOut.into());
+        stalled.as_mut().poll(cx).map(|()| error())
     }
 }
 
@@ -170,7 +215,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.bounded(cx, written)
     }
 
     fn poll_write_vectored(
@@ -178,7 +224,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.bounded(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -186,10 +233,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let written = Pin::new(&mut self.stream).poll_flush(cx);
+        self.bounded(cx, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let written = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.bounded(cx, written)
     }
 }

@@ -13,10 +13,28 @@ fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u32, String> {
         bytes @ ..=0xffff_ffff if (MIN..=MAX).contains(&bytes) => {
             Ok(u32::try_from(bytes).expect("the pattern bounds it"))
         }
-        _ => Err(format!("expected {} to {}", ByteSize(MIN), ByteSize(MAX))),
+        _ => Err(format!("expected {MIN} to {MAX} bytes")),
     }
 }
 
+/// A time that must pass: far ends that no timer can take, and zero, are refused.
+fn time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("expected a time above zero".to_owned()),
+        _ => time_or_none(text),
+    }
+}
+
+/// A time that may be none at all.
+fn time_or_none(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= MAX_TIME => Ok(time),
+        Ok(_) => Err("expected at most 1year".to_owned()),
+        Err(_) => Err("expected a time like 500ms, 10s or 5m".to_owned()),
+    }
+}
+
+const MAX_TIME: Duration = Duration::from_hours(366 * 24);
 const KIB: u64 = 1 << 10;
 /// RFC 9113, 6.9.1: a window is at most 2^31 - 1 bytes.
 const MAX_WINDOW: u64 = (1 << 31) - 1;
@@ -33,7 +51,7 @@ pub struct Limits {
           value_parser = bytes::<1, 0xffff_ffff>)]
     pub max_message_size: u32,
 
-    /// Further calls are answered UNAVAILABLE with RetryInfo
+    /// Further calls are answered UNAVAILABLE with RetryInfo; health checks are not counted
     #[arg(long, env = "SUMD_MAX_CALLS", value_name = "N", default_value = "10000",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_calls: u32,
@@ -50,42 +68,41 @@ pub struct Limits {
 
     /// Time for a new connection to speak HTTP/2
     #[arg(long, env = "SUMD_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub handshake_timeout: Duration,
 
-    /// A call that waits longer than this for the client's next bytes is ended
+    /// A call whose client sends nothing, or takes none of its answers, for this long is ended
     #[arg(long, env = "SUMD_STREAM_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub stream_idle_timeout: Duration,
 
     /// A silent connection is asked this often whether it lives (HTTP/2 PING)
     #[arg(long, env = "SUMD_KEEPALIVE_INTERVAL", value_name = "TIME", default_value = "1m",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub keepalive_interval: Duration,
 
-    /// A connection that does not answer a PING for this long is closed
+    /// A connection that does not answer a PING, or takes in no bytes, for this long is closed
     #[arg(long, env = "SUMD_KEEPALIVE_TIMEOUT", value_name = "TIME", default_value = "20s",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub keepalive_timeout: Duration,
 
     /// Older connections are asked to reconnect, so that clients spread over new servers [default: never]
     #[arg(long, env = "SUMD_MAX_CONNECTION_AGE", value_name = "TIME",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub max_connection_age: Option<Duration>,
 
     /// Time for the calls of such a connection to end
     #[arg(long, env = "SUMD_MAX_CONNECTION_AGE_GRACE", value_name = "TIME", default_value = "30s",
-          value_parser = humantime::parse_duration)]
+          value_parser = time)]
     pub max_connection_age_grace: Duration,
 
     /// Bytes that a client may send ahead on one call
-    #[arg(long, env = "SUMD_STREAM_WINDOW", value_name = "SIZE", default_value = "1MiB",
+    #[arg(long, env = "SUMD_STREAM_WINDOW", value_name = "SIZE", default_value = "256KiB",
           value_parser = bytes::<{ 64 * KIB - 1 }, MAX_WINDOW>)]
     pub stream_window: u32,
 
-    /// Bytes that a client may send ahead on all calls of a connection
-    // h2 closes a connection whose small unread DATA frames take up half of this (RUSTSEC-2026-0258).
-    #[arg(long, env = "SUMD_CONNECTION_WINDOW", value_name = "SIZE", default_value = "8MiB",
+    /// Bytes that a client may send ahead on all calls of a connection; at least 100 stream windows
+    #[arg(long, env = "SUMD_CONNECTION_WINDOW", value_name = "SIZE", default_value = "32MiB",
           value_parser = bytes::<{ 64 * KIB - 1 }, MAX_WINDOW>)]
     pub connection_window: u32,
 
@@ -111,18 +128,40 @@ pub struct Limits {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_pending_resets: u32,
 
-    /// Calls that the server may reset for the client's errors; one more ends the connection
+    /// Calls that the server may reset for the client's errors in all the time of a connection; one
+    /// more ends it
     #[arg(long, env = "SUMD_MAX_ERROR_RESETS", value_name = "N", default_value = "1000",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_error_resets: u32,
 
     /// Time between saying NOT_SERVING and refusing calls, for balancers to look elsewhere
     #[arg(long, env = "SUMD_DRAIN_DELAY", value_name = "TIME", default_value = "700ms",
-          value_parser = humantime::parse_duration)]
+          value_parser = time_or_none)]
     pub drain_delay: Duration,
 
     /// Time for calls in flight to end at shutdown
     #[arg(long, env = "SUMD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s",
-          value_parser = humantime::parse_duration)]
+          value_parser = time_or_none)]
     pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// h2 closes a connection on which small DATA frames wait unread, counting up to 256 bytes for each
+    /// against half the connection's window (RUSTSEC-2026-0258). So that one stream of the smallest
+    /// messages (5 bytes) meets its own window first, as flow control means it to, the connection's has
+    /// to be about a hundred times as large.
+    const WINDOWS_PER_CONNECTION: u64 = 100;
+
+    /// # Errors
+    /// Where limits do not go together.
+    pub fn check(&self) -> Result<(), String> {
+        let least = u64::from(self.stream_window) * Self::WINDOWS_PER_CONNECTION;
+        if u64::from(self.connection_window) < least {
+            return Err(format!(
+                "--connection-window is {} bytes; with a --stream-window of {} it takes at least {least}",
+                self.connection_window, self.stream_window
+            ));
+        }
+        Ok(())
+    }
 }

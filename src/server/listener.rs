@@ -66,7 +66,8 @@ impl Socket {
 
 pub(super) enum Listener {
     Tcp(TcpListener, Address),
-    Unix(UnixListener, SocketFile),
+    // In this order, so that the name is gone before a new server can find that nobody answers at it.
+    Unix(SocketFile, UnixListener),
 }
 
 /// A socket's name in the file system, which goes when the listener does.
@@ -95,7 +96,7 @@ impl Listener {
     pub(super) fn address(&self) -> Address {
         match self {
             Self::Tcp(_, address) => address.clone(),
-            Self::Unix(_, SocketFile(path)) => Address::Unix(path.clone()),
+            Self::Unix(SocketFile(path), _) => Address::Unix(path.clone()),
         }
     }
 
@@ -116,10 +117,11 @@ impl Listener {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                // It fails where the peer has gone again, which shows soon enough.
+                let _ = stream.set_nodelay(true);
                 Ok(Socket::Tcp(stream.into_std()?))
             }
-            Self::Unix(listener, _) => {
+            Self::Unix(_, listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok(Socket::Unix(stream.into_std()?))
             }
@@ -142,8 +144,6 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     {
         std::fs::remove_file(path)?;
     }
-    Ok(Listener::Unix(
-        UnixListener::bind(path)?,
-        SocketFile(path.to_owned()),
-    ))
+    let listener = UnixListener::bind(path)?;
+    Ok(Listener::Unix(SocketFile(path.to_owned()), listener))
 }

@@ -6,48 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status};
 
+use super::idle::Idle;
 use crate::status;
 
 /// A request's body. A client that cancels, or that sends nothing for too long, is an error here: in
 /// hyper a stream that was reset and one that has ended look the same.
 pub(super) struct RequestBody<B> {
     body: B,
-    idle_timeout: Duration,
-    /// Runs from the first wait on; `moved` says that bytes came since it was set.
-    idle: Option<Pin<Box<Sleep>>>,
-    moved: bool,
+    idle: Idle,
 }
 
 impl<B> RequestBody<B> {
     pub(super) fn new(body: B, idle_timeout: Duration) -> Self {
         Self {
             body,
-            idle_timeout,
-            idle: None,
-            moved: false,
+            idle: Idle::new(idle_timeout),
         }
-    }
-
-    /// Waits until nothing has come for at least the time-out, and at most twice that: so a timer is
-    /// set once a period, not once a frame.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self {
-            idle_timeout,
-            idle,
-            moved,
-            ..
-        } = self;
-        let idle = idle.get_or_insert_with(|| Box::pin(sleep(*idle_timeout)));
-        while idle.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(moved) {
-                return Poll::Ready(());
-            }
-            idle.as_mut().reset(Instant::now() + *idle_timeout);
-        }
-        Poll::Pending
     }
 }
 
@@ -64,16 +40,14 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.moved = true;
+                self.idle.moved();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) if self.body.is_end_stream() => Poll::Ready(None),
             Poll::Ready(_) => Poll::Ready(Some(Err(Status::cancelled(
                 "the client cancelled the call or its connection broke",
             )))),
-            Poll::Pending => self
-                .poll_idle(cx)
-                .map(|()| Some(Err(idle(self.idle_timeout)))),
+            Poll::Pending => self.idle.poll(cx).map(|time| Some(Err(idle(time)))),
         }
     }
 

@@ -13,12 +13,14 @@ use tower::{Service as _, ServiceExt as _};
 use tracing::debug;
 
 use super::Phase;
-use super::body::{Guard, Inner, ResponseBody};
+use super::body::{Inner, ResponseBody};
 use super::call::{self, Bounds, Calls};
 use super::health::Health;
 use super::limits::Limits;
 use super::request::RequestBody;
+use super::stream;
 use crate::proto;
+use crate::status;
 use crate::sum::{self, SumService};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -27,10 +29,18 @@ type RequestOf<B> = Request<RequestBody<B>>;
 type TonicService =
     BoxCloneSyncService<RequestOf<Incoming>, Response<tonic::body::Body>, Infallible>;
 
+/// A service by tonic.
+struct TonicRoute {
+    /// What the paths of its methods begin with.
+    prefix: String,
+    service: TonicService,
+    /// Its calls count as calls in flight.
+    counted: bool,
+}
+
 pub(super) struct Routes {
     sum: SumService,
-    /// Services by tonic, and the prefix of their methods' paths.
-    tonic: Vec<(String, TonicService)>,
+    tonic: Vec<TonicRoute>,
     calls: Arc<Calls>,
     idle_timeout: std::time::Duration,
 }
@@ -50,9 +60,10 @@ impl Routes {
                 max_message_bytes: limits.max_message_size as usize,
             },
             tonic: vec![
-                route(health.service()),
-                route(reflection().build_v1().expect(broken)),
-                route(reflection().build_v1alpha().expect(broken)),
+                // A server that is busy is healthy.
+                TonicRoute::new(health.service(), false),
+                TonicRoute::new(reflection().build_v1().expect(broken), true),
+                TonicRoute::new(reflection().build_v1alpha().expect(broken), true),
             ],
             calls: Calls::new(limits.max_calls),
             idle_timeout: limits.stream_idle_timeout,
@@ -82,7 +93,7 @@ impl Routes {
                 shutdown: &phase.ending,
             };
             self.answer_sum(method, &parts.headers, body, bounds).await
-        } else if let Some((_, service)) = self.tonic.iter().find(|(p, _)| path.starts_with(p)) {
+        } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.
             let bounds = Bounds {
                 deadline,
@@ -90,9 +101,15 @@ impl Routes {
             };
             let request = Request::from_parts(parts, body);
             // In a box, for it is large, and rarely called.
-            Box::pin(answer_tonic(service.clone(), request, bounds)).await
+            Box::pin(self.answer_tonic(route, request, bounds)).await
         } else {
-            Err(Status::unimplemented(format!("there is no method {path}")))
+            let message = format!("there is no method {path}");
+            Err(status::with_reason(
+                Code::Unimplemented,
+                message,
+                "UNKNOWN_METHOD",
+                &[],
+            ))
         };
         response.unwrap_or_else(|status| {
             debug!(code = ?status.code(), "refused");
@@ -112,46 +129,49 @@ impl Routes {
         let response = bounds.run(self.sum.call(method, body)).await?;
         Ok(response.map(|body| match body {
             body @ sum::ResponseBody::Each(_) => {
-                let guard = Guard {
-                    watch: bounds.watch(),
-                    _permit: Some(permit),
-                };
-                ResponseBody::guarded(Inner::Sum(body), guard)
+                stream::bound(bounds.watch(), self.idle_timeout);
+                ResponseBody::bounded(Inner::Sum(body), Some(permit))
             }
             body => ResponseBody::whole(Inner::Sum(body)),
         }))
     }
+
+    async fn answer_tonic(
+        &self,
+        route: &TonicRoute,
+        request: RequestOf<Incoming>,
+        bounds: Bounds<'_>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let permit = route.counted.then(|| self.calls.admit()).transpose()?;
+        let mut service = route.service.clone();
+        let answer = async {
+            let Ok(ready) = service.ready().await;
+            let Ok(response) = ready.call(request).await;
+            response
+        };
+        let response = bounds.run(answer).await?;
+        stream::bound(bounds.watch(), self.idle_timeout);
+        Ok(response.map(|body| ResponseBody::bounded(Inner::Tonic(body), permit)))
+    }
 }
 
-fn route<S>(service: S) -> (String, TonicService)
-where
-    S: tonic::server::NamedService + Clone + Send + Sync + 'static,
-    S: tower::Service<
-            RequestOf<Incoming>,
-            Response = Response<tonic::body::Body>,
-            Error = Infallible,
-            Future: Send,
-        >,
-{
-    (format!("/{}/", S::NAME), BoxCloneSyncService::new(service))
-}
-
-async fn answer_tonic(
-    mut service: TonicService,
-    request: RequestOf<Incoming>,
-    bounds: Bounds<'_>,
-) -> Result<Response<ResponseBody>, Status> {
-    let answer = async {
-        let Ok(ready) = service.ready().await;
-        let Ok(response) = ready.call(request).await;
-        response
-    };
-    let response = bounds.run(answer).await?;
-    let guard = Guard {
-        watch: bounds.watch(),
-        _permit: None,
-    };
-    Ok(response.map(|body| ResponseBody::guarded(Inner::Tonic(body), guard)))
+impl TonicRoute {
+    fn new<S>(service: S, counted: bool) -> Self
+    where
+        S: tonic::server::NamedService + Clone + Send + Sync + 'static,
+        S: tower::Service<
+                RequestOf<Incoming>,
+                Response = Response<tonic::body::Body>,
+                Error = Infallible,
+                Future: Send,
+            >,
+    {
+        Self {
+            prefix: format!("/{}/", S::NAME),
+            service: BoxCloneSyncService::new(service),
+            counted,
+        }
+    }
 }
 
 /// Answers what is HTTP/2 and not gRPC as HTTP does, as the protocol asks for.
@@ -193,17 +213,17 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
         None => Ok(()),
         Some(encoding) if encoding == "identity" => Ok(()),
         Some(encoding) => {
-            let mut status = crate::status::with_reason(
+            let mut refusal = status::with_reason(
                 Code::Unimplemented,
                 format!("grpc-encoding is {encoding:?}, and this service takes only identity"),
                 "COMPRESSED_MESSAGE",
                 &[],
             );
-            status.metadata_mut().insert(
+            refusal.metadata_mut().insert(
                 "grpc-accept-encoding",
                 tonic::metadata::MetadataValue::from_static("identity"),
             );
-            Err(status)
+            Err(refusal)
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Threads that each serve their connections by themselves: a call never moves between cores, and what
-//! it does takes no lock that another thread holds.
+//! Threads that each serve their connections by themselves: a call never moves between threads.
 
 use std::future::poll_fn;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
-use super::Node;
 use super::connection;
 use super::listener::Socket;
+use super::{Node, Phase};
 
 /// A connection on its way to a worker, counted as one of the server and one of the worker.
 struct Handover {
@@ -70,12 +70,12 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn start(count: usize, node: &Arc<Node>) -> io::Result<Self> {
+    pub(super) fn start(count: NonZeroUsize, node: &Arc<Node>) -> io::Result<Self> {
         let mut workers = Self {
             queues: Queues(Vec::new()),
             ended: Vec::new(),
         };
-        for i in 0..count {
+        for i in 0..count.get() {
             let (sockets, received) = mpsc::unbounded_channel();
             let (ending, ended) = oneshot::channel();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,10 +127,18 @@ impl Workers {
     }
 }
 
+/// What the connections of one worker share.
+pub(super) struct Local {
+    pub(super) node: Arc<Node>,
+    pub(super) phase: Phase,
+}
+
 async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) {
-    let dropping = &node.phase.dropping;
+    let phase = node.phase.child();
+    let local = Arc::new(Local { node, phase });
+    let dropping = &local.phase.dropping;
     while let Some(Some(handover)) = dropping.run_until_cancelled(received.recv()).await {
-        let node = node.clone();
+        let local = local.clone();
         tokio::spawn(async move {
             let Handover {
                 socket,
@@ -138,7 +146,7 @@ async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) 
                 _of_worker,
             } = handover;
             match socket.into_stream() {
-                Ok(stream) => connection::serve(stream, node).await,
+                Ok(stream) => connection::serve(stream, local).await,
                 Err(error) => debug!(%error, "a connection cannot be used"),
             }
         });

@@ -42,7 +42,7 @@ impl fmt::Display for SumError {
             ),
             Self::Compressed => write!(
                 f,
-                "the message is compressed, and this service takes only plain ones"
+                "the message is marked as compressed, and the request names no grpc-encoding"
             ),
             Self::BadPrefix(flag) => write!(
                 f,
@@ -75,10 +75,12 @@ impl From<SumError> for Status {
                 metadata.push(("max_bytes", max_bytes.to_string()));
                 (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
             }
-            SumError::Malformed(_) | SumError::BadPrefix(_) | SumError::TruncatedBody => {
-                (Code::Internal, "MALFORMED_MESSAGE")
-            }
-            SumError::Compressed => (Code::Unimplemented, "COMPRESSED_MESSAGE"),
+            // A compressed message without a `grpc-encoding` is INTERNAL too:
+            // https://github.com/grpc/grpc/blob/master/doc/compression.md
+            SumError::Malformed(_)
+            | SumError::Compressed
+            | SumError::BadPrefix(_)
+            | SumError::TruncatedBody => (Code::Internal, "MALFORMED_MESSAGE"),
             SumError::MessageCount { .. } => (Code::Unimplemented, "MESSAGE_COUNT"),
         };
         status::with_reason(code, error.to_string(), reason, &metadata)

@@ -192,7 +192,7 @@ async fn add_each_goes_on_after_an_error() {
             Err(Code::Internal),
             Err(Code::Internal),
             Err(Code::ResourceExhausted),
-            Err(Code::Unimplemented),
+            Err(Code::Internal),
             Ok(0),
             Ok(2),
         ]
@@ -238,8 +238,8 @@ async fn broken_requests_have_their_codes() {
         (
             "Add",
             vec![1, 0, 0, 0, 1, 0],
-            Code::Unimplemented,
-            "COMPRESSED_MESSAGE",
+            Code::Internal,
+            "MALFORMED_MESSAGE",
         ),
         (
             "AddAll",
@@ -251,8 +251,8 @@ async fn broken_requests_have_their_codes() {
         (
             "AddAll",
             vec![1, 0, 0, 0, 1, 0],
-            Code::Unimplemented,
-            "COMPRESSED_MESSAGE",
+            Code::Internal,
+            "MALFORMED_MESSAGE",
         ),
         ("AddEach", cut.to_vec(), Code::Internal, "MALFORMED_MESSAGE"),
         (

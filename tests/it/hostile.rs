@@ -144,7 +144,36 @@ async fn answers_that_nobody_reads() {
     assert!(answers.into_iter().all(|answer| answer.result == three));
 }
 
-/// An array of a gigabyte costs no memory to add, and neither do a million refused messages.
+/// The same with each message in a frame of its own: flow control holds that stream back, and the calls
+/// beside it on its connection go on.
+#[tokio::test]
+async fn small_frames_that_wait() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    let mut call = raw.call("AddEach").await;
+    call.send(raw::values(&[]), false);
+    let (_unread, mut request) = call.begin().await;
+    let sending = tokio::spawn(async move {
+        let message = raw::values(&[]);
+        loop {
+            request.reserve_capacity(message.len());
+            if request.capacity() >= message.len() {
+                let sent = request.send_data(message.clone(), false);
+                sent.expect("an open stream");
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..100 {
+        let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
+        assert_eq!(answer.status.code(), Code::Ok);
+        tokio::time::sleep(raw::SLOW).await;
+    }
+    assert!(!raw.driver.is_finished() && !sending.is_finished());
+    sending.abort();
+}
+
+/// An array of a gigabyte costs no memory to add, and neither do thousands of refused messages.
 #[tokio::test]
 async fn memory_stays_flat() {
     let server = Process::serve(&[]).await;

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::support::process::Process;
 use crate::support::raw::{self, Connection, framed, messages};
 use crate::support::{PATIENCE, TestServer, add_request, reason, soon};
 
@@ -194,6 +195,7 @@ async fn handshakes() {
         assert_eq!(soon(silent.read_to_end(&mut nothing)).await.unwrap_or(0), 0);
     }
 
+    let server = TestServer::start(&[]).await;
     let mut browser = TcpStream::connect(&server.address).await.unwrap();
     browser
         .write_all(b"GET / HTTP/1.1\r\nhost: sumd\r\n\r\n")
@@ -226,8 +228,15 @@ async fn keepalive() {
     soon(dead.read_to_end(&mut frames)).await.unwrap();
 
     // One that answers stays.
+    let flags = [
+        "--keepalive-interval",
+        "100ms",
+        "--keepalive-timeout",
+        "20s",
+    ];
+    let server = TestServer::start(&flags).await;
     let mut raw = server.raw().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(
         raw.exchange("Add", raw::values(&[1])).await.status.code(),
         Code::Ok
@@ -237,21 +246,28 @@ async fn keepalive() {
 /// A connection that is old is asked to leave; its call goes on, but not for ever.
 #[tokio::test]
 async fn connection_age() {
-    let flags = [
+    let age = [
         "--max-connection-age",
-        "50ms",
+        "500ms",
         "--max-connection-age-grace",
-        "300ms",
     ];
-    let server = TestServer::start(&flags).await;
+    let server = TestServer::start(&[&age[..], &["1h"]].concat()).await;
     let mut raw = server.raw().await;
     let mut call = raw.call("AddAll").await;
     call.send(raw::values(&[1, 2]), false);
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    let sender = raw.sender();
+    let asked_to_leave = async {
+        while sender.try_call("Add").await.is_some() {
+            tokio::time::sleep(raw::SLOW).await;
+        }
+    };
+    soon(asked_to_leave).await;
     call.send(Bytes::new(), true);
     assert_eq!(call.answer().await.status.code(), Code::Ok);
+    drop(sender);
     soon(raw.driver).await.unwrap().expect("closed in peace");
 
+    let server = TestServer::start(&[&age[..], &["10ms"]].concat()).await;
     let mut raw = server.raw().await;
     let _endless = raw.call("AddAll").await;
     let _ = soon(raw.driver).await.unwrap();
@@ -309,4 +325,60 @@ async fn header_list_size() {
         [AddResponse { sum: 3 }]
     );
     let _: Status = answer.status;
+}
+
+/// A caller that does not take its answers keeps neither its deadline waiting nor its place among the
+/// calls in flight.
+#[tokio::test]
+async fn readers_that_do_not_read() {
+    let server = TestServer::start(&["--max-calls", "1", "--stream-idle-timeout", "100ms"]).await;
+    for headers in [&[("grpc-timeout", "50m")][..], &[]] {
+        let mut deaf = Connection::open_deaf(&server.address).await;
+        let mut call = deaf.call_with("AddEach", headers).await;
+        call.send(raw::values(&[1]), false);
+        let (response, _request) = call.begin().await;
+        let mut body = response.into_body();
+        let reset = soon(body.data()).await.expect("an end").unwrap_err();
+        assert_eq!(reset.reason(), Some(h2::Reason::CANCEL));
+        server.assert_well().await;
+    }
+}
+
+/// A peer that takes no bytes from its socket is gone after the same time as one that answers no pings.
+#[tokio::test]
+async fn sockets_that_nobody_reads() {
+    let server = Process::serve(&[
+        "--keepalive-interval",
+        "100ms",
+        "--keepalive-timeout",
+        "100ms",
+    ]);
+    let server = server.await;
+    // An answer shows that all of the server is there, with the sockets that it has for itself.
+    let mut raw = Connection::open(&server.address).await;
+    raw.exchange("Add", raw::values(&[1])).await;
+    let before = server.open_sockets();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = server.address.parse().unwrap();
+    let mut deaf = socket.connect(address).await.unwrap();
+    deaf.write_all(HELLO).await.unwrap();
+    // PINGs are answered, and the answers are not taken.
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(1000);
+    let flood = async { while deaf.write_all(&ping).await.is_ok() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), flood).await;
+    crate::support::eventually("the connection's end", || server.open_sockets() == before).await;
+}
+
+/// Windows that would have h2 close connections for small messages are refused.
+#[tokio::test]
+async fn windows_that_do_not_go_together() {
+    let flags = ["--stream-window", "1MiB", "--connection-window", "8MiB"];
+    let output = crate::support::process::run(&flags).await;
+    assert_eq!(output.status.code(), Some(64));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        err.contains("--connection-window") && err.lines().count() == 1,
+        "{err}"
+    );
 }

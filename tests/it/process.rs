@@ -48,6 +48,17 @@ async fn nobody_there() {
     }
 }
 
+/// A server that is there and does not answer is given up on in time.
+#[tokio::test]
+async fn nobody_answers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let output = run(&["add", "--address", &address, "--timeout", "100ms", "1"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(err.contains("no answer") && err.contains(&address), "{err}");
+}
+
 /// A port in use: one line that names it, and exit code 1.
 #[tokio::test]
 async fn port_in_use() {

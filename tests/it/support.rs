@@ -4,6 +4,7 @@ pub mod process;
 pub mod raw;
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -47,7 +48,7 @@ impl TestServer {
         let Some(Command::Serve(options)) = config.command else {
             unreachable!("the command line says serve");
         };
-        let server = Server::bind(&options.listen, options.limits, 1)
+        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN)
             .await
             .expect("port 0 is always free");
         let address = server.addresses()[0].to_string();

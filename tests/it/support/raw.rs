@@ -35,14 +35,24 @@ pub struct Answer {
 
 impl Connection {
     pub async fn open(address: &str) -> Self {
+        let mut http2 = client::Builder::new();
+        // Answers that a test leaves unread are not the peer's fault.
+        http2.initial_connection_window_size(1 << 30);
+        Self::open_with(address, http2).await
+    }
+
+    /// A connection on which no answer's message may be sent.
+    pub async fn open_deaf(address: &str) -> Self {
+        let mut http2 = client::Builder::new();
+        http2.initial_window_size(0);
+        Self::open_with(address, http2).await
+    }
+
+    async fn open_with(address: &str, http2: client::Builder) -> Self {
         let stream = TcpStream::connect(address)
             .await
             .expect("the server listens");
-        let (sender, connection) = client::Builder::new()
-            .max_concurrent_reset_streams(10_000)
-            .handshake(stream)
-            .await
-            .expect("HTTP/2");
+        let (sender, connection) = http2.handshake(stream).await.expect("HTTP/2");
         Self {
             sender,
             driver: tokio::spawn(connection),
