@@ -34,7 +34,7 @@ lint: $(BUF) clients ## Check format, lints, the contract and the direction of i
 	$(MAKE) --no-print-directory breaking
 	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
 	cd clients/go && test -z "$$(gofmt -l main.go)" && go vet .
-	cd benches && cargo fmt --check
+	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
 
 # The contract is what any earlier commit has published, not only the last one.
 .PHONY: breaking
