@@ -25,7 +25,7 @@ test: clients $(GRPCURL) ## Run every test, installing what they need
 	cargo test --locked -- --include-ignored
 
 .PHONY: lint
-lint: $(BUF) clients ## Check format, lints, the contract and the direction of imports; change nothing
+lint: $(BUF) client-go ## Check format, lints, the contract and the direction of imports; change nothing
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test it -- --exact imports::imports_point_down

@@ -86,7 +86,8 @@ impl Body for ResponseBody {
         }
         let frame = this.poll_inner(cx);
         stream::note(&frame);
-        if frame.is_pending()
+        if !sums
+            && frame.is_pending()
             && let Poll::Ready(status) = stream::poll_end(cx)
         {
             return this.end(&status);

@@ -36,27 +36,22 @@ pub(super) fn bound(watch: Watch, stall_timeout: Duration) {
     });
 }
 
-/// Whether the response has to end; to be asked before each frame.
+/// Whether the response has to end.
 pub(super) fn poll_end(cx: &mut Context<'_>) -> Poll<Status> {
-    with_bounds(|bounds| {
-        bounds.stall.moved();
-        bounds.watch.poll(cx)
-    })
+    with_bounds(|bounds| bounds.watch.poll(cx)).unwrap_or(Poll::Pending)
 }
 
 /// Notes what came of asking the response for a frame.
 pub(super) fn note<T>(frame: &Poll<T>) {
-    let _: Poll<()> = with_bounds(|bounds| {
+    with_bounds(|bounds| {
+        bounds.stall.moved();
         bounds.waits_for_reader = frame.is_ready();
-        Poll::Pending
     });
 }
 
-fn with_bounds<T>(ask: impl FnOnce(&mut StreamBounds) -> Poll<T>) -> Poll<T> {
-    BOUNDS.with(|bounds| match &mut *bounds.borrow_mut() {
-        Some(bounds) => ask(bounds),
-        None => Poll::Pending,
-    })
+/// Asks the bounds of this task's stream, if it has any.
+fn with_bounds<T>(ask: impl FnOnce(&mut StreamBounds) -> T) -> Option<T> {
+    BOUNDS.with(|bounds| bounds.borrow_mut().as_mut().map(ask))
 }
 
 /// Spawns the tasks of a connection's streams.
@@ -96,7 +91,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
                 Poll::Pending => bounds.stall.poll(cx).map(|_| ()),
             }
         });
-        ready!(end);
+        ready!(end.unwrap_or(Poll::Pending));
         // A reader that has just come back gets its trailers; the others a reset, as the task ends.
         if stream.poll(cx).is_pending() {
             debug!("ended a stream whose reader takes nothing");

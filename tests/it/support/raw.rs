@@ -65,18 +65,7 @@ impl Connection {
 
     /// Begins a call of `SumService` with headers in place of, or beside, the usual ones.
     pub async fn call_with(&mut self, method: &str, headers: &[(&'static str, &str)]) -> Call {
-        let uri = format!("http://sumd/sum.v1.SumService/{method}");
-        let mut request = Request::builder().method(Method::POST).uri(uri);
-        let usual = [("content-type", "application/grpc"), ("te", "trailers")];
-        for (name, value) in usual {
-            if headers.iter().all(|(other, _)| *other != name) {
-                request = request.header(name, value);
-            }
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.send(request.body(()).expect("a request")).await
+        self.send(request(method, headers)).await
     }
 
     pub async fn send(&mut self, request: Request<()>) -> Call {
@@ -100,6 +89,22 @@ impl Connection {
     }
 }
 
+/// The head of a call of `SumService`.
+fn request(method: &str, headers: &[(&'static str, &str)]) -> Request<()> {
+    let uri = format!("http://sumd/sum.v1.SumService/{method}");
+    let mut request = Request::builder().method(Method::POST).uri(uri);
+    let usual = [("content-type", "application/grpc"), ("te", "trailers")];
+    for (name, value) in usual {
+        if headers.iter().all(|(other, _)| *other != name) {
+            request = request.header(name, value);
+        }
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a request")
+}
+
 /// Makes calls for as long as the connection takes them.
 pub struct Sender(SendRequest<Bytes>);
 
@@ -107,12 +112,7 @@ impl Sender {
     /// Begins a call, or finds that the connection takes none any more.
     pub async fn try_call(&self, method: &str) -> Option<Call> {
         let mut sender = soon(self.0.clone().ready()).await.ok()?;
-        let request = Request::post(format!("http://sumd/sum.v1.SumService/{method}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a request");
-        let (response, request) = sender.send_request(request, false).ok()?;
+        let (response, request) = sender.send_request(request(method, &[]), false).ok()?;
         Some(Call { request, response })
     }
 }
