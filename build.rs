@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 1] = ["proto/sum/v1/sum.proto"];
+const PROTOS: [&str; 2] = ["proto/sum/v1/sum.proto", "proto/sum/v1/counter.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -1,4 +1,8 @@
-//! `sumd add` and `sumd health`: a server's answers, for people and scripts.
+//! `sumd add`, `sumd counter` and `sumd health`: a server's answers, for people and scripts.
+
+mod counter;
+
+pub use counter::counter;
 
 use std::error::Error;
 use std::fmt;

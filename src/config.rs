@@ -1,6 +1,16 @@
 //! The command line and its environment.
 
+mod counter;
+mod store;
+
+pub use counter::{
+    CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
+    WatchOptions,
+};
+pub use store::{MemoryOptions, StoreAddress, StoreOptions};
+
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -14,6 +24,7 @@ use crate::telemetry::LogOptions;
 ///   sumd
 ///   sumd serve --listen 0.0.0.0:8080 --listen unix:/run/sumd.sock
 ///   sumd add 1 2 3
+///   sumd counter inc acme/api-calls 5
 ///   grpcurl -plaintext -d '{"values": [1, 2, 3]}' localhost:8080 sum.v1.SumService/Add
 ///
 /// Every option of serve can also come from the environment, as shown with it.
@@ -36,6 +47,15 @@ pub enum Command {
     Serve(Box<ServeOptions>),
     /// Ask a server for the sum of some integers
     Add(AddOptions),
+    /// Read and change counters of a server
+    #[command(subcommand)]
+    Counter(CounterCommand),
+    /// Copy the counters, as they are now, to a new file; a server may be using them
+    Backup(BackupOptions),
+    /// Make the counters of a backup; there must be none yet
+    Restore(RestoreOptions),
+    /// Look for damage in the counters; a server may be using them
+    Check(StoreOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }
@@ -57,6 +77,14 @@ pub struct ServeOptions {
     /// Threads that serve [default: one for each core]
     #[arg(long, env = "SUMD_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
+
+    /// Where counters are.
+    #[command(flatten)]
+    pub store: StoreOptions,
+
+    /// What is remembered.
+    #[command(flatten)]
+    pub memory: MemoryOptions,
 
     /// How to log.
     #[command(flatten)]
@@ -107,6 +135,30 @@ pub struct HealthOptions {
     /// The service to ask for, such as sum.v1.SumService [default: the server as a whole]
     #[arg(value_name = "SERVICE", default_value = "", hide_default_value = true)]
     pub service: String,
+}
+
+/// What `sumd backup` takes.
+#[derive(Args, Clone, Debug)]
+pub struct BackupOptions {
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    pub to: PathBuf,
+
+    /// Which counters.
+    #[command(flatten)]
+    pub store: StoreOptions,
+}
+
+/// What `sumd restore` takes.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreOptions {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+
+    /// Where to.
+    #[command(flatten)]
+    pub store: StoreOptions,
 }
 
 #[cfg(test)]

@@ -6,8 +6,13 @@
 
 pub mod client;
 pub mod config;
+pub mod counter;
+pub mod grpc;
+pub mod lane;
+pub mod model;
 pub mod proto;
 pub mod server;
 pub mod status;
+pub mod store;
 pub mod sum;
 pub mod telemetry;

@@ -4,14 +4,19 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use clap::Parser as _;
-use sumd::client::{self, ClientError};
-use sumd::config::{Command, Config, ServeOptions};
+use sumd::client;
+use sumd::config::{BackupOptions, Command, Config, RestoreOptions, ServeOptions};
+use sumd::counter::CounterService;
+use sumd::lane;
 use sumd::server::Server;
+use sumd::store::sqlite::{self, SqliteStore, ToolError};
 use sumd::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -42,6 +47,17 @@ async fn main() -> ExitCode {
         Some(Command::Serve(options)) => serve(*options).await,
         Some(Command::Add(options)) => report(client::add(options).await),
         Some(Command::Health(options)) => report(client::health(options).await),
+        Some(Command::Counter(command)) => {
+            let lines = client::counter(command).await;
+            report(lines.map(|lines| lines.join("\n")))
+        }
+        Some(Command::Backup(BackupOptions { to, store })) => {
+            report(sqlite::backup(&store.path(), &to).map(|()| String::new()))
+        }
+        Some(Command::Restore(RestoreOptions { from, store })) => {
+            report(sqlite::restore(&from, &store.path()))
+        }
+        Some(Command::Check(store)) => check(&store.path()),
     }
 }
 
@@ -68,7 +84,10 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
-    let server = Server::bind(&options.listen, options.limits, workers).await?;
+    let store = Arc::new(SqliteStore::open(&options.store.path())?);
+    let mut lane = lane::Running::start(store.clone(), options.memory.bounds()).await?;
+    let counters = CounterService::new(lane.lane.clone(), store);
+    let server = Server::bind(&options.listen, options.limits, workers, counters).await?;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -82,20 +101,22 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
         // Either way there is nothing more to wait for.
         let _ = stopped.await;
     }));
-    tokio::select! {
+    let failure = tokio::select! {
         result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
-        _ = signals.next() => {
-            let _ = stop.send(());
-        }
-    }
+        _ = signals.next() => None,
+        failure = lane.failure() => Some(failure),
+    };
+    let _ = stop.send(());
     tokio::select! {
-        result = &mut running => Ok(result.map(|()| ExitCode::SUCCESS)?),
+        result = &mut running => result?,
         signal = signals.next() => {
             warn!("stopped at once by a second signal");
             // What a shell reports of a process that a signal ended.
-            Ok(ExitCode::from(128 + signal))
+            return Ok(ExitCode::from(128 + signal));
         }
     }
+    lane.close().await;
+    failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
 }
 
 /// Raises the limit of open files as far as it may be, since each connection is one.
@@ -133,12 +154,32 @@ impl Signals {
 }
 
 /// Prints a client command's answer, or why there is none.
-fn report<T: Display>(answer: Result<T, ClientError>) -> ExitCode {
+fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     match answer {
         Ok(answer) => {
-            // A reader that has gone, as in `| head -0`, is no failure.
-            let _ = writeln!(io::stdout(), "{answer}");
+            let answer = answer.to_string();
+            if !answer.is_empty() {
+                // A reader that has gone, as in `| head -0`, is no failure.
+                let _ = writeln!(io::stdout(), "{answer}");
+            }
             ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("sumd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match sqlite::check(path) {
+        Ok(found) if found.problems.is_empty() => report::<_, ToolError>(Ok(found)),
+        Ok(found) => {
+            for problem in &found.problems {
+                eprintln!("sumd: {problem}");
+            }
+            println!("{found}");
+            ExitCode::FAILURE
         }
         Err(error) => {
             eprintln!("sumd: {error}");

@@ -3,7 +3,7 @@
 /// `proto/sum/v1/sum.proto`.
 pub mod sum {
     /// The public contract; its comments are the manual.
-    #[allow(missing_docs, clippy::pedantic)]
+    #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
     pub mod v1 {
         tonic::include_proto!("sum.v1");
     }

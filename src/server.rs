@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::counter::CounterService;
 use health::Health;
 use listener::Listener;
 use routes::Routes;
@@ -40,6 +41,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 struct Node {
     limits: Limits,
     routes: Routes,
+    /// Each thread has its own way to it.
+    counters: CounterService,
     phase: Phase,
     /// Every connection is a task of it.
     connections: TaskTracker,
@@ -73,6 +76,7 @@ impl Server {
         addresses: &[Address],
         limits: Limits,
         workers: NonZeroUsize,
+        counters: CounterService,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -81,6 +85,7 @@ impl Server {
         let health = Health::not_serving().await;
         let node = Node {
             routes: Routes::new(&limits, &health),
+            counters,
             limits,
             phase: Phase::default(),
             connections: TaskTracker::new(),

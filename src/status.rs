@@ -19,17 +19,52 @@ pub fn with_reason(
     reason: &str,
     metadata: &[(&str, String)],
 ) -> Status {
-    let metadata = metadata.iter().cloned();
-    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.into(), value)).collect();
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, message, error_info(reason, metadata))
+}
+
+/// INVALID_ARGUMENT, with a `BadRequest` that names each field and what is wrong with it. Nothing was done.
+#[must_use]
+pub fn invalid_argument(violations: Vec<(String, String)>) -> Status {
+    let sentences = violations
+        .iter()
+        .map(|(field, problem)| format!("{field}: {problem}"));
+    let message = sentences.collect::<Vec<_>>().join("; ");
+    let mut details = error_info("INVALID_ARGUMENT", &[not_applied()]);
+    for (field, problem) in violations {
+        details.add_bad_request_violation(field, problem);
+    }
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// A status with a `RetryInfo` beside the `ErrorInfo`: try again after `delay`.
+pub fn retriable(
+    code: Code,
+    message: impl Into<String>,
+    reason: &str,
+    metadata: &[(&str, String)],
+    delay: Duration,
+) -> Status {
+    let mut details = error_info(reason, metadata);
+    details.set_retry_info(Some(delay));
     Status::with_error_details(code, message, details)
 }
 
-/// UNAVAILABLE, with a `RetryInfo` beside the `ErrorInfo`: nothing was done, try again after `delay`.
-pub fn unavailable(message: impl Into<String>, reason: &str, delay: Duration) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    details.set_retry_info(Some(delay));
-    Status::with_error_details(Code::Unavailable, message, details)
+fn error_info(reason: &str, metadata: &[(&str, String)]) -> ErrorDetails {
+    let metadata = metadata.iter().cloned();
+    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.into(), value)).collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+/// The metadata of an error after which nothing was changed, and nothing will be.
+#[must_use]
+pub fn not_applied() -> (&'static str, String) {
+    ("outcome", "NOT_APPLIED".to_owned())
+}
+
+/// The metadata of an error after which a change may have been made, or may yet be.
+#[must_use]
+pub fn unknown() -> (&'static str, String) {
+    ("outcome", "UNKNOWN".to_owned())
 }
 
 /// The trailers that end a response well.

@@ -10,5 +10,4 @@ mod response;
 mod service;
 pub mod wire;
 
-pub use response::ResponseBody;
 pub use service::{Method, SumService};

@@ -9,14 +9,13 @@ use http_body::{Body, Frame};
 use tonic::Status;
 
 use super::call::{self, Permit};
-use super::request::RequestBody;
 use super::stream;
+use crate::grpc;
 use crate::status;
-use crate::sum;
 
 /// What the services answer with.
 pub(super) enum Inner {
-    Sum(sum::ResponseBody<RequestBody<hyper::body::Incoming>>),
+    Ours(grpc::ResponseBody),
     Tonic(tonic::body::Body),
 }
 
@@ -48,7 +47,7 @@ impl ResponseBody {
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let poll = AssertUnwindSafe(|| match &mut self.inner {
-            Inner::Sum(body) => Pin::new(body).poll_frame(cx),
+            Inner::Ours(body) => Pin::new(body).poll_frame(cx),
             Inner::Tonic(body) => Pin::new(body).poll_frame(cx),
         });
         catch_unwind(poll).unwrap_or_else(|_| self.end(&call::panicked()))
@@ -62,7 +61,7 @@ impl ResponseBody {
 
 impl Default for ResponseBody {
     fn default() -> Self {
-        Self::whole(Inner::Sum(sum::ResponseBody::default()))
+        Self::whole(Inner::Ours(grpc::ResponseBody::default()))
     }
 }
 
@@ -78,15 +77,15 @@ impl Body for ResponseBody {
         if !this.bounded {
             return this.poll_inner(cx);
         }
-        // Sums may be ready without an end, so the bounds come first. The other services' answers come to
+        // Answers of ours may be ready without an end, so the bounds come first. The other services' come to
         // an end, and one that is ready is sent: health, above all, while the server drains.
-        let sums = matches!(this.inner, Inner::Sum(_));
-        if sums && let Poll::Ready(status) = stream::poll_end(cx) {
+        let ours = matches!(this.inner, Inner::Ours(_));
+        if ours && let Poll::Ready(status) = stream::poll_end(cx) {
             return this.end(&status);
         }
         let frame = this.poll_inner(cx);
         stream::note(&frame);
-        if !sums
+        if !ours
             && frame.is_pending()
             && let Poll::Ready(status) = stream::poll_end(cx)
         {
@@ -97,7 +96,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Sum(body) => body.is_end_stream(),
+            Inner::Ours(body) => body.is_end_stream(),
             Inner::Tonic(body) => body.is_end_stream(),
         }
     }

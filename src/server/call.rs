@@ -57,12 +57,14 @@ impl Calls {
         if before < self.max {
             return Ok(permit);
         }
-        Err(status::unavailable(
+        Err(status::retriable(
+            Code::Unavailable,
             format!(
                 "{} calls are in flight, which is the limit (--max-calls)",
                 self.max
             ),
             "OVERLOADED",
+            &[status::not_applied()],
             OVERLOAD_RETRY_DELAY,
         ))
     }
@@ -126,7 +128,7 @@ pub(super) fn panicked() -> Status {
         Code::Internal,
         "the server failed on this call; its log says where",
         "PANIC",
-        &[],
+        &[status::unknown()],
     )
 }
 
@@ -135,14 +137,16 @@ fn deadline_exceeded() -> Status {
         Code::DeadlineExceeded,
         "the deadline of the call has passed",
         "DEADLINE_EXCEEDED",
-        &[],
+        &[status::unknown()],
     )
 }
 
 fn shutting_down() -> Status {
-    status::unavailable(
+    status::retriable(
+        Code::Unavailable,
         "the server is shutting down; answers received so far are valid",
         "SHUTTING_DOWN",
+        &[status::unknown()],
         SHUTDOWN_RETRY_DELAY,
     )
 }

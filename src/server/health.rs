@@ -4,10 +4,11 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::counter::CounterService;
 use crate::sum::SumService;
 
 /// The names that health is reported for.
-const NAMES: [&str; 2] = ["", SumService::NAME];
+const NAMES: [&str; 3] = ["", SumService::NAME, CounterService::NAME];
 
 pub(super) struct Health {
     reporter: HealthReporter,

@@ -1,6 +1,7 @@
 //! From a request to the service that answers it.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -19,9 +20,11 @@ use super::health::Health;
 use super::limits::Limits;
 use super::request::RequestBody;
 use super::stream;
+use crate::counter::{self, CounterService};
+use crate::grpc;
 use crate::proto;
 use crate::status;
-use crate::sum::{self, SumService};
+use crate::sum::SumService;
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
@@ -73,6 +76,7 @@ impl Routes {
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
+        counters: &CounterService,
         phase: &Phase,
     ) -> Response<ResponseBody> {
         if let Some(refusal) = refuse(&request) {
@@ -92,7 +96,18 @@ impl Routes {
                 deadline,
                 shutdown: &phase.ending,
             };
-            self.answer_sum(method, &parts.headers, body, bounds).await
+            // Pinned here, since what is handed on by value takes its room in each future on the way.
+            let answer = pin!(self.sum.call(method, body));
+            self.answer_ours(&parts.headers, answer, bounds).await
+        } else if let Some(method) = CounterService::method(path) {
+            let shutdown = match method {
+                // It has no end of its own.
+                counter::Method::Watch => &phase.draining,
+                _ => &phase.ending,
+            };
+            let bounds = Bounds { deadline, shutdown };
+            let answer = pin!(counters.call(method, body, &phase.draining));
+            self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.
             let bounds = Bounds {
@@ -117,22 +132,21 @@ impl Routes {
         })
     }
 
-    async fn answer_sum(
+    async fn answer_ours(
         &self,
-        method: sum::Method,
         headers: &HeaderMap,
-        body: RequestBody<Incoming>,
+        answer: impl Future<Output = Response<grpc::ResponseBody>>,
         bounds: Bounds<'_>,
     ) -> Result<Response<ResponseBody>, Status> {
         check_encoding(headers)?;
         let permit = self.calls.admit()?;
-        let response = bounds.run(self.sum.call(method, body)).await?;
+        let response = bounds.run(answer).await?;
         Ok(response.map(|body| match body {
-            body @ sum::ResponseBody::Each(_) => {
+            body @ grpc::ResponseBody::Stream(_) => {
                 stream::bound(bounds.watch(), self.idle_timeout);
-                ResponseBody::bounded(Inner::Sum(body), Some(permit))
+                ResponseBody::bounded(Inner::Ours(body), Some(permit))
             }
-            body => ResponseBody::whole(Inner::Sum(body)),
+            body => ResponseBody::whole(Inner::Ours(body)),
         }))
     }
 

@@ -16,6 +16,7 @@ use tracing::debug;
 use super::connection;
 use super::listener::Socket;
 use super::{Node, Phase};
+use crate::counter::CounterService;
 
 /// A connection on its way to a worker, counted as one of the server and one of the worker.
 struct Handover {
@@ -131,11 +132,17 @@ impl Workers {
 pub(super) struct Local {
     pub(super) node: Arc<Node>,
     pub(super) phase: Phase,
+    pub(super) counters: CounterService,
 }
 
 async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) {
     let phase = node.phase.child();
-    let local = Arc::new(Local { node, phase });
+    let counters = node.counters.for_this_runtime();
+    let local = Arc::new(Local {
+        node,
+        phase,
+        counters,
+    });
     let dropping = &local.phase.dropping;
     while let Some(Some(handover)) = dropping.run_until_cancelled(received.recv()).await {
         let local = local.clone();

@@ -1,16 +1,12 @@
-//! The length-prefixed messages of a gRPC body, each summed while its bytes go by.
-//!
-//! Framing: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: one byte that says whether
-//! the message is compressed, four of its length, big-endian, then the message.
+//! The messages of a gRPC body, each summed while its bytes go by.
 
 use super::error::SumError;
 use super::wire::{MessageSum, Total};
-
-const PREFIX_BYTES: usize = 5;
+use crate::grpc::{FrameError, Prefix};
 
 enum State {
-    /// Between messages, or inside a prefix of which so many bytes have come.
-    Prefix([u8; PREFIX_BYTES], usize),
+    /// Between messages, or inside a prefix.
+    Prefix(Prefix),
     /// Inside a message with so many bytes to come. One that was refused is skipped to its end.
     Message(u32, Result<MessageSum, SumError>),
 }
@@ -25,7 +21,7 @@ impl Messages {
     pub(super) fn new(max_message_bytes: usize) -> Self {
         Self {
             max_message_bytes,
-            state: State::Prefix([0; PREFIX_BYTES], 0),
+            state: State::Prefix(Prefix::default()),
         }
     }
 
@@ -38,16 +34,11 @@ impl Messages {
         &mut self,
         body: &mut &[u8],
     ) -> Result<Option<Result<Total, SumError>>, SumError> {
-        if let State::Prefix(prefix, have) = &mut self.state {
-            let (part, rest) = body.split_at(body.len().min(PREFIX_BYTES - *have));
-            *body = rest;
-            prefix[*have..*have + part.len()].copy_from_slice(part);
-            *have += part.len();
-            if *have < PREFIX_BYTES {
+        if let State::Prefix(prefix) = &mut self.state {
+            let Some((flag, length)) = prefix.feed(body) else {
                 return Ok(None);
-            }
-            let [flag, length @ ..] = *prefix;
-            self.state = self.begin(flag, u32::from_be_bytes(length))?;
+            };
+            self.state = self.begin(flag, length)?;
         }
         let State::Message(left, sum) = &mut self.state else {
             unreachable!("a prefix that is complete has begun a message");
@@ -63,7 +54,7 @@ impl Messages {
         if *left > 0 {
             return Ok(None);
         }
-        let ended = std::mem::replace(&mut self.state, State::Prefix([0; PREFIX_BYTES], 0));
+        let ended = std::mem::replace(&mut self.state, State::Prefix(Prefix::default()));
         let State::Message(_, sum) = ended else {
             unreachable!("the state was a message above");
         };
@@ -80,21 +71,22 @@ impl Messages {
 
     /// What is wrong with a body that ends here, if it is not between two messages.
     pub(super) fn check_end(&self) -> Result<(), SumError> {
-        match self.state {
-            State::Prefix(_, 0) => Ok(()),
-            _ => Err(SumError::TruncatedBody),
+        match &self.state {
+            State::Prefix(prefix) if prefix.is_empty() => Ok(()),
+            _ => Err(FrameError::Truncated.into()),
         }
     }
 
     fn begin(&self, flag: u8, length: u32) -> Result<State, SumError> {
         let sum = match flag {
-            0 if length as usize > self.max_message_bytes => Err(SumError::MessageTooLarge {
+            0 if length as usize > self.max_message_bytes => Err(FrameError::TooLarge {
                 bytes: length,
                 max_bytes: self.max_message_bytes,
-            }),
+            }
+            .into()),
             0 => Ok(MessageSum::default()),
-            1 => Err(SumError::Compressed),
-            other => return Err(SumError::BadPrefix(other)),
+            1 => Err(FrameError::Compressed.into()),
+            other => return Err(FrameError::BadPrefix(other).into()),
         };
         Ok(State::Message(length, sum))
     }

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use http_body_util::BodyExt as _;
 use tonic::Status;
 
 use super::error::SumError;
 use super::messages::Messages;
-use super::response::{self, Each, ResponseBody};
+use super::response::Each;
 use super::wire::Total;
+use crate::grpc::{self, FrameError, ResponseBody, next_bytes};
 use crate::proto::sum::v1::{AddAllResponse, AddResponse};
 
 /// A method of the service.
@@ -46,19 +46,17 @@ impl SumService {
     }
 
     /// Answers one call. An error of `request` becomes the call's status.
-    pub async fn call<B>(&self, method: Method, request: B) -> Response<ResponseBody<B>>
+    pub async fn call<B>(&self, method: Method, request: B) -> Response<ResponseBody>
     where
-        B: Body<Data = Bytes, Error = Status> + Unpin,
+        B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
     {
         let messages = Messages::new(self.max_message_bytes);
         let answer = match method {
-            Method::Add => add(request, messages)
-                .await
-                .map(|sum| response::unary(&sum)),
+            Method::Add => add(request, messages).await.map(|sum| grpc::unary(&sum)),
             Method::AddAll => add_all(request, messages)
                 .await
-                .map(|sum| response::unary(&sum)),
-            Method::AddEach => Ok(response::stream(Each::new(request, messages))),
+                .map(|sum| grpc::unary(&sum)),
+            Method::AddEach => Ok(grpc::stream_body(Each::new(request, messages))),
         };
         answer.unwrap_or_else(Status::into_http)
     }
@@ -75,12 +73,12 @@ where
             if let Some(total) = next_total(&mut messages, &mut bytes)?
                 && only.replace(total).is_some()
             {
-                return Err(SumError::MessageCount { at_least: 2 }.into());
+                return Err(FrameError::Count { at_least: 2 }.into());
             }
         }
     }
     messages.check_end()?;
-    let total = only.ok_or(SumError::MessageCount { at_least: 0 })?;
+    let total = only.ok_or(FrameError::Count { at_least: 0 })?;
     Ok(AddResponse {
         sum: in_range(total.sum)?,
     })
@@ -115,20 +113,6 @@ fn next_total(messages: &mut Messages, bytes: &mut &[u8]) -> Result<Option<Total
             .refused()
             .map_or(Ok(None), |error| Err(error.clone())),
     }
-}
-
-/// The next bytes of the request; `None` at its end.
-async fn next_bytes<B>(request: &mut B) -> Result<Option<Bytes>, Status>
-where
-    B: Body<Data = Bytes, Error = Status> + Unpin,
-{
-    while let Some(frame) = request.frame().await {
-        // Trailers of a request say nothing in gRPC.
-        if let Ok(bytes) = frame?.into_data() {
-            return Ok(Some(bytes));
-        }
-    }
-    Ok(None)
 }
 
 pub(super) fn in_range(sum: i128) -> Result<i64, SumError> {

@@ -1,10 +1,13 @@
 //! sumd from the outside: through its port, its command line and its signals.
 
 mod calls;
+mod counters;
+mod damage;
 mod hostile;
 mod imports;
 mod limits;
 mod polyglot;
 mod process;
 mod shutdown;
+mod stores;
 mod support;

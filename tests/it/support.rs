@@ -1,16 +1,23 @@
 //! Servers to test, and clients that can do what good clients never do.
 
+pub mod client;
 pub mod process;
 pub mod raw;
 
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
 use sumd::config::{Command, Config};
+use sumd::counter::CounterService;
+use sumd::lane;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::server::Server;
+use sumd::store::Store;
+use sumd::store::sqlite::SqliteStore;
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -31,6 +38,8 @@ pub struct TestServer {
     pub address: String,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<std::io::Result<()>>,
+    _lane: lane::Running,
+    _data: TempDir,
 }
 
 impl TestServer {
@@ -48,7 +57,14 @@ impl TestServer {
         let Some(Command::Serve(options)) = config.command else {
             unreachable!("the command line says serve");
         };
-        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN)
+        let data = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&data.path().join("sumd.db")).expect("a new database");
+        let store: Arc<dyn Store> = Arc::new(store);
+        let bounds = options.memory.bounds();
+        let lane = lane::Running::start(store.clone(), bounds).await;
+        let lane = lane.expect("it is new");
+        let counters = CounterService::new(lane.lane.clone(), store);
+        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, counters)
             .await
             .expect("port 0 is always free");
         let address = server.addresses()[0].to_string();
@@ -60,6 +76,8 @@ impl TestServer {
             address,
             stop: Some(stop),
             running,
+            _lane: lane,
+            _data: data,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::process::{ExitStatus, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -14,6 +15,7 @@ pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
 pub struct Process {
     pub address: String,
     child: Child,
+    _data: TempDir,
     log: Lines<BufReader<ChildStderr>>,
 }
 
@@ -24,9 +26,18 @@ impl Process {
     }
 
     pub async fn serve_at(address: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(SUMD)
-            .args(["serve", "--listen", address])
+        let mut command = Command::new(SUMD);
+        Self::start(command.args(["serve", "--listen", address]), flags).await
+    }
+
+    /// Starts a server by a command of one's own, which listens on a free port where it does not say otherwise.
+    pub async fn start(command: &mut Command, flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut child = command
             .args(flags)
+            // Where no flag says otherwise.
+            .env("SUMD_DATA_DIR", data.path())
+            .env("SUMD_LISTEN", "127.0.0.1:0")
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -39,6 +50,7 @@ impl Process {
         Self {
             address: message[start.len()..].to_owned(),
             child,
+            _data: data,
             log,
         }
     }

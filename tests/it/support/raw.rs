@@ -68,6 +68,13 @@ impl Connection {
         self.send(request(method, headers)).await
     }
 
+    /// Begins a call of any method.
+    pub async fn call_path(&mut self, path: &str) -> Call {
+        let mut request = request("", &[]);
+        *request.uri_mut() = format!("http://sumd{path}").parse().expect("a path");
+        self.send(request).await
+    }
+
     pub async fn send(&mut self, request: Request<()>) -> Call {
         let mut sender = soon(self.sender.clone().ready())
             .await

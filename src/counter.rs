@@ -1,0 +1,14 @@
+//! `sum.v1.CounterService`: running totals.
+//!
+//! Changes go to the [lane](crate::lane) and reads to the [store](crate::store); this room says both in gRPC's terms.
+
+mod convert;
+mod error;
+mod page_token;
+mod read;
+mod record;
+mod service;
+mod watch;
+mod wire;
+
+pub use service::{CounterService, Method};

@@ -1,0 +1,227 @@
+//! From what clients send to what is asked of a lane, every field checked.
+
+use prost_types::Timestamp;
+use tonic::Status;
+
+use crate::model::{
+    Digests, Id, Increments, Invalid, Limits, MAX_ID_BYTES, MAX_NAME_BYTES, Millis, NameError,
+    OnLimit, Operation, Request, check_name, check_prefix, check_text, group,
+};
+use crate::proto::sum::v1 as proto;
+use crate::status;
+
+/// Increments in one batch, and names in one read.
+pub(super) const MAX_BATCH: usize = 100;
+
+/// What is wrong with a request, field by field.
+#[derive(Default)]
+pub(super) struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    pub(super) fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.0.push((field.into(), problem.into()));
+    }
+
+    /// The value, where nothing is wrong.
+    pub(super) fn check<T>(self, value: T) -> Result<T, Status> {
+        if self.0.is_empty() {
+            return Ok(value);
+        }
+        Err(status::invalid_argument(self.0))
+    }
+
+    pub(super) fn name(&mut self, field: &str, name: &str) {
+        if let Err(error) = check_name(name) {
+            self.add(field, name_problem(&error));
+        }
+    }
+
+    pub(super) fn prefix(&mut self, prefix: &str) {
+        if let Err(error) = check_prefix(prefix, MAX_NAME_BYTES) {
+            self.add("prefix", error.to_string());
+        }
+    }
+
+    /// 1 to [`MAX_BATCH`] of something.
+    pub(super) fn count(&mut self, field: &str, count: usize) {
+        if !(1..=MAX_BATCH).contains(&count) {
+            let problem = format!("it has {count} elements, and takes 1 to {MAX_BATCH}");
+            self.add(field, problem);
+        }
+    }
+
+    fn invalid(&mut self, within: &str, invalid: Invalid) {
+        let (field, problem) = invalid_field(invalid);
+        self.add(format!("{within}{field}"), problem);
+    }
+
+    pub(super) fn id(&mut self, field: &str, id: &str) {
+        if let Err(error) = check_text(id, MAX_ID_BYTES) {
+            self.add(field, error.to_string());
+        }
+    }
+
+    /// The time of an id: its own where it is a UUIDv7, for that never changes, else the one beside it.
+    pub(super) fn time(
+        &mut self,
+        field: &str,
+        id: &str,
+        beside: Option<&Timestamp>,
+    ) -> Option<Millis> {
+        let beside = beside.and_then(|time| {
+            let millis = to_millis(time);
+            if millis.is_none() {
+                let problem = format!("{}s {}ns is no time", time.seconds, time.nanos);
+                self.add(field, problem);
+            }
+            millis
+        });
+        uuid_time(id).or(beside)
+    }
+}
+
+fn name_problem(error: &NameError) -> String {
+    format!("{error}; a name is a path of 1 to {MAX_NAME_BYTES} bytes such as acme/api-calls")
+}
+
+/// Which field of an increment is wrong, and how.
+pub(super) fn invalid_field(invalid: Invalid) -> (&'static str, String) {
+    match invalid {
+        Invalid::Name(error) => ("counter", name_problem(&error)),
+        Invalid::NotUtf8 => ("counter", "it is not UTF-8".to_owned()),
+        Invalid::Limits { min, max } => ("min", format!("it is {min}, above max, which is {max}")),
+        Invalid::OnLimit(number) => (
+            "on_limit",
+            format!("it is {number}, and takes ON_LIMIT_REJECT or ON_LIMIT_SATURATE"),
+        ),
+    }
+}
+
+pub(super) fn limits(min: Option<i64>, max: Option<i64>, on_limit: i32) -> Result<Limits, Invalid> {
+    let on_limit = match proto::OnLimit::try_from(on_limit) {
+        Ok(proto::OnLimit::Unspecified | proto::OnLimit::Reject) => OnLimit::Reject,
+        Ok(proto::OnLimit::Saturate) => OnLimit::Saturate,
+        Err(_) => return Err(Invalid::OnLimit(on_limit)),
+    };
+    match (min, max) {
+        (Some(min), Some(max)) if min > max => Err(Invalid::Limits { min, max }),
+        _ => Ok(Limits { min, max, on_limit }),
+    }
+}
+
+/// Milliseconds since 1970, of a time as `google.protobuf.Timestamp` has it: between the years 1 and 9999.
+fn to_millis(time: &Timestamp) -> Option<Millis> {
+    let nanos = u32::try_from(time.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    let seconds = (-62_135_596_800..=253_402_300_799).contains(&time.seconds);
+    seconds.then(|| time.seconds * 1000 + i64::from(nanos / 1_000_000))
+}
+
+/// RFC 9562, 5.7: the first 48 bits are milliseconds since 1970.
+fn uuid_time(id: &str) -> Option<Millis> {
+    let uuid = uuid::Uuid::try_parse(id).ok()?;
+    (uuid.get_version_num() == 7)
+        .then(|| uuid.as_u128() >> 80)
+        .and_then(|millis| Millis::try_from(millis).ok())
+}
+
+/// The id's text and time, as they come.
+struct Named<'a> {
+    id: &'a str,
+    time: Option<&'a Timestamp>,
+}
+
+impl Named<'_> {
+    /// The request, where nothing is wrong with it.
+    fn request(
+        self,
+        mut violations: Violations,
+        operation: Operation,
+        digests: Digests,
+    ) -> Result<Request, Status> {
+        if self.id.is_empty() {
+            return violations.check(Request {
+                id: None,
+                operation,
+            });
+        }
+        violations.id("request_id", self.id);
+        let time = violations.time("request_time", self.id, self.time);
+        let id: Id = digests.id(self.id, time, &operation);
+        violations.check(Request {
+            id: Some(id),
+            operation,
+        })
+    }
+}
+
+pub(super) fn increment(
+    request: proto::IncrementCounterRequest,
+    digests: Digests,
+) -> Result<Request, Status> {
+    let mut violations = Violations::default();
+    violations.name("counter", &request.counter);
+    let limits = limits(request.min, request.max, request.on_limit)
+        .map_err(|invalid| violations.invalid("", invalid))
+        .unwrap_or_default();
+    let named = Named {
+        id: &request.request_id,
+        time: request.request_time.as_ref(),
+    };
+    let increments = Increments::one(request.counter, request.delta, limits);
+    named.request(violations, Operation::Increment(increments), digests)
+}
+
+pub(super) fn batch(
+    request: &proto::BatchIncrementCountersRequest,
+    digests: Digests,
+) -> Result<Request, Status> {
+    let mut violations = Violations::default();
+    violations.count("increments", request.increments.len());
+    let first = request.increments.first();
+    let first = first.map_or("", |increment| group(&increment.counter));
+    let mut increments = Increments::default();
+    for (index, increment) in request.increments.iter().enumerate().take(MAX_BATCH) {
+        let within = format!("increments[{index}].");
+        violations.name(&format!("{within}counter"), &increment.counter);
+        if group(&increment.counter) != first {
+            let problem = format!("its group is not {first:?}, that of the first");
+            violations.add(format!("{within}counter"), problem);
+        }
+        match limits(increment.min, increment.max, increment.on_limit) {
+            Ok(limits) => increments.push(&increment.counter, increment.delta, limits),
+            Err(invalid) => violations.invalid(&within, invalid),
+        }
+    }
+    let named = Named {
+        id: &request.request_id,
+        time: request.request_time.as_ref(),
+    };
+    named.request(violations, Operation::Batch(increments), digests)
+}
+
+pub(super) fn set(request: &proto::SetCounterRequest, digests: Digests) -> Result<Request, Status> {
+    let mut violations = Violations::default();
+    violations.name("counter", &request.counter);
+    let named = Named {
+        id: &request.request_id,
+        time: request.request_time.as_ref(),
+    };
+    let operation = Operation::Set(request.counter.as_str().into(), request.value);
+    named.request(violations, operation, digests)
+}
+
+pub(super) fn delete(
+    request: &proto::DeleteCounterRequest,
+    digests: Digests,
+) -> Result<Request, Status> {
+    let mut violations = Violations::default();
+    violations.name("counter", &request.counter);
+    let named = Named {
+        id: &request.request_id,
+        time: request.request_time.as_ref(),
+    };
+    let operation = Operation::Delete(request.counter.as_str().into());
+    named.request(violations, operation, digests)
+}

@@ -1,0 +1,164 @@
+//! The methods that read.
+
+use std::sync::Arc;
+
+use tonic::{Code, Status};
+
+use super::convert::Violations;
+use super::error::read_error;
+use super::page_token;
+use crate::model::Digests;
+use crate::proto::sum::v1::{
+    BatchGetCountersRequest, BatchGetCountersResponse, Counter, GetCounterRequest,
+    GetCounterResponse, ListCountersRequest, ListCountersResponse, SumCountersRequest,
+    SumCountersResponse,
+};
+use crate::status;
+use crate::store::{Row, Scan, Store};
+
+/// Counters in a page, where the client does not say.
+const DEFAULT_PAGE: usize = 100;
+/// Counters in a page at most.
+const MAX_PAGE: usize = 1000;
+
+/// A counter as the contract has it: one that is not there is 0 at revision 0.
+pub(super) fn counter(name: &str, row: Option<&Row>) -> Counter {
+    let there = row.and_then(|row| Some((row.value?, row.revision)));
+    let (value, revision) = there.unwrap_or((0, 0));
+    Counter {
+        name: name.to_owned(),
+        value,
+        revision,
+    }
+}
+
+pub(super) async fn get(
+    store: &dyn Store,
+    request: GetCounterRequest,
+) -> Result<GetCounterResponse, Status> {
+    let mut violations = Violations::default();
+    violations.name("counter", &request.counter);
+    let name = violations.check(request.counter)?;
+    let rows = store.read(vec![name.as_str().into()]).await;
+    let rows = rows.map_err(|error| read_error(&error))?.rows;
+    let row = rows.first().and_then(Option::as_ref);
+    Ok(GetCounterResponse {
+        counter: Some(counter(&name, row)),
+    })
+}
+
+pub(super) async fn batch_get(
+    store: &dyn Store,
+    request: BatchGetCountersRequest,
+) -> Result<BatchGetCountersResponse, Status> {
+    let mut violations = Violations::default();
+    violations.count("counters", request.counters.len());
+    for (index, name) in request
+        .counters
+        .iter()
+        .enumerate()
+        .take(super::convert::MAX_BATCH)
+    {
+        violations.name(&format!("counters[{index}]"), name);
+    }
+    let names = violations.check(request.counters)?;
+    let wanted = names.iter().map(|name| name.as_str().into()).collect();
+    let rows = store.read(wanted).await;
+    let rows = rows.map_err(|error| read_error(&error))?.rows;
+    let pairs = names.iter().zip(&rows);
+    Ok(BatchGetCountersResponse {
+        counters: pairs
+            .map(|(name, row)| counter(name, row.as_ref()))
+            .collect(),
+    })
+}
+
+pub(super) async fn list(
+    store: &dyn Store,
+    digests: Digests,
+    request: ListCountersRequest,
+) -> Result<ListCountersResponse, Status> {
+    let mut violations = Violations::default();
+    violations.prefix(&request.prefix);
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => DEFAULT_PAGE,
+        Ok(size) => size.min(MAX_PAGE),
+        Err(_) => {
+            violations.add("page_size", format!("it is {}, below 0", request.page_size));
+            DEFAULT_PAGE
+        }
+    };
+    let mut after: Option<Arc<str>> = None;
+    if !request.page_token.is_empty() {
+        match page_token::decode(digests, &request.prefix, &request.page_token) {
+            Some(last) => after = Some(last.into()),
+            None => violations.add(
+                "page_token",
+                "it is not the next_page_token of a list with this prefix",
+            ),
+        }
+    }
+    let prefix = violations.check(request.prefix)?;
+
+    let mut rows: Vec<Row> = Vec::new();
+    // One more than is asked for tells whether there are more.
+    while rows.len() <= size {
+        let scan = Scan {
+            prefix: prefix.as_str().into(),
+            after,
+            since: 0,
+            limit: size + 1 - rows.len(),
+        };
+        let page = store.scan(scan).await.map_err(|error| read_error(&error))?;
+        rows.extend(page.rows);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let more = rows.len() > size;
+    rows.truncate(size);
+    let last = rows.last().filter(|_| more);
+    Ok(ListCountersResponse {
+        next_page_token: last.map_or_else(String::new, |last| {
+            page_token::encode(digests, &prefix, &last.name)
+        }),
+        counters: rows
+            .iter()
+            .map(|row| counter(&row.name, Some(row)))
+            .collect(),
+    })
+}
+
+pub(super) async fn sum(
+    store: &dyn Store,
+    request: SumCountersRequest,
+) -> Result<SumCountersResponse, Status> {
+    let mut violations = Violations::default();
+    violations.prefix(&request.prefix);
+    let prefix = violations.check(request.prefix)?;
+    let found = store.sum(prefix.into()).await;
+    let found = found.map_err(|error| read_error(&error))?;
+    let sum = i64::try_from(found.sum).map_err(|_| {
+        status::with_reason(
+            Code::OutOfRange,
+            format!(
+                "the sum is {}, outside int64 ({} to {})",
+                found.sum,
+                i64::MIN,
+                i64::MAX
+            ),
+            "SUM_OUT_OF_RANGE",
+            &[
+                ("sum", found.sum.to_string()),
+                ("min", i64::MIN.to_string()),
+                ("max", i64::MAX.to_string()),
+            ],
+        )
+    })?;
+    Ok(SumCountersResponse {
+        sum,
+        count: found.count,
+        revision: found.revision,
+    })
+}

@@ -1,0 +1,110 @@
+//! A message of a session, straight from the wire: a generated type would be an allocation for each of its increments.
+
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::{Message as _, encoding};
+use prost_types::Timestamp;
+
+use super::convert::limits;
+use crate::grpc::FrameError;
+use crate::model::{Increments, Invalid, check_name};
+
+/// A `RecordIncrementsRequest`, its increments checked.
+#[derive(Debug, Default)]
+pub(super) struct RecordMessage {
+    pub(super) session_id: String,
+    pub(super) session_time: Option<Timestamp>,
+    pub(super) sequence: u64,
+    pub(super) acknowledged: u64,
+    pub(super) increments: Increments,
+}
+
+/// An increment is some twenty bytes at least.
+const TYPICAL_INCREMENT_BYTES: usize = 20;
+
+impl RecordMessage {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        Self::try_decode(bytes).map_err(|error| FrameError::Malformed(error.to_string()))
+    }
+
+    fn try_decode(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+        let context = DecodeContext::default();
+        let expected = bytes.len() / TYPICAL_INCREMENT_BYTES;
+        let mut message = Self {
+            increments: Increments::with_capacity(expected, bytes.len()),
+            ..Self::default()
+        };
+        while !bytes.is_empty() {
+            let (tag, wire_type) = decode_key(&mut bytes)?;
+            match tag {
+                1 => {
+                    let id = &mut message.session_id;
+                    encoding::string::merge(wire_type, id, &mut bytes, context.clone())?;
+                }
+                2 => {
+                    let time = delimited(wire_type, &mut bytes)?;
+                    message.session_time.get_or_insert_default().merge(time)?;
+                }
+                3 => message.sequence = varint(wire_type, &mut bytes)?,
+                4 => message.acknowledged = varint(wire_type, &mut bytes)?,
+                5 => {
+                    let increment = delimited(wire_type, &mut bytes)?;
+                    push_increment(increment, &mut message.increments)?;
+                }
+                _ => skip_field(wire_type, tag, &mut bytes, context.clone())?,
+            }
+        }
+        Ok(message)
+    }
+}
+
+/// Reads an `Increment`. What is wrong with its fields is for its answer, not for that of the message.
+fn push_increment(mut bytes: &[u8], increments: &mut Increments) -> Result<(), DecodeError> {
+    let mut name: &[u8] = &[];
+    let (mut delta, mut min, mut max, mut on_limit) = (0, None, None, 0);
+    while !bytes.is_empty() {
+        let (tag, wire_type) = decode_key(&mut bytes)?;
+        match tag {
+            1 => name = delimited(wire_type, &mut bytes)?,
+            2 => delta = zigzag(varint(wire_type, &mut bytes)?),
+            3 => min = Some(zigzag(varint(wire_type, &mut bytes)?)),
+            4 => max = Some(zigzag(varint(wire_type, &mut bytes)?)),
+            // An enum is an int32, of which a varint may have more bits.
+            #[allow(clippy::cast_possible_truncation)]
+            5 => on_limit = varint(wire_type, &mut bytes)? as i32,
+            _ => skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?,
+        }
+    }
+    let checked = std::str::from_utf8(name)
+        .map_err(|_| Invalid::NotUtf8)
+        .and_then(|name| check_name(name).map(|()| name).map_err(Invalid::Name))
+        .and_then(|name| Ok((name, limits(min, max, on_limit)?)));
+    match checked {
+        Ok((name, limits)) => increments.push(name, delta, limits),
+        Err(invalid) => increments.push_invalid(delta, invalid),
+    }
+    Ok(())
+}
+
+fn varint(wire_type: WireType, bytes: &mut &[u8]) -> Result<u64, DecodeError> {
+    encoding::check_wire_type(WireType::Varint, wire_type)?;
+    decode_varint(bytes)
+}
+
+fn delimited<'a>(wire_type: WireType, bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    encoding::check_wire_type(WireType::LengthDelimited, wire_type)?;
+    let length = usize::try_from(decode_varint(bytes)?).unwrap_or(usize::MAX);
+    let (field, rest) = bytes.split_at_checked(length).ok_or_else(cut_off)?;
+    *bytes = rest;
+    Ok(field)
+}
+
+/// prost makes its errors by itself only: this is the one for a length beyond the end.
+fn cut_off() -> DecodeError {
+    let beyond: &[u8] = &[10, 1];
+    Timestamp::decode(beyond).expect_err("a field of one byte has one byte")
+}
+
+fn zigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+}

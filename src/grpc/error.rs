@@ -1,0 +1,83 @@
+//! What can be wrong with a request before it says anything.
+
+use std::fmt;
+
+use tonic::{Code, Status};
+
+use crate::status;
+
+/// Why a request has no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// A message is larger than it may be.
+    TooLarge {
+        /// How large it is.
+        bytes: u32,
+        /// How large it may be.
+        max_bytes: usize,
+    },
+    /// A message is marked as compressed, without a `grpc-encoding`. That is INTERNAL:
+    /// <https://github.com/grpc/grpc/blob/master/doc/compression.md>.
+    Compressed,
+    /// A message begins with what is neither.
+    BadPrefix(u8),
+    /// The request ends inside a message.
+    Truncated,
+    /// A call that takes one message has none, or several.
+    Count {
+        /// How many it has.
+        at_least: u8,
+    },
+    /// A message is not what its method takes.
+    Malformed(String),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { bytes, max_bytes } => write!(
+                f,
+                "the message has {bytes} bytes, over the limit of {max_bytes}: send it in parts"
+            ),
+            Self::Compressed => write!(
+                f,
+                "the message is marked as compressed, and the request names no grpc-encoding"
+            ),
+            Self::BadPrefix(flag) => write!(
+                f,
+                "a message begins with {flag}, where 0 (plain) or 1 (compressed) has to stand"
+            ),
+            Self::Truncated => write!(f, "the request ends inside a message"),
+            Self::Count { at_least: 0 } => {
+                write!(
+                    f,
+                    "the request has no message; the method takes exactly one"
+                )
+            }
+            Self::Count { at_least } => write!(
+                f,
+                "the request has {at_least} messages or more; the method takes exactly one"
+            ),
+            Self::Malformed(problem) => write!(f, "the message is malformed: {problem}"),
+        }
+    }
+}
+
+impl From<FrameError> for Status {
+    fn from(error: FrameError) -> Self {
+        let mut metadata = Vec::new();
+        let (code, reason) = match &error {
+            FrameError::TooLarge { bytes, max_bytes } => {
+                metadata.push(("bytes", bytes.to_string()));
+                metadata.push(("max_bytes", max_bytes.to_string()));
+                (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
+            }
+            FrameError::Malformed(_)
+            | FrameError::Compressed
+            | FrameError::BadPrefix(_)
+            | FrameError::Truncated => (Code::Internal, "MALFORMED_MESSAGE"),
+            FrameError::Count { .. } => (Code::Unimplemented, "MESSAGE_COUNT"),
+        };
+        status::with_reason(code, error.to_string(), reason, &metadata)
+    }
+}

@@ -1,0 +1,168 @@
+//! Into a response's body: one message and its trailers, or a stream of messages.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use http_body::{Body, Frame};
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::status;
+
+const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+const PREFIX_BYTES: usize = 5;
+
+/// Messages that wait for a stream's reader, beside those that HTTP/2 buffers.
+const WAITING_MESSAGES: usize = 4;
+
+/// The body of an answer. It is moved about for each call, so it is small.
+#[derive(Default)]
+pub enum ResponseBody {
+    /// Nothing: all was in the headers, or all is sent.
+    #[default]
+    Empty,
+    /// One message, and behind it the trailers of success.
+    Message(Bytes),
+    /// The trailers of success.
+    Trailers,
+    /// Messages that are made while they are sent, and behind them the trailers.
+    Stream(Pin<Box<dyn Body<Data = Bytes, Error = Status> + Send>>),
+}
+
+/// A response of one message.
+pub fn unary(message: &impl Message) -> Response<ResponseBody> {
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+    put_message(message, &mut bytes);
+    respond(ResponseBody::Message(bytes.freeze()))
+}
+
+/// A response whose messages and trailers `body` makes.
+pub fn stream_body(
+    body: impl Body<Data = Bytes, Error = Status> + Send + 'static,
+) -> Response<ResponseBody> {
+    respond(ResponseBody::Stream(Box::pin(body)))
+}
+
+/// A response whose messages a handler makes. It runs only while its answers are asked for, and ends with the call.
+pub fn stream<F>(handler: impl FnOnce(Replies) -> F) -> Response<ResponseBody>
+where
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
+    stream_body(Handled {
+        handler: Some(Box::pin(handler(Replies(sender)))),
+        messages,
+        end: None,
+    })
+}
+
+fn respond(body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
+    response
+}
+
+/// Appends a message with its prefix.
+///
+/// # Panics
+/// Where it has 4 GiB.
+pub fn put_message(message: &impl Message, out: &mut BytesMut) {
+    let length = u32::try_from(message.encoded_len()).expect("an answer is far below 4 GiB");
+    out.put_u8(0);
+    out.put_u32(length);
+    message
+        .encode(out)
+        .expect("a growing buffer has room for every message");
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        match std::mem::take(this) {
+            Self::Empty => Poll::Ready(None),
+            Self::Message(message) => {
+                *this = Self::Trailers;
+                Poll::Ready(Some(Ok(Frame::data(message))))
+            }
+            Self::Trailers => Poll::Ready(Some(Ok(Frame::trailers(status::ok_trailers())))),
+            Self::Stream(mut body) => {
+                let frame = body.as_mut().poll_frame(cx);
+                let ended = match &frame {
+                    Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+                    Poll::Ready(_) => true,
+                    Poll::Pending => false,
+                };
+                if !ended {
+                    *this = Self::Stream(body);
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+/// Where a handler puts its messages.
+pub struct Replies(mpsc::Sender<Bytes>);
+
+impl Replies {
+    /// Sends a message, once there is room.
+    pub async fn send(&self, message: &impl Message) {
+        let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+        put_message(message, &mut bytes);
+        // Where nobody reads any more the handler is about to be dropped.
+        let _ = self.0.send(bytes.freeze()).await;
+    }
+}
+
+type Handler = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+
+/// A handler at work, and what it has to say.
+struct Handled {
+    handler: Option<Handler>,
+    messages: mpsc::Receiver<Bytes>,
+    end: Option<Status>,
+}
+
+impl Body for Handled {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if let Some(handler) = &mut this.handler
+            && let Poll::Ready(end) = handler.as_mut().poll(cx)
+        {
+            this.handler = None;
+            this.end = Some(end.err().unwrap_or_else(|| Status::ok("")));
+        }
+        // What it said before it ended is sent before its end.
+        match this.messages.poll_recv(cx) {
+            Poll::Ready(Some(message)) => Poll::Ready(Some(Ok(Frame::data(message)))),
+            Poll::Ready(None) => {
+                let end = this.end.take();
+                Poll::Ready(end.map(|end| Ok(Frame::trailers(status::trailers(&end)))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

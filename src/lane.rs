@@ -1,0 +1,205 @@
+//! The task of a lane: it takes what waits, decides it, has it stored, and answers.
+//!
+//! While one batch is being stored the next one gathers: an idle lane answers at the speed of one commit, and a busy one
+//! spreads it over thousands of operations.
+
+mod changes;
+mod desk;
+mod task;
+
+pub use changes::{Changed, Changes, Seen};
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Answer, Bounds, Corrupt, Refused, Request, State};
+use crate::store::{Store, StoreError};
+use desk::{Desk, Waiter};
+use task::{Job, Task};
+
+/// Increments of bulk messages that wait in a lane, or are being stored: beyond that their streams are not read.
+/// A few batches' worth; each takes some 50 bytes.
+const MAX_WAITING_INCREMENTS: usize = 512 * 1024;
+
+/// What became of a request, its revision known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The answer.
+    pub answer: Answer,
+    /// Its place in the order.
+    pub revision: i64,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub enum LaneError {
+    /// It was not carried out.
+    Refused(Refused),
+    /// It may have been carried out, or not: the store failed under it.
+    Unknown(StoreError),
+    /// It was not carried out, for the lane has ended.
+    Closed,
+}
+
+impl fmt::Display for LaneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refused) => write!(f, "{refused:?}"),
+            Self::Unknown(error) => error.fmt(f),
+            Self::Closed => f.write_str("the lane has ended"),
+        }
+    }
+}
+
+/// What a request gets.
+pub type Result<T> = std::result::Result<T, LaneError>;
+
+/// The way to a lane.
+#[derive(Clone)]
+pub struct Lane {
+    queue: mpsc::UnboundedSender<Job>,
+    /// Bounds the bulk messages in the queue. Single requests are bounded by the calls that the server admits.
+    bulk: Arc<Semaphore>,
+    changes: Changes,
+    desk: Desk,
+}
+
+/// A lane at work.
+pub struct Running {
+    /// The way to it.
+    pub lane: Lane,
+    stop: CancellationToken,
+    task: JoinHandle<std::result::Result<(), StoreError>>,
+}
+
+/// Why a lane cannot begin.
+#[derive(Debug)]
+pub enum StartError {
+    /// Its rows cannot be read.
+    Store(StoreError),
+    /// They are not what was written.
+    Corrupt(Corrupt),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Corrupt(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Running {
+    /// Loads a lane and begins to serve it.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        bounds: Bounds,
+    ) -> std::result::Result<Self, StartError> {
+        let loaded = store.load().await.map_err(StartError::Store)?;
+        let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions)
+            .map_err(StartError::Corrupt)?;
+        let changes = Changes::new(state.head().revision);
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let task = Task::new(state, store, jobs, changes.clone(), stop.clone());
+        Ok(Self {
+            lane: Lane {
+                queue,
+                bulk: Arc::new(Semaphore::new(MAX_WAITING_INCREMENTS)),
+                changes,
+                desk: Desk::open(),
+            },
+            stop,
+            task: tokio::spawn(task.run()),
+        })
+    }
+
+    /// Resolves where the lane has ended by itself, as it does when its store fails.
+    pub async fn failure(&mut self) -> StoreError {
+        match (&mut self.task).await {
+            Ok(Ok(())) => StoreError("its lane has ended".into()),
+            Ok(Err(error)) => error,
+            Err(_) => StoreError("its lane has panicked".into()),
+        }
+    }
+
+    /// Carries out what waits, and ends.
+    pub async fn close(self) {
+        self.stop.cancel();
+        if !self.task.is_finished() {
+            // How it ended was answered to those who asked for something.
+            let _ = self.task.await;
+        }
+    }
+}
+
+impl Lane {
+    /// The way to the same lane, for callers on the runtime that this is called on: their answers come together.
+    #[must_use]
+    pub fn for_this_runtime(&self) -> Self {
+        Self {
+            desk: Desk::open(),
+            ..self.clone()
+        }
+    }
+
+    /// Carries out a request. It is carried out also where the caller stops waiting.
+    ///
+    /// # Errors
+    /// Where it was refused, or its outcome is not known.
+    pub async fn execute(&self, request: Request) -> Result<Decided> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request, Waiter::Single(reply), None)?;
+        // A task that died has taken what it was asked with it.
+        let lost = || Err(LaneError::Unknown(StoreError("its lane has ended".into())));
+        answer.await.unwrap_or_else(|_| lost())
+    }
+
+    /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued.
+    ///
+    /// # Errors
+    /// Where the lane has ended.
+    pub async fn enqueue(
+        &self,
+        request: Request,
+        increments: usize,
+        replies: mpsc::UnboundedSender<Result<Decided>>,
+    ) -> Result<()> {
+        let weight = u32::try_from(increments + 1).unwrap_or(u32::MAX);
+        let bulk = self.bulk.clone();
+        let permit = bulk.acquire_many_owned(weight).await;
+        let permit = permit.map_err(|_| LaneError::Closed)?;
+        self.send(request, Waiter::Bulk(replies), Some(permit))
+    }
+
+    fn send(
+        &self,
+        request: Request,
+        waiter: Waiter,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<()> {
+        let job = Job {
+            request,
+            waiter,
+            desk: self.desk.clone(),
+            permit,
+        };
+        self.queue.send(job).map_err(|_| LaneError::Closed)
+    }
+
+    /// What is committed, as it is.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+}

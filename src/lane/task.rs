@@ -1,0 +1,188 @@
+//! Batch after batch.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::changes::Changes;
+use super::desk::{Desk, Outbox, Waiter};
+use super::{Decided, LaneError, Result};
+use crate::model::{Millis, Operation, Outcome, Request, State};
+use crate::store::{Store, StoreError};
+
+/// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
+const MAX_REQUESTS: usize = 8192;
+/// Increments in one batch, beyond which no further message is taken in.
+const MAX_INCREMENTS: usize = 128 * 1024;
+/// Rows that one batch changes, about.
+const MAX_ROWS: usize = 16 * 1024;
+
+/// Something to do, and who is told.
+pub(super) struct Job {
+    pub(super) request: Request,
+    pub(super) waiter: Waiter,
+    pub(super) desk: Desk,
+    /// Given back once it is answered.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Job {
+    fn answer(self, answer: Result<Decided>, outbox: &mut Outbox) {
+        outbox.put(self.desk, self.waiter, answer);
+        drop(self.permit);
+    }
+}
+
+pub(super) struct Task {
+    state: State,
+    store: Arc<dyn Store>,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    changes: Changes,
+    stop: CancellationToken,
+}
+
+impl Task {
+    pub(super) fn new(
+        state: State,
+        store: Arc<dyn Store>,
+        jobs: mpsc::UnboundedReceiver<Job>,
+        changes: Changes,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            state,
+            store,
+            jobs,
+            changes,
+            stop,
+        }
+    }
+
+    /// Serves until it is stopped, or the store fails. Nothing that waits then is left without an answer.
+    pub(super) async fn run(mut self) -> std::result::Result<(), StoreError> {
+        let mut batch = Vec::new();
+        while self.gather(&mut batch).await {
+            let result = self.carry_out(&mut batch).await;
+            if let Err(failure) = result {
+                error!("{failure}; nothing is counted any more");
+                let mut outbox = Outbox::default();
+                for job in batch.drain(..) {
+                    job.answer(Err(LaneError::Unknown(failure.clone())), &mut outbox);
+                }
+                self.jobs.close();
+                while let Some(job) = self.jobs.recv().await {
+                    job.answer(Err(LaneError::Closed), &mut outbox);
+                }
+                outbox.send();
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for something to do and takes what there is, up to a batch; `false` once stopped with nothing left.
+    async fn gather(&mut self, batch: &mut Vec<Job>) -> bool {
+        let first = tokio::select! {
+            biased;
+            job = self.jobs.recv() => job,
+            () = self.stop.cancelled() => {
+                // What was queued before is carried out, and nothing after.
+                self.jobs.close();
+                self.jobs.recv().await
+            }
+        };
+        let Some(first) = first else { return false };
+        let mut increments = weight(&first);
+        batch.push(first);
+        while batch.len() < MAX_REQUESTS
+            && increments < MAX_INCREMENTS
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            increments += weight(&job);
+            batch.push(job);
+        }
+        true
+    }
+
+    /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
+    async fn carry_out(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StoreError> {
+        self.state.make_room();
+        self.load_missing(batch).await?;
+        while !batch.is_empty() {
+            // Those that are not decided follow in a commit of their own.
+            let outcomes = self.decide(batch);
+            let base = self.store().await?;
+            let mut outbox = Outbox::default();
+            for (job, outcome) in batch.drain(..outcomes.len()).zip(outcomes) {
+                let decided = outcome.map(|answer| Decided {
+                    revision: answer.revision(base),
+                    answer,
+                });
+                job.answer(decided.map_err(LaneError::Refused), &mut outbox);
+            }
+            outbox.send();
+        }
+        Ok(())
+    }
+
+    async fn load_missing(&mut self, batch: &mut [Job]) -> std::result::Result<(), StoreError> {
+        let mut missing = Vec::new();
+        for job in batch {
+            let operation = &mut job.request.operation;
+            self.state.locate(operation, &mut missing);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        let found = self.store.read(missing.clone()).await?;
+        for (name, row) in missing.into_iter().zip(found.rows) {
+            self.state.load(name, row.and_then(|row| row.value));
+        }
+        Ok(())
+    }
+
+    /// Decides as many jobs as one commit takes, one at least.
+    fn decide(&mut self, jobs: &[Job]) -> Vec<Outcome> {
+        self.state.begin(now());
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            outcomes.push(self.state.apply(&job.request));
+            if self.state.changes() >= MAX_ROWS {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    /// Stores what was decided, if it changes anything, and gives the revision before it.
+    async fn store(&mut self) -> std::result::Result<i64, StoreError> {
+        let Some(commit) = self.state.commit() else {
+            return Ok(self.state.head().revision);
+        };
+        let commit = Arc::new(commit);
+        let base = self.store.commit(commit.clone()).await?;
+        self.state.committed(&commit, base);
+        let revision = self.state.head().revision;
+        let counters = commit.changes.counters.clone();
+        self.changes.publish(counters, base, revision);
+        Ok(base)
+    }
+}
+
+fn weight(job: &Job) -> usize {
+    match &job.request.operation {
+        Operation::Record(record) => record.increments.len(),
+        _ => 1,
+    }
+}
+
+fn now() -> Millis {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since_1970.map_or(0, |time| time.as_millis());
+    Millis::try_from(millis).unwrap_or(Millis::MAX)
+}

@@ -1,0 +1,27 @@
+//! The rules of counters, without I/O: what a name is, what an increment does, and the one function that
+//! decides every operation ([`State::apply`]). A store only keeps what comes out of it.
+
+mod answer;
+mod apply;
+mod codec;
+mod commit;
+mod counters;
+mod ids;
+mod increment;
+mod name;
+mod request;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
+pub use apply::{Bounds, State};
+pub use codec::Corrupt;
+pub use commit::{Changes, Commit, CounterChange, Head, Pack};
+pub use ids::PackEntry;
+pub use increment::{Added, Limits, OnLimit};
+pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
+pub use request::{
+    Digests, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Record, Request, SessionId,
+};
+pub use sessions::{SESSION_WINDOW, Session};

@@ -1,0 +1,277 @@
+//! What a lane answers, and how the answers that it has to remember are stored.
+
+use std::sync::Arc;
+
+use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::increment::Added;
+use super::name::NameError;
+use super::request::Millis;
+
+/// What became of a request.
+pub type Outcome = Result<Answer, Refused>;
+
+/// A decision, made now or earlier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was decided.
+    pub done: Done,
+    /// Where in the order.
+    pub place: Place,
+    /// It was decided earlier, for the same id.
+    pub replayed: bool,
+}
+
+/// A place in the order of all operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the batch that is being made: the revision is known once that is committed.
+    InBatch(u32),
+    /// Committed.
+    Revision(i64),
+}
+
+/// What was decided. These are remembered with an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// An increment was made.
+    Incremented(Added),
+    /// All increments of a batch were made.
+    Batch(Arc<[Added]>),
+    /// A counter was set or deleted; its value before.
+    Replaced(i64),
+    /// An increment passed a limit, and nothing was changed. In a batch `index` tells which.
+    Failed(Failure),
+    /// A session's messages are applied, and these increments were not made. Not remembered with an id.
+    Recorded {
+        /// Up to which message.
+        acknowledged: u64,
+        /// With the message's sequence.
+        failures: Vec<(u64, Failure)>,
+    },
+}
+
+/// An increment that was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which of several.
+    pub index: u32,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why an increment was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The value would be below `min`.
+    Min {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+        /// The limit.
+        min: i64,
+    },
+    /// The value would be above `max`.
+    Max {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+        /// The limit.
+        max: i64,
+    },
+    /// The value would not fit int64.
+    OutOfRange {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+    /// It makes no sense.
+    Invalid(Invalid),
+}
+
+/// What is wrong with an increment in itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// Its counter has no name.
+    Name(NameError),
+    /// Its counter's name is not UTF-8.
+    NotUtf8,
+    /// `min` is above `max`.
+    Limits {
+        /// The one.
+        min: i64,
+        /// The other.
+        max: i64,
+    },
+    /// `on_limit` has an unknown number.
+    OnLimit(i32),
+}
+
+/// Why a request was not carried out. None of these is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The id was used with other contents.
+    IdReused,
+    /// The id is from before what is remembered.
+    TooOld {
+        /// The id's time.
+        time: Millis,
+        /// Ids up to this time are forgotten.
+        horizon: Millis,
+    },
+    /// The id's time is too far ahead.
+    FromFuture {
+        /// The id's time.
+        time: Millis,
+        /// The lane's.
+        now: Millis,
+    },
+    /// There is no room to remember more.
+    Full {
+        /// How much there is room for.
+        max_bytes: u64,
+        /// When some is given back, by the lane's clock.
+        retry_in: Millis,
+    },
+    /// A message before this one is missing.
+    Gap {
+        /// The one that comes next.
+        expected: u64,
+    },
+    /// The client has said that it knows this message is acknowledged.
+    Acknowledged {
+        /// What it said.
+        acknowledged: u64,
+    },
+    /// The client knows an acknowledgement that was not given.
+    SessionLost {
+        /// What was.
+        acknowledged: u64,
+    },
+    /// There are failures that the client has not said it knows.
+    FailuresUnacknowledged {
+        /// How many.
+        failures: usize,
+    },
+}
+
+const INCREMENTED: u8 = 1;
+const BATCH: u8 = 2;
+const REPLACED: u8 = 3;
+const FAILED: u8 = 4;
+
+impl Done {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Incremented(added) => {
+                out.push(INCREMENTED);
+                added.put(out);
+            }
+            Self::Batch(all) => {
+                out.push(BATCH);
+                put_u64(out, all.len() as u64);
+                all.iter().for_each(|added| added.put(out));
+            }
+            Self::Replaced(before) => {
+                out.push(REPLACED);
+                put_i64(out, *before);
+            }
+            Self::Failed(failure) => {
+                out.push(FAILED);
+                failure.put(out);
+            }
+            Self::Recorded { .. } => unreachable!("sessions have no request ids"),
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        Ok(match reader.u8()? {
+            INCREMENTED => Self::Incremented(Added::read(reader)?),
+            BATCH => {
+                let count = reader.u64()?;
+                let all: Result<Arc<[Added]>, _> =
+                    (0..count).map(|_| Added::read(reader)).collect();
+                Self::Batch(all?)
+            }
+            REPLACED => Self::Replaced(reader.i64()?),
+            FAILED => Self::Failed(Failure::read(reader)?),
+            _ => return Err(Corrupt("an answer of no known kind")),
+        })
+    }
+}
+
+impl Added {
+    fn put(self, out: &mut Vec<u8>) {
+        put_i64(out, self.value);
+        put_i64(out, self.applied);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            value: reader.i64()?,
+            applied: reader.i64()?,
+        })
+    }
+}
+
+impl Failure {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let (kind, numbers) = match self.refusal {
+            Refusal::Min { value, delta, min } => (1, [value, delta, min]),
+            Refusal::Max { value, delta, max } => (2, [value, delta, max]),
+            Refusal::OutOfRange { value, delta } => (3, [value, delta, 0]),
+            Refusal::Invalid(Invalid::Limits { min, max }) => (4, [min, max, 0]),
+            Refusal::Invalid(Invalid::OnLimit(number)) => (5, [number.into(), 0, 0]),
+            Refusal::Invalid(Invalid::NotUtf8) => (6, [0, 0, 0]),
+            Refusal::Invalid(Invalid::Name(error)) => match error {
+                NameError::Empty => (7, [0, 0, 0]),
+                NameError::TooLong { bytes, max } => (8, [bytes.into(), max.into(), 0]),
+                NameError::Control { at } => (9, [at.into(), 0, 0]),
+                NameError::EmptySegment { at } => (10, [at.into(), 0, 0]),
+            },
+        };
+        out.push(kind);
+        put_u64(out, self.index.into());
+        for number in numbers {
+            put_i64(out, number);
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        let kind = reader.u8()?;
+        let index = reader.u32()?;
+        let [a, b, c] = [reader.i64()?, reader.i64()?, reader.i64()?];
+        let small = |number| u32::try_from(number).map_err(|_| Corrupt("a position is too large"));
+        let name = |error| Refusal::Invalid(Invalid::Name(error));
+        let refusal = match kind {
+            1 => Refusal::Min {
+                value: a,
+                delta: b,
+                min: c,
+            },
+            2 => Refusal::Max {
+                value: a,
+                delta: b,
+                max: c,
+            },
+            3 => Refusal::OutOfRange { value: a, delta: b },
+            4 => Refusal::Invalid(Invalid::Limits { min: a, max: b }),
+            5 => {
+                let number = i32::try_from(a).map_err(|_| Corrupt("a number is too large"))?;
+                Refusal::Invalid(Invalid::OnLimit(number))
+            }
+            6 => Refusal::Invalid(Invalid::NotUtf8),
+            7 => name(NameError::Empty),
+            8 => name(NameError::TooLong {
+                bytes: small(a)?,
+                max: small(b)?,
+            }),
+            9 => name(NameError::Control { at: small(a)? }),
+            10 => name(NameError::EmptySegment { at: small(a)? }),
+            _ => return Err(Corrupt("a failure of no known kind")),
+        };
+        Ok(Self { index, refusal })
+    }
+}

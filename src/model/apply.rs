@@ -1,0 +1,405 @@
+//! The state of a lane, and the one function that decides every operation.
+
+use std::sync::Arc;
+
+use super::answer::{Answer, Done, Failure, Outcome, Place, Refused};
+use super::codec::Corrupt;
+use super::commit::{Changes, Commit, Head, Pack};
+use super::counters::{At, Counters};
+use super::ids::Ids;
+use super::increment::Added;
+use super::request::{
+    Increment, Increments, Millis, Operation, Record, Request, SessionId, hash_name,
+};
+use super::sessions::{Session, Sessions};
+
+/// How far a client's clock may be ahead of the lane's.
+const MAX_SKEW: Millis = 60_000;
+/// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
+const MAX_FORGOTTEN: usize = 20_000;
+
+/// What a lane may keep, and for how long it must.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Memory for request ids and sessions.
+    pub id_bytes: usize,
+    /// Memory for counters.
+    pub counter_bytes: usize,
+    /// How long ids are remembered.
+    pub id_horizon: Millis,
+    /// How long sessions are remembered that are not used.
+    pub session_horizon: Millis,
+}
+
+/// The state of a lane: what its store has, as far as it is in memory, and the batch that is being made.
+///
+/// ```text
+/// make_room; locate all and load what is missing; begin; apply each; commit; and once that is stored, committed
+/// ```
+pub struct State {
+    head: Head,
+    counters: Counters,
+    ids: Ids,
+    sessions: Sessions,
+    bounds: Bounds,
+    /// The last place of the batch that was given away.
+    places: u32,
+    /// Packs before this batch are forgotten; the store is told.
+    forget_before: Option<u64>,
+}
+
+impl State {
+    /// The state that the stored rows make.
+    ///
+    /// # Errors
+    /// Where a row is not what was written.
+    pub fn new(
+        bounds: Bounds,
+        head: Head,
+        packs: Vec<Pack>,
+        sessions: Vec<(SessionId, Session)>,
+    ) -> Result<Self, Corrupt> {
+        let mut state = Self {
+            head,
+            counters: Counters::new(bounds.counter_bytes),
+            ids: Ids::new(),
+            sessions: Sessions::default(),
+            bounds,
+            places: 0,
+            forget_before: None,
+        };
+        for pack in packs {
+            state.ids.load(pack)?;
+        }
+        for (id, session) in sessions {
+            state.sessions.load(id, session);
+        }
+        Ok(state)
+    }
+
+    /// The last batch that was committed.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Begins a batch at a time by this node's clock.
+    pub fn begin(&mut self, now: Millis) {
+        let head = &mut self.head;
+        head.time = head.time.max(now);
+        head.horizon = head.horizon.max(head.time - self.bounds.id_horizon);
+        head.session_horizon = head
+            .session_horizon
+            .max(head.time - self.bounds.session_horizon);
+        // An id's time is at most so much after its pack's: those that go are all behind the horizon.
+        let last = self.ids.forget(head.horizon - MAX_SKEW, MAX_FORGOTTEN);
+        self.forget_before = last.map(|last| last + 1).or(self.forget_before);
+        self.sessions
+            .forget(head.session_horizon - MAX_SKEW, head.time);
+    }
+
+    /// Looks for the counters that an operation needs; those that are not in memory are to be loaded.
+    pub fn locate(&self, operation: &mut Operation, missing: &mut Vec<Arc<str>>) {
+        match operation {
+            Operation::Increment(increments)
+            | Operation::Batch(increments)
+            | Operation::Record(Record { increments, .. }) => {
+                increments.locate(|hash, name| self.counters.find(hash, name), missing);
+            }
+            Operation::Set(name, _) | Operation::Delete(name) => {
+                if self.counters.find(hash_name(name), name).is_none() {
+                    missing.push(name.clone());
+                }
+            }
+        }
+    }
+
+    /// Takes in what the store has under a name that was missing.
+    pub fn load(&mut self, name: Arc<str>, value: Option<i64>) {
+        self.counters.load(name, value);
+    }
+
+    /// Decides one operation, after all before it. The answer may be given to the caller once this batch is
+    /// committed, or at once where it changes nothing ([`State::commit`]).
+    ///
+    /// # Errors
+    /// Where the request is refused: nothing is changed then.
+    ///
+    /// # Panics
+    /// Where a counter that it needs was not loaded.
+    pub fn apply(&mut self, request: &Request) -> Outcome {
+        if let Operation::Record(record) = &request.operation {
+            return self.record(record);
+        }
+        if let Some(id) = &request.id {
+            if let Some(known) = self.ids.find(id) {
+                let same = known.contents == id.contents;
+                return same.then_some(known.answer).ok_or(Refused::IdReused);
+            }
+            self.check_time(id.time, self.head.horizon)?;
+            self.check_room(self.bounds.id_bytes)?;
+        }
+        let place = self.places + 1;
+        let done = match &request.operation {
+            Operation::Increment(increments) => self.increment_all(increments, place, |all| {
+                Done::Incremented(*all.first().expect("one increment has one result"))
+            }),
+            Operation::Batch(increments) => {
+                self.increment_all(increments, place, |all| Done::Batch(all.into()))
+            }
+            Operation::Set(name, value) => self.replace(name, Some(*value), place),
+            Operation::Delete(name) => self.replace(name, None, place),
+            Operation::Record(_) => unreachable!("they went another way above"),
+        };
+        let failed = matches!(done, Done::Failed(_));
+        if request.id.is_some() || !failed {
+            self.places = place;
+        }
+        if let Some(id) = &request.id {
+            self.ids.remember(id, place, &done);
+        }
+        Ok(Answer {
+            done,
+            place: Place::InBatch(place),
+            replayed: false,
+        })
+    }
+
+    fn increment_all(
+        &mut self,
+        increments: &Increments,
+        place: u32,
+        done: impl FnOnce(&[Added]) -> Done,
+    ) -> Done {
+        if increments.len() == 1 {
+            let only = increments.iter().next().expect("there is one");
+            return match self.increment(only, place) {
+                Ok(added) => done(&[added]),
+                Err(refusal) => Done::Failed(Failure { index: 0, refusal }),
+            };
+        }
+        // Nothing is changed before all is decided.
+        let mut values: Vec<(At, i64)> = Vec::with_capacity(increments.len());
+        let mut results = Vec::with_capacity(increments.len());
+        for (index, increment) in (0..).zip(increments.iter()) {
+            let decided = increment
+                .map_err(super::Refusal::Invalid)
+                .and_then(|increment| {
+                    let at = self.at(&increment);
+                    let before = values.iter().rev().find(|(other, _)| *other == at);
+                    let value = before.map_or_else(|| self.value(at), |(_, value)| *value);
+                    let added = increment.limits.add(value, increment.delta)?;
+                    values.push((at, added.value));
+                    Ok(added)
+                });
+            match decided {
+                Ok(added) => results.push(added),
+                Err(refusal) => return Done::Failed(Failure { index, refusal }),
+            }
+        }
+        for (at, value) in values {
+            self.counters.set(at, Some(value), place);
+        }
+        done(&results)
+    }
+
+    fn increment(
+        &mut self,
+        increment: Result<Increment<'_>, super::Invalid>,
+        place: u32,
+    ) -> Result<Added, super::Refusal> {
+        let increment = increment.map_err(super::Refusal::Invalid)?;
+        let at = self.at(&increment);
+        let added = increment.limits.add(self.value(at), increment.delta)?;
+        self.counters.set(at, Some(added.value), place);
+        Ok(added)
+    }
+
+    fn replace(&mut self, name: &str, value: Option<i64>, place: u32) -> Done {
+        let at = self.find(hash_name(name), name);
+        let before = self.counters.value(at);
+        if before.is_some() || value.is_some() {
+            self.counters.set(at, value, place);
+        }
+        Done::Replaced(before.unwrap_or(0))
+    }
+
+    /// Decides a message of a session: it is applied on top of the one before it, and on nothing else.
+    fn record(&mut self, record: &Record) -> Outcome {
+        let unknown = Session::default();
+        let session = self.sessions.get(&record.session);
+        let is_new = session.is_none();
+        if is_new {
+            self.check_time(Some(record.time), self.head.session_horizon)?;
+        }
+        let session = session.unwrap_or(&unknown);
+        let applied = session.applied;
+        if record.acknowledged > applied {
+            return Err(Refused::SessionLost {
+                acknowledged: applied,
+            });
+        }
+        let acknowledged = session.acknowledged.max(record.acknowledged);
+        if record.sequence == 0 {
+            let failures = session.failures(|at| at > acknowledged);
+            if acknowledged > session.acknowledged {
+                self.sessions
+                    .change(&record.session, |session| session.acknowledge(acknowledged));
+            }
+            return Ok(self.recorded(applied, failures, true));
+        }
+        if record.sequence <= acknowledged {
+            return Err(Refused::Acknowledged { acknowledged });
+        }
+        if record.sequence <= applied {
+            return if session.contents(record.sequence) == Some(record.contents) {
+                let failures = session.failures(|at| at == record.sequence);
+                Ok(self.recorded(record.sequence, failures, true))
+            } else {
+                Err(Refused::IdReused)
+            };
+        }
+        if record.sequence != applied + 1 {
+            return Err(Refused::Gap {
+                expected: applied + 1,
+            });
+        }
+        if let Some(failures) = session.too_many_failures(acknowledged) {
+            return Err(Refused::FailuresUnacknowledged { failures });
+        }
+        // Sessions that are there may still go on where new ones may not begin, but not without an end.
+        let max = self.bounds.id_bytes;
+        self.check_room(if is_new { max } else { max + max / 4 })?;
+        self.places += 1;
+        let mut failures = Vec::new();
+        for (index, increment) in (0..).zip(record.increments.iter()) {
+            if let Err(refusal) = self.increment(increment, self.places) {
+                failures.push((record.sequence, Failure { index, refusal }));
+            }
+        }
+        let now = self.head.time;
+        self.sessions.change(&record.session, |session| {
+            session.acknowledge(acknowledged);
+            session.advance(record.contents, &failures, now);
+        });
+        Ok(self.recorded(record.sequence, failures, false))
+    }
+
+    fn recorded(&self, acknowledged: u64, failures: Vec<(u64, Failure)>, replayed: bool) -> Answer {
+        Answer {
+            done: Done::Recorded {
+                acknowledged,
+                failures,
+            },
+            // After all that is applied so far, this message among it.
+            place: Place::InBatch(self.places),
+            replayed,
+        }
+    }
+
+    fn at(&self, increment: &Increment<'_>) -> At {
+        let found = || self.find(increment.hash, increment.name);
+        increment.at.unwrap_or_else(found)
+    }
+
+    fn find(&self, hash: u64, name: &str) -> At {
+        let at = self.counters.find(hash, name);
+        at.expect("what is missing is loaded before it is needed")
+    }
+
+    fn value(&self, at: At) -> i64 {
+        self.counters.value(at).unwrap_or(0)
+    }
+
+    /// Refuses what may be forgotten already, and what could be forgotten too early.
+    fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Refused> {
+        let now = self.head.time;
+        match time {
+            Some(time) if time <= horizon => Err(Refused::TooOld { time, horizon }),
+            Some(time) if time > now + MAX_SKEW => Err(Refused::FromFuture { time, now }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_room(&self, max: usize) -> Result<(), Refused> {
+        if self.id_bytes() < max {
+            return Ok(());
+        }
+        let oldest = self.ids.oldest().unwrap_or(self.head.time);
+        let forgotten_at = oldest + MAX_SKEW + self.bounds.id_horizon;
+        Err(Refused::Full {
+            max_bytes: max as u64,
+            retry_in: (forgotten_at - self.head.time).max(1),
+        })
+    }
+
+    /// Memory that request ids and sessions take.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.ids.bytes() + self.sessions.bytes()
+    }
+
+    /// Memory that counters take.
+    #[must_use]
+    pub fn counter_bytes(&self) -> usize {
+        self.counters.bytes()
+    }
+
+    /// How many rows the batch changes so far.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.counters.changes() + self.sessions.changes()
+    }
+
+    /// What has to be stored of the batch; `None` where there is nothing, and every answer is about what is
+    /// stored already.
+    pub fn commit(&mut self) -> Option<Commit> {
+        let changes = Changes {
+            counters: self.counters.take_changes(),
+            sessions: self.sessions.take_changes(),
+        };
+        if self.places == 0 && self.forget_before.is_none() && changes.sessions.is_empty() {
+            return None;
+        }
+        Some(Commit {
+            seq: self.head.seq + 1,
+            time: self.head.time,
+            horizon: self.head.horizon,
+            session_horizon: self.head.session_horizon,
+            places: self.places,
+            ids: self.ids.take_open(),
+            forget_before: self.forget_before.take().unwrap_or(0),
+            changes,
+        })
+    }
+
+    /// The batch is stored: `base` is the revision before its first place.
+    pub fn committed(&mut self, commit: &Commit, base: i64) {
+        self.head.seq = commit.seq;
+        self.head.revision = base + i64::from(commit.places);
+        self.places = 0;
+        self.ids.close(Pack {
+            seq: commit.seq,
+            time: commit.time,
+            base,
+            ids: commit.ids.clone(),
+        });
+    }
+
+    /// Lets go of counters that were not used for the longest, where there are too many in memory. Not to be called
+    /// between loading what an operation needs and applying it.
+    pub fn make_room(&mut self) {
+        self.counters.evict();
+    }
+}
+
+impl Answer {
+    /// The revision, the batch being committed on `base`.
+    #[must_use]
+    pub fn revision(&self, base: i64) -> i64 {
+        match self.place {
+            Place::InBatch(place) => base + i64::from(place),
+            Place::Revision(revision) => revision,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The bytes of what is stored: varints, and checks on reading them back.
+
+/// Stored bytes that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt(pub &'static str);
+
+impl std::fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stored data is corrupt: {}", self.0)
+    }
+}
+
+impl std::error::Error for Corrupt {}
+
+/// Appends an LEB128 varint.
+pub(super) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(u8::try_from(value & 0x7f).expect("seven bits") | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).expect("seven bits"));
+}
+
+/// Appends a zigzag varint: small numbers of either sign are short.
+pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
+    put_u64(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
+}
+
+/// Takes stored bytes apart, front to back.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl Reader<'_> {
+    pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(Corrupt("it is cut off"))?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, Corrupt> {
+        Ok(self.bytes::<1>()?[0])
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, Corrupt> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Corrupt("a number is too large"))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, Corrupt> {
+        u32::try_from(self.u64()?).map_err(|_| Corrupt("a number is too large"))
+    }
+
+    pub(super) fn i64(&mut self) -> Result<i64, Corrupt> {
+        let value = self.u64()?;
+        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

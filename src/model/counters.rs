@@ -1,0 +1,168 @@
+//! The counters that a lane has in memory: those of the batch that is being made, and as many of the others
+//! as there is room for.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::commit::CounterChange;
+use super::request::hash_name;
+
+/// What a counter takes in memory beside its name: its slot, its share of the table, the name's allocation.
+const COUNTER_BYTES: usize = 112;
+
+/// No row in this batch.
+const UNCHANGED: u32 = u32::MAX;
+
+pub(super) struct Counters {
+    table: HashTable<u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Where looking for a counter to evict goes on.
+    hand: usize,
+    bytes: usize,
+    max_bytes: usize,
+    /// What the batch changes, and in which slots.
+    rows: Vec<CounterChange>,
+    changed: Vec<u32>,
+}
+
+struct Slot {
+    name: Arc<str>,
+    hash: u64,
+    /// `None` where there is no such counter.
+    value: Option<i64>,
+    row: u32,
+    /// Used since the hand came by.
+    recent: bool,
+}
+
+/// A counter in memory, until room is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct At(NonZeroU32);
+
+impl At {
+    fn new(slot: u32) -> Self {
+        // There is no room for so many slots.
+        Self(NonZeroU32::MIN.saturating_add(slot))
+    }
+
+    fn slot(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+impl Counters {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            bytes: 0,
+            max_bytes,
+            rows: Vec::new(),
+            changed: Vec::new(),
+        }
+    }
+
+    pub(super) fn find(&self, hash: u64, name: &str) -> Option<At> {
+        let slots = &self.slots;
+        let same = |&at: &u32| {
+            let slot = &slots[at as usize];
+            slot.hash == hash && *slot.name == *name
+        };
+        self.table.find(hash, same).map(|&at| At::new(at))
+    }
+
+    /// Takes in what the store has under a name.
+    pub(super) fn load(&mut self, name: Arc<str>, value: Option<i64>) {
+        let hash = hash_name(&name);
+        if self.find(hash, &name).is_some() {
+            return;
+        }
+        self.bytes += COUNTER_BYTES + name.len();
+        let slot = Slot {
+            name,
+            hash,
+            value,
+            row: UNCHANGED,
+            recent: true,
+        };
+        let at = if let Some(at) = self.free.pop() {
+            self.slots[at as usize] = slot;
+            at
+        } else {
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1).expect("memory bounds it")
+        };
+        let slots = &self.slots;
+        self.table
+            .insert_unique(hash, at, |&at| slots[at as usize].hash);
+    }
+
+    pub(super) fn value(&self, at: At) -> Option<i64> {
+        self.slots[at.slot() as usize].value
+    }
+
+    /// Changes a counter by the operation at `place` in the batch.
+    pub(super) fn set(&mut self, at: At, value: Option<i64>, place: u32) {
+        let at = at.slot();
+        let slot = &mut self.slots[at as usize];
+        let before = std::mem::replace(&mut slot.value, value);
+        slot.recent = true;
+        if slot.row == UNCHANGED {
+            slot.row = u32::try_from(self.rows.len()).expect("a batch is bounded");
+            self.changed.push(at);
+            let name = slot.name.clone();
+            self.rows.push(CounterChange {
+                name,
+                value,
+                place,
+                is_new: before.is_none(),
+            });
+        } else {
+            let row = &mut self.rows[slot.row as usize];
+            (row.value, row.place) = (value, place);
+        }
+    }
+
+    /// How many rows the batch changes so far.
+    pub(super) fn changes(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Ends the batch. In the order of names a store visits each of its pages once, and watchers can search.
+    pub(super) fn take_changes(&mut self) -> Arc<[CounterChange]> {
+        for at in self.changed.drain(..) {
+            self.slots[at as usize].row = UNCHANGED;
+        }
+        self.rows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        self.rows.drain(..).collect()
+    }
+
+    /// Makes room, between batches: counters not used for the longest go (the "clock" algorithm).
+    pub(super) fn evict(&mut self) {
+        while self.bytes > self.max_bytes {
+            let at = self.hand;
+            self.hand = (self.hand + 1) % self.slots.len();
+            let slot = &mut self.slots[at];
+            if std::mem::take(&mut slot.recent) || slot.name.is_empty() {
+                continue;
+            }
+            let index = u32::try_from(at).expect("it was one when it was made");
+            if let Ok(entry) = self.table.find_entry(slot.hash, |&found| found == index) {
+                entry.remove();
+            }
+            self.bytes -= COUNTER_BYTES + slot.name.len();
+            // No counter has no name: this is a free slot.
+            slot.name = Arc::from("");
+            self.free.push(index);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,245 @@
+//! The request ids that a lane remembers, with what each was answered.
+//!
+//! They are kept as they are stored: each batch's in one run of bytes, a *pack*, with an index of eight bytes an id
+//! over all. An id takes some 60 bytes in all, and a batch is forgotten as a whole.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::answer::{Answer, Done, Place};
+use super::codec::{Corrupt, Reader, put_u64};
+use super::commit::Pack;
+use super::request::{Id, Millis};
+
+/// What an id takes beside its entry: its place in the index, which may be half empty.
+const INDEX_BYTES: usize = 20;
+/// What a pack takes beside its entries.
+const PACK_BYTES: usize = 64;
+/// An index in this many parts grows in small steps: the largest pause that this makes is a millisecond.
+const PARTS: usize = 256;
+
+pub(super) struct Ids {
+    packs: VecDeque<Pack>,
+    /// The number of the first of `packs`; it wraps.
+    first: u32,
+    /// The pack of the batch that is being made: its number comes after the last of `packs`.
+    open: Vec<u8>,
+    index: Vec<HashTable<Slot>>,
+    count: usize,
+    bytes: usize,
+}
+
+/// Where an id's entry is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    pack: u32,
+    offset: u32,
+}
+
+/// What is known of an id.
+pub(super) struct Known {
+    pub(super) contents: u64,
+    pub(super) answer: Answer,
+}
+
+/// One id of a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackEntry {
+    /// The id.
+    pub digest: [u8; 16],
+    /// What it was used for.
+    pub contents: u64,
+    /// The operation's place in its batch, from 1.
+    pub place: u32,
+    /// What it was answered.
+    pub done: Done,
+}
+
+impl PackEntry {
+    /// The entries of a pack.
+    ///
+    /// # Errors
+    /// Where the bytes are no pack.
+    pub fn read_all(ids: &[u8]) -> Result<Vec<Self>, Corrupt> {
+        let mut reader = Reader(ids);
+        let mut entries = Vec::new();
+        while !reader.is_empty() {
+            entries.push(Self::read(&mut reader)?);
+        }
+        Ok(entries)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            digest: reader.bytes()?,
+            contents: u64::from_le_bytes(reader.bytes()?),
+            place: reader.u32()?,
+            done: Done::read(reader)?,
+        })
+    }
+}
+
+impl Ids {
+    pub(super) fn new() -> Self {
+        Self {
+            packs: VecDeque::new(),
+            first: 0,
+            open: Vec::new(),
+            index: (0..PARTS).map(|_| HashTable::new()).collect(),
+            count: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes in a pack that was committed, by this lane's last life or by another node.
+    pub(super) fn load(&mut self, pack: Pack) -> Result<(), Corrupt> {
+        let number = self.open_number();
+        let mut reader = Reader(&pack.ids);
+        let mut slots = Vec::new();
+        while !reader.is_empty() {
+            let offset = offset(pack.ids.len() - reader.0.len());
+            let entry = PackEntry::read(&mut reader)?;
+            slots.push((
+                entry.digest,
+                Slot {
+                    pack: number,
+                    offset,
+                },
+            ));
+        }
+        self.bytes += PACK_BYTES + pack.ids.len();
+        self.packs.push_back(pack);
+        for (digest, slot) in slots {
+            self.insert(&digest, slot);
+        }
+        Ok(())
+    }
+
+    pub(super) fn find(&self, id: &Id) -> Option<Known> {
+        let part = &self.index[part(&id.digest)];
+        let same = |&slot: &Slot| self.digest(slot) == id.digest;
+        let slot = *part.find(hash(&id.digest), same)?;
+        let (bytes, base) = self.pack(slot.pack);
+        let entry = PackEntry::read(&mut Reader(&bytes[slot.offset as usize..]))
+            .expect("it was read or written before");
+        let place = match base {
+            Some(base) => Place::Revision(base + i64::from(entry.place)),
+            None => Place::InBatch(entry.place),
+        };
+        Some(Known {
+            contents: entry.contents,
+            answer: Answer {
+                done: entry.done,
+                place,
+                replayed: true,
+            },
+        })
+    }
+
+    /// Remembers what an id of this batch is answered.
+    pub(super) fn remember(&mut self, id: &Id, place: u32, done: &Done) {
+        let slot = Slot {
+            pack: self.open_number(),
+            offset: offset(self.open.len()),
+        };
+        self.open.extend_from_slice(&id.digest);
+        self.open.extend_from_slice(&id.contents.to_le_bytes());
+        put_u64(&mut self.open, place.into());
+        done.put(&mut self.open);
+        self.insert(&id.digest, slot);
+    }
+
+    /// The open pack's bytes.
+    pub(super) fn take_open(&mut self) -> Arc<[u8]> {
+        let ids = Arc::from(self.open.as_slice());
+        self.open.clear();
+        ids
+    }
+
+    /// The batch is committed.
+    pub(super) fn close(&mut self, pack: Pack) {
+        if !pack.ids.is_empty() {
+            self.bytes += PACK_BYTES + pack.ids.len();
+            self.packs.push_back(pack);
+        }
+    }
+
+    /// Forgets packs up to a time, about `max_ids` at once; gives the number of the last batch that was forgotten.
+    pub(super) fn forget(&mut self, up_to: Millis, max_ids: usize) -> Option<u64> {
+        let mut last = None;
+        let enough = self.count.saturating_sub(max_ids);
+        while self.count > enough && self.packs.front().is_some_and(|pack| pack.time <= up_to) {
+            let pack = self.packs.pop_front()?;
+            let number = self.first;
+            let mut reader = Reader(&pack.ids);
+            while !reader.is_empty() {
+                let offset = offset(pack.ids.len() - reader.0.len());
+                let entry = PackEntry::read(&mut reader).expect("it was read or written before");
+                let slot = Slot {
+                    pack: number,
+                    offset,
+                };
+                let part = &mut self.index[part(&entry.digest)];
+                if let Ok(found) = part.find_entry(hash(&entry.digest), |&other| other == slot) {
+                    found.remove();
+                    self.count -= 1;
+                }
+            }
+            self.first = self.first.wrapping_add(1);
+            self.bytes -= PACK_BYTES + pack.ids.len();
+            last = Some(pack.seq);
+        }
+        last
+    }
+
+    /// The time of the oldest pack.
+    pub(super) fn oldest(&self) -> Option<Millis> {
+        self.packs.front().map(|pack| pack.time)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.open.len() + self.count * INDEX_BYTES
+    }
+
+    fn open_number(&self) -> u32 {
+        let packs = u32::try_from(self.packs.len()).expect("memory bounds it");
+        self.first.wrapping_add(packs)
+    }
+
+    /// A pack's bytes, and its base if it is committed.
+    fn pack(&self, number: u32) -> (&[u8], Option<i64>) {
+        match self.packs.get(number.wrapping_sub(self.first) as usize) {
+            Some(pack) => (&pack.ids, Some(pack.base)),
+            None => (&self.open, None),
+        }
+    }
+
+    fn digest(&self, slot: Slot) -> [u8; 16] {
+        let at = slot.offset as usize;
+        let (bytes, _) = self.pack(slot.pack);
+        bytes[at..at + 16].try_into().expect("16 bytes")
+    }
+
+    fn insert(&mut self, digest: &[u8; 16], slot: Slot) {
+        let mut part = std::mem::take(&mut self.index[part(digest)]);
+        part.insert_unique(hash(digest), slot, |&slot| hash(&self.digest(slot)));
+        self.index[self::part(digest)] = part;
+        self.count += 1;
+    }
+}
+
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("a batch is bounded")
+}
+
+// A digest's bytes are as good as random: some choose the part of the index, others the place in it.
+fn part(digest: &[u8; 16]) -> usize {
+    usize::from(digest[15]) % PARTS
+}
+
+fn hash(digest: &[u8; 16]) -> u64 {
+    let (first, _) = digest.split_first_chunk().expect("16 bytes");
+    u64::from_le_bytes(*first)
+}

@@ -1,0 +1,108 @@
+//! Names of counters: paths such as `acme/2026-11/api-calls`.
+
+use std::fmt;
+
+/// The longest name, in bytes: room for a path of several ids, and small enough for every store's keys.
+pub const MAX_NAME_BYTES: usize = 256;
+
+/// Why a text is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// It is empty.
+    Empty,
+    /// It has more bytes than it may.
+    TooLong {
+        /// How many it has.
+        bytes: u32,
+        /// How many it may have.
+        max: u32,
+    },
+    /// It has a control character.
+    Control {
+        /// Where, in bytes from the beginning.
+        at: u32,
+    },
+    /// It begins or ends with a slash, or has two next to each other.
+    EmptySegment {
+        /// Where the segment would be, in bytes from the beginning.
+        at: u32,
+    },
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::TooLong { bytes, max } => {
+                write!(f, "it has {bytes} bytes, over the limit of {max}")
+            }
+            Self::Control { at } => write!(f, "it has a control character at byte {at}"),
+            Self::EmptySegment { at } => {
+                write!(f, "it has an empty path segment at byte {at}")
+            }
+        }
+    }
+}
+
+/// Whether `name` can name a counter.
+///
+/// # Errors
+/// It says what is wrong with it.
+pub fn check_name(name: &str) -> Result<(), NameError> {
+    check_text(name, MAX_NAME_BYTES)?;
+    let mut before = b'/';
+    for (at, &byte) in name.as_bytes().iter().enumerate() {
+        if byte == b'/' && before == b'/' {
+            return Err(NameError::EmptySegment { at: position(at) });
+        }
+        before = byte;
+    }
+    if before == b'/' {
+        let at = position(name.len());
+        return Err(NameError::EmptySegment { at });
+    }
+    Ok(())
+}
+
+/// Whether `text` has 1 to `max` bytes and no control character.
+///
+/// # Errors
+/// It says what is wrong with it.
+pub fn check_text(text: &str, max: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    check_prefix(text, max)
+}
+
+/// Whether `text` has at most `max` bytes and no control character.
+///
+/// # Errors
+/// It says what is wrong with it.
+pub fn check_prefix(text: &str, max: usize) -> Result<(), NameError> {
+    if text.len() > max {
+        return Err(NameError::TooLong {
+            bytes: position(text.len()),
+            max: position(max),
+        });
+    }
+    // Text of plain ASCII, which nearly all names are, needs no decoding.
+    let plain = |&byte: &u8| (b' '..0x7f).contains(&byte);
+    if text.as_bytes().iter().all(plain) {
+        return Ok(());
+    }
+    match text.char_indices().find(|(_, c)| c.is_control()) {
+        Some((at, _)) => Err(NameError::Control { at: position(at) }),
+        None => Ok(()),
+    }
+}
+
+fn position(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// The group of a counter: its name's first segment. Operations on several counters are atomic within one.
+#[must_use]
+pub fn group(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(group, _)| group)
+}

@@ -1,0 +1,344 @@
+//! What is asked of a lane.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::{Arc, LazyLock};
+
+use hashbrown::DefaultHashBuilder;
+use siphasher::sip::SipHasher13;
+use siphasher::sip128::{Hasher128 as _, SipHasher13 as SipHasher13_128};
+
+use super::answer::Invalid;
+use super::counters::At;
+use super::increment::{Limits, OnLimit};
+use super::name::group;
+
+/// The longest id of a request or session, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Milliseconds since 1970, by whoever's clock it says.
+pub type Millis = i64;
+
+/// One operation, maybe with an id that makes it happen once.
+#[derive(Debug)]
+pub struct Request {
+    /// Its id, if it has one. A [`Record`] has its session instead.
+    pub id: Option<Id>,
+    /// What to do.
+    pub operation: Operation,
+}
+
+/// The id of a request, as a lane remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    /// Of the group and the id's text; two ids are the same where this is.
+    pub digest: [u8; 16],
+    /// Of the operation: the same id with another one is a mistake.
+    pub contents: u64,
+    /// When it was made, by the client's clock, where it tells.
+    pub time: Option<Millis>,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Operation {
+    /// Make one increment.
+    Increment(Increments),
+    /// Make all increments, or none.
+    Batch(Increments),
+    /// Set a counter to a value.
+    Set(Arc<str>, i64),
+    /// Delete a counter.
+    Delete(Arc<str>),
+    /// Apply a message of a session.
+    Record(Record),
+}
+
+impl Operation {
+    /// The group of the counters that it is about. A session has none.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        match self {
+            Self::Increment(increments) | Self::Batch(increments) => {
+                let first = increments.iter().flatten().next();
+                first.map_or("", |first| group(first.name))
+            }
+            Self::Set(name, _) | Self::Delete(name) => group(name),
+            Self::Record(_) => "",
+        }
+    }
+}
+
+/// A session's id.
+pub type SessionId = Arc<str>;
+
+/// A message of a session: each increment is made by itself.
+#[derive(Debug)]
+pub struct Record {
+    /// Which session.
+    pub session: SessionId,
+    /// When it was begun, by the client's clock.
+    pub time: Millis,
+    /// The message's number, from 1; 0 for one that only asks for what is acknowledged.
+    pub sequence: u64,
+    /// What the client has an acknowledgement of.
+    pub acknowledged: u64,
+    /// Of the increments: a message that is sent again has the same.
+    pub contents: u64,
+    /// What to add.
+    pub increments: Increments,
+}
+
+/// Increments, their names beside each other in one text: a bulk message is two allocations.
+#[derive(Debug, Default)]
+pub struct Increments {
+    names: String,
+    items: Vec<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    hash: u64,
+    delta: i64,
+    /// Where the name ends in `names`; it begins where the one before ends.
+    end: u32,
+    /// Where the lane has found it in memory.
+    at: Option<At>,
+    special: Option<Box<Special>>,
+}
+
+/// What few increments have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Special {
+    Limits(Limits),
+    /// It cannot be made, whatever the counter's value.
+    Invalid(Invalid),
+}
+
+/// One increment, its name checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Increment<'a> {
+    /// The counter.
+    pub name: &'a str,
+    /// [`hash_name`] of it.
+    pub hash: u64,
+    /// How much.
+    pub delta: i64,
+    /// Within which limits.
+    pub limits: Limits,
+    /// Where the lane has found it in memory.
+    pub(super) at: Option<At>,
+}
+
+impl Increments {
+    /// Room for so many increments, with names of so many bytes in all.
+    #[must_use]
+    pub fn with_capacity(increments: usize, name_bytes: usize) -> Self {
+        Self {
+            names: String::with_capacity(name_bytes),
+            items: Vec::with_capacity(increments),
+        }
+    }
+
+    /// One increment of a counter whose name was checked.
+    #[must_use]
+    pub fn one(name: String, delta: i64, limits: Limits) -> Self {
+        let item = Item::new(&name, name.len(), delta, limits);
+        Self {
+            names: name,
+            items: vec![item],
+        }
+    }
+
+    /// Adds an increment of a counter whose name was checked.
+    pub fn push(&mut self, name: &str, delta: i64, limits: Limits) {
+        self.names.push_str(name);
+        let item = Item::new(name, self.names.len(), delta, limits);
+        self.items.push(item);
+    }
+
+    /// Adds an increment that fails.
+    pub fn push_invalid(&mut self, delta: i64, invalid: Invalid) {
+        self.items.push(Item {
+            hash: 0,
+            delta,
+            end: end(self.names.len()),
+            at: None,
+            special: Some(Box::new(Special::Invalid(invalid))),
+        });
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// There is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// All, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Increment<'_>, Invalid>> {
+        let mut start = 0;
+        self.items.iter().map(move |item| {
+            let name = &self.names[start..item.end as usize];
+            start = item.end as usize;
+            let limits = match item.special.as_deref() {
+                None => Limits::default(),
+                Some(Special::Limits(limits)) => *limits,
+                Some(Special::Invalid(invalid)) => return Err(*invalid),
+            };
+            Ok(Increment {
+                name,
+                hash: item.hash,
+                delta: item.delta,
+                limits,
+                at: item.at,
+            })
+        })
+    }
+
+    /// Notes where each counter is in memory; those that are nowhere are given to `missing`.
+    pub(super) fn locate(
+        &mut self,
+        find: impl Fn(u64, &str) -> Option<At>,
+        missing: &mut Vec<Arc<str>>,
+    ) {
+        let mut start = 0;
+        for item in &mut self.items {
+            let name = &self.names[start..item.end as usize];
+            start = item.end as usize;
+            if matches!(item.special.as_deref(), Some(Special::Invalid(_))) {
+                continue;
+            }
+            item.at = find(item.hash, name);
+            if item.at.is_none() {
+                missing.push(name.into());
+            }
+        }
+    }
+}
+
+impl Item {
+    fn new(name: &str, end_of_name: usize, delta: i64, limits: Limits) -> Self {
+        let limited = limits != Limits::default();
+        Self {
+            hash: hash_name(name),
+            delta,
+            end: end(end_of_name),
+            at: None,
+            special: limited.then(|| Box::new(Special::Limits(limits))),
+        }
+    }
+}
+
+fn end(at: usize) -> u32 {
+    u32::try_from(at).expect("messages are far below 4 GiB")
+}
+
+/// The hash by which this process finds a counter in memory.
+#[must_use]
+pub fn hash_name(name: &str) -> u64 {
+    // Seeded at random: which names collide cannot be known outside.
+    static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+    HASHES.hash_one(name)
+}
+
+/// Makes digests. Its key belongs to the data that they are stored in, and is secret, so that nobody can
+/// make an id that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.
+#[derive(Clone, Copy, Debug)]
+pub struct Digests {
+    key: [u8; 16],
+}
+
+impl Digests {
+    /// Digests under a key.
+    #[must_use]
+    pub fn new(key: [u8; 16]) -> Self {
+        Self { key }
+    }
+
+    /// An operation's id.
+    #[must_use]
+    pub fn id(&self, id: &str, time: Option<Millis>, operation: &Operation) -> Id {
+        let mut hasher = SipHasher13_128::new_with_key(&self.key);
+        hasher.write(operation.group().as_bytes());
+        // No name has this byte.
+        hasher.write_u8(0);
+        hasher.write(id.as_bytes());
+        Id {
+            digest: hasher.finish128().as_bytes(),
+            contents: self.contents(operation),
+            time,
+        }
+    }
+
+    fn contents(&self, operation: &Operation) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        match operation {
+            Operation::Increment(increments) => write_increments(&mut hasher, 1, increments),
+            Operation::Batch(increments) => write_increments(&mut hasher, 2, increments),
+            Operation::Set(name, value) => {
+                hasher.write_u8(3);
+                hasher.write(name.as_bytes());
+                hasher.write_i64(*value);
+            }
+            Operation::Delete(name) => {
+                hasher.write_u8(4);
+                hasher.write(name.as_bytes());
+            }
+            Operation::Record(record) => return record.contents,
+        }
+        hasher.finish()
+    }
+
+    /// What a message of a session is known by.
+    #[must_use]
+    pub fn message(&self, increments: &Increments) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        write_increments(&mut hasher, 5, increments);
+        hasher.finish()
+    }
+
+    /// A check sum of something stored.
+    #[must_use]
+    pub fn check(&self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        for part in parts {
+            hasher.write_u32(end(part.len()));
+            hasher.write(part);
+        }
+        let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+}
+
+fn write_increments(hasher: &mut SipHasher13, kind: u8, increments: &Increments) {
+    hasher.write_u8(kind);
+    hasher.write(increments.names.as_bytes());
+    for item in &increments.items {
+        hasher.write_u64(item.delta.cast_unsigned());
+        match item.special.as_deref() {
+            None => hasher.write_u32(item.end),
+            Some(special) => {
+                hasher.write_u32(item.end | 1 << 31);
+                write_special(hasher, special);
+            }
+        }
+    }
+}
+
+fn write_special(hasher: &mut SipHasher13, special: &Special) {
+    match special {
+        Special::Limits(limits) => {
+            for limit in [limits.min, limits.max] {
+                hasher.write_u8(limit.is_some().into());
+                hasher.write_i64(limit.unwrap_or(0));
+            }
+            hasher.write_u8((limits.on_limit == OnLimit::Saturate).into());
+        }
+        Special::Invalid(_) => hasher.write_u8(2),
+    }
+}

@@ -1,0 +1,663 @@
+//! The rules against a model that is as simple as it can be: maps, and nothing bounded but what is tested.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::codec::{Reader, put_i64, put_u64};
+use super::sessions::Session;
+use super::*;
+
+const HORIZON: Millis = 600_000;
+const SKEW: Millis = 60_000;
+
+fn bounds() -> Bounds {
+    Bounds {
+        id_bytes: 1 << 20,
+        counter_bytes: 1 << 10,
+        id_horizon: HORIZON,
+        session_horizon: 10 * HORIZON,
+    }
+}
+
+/// What a store keeps, which is what a new life of the lane begins with.
+#[derive(Clone, Default)]
+struct Stored {
+    head: Head,
+    packs: Vec<Pack>,
+    counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
+    sessions: HashMap<SessionId, Vec<u8>>,
+}
+
+impl Stored {
+    fn commit(&mut self, commit: &Commit) -> i64 {
+        assert_eq!(commit.seq, self.head.seq + 1);
+        let base = self.head.revision;
+        self.head = Head {
+            seq: commit.seq,
+            revision: base + i64::from(commit.places),
+            time: commit.time,
+            horizon: commit.horizon,
+            session_horizon: commit.session_horizon,
+        };
+        for change in &*commit.changes.counters {
+            let revision = base + i64::from(change.place);
+            self.counters
+                .insert(change.name.clone(), (change.value, revision));
+        }
+        for (id, session) in &commit.changes.sessions {
+            match session {
+                Some(session) => self.sessions.insert(id.clone(), session.clone()),
+                None => self.sessions.remove(id),
+            };
+        }
+        self.packs.retain(|pack| pack.seq >= commit.forget_before);
+        if !commit.ids.is_empty() {
+            self.packs.push(Pack {
+                seq: commit.seq,
+                time: commit.time,
+                base,
+                ids: commit.ids.clone(),
+            });
+        }
+        base
+    }
+
+    fn load(&self, bounds: Bounds) -> State {
+        let decode = |(id, bytes): (&SessionId, &Vec<u8>)| {
+            let session = Session::decode(bytes).expect("what was encoded");
+            (id.clone(), session)
+        };
+        let sessions = self.sessions.iter().map(decode).collect();
+        State::new(bounds, self.head, self.packs.clone(), sessions).expect("what was stored")
+    }
+}
+
+/// A lane over such a store.
+struct Lane {
+    stored: Stored,
+    state: State,
+    bounds: Bounds,
+    now: Millis,
+}
+
+impl Lane {
+    fn new(bounds: Bounds) -> Self {
+        let stored = Stored::default();
+        Self {
+            state: stored.load(bounds),
+            stored,
+            bounds,
+            now: 1_700_000_000_000,
+        }
+    }
+
+    fn restart(&mut self) {
+        self.state = self.stored.load(self.bounds);
+    }
+
+    /// Carries out a batch, as a lane's task does.
+    fn batch(&mut self, mut requests: Vec<Request>) -> Vec<Result<(Done, i64, bool), Refused>> {
+        self.state.make_room();
+        let mut missing = Vec::new();
+        for request in &mut requests {
+            self.state.locate(&mut request.operation, &mut missing);
+        }
+        for name in missing {
+            let value = self
+                .stored
+                .counters
+                .get(&name)
+                .and_then(|(value, _)| *value);
+            self.state.load(name, value);
+        }
+        self.state.begin(self.now);
+        let outcomes: Vec<_> = requests.iter().map(|r| self.state.apply(r)).collect();
+        let base = match self.state.commit() {
+            Some(commit) => {
+                let base = self.stored.commit(&commit);
+                self.state.committed(&commit, base);
+                base
+            }
+            None => self.state.head().revision,
+        };
+        let known = |outcome: Outcome| {
+            outcome.map(|answer| (answer.done.clone(), answer.revision(base), answer.replayed))
+        };
+        outcomes.into_iter().map(known).collect()
+    }
+
+    fn one(&mut self, request: Request) -> Result<(Done, i64, bool), Refused> {
+        self.batch(vec![request]).remove(0)
+    }
+
+    fn value(&self, name: &str) -> i64 {
+        let row = self.stored.counters.get(name);
+        row.and_then(|(value, _)| *value).unwrap_or(0)
+    }
+}
+
+fn digests() -> Digests {
+    Digests::new(*b"a key of a store")
+}
+
+fn named(id: &str, time: Option<Millis>, operation: Operation) -> Request {
+    Request {
+        id: Some(digests().id(id, time, &operation)),
+        operation,
+    }
+}
+
+fn add(name: &str, delta: i64) -> Operation {
+    Operation::Increment(Increments::one(name.into(), delta, Limits::default()))
+}
+
+fn message(sequence: u64, acknowledged: u64, deltas: &[(&str, i64)], time: Millis) -> Request {
+    let mut increments = Increments::default();
+    for (name, delta) in deltas {
+        increments.push(name, *delta, Limits::default());
+    }
+    Request {
+        id: None,
+        operation: Operation::Record(Record {
+            session: "meter-7".into(),
+            time,
+            sequence,
+            acknowledged,
+            contents: digests().message(&increments),
+            increments,
+        }),
+    }
+}
+
+fn value(done: &Done) -> i64 {
+    match done {
+        Done::Incremented(added) => added.value,
+        other => panic!("{other:?} is no increment"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn increments_are_exact_and_bounded(
+        value: i64,
+        delta: i64,
+        min: Option<i64>,
+        max: Option<i64>,
+        near in -3i64..3,
+        saturate: bool,
+    ) {
+        let on_limit = if saturate { OnLimit::Saturate } else { OnLimit::Reject };
+        // Values and limits that are close to each other are where it matters.
+        for (min, max) in [(min, max), (min.map(|_| value.saturating_add(near)), max)] {
+            if min.zip(max).is_some_and(|(min, max)| min > max) {
+                continue;
+            }
+            let limits = Limits { min, max, on_limit };
+            let (low, high) = (min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX));
+            let after = i128::from(value) + i128::from(delta);
+            let fits = (i128::from(low)..=i128::from(high)).contains(&after);
+            match limits.add(value, delta) {
+                Ok(added) => {
+                    prop_assert_eq!(
+                        i128::from(value) + i128::from(added.applied),
+                        i128::from(added.value)
+                    );
+                    if fits {
+                        prop_assert_eq!(added.applied, delta);
+                    } else {
+                        prop_assert!(saturate);
+                        // A part of the delta, which ends within the limits or is none at all.
+                        let part = added.applied;
+                        prop_assert!(part == 0 || (part > 0) == (delta > 0));
+                        prop_assert!(part.unsigned_abs() <= delta.unsigned_abs());
+                        prop_assert!(part == 0 || (low..=high).contains(&added.value));
+                        // And no larger part would do.
+                        let more = added.value.checked_add(delta.signum());
+                        let more_fits = more.is_some_and(|more| (low..=high).contains(&more));
+                        prop_assert!(part == delta || !more_fits);
+                    }
+                }
+                Err(refusal) => {
+                    prop_assert!(!fits && !saturate);
+                    match refusal {
+                        Refusal::Min { min: limit, .. } => prop_assert!(Some(limit) == min && after < limit.into()),
+                        Refusal::Max { max: limit, .. } => prop_assert!(Some(limit) == max && after > limit.into()),
+                        Refusal::OutOfRange { .. } => prop_assert!(i64::try_from(after).is_err()),
+                        Refusal::Invalid(_) => prop_assert!(false, "it was valid"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_back(unsigned: u64, signed: i64) {
+        let mut bytes = Vec::new();
+        put_u64(&mut bytes, unsigned);
+        put_i64(&mut bytes, signed);
+        let mut reader = Reader(&bytes);
+        prop_assert_eq!(reader.u64().unwrap(), unsigned);
+        prop_assert_eq!(reader.i64().unwrap(), signed);
+        prop_assert!(reader.is_empty());
+    }
+
+    /// Whatever the bytes of a stored row, reading them ends, without a panic.
+    #[test]
+    fn any_bytes_are_an_error_at_worst(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = PackEntry::read_all(&bytes);
+        let _ = Session::decode(&bytes);
+    }
+}
+
+/// A step of a history: what a client sends, or what happens to the server.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A new operation or a repeated one (ids are few), in a batch with its neighbours.
+    Ask { id: Option<u8>, what: What },
+    /// The batch ends.
+    Commit,
+    /// The process dies, and what was in the batch with it.
+    Crash,
+    /// Time passes.
+    Wait(Millis),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    Add(u8, i64, Option<i64>, bool),
+    AddBoth(i64, i64),
+    Set(u8, i64),
+    Delete(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let delta = prop_oneof![-5i64..5, Just(i64::MAX), Just(i64::MIN)];
+    let max = prop::option::of(-2i64..8);
+    let what = prop_oneof![
+        4 => (0u8..3, delta.clone(), max, any::<bool>()).prop_map(|(n, d, m, s)| What::Add(n, d, m, s)),
+        2 => (delta.clone(), delta).prop_map(|(a, b)| What::AddBoth(a, b)),
+        1 => (0u8..3, -5i64..5).prop_map(|(name, value)| What::Set(name, value)),
+        1 => (0u8..3).prop_map(What::Delete),
+    ];
+    prop_oneof![
+        12 => (prop::option::of(0u8..6), what).prop_map(|(id, what)| Step::Ask { id, what }),
+        4 => Just(Step::Commit),
+        1 => Just(Step::Crash),
+        1 => (0i64..HORIZON).prop_map(Step::Wait),
+    ]
+}
+
+fn operation(what: &What) -> Operation {
+    let name = |n: u8| format!("g/{n}");
+    match what {
+        What::Add(n, delta, max, saturate) => {
+            let on_limit = if *saturate {
+                OnLimit::Saturate
+            } else {
+                OnLimit::Reject
+            };
+            let limits = Limits {
+                min: None,
+                max: *max,
+                on_limit,
+            };
+            Operation::Increment(Increments::one(name(*n), *delta, limits))
+        }
+        What::AddBoth(a, b) => {
+            let mut increments = Increments::default();
+            increments.push("g/0", *a, Limits::default());
+            increments.push("g/1", *b, Limits::default());
+            // The first again, on top of itself.
+            increments.push("g/0", 1, Limits::default());
+            Operation::Batch(increments)
+        }
+        What::Set(n, value) => Operation::Set(name(*n).into(), *value),
+        What::Delete(n) => Operation::Delete(name(*n).into()),
+    }
+}
+
+/// The simple model: what an operation does to a map, with its answer.
+fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Done {
+    let mut increment = |n: u8, delta: i64, limits: Limits, index: u32| {
+        let value = counters.entry(format!("g/{n}")).or_insert(0);
+        let added = limits.add(*value, delta);
+        let added = added.map_err(|refusal| Done::Failed(Failure { index, refusal }))?;
+        *value = added.value;
+        Ok(added)
+    };
+    match what {
+        What::Add(n, delta, max, saturate) => {
+            let on_limit = if *saturate {
+                OnLimit::Saturate
+            } else {
+                OnLimit::Reject
+            };
+            let limits = Limits {
+                min: None,
+                max: *max,
+                on_limit,
+            };
+            increment(*n, *delta, limits, 0).map_or_else(|failed| failed, Done::Incremented)
+        }
+        What::AddBoth(a, b) => {
+            let before = counters.clone();
+            let steps = [(0, *a), (1, *b), (0, 1)];
+            let mut increment = |n: u8, delta: i64, index: u32| {
+                let value = counters.entry(format!("g/{n}")).or_insert(0);
+                let added = Limits::default().add(*value, delta);
+                let added = added.map_err(|refusal| Done::Failed(Failure { index, refusal }))?;
+                *value = added.value;
+                Ok(added)
+            };
+            let all: Result<Vec<_>, Done> = (0..)
+                .zip(steps)
+                .map(|(index, (n, delta))| increment(n, delta, index))
+                .collect();
+            match all {
+                Ok(all) => Done::Batch(all.into()),
+                Err(failed) => {
+                    *counters = before;
+                    failed
+                }
+            }
+        }
+        What::Set(n, value) => {
+            let before = counters.insert(format!("g/{n}"), *value);
+            Done::Replaced(before.unwrap_or(0))
+        }
+        What::Delete(n) => Done::Replaced(counters.remove(&format!("g/{n}")).unwrap_or(0)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Any interleaving of operations, repetitions, batches, crashes and time: every answer is the simple model's,
+    /// a repeated id gets its first answer as long as ids are remembered, and revisions grow with every batch.
+    #[test]
+    fn histories_are_those_of_the_simple_model(steps in prop::collection::vec(step(), 1..80)) {
+        let mut lane = Lane::new(bounds());
+        let mut counters = BTreeMap::new();
+        let mut remembered: HashMap<u8, (What, Done, i64, Millis)> = HashMap::new();
+        let mut waiting: Vec<(Option<u8>, What)> = Vec::new();
+        let mut last_revision = 0;
+        for step in steps.iter().chain([&Step::Commit]) {
+            match step {
+                Step::Ask { id, what } => waiting.push((*id, what.clone())),
+                Step::Crash => {
+                    waiting.clear();
+                    lane.restart();
+                }
+                Step::Wait(time) => lane.now += time,
+                Step::Commit => {
+                    let requests: Vec<_> = waiting
+                        .iter()
+                        .map(|(id, what)| match id {
+                            Some(id) => named(&id.to_string(), None, operation(what)),
+                            None => Request { id: None, operation: operation(what) },
+                        })
+                        .collect();
+                    let horizon = lane.now - HORIZON - SKEW;
+                    remembered.retain(|_, (.., time)| *time > horizon);
+                    let before = last_revision;
+                    for (outcome, (id, what)) in lane.batch(requests).into_iter().zip(waiting.drain(..)) {
+                        let first = id.and_then(|id| remembered.get(&id));
+                        match (outcome, first) {
+                            (Ok((done, revision, replayed)), Some((_, first, at, _))) => {
+                                prop_assert!(replayed);
+                                prop_assert_eq!(&done, first);
+                                prop_assert_eq!(revision, *at);
+                            }
+                            (Err(Refused::IdReused), Some((first, ..))) => prop_assert_ne!(first, &what),
+                            (Ok((done, revision, replayed)), None) => {
+                                prop_assert!(!replayed);
+                                prop_assert_eq!(&done, &simply(&mut counters, &what));
+                                if !matches!(done, Done::Failed(_)) {
+                                    prop_assert!(revision > before.max(last_revision));
+                                    last_revision = revision;
+                                }
+                                if let Some(id) = id {
+                                    remembered.insert(id, (what, done, revision, lane.now));
+                                }
+                            }
+                            (outcome, first) => prop_assert!(false, "{outcome:?}, {first:?}"),
+                        }
+                    }
+                }
+            }
+        }
+        for name in ["g/0", "g/1", "g/2"] {
+            prop_assert_eq!(lane.value(name), counters.get(name).copied().unwrap_or(0));
+        }
+    }
+
+    /// A client that resends from its last acknowledgement after every break, over a server that crashes: every message
+    /// counts once, whatever was lost.
+    #[test]
+    fn sessions_count_each_message_once(
+        breaks in prop::collection::vec((1usize..6, any::<bool>(), any::<bool>()), 1..30),
+    ) {
+        let mut lane = Lane::new(bounds());
+        let time = lane.now;
+        let (mut acknowledged, mut sent) = (0u64, 0u64);
+        let contents = |sequence: u64| [("g/0", i64::try_from(sequence).unwrap())];
+        for (count, crash, answers_lost) in breaks {
+            let messages: Vec<_> = (acknowledged + 1..=acknowledged + count as u64)
+                .map(|sequence| message(sequence, acknowledged, &contents(sequence), time))
+                .collect();
+            sent = sent.max(acknowledged + count as u64);
+            if crash {
+                lane.restart();
+            }
+            for answer in lane.batch(messages) {
+                match answer {
+                    Ok((Done::Recorded { acknowledged: now, failures }, ..)) => {
+                        prop_assert!(failures.is_empty());
+                        if !answers_lost {
+                            acknowledged = acknowledged.max(now);
+                        }
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            let applied = i64::try_from(sent).unwrap();
+            prop_assert_eq!(lane.value("g/0"), applied * (applied + 1) / 2);
+        }
+    }
+}
+
+#[test]
+fn ids_older_than_the_horizon_are_refused_and_never_counted_again() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    let ask = |lane: &mut Lane| lane.one(named("a", Some(time), add("g/0", 1)));
+    assert_eq!(value(&ask(&mut lane).unwrap().0), 1);
+
+    lane.now += HORIZON - 1;
+    assert!(ask(&mut lane).unwrap().2, "still remembered");
+    lane.now += SKEW + 2;
+    lane.one(named("b", None, add("g/0", 1))).unwrap();
+    let refused = ask(&mut lane).unwrap_err();
+    assert!(matches!(refused, Refused::TooOld { .. }), "{refused:?}");
+    // A clock that goes back, and a restart, bring nothing back.
+    lane.now = time;
+    lane.restart();
+    assert!(matches!(ask(&mut lane), Err(Refused::TooOld { .. })));
+    assert_eq!(lane.value("g/0"), 2);
+}
+
+/// A client whose clock is ahead must not outlive what is remembered of it.
+#[test]
+fn an_id_from_the_future_is_remembered_until_it_is_too_old() {
+    let mut lane = Lane::new(bounds());
+    let start = lane.now;
+    let far = lane.one(named("far", Some(start + SKEW + 1), add("g/0", 1)));
+    assert!(matches!(far, Err(Refused::FromFuture { .. })));
+    let ask = |lane: &mut Lane| lane.one(named("near", Some(start + SKEW), add("g/0", 1)));
+    ask(&mut lane).unwrap();
+    for _ in 0..40 {
+        lane.now += HORIZON / 20;
+        match ask(&mut lane) {
+            Ok((_, _, replayed)) => assert!(replayed),
+            Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+        }
+        lane.one(named(&lane.now.to_string(), None, add("g/1", 1)))
+            .unwrap();
+    }
+    assert_eq!(lane.value("g/0"), 1);
+}
+
+#[test]
+fn memory_for_ids_is_bounded_and_comes_back() {
+    let mut lane = Lane::new(bounds());
+    let mut taken = 0;
+    let retry_in = loop {
+        match lane.one(named(&taken.to_string(), None, add("g/0", 1))) {
+            Ok(_) => taken += 1,
+            Err(Refused::Full { retry_in, .. }) => break retry_in,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert!(lane.state.id_bytes() < (1 << 20) + 200);
+    assert!(
+        taken > (1 << 20) / 150,
+        "an id alone in its batch takes up to 150 bytes: {taken}"
+    );
+    assert!(
+        lane.one(named("0", None, add("g/0", 1))).unwrap().2,
+        "none is forgotten"
+    );
+    lane.one(Request {
+        id: None,
+        operation: add("g/0", 1),
+    })
+    .expect("no id, no memory");
+    lane.now += retry_in + 1;
+    let next = lane.one(named("next", None, add("g/0", 1)));
+    assert_eq!(value(&next.expect("there is room again").0), taken + 2);
+}
+
+#[test]
+fn memory_for_counters_is_bounded() {
+    let mut lane = Lane::new(bounds());
+    for i in 0..1000 {
+        let request = Request {
+            id: None,
+            operation: add(&format!("g/{i}"), i),
+        };
+        lane.one(request).unwrap();
+    }
+    lane.state.make_room();
+    assert!(lane.state.counter_bytes() <= 1 << 10);
+    for i in 0..1000 {
+        let request = Request {
+            id: None,
+            operation: add(&format!("g/{i}"), 1),
+        };
+        assert_eq!(value(&lane.one(request).unwrap().0), i + 1);
+    }
+}
+
+#[test]
+fn a_message_is_applied_on_top_of_the_one_before_it_only() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    let mut ask = |sequence, acknowledged, delta| {
+        lane.one(message(sequence, acknowledged, &[("g/0", delta)], time))
+            .map(|(done, _, replayed)| (done, replayed))
+    };
+    assert_eq!(ask(2, 0, 1).unwrap_err(), Refused::Gap { expected: 1 });
+    assert_eq!(
+        ask(1, 1, 1).unwrap_err(),
+        Refused::SessionLost { acknowledged: 0 }
+    );
+    assert!(!ask(1, 0, 1).unwrap().1);
+    assert!(ask(1, 0, 1).unwrap().1, "a repeat");
+    assert_eq!(ask(1, 0, 2).unwrap_err(), Refused::IdReused);
+    assert!(!ask(2, 1, 1).unwrap().1);
+    let known = Refused::Acknowledged { acknowledged: 1 };
+    assert_eq!(ask(1, 0, 1).unwrap_err(), known);
+    assert_eq!(ask(4, 1, 1).unwrap_err(), Refused::Gap { expected: 3 });
+    assert_eq!(lane.value("g/0"), 2);
+}
+
+/// Failures are answered again until the client says that it knows them, also by a lane that has restarted.
+#[test]
+fn failures_of_a_session_are_kept_until_they_are_known() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    let deltas = [("g/0", i64::MAX), ("g/0", 1), ("g/1", 1)];
+    let (first, ..) = lane.one(message(1, 0, &deltas, time)).unwrap();
+    let refusal = Refusal::OutOfRange {
+        value: i64::MAX,
+        delta: 1,
+    };
+    let failures = vec![(1, Failure { index: 1, refusal })];
+    assert_eq!(
+        first,
+        Done::Recorded {
+            acknowledged: 1,
+            failures
+        }
+    );
+    assert_eq!(lane.value("g/1"), 1, "the others are applied");
+    lane.restart();
+    let ask_only = |lane: &mut Lane, known| lane.one(message(0, known, &[], time)).unwrap().0;
+    assert_eq!(ask_only(&mut lane, 0), first);
+    let none = Done::Recorded {
+        acknowledged: 1,
+        failures: vec![],
+    };
+    assert_eq!(ask_only(&mut lane, 1), none);
+}
+
+#[test]
+fn sessions_are_forgotten_and_never_begun_again() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    lane.one(message(1, 0, &[("g/0", 1)], time)).unwrap();
+    lane.now += bounds().session_horizon + SKEW + 1;
+    lane.one(Request {
+        id: None,
+        operation: add("g/1", 1),
+    })
+    .unwrap();
+    assert!(lane.stored.sessions.is_empty());
+    let again = lane.one(message(1, 0, &[("g/0", 1)], time));
+    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+    assert_eq!(lane.value("g/0"), 1);
+}
+
+#[test]
+fn names_are_paths() {
+    for name in [
+        "a",
+        "a/b",
+        "acme/2026-11/api calls",
+        "ü/ß",
+        &"x".repeat(256),
+    ] {
+        assert_eq!(check_name(name), Ok(()), "{name}");
+    }
+    let too_long = NameError::TooLong {
+        bytes: 257,
+        max: 256,
+    };
+    for (name, error) in [
+        ("", NameError::Empty),
+        ("/", NameError::EmptySegment { at: 0 }),
+        ("/a", NameError::EmptySegment { at: 0 }),
+        ("a/", NameError::EmptySegment { at: 2 }),
+        ("a//b", NameError::EmptySegment { at: 2 }),
+        ("a\nb", NameError::Control { at: 1 }),
+        ("é\u{85}", NameError::Control { at: 2 }),
+        ("a\u{7f}", NameError::Control { at: 1 }),
+        (&"x".repeat(257), too_long),
+    ] {
+        assert_eq!(check_name(name), Err(error), "{name:?}");
+    }
+    assert_eq!(group("acme/a/b"), "acme");
+    assert_eq!(group("acme"), "acme");
+}

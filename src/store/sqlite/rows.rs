@@ -1,0 +1,192 @@
+//! Rows and their check sums.
+
+use std::sync::Arc;
+
+use rusqlite::{Row as SqlRow, Statement, params};
+
+use crate::model::{Commit, Corrupt, Digests, Head, Pack, Session, SessionId};
+use crate::store::{Row, StoreError};
+
+/// Why something cannot be read or written.
+#[derive(Debug)]
+pub(super) enum Error {
+    Sqlite(rusqlite::Error),
+    Corrupt(String),
+    /// Nobody waits for the answer any more.
+    Abandoned,
+}
+
+pub(super) type Result<T> = std::result::Result<T, Error>;
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        Self(error.to_string().into())
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(error) => write!(f, "SQLite: {error}"),
+            Self::Corrupt(what) => f.write_str(what),
+            Self::Abandoned => f.write_str("the answer is not waited for"),
+        }
+    }
+}
+
+/// The columns that [`counter`] reads, for a statement to begin with.
+pub(super) const COUNTER: &str = "SELECT name, value, revision, digest FROM counter";
+/// The same of counters that are no more.
+pub(super) const DELETED: &str = "SELECT name, NULL, revision, digest FROM deleted";
+/// Half the price of an upsert.
+pub(super) const PUT_COUNTER: &str =
+    "INSERT OR REPLACE INTO counter (name, value, revision, digest) VALUES (?1, ?2, ?3, ?4)";
+pub(super) const PUT_DELETED: &str =
+    "INSERT OR REPLACE INTO deleted (name, revision, digest) VALUES (?1, ?2, ?3)";
+pub(super) const BATCH: &str =
+    "SELECT seq, base, places, time, horizon, session_horizon, ids, digest FROM batch";
+pub(super) const PUT_BATCH: &str = "INSERT INTO batch \
+    (seq, base, places, time, horizon, session_horizon, ids, digest) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+pub(super) const SESSION: &str = "SELECT id, state, digest FROM session";
+pub(super) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VALUES (?1, ?2, ?3) \
+    ON CONFLICT (id) DO UPDATE SET state = ?2, digest = ?3";
+
+fn counter_digest(digests: Digests, name: &str, value: Option<i64>, revision: i64) -> u32 {
+    let numbers = [value.unwrap_or(0), revision].map(i64::to_le_bytes);
+    let deleted = [value.is_none().into()];
+    digests.check(&[name.as_bytes(), numbers.as_flattened(), &deleted])
+}
+
+pub(super) fn put_counter(
+    statement: &mut Statement<'_>,
+    digests: Digests,
+    (name, value, revision): (&str, i64, i64),
+) -> Result<()> {
+    let digest = counter_digest(digests, name, Some(value), revision);
+    statement.execute(params![name, value, revision, digest])?;
+    Ok(())
+}
+
+pub(super) fn put_deleted(
+    statement: &mut Statement<'_>,
+    digests: Digests,
+    (name, revision): (&str, i64),
+) -> Result<()> {
+    let digest = counter_digest(digests, name, None, revision);
+    statement.execute(params![name, revision, digest])?;
+    Ok(())
+}
+
+pub(super) fn counter(digests: Digests, row: &SqlRow<'_>) -> Result<Row> {
+    let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+    let (value, revision) = (row.get(1)?, row.get(2)?);
+    if row.get::<_, u32>(3)? != counter_digest(digests, name, value, revision) {
+        return Err(Error::Corrupt(format!(
+            "the row of counter {name:?} is damaged"
+        )));
+    }
+    Ok(Row {
+        name: name.into(),
+        value,
+        revision,
+    })
+}
+
+/// A row of `batch`: where the lane was, and what it remembers of it.
+pub(super) struct BatchRow {
+    pub(super) head: Head,
+    pub(super) pack: Pack,
+}
+
+fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8]) -> u32 {
+    digests.check(&[numbers.map(i64::to_le_bytes).as_flattened(), ids])
+}
+
+pub(super) fn put_batch(
+    statement: &mut Statement<'_>,
+    digests: Digests,
+    batch: &Commit,
+    base: i64,
+) -> Result<()> {
+    let numbers = [
+        batch.seq.cast_signed(),
+        base,
+        batch.places.into(),
+        batch.time,
+        batch.horizon,
+        batch.session_horizon,
+    ];
+    let digest = batch_digest(digests, numbers, &batch.ids);
+    let [seq, base, places, time, horizon, session_horizon] = numbers;
+    let ids = &*batch.ids;
+    statement.execute(params![
+        seq,
+        base,
+        places,
+        time,
+        horizon,
+        session_horizon,
+        ids,
+        digest
+    ])?;
+    Ok(())
+}
+
+pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
+    let mut numbers = [0; 6];
+    for (column, number) in numbers.iter_mut().enumerate() {
+        *number = row.get(column)?;
+    }
+    let ids = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
+    let [seq, base, places, time, horizon, session_horizon] = numbers;
+    if row.get::<_, u32>(7)? != batch_digest(digests, numbers, ids) {
+        return Err(Error::Corrupt(format!("the row of batch {seq} is damaged")));
+    }
+    let seq = seq.cast_unsigned();
+    Ok(BatchRow {
+        head: Head {
+            seq,
+            revision: base + places,
+            time,
+            horizon,
+            session_horizon,
+        },
+        pack: Pack {
+            seq,
+            time,
+            base,
+            ids: Arc::from(ids),
+        },
+    })
+}
+
+pub(super) fn put_session(
+    statement: &mut Statement<'_>,
+    digests: Digests,
+    id: &str,
+    state: &[u8],
+) -> Result<()> {
+    let digest = digests.check(&[id.as_bytes(), state]);
+    statement.execute(params![id, state, digest])?;
+    Ok(())
+}
+
+pub(super) fn session(digests: Digests, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
+    let id = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+    let state = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+    if row.get::<_, u32>(2)? != digests.check(&[id.as_bytes(), state]) {
+        return Err(Error::Corrupt(format!(
+            "the row of session {id:?} is damaged"
+        )));
+    }
+    let session = Session::decode(state)
+        .map_err(|Corrupt(what)| Error::Corrupt(format!("session {id:?}: {what}")))?;
+    Ok((id.into(), session))
+}

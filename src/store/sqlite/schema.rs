@@ -1,0 +1,212 @@
+//! The database file: its version, its tables, how it is opened.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+
+use crate::model::Digests;
+
+/// "sumd": says in the file's header whose it is.
+const APPLICATION_ID: i32 = 0x7375_6d64;
+
+/// The statements that make each version of the schema from the one before.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE meta (
+        name TEXT PRIMARY KEY NOT NULL,
+        value ANY NOT NULL
+    ) WITHOUT ROWID, STRICT;
+
+    -- Its key is the database's own, for all digests in it.
+    INSERT INTO meta VALUES ('key', randomblob(16));
+    -- Of the counters that were deleted up to this revision, some are not in `deleted`.
+    INSERT INTO meta VALUES ('forgotten', 0);
+
+    CREATE TABLE counter (
+        name TEXT PRIMARY KEY NOT NULL,
+        value INTEGER NOT NULL,
+        revision INTEGER NOT NULL,  -- of its last change
+        digest INTEGER NOT NULL     -- of the row, as in every table
+    ) WITHOUT ROWID, STRICT;
+
+    -- Counters that are no more, for those who watch. An index on `counter` in its place would
+    -- make each increment cost twice as much.
+    CREATE TABLE deleted (
+        name TEXT PRIMARY KEY NOT NULL,
+        revision INTEGER NOT NULL,
+        digest INTEGER NOT NULL
+    ) WITHOUT ROWID, STRICT;
+
+    CREATE INDEX deleted_at ON deleted (revision);
+
+    -- The last row is the head. Of those before it, the ones with ids that are remembered.
+    CREATE TABLE batch (
+        seq INTEGER PRIMARY KEY NOT NULL,
+        base INTEGER NOT NULL,      -- the revision before its first operation
+        places INTEGER NOT NULL,    -- how many revisions it has
+        time INTEGER NOT NULL,      -- milliseconds since 1970, never less than in the row before
+        horizon INTEGER NOT NULL,
+        session_horizon INTEGER NOT NULL,
+        ids BLOB NOT NULL,
+        digest INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE session (
+        id TEXT PRIMARY KEY NOT NULL,
+        state BLOB NOT NULL,
+        digest INTEGER NOT NULL
+    ) WITHOUT ROWID, STRICT;
+"];
+
+/// The version that this program writes.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a handful"
+)]
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// Pages of the write-ahead log after which it is copied into the database: some 30 MiB.
+const CHECKPOINT_PAGES: u32 = 8000;
+
+/// Why a database cannot be had.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The folder for it cannot be made.
+    Folder(PathBuf, io::Error),
+    /// The lock file cannot be made.
+    Lock(PathBuf, io::Error),
+    /// Another process has it.
+    InUse(PathBuf),
+    /// It is some other program's.
+    Foreign(PathBuf),
+    /// A newer sumd wrote it.
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+    },
+    /// There is none.
+    Missing(PathBuf),
+    /// SQLite cannot use it.
+    Sqlite(PathBuf, rusqlite::Error),
+    /// No thread can be had.
+    Thread(io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path, error) => write!(f, "cannot make {}: {error}", path.display()),
+            Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
+            Self::InUse(path) => write!(
+                f,
+                "{} is in use by another process: one sumd at a time (--data-dir takes another folder)",
+                path.display()
+            ),
+            Self::Foreign(path) => write!(f, "{} is not a database of sumd", path.display()),
+            Self::Newer { path, version } => write!(
+                f,
+                "{} was written by a newer sumd (its format is {version}, and this sumd knows up to {VERSION})",
+                path.display()
+            ),
+            Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
+            Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Opens a database to write to it; it is made, or brought to this version, where need be.
+pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let version = version(path, &connection)?;
+    configure(&connection).map_err(sqlite)?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
+        .map_err(sqlite)?;
+    migrate(&mut connection, version).map_err(sqlite)?;
+    let digests = digests(&connection).map_err(sqlite)?;
+    Ok((connection, digests))
+}
+
+/// Opens a database of this version to read from it, beside whoever writes.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    // It may have to recover the log, so it may write, but not to the tables.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    if version(path, &connection)? == 0 {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    configure(&connection).map_err(sqlite)?;
+    connection
+        .pragma_update(None, "query_only", true)
+        .map_err(sqlite)?;
+    Ok(connection)
+}
+
+pub(super) fn digests(connection: &Connection) -> rusqlite::Result<Digests> {
+    let key = "SELECT value FROM meta WHERE name = 'key'";
+    let key: [u8; 16] = connection.query_row(key, [], |row| row.get(0))?;
+    Ok(Digests::new(key))
+}
+
+/// The version of a database, 0 for one that is empty.
+fn version(path: &Path, connection: &Connection) -> Result<i32, OpenError> {
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let application = number("application_id").map_err(sqlite)?;
+    let version = number("user_version").map_err(sqlite)?;
+    let table = "SELECT 1 FROM sqlite_schema";
+    let table = connection.query_row(table, [], |_| Ok(())).optional();
+    let empty = table.map_err(sqlite)?.is_none();
+    match (application, version) {
+        (0, 0) if empty => Ok(0),
+        (APPLICATION_ID, 1..=VERSION) => Ok(version),
+        (APPLICATION_ID, version) => Err(OpenError::Newer {
+            path: path.to_owned(),
+            version,
+        }),
+        _ => Err(OpenError::Foreign(path.to_owned())),
+    }
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // Nobody else writes; a backup or a check that looks in holds no lock for long.
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    // In KiB where negative.
+    connection.pragma_update(None, "cache_size", -(64 << 10))?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    // Malformed pages are found when they are read, not when they crash something.
+    connection.pragma_update(None, "cell_size_check", true)
+}
+
+fn migrate(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
+    if from == VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    let done = usize::try_from(from).unwrap_or(0);
+    for migration in &MIGRATIONS[done..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}

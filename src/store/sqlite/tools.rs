@@ -1,0 +1,310 @@
+//! Backup, restore and check: on a database file, also while a server uses it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::rows::{self, Error};
+use super::{OpenError, beside, lock, reader, schema};
+use crate::model::{Changes, Commit, Digests, Done, Head, PackEntry};
+use crate::store::Row;
+
+/// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again.
+const RESTORE_GAP: i64 = 1 << 40;
+
+/// Why a tool has not done its work.
+#[derive(Debug)]
+pub enum ToolError {
+    /// A database cannot be had.
+    Open(OpenError),
+    /// The target is there already.
+    Exists(PathBuf),
+    /// A file cannot be written.
+    Io(PathBuf, io::Error),
+    /// The data cannot be read, or is damaged.
+    Data(PathBuf, String),
+}
+
+impl fmt::Display for ToolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) => error.fmt(f),
+            Self::Exists(path) => {
+                write!(f, "{} is there already; move it away first", path.display())
+            }
+            Self::Io(path, error) => write!(f, "cannot write {}: {error}", path.display()),
+            Self::Data(path, what) => write!(f, "{}: {what}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ToolError {}
+
+impl From<OpenError> for ToolError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+/// What a check has found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Counters that are there.
+    pub counters: u64,
+    /// Counters that were deleted, and are remembered for watchers.
+    pub deleted: u64,
+    /// Request ids that are remembered.
+    pub ids: u64,
+    /// Sessions that are remembered.
+    pub sessions: u64,
+    /// The revision of the last change.
+    pub revision: i64,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "counters={} deleted={} ids={} sessions={} revision={} problems={}",
+            self.counters,
+            self.deleted,
+            self.ids,
+            self.sessions,
+            self.revision,
+            self.problems.len()
+        )
+    }
+}
+
+/// Copies a database, as it is at one moment, to a new file.
+///
+/// # Errors
+/// Where the target is there already, or either cannot be used.
+pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
+    refuse_existing(to)?;
+    let partial = beside(to, ".partial");
+    copy(path, &partial)?;
+    publish(&partial, to)
+}
+
+/// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
+/// again, and watchers start afresh.
+///
+/// # Errors
+/// Where the backup is damaged, or there is a database already.
+pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
+    let report = check(from)?;
+    if let Some(problem) = report.problems.first() {
+        return Err(ToolError::Data(from.to_owned(), problem.clone()));
+    }
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        fs::create_dir_all(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
+    }
+    let _lock = lock(path)?;
+    refuse_existing(path)?;
+    let partial = beside(path, ".partial");
+    copy(from, &partial)?;
+    let (connection, digests) = schema::open(&partial)?;
+    let skipped = skip_revisions(&connection, digests);
+    skipped.map_err(|error| ToolError::Data(partial.clone(), error.to_string()))?;
+    connection
+        .close()
+        .map_err(|(_, error)| ToolError::Data(partial.clone(), error.to_string()))?;
+    publish(&partial, path)?;
+    Ok(report)
+}
+
+fn refuse_existing(path: &Path) -> Result<(), ToolError> {
+    if path.exists() {
+        return Err(ToolError::Exists(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
+    // What an earlier attempt has left.
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(ToolError::Io(to.to_owned(), error));
+        }
+        _ => {}
+    }
+    let connection = schema::open_reader(from)?;
+    let target = to.to_string_lossy();
+    connection
+        .pragma_update(None, "query_only", false)
+        .and_then(|()| connection.execute("VACUUM INTO ?1", params![target]))
+        .map_err(|error| ToolError::Data(from.to_owned(), error.to_string()))?;
+    Ok(())
+}
+
+/// Gives a file that is complete its name, durably.
+fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
+    let io = |error| ToolError::Io(path.to_owned(), error);
+    File::open(partial)
+        .and_then(|file| file.sync_all())
+        .map_err(io)?;
+    fs::rename(partial, path).map_err(io)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))
+        .and_then(|folder| folder.sync_all())
+        .map_err(io)
+}
+
+fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()> {
+    let sql = format!("{} ORDER BY seq DESC LIMIT 1", rows::BATCH);
+    let head = {
+        let mut statement = connection.prepare(&sql)?;
+        let mut found = statement.query([])?;
+        match found.next()? {
+            Some(row) => rows::batch(digests, row)?.head,
+            None => Head::default(),
+        }
+    };
+    let base = head.revision + RESTORE_GAP;
+    let transaction = connection.unchecked_transaction()?;
+    let batch = Commit {
+        seq: head.seq + 1,
+        time: head.time,
+        horizon: head.horizon,
+        session_horizon: head.session_horizon,
+        places: 0,
+        ids: [].into(),
+        forget_before: 0,
+        changes: Changes::default(),
+    };
+    rows::put_batch(
+        &mut transaction.prepare(rows::PUT_BATCH)?,
+        digests,
+        &batch,
+        base,
+    )?;
+    transaction.execute(
+        "UPDATE meta SET value = ?1 WHERE name = 'forgotten'",
+        params![base],
+    )?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Looks at everything in a database: its pages, every row's check sum, and whether counters, batches and remembered ids
+/// fit together.
+///
+/// # Errors
+/// Where it cannot be opened. What is wrong inside is in the report.
+pub fn check(path: &Path) -> Result<Report, ToolError> {
+    let mut connection = schema::open_reader(path)?;
+    let mut report = Report::default();
+    if let Err(error) = check_all(&mut connection, &mut report) {
+        report.problems.push(error.to_string());
+    }
+    Ok(report)
+}
+
+fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
+    let digests = schema::digests(connection)?;
+    let snapshot = connection.transaction()?;
+    let mut statement = snapshot.prepare("PRAGMA integrity_check(20)")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let line: String = row.get(0)?;
+        if line != "ok" {
+            report.problems.push(line);
+        }
+    }
+    report.revision = reader::revision(&snapshot)?;
+    let answers = check_batches(&snapshot, digests, report)?;
+    check_counters(&snapshot, digests, &answers, report)?;
+    let mut statement = snapshot.prepare(rows::SESSION)?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        note(rows::session(digests, row), &mut report.problems);
+        report.sessions += 1;
+    }
+    Ok(())
+}
+
+fn note<T>(row: rows::Result<T>, problems: &mut Vec<String>) -> Option<T> {
+    row.map_err(|error: Error| problems.push(error.to_string()))
+        .ok()
+}
+
+/// Checks what is remembered; gives what each revision was answered.
+fn check_batches(
+    connection: &Connection,
+    digests: Digests,
+    report: &mut Report,
+) -> rows::Result<HashMap<i64, Done>> {
+    let mut answers = HashMap::new();
+    let mut ids = HashSet::new();
+    let (mut revision, mut time) = (0, i64::MIN);
+    let mut statement = connection.prepare(&format!("{} ORDER BY seq", rows::BATCH))?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let Some(batch) = note(rows::batch(digests, row), &mut report.problems) else {
+            continue;
+        };
+        let (seq, head) = (batch.pack.seq, batch.head);
+        if batch.pack.base < revision || head.time < time {
+            let problem = format!("batch {seq} goes back behind the one before it");
+            report.problems.push(problem);
+        }
+        (revision, time) = (head.revision, head.time);
+        let entries = PackEntry::read_all(&batch.pack.ids);
+        let entries = entries.map_err(|error| Error::Corrupt(format!("batch {seq}: {error}")));
+        for entry in note(entries, &mut report.problems).unwrap_or_default() {
+            let at = batch.pack.base + i64::from(entry.place);
+            if at > head.revision || !ids.insert(entry.digest) {
+                let problem = format!("batch {seq} has an id twice, or out of place");
+                report.problems.push(problem);
+            }
+            answers.insert(at, entry.done);
+        }
+    }
+    report.ids = ids.len() as u64;
+    Ok(answers)
+}
+
+/// Checks the counters, each against what the operation that changed it last was answered.
+fn check_counters(
+    connection: &Connection,
+    digests: Digests,
+    answers: &HashMap<i64, Done>,
+    report: &mut Report,
+) -> rows::Result<()> {
+    let both = format!("{} UNION ALL {}", rows::COUNTER, rows::DELETED);
+    let mut statement = connection.prepare(&both)?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let Some(row) = note(rows::counter(digests, row), &mut report.problems) else {
+            continue;
+        };
+        match row.value {
+            Some(_) => report.counters += 1,
+            None => report.deleted += 1,
+        }
+        let fits = match (answers.get(&row.revision), row.value) {
+            (Some(Done::Incremented(added)), value) => value == Some(added.value),
+            (Some(Done::Batch(all)), Some(value)) => all.iter().any(|added| added.value == value),
+            (Some(Done::Failed(_) | Done::Batch(_)), _) => false,
+            _ => true,
+        };
+        if !fits || row.revision <= 0 || row.revision > report.revision {
+            let Row { name, revision, .. } = row;
+            let problem = format!("counter {name:?} is not what revision {revision} made it");
+            report.problems.push(problem);
+        }
+    }
+    Ok(())
+}

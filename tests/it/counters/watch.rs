@@ -1,0 +1,226 @@
+//! `WatchCounters`: the state, and then every change.
+
+use std::collections::BTreeMap;
+
+use sumd::proto::sum::v1::{DeleteCounterRequest, WatchCountersRequest, WatchCountersResponse};
+use tonic::{Code, Streaming};
+
+use super::{Client, increment, refused, serve};
+use crate::support::{reason, soon};
+
+/// What a client makes of the answers.
+struct View {
+    answers: Streaming<WatchCountersResponse>,
+    counters: BTreeMap<String, (i64, i64)>,
+    revision: i64,
+    restarts: usize,
+    answered: usize,
+}
+
+impl View {
+    async fn open(client: &mut Client, request: WatchCountersRequest) -> Self {
+        let answers = soon(client.watch_counters(request))
+            .await
+            .expect("a stream");
+        Self {
+            answers: answers.into_inner(),
+            counters: BTreeMap::new(),
+            revision: 0,
+            restarts: 0,
+            answered: 0,
+        }
+    }
+
+    async fn next(&mut self) -> WatchCountersResponse {
+        let answer = soon(self.answers.message()).await.expect("no error");
+        let answer = answer.expect("a watch has no end");
+        if answer.restarted {
+            self.counters.clear();
+            self.restarts += 1;
+        }
+        for counter in &answer.counters {
+            let new = (counter.value, counter.revision);
+            if let Some((_, before)) = self.counters.insert(counter.name.clone(), new) {
+                assert!(before <= new.1, "{} goes back", counter.name);
+            }
+        }
+        for name in &answer.deleted {
+            self.counters.remove(name);
+        }
+        assert!(
+            answer.revision >= self.revision,
+            "what to resume from grows"
+        );
+        self.revision = answer.revision;
+        self.answered += 1;
+        answer
+    }
+
+    async fn until_synced(&mut self) {
+        while !self.next().await.synced {}
+    }
+
+    /// Reads until everything up to a revision has come.
+    async fn until(&mut self, revision: i64) {
+        while self.revision < revision {
+            self.next().await;
+        }
+    }
+
+    fn values(&self) -> Vec<(&str, i64)> {
+        let counters = self.counters.iter();
+        counters
+            .map(|(name, (value, _))| (&**name, *value))
+            .collect()
+    }
+}
+
+fn prefix(prefix: &str, from_revision: i64) -> WatchCountersRequest {
+    WatchCountersRequest {
+        prefix: prefix.into(),
+        from_revision,
+        ..WatchCountersRequest::default()
+    }
+}
+
+async fn delete(client: &mut Client, counter: &str) -> i64 {
+    let request = DeleteCounterRequest {
+        counter: counter.into(),
+        ..DeleteCounterRequest::default()
+    };
+    let answer = soon(client.delete_counter(request)).await.expect("deleted");
+    answer.into_inner().revision
+}
+
+#[tokio::test]
+async fn a_watch_has_the_state_and_then_changes() {
+    let (_server, mut client) = serve().await;
+    increment(&mut client, "a/1", 1).await;
+    increment(&mut client, "b", 9).await;
+    let mut view = View::open(&mut client, prefix("a/", 0)).await;
+    view.until_synced().await;
+    assert_eq!((view.values(), view.restarts), (vec![("a/1", 1)], 1));
+
+    increment(&mut client, "a/1", 1).await;
+    let last = increment(&mut client, "a/2", 5).await.revision;
+    view.until(last).await;
+    assert_eq!(view.values(), [("a/1", 2), ("a/2", 5)]);
+    let last = delete(&mut client, "a/1").await;
+    view.until(last).await;
+    assert_eq!(view.values(), [("a/2", 5)]);
+}
+
+#[tokio::test]
+async fn names_are_watched_also_before_they_are_there() {
+    let (_server, mut client) = serve().await;
+    let names = WatchCountersRequest {
+        counters: vec!["x".into(), "y".into()],
+        ..WatchCountersRequest::default()
+    };
+    let mut view = View::open(&mut client, names).await;
+    view.until_synced().await;
+    assert_eq!(view.values(), [("x", 0), ("y", 0)]);
+    increment(&mut client, "z", 1).await;
+    let last = increment(&mut client, "y", 2).await.revision;
+    view.until(last).await;
+    assert_eq!(view.values(), [("x", 0), ("y", 2)]);
+    let last = delete(&mut client, "y").await;
+    view.until(last).await;
+    assert_eq!(view.values(), [("x", 0)]);
+}
+
+/// Where it left off, also where that is not in memory any more, deletions included.
+#[tokio::test]
+async fn a_watch_resumes() {
+    let (_server, mut client) = serve().await;
+    for name in ["a", "b", "c"] {
+        increment(&mut client, name, 1).await;
+    }
+    let mut view = View::open(&mut client, prefix("", 0)).await;
+    view.until_synced().await;
+    let from = view.revision;
+    drop(view);
+    increment(&mut client, "b", 1).await;
+    let last = delete(&mut client, "c").await;
+
+    let mut view = View::open(&mut client, prefix("", from)).await;
+    let first = view.next().await;
+    assert!(first.synced && !first.restarted);
+    assert_eq!(view.values(), [("b", 2)]);
+    assert_eq!((first.deleted, view.revision), (vec!["c".to_owned()], last));
+
+    // A revision that this server has not come to: it was another's, or a backup was restored.
+    let mut view = View::open(&mut client, prefix("", last + 1000)).await;
+    let first = soon(view.answers.message())
+        .await
+        .expect("no error")
+        .expect("an answer");
+    assert!(first.restarted);
+}
+
+/// One that is resumed after more changes than are kept in memory reads the store.
+#[tokio::test]
+async fn a_watch_that_is_far_behind_reads_the_store() {
+    let (_server, mut client) = serve().await;
+    let from = increment(&mut client, "a", 1).await.revision;
+    increment(&mut client, "b", 1).await;
+    delete(&mut client, "b").await;
+    let mut last = 0;
+    for _ in 0..4200 {
+        last = increment(&mut client, "c", 1).await.revision;
+    }
+    let mut view = View::open(&mut client, prefix("", from)).await;
+    let first = view.next().await;
+    assert_eq!(
+        (first.deleted, first.restarted),
+        (vec!["b".to_owned()], false)
+    );
+    view.until(last).await;
+    assert_eq!(view.values(), [("c", 4200)]);
+}
+
+/// A reader that takes nothing for a while gets the latest values, not each that there was.
+#[tokio::test]
+async fn a_slow_reader_gets_the_latest() {
+    let (_server, mut client) = serve().await;
+    let mut view = View::open(&mut client, prefix("", 0)).await;
+    view.until_synced().await;
+    let mut last = 0;
+    for i in 0..2000 {
+        last = increment(&mut client, &format!("c/{}", i % 3), 1)
+            .await
+            .revision;
+    }
+    view.until(last).await;
+    assert_eq!(view.values(), [("c/0", 667), ("c/1", 667), ("c/2", 666)]);
+    assert!(view.answered < 1500, "{} answers", view.answered);
+}
+
+#[tokio::test]
+async fn a_watch_of_nonsense_is_refused() {
+    let (_server, mut client) = serve().await;
+    let both = WatchCountersRequest {
+        counters: vec!["a".into()],
+        ..prefix("a", 0)
+    };
+    let many = WatchCountersRequest {
+        counters: vec!["a".into(); 101],
+        ..prefix("", 0)
+    };
+    for wrong in [both, many, prefix("a\n", 0), prefix("", -1)] {
+        let status = soon(client.watch_counters(wrong)).await;
+        refused(&status.expect_err("nonsense"), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn draining_ends_a_watch() {
+    let (mut server, mut client) = serve().await;
+    let mut view = View::open(&mut client, prefix("", 0)).await;
+    view.until_synced().await;
+    server.stop();
+    let status = soon(view.answers.message()).await.expect_err("it drains");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status).0, "SHUTTING_DOWN");
+    server.ended().await;
+}

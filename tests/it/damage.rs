@@ -1,0 +1,244 @@
+//! Data that is in use, foreign, newer, damaged or without room: never a wrong answer, always a clear one. And the tools
+//! that copy and check it.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use rusqlite::Connection;
+use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
+use sumd::proto::sum::v1::{GetCounterRequest, IncrementCounterRequest};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::support::process::{Process, SUMD};
+use crate::support::{reason, soon};
+
+/// A folder with a database in it.
+struct Data(TempDir);
+
+impl Data {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn folder(&self) -> &str {
+        self.0.path().to_str().expect("a path")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.path().join("sumd.db")
+    }
+
+    async fn serve(&self) -> Process {
+        Process::serve(&["--data-dir", self.folder()]).await
+    }
+
+    /// Makes a counter in it, and stops.
+    async fn fill(&self) {
+        let mut server = self.serve().await;
+        let mut client = client(&server).await;
+        for name in ["acme/a", "acme/b"] {
+            increment(&mut client, name).await.expect("a value");
+        }
+        server.signal("TERM");
+        assert!(server.exit().await.success());
+    }
+
+    /// Changes it behind sumd's back.
+    fn tamper(&self, sql: &str) {
+        let connection = Connection::open(self.database()).expect("a database");
+        connection.execute_batch(sql).expect("it can be changed");
+    }
+}
+
+async fn client(server: &Process) -> CounterServiceClient<Channel> {
+    let address = format!("http://{}", server.address);
+    let client = CounterServiceClient::connect(address).await;
+    client.expect("it listens")
+}
+
+async fn increment(
+    client: &mut CounterServiceClient<Channel>,
+    counter: &str,
+) -> Result<i64, Status> {
+    let request = IncrementCounterRequest {
+        counter: counter.into(),
+        delta: 1,
+        ..IncrementCounterRequest::default()
+    };
+    let answer = soon(client.increment_counter(request)).await?;
+    Ok(answer.into_inner().value)
+}
+
+async fn sumd(args: &[&str]) -> Output {
+    let output = Command::new(SUMD).args(args).output();
+    soon(output).await.expect("the program is built")
+}
+
+/// What it said where it could not do its work.
+async fn fails(args: &[&str]) -> String {
+    let output = sumd(args).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
+async fn does_not_serve(data: &Data) -> String {
+    let listen = "--listen=127.0.0.1:0";
+    fails(&["serve", listen, "--data-dir", data.folder()]).await
+}
+
+#[tokio::test]
+async fn data_in_use_is_refused_to_a_second_server() {
+    let data = Data::new();
+    let _first = data.serve().await;
+    let problem = does_not_serve(&data).await;
+    assert!(
+        problem.contains("is in use by another process"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_left_alone() {
+    for contents in [&b"my notes, which are not to be lost"[..], &[0x5a; 8192]] {
+        let data = Data::new();
+        std::fs::write(data.database(), contents).expect("a file");
+        let problem = does_not_serve(&data).await;
+        assert!(problem.contains("sumd.db"), "{problem}");
+        assert_eq!(std::fs::read(data.database()).expect("a file"), contents);
+    }
+    let data = Data::new();
+    data.tamper("CREATE TABLE notes (text); PRAGMA user_version = 1");
+    let problem = does_not_serve(&data).await;
+    assert!(problem.contains("is not a database of sumd"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let data = Data::new();
+    data.fill().await;
+    data.tamper("PRAGMA user_version = 99");
+    let problem = does_not_serve(&data).await;
+    assert!(problem.contains("written by a newer sumd"), "{problem}");
+    assert!(problem.contains("99"), "{problem}");
+}
+
+/// A counter whose row is damaged is not answered with, by any method, and the others are.
+#[tokio::test]
+async fn a_damaged_row_is_an_error_and_no_answer() {
+    let data = Data::new();
+    data.fill().await;
+    data.tamper("UPDATE counter SET value = value + 1 WHERE name = 'acme/b'");
+    let mut server = data.serve().await;
+    let mut client = client(&server).await;
+    let mut get = async |counter: &str| {
+        let counter = counter.to_owned();
+        soon(client.get_counter(GetCounterRequest { counter })).await
+    };
+    let status = get("acme/b").await.expect_err("its row is damaged");
+    assert_eq!(
+        (status.code(), &*reason(&status).0),
+        (Code::Unavailable, "STORE_FAILED")
+    );
+    let other = get("acme/a").await.expect("its row is not");
+    assert_eq!(other.into_inner().counter.expect("a counter").value, 1);
+
+    // Counting on from it would make it worse: the server stops.
+    let status = increment(&mut client, "acme/b").await.expect_err("damaged");
+    assert_eq!(reason(&status).0, "STORE_FAILED");
+    server.logged("the store has failed").await;
+    assert_eq!(server.exit().await.code(), Some(1));
+    let output = sumd(&["check", "--data-dir", data.folder()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let problems = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        problems.contains(r#"counter "acme/b" is damaged"#),
+        "{problems}"
+    );
+}
+
+/// What is remembered decides what counts twice: where it is damaged there is no start.
+#[tokio::test]
+async fn damaged_memory_of_ids_is_no_start() {
+    let data = Data::new();
+    data.fill().await;
+    data.tamper("UPDATE batch SET ids = x'00'");
+    let problem = does_not_serve(&data).await;
+    assert!(
+        problem.contains("the row of batch 2 is damaged"),
+        "{problem}"
+    );
+}
+
+/// When there is no room on the disk those who wait are told that the outcome is not known, the server stops, and
+/// what it had acknowledged is there when there is room again.
+#[tokio::test]
+async fn a_full_disk_stops_the_server_and_loses_nothing() {
+    let data = Data::new();
+    // A limit on the size of files does what a full disk does, to this process alone.
+    let limited = format!("trap '' XFSZ; ulimit -f 400; exec {SUMD} serve \"$@\"");
+    let flags = ["--data-dir", data.folder(), "--drain-delay", "0s"];
+    let mut server = Process::start(Command::new("sh").args(["-c", &limited, "sh"]), &flags).await;
+    let mut client_of_full = client(&server).await;
+    let mut acknowledged = 0;
+    let status = loop {
+        match increment(&mut client_of_full, "acme/a").await {
+            Ok(value) => acknowledged = value,
+            Err(status) => break status,
+        }
+    };
+    let (reason, metadata) = reason(&status);
+    assert_eq!(
+        (&*reason, &*metadata["outcome"]),
+        ("STORE_FAILED", "UNKNOWN")
+    );
+    assert!(acknowledged > 10, "{acknowledged}");
+    assert_eq!(server.exit().await.code(), Some(1));
+
+    let server = data.serve().await;
+    let next = increment(&mut client(&server).await, "acme/a").await;
+    let unknown = next.expect("there is room") - 1 - acknowledged;
+    assert!((0..=1).contains(&unknown), "{unknown}");
+}
+
+#[tokio::test]
+async fn a_backup_of_a_live_server_is_restored_elsewhere() {
+    let data = Data::new();
+    let server = data.serve().await;
+    let mut client = client(&server).await;
+    for _ in 0..10 {
+        increment(&mut client, "acme/a").await.expect("a value");
+    }
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| {
+        let path = elsewhere.path().join(name);
+        path.to_str().expect("a path").to_owned()
+    };
+    let backup = path("backup.db");
+    let of_live = ["--data-dir", data.folder()];
+    let output = sumd(&[&["backup", &backup], &of_live[..]].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    let problem = fails(&[&["backup", &backup], &of_live[..]].concat()).await;
+    assert!(problem.contains("is there already"), "{problem}");
+    let output = sumd(&[&["check"], &of_live[..]].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    increment(&mut client, "acme/a").await.expect("a value");
+
+    let problem = fails(&[&["restore", &backup], &of_live[..]].concat()).await;
+    assert!(problem.contains("in use"), "{problem}");
+    let target = path("restored");
+    let output = sumd(&["restore", &backup, "--data-dir", &target]).await;
+    assert!(output.status.success(), "{output:?}");
+    let problem = fails(&["restore", &backup, "--data-dir", &target]).await;
+    assert!(problem.contains("is there already"), "{problem}");
+
+    let restored = Process::serve(&["--data-dir", &target]).await;
+    let mut client = self::client(&restored).await;
+    let value = increment(&mut client, "acme/a").await.expect("a value");
+    assert_eq!(value, 11, "as it was when the backup was made");
+    assert!(Path::new(&backup).exists());
+    let missing = fails(&["check", "--data-dir", &path("nowhere")]).await;
+    assert!(missing.contains("there is no database"), "{missing}");
+}

@@ -1,0 +1,381 @@
+//! What every store does, and what becomes of a lane whose store fails, hangs or loses what it had not synced.
+
+mod unreliable;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sumd::lane::{Decided, Lane, LaneError, Running};
+use sumd::model::{Bounds, Done, Increments, Limits, Millis, Operation, Record, Request};
+use sumd::store::sqlite::SqliteStore;
+use sumd::store::{Scan, Store};
+use tempfile::TempDir;
+
+use crate::support::soon;
+use unreliable::Unreliable;
+
+/// A store that can be closed and opened again, over the same data.
+trait Reopen {
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+struct Sqlite(TempDir);
+
+impl Sqlite {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("sumd.db")
+    }
+}
+
+impl Reopen for Sqlite {
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(&self.path()).expect("nobody else has it"))
+    }
+}
+
+/// Each behaviour, on each store.
+macro_rules! on_every_store {
+    ($($behaviour:ident)*) => {
+        mod on_sqlite { $(#[tokio::test] async fn $behaviour() {
+            super::$behaviour(&super::Sqlite::new()).await;
+        })* }
+        mod on_unreliable { $(#[tokio::test] async fn $behaviour() {
+            super::$behaviour(&super::Unreliable::default()).await;
+        })* }
+    };
+}
+
+on_every_store! {
+    what_is_acknowledged_is_there_after_a_restart
+    revisions_grow_and_are_never_given_again
+    ids_are_answered_as_they_were_first
+    sessions_go_on
+    reads_see_what_was_answered_before
+    scans_go_by_name_and_prefix
+    scans_tell_what_has_changed_since
+    sums_are_exact
+    a_batch_that_does_not_follow_is_refused
+}
+
+async fn start(store: &dyn Reopen) -> (Running, Arc<dyn Store>) {
+    let bounds = Bounds {
+        id_bytes: 1 << 20,
+        counter_bytes: 1 << 12,
+        id_horizon: 600_000,
+        session_horizon: 600_000,
+    };
+    let store = store.open();
+    let lane = Running::start(store.clone(), bounds).await;
+    (lane.expect("the rows can be read"), store)
+}
+
+fn add(name: &str, delta: i64) -> Operation {
+    Operation::Increment(Increments::one(name.into(), delta, Limits::default()))
+}
+
+async fn ask(lane: &Lane, operation: Operation) -> Decided {
+    let request = Request {
+        id: None,
+        operation,
+    };
+    soon(lane.execute(request)).await.expect("an answer")
+}
+
+async fn ask_as(lane: &Lane, store: &dyn Store, id: &str, operation: Operation) -> Decided {
+    let id = store.digests().id(id, None, &operation);
+    let request = Request {
+        id: Some(id),
+        operation,
+    };
+    soon(lane.execute(request)).await.expect("an answer")
+}
+
+fn value(decided: &Decided) -> i64 {
+    match &decided.answer.done {
+        Done::Incremented(added) => added.value,
+        other => panic!("{other:?} is no increment"),
+    }
+}
+
+async fn what_is_acknowledged_is_there_after_a_restart(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    for i in 1..=50 {
+        assert_eq!(
+            value(&ask(&running.lane, add("g/a", i)).await),
+            i * (i + 1) / 2
+        );
+    }
+    ask(&running.lane, Operation::Set("g/b".into(), -7)).await;
+    ask(&running.lane, Operation::Delete("g/b".into())).await;
+    running.close().await;
+    drop(store);
+
+    let (running, _store) = start(data).await;
+    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 1275);
+    assert_eq!(value(&ask(&running.lane, add("g/b", 1)).await), 1);
+}
+
+async fn revisions_grow_and_are_never_given_again(data: &impl Reopen) {
+    let mut last = 0;
+    for _ in 0..3 {
+        let (running, store) = start(data).await;
+        for _ in 0..5 {
+            let revision = ask(&running.lane, add("g/a", 1)).await.revision;
+            assert!(revision > last, "{revision} after {last}");
+            last = revision;
+        }
+        running.close().await;
+        drop(store);
+    }
+}
+
+async fn ids_are_answered_as_they_were_first(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    let first = ask_as(&running.lane, &*store, "a", add("g/a", 5)).await;
+    ask(&running.lane, add("g/a", 1)).await;
+    running.close().await;
+    drop(store);
+
+    let (running, store) = start(data).await;
+    let again = ask_as(&running.lane, &*store, "a", add("g/a", 5)).await;
+    assert!(again.answer.replayed);
+    assert_eq!((again.revision, value(&again)), (first.revision, 5));
+    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 6);
+}
+
+fn message(store: &dyn Store, sequence: u64, acknowledged: u64, time: Millis) -> Operation {
+    let mut increments = Increments::default();
+    increments.push("g/a", 1, Limits::default());
+    increments.push("h/b", i64::MAX, Limits::default());
+    Operation::Record(Record {
+        session: "meter".into(),
+        time,
+        sequence,
+        acknowledged,
+        contents: store.digests().message(&increments),
+        increments,
+    })
+}
+
+fn now() -> Millis {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Millis::try_from(time.expect("after 1970").as_millis()).expect("before 292277026")
+}
+
+async fn sessions_go_on(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    let time = now();
+    ask(&running.lane, message(&*store, 1, 0, time)).await;
+    let second = ask(&running.lane, message(&*store, 2, 1, time)).await;
+    running.close().await;
+    drop(store);
+
+    let (running, store) = start(data).await;
+    let again = ask(&running.lane, message(&*store, 2, 1, time)).await;
+    assert!(again.answer.replayed);
+    assert_eq!(
+        again.answer.done, second.answer.done,
+        "the failure is told again"
+    );
+    ask(&running.lane, message(&*store, 3, 2, time)).await;
+    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 3);
+}
+
+async fn reads_see_what_was_answered_before(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    for i in 1..=20 {
+        let decided = ask(&running.lane, add("g/a", 1)).await;
+        let names = vec!["g/a".into(), "g/none".into()];
+        let found = soon(store.read(names)).await.expect("rows");
+        let row = found.rows[0].as_ref().expect("it is there");
+        assert_eq!((row.value, row.revision), (Some(i), decided.revision));
+        assert_eq!(found.rows[1], None);
+        assert!(found.revision >= decided.revision);
+    }
+}
+
+/// The names of all pages of a scan.
+async fn scan(store: &dyn Store, prefix: &str, since: i64, limit: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut after = None;
+    loop {
+        let scan = Scan {
+            prefix: prefix.into(),
+            after,
+            since,
+            limit,
+        };
+        let page = soon(store.scan(scan)).await.expect("a page");
+        assert!(page.rows.len() <= limit);
+        for row in page.rows {
+            let deleted = if row.value.is_none() { "-" } else { "" };
+            names.push(format!("{deleted}{}", row.name));
+        }
+        after = page.next;
+        if after.is_none() {
+            return names;
+        }
+    }
+}
+
+async fn scans_go_by_name_and_prefix(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    let names = ["b", "a/1", "a", "a/2", "a0", "ä", "a/2/x", "a-"];
+    for name in names {
+        ask(&running.lane, add(name, 1)).await;
+    }
+    let mut sorted = names.map(str::to_owned);
+    sorted.sort();
+    for limit in [1, 2, 3, 100] {
+        assert_eq!(scan(&*store, "", 0, limit).await, sorted);
+        assert_eq!(scan(&*store, "a/", 0, limit).await, ["a/1", "a/2", "a/2/x"]);
+        assert_eq!(scan(&*store, "x", 0, limit).await, [""; 0]);
+    }
+}
+
+async fn scans_tell_what_has_changed_since(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    for name in ["a", "b", "c"] {
+        ask(&running.lane, add(name, 1)).await;
+    }
+    let since = ask(&running.lane, add("d", 1)).await.revision;
+    ask(&running.lane, add("b", 1)).await;
+    ask(&running.lane, Operation::Delete("c".into())).await;
+    ask(&running.lane, Operation::Delete("a".into())).await;
+    ask(&running.lane, add("a", 1)).await;
+    for limit in [1, 100] {
+        assert_eq!(scan(&*store, "", since, limit).await, ["a", "b", "-c"]);
+        assert_eq!(scan(&*store, "", 0, limit).await, ["a", "b", "d"]);
+    }
+}
+
+async fn sums_are_exact(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    for name in ["a/x", "a/y", "b"] {
+        ask(&running.lane, add(name, i64::MAX)).await;
+    }
+    let last = ask(&running.lane, Operation::Delete("b".into())).await;
+    let all = soon(store.sum("".into())).await.expect("a sum");
+    assert_eq!((all.sum, all.count), (2 * i128::from(i64::MAX), 2));
+    assert_eq!(all.revision, last.revision);
+    let one = soon(store.sum("a/y".into())).await.expect("a sum");
+    assert_eq!((one.sum, one.count), (i64::MAX.into(), 1));
+}
+
+/// What stops two writers: a batch is made on the one before it, or not at all.
+async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
+    let (running, store) = start(data).await;
+    ask(&running.lane, add("g/a", 1)).await;
+    running.close().await;
+    let stale = sumd::model::Commit {
+        seq: 1,
+        time: 0,
+        horizon: 0,
+        session_horizon: 0,
+        places: 1,
+        ids: [].into(),
+        forget_before: 0,
+        changes: sumd::model::Changes::default(),
+    };
+    soon(store.commit(Arc::new(stale)))
+        .await
+        .expect_err("it was taken");
+}
+
+/// A commit that fails may have been made or not: those who asked for it are told just that, the lane ends, and what the
+/// store has is found when it is opened again.
+#[tokio::test]
+async fn a_commit_that_fails_ends_the_lane() {
+    for applied in [false, true] {
+        let data = Unreliable::default();
+        let (mut running, store) = start(&data).await;
+        let lane = running.lane.clone();
+        ask_as(&lane, &*store, "first", add("g/a", 1)).await;
+        data.fail_next_commit(applied);
+        let operation = add("g/a", 10);
+        let id = store.digests().id("second", None, &operation);
+        let request = Request {
+            id: Some(id),
+            operation,
+        };
+        let error = soon(lane.execute(request)).await.expect_err("it failed");
+        assert!(matches!(error, LaneError::Unknown(_)), "{error:?}");
+        soon(running.failure()).await;
+        let afterwards = Request {
+            id: None,
+            operation: add("g/a", 100),
+        };
+        let error = soon(lane.execute(afterwards))
+            .await
+            .expect_err("it has ended");
+        assert!(matches!(error, LaneError::Closed), "{error:?}");
+
+        let (again, store) = start(&data).await;
+        let retried = ask_as(&again.lane, &*store, "second", add("g/a", 10)).await;
+        assert_eq!((value(&retried), retried.answer.replayed), (11, applied));
+    }
+}
+
+/// Nothing is answered while a commit hangs, and what comes in meanwhile shares the next one.
+#[tokio::test]
+async fn while_a_commit_hangs_the_next_batch_gathers() {
+    let data = Unreliable::default();
+    let (running, _store) = start(&data).await;
+    data.freeze();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let lane = running.lane.clone();
+        waiting.spawn(async move { value(&ask(&lane, add("g/a", 1)).await) });
+    }
+    // All have had their turn, and the first commit has begun.
+    data.commit_hangs().await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(waiting.try_join_next().is_none(), "nothing is durable");
+    data.thaw();
+    let mut values = soon(waiting.join_all()).await;
+    values.sort_unstable();
+    assert_eq!(
+        values,
+        (1..=500).collect::<Vec<_>>(),
+        "each gets its own value"
+    );
+    assert!(data.commits() <= 3, "{} commits", data.commits());
+}
+
+/// Of a store that loses what it had not synced, nothing is lost that was answered.
+#[tokio::test]
+async fn what_was_not_synced_was_not_answered() {
+    let data = Unreliable::default();
+    let (running, store) = start(&data).await;
+    let answered = value(&ask_as(&running.lane, &*store, "a", add("g/a", 1)).await);
+    data.freeze();
+    let lane = running.lane.clone();
+    let lost = tokio::spawn(async move {
+        lane.execute(Request {
+            id: None,
+            operation: add("g/a", 10),
+        })
+        .await
+    });
+    data.commit_hangs().await;
+    data.lose_power();
+    soon(lost)
+        .await
+        .expect("no panic")
+        .expect_err("it is not durable");
+
+    let (running, store) = start(&data).await;
+    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), answered);
+    assert!(
+        ask_as(&running.lane, &*store, "a", add("g/a", 1))
+            .await
+            .answer
+            .replayed
+    );
+}

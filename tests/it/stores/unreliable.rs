@@ -1,0 +1,209 @@
+//! A store in memory that fails, hangs or loses what it had not synced, when it is told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
+use sumd::store::{Loaded, Page, Reply, Row, Rows, Scan, Store, StoreError, Sum};
+use tokio::sync::watch;
+
+use super::Reopen;
+
+/// The data, and what is to happen to it. It outlives the stores that are opened over it.
+#[derive(Clone, Default)]
+pub struct Unreliable(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    synced: Mutex<Data>,
+    /// What happens to the next commit: it fails, before it is applied or after.
+    fail: Mutex<Option<bool>>,
+    frozen: watch::Sender<bool>,
+    /// Counts the times that power was lost: what was in flight then is gone.
+    life: watch::Sender<u32>,
+    /// Commits that do not go on.
+    hanging: watch::Sender<usize>,
+    commits: Mutex<usize>,
+}
+
+#[derive(Default)]
+struct Data {
+    head: Head,
+    packs: Vec<Pack>,
+    rows: BTreeMap<Arc<str>, Row>,
+    sessions: HashMap<SessionId, Vec<u8>>,
+}
+
+impl Unreliable {
+    pub fn fail_next_commit(&self, applied: bool) {
+        *self.0.fail.lock().expect("no panic") = Some(applied);
+    }
+
+    /// Commits begin, and do not end.
+    pub fn freeze(&self) {
+        self.0.frozen.send_replace(true);
+    }
+
+    pub fn thaw(&self) {
+        self.0.frozen.send_replace(false);
+    }
+
+    /// Everything that is not synced is gone.
+    pub fn lose_power(&self) {
+        self.0.life.send_modify(|life| *life += 1);
+        self.thaw();
+    }
+
+    pub async fn commit_hangs(&self) {
+        let mut hanging = self.0.hanging.subscribe();
+        let hangs = crate::support::soon(hanging.wait_for(|count| *count > 0));
+        hangs.await.expect("it is held");
+    }
+
+    pub fn commits(&self) -> usize {
+        *self.0.commits.lock().expect("no panic")
+    }
+
+    fn data(&self) -> MutexGuard<'_, Data> {
+        self.0.synced.lock().expect("no panic")
+    }
+
+    async fn try_commit(self, batch: Arc<Commit>) -> Result<i64, StoreError> {
+        let life = *self.0.life.borrow();
+        let mut frozen = self.0.frozen.subscribe();
+        self.0.hanging.send_modify(|count| *count += 1);
+        frozen.wait_for(|frozen| !frozen).await.expect("it is held");
+        self.0.hanging.send_modify(|count| *count -= 1);
+        if *self.0.life.borrow() != life {
+            return Err(StoreError("power was lost".into()));
+        }
+        *self.0.commits.lock().expect("no panic") += 1;
+        let fail = self.0.fail.lock().expect("no panic").take();
+        if fail == Some(false) {
+            return Err(StoreError("told to fail".into()));
+        }
+        let base = self.data().commit(&batch)?;
+        match fail {
+            Some(_) => Err(StoreError("told to fail afterwards".into())),
+            None => Ok(base),
+        }
+    }
+}
+
+impl Reopen for Unreliable {
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Data {
+    fn commit(&mut self, batch: &Commit) -> Result<i64, StoreError> {
+        if batch.seq != self.head.seq + 1 {
+            return Err(StoreError("it does not follow".into()));
+        }
+        let base = self.head.revision;
+        self.head = Head {
+            seq: batch.seq,
+            revision: base + i64::from(batch.places),
+            time: batch.time,
+            horizon: batch.horizon,
+            session_horizon: batch.session_horizon,
+        };
+        for change in &*batch.changes.counters {
+            let row = Row {
+                name: change.name.clone(),
+                value: change.value,
+                revision: base + i64::from(change.place),
+            };
+            self.rows.insert(change.name.clone(), row);
+        }
+        for (id, state) in &batch.changes.sessions {
+            match state {
+                Some(state) => self.sessions.insert(id.clone(), state.clone()),
+                None => self.sessions.remove(id),
+            };
+        }
+        self.packs.retain(|pack| pack.seq >= batch.forget_before);
+        self.packs.push(Pack {
+            seq: batch.seq,
+            time: batch.time,
+            base,
+            ids: batch.ids.clone(),
+        });
+        Ok(base)
+    }
+
+    fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = &Row> + Clone {
+        let rows = self.rows.values();
+        rows.filter(move |row| row.name.starts_with(prefix))
+    }
+
+    fn scan(&self, scan: &Scan) -> Page {
+        let mut rows: Vec<_> = self
+            .with_prefix(&scan.prefix)
+            .filter(|row| scan.after.as_ref().is_none_or(|after| row.name > *after))
+            .filter(|row| row.revision > scan.since && (row.value.is_some() || scan.since > 0))
+            .cloned()
+            .collect();
+        let more = rows.len() > scan.limit;
+        rows.truncate(scan.limit);
+        Page {
+            next: rows.last().filter(|_| more).map(|row| row.name.clone()),
+            rows,
+            revision: self.head.revision,
+            forgotten: 0,
+        }
+    }
+}
+
+fn at_once<T: Send + 'static>(answer: T) -> Reply<T> {
+    Box::pin(async { Ok(answer) })
+}
+
+impl Store for Unreliable {
+    fn digests(&self) -> Digests {
+        Digests::new([7; 16])
+    }
+
+    fn load(&self) -> Reply<Loaded> {
+        let data = self.data();
+        let decode = |(id, state): (&SessionId, &Vec<u8>)| {
+            (
+                id.clone(),
+                Session::decode(state).expect("what was encoded"),
+            )
+        };
+        at_once(Loaded {
+            head: data.head,
+            packs: data.packs.clone(),
+            sessions: data.sessions.iter().map(decode).collect(),
+        })
+    }
+
+    fn commit(&self, batch: Arc<Commit>) -> Reply<i64> {
+        Box::pin(self.clone().try_commit(batch))
+    }
+
+    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        let data = self.data();
+        let rows = names.iter().map(|name| data.rows.get(name).cloned());
+        at_once(Rows {
+            rows: rows.collect(),
+            revision: data.head.revision,
+        })
+    }
+
+    fn scan(&self, scan: Scan) -> Reply<Page> {
+        at_once(self.data().scan(&scan))
+    }
+
+    fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
+        let data = self.data();
+        let values = data.with_prefix(&prefix).filter_map(|row| row.value);
+        at_once(Sum {
+            sum: values.clone().map(i128::from).sum(),
+            count: i64::try_from(values.count()).expect("few"),
+            revision: data.head.revision,
+        })
+    }
+}
