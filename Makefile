@@ -33,7 +33,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract and the direction of
 	$(BUF) format --diff --exit-code --path proto/sum
 	$(MAKE) --no-print-directory breaking
 	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
-	cd clients/go && test -z "$$(gofmt -l main.go)" && go vet .
+	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
 
 # The contract is what any earlier commit has published, not only the last one.
@@ -49,7 +49,7 @@ fix: $(BUF) ## Format, and apply what linters can mend by themselves
 	cargo fmt
 	cd clients/rust && cargo fmt
 	cd benches && cargo fmt
-	gofmt -w clients/go/main.go
+	gofmt -w clients/go
 	$(BUF) format --write --path proto/sum
 
 .PHONY: bench
@@ -60,6 +60,11 @@ bench: ## Measure sumd beside its peers (benches/README.md)
 sanitize: ## Run the summing kernel's tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS='-Zsanitizer=address' CARGO_TARGET_DIR=target/sanitize cargo +nightly test --locked \
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" --lib sum::wire
+
+.PHONY: soak
+soak: ## Kill the server under load for half an hour, or SUMD_SOAK_SECONDS
+	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),1800) \
+		cargo test --release --locked --test it -- --ignored --exact crash::soak --nocapture
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)
@@ -73,15 +78,15 @@ client-go: $(BUF)
 	cd clients/go && PATH="$(dir $(BUF)):$$PATH" go generate && go build -o client .
 
 .PHONY: client-python
-client-python: clients/python/.venv/installed clients/python/sum/v1/sum_pb2.py
+client-python: clients/python/.venv/installed clients/python/sum/v1/counter_pb2.py
 
 clients/python/.venv/installed: clients/python/requirements.txt
 	cd clients/python && python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt
 	touch $@
 
-clients/python/sum/v1/sum_pb2.py: clients/python/.venv/installed $(PROTOS)
+clients/python/sum/v1/counter_pb2.py: clients/python/.venv/installed $(PROTOS)
 	cd clients/python && .venv/bin/python -m grpc_tools.protoc -I ../../proto \
-		--python_out=. --pyi_out=. --grpc_python_out=. sum/v1/sum.proto
+		--python_out=. --pyi_out=. --grpc_python_out=. ../../proto/sum/v1/*.proto
 
 .PHONY: client-node
 client-node: clients/node/node_modules/.package-lock.json

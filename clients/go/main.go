@@ -1,4 +1,4 @@
-// A client of sumd, the gRPC service that sums integers: see README.md.
+// A client of sumd, the gRPC service that adds numbers: see README.md.
 package main
 
 //go:generate buf generate
@@ -18,9 +18,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/health" // without it, healthCheckConfig does nothing
 	"google.golang.org/grpc/resolver"
@@ -36,19 +38,32 @@ const (
   go run . each ADDRESSES            print the sum of each line of standard input
   go run . load ADDRESSES SECONDS    call Add for so long, and count the failures
 
+  go run . inc ADDRESSES COUNTER DELTA [REQUEST_ID]    add to a counter, exactly once
+  go run . get ADDRESSES COUNTER...                    print the values of counters
+  go run . watch ADDRESSES PREFIX COUNT                print so many lines of state and changes
+  go run . record ADDRESSES SESSION_ID SESSION_TIME_MS
+      add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
+      session's beginning, or 0 where its id is a UUIDv7
+
 ADDRESSES is a comma-separated list of host:port.
 `
 
 	// Calls go round the servers that report themselves healthy. Sums have no side effects, so a call that a
 	// dying server left unanswered is simply sent again, to the next one. Streams live as long as their
 	// input: they have no timeout, and so must not wait for ever for a server either.
+	//
+	// An increment, too, is sent again, but only because each has a request_id here: the server knows it by
+	// that, and adds it once. The streams of counters have no policy: they resume by what they have received.
 	serviceConfig = `{
 		"loadBalancingConfig": [{"round_robin": {}}],
 		"healthCheckConfig": {"serviceName": "sum.v1.SumService"},
 		"methodConfig": [
 			{"name": [{"service": "sum.v1.SumService", "method": "Add"}],
 			 "waitForReady": true, "timeout": "5s", "retryPolicy": ` + retryPolicy + `},
-			{"name": [{"service": "sum.v1.SumService"}], "retryPolicy": ` + retryPolicy + `}
+			{"name": [{"service": "sum.v1.SumService"}], "retryPolicy": ` + retryPolicy + `},
+			{"name": [{"service": "sum.v1.CounterService", "method": "IncrementCounter"},
+			          {"service": "sum.v1.CounterService", "method": "BatchGetCounters"}],
+			 "waitForReady": true, "timeout": "5s", "retryPolicy": ` + retryPolicy + `}
 		]
 	}`
 	retryPolicy = `{
@@ -56,8 +71,8 @@ ADDRESSES is a comma-separated list of host:port.
 		"retryableStatusCodes": ["UNAVAILABLE"]
 	}`
 
-	addDeadline = 5 * time.Second
-	loadWorkers = 4
+	callDeadline = 5 * time.Second
+	loadWorkers  = 4
 	// A line of text is about as long as the message it becomes, and a server takes 16 MiB.
 	maxLineBytes = 64 << 20
 )
@@ -85,7 +100,8 @@ func run(args []string) error {
 		return err
 	}
 	defer conn.Close()
-	client, ctx := sumv1.NewSumServiceClient(conn), context.Background()
+	client, counters := sumv1.NewSumServiceClient(conn), sumv1.NewCounterServiceClient(conn)
+	ctx := context.Background()
 
 	switch command, rest := args[0], args[2:]; {
 	case command == "add" && len(rest) > 0:
@@ -106,6 +122,30 @@ func run(args []string) error {
 			return errUsage
 		}
 		return load(ctx, client, time.Duration(seconds*float64(time.Second)))
+	case command == "inc" && (len(rest) == 2 || len(rest) == 3 && rest[2] != ""):
+		delta, err := parse(rest[1:2])
+		if err != nil {
+			return errUsage
+		}
+		requestID := uuid.Must(uuid.NewV7()).String() // which carries its time
+		if len(rest) == 3 {
+			requestID = rest[2]
+		}
+		return increment(ctx, counters, rest[0], delta[0], requestID)
+	case command == "get" && len(rest) > 0:
+		return get(ctx, counters, rest)
+	case command == "watch" && len(rest) == 2:
+		count, err := strconv.Atoi(rest[1])
+		if err != nil || count < 1 {
+			return errUsage
+		}
+		return watch(ctx, counters, rest[0], count)
+	case command == "record" && len(rest) == 2:
+		millis, err := strconv.ParseInt(rest[1], 10, 64)
+		if err != nil {
+			return errUsage
+		}
+		return record(ctx, counters, rest[0], millis)
 	}
 	return errUsage
 }
@@ -119,14 +159,22 @@ func dial(addresses []string) (*grpc.ClientConn, error) {
 	}
 	list := manual.NewBuilderWithScheme("list")
 	list.InitialState(servers)
+	// By default, the pauses between attempts to connect begin at a second and grow to two minutes: a call that
+	// comes while the server is away could wait in one until its deadline, though the server is long back.
+	reconnect := grpcbackoff.DefaultConfig
+	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, time.Second
 	return grpc.NewClient("list:///sumd",
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           reconnect,
+			MinConnectTimeout: 20 * time.Second, // for one attempt: the default, which would be lost here
+		}),
 		grpc.WithResolvers(list),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
 func add(ctx context.Context, client sumv1.SumServiceClient, values []int64) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, addDeadline)
+	ctx, cancel := context.WithTimeout(ctx, callDeadline)
 	defer cancel()
 	response, err := client.Add(ctx, &sumv1.AddRequest{Values: values})
 	return response.GetSum(), err
@@ -244,6 +292,10 @@ func details(s *status.Status) []string {
 				text += fmt.Sprintf(", %s=%s", key, detail.GetMetadata()[key])
 			}
 			texts = append(texts, text)
+		case *errdetails.BadRequest:
+			for _, violation := range detail.GetFieldViolations() {
+				texts = append(texts, fmt.Sprintf("%s: %s", violation.GetField(), violation.GetDescription()))
+			}
 		case *errdetails.RetryInfo:
 			texts = append(texts, fmt.Sprintf("retry_delay=%gs", detail.GetRetryDelay().AsDuration().Seconds()))
 		default:
@@ -251,4 +303,13 @@ func details(s *status.Status) []string {
 		}
 	}
 	return texts
+}
+
+func reason(s *status.Status) string {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
 }

@@ -1,87 +1,36 @@
-// A client of sumd, the gRPC service that sums integers: see README.md.
+// A client of sumd, the gRPC service that adds numbers: see README.md.
 
-import { lookup } from 'node:dns/promises';
 import { createInterface } from 'node:readline';
 import { pipeline } from 'node:stream/promises';
-import { fileURLToPath } from 'node:url';
 
 import grpc from '@grpc/grpc-js';
-import protoLoader from '@grpc/proto-loader';
+
+import { call, connect } from './channel.js';
+import { get, increment, uuid7, watch } from './counters.js';
+import { details, printError } from './errors.js';
+import { parseInt64 } from './protos.js';
+import { record } from './record.js';
 
 const USAGE = `Usage:
   node client.js add ADDRESSES VALUE...    print the sum of the values
   node client.js each ADDRESSES            print the sum of each line of standard input
   node client.js load ADDRESSES SECONDS    call Add for so long, and count the failures
 
+  node client.js inc ADDRESSES COUNTER DELTA [REQUEST_ID]    add to a counter, exactly once
+  node client.js get ADDRESSES COUNTER...                    print the values of counters
+  node client.js watch ADDRESSES PREFIX COUNT                print so many lines of state and changes
+  node client.js record ADDRESSES SESSION_ID SESSION_TIME_MS
+      add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
+      session's beginning, or 0 where its id is a UUIDv7
+
 ADDRESSES is a comma-separated list of host:port.
 `;
 
-const ADD_DEADLINE_MS = 5_000;
 const LOAD_WORKERS = 4;
 
-const RETRY_POLICY = {
-  maxAttempts: 4,
-  initialBackoff: '0.05s',
-  maxBackoff: '1s',
-  backoffMultiplier: 2,
-  retryableStatusCodes: ['UNAVAILABLE'],
-};
-
-// Calls go round the servers. Sums have no side effects, so a call that a dying server left
-// unanswered is simply sent again, to the next one. Streams live as long as their input: they have
-// no timeout, and so must not wait for ever for a server either.
-//
-// Two settings have an effect in other languages' gRPC, but not in grpc-js 1.14. healthCheckConfig:
-// it goes on calling a server that reports itself unhealthy, until that one closes the connection
-// (GOAWAY). waitForReady: it heeds a call's metadata alone, where `add` sets it.
-const SERVICE_CONFIG = {
-  loadBalancingConfig: [{ round_robin: {} }],
-  healthCheckConfig: { serviceName: 'sum.v1.SumService' },
-  methodConfig: [
-    {
-      name: [{ service: 'sum.v1.SumService', method: 'Add' }],
-      waitForReady: true,
-      timeout: '5s',
-      retryPolicy: RETRY_POLICY,
-    },
-    { name: [{ service: 'sum.v1.SumService' }], retryPolicy: RETRY_POLICY },
-  ],
-};
-
-const definitions = protoLoader.loadSync(['sum/v1/sum.proto', 'error_details.proto'], {
-  includeDirs: ['../../proto', '.'].map((dir) => fileURLToPath(new URL(dir, import.meta.url))),
-  // A JavaScript number is exact up to 2^53 only: an int64 comes as a string, to make a BigInt of.
-  longs: String,
-  defaults: true,
-  oneofs: true,
-});
-const { SumService } = grpc.loadPackageDefinition(definitions).sum.v1;
-
-async function connect(addresses) {
-  const [first, ...others] = addresses.split(',');
-  // A DNS name with an address for each server is balanced over as it is; a list has to be one of
-  // IP addresses.
-  const target = others.length
-    ? `ipv4:${(await Promise.all([first, ...others].map(resolve))).join(',')}`
-    : first;
-  return new SumService(target, grpc.credentials.createInsecure(), {
-    'grpc.service_config': JSON.stringify(SERVICE_CONFIG),
-  });
-}
-
-async function resolve(address) {
-  const [host, port] = address.split(/:(?=\d+$)/);
-  return `${(await lookup(host, 4)).address}:${port}`;
-}
-
-function add(client, values) {
-  const metadata = new grpc.Metadata({ waitForReady: true });
-  const options = { deadline: Date.now() + ADD_DEADLINE_MS };
-  return new Promise((resolve, reject) => {
-    client.add({ values: values.map(String) }, metadata, options, (error, response) =>
-      error ? reject(error) : resolve(BigInt(response.sum)),
-    );
-  });
+async function add(client, values) {
+  const { sum } = await call(client, 'add', { values: values.map(String) });
+  return BigInt(sum);
 }
 
 // The pipeline sends while it receives, and reads no further line while flow control has it wait.
@@ -138,75 +87,58 @@ async function load(client, seconds) {
   if (errors.length) throw errors[0];
 }
 
-// protobufjs would wrap a value out of range without a word.
-function parseInt64(word) {
-  if (!/^[+-]?\d+$/.test(word) || BigInt.asIntN(64, BigInt(word)) !== BigInt(word)) {
-    throw new RangeError(`"${word}" is not a 64-bit integer`);
-  }
-  return BigInt(word);
-}
-
-// What programs go by: the message of a status is for people, and may change.
-function details(status) {
-  return status.details.map(({ type_url: url, value }) => {
-    const type = url.slice(url.lastIndexOf('/') + 1);
-    const detail = definitions[type]?.deserialize(value);
-    switch (type) {
-      case 'google.rpc.ErrorInfo': {
-        const { reason, domain, metadata } = detail;
-        const pairs = Object.entries(metadata).sort();
-        return [['reason', reason], ['domain', domain], ...pairs]
-          .map((pair) => pair.join('='))
-          .join(', ');
-      }
-      case 'google.rpc.RetryInfo':
-        return `retry_delay=${Number(detail.retryDelay.seconds) + detail.retryDelay.nanos / 1e9}s`;
-      default:
-        return url;
-    }
-  });
-}
-
-function printError(error) {
-  if (!(error.metadata instanceof grpc.Metadata)) {
-    console.error(`error: ${error.message}`); // not from a call
-    return;
-  }
-  console.error(`error: ${grpc.status[error.code]}: ${error.details}`);
-  for (const status of error.metadata.get('grpc-status-details-bin')) {
-    for (const detail of details(definitions['google.rpc.Status'].deserialize(status))) {
-      console.error(`  ${detail}`);
-    }
-  }
-}
-
-// What the arguments ask for, as a function of a client; undefined where they are wrong.
+// What the arguments ask for, as a function of the clients; false, or an exception, where they are
+// wrong.
 function parseArguments([command, addresses, ...rest]) {
-  if (command === 'add' && addresses && rest.length > 0) {
-    try {
+  if (!addresses) return false;
+  switch (command) {
+    case 'add': {
       const values = rest.map(parseInt64);
-      return async (client) => console.log(String(await add(client, values)));
-    } catch {
-      return undefined;
+      return rest.length > 0 && (async ({ sums }) => console.log(String(await add(sums, values))));
     }
+    case 'each':
+      return rest.length === 0 && (({ sums }) => each(sums, process.stdin));
+    case 'load': {
+      const seconds = Number(rest[0]);
+      return rest.length === 1 && Number.isFinite(seconds) && (({ sums }) => load(sums, seconds));
+    }
+    case 'inc': {
+      const [counter, delta, requestId = uuid7()] = rest;
+      const value = parseInt64(delta);
+      return (
+        rest.length <= 3 &&
+        requestId &&
+        (({ counters }) => increment(counters, counter, value, requestId))
+      );
+    }
+    case 'get':
+      return rest.length > 0 && (({ counters }) => get(counters, rest));
+    case 'watch': {
+      const [prefix, count] = [rest[0], parseInt64(rest[1])];
+      return rest.length === 2 && count >= 1n && (({ counters }) => watch(counters, prefix, count));
+    }
+    case 'record': {
+      const [id, beginMs] = [rest[0], Number(parseInt64(rest[1]))];
+      return rest.length === 2 && (({ counters }) => record(counters, id, beginMs, process.stdin));
+    }
+    default:
+      return false;
   }
-  if (command === 'each' && addresses && rest.length === 0) {
-    return (client) => each(client, process.stdin);
-  }
-  if (command === 'load' && addresses && rest.length === 1 && Number.isFinite(Number(rest[0]))) {
-    return (client) => load(client, Number(rest[0]));
-  }
-  return undefined;
 }
 
-const command = parseArguments(process.argv.slice(2));
+let command;
+try {
+  command = parseArguments(process.argv.slice(2));
+} catch {
+  // not a number
+}
 if (!command) {
   process.stderr.write(USAGE);
   process.exit(2);
 }
 try {
-  const client = await connect(process.argv[3]);
-  await command(client).finally(() => client.close());
+  const clients = await connect(process.argv[3]);
+  await command(clients).finally(() => clients.sums.close());
 } catch (error) {
   printError(error);
   process.exitCode = 1;

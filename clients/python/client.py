@@ -1,4 +1,4 @@
-"""A client of sumd, the gRPC service that sums integers: see README.md."""
+"""A client of sumd, the gRPC service that adds numbers: see README.md."""
 
 import argparse
 import json
@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from counters import get, increment, watch
+from errors import details
+from record import record
+from sum.v1.counter_pb2_grpc import CounterServiceStub
 from sum.v1.sum_pb2 import AddEachRequest, AddEachResponse, AddRequest
 from sum.v1.sum_pb2_grpc import SumServiceStub
 
@@ -32,6 +34,10 @@ RETRY_POLICY = {
 # so a call that a dying server left unanswered is simply sent again, to the next one.
 # Streams live as long as their input: they have no timeout, and so must not wait for
 # ever for a server either.
+#
+# An increment, too, is sent again, but only because each has a request_id here: the
+# server knows it by that, and adds it once. The streams of counters have no policy: they
+# resume by what they have received.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": "sum.v1.SumService"},
@@ -43,6 +49,15 @@ SERVICE_CONFIG = {
             "retryPolicy": RETRY_POLICY,
         },
         {"name": [{"service": "sum.v1.SumService"}], "retryPolicy": RETRY_POLICY},
+        {
+            "name": [
+                {"service": "sum.v1.CounterService", "method": "IncrementCounter"},
+                {"service": "sum.v1.CounterService", "method": "BatchGetCounters"},
+            ],
+            "waitForReady": True,
+            "timeout": "5s",
+            "retryPolicy": RETRY_POLICY,
+        },
     ],
 }
 
@@ -116,23 +131,6 @@ def load(stub: SumServiceStub, seconds: float) -> None:
         raise errors[0]
 
 
-def details(status: Status) -> Iterator[str]:
-    """What programs go by: the message of a status is for people, and may change."""
-    for detail in status.details:
-        info, retry = ErrorInfo(), RetryInfo()
-        if detail.Unpack(info):
-            pairs = {
-                "reason": info.reason,
-                "domain": info.domain,
-                **dict(sorted(info.metadata.items())),
-            }
-            yield ", ".join(f"{key}={value}" for key, value in pairs.items())
-        elif detail.Unpack(retry):
-            yield f"retry_delay={retry.retry_delay.ToTimedelta().total_seconds():g}s"
-        else:
-            yield detail.type_url
-
-
 def int64(text: str) -> int:
     value = int(text)
     if not -(2**63) <= value < 2**63:
@@ -140,22 +138,49 @@ def int64(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    if (value := int64(text)) < 1:
+        raise ValueError(f"{text} is not above 0")
+    return value
+
+
+# For each command what it does, and its arguments after ADDRESSES.
+COMMANDS = {
+    "add": ("print the sum of the values", [("value", int64, "+")]),
+    "each": ("print the sum of each line of standard input", []),
+    "load": (
+        "call Add for so long, and count the failures",
+        [("seconds", float, None)],
+    ),
+    "inc": (
+        "add to a counter, exactly once",
+        [("counter", str, None), ("delta", int64, None), ("request_id", str, "?")],
+    ),
+    "get": ("print the values of counters", [("counter", str, "+")]),
+    "watch": (
+        "print so many lines of state and changes",
+        [("prefix", str, None), ("count", natural, None)],
+    ),
+    "record": (
+        "add each line of standard input, COUNTER DELTA, exactly once; the time is that"
+        " of the session's beginning, or 0 where its id is a UUIDv7",
+        [("session_id", str, None), ("session_time_ms", int64, None)],
+    ),
+}
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A client of sumd.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("add", "print the sum of the values"),
-        ("each", "print the sum of each line of standard input"),
-        ("load", "call Add for so long, and count the failures"),
-    ):
+    for name, (text, positionals) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         command.add_argument(
             "addresses", metavar="ADDRESSES", help="comma-separated list of host:port"
         )
-        if name == "add":
-            command.add_argument("values", metavar="VALUE", type=int64, nargs="+")
-        if name == "load":
-            command.add_argument("seconds", metavar="SECONDS", type=float)
+        for positional, kind, count in positionals:
+            command.add_argument(
+                positional, metavar=positional.upper(), type=kind, nargs=count
+            )
     return parser.parse_args()
 
 
@@ -163,14 +188,22 @@ def main() -> int:
     args = arguments()
     try:
         with connect(args.addresses) as channel:
-            stub = SumServiceStub(channel)
+            sums, counters = SumServiceStub(channel), CounterServiceStub(channel)
             match args.command:
                 case "add":
-                    print(add(stub, args.values))
+                    print(add(sums, args.value))
                 case "each":
-                    each(stub, sys.stdin)
+                    each(sums, sys.stdin)
                 case "load":
-                    load(stub, args.seconds)
+                    load(sums, args.seconds)
+                case "inc":
+                    increment(counters, args.counter, args.delta, args.request_id)
+                case "get":
+                    get(counters, args.counter)
+                case "watch":
+                    watch(counters, args.prefix, args.count)
+                case "record":
+                    record(counters, args.session_id, args.session_time_ms, sys.stdin)
     except grpc.RpcError as error:
         print(f"error: {error.code().name}: {error.details()}", file=sys.stderr)
         if status := rpc_status.from_call(error):

@@ -4,7 +4,10 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=../../proto");
-    let descriptors = protox::compile(["sum/v1/sum.proto"], ["../../proto"])?;
+    let descriptors = protox::compile(
+        ["sum/v1/sum.proto", "sum/v1/counter.proto"],
+        ["../../proto"],
+    )?;
     tonic_prost_build::configure()
         .build_server(false)
         // tonic-types has these messages already, with accessors for their details.

@@ -83,8 +83,9 @@ impl Balancer {
         Ok(self.channels[healthy].clone())
     }
 
-    /// Makes a unary call, of which each attempt goes to the next healthy server. Only for methods
-    /// that may be repeated, as all of `SumService` may.
+    /// Makes a unary call, of which each attempt goes to the next healthy server. Only for requests
+    /// that may be repeated: those that change nothing, or that carry an id by which the server knows
+    /// them again.
     pub async fn call<Q: Clone, A>(
         &self,
         message: Q,
@@ -92,7 +93,7 @@ impl Balancer {
         method: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Status> {
         let deadline = Instant::now() + timeout;
-        let mut backoff = INITIAL_BACKOFF;
+        let mut backoff = Backoff::default();
         let mut attempt = 1;
         loop {
             let channel = self.next(deadline).await?;
@@ -103,10 +104,9 @@ impl Balancer {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => by_the_book(status),
             };
-            // A server that is overloaded says when to come back; the rest come back spread out,
-            // lest all clients of a server that died arrive at the next one together.
+            // A server that is overloaded says when to come back.
             let asked = status.get_details_retry_info().and_then(|r| r.retry_delay);
-            let wait = asked.unwrap_or_else(|| backoff.mul_f64(0.8 + 0.4 * fastrand::f64()));
+            let wait = asked.unwrap_or_else(|| backoff.next());
             if status.code() != Code::Unavailable
                 || attempt == MAX_ATTEMPTS
                 || Instant::now() + wait >= deadline
@@ -114,7 +114,6 @@ impl Balancer {
                 return Err(status);
             }
             sleep(wait).await;
-            backoff = MAX_BACKOFF.min(backoff * 2);
             attempt += 1;
         }
     }
@@ -128,7 +127,7 @@ async fn watch_health(
     i: usize,
 ) {
     let mut client = HealthClient::new(channel);
-    let mut backoff = INITIAL_BACKOFF;
+    let mut backoff = Backoff::default();
     loop {
         let request = HealthCheckRequest {
             service: service.to_owned(),
@@ -137,12 +136,29 @@ async fn watch_health(
             let mut updates = response.into_inner();
             while let Ok(Some(update)) = updates.message().await {
                 health.send_modify(|all| all[i] = update.status() == ServingStatus::Serving);
-                backoff = INITIAL_BACKOFF;
+                backoff = Backoff::default();
             }
         }
         health.send_modify(|all| all[i] = false);
-        sleep(backoff).await;
-        backoff = MAX_BACKOFF.min(backoff * 2);
+        sleep(backoff.next()).await;
+    }
+}
+
+/// Pauses between attempts: each twice the last, and at random, lest all clients of a server that
+/// died come to the next one together.
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(INITIAL_BACKOFF)
+    }
+}
+
+impl Backoff {
+    pub fn next(&mut self) -> Duration {
+        let pause = self.0.mul_f64(0.8 + 0.4 * fastrand::f64());
+        self.0 = MAX_BACKOFF.min(self.0 * 2);
+        pause
     }
 }
 

@@ -23,11 +23,15 @@ pub fn describe(details: &ErrorDetails) -> Vec<String> {
         fields.extend(metadata.iter().map(|(key, value)| format!("{key}={value}")));
         fields.join(", ")
     });
+    let fields = details.bad_request().into_iter().flat_map(|request| {
+        let violations = request.field_violations.iter();
+        violations.map(|wrong| format!("{}: {}", wrong.field, wrong.description))
+    });
     let retry = details
         .retry_info()
         .and_then(|retry| retry.retry_delay)
         .map(|delay| format!("retry_delay={}s", delay.as_secs_f64()));
-    info.into_iter().chain(retry).collect()
+    info.into_iter().chain(fields).chain(retry).collect()
 }
 
 /// The code's name as the gRPC specification and every other language spell it.

@@ -2,7 +2,9 @@
 //! and errors with their details.
 
 mod balancer;
+mod counters;
 mod errors;
+mod record;
 
 use std::{env, io, process::ExitCode, thread, time::Duration};
 
@@ -10,6 +12,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Endpoint};
 use tonic_types::RpcStatusExt as _;
+use uuid::Uuid;
 
 use balancer::{Balancer, by_the_book};
 use errors::{code_name, describe, report};
@@ -32,6 +35,13 @@ usage:
   sumd-client add ADDRESSES VALUE...   print the sum of the values
   sumd-client each ADDRESSES           print the sum of each line of standard input
   sumd-client load ADDRESSES SECONDS   call Add from 4 workers and check every sum
+
+  sumd-client inc ADDRESSES COUNTER DELTA [REQUEST_ID]   add to a counter, exactly once
+  sumd-client get ADDRESSES COUNTER...                   print the values of counters
+  sumd-client watch ADDRESSES PREFIX COUNT               print so many lines of state and changes
+  sumd-client record ADDRESSES SESSION_ID SESSION_TIME_MS
+      add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
+      session's beginning, or 0 where its id is a UUIDv7
 ADDRESSES is host:port[,host:port...]";
 
 enum Failure {
@@ -54,6 +64,21 @@ async fn main() -> ExitCode {
         ["add", addresses, ref values @ ..] if !values.is_empty() => add(addresses, values).await,
         ["each", addresses] => each(addresses).await,
         ["load", addresses, seconds] => load(addresses, seconds).await,
+        ["inc", addresses, counter, delta] => {
+            // An id that carries its time.
+            let request_id = Uuid::now_v7().to_string();
+            counters::increment(addresses, counter, delta, &request_id).await
+        }
+        ["inc", addresses, counter, delta, request_id] if !request_id.is_empty() => {
+            counters::increment(addresses, counter, delta, request_id).await
+        }
+        ["get", addresses, ref names @ ..] if !names.is_empty() => {
+            counters::get(addresses, names).await
+        }
+        ["watch", addresses, prefix, count] => counters::watch(addresses, prefix, count).await,
+        ["record", addresses, session_id, time_ms] => {
+            record::record(addresses, session_id, time_ms).await
+        }
         _ => Err(Failure::Usage("which command?".to_owned())),
     };
     match done {
@@ -173,9 +198,11 @@ fn connect(addresses: &str) -> Result<Balancer, Failure> {
 }
 
 fn integers<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<i64>, String> {
-    words
-        .map(|word| word.parse().map_err(|_| not_a("64-bit integer", word)))
-        .collect()
+    words.map(integer).collect()
+}
+
+fn integer(word: &str) -> Result<i64, String> {
+    word.parse().map_err(|_| not_a("64-bit integer", word))
 }
 
 fn not_a(kind: &str, word: &str) -> String {

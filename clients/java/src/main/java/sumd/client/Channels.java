@@ -9,6 +9,7 @@ import io.grpc.ManagedChannel;
 import io.grpc.NameResolver;
 import io.grpc.NameResolverProvider;
 import io.grpc.NameResolverRegistry;
+import io.grpc.Status;
 import io.grpc.StatusOr;
 import java.net.InetSocketAddress;
 import java.net.URI;
@@ -22,10 +23,22 @@ import java.util.concurrent.TimeUnit;
 /** Makes channels that go round the healthy ones of several servers and try again elsewhere. */
 final class Channels {
 
+  private static final String RETRY_POLICY =
+      """
+      {
+        "maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s",
+        "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"]
+      }
+      """;
+
   /**
    * Add has no side effects, so whatever a server that went away left unanswered is simply sent
    * again, to the next one. Streams live as long as their input: they have no timeout, so they must
    * not wait for a server for ever either.
+   *
+   * <p>An increment, too, is sent again, but only because each has a request_id here: the server
+   * knows it by that, and adds it once. The streams of counters have no policy: they resume by what
+   * they have received.
    *
    * <p>The JSON is the same in every language, but for UNKNOWN: that is what grpc-java calls a
    * connection that breaks while a call is being sent ("channel closed", grpc-java issue 10120).
@@ -40,19 +53,22 @@ final class Channels {
           "name": [{"service": "sum.v1.SumService", "method": "Add"}],
           "waitForReady": true,
           "timeout": "5s",
-          "retryPolicy": {
-            "maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s",
-            "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"]
-          }
+          "retryPolicy": %1$s
         }, {
           "name": [{"service": "sum.v1.SumService"}],
-          "retryPolicy": {
-            "maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s",
-            "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"]
-          }
+          "retryPolicy": %1$s
+        }, {
+          "name": [
+            {"service": "sum.v1.CounterService", "method": "IncrementCounter"},
+            {"service": "sum.v1.CounterService", "method": "BatchGetCounters"}
+          ],
+          "waitForReady": true,
+          "timeout": "5s",
+          "retryPolicy": %1$s
         }]
       }
-      """;
+      """
+          .formatted(RETRY_POLICY);
 
   static {
     NameResolverRegistry.getDefaultRegistry().register(new ListResolverProvider());
@@ -75,6 +91,11 @@ final class Channels {
         .keepAliveTime(10, TimeUnit.SECONDS)
         .keepAliveTimeout(2, TimeUnit.SECONDS)
         .build();
+  }
+
+  /** Whether a stream ended so because its connection broke, or its server is stopping. */
+  static boolean isBroken(Status status) {
+    return status.getCode() == Status.Code.UNAVAILABLE || status.getCode() == Status.Code.UNKNOWN;
   }
 
   /**

@@ -2,6 +2,7 @@ package sumd.client;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.BadRequest;
 import com.google.rpc.Code;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
@@ -11,6 +12,7 @@ import java.time.Duration;
 import java.util.List;
 import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
+import java.util.stream.Stream;
 
 /** What went wrong, for people: the code, the message and the details of a status. */
 final class Errors {
@@ -38,10 +40,24 @@ final class Errors {
 
   /** Programs should decide by the reason and the metadata, never by the message. */
   static List<String> details(Status status) {
-    return status.getDetailsList().stream().map(Errors::detail).toList();
+    return status.getDetailsList().stream().flatMap(Errors::lines).toList();
   }
 
-  private static String detail(Any detail) {
+  /** The reason alone; empty where there is none. */
+  static String reason(Status status) {
+    for (Any detail : status.getDetailsList()) {
+      try {
+        if (detail.is(ErrorInfo.class)) {
+          return detail.unpack(ErrorInfo.class).getReason();
+        }
+      } catch (InvalidProtocolBufferException e) {
+        return "";
+      }
+    }
+    return "";
+  }
+
+  private static Stream<String> lines(Any detail) {
     try {
       if (detail.is(ErrorInfo.class)) {
         ErrorInfo info = detail.unpack(ErrorInfo.class);
@@ -49,16 +65,20 @@ final class Errors {
         text.append(", domain=").append(info.getDomain());
         new TreeMap<>(info.getMetadataMap())
             .forEach((key, value) -> text.append(", " + key + "=" + value));
-        return text.toString();
+        return Stream.of(text.toString());
+      }
+      if (detail.is(BadRequest.class)) {
+        return detail.unpack(BadRequest.class).getFieldViolationsList().stream()
+            .map(wrong -> wrong.getField() + ": " + wrong.getDescription());
       }
       if (detail.is(RetryInfo.class)) {
         var delay = detail.unpack(RetryInfo.class).getRetryDelay();
         long millis = Duration.ofSeconds(delay.getSeconds(), delay.getNanos()).toMillis();
-        return "retry_delay=" + millis / 1000.0 + "s";
+        return Stream.of("retry_delay=" + millis / 1000.0 + "s");
       }
     } catch (InvalidProtocolBufferException e) {
-      return detail.getTypeUrl() + " (malformed)";
+      return Stream.of(detail.getTypeUrl() + " (malformed)");
     }
-    return detail.getTypeUrl();
+    return Stream.of(detail.getTypeUrl());
   }
 }

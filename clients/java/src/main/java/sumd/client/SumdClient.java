@@ -38,10 +38,17 @@ public final class SumdClient {
         add ADDRESSES VALUE...   print the sum of the values
         each ADDRESSES           print the sum of each line of standard input
         load ADDRESSES SECONDS   call Add from 4 workers and check every sum
+
+        inc ADDRESSES COUNTER DELTA [REQUEST_ID]   add to a counter, exactly once
+        get ADDRESSES COUNTER...                   print the values of counters
+        watch ADDRESSES PREFIX COUNT               print so many lines of state and changes
+        record ADDRESSES SESSION_ID SESSION_TIME_MS
+            add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
+            session's beginning, or 0 where its id is a UUIDv7
       ADDRESSES is host:port[,host:port...]\
       """;
 
-  private static final Duration DEADLINE = Duration.ofSeconds(5);
+  static final Duration DEADLINE = Duration.ofSeconds(5);
   private static final int WORKERS = 4;
 
   private interface Command {
@@ -88,6 +95,25 @@ public final class SumdClient {
       long nanos = (long) (1e9 * number(args.get(2), "number of seconds", Double::valueOf));
       return channel -> load(channel, nanos);
     }
+    if (name.equals("inc") && (args.size() == 4 || args.size() == 5 && !args.get(4).isEmpty())) {
+      long delta = integer(args.get(3));
+      String requestId = args.size() == 5 ? args.get(4) : Counters.uuid7().toString();
+      return channel -> Counters.increment(channel, args.get(2), delta, requestId);
+    }
+    if (name.equals("get") && args.size() > 2) {
+      return channel -> Counters.get(channel, args.subList(2, args.size()));
+    }
+    if (name.equals("watch") && args.size() == 4) {
+      long lines = integer(args.get(3));
+      if (lines < 1) {
+        throw new IllegalArgumentException("COUNT is at least 1");
+      }
+      return channel -> Counters.watch(channel, args.get(2), lines);
+    }
+    if (name.equals("record") && args.size() == 4) {
+      long beginMillis = integer(args.get(3));
+      return channel -> new Session(args.get(2), beginMillis).record(channel, System.in);
+    }
     throw new IllegalArgumentException("which command?");
   }
 
@@ -100,7 +126,9 @@ public final class SumdClient {
   }
 
   private static void each(Channel channel) throws Exception {
-    var call = new EachCall(SumServiceGrpc.newStub(channel), SumdClient::print);
+    var call =
+        new StreamCall<AddEachRequest, AddEachResponse>(
+            SumServiceGrpc.newStub(channel)::addEach, SumdClient::print);
     // Standard input is read elsewhere, so that a call that fails is noticed while no line comes.
     var sender = new FutureTask<>(() -> sendLines(call));
     new Thread(sender).start();
@@ -108,7 +136,7 @@ public final class SumdClient {
     sender.get();
   }
 
-  private static Void sendLines(EachCall call) throws IOException, InterruptedException {
+  private static Void sendLines(StreamCall<AddEachRequest, AddEachResponse> call) throws IOException, InterruptedException {
     var input = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     int number = 0;
     try {
@@ -171,7 +199,11 @@ public final class SumdClient {
   }
 
   private static List<Long> integers(Stream<String> words) {
-    return words.map(word -> number(word, "64-bit integer", Long::valueOf)).toList();
+    return words.map(SumdClient::integer).toList();
+  }
+
+  static long integer(String word) {
+    return number(word, "64-bit integer", Long::valueOf);
   }
 
   private static <T> T number(String word, String kind, Function<String, T> parser) {

@@ -2,32 +2,33 @@ package sumd.client;
 
 import io.grpc.stub.ClientCallStreamObserver;
 import io.grpc.stub.ClientResponseObserver;
+import io.grpc.stub.StreamObserver;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.function.Consumer;
-import sumd.sum.v1.AddEachRequest;
-import sumd.sum.v1.AddEachResponse;
-import sumd.sum.v1.SumServiceGrpc.SumServiceStub;
+import java.util.function.Function;
 
 /**
- * A call of AddEach: one thread sends while the answers arrive on threads of gRPC.
+ * A call with requests {@code Q} and answers {@code A}: one thread sends while the answers arrive on
+ * threads of gRPC.
  *
  * <p>A request stream's {@code onNext} never blocks: what the server does not take piles up in
  * memory. {@link #send} therefore waits until the stream is ready, as flow control has it.
  */
-final class EachCall implements ClientResponseObserver<AddEachRequest, AddEachResponse> {
+final class StreamCall<Q, A> implements ClientResponseObserver<Q, A> {
 
-  private final Consumer<AddEachResponse> answers;
+  private final Consumer<A> answers;
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
-  private ClientCallStreamObserver<AddEachRequest> requests;
+  private ClientCallStreamObserver<Q> requests;
 
-  EachCall(SumServiceStub stub, Consumer<AddEachResponse> answers) {
+  /** Makes the call; {@code method} is one of a stub's. */
+  StreamCall(Function<StreamObserver<A>, StreamObserver<Q>> method, Consumer<A> answers) {
     this.answers = answers;
-    stub.addEach(this);
+    method.apply(this);
   }
 
   /** Waits while the server takes no more; returns false if the call has ended. */
-  synchronized boolean send(AddEachRequest request) throws InterruptedException {
+  synchronized boolean send(Q request) throws InterruptedException {
     while (!requests.isReady() && !ended.isDone()) {
       wait();
     }
@@ -43,19 +44,23 @@ final class EachCall implements ClientResponseObserver<AddEachRequest, AddEachRe
     requests.onCompleted();
   }
 
+  boolean ended() {
+    return ended.isDone();
+  }
+
   /** Returns after the last answer; throws if the call failed. */
   void await() throws ExecutionException, InterruptedException {
     ended.get();
   }
 
   @Override
-  public void beforeStart(ClientCallStreamObserver<AddEachRequest> requests) {
+  public void beforeStart(ClientCallStreamObserver<Q> requests) {
     this.requests = requests;
     requests.setOnReadyHandler(this::wakeSender);
   }
 
   @Override
-  public void onNext(AddEachResponse answer) {
+  public void onNext(A answer) {
     answers.accept(answer);
   }
 

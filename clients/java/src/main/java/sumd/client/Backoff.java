@@ -1,0 +1,26 @@
+package sumd.client;
+
+import java.util.concurrent.ThreadLocalRandom;
+
+/**
+ * Pauses between attempts: each twice the last, up to a second, and at random, lest all clients of a
+ * server that died come to the next one together.
+ */
+final class Backoff {
+
+  private static final double INITIAL_MILLIS = 50;
+  private static final double MAX_MILLIS = 1000;
+
+  private double millis = INITIAL_MILLIS;
+
+  long nextMillis() {
+    double pause = millis * ThreadLocalRandom.current().nextDouble(0.8, 1.2);
+    millis = Math.min(2 * millis, MAX_MILLIS);
+    return (long) pause;
+  }
+
+  /** After a success. */
+  void reset() {
+    millis = INITIAL_MILLIS;
+  }
+}
