@@ -1,6 +1,11 @@
 //! Just enough of a gRPC client, straight on h2 so that the load generator stays light.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Display, Formatter},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -8,7 +13,7 @@ use h2::{
     RecvStream, SendStream,
     client::{Connection, ResponseFuture, SendRequest},
 };
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use prost::encoding::decode_varint;
 use sumd_benches::PREFIX_BYTES;
 use tokio::{net::TcpStream, time::timeout};
@@ -34,11 +39,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects, for calls of `method`, such as `sum.v1.SumService/Add`.
     pub async fn connect(address: SocketAddr, method: &str) -> Result<Self> {
         let (sender, connection) = handshake(address).await?;
         // An error of the connection surfaces in each call on it.
         tokio::spawn(connection);
-        let head = Request::post(format!("http://{address}/sum.v1.SumService/{method}"))
+        let head = Request::post(format!("http://{address}/{method}"))
             .version(Version::HTTP_2)
             .header("te", "trailers")
             .header("content-type", "application/grpc")
@@ -59,6 +65,19 @@ impl Client {
         requests.send_data(query.frames.clone(), true)?;
         answers.expect(query.sums[0]).await?;
         answers.end().await
+    }
+
+    /// Makes a unary call of one `frame`, checks the status, and has `take` read the answer.
+    pub async fn call<T>(
+        &mut self,
+        frame: Bytes,
+        take: impl FnOnce(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        let (mut requests, mut answers) = self.open().await?;
+        requests.send_data(frame, true)?;
+        let answer = answers.message(take).await?;
+        answers.end().await?;
+        Ok(answer)
     }
 }
 
@@ -162,10 +181,28 @@ impl Answers {
         let fields = trailers.as_ref().unwrap_or(headers);
         let status = fields.get("grpc-status").context("no grpc-status")?;
         let message = fields.get("grpc-message");
-        ensure!(status == "0", "grpc-status {status:?}: {message:?}");
-        Ok(())
+        if status == "0" {
+            return Ok(());
+        }
+        let (status, message) = (status.clone(), message.cloned());
+        Err(Refused { status, message }.into())
     }
 }
+
+/// A status that is not OK.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: HeaderValue,
+    message: Option<HeaderValue>,
+}
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "grpc-status {:?}: {:?}", self.status, self.message)
+    }
+}
+
+impl Error for Refused {}
 
 /// The field `int64 sum = 1` of a message that has no other.
 fn sum_of(message: &[u8]) -> Result<i64> {

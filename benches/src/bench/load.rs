@@ -1,10 +1,6 @@
 //! The load: keeps a fixed number of requests in flight and checks every answer.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -15,25 +11,15 @@ use tokio::{
 
 use crate::{
     grpc::Client,
-    measure::{Edge, Measurement, WARM_UP},
+    measure::{Edge, Latencies, Measurement, WARM_UP},
     server::Running,
     works::{BATCH_MESSAGES, CONNECTIONS, Method, Query, WINDOW_MESSAGES, Work},
 };
 
-/// The latency of every request, or batch of messages, that has been answered.
-#[derive(Clone, Default)]
-struct Latencies(Arc<Mutex<Vec<Duration>>>);
-
-impl Latencies {
-    fn with<T>(&self, use_them: impl FnOnce(&mut Vec<Duration>) -> T) -> T {
-        use_them(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// Has `server` do `work` for the warm-up and the `window`, and measures the latter.
 pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Measurement> {
-    let idle_mib = server.rss_mib()?;
-    server.reset_peak()?;
+    let idle_mib = server.processes.rss_mib()?;
+    server.processes.reset_peak()?;
     let queries: Arc<[Query]> = work.queries().into();
     let latencies = Latencies::default();
     let opening = Instant::now() + WARM_UP;
@@ -41,7 +27,7 @@ pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Me
 
     let mut tasks = JoinSet::new();
     for connection in 0..CONNECTIONS {
-        let client = Client::connect(server.address, work.method.name()).await?;
+        let client = Client::connect(server.address, work.method.path()).await?;
         for call in 0..work.in_flight {
             let first = connection * work.in_flight + call;
             let (client, queries, latencies) = (client.clone(), queries.clone(), latencies.clone());
@@ -53,16 +39,22 @@ pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Me
     }
 
     sleep_until(opening).await;
-    let opened = (Edge::now(server)?, latencies.with(|all| all.len()));
+    let opened = (
+        Edge::now(server.processes)?,
+        latencies.with(|all| all.len()),
+    );
     sleep_until(end).await;
-    let closed = (Edge::now(server)?, latencies.with(|all| all.len()));
+    let closed = (
+        Edge::now(server.processes)?,
+        latencies.with(|all| all.len()),
+    );
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
 
     let sums_a_latency = queries[0].sums.len();
     let in_window = latencies.with(|all| all[opened.1..closed.1].to_vec());
-    let memory = (idle_mib, server.peak_rss_mib()?);
+    let memory = (idle_mib, server.processes.peak_rss_mib()?);
     Measurement::new(&opened.0, &closed.0, in_window, sums_a_latency, memory)
 }
 

@@ -1,11 +1,13 @@
-//! Measures sumd and its peers on the same work, one server at a time: the server on one core, the
-//! load on another.
+//! Measures sumd and its peers on the same work, one server at a time. Those that sum have one core,
+//! and the load another; those that keep counters share two cores with the load.
 
+mod counters;
 mod grpc;
 mod load;
 mod measure;
 mod memory;
 mod netrpc;
+mod process;
 mod report;
 mod server;
 mod works;
@@ -20,12 +22,20 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use tokio::time::timeout;
 
+use counters::CounterWork;
 use measure::{Measurement, WARM_UP};
 use report::Results;
-use server::Running;
+use server::{BOTH_CORES, LOAD_CORE, Running};
 use works::{
     MEMORY_STREAM, MEMORY_WORKS, MemoryWork, Protocol, SERVERS, SUMD, Server, WORKS, Work,
 };
+
+/// What works are called together; sums are all that are not counters.
+const GROUPS: [&str; 2] = ["sums", "counters"];
+
+/// How often each server does each work.
+const RUNS: u32 = 5;
+const COUNTER_RUNS: u32 = 3;
 
 /// What a run may take beyond its window: the start of the server, its requests in flight at the
 /// end, a gigabyte on one stream.
@@ -36,13 +46,13 @@ const RUN_GRACE: Duration = Duration::from_secs(30);
 /// Peers are looked for in the folder of this program; those that are not there are skipped.
 #[derive(Parser)]
 struct Options {
-    /// Runs of every server on every work, interleaved; medians are printed
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    /// Runs of every server on every work, interleaved; medians are printed [default: 5, of counters 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
     /// Seconds that each run is measured, after a second of warm-up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Measure this work only (repeatable)
+    /// Measure this work only, or all that are sums or counters (repeatable)
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
     /// List the works and exit
@@ -76,25 +86,37 @@ fn main() -> ExitCode {
 
 /// Runs everything, and returns how many runs failed.
 async fn bench(options: &Options) -> Result<usize> {
-    let (works, memory_works) = chosen(&options.only)?;
+    let chosen = Chosen::of(&options.only)?;
     if options.list {
-        let names = works.iter().map(|work| (work.name, work.title));
-        let memory_names = memory_works.iter().map(|work| (work.name, work.title));
-        for (name, title) in names.chain(memory_names) {
-            println!("{name:20}{title}");
-        }
+        chosen.print();
         return Ok(0);
     }
-    server::pin_ourselves().await?;
+    let mut failures = 0;
+    if !chosen.sums.is_empty() || !chosen.memory.is_empty() {
+        server::pin_ourselves(LOAD_CORE).await?;
+        failures += sums(options, &chosen).await?;
+    }
+    if !chosen.counters.is_empty() {
+        server::pin_ourselves(BOTH_CORES).await?;
+        let runs = options.runs.unwrap_or(COUNTER_RUNS);
+        let window = Duration::from_secs(options.seconds);
+        failures += counters::bench(&chosen.counters, runs, window, &options.sumd).await?;
+    }
+    Ok(failures)
+}
+
+/// Measures what sums and holds connections.
+async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
     let servers = found(&options.sumd)?;
+    let runs = options.runs.unwrap_or(RUNS);
     let window = Duration::from_secs(options.seconds);
     let mut results = Results::default();
     let mut failures = 0;
 
-    for run in 1..=options.runs {
-        for work in &works {
+    for run in 1..=runs {
+        for work in &chosen.sums {
             for (server, program) in servers.iter().filter(|(server, _)| server.can(work)) {
-                eprint!("run {run}/{} {} {}: ", options.runs, work.name, server.name);
+                eprint!("run {run}/{runs} {} {}: ", work.name, server.name);
                 match measure(server, program, work, window).await {
                     Ok(measured) => {
                         eprintln!("{:.3} µs/sum", measured.cpu_us);
@@ -107,8 +129,8 @@ async fn bench(options: &Options) -> Result<usize> {
                 }
             }
         }
-        for work in &memory_works {
-            eprint!("run {run}/{} {}: ", options.runs, work.name);
+        for work in &chosen.memory {
+            eprint!("run {run}/{runs} {}: ", work.name);
             match measure_memory(&options.sumd, work).await {
                 Ok(mib) => {
                     eprintln!("{mib:.1} MiB");
@@ -125,19 +147,52 @@ async fn bench(options: &Options) -> Result<usize> {
     Ok(failures)
 }
 
-/// The works of these names, or all if there is none.
-fn chosen(only: &[String]) -> Result<(Vec<&'static Work>, Vec<&'static MemoryWork>)> {
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
-    let works: Vec<_> = WORKS.iter().filter(|work| wanted(work.name)).collect();
-    let memory: Vec<_> = MEMORY_WORKS
-        .iter()
-        .filter(|work| wanted(work.name))
-        .collect();
-    ensure!(
-        works.len() + memory.len() >= only.len(),
-        "no such work; --list has them all"
-    );
-    Ok((works, memory))
+/// The works that are to be done.
+struct Chosen {
+    sums: Vec<&'static Work>,
+    memory: Vec<&'static MemoryWork>,
+    counters: Vec<&'static CounterWork>,
+}
+
+impl Chosen {
+    /// Those of these names or groups, or all if there is none.
+    fn of(only: &[String]) -> Result<Self> {
+        let sums = WORKS.iter().map(|work| work.name);
+        let memory = MEMORY_WORKS.iter().map(|work| work.name);
+        let counters = counters::WORKS.iter().map(|work| work.name);
+        let known: Vec<_> = sums.chain(memory).chain(counters).chain(GROUPS).collect();
+        for name in only {
+            let known = known.contains(&name.as_str());
+            ensure!(known, "no work {name}; --list has them all");
+        }
+        let wanted = |group: &str, name: &str| {
+            only.is_empty() || only.iter().any(|only| only == name || only == group)
+        };
+        let [sums, counters] = GROUPS;
+        let all_memory = MEMORY_WORKS.iter();
+        let all_counters = counters::WORKS.iter();
+        Ok(Self {
+            sums: WORKS
+                .iter()
+                .filter(|work| wanted(sums, work.name))
+                .collect(),
+            memory: all_memory.filter(|work| wanted(sums, work.name)).collect(),
+            counters: all_counters
+                .filter(|work| wanted(counters, work.name))
+                .collect(),
+        })
+    }
+
+    fn print(&self) {
+        let sums = self.sums.iter().map(|work| (work.name, work.title));
+        let memory = self.memory.iter().map(|work| (work.name, work.title));
+        for (name, title) in sums.chain(memory) {
+            println!("{name:20}{title}");
+        }
+        for work in &self.counters {
+            println!("{:20}{}", work.name, work.heading());
+        }
+    }
 }
 
 /// The servers whose programs are there, with their paths.

@@ -1,22 +1,35 @@
 //! What one run of one server on one work comes to.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
-use crate::server::Running;
+use crate::process::Processes;
 
 /// Time for a server to reach its stride before it is measured.
 pub const WARM_UP: Duration = Duration::from_secs(1);
 
+/// The latency of every request, or batch of messages, that has been answered.
+#[derive(Clone, Default)]
+pub struct Latencies(Arc<Mutex<Vec<Duration>>>);
+
+impl Latencies {
+    pub fn with<T>(&self, use_them: impl FnOnce(&mut Vec<Duration>) -> T) -> T {
+        use_them(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// An edge of the measured window.
 pub struct Edge {
-    at: Instant,
-    cpu: Duration,
+    pub at: Instant,
+    pub cpu: Duration,
 }
 
 impl Edge {
-    pub fn now(server: &Running) -> Result<Self> {
+    pub fn now(server: Processes) -> Result<Self> {
         Ok(Self {
             cpu: server.cpu()?,
             at: Instant::now(),
@@ -24,7 +37,7 @@ impl Edge {
     }
 }
 
-/// The figures of one run, or the medians of several.
+/// The figures of one run. What they call sums are increments where counters are measured.
 pub struct Measurement {
     /// Server CPU time a sum.
     pub cpu_us: f64,
@@ -32,7 +45,7 @@ pub struct Measurement {
     /// Latency of a call, or of a batch of messages on a stream.
     pub p50_us: f64,
     pub p99_us: f64,
-    /// Share of its core that the server used.
+    /// Cores that the server used.
     pub busy: f64,
     pub idle_mib: f64,
     pub peak_mib: f64,
@@ -83,6 +96,6 @@ impl Measurement {
     }
 }
 
-fn micros(duration: Duration) -> f64 {
+pub fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }

@@ -29,10 +29,10 @@ pub async fn stream(server: &Running) -> Result<f64> {
         MESSAGE_VALUE_BITS,
     );
     let messages = STREAM_BYTES.div_ceil(query.frames.len());
-    let idle = server.rss_mib()?;
-    server.reset_peak()?;
+    let idle = server.processes.rss_mib()?;
+    server.processes.reset_peak()?;
 
-    let mut client = Client::connect(server.address, "AddAll").await?;
+    let mut client = Client::connect(server.address, "sum.v1.SumService/AddAll").await?;
     let (mut requests, mut answers) = client.open().await?;
     for _ in 0..messages {
         // All of them share one buffer; h2 sends as the server's windows allow.
@@ -49,7 +49,7 @@ pub async fn stream(server: &Running) -> Result<f64> {
         (sum, count)
     );
     answers.end().await?;
-    Ok(server.peak_rss_mib()? - idle)
+    Ok(server.processes.peak_rss_mib()? - idle)
 }
 
 /// The two fields of an `AddAllResponse`, in the order in which every implementation writes them.
@@ -76,5 +76,5 @@ pub async fn connections(server: &Running) -> Result<f64> {
         }
         senders.push(sender);
     }
-    server.rss_mib()
+    server.processes.rss_mib()
 }

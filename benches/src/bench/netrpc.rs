@@ -21,8 +21,8 @@ struct Report {
 
 /// Has `server` do `work` for the warm-up and the `window`, and measures the latter.
 pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Measurement> {
-    let idle_mib = server.rss_mib()?;
-    server.reset_peak()?;
+    let idle_mib = server.processes.rss_mib()?;
+    server.processes.reset_peak()?;
     let program = beside_us("go-netrpc-load")?;
     let mut load = bound_to_us(&program)
         .args(["-address", &server.address.to_string()])
@@ -41,12 +41,12 @@ pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Me
         lines.next_line().await?.as_deref() == Some("start"),
         "the load failed"
     );
-    let opened = Edge::now(server)?;
+    let opened = Edge::now(server.processes)?;
     ensure!(
         lines.next_line().await?.as_deref() == Some("stop"),
         "the load failed"
     );
-    let closed = Edge::now(server)?;
+    let closed = Edge::now(server.processes)?;
     let report = lines.next_line().await?.context("the load failed")?;
     let report: Report = serde_json::from_str(&report)?;
 
@@ -55,6 +55,6 @@ pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Me
         &closed,
         report.calls,
         (report.p50_us, report.p99_us),
-        (idle_mib, server.peak_rss_mib()?),
+        (idle_mib, server.processes.peak_rss_mib()?),
     ))
 }

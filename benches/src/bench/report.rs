@@ -88,7 +88,7 @@ impl Results {
                 target.peer,
                 target.peer_work,
                 target.at_most,
-                verdict(ratio, target.at_most),
+                verdict(ratio <= target.at_most),
             );
         }
     }
@@ -118,23 +118,19 @@ impl Results {
                     work.name,
                     work.title,
                     work.at_most_mib,
-                    verdict(mib, work.at_most_mib),
+                    verdict(mib <= work.at_most_mib),
                 );
             }
         }
     }
 }
 
-fn verdict(figure: f64, at_most: f64) -> &'static str {
-    if figure <= at_most {
-        "met"
-    } else {
-        "**missed**"
-    }
+pub fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "**missed**" }
 }
 
 /// As many decimals as a reader needs for figures from 0.1 to 100,000.
-fn three_digits(figure: f64) -> String {
+pub fn three_digits(figure: f64) -> String {
     match figure {
         100.0.. => format!("{figure:.0}"),
         10.0.. => format!("{figure:.1}"),

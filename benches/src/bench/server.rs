@@ -1,15 +1,15 @@
-//! A server under test: started on a core of its own, watched from `/proc`, killed in the end.
+//! A server under test: started, watched from `/proc`, killed in the end.
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs::File,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use fastrand::Rng;
 use tokio::{
     net::TcpStream,
@@ -19,127 +19,110 @@ use tokio::{
 
 use crate::{
     grpc::Client,
+    process::Processes,
     works::{Protocol, Server, query},
 };
 
-/// The server has this core to itself; load and bench share the other.
+/// A server that sums has this core to itself; load and bench share the other.
 const SERVER_CORE: &str = "0";
-const LOAD_CORE: &str = "1";
+pub const LOAD_CORE: &str = "1";
+/// Where servers and load share.
+pub const BOTH_CORES: &str = "0,1";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The unit of times in `/proc/<pid>/stat`: Linux reports them in hundredths on every platform
-/// that it runs servers on.
-const TICK: Duration = Duration::from_millis(10);
-
 pub struct Running {
     pub address: SocketAddr,
-    process: PathBuf,
+    pub processes: Processes,
     child: Child,
 }
 
 impl Running {
     /// Starts `server` on a free port, and waits until it answers.
     pub async fn start(server: &Server, program: &Path) -> Result<Self> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log = program_log(server)?;
-        let child = bound_to_us("taskset")
+        let address = free_address()?;
+        let mut command = bound_to_us("taskset");
+        command
             .args(["-c", SERVER_CORE])
             .arg(program)
             .args(server.arguments)
-            .arg(address.to_string())
+            .arg(address.to_string());
+        let mut running = Self::spawn(command, server.name, address)?;
+        let answers = async || match server.protocol {
+            Protocol::Grpc => add_once(address).await,
+            Protocol::NetRpc => Ok(TcpStream::connect(address).await.map(drop)?),
+        };
+        running.ready(READY_PAUSE, READY_TIMEOUT, answers).await?;
+        Ok(running)
+    }
+
+    /// Runs a command of [`bound_to_us`], with its output in the log of that name.
+    pub fn spawn(mut command: Command, log: &str, address: SocketAddr) -> Result<Self> {
+        let log = program_log(log)?;
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("cannot run setpriv and taskset (util-linux)")?;
-        let pid = child.id().context("a process that has just started")?;
-        let mut running = Self {
+        let id = child.id().context("a process that has just started")?;
+        Ok(Self {
             address,
-            process: PathBuf::from(format!("/proc/{pid}")),
+            processes: Processes::new(id),
             child,
-        };
-        timeout(READY_TIMEOUT, running.ready(server.protocol))
-            .await
-            .context("not ready in time")??;
-        Ok(running)
+        })
     }
 
-    async fn ready(&mut self, protocol: Protocol) -> Result<()> {
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("ended at its start with {status}; see its log in the target folder");
+    /// Tries again and again until it `answers`.
+    pub async fn ready(
+        &mut self,
+        pause: Duration,
+        limit: Duration,
+        answers: impl AsyncFn() -> Result<()>,
+    ) -> Result<()> {
+        let tries = async {
+            loop {
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("ended at its start with {status}; see its log in the target folder");
+                }
+                if answers().await.is_ok() {
+                    return Ok(());
+                }
+                sleep(pause).await;
             }
-            let answered = match protocol {
-                Protocol::Grpc => add_once(self.address).await,
-                Protocol::NetRpc => TcpStream::connect(self.address)
-                    .await
-                    .map(drop)
-                    .map_err(Into::into),
-            };
-            if answered.is_ok() {
-                return Ok(());
-            }
-            sleep(READY_PAUSE).await;
-        }
-    }
-
-    /// CPU time of all its threads so far.
-    ///
-    /// The scheduler's figures are exact to the nanosecond, but those of a thread go when it ends;
-    /// the process's own include ended threads, to the tick. Neither ever says too much.
-    pub fn cpu(&self) -> Result<Duration> {
-        let threads: u64 = fs::read_dir(self.process.join("task"))?
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-            .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
-            .sum();
-
-        let stat = fs::read_to_string(self.process.join("stat"))?;
-        // The name of the program comes first, in brackets, and may hold anything.
-        let (_, fields) = stat.rsplit_once(") ").context("stat without a name")?;
-        let ticks = |field: usize| -> Result<u32> {
-            let field = fields.split(' ').nth(field).context("a short stat")?;
-            Ok(field.parse()?)
         };
-        let (user, system) = (ticks(11)?, ticks(12)?);
-
-        Ok(Duration::from_nanos(threads).max(TICK * (user + system)))
-    }
-
-    /// Memory in use, in MiB.
-    pub fn rss_mib(&self) -> Result<f64> {
-        self.status_mib("VmRSS:")
-    }
-
-    /// The most memory that was in use since the start or the last [`Self::reset_peak`], in MiB.
-    pub fn peak_rss_mib(&self) -> Result<f64> {
-        self.status_mib("VmHWM:")
-    }
-
-    pub fn reset_peak(&self) -> Result<()> {
-        fs::write(self.process.join("clear_refs"), "5").context("cannot reset the peak of memory")
-    }
-
-    fn status_mib(&self, key: &str) -> Result<f64> {
-        let status = fs::read_to_string(self.process.join("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-        Ok(kib.context("no such figure in status")?.parse::<f64>()? / 1024.0)
+        timeout(limit, tries).await.context("not ready in time")?
     }
 
     pub async fn kill(mut self) -> Result<()> {
         self.child.kill().await.context("cannot kill it")
     }
+
+    /// Sends it a signal that ends it, and waits for its end.
+    pub async fn end_by(mut self, signal: &str) -> Result<()> {
+        let id = self.child.id().context("it has ended before")?;
+        run(Command::new("sh").args(["-c", &format!("kill -s {signal} {id}")])).await?;
+        self.child.wait().await?;
+        Ok(())
+    }
 }
 
 async fn add_once(address: SocketAddr) -> Result<()> {
     let query = query(&mut Rng::with_seed(0), 1, 3, 20);
-    Client::connect(address, "Add").await?.add(&query).await
+    Client::connect(address, "sum.v1.SumService/Add")
+        .await?
+        .add(&query)
+        .await
 }
 
-fn program_log(server: &Server) -> Result<File> {
-    let path = beside_us(&format!("{}.log", server.name))?;
+/// An address that nothing listens on.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn program_log(name: &str) -> Result<File> {
+    let path = beside_us(&format!("{name}.log"))?;
     File::options()
         .create(true)
         .append(true)
@@ -163,16 +146,26 @@ pub fn bound_to_us(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Moves this process, and what it starts from now on, to the core of the load.
-pub async fn pin_ourselves() -> Result<()> {
-    let status = Command::new("taskset")
-        .args(["-p", "-c", LOAD_CORE, &std::process::id().to_string()])
-        .stdout(Stdio::null())
-        .status()
+/// Runs a command that has to succeed, and returns what it prints.
+pub async fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().await;
+    let output = output.with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{:?} ended with {}: {}",
+        command,
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Moves this process, and what it starts from now on, to these cores.
+pub async fn pin_ourselves(cores: &str) -> Result<()> {
+    let mut taskset = Command::new("taskset");
+    taskset.args(["-a", "-p", "-c", cores, &std::process::id().to_string()]);
+    run(&mut taskset)
         .await
-        .context("cannot run taskset (util-linux)")?;
-    if !status.success() {
-        bail!("the bench needs two cores: one for the server, one for the load");
-    }
+        .context("the bench needs two cores: one for the server, one for the load")?;
     Ok(())
 }

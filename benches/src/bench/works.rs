@@ -21,10 +21,11 @@ pub enum Method {
 }
 
 impl Method {
-    pub const fn name(&self) -> &'static str {
+    /// Its path in a request.
+    pub const fn path(&self) -> &'static str {
         match self {
-            Self::Add => "Add",
-            Self::AddEach => "AddEach",
+            Self::Add => "sum.v1.SumService/Add",
+            Self::AddEach => "sum.v1.SumService/AddEach",
         }
     }
 }
