@@ -24,6 +24,9 @@ use task::{Job, Task};
 /// Increments of bulk messages that wait in a lane, or are being stored: beyond that their streams are not read.
 /// A few batches' worth; each takes some 50 bytes.
 const MAX_WAITING_INCREMENTS: usize = 512 * 1024;
+/// Increments of single requests that wait: beyond that they are refused. The calls that the server admits do not bound
+/// them, since a call that is given up leaves its request behind.
+const MAX_WAITING_SINGLES: usize = 64 * 1024;
 
 /// What became of a request, its revision known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub enum LaneError {
     Refused(Refused),
     /// It may have been carried out, or not: the store failed under it.
     Unknown(StoreError),
+    /// It was not carried out, for too much waits.
+    Overloaded,
     /// It was not carried out, for the lane has ended.
     Closed,
 }
@@ -50,6 +55,7 @@ impl fmt::Display for LaneError {
         match self {
             Self::Refused(refused) => write!(f, "{refused:?}"),
             Self::Unknown(error) => error.fmt(f),
+            Self::Overloaded => f.write_str("too much waits"),
             Self::Closed => f.write_str("the lane has ended"),
         }
     }
@@ -62,8 +68,9 @@ pub type Result<T> = std::result::Result<T, LaneError>;
 #[derive(Clone)]
 pub struct Lane {
     queue: mpsc::UnboundedSender<Job>,
-    /// Bounds the bulk messages in the queue. Single requests are bounded by the calls that the server admits.
+    /// Bound what is in the queue.
     bulk: Arc<Semaphore>,
+    singles: Arc<Semaphore>,
     changes: Changes,
     desk: Desk,
 }
@@ -116,6 +123,7 @@ impl Running {
             lane: Lane {
                 queue,
                 bulk: Arc::new(Semaphore::new(MAX_WAITING_INCREMENTS)),
+                singles: Arc::new(Semaphore::new(MAX_WAITING_SINGLES)),
                 changes,
                 desk: Desk::open(),
             },
@@ -159,7 +167,10 @@ impl Lane {
     /// Where it was refused, or its outcome is not known.
     pub async fn execute(&self, request: Request) -> Result<Decided> {
         let (reply, answer) = oneshot::channel();
-        self.send(request, Waiter::Single(reply), None)?;
+        let weight = u32::try_from(request.operation.weight()).unwrap_or(u32::MAX);
+        let permit = self.singles.clone().try_acquire_many_owned(weight);
+        let permit = permit.map_err(|_| LaneError::Overloaded)?;
+        self.send(request, Waiter::Single(reply), permit)?;
         // A task that died has taken what it was asked with it.
         let lost = || Err(LaneError::Unknown(StoreError("its lane has ended".into())));
         answer.await.unwrap_or_else(|_| lost())
@@ -179,15 +190,10 @@ impl Lane {
         let bulk = self.bulk.clone();
         let permit = bulk.acquire_many_owned(weight).await;
         let permit = permit.map_err(|_| LaneError::Closed)?;
-        self.send(request, Waiter::Bulk(replies), Some(permit))
+        self.send(request, Waiter::Bulk(replies), permit)
     }
 
-    fn send(
-        &self,
-        request: Request,
-        waiter: Waiter,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<()> {
+    fn send(&self, request: Request, waiter: Waiter, permit: OwnedSemaphorePermit) -> Result<()> {
         let job = Job {
             request,
             waiter,

@@ -24,4 +24,4 @@ pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, 
 pub use request::{
     Digests, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Record, Request, SessionId,
 };
-pub use sessions::{SESSION_WINDOW, Session};
+pub use sessions::{MAX_FAILURES, SESSION_WINDOW, Session};

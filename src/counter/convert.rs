@@ -13,13 +13,18 @@ use crate::status;
 /// Increments in one batch, and names in one read.
 pub(super) const MAX_BATCH: usize = 100;
 
+/// Violations that are told: an error travels in headers, of which clients take a few KiB.
+const MAX_VIOLATIONS: usize = 8;
+
 /// What is wrong with a request, field by field.
 #[derive(Default)]
 pub(super) struct Violations(Vec<(String, String)>);
 
 impl Violations {
     pub(super) fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
-        self.0.push((field.into(), problem.into()));
+        if self.0.len() < MAX_VIOLATIONS {
+            self.0.push((field.into(), problem.into()));
+        }
     }
 
     /// The value, where nothing is wrong.
@@ -120,8 +125,12 @@ fn to_millis(time: &Timestamp) -> Option<Millis> {
 
 /// RFC 9562, 5.7: the first 48 bits are milliseconds since 1970.
 fn uuid_time(id: &str) -> Option<Millis> {
-    let uuid = uuid::Uuid::try_parse(id).ok()?;
-    (uuid.get_version_num() == 7)
+    // The text form alone: of other texts of hexadecimal digits some would pass by chance.
+    const TEXT_BYTES: usize = 36;
+    let uuid = uuid::Uuid::try_parse(id)
+        .ok()
+        .filter(|_| id.len() == TEXT_BYTES)?;
+    (uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122)
         .then(|| uuid.as_u128() >> 80)
         .and_then(|millis| Millis::try_from(millis).ok())
 }
@@ -186,7 +195,7 @@ pub(super) fn batch(
         let within = format!("increments[{index}].");
         violations.name(&format!("{within}counter"), &increment.counter);
         if group(&increment.counter) != first {
-            let problem = format!("its group is not {first:?}, that of the first");
+            let problem = "its group is not that of the first";
             violations.add(format!("{within}counter"), problem);
         }
         match limits(increment.min, increment.max, increment.on_limit) {

@@ -13,6 +13,9 @@ use crate::store::StoreError;
 /// How long a server whose store has failed takes to be back, at the least.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
+/// Some commits.
+const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
+
 /// Which kind of request was refused: they say it in words of their own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -24,6 +27,13 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     match error {
         LaneError::Refused(refused) => refusal(&refused, kind),
         LaneError::Unknown(error) => store_failed(&error, unknown()),
+        LaneError::Overloaded => status::retriable(
+            Code::Unavailable,
+            "too many increments wait, and nothing was changed",
+            "OVERLOADED",
+            &[not_applied()],
+            OVERLOAD_RETRY_DELAY,
+        ),
         LaneError::Closed => status::retriable(
             Code::Unavailable,
             "the server is shutting down, and nothing was changed",
@@ -36,12 +46,13 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
 
 /// A read that failed.
 pub(super) fn read_error(error: &StoreError) -> Status {
+    tracing::error!("{error}");
     store_failed(error, not_applied())
 }
 
 fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
-    // What failed is for the operator, and in the log.
-    tracing::error!("{error}");
+    // What failed is for the operator. Of a lane that failed the log says it once.
+    tracing::debug!("{error}");
     status::retriable(
         Code::Unavailable,
         "the store has failed; the server's log says why",

@@ -13,13 +13,15 @@ use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
 use crate::lane::{self, Decided};
 use crate::model::{
-    Done, Increments, Millis, Operation, Record, Request, SESSION_WINDOW, SessionId,
+    Done, Increments, MAX_FAILURES, Millis, Operation, Record, Request, SESSION_WINDOW, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
 
 /// Increments in one message.
-const MAX_INCREMENTS: usize = 1000;
+pub(super) const MAX_INCREMENTS: usize = 1000;
+/// Messages of a stream that wait in the lane: a window, and as many that are sent again.
+const MAX_WAITING: usize = 512;
 
 type Answer = lane::Result<Decided>;
 
@@ -57,7 +59,7 @@ where
                 stream.reply(answer, &mut answered, &replies).await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
-            message = messages.next_encoded(), if end.is_none() => match message {
+            message = messages.next_encoded(), if end.is_none() && stream.waiting < MAX_WAITING => match message {
                 Ok(Some(message)) => end = stream.take(&message).await.err().map(Err),
                 Ok(None) => end = Some(Ok(())),
                 Err(status) => end = Some(Err(status)),
@@ -99,7 +101,7 @@ impl Stream {
             ..
         } = message;
         if count > MAX_INCREMENTS {
-            let problem = format!("it has {count} elements, and takes up to {MAX_INCREMENTS}");
+            let problem = format!("it has more than {MAX_INCREMENTS} elements");
             violations.add("increments", problem);
         }
         if *sequence == 0 && count > 0 {
@@ -128,7 +130,11 @@ impl Stream {
         increments: Increments,
     ) -> Result<(), Status> {
         let (session, time) = self.session.clone().expect("the first message has set it");
-        let count = increments.len();
+        // A question may be answered with all that failed so far.
+        let count = match sequence {
+            0 => MAX_FAILURES + MAX_INCREMENTS,
+            _ => increments.len(),
+        };
         let record = Record {
             session,
             time,
@@ -172,7 +178,11 @@ impl Stream {
                 }
             }
             any = true;
-            next = answered.try_recv().ok();
+            // Clients take 4 MiB by default, and a failure is some 300 bytes.
+            next = match reply.failures.len() {
+                ..MAX_FAILURES => answered.try_recv().ok(),
+                _ => None,
+            };
         }
         if any {
             replies.send(&reply).await;

@@ -176,11 +176,6 @@ impl CounterService {
                 revision: decided.revision,
                 replayed,
             }),
-            Done::Incremented(added) => Ok(BatchIncrementCountersResponse {
-                results: vec![result(&added)],
-                revision: decided.revision,
-                replayed,
-            }),
             Done::Failed(failure) => {
                 let failed = request.increments.get(failure.index as usize);
                 let name = failed.map(|increment| increment.counter.as_str());

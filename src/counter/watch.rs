@@ -156,8 +156,10 @@ impl Watch {
                     let page = store.scan(scan).await.map_err(failed)?;
                     let begins = first.is_none();
                     let forgotten = page.forgotten > since || page.revision < since;
-                    if begins && !reset && forgotten {
-                        (reset, after) = (true, None);
+                    if !reset && forgotten {
+                        // Also in the middle of it: what was forgotten meanwhile would never be told.
+                        (reset, first, after) = (true, None, None);
+                        self.revision = 0;
                         continue;
                     }
                     let moment = *first.get_or_insert(page.revision);

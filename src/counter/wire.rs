@@ -6,6 +6,7 @@ use prost::{Message as _, encoding};
 use prost_types::Timestamp;
 
 use super::convert::limits;
+use super::record::MAX_INCREMENTS;
 use crate::grpc::FrameError;
 use crate::model::{Increments, Invalid, check_name};
 
@@ -29,7 +30,7 @@ impl RecordMessage {
 
     fn try_decode(mut bytes: &[u8]) -> Result<Self, DecodeError> {
         let context = DecodeContext::default();
-        let expected = bytes.len() / TYPICAL_INCREMENT_BYTES;
+        let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
         let mut message = Self {
             increments: Increments::with_capacity(expected, bytes.len()),
             ..Self::default()
@@ -47,6 +48,10 @@ impl RecordMessage {
                 }
                 3 => message.sequence = varint(wire_type, &mut bytes)?,
                 4 => message.acknowledged = varint(wire_type, &mut bytes)?,
+                // One too many is enough to refuse the message.
+                5 if message.increments.len() > MAX_INCREMENTS => {
+                    delimited(wire_type, &mut bytes)?;
+                }
                 5 => {
                     let increment = delimited(wire_type, &mut bytes)?;
                     push_increment(increment, &mut message.increments)?;

@@ -65,7 +65,7 @@ impl fmt::Display for FrameError {
 
 impl From<FrameError> for Status {
     fn from(error: FrameError) -> Self {
-        let mut metadata = Vec::new();
+        let mut metadata = vec![status::not_applied()];
         let (code, reason) = match &error {
             FrameError::TooLarge { bytes, max_bytes } => {
                 metadata.push(("bytes", bytes.to_string()));

@@ -1,7 +1,7 @@
 //! Into a response's body: one message and its trailers, or a stream of messages.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
@@ -9,6 +9,7 @@ use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::status;
@@ -18,7 +19,7 @@ const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grp
 const PREFIX_BYTES: usize = 5;
 
 /// Messages that wait for a stream's reader, beside those that HTTP/2 buffers.
-const WAITING_MESSAGES: usize = 4;
+const WAITING_MESSAGES: usize = 2;
 
 /// The body of an answer. It is moved about for each call, so it is small.
 #[derive(Default)]
@@ -48,16 +49,17 @@ pub fn stream_body(
     respond(ResponseBody::Stream(Box::pin(body)))
 }
 
-/// A response whose messages a handler makes. It runs only while its answers are asked for, and ends with the call.
+/// A response whose messages a handler makes. It is a task of its own, for it may wait in a queue where its turn must not
+/// go to one that is not looked at, and it ends with the call.
 pub fn stream<F>(handler: impl FnOnce(Replies) -> F) -> Response<ResponseBody>
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
+    let handler = tokio::spawn(handler(Replies(sender)));
     stream_body(Handled {
-        handler: Some(Box::pin(handler(Replies(sender)))),
+        handler: AbortOnDropHandle::new(handler),
         messages,
-        end: None,
     })
 }
 
@@ -131,13 +133,10 @@ impl Replies {
     }
 }
 
-type Handler = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
-
 /// A handler at work, and what it has to say.
 struct Handled {
-    handler: Option<Handler>,
+    handler: AbortOnDropHandle<Result<(), Status>>,
     messages: mpsc::Receiver<Bytes>,
-    end: Option<Status>,
 }
 
 impl Body for Handled {
@@ -149,20 +148,14 @@ impl Body for Handled {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(handler) = &mut this.handler
-            && let Poll::Ready(end) = handler.as_mut().poll(cx)
-        {
-            this.handler = None;
-            this.end = Some(end.err().unwrap_or_else(|| Status::ok("")));
-        }
         // What it said before it ended is sent before its end.
-        match this.messages.poll_recv(cx) {
-            Poll::Ready(Some(message)) => Poll::Ready(Some(Ok(Frame::data(message)))),
-            Poll::Ready(None) => {
-                let end = this.end.take();
-                Poll::Ready(end.map(|end| Ok(Frame::trailers(status::trailers(&end)))))
-            }
-            Poll::Pending => Poll::Pending,
+        if let Some(message) = ready!(this.messages.poll_recv(cx)) {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
         }
+        let end = match ready!(Pin::new(&mut this.handler).poll(cx)) {
+            Ok(end) => end.err().unwrap_or_else(|| Status::ok("")),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&end)))))
     }
 }

@@ -1,7 +1,7 @@
 //! Batch after batch.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,7 @@ use tracing::error;
 use super::changes::Changes;
 use super::desk::{Desk, Outbox, Waiter};
 use super::{Decided, LaneError, Result};
-use crate::model::{Millis, Operation, Outcome, Request, State};
+use crate::model::{Millis, Outcome, Request, State};
 use crate::store::{Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -26,7 +26,7 @@ pub(super) struct Job {
     pub(super) waiter: Waiter,
     pub(super) desk: Desk,
     /// Given back once it is answered.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl Job {
@@ -42,6 +42,8 @@ pub(super) struct Task {
     jobs: mpsc::UnboundedReceiver<Job>,
     changes: Changes,
     stop: CancellationToken,
+    started: Instant,
+    started_at: Millis,
 }
 
 impl Task {
@@ -58,6 +60,8 @@ impl Task {
             jobs,
             changes,
             stop,
+            started: Instant::now(),
+            started_at: now(),
         }
     }
 
@@ -95,13 +99,13 @@ impl Task {
             }
         };
         let Some(first) = first else { return false };
-        let mut increments = weight(&first);
+        let mut increments = first.request.operation.weight();
         batch.push(first);
         while batch.len() < MAX_REQUESTS
             && increments < MAX_INCREMENTS
             && let Ok(job) = self.jobs.try_recv()
         {
-            increments += weight(&job);
+            increments += job.request.operation.weight();
             batch.push(job);
         }
         true
@@ -148,7 +152,9 @@ impl Task {
 
     /// Decides as many jobs as one commit takes, one at least.
     fn decide(&mut self, jobs: &[Job]) -> Vec<Outcome> {
-        self.state.begin(now());
+        let elapsed = Millis::try_from(self.started.elapsed().as_millis());
+        let steady = self.started_at + elapsed.unwrap_or(0);
+        self.state.begin(now(), steady);
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
             outcomes.push(self.state.apply(&job.request));
@@ -171,13 +177,6 @@ impl Task {
         let counters = commit.changes.counters.clone();
         self.changes.publish(counters, base, revision);
         Ok(base)
-    }
-}
-
-fn weight(job: &Job) -> usize {
-    match &job.request.operation {
-        Operation::Record(record) => record.increments.len(),
-        _ => 1,
     }
 }
 

@@ -42,6 +42,8 @@ pub struct State {
     ids: Ids,
     sessions: Sessions,
     bounds: Bounds,
+    /// The time by a clock that only ticks.
+    steady: Millis,
     /// The last place of the batch that was given away.
     places: u32,
     /// Packs before this batch are forgotten; the store is told.
@@ -65,6 +67,7 @@ impl State {
             ids: Ids::new(),
             sessions: Sessions::default(),
             bounds,
+            steady: head.time,
             places: 0,
             forget_before: None,
         };
@@ -83,8 +86,10 @@ impl State {
         self.head
     }
 
-    /// Begins a batch at a time by this node's clock.
-    pub fn begin(&mut self, now: Millis) {
+    /// Begins a batch. `now` is the time by this node's clock, which may be corrected at any moment; `steady` is that of the
+    /// lane's start and what has passed since.
+    pub fn begin(&mut self, now: Millis, steady: Millis) {
+        self.steady = steady;
         let head = &mut self.head;
         head.time = head.time.max(now);
         head.horizon = head.horizon.max(head.time - self.bounds.id_horizon);
@@ -92,7 +97,11 @@ impl State {
             .session_horizon
             .max(head.time - self.bounds.session_horizon);
         // An id's time is at most so much after its pack's: those that go are all behind the horizon.
-        let last = self.ids.forget(head.horizon - MAX_SKEW, MAX_FORGOTTEN);
+        let last = self.ids.forget(
+            head.horizon - MAX_SKEW,
+            steady - self.bounds.id_horizon,
+            MAX_FORGOTTEN,
+        );
         self.forget_before = last.map(|last| last + 1).or(self.forget_before);
         self.sessions
             .forget(head.session_horizon - MAX_SKEW, head.time);
@@ -243,8 +252,11 @@ impl State {
         if record.sequence == 0 {
             let failures = session.failures(|at| at > acknowledged);
             if acknowledged > session.acknowledged {
-                self.sessions
-                    .change(&record.session, |session| session.acknowledge(acknowledged));
+                let now = self.head.time;
+                self.sessions.change(&record.session, |session| {
+                    session.acknowledge(acknowledged);
+                    session.used = now;
+                });
             }
             return Ok(self.recorded(applied, failures, true));
         }
@@ -378,12 +390,13 @@ impl State {
         self.head.seq = commit.seq;
         self.head.revision = base + i64::from(commit.places);
         self.places = 0;
-        self.ids.close(Pack {
+        let pack = Pack {
             seq: commit.seq,
             time: commit.time,
             base,
             ids: commit.ids.clone(),
-        });
+        };
+        self.ids.close(pack, self.steady);
     }
 
     /// Lets go of counters that were not used for the longest, where there are too many in memory. Not to be called

@@ -21,7 +21,8 @@ const PACK_BYTES: usize = 64;
 const PARTS: usize = 256;
 
 pub(super) struct Ids {
-    packs: VecDeque<Pack>,
+    /// Each with when it was closed by the steady clock, which no correction of the other can hurry.
+    packs: VecDeque<(Pack, Millis)>,
     /// The number of the first of `packs`; it wraps.
     first: u32,
     /// The pack of the batch that is being made: its number comes after the last of `packs`.
@@ -110,7 +111,8 @@ impl Ids {
             ));
         }
         self.bytes += PACK_BYTES + pack.ids.len();
-        self.packs.push_back(pack);
+        let closed_at = pack.time;
+        self.packs.push_back((pack, closed_at));
         for (digest, slot) in slots {
             self.insert(&digest, slot);
         }
@@ -159,19 +161,29 @@ impl Ids {
     }
 
     /// The batch is committed.
-    pub(super) fn close(&mut self, pack: Pack) {
+    pub(super) fn close(&mut self, pack: Pack, steady: Millis) {
         if !pack.ids.is_empty() {
             self.bytes += PACK_BYTES + pack.ids.len();
-            self.packs.push_back(pack);
+            self.packs.push_back((pack, steady));
         }
     }
 
-    /// Forgets packs up to a time, about `max_ids` at once; gives the number of the last batch that was forgotten.
-    pub(super) fn forget(&mut self, up_to: Millis, max_ids: usize) -> Option<u64> {
+    /// Forgets packs up to a time, by both clocks, and about `max_ids` at once; gives the number of the last batch that was
+    /// forgotten.
+    pub(super) fn forget(
+        &mut self,
+        up_to: Millis,
+        steady_up_to: Millis,
+        max_ids: usize,
+    ) -> Option<u64> {
         let mut last = None;
         let enough = self.count.saturating_sub(max_ids);
-        while self.count > enough && self.packs.front().is_some_and(|pack| pack.time <= up_to) {
-            let pack = self.packs.pop_front()?;
+        while self.count > enough
+            && let Some((pack, closed_at)) = self.packs.front()
+            && pack.time <= up_to
+            && *closed_at <= steady_up_to
+        {
+            let (pack, _) = self.packs.pop_front()?;
             let number = self.first;
             let mut reader = Reader(&pack.ids);
             while !reader.is_empty() {
@@ -196,7 +208,7 @@ impl Ids {
 
     /// The time of the oldest pack.
     pub(super) fn oldest(&self) -> Option<Millis> {
-        self.packs.front().map(|pack| pack.time)
+        self.packs.front().map(|(pack, _)| pack.time)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -211,7 +223,7 @@ impl Ids {
     /// A pack's bytes, and its base if it is committed.
     fn pack(&self, number: u32) -> (&[u8], Option<i64>) {
         match self.packs.get(number.wrapping_sub(self.first) as usize) {
-            Some(pack) => (&pack.ids, Some(pack.base)),
+            Some((pack, _)) => (&pack.ids, Some(pack.base)),
             None => (&self.open, None),
         }
     }

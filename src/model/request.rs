@@ -68,6 +68,18 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// How many increments it takes the time of.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Record(record) => record.increments.len(),
+            Self::Increment(increments) | Self::Batch(increments) => increments.len(),
+            Self::Set(..) | Self::Delete(_) => 1,
+        }
+    }
+}
+
 /// A session's id.
 pub type SessionId = Arc<str>;
 

@@ -12,8 +12,8 @@ pub const SESSION_WINDOW: u64 = 256;
 /// What a session takes in memory beside its id, messages and failures.
 const SESSION_BYTES: usize = 256;
 const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
-/// Failures that are kept for a client that does not say it knows them; a message adds a thousand at most.
-const MAX_FAILURES: usize = 4000;
+/// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
+pub const MAX_FAILURES: usize = 4000;
 /// How a session is stored.
 const FORMAT: u8 = 1;
 

@@ -80,6 +80,8 @@ struct Lane {
     state: State,
     bounds: Bounds,
     now: Millis,
+    /// By how much the clock was set back, which the steady one was not.
+    stepped: Millis,
 }
 
 impl Lane {
@@ -90,6 +92,7 @@ impl Lane {
             stored,
             bounds,
             now: 1_700_000_000_000,
+            stepped: 0,
         }
     }
 
@@ -112,7 +115,7 @@ impl Lane {
                 .and_then(|(value, _)| *value);
             self.state.load(name, value);
         }
-        self.state.begin(self.now);
+        self.state.begin(self.now, self.now + self.stepped);
         let outcomes: Vec<_> = requests.iter().map(|r| self.state.apply(r)).collect();
         let base = match self.state.commit() {
             Some(commit) => {
@@ -486,6 +489,21 @@ fn ids_older_than_the_horizon_are_refused_and_never_counted_again() {
     lane.restart();
     assert!(matches!(ask(&mut lane), Err(Refused::TooOld { .. })));
     assert_eq!(lane.value("g/0"), 2);
+}
+
+/// A clock that is set forward makes nothing old that is not.
+#[test]
+fn an_id_without_a_time_outlives_a_step_of_the_clock() {
+    let mut lane = Lane::new(bounds());
+    let ask = |lane: &mut Lane| lane.one(named("a", None, add("g/0", 1))).unwrap();
+    ask(&mut lane);
+    lane.now += 3 * HORIZON;
+    lane.stepped -= 3 * HORIZON;
+    lane.one(named("b", None, add("g/1", 1))).unwrap();
+    assert!(ask(&mut lane).2, "it is remembered");
+    lane.now += HORIZON + 1;
+    lane.one(named("c", None, add("g/1", 1))).unwrap();
+    assert!(!ask(&mut lane).2, "as long as it was promised");
 }
 
 /// A client whose clock is ahead must not outlive what is remembered of it.

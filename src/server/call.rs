@@ -163,7 +163,12 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
         let message = format!(
             "grpc-timeout is {value:?}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
         );
-        status::with_reason(Code::Internal, message, "INVALID_TIMEOUT", &[])
+        status::with_reason(
+            Code::Internal,
+            message,
+            "INVALID_TIMEOUT",
+            &[status::not_applied()],
+        )
     })
 }
 

@@ -65,6 +65,6 @@ fn idle(timeout: Duration) -> Status {
         Code::DeadlineExceeded,
         format!("the client has sent nothing for {timeout:?} (--stream-idle-timeout)"),
         "STREAM_IDLE",
-        &[],
+        &[status::not_applied()],
     )
 }

@@ -231,7 +231,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
                 Code::Unimplemented,
                 format!("grpc-encoding is {encoding:?}, and this service takes only identity"),
                 "COMPRESSED_MESSAGE",
-                &[],
+                &[status::not_applied()],
             );
             refusal.metadata_mut().insert(
                 "grpc-accept-encoding",

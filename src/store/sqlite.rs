@@ -55,8 +55,7 @@ impl SqliteStore {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| OpenError::Folder(folder.to_owned(), error))?;
+            make_folder(folder).map_err(|error| OpenError::Folder(folder.to_owned(), error))?;
         }
         let lock = lock(path)?;
         let (connection, digests) = schema::open(path)?;
@@ -188,9 +187,23 @@ fn gone() -> StoreError {
     StoreError("it failed before".into())
 }
 
+/// Makes a folder that is there after a loss of power, too.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// Takes the database for this process alone.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let name = beside(path, "-lock");
+    // By whatever link it is reached.
+    let real = path.canonicalize();
+    let name = beside(real.as_deref().unwrap_or(path), "-lock");
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -70,6 +70,10 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 /// Pages of the write-ahead log after which it is copied into the database: some 30 MiB.
 const CHECKPOINT_PAGES: u32 = 8000;
 
+/// Memory for pages, in KiB: the writer's are those that it changes again and again, the others' are mostly read once.
+const WRITER_CACHE_KIB: i64 = 64 << 10;
+const READER_CACHE_KIB: i64 = 8 << 10;
+
 /// Why a database cannot be had.
 #[derive(Debug)]
 pub enum OpenError {
@@ -153,6 +157,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     configure(&connection).map_err(sqlite)?;
     connection
         .pragma_update(None, "query_only", true)
+        .and_then(|()| connection.pragma_update(None, "cache_size", -READER_CACHE_KIB))
         .map_err(sqlite)?;
     Ok(connection)
 }
@@ -191,7 +196,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     // In KiB where negative.
-    connection.pragma_update(None, "cache_size", -(64 << 10))?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     // Malformed pages are found when they are read, not when they crash something.
     connection.pragma_update(None, "cell_size_check", true)

@@ -119,24 +119,35 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
     connection
         .close()
         .map_err(|(_, error)| ToolError::Data(partial.clone(), error.to_string()))?;
+    if beside(&partial, "-wal").exists() {
+        let problem = "its log cannot be copied into it".to_owned();
+        return Err(ToolError::Data(partial, problem));
+    }
     publish(&partial, path)?;
     Ok(report)
 }
 
 fn refuse_existing(path: &Path) -> Result<(), ToolError> {
-    if path.exists() {
-        return Err(ToolError::Exists(path.to_owned()));
+    // A log that a crash has left would be taken for that of whatever file has its name.
+    for suffix in ["", "-wal", "-journal"] {
+        let file = beside(path, suffix);
+        if file.exists() {
+            return Err(ToolError::Exists(file));
+        }
     }
     Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
     // What an earlier attempt has left.
-    match fs::remove_file(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(ToolError::Io(to.to_owned(), error));
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let file = beside(to, suffix);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ToolError::Io(file, error));
+            }
+            _ => {}
         }
-        _ => {}
     }
     let connection = schema::open_reader(from)?;
     let target = to.to_string_lossy();

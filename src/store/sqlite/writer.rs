@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::reader;
-use super::rows::{self, Result};
+use super::rows::{self, Error, Result};
 use crate::model::{Commit, Digests, Millis};
 use crate::store::StoreError;
 
@@ -65,7 +65,7 @@ impl Writer {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // It fails where there is a batch of that number: where somebody else has written.
+        check_head(&transaction, batch)?;
         put_head(&transaction, self.digests, batch, base)?;
         put_counters(&transaction, self.digests, batch, base)?;
         put_sessions(&transaction, self.digests, batch)?;
@@ -93,6 +93,19 @@ impl Writer {
         }
         forgotten
     }
+}
+
+/// The batch was made on top of the last one, or nothing of it holds.
+fn check_head(connection: &Connection, batch: &Commit) -> Result<()> {
+    let mut last = connection.prepare_cached("SELECT coalesce(max(seq), 0) FROM batch")?;
+    let last: i64 = last.query_row([], |row| row.get(0))?;
+    if last.cast_unsigned() + 1 == batch.seq {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "batch {} does not follow batch {last}: somebody else has written to this database",
+        batch.seq
+    )))
 }
 
 fn put_head(connection: &Connection, digests: Digests, batch: &Commit, base: i64) -> Result<()> {
