@@ -2,6 +2,7 @@
 
 mod calls;
 mod counters;
+mod crash;
 mod damage;
 mod hostile;
 mod imports;

@@ -1,0 +1,302 @@
+//! Counters survive `kill -9`. Clients of every kind change, read and watch them while the server is killed at random
+//! moments and started again; then what they were told is held against itself, against the clock and against what
+//! is stored.
+//!
+//! A run follows from a seed, as far as one of real processes can. It is printed, and `SUMD_CRASH_SEED` sets it.
+//!
+//! What a kill does not show is a disk that loses what was not synced: the kernel keeps what a process has written.
+//! That is lost in `stores`.
+
+mod checks;
+mod history;
+mod link;
+mod operation;
+mod readers;
+mod server;
+mod sessions;
+mod writers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::env;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use checks::{Facts, Stored};
+use history::{Clock, History, Wanted};
+use link::{Context, Link, Names};
+use operation::{Add, Operation};
+use readers::Ends;
+use server::Server;
+
+use crate::support::{eventually, soon};
+
+/// Enough counters for some to be read from the disk again and again, and a drain that is over at once.
+const FLAGS: [&str; 4] = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
+
+/// What a run is to be.
+struct Plan {
+    seed: u64,
+    /// Comes into the names of its counters.
+    round: usize,
+    kills: usize,
+    /// The longest time from a start to the next kill.
+    life: Duration,
+    /// How long ids are remembered.
+    horizon: Duration,
+    /// How long a client waits between two calls at most.
+    rest: Duration,
+}
+
+/// What was done.
+#[derive(Default)]
+struct Figures {
+    kills: usize,
+    checks: usize,
+    operations: usize,
+    messages: usize,
+    late: usize,
+    replays: usize,
+    told: usize,
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        self.kills += other.kills;
+        self.checks += other.checks;
+        self.operations += other.operations;
+        self.messages += other.messages;
+        self.late += other.late;
+        self.replays += other.replays;
+        self.told += other.told;
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kills,
+            checks,
+            operations,
+            messages,
+            late,
+            replays,
+            told,
+        } = self;
+        write!(
+            f,
+            "{kills} kills, {operations} operations ({messages} messages of sessions), {} replays ({late} of answers \
+             that were lost), {told} answers to watchers, {checks} times sumd check",
+            replays + late
+        )
+    }
+}
+
+/// The folder of a database, which stays there where the test fails.
+struct Data(TempDir);
+
+impl Data {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            eprintln!("what is stored stays at {}", self.0.path().display());
+        }
+    }
+}
+
+/// Through some kills, everything that was answered is true, and everything that was asked for with an id happens once.
+#[tokio::test]
+async fn what_was_answered_survives_kill_9() {
+    let data = Data::new();
+    let plan = Plan {
+        seed: seed(),
+        round: 0,
+        kills: 18,
+        life: Duration::from_millis(2500),
+        horizon: Duration::from_mins(10),
+        rest: Duration::from_millis(20),
+    };
+    let figures = run(&plan, data.0.path(), &mut Stored::default()).await;
+    eprintln!("{figures}");
+    assert!(figures.late > 0, "no answer was lost: {figures}");
+}
+
+/// The same for long, round after round on one database, where ids are forgotten meanwhile.
+#[tokio::test]
+#[ignore = "make soak runs it"]
+async fn soak() {
+    // Without a time it is one of those tests that `make test` runs in passing.
+    let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
+        return;
+    };
+    let time = Duration::from_secs(seconds.parse().expect("a number of seconds"));
+    let seed = seed();
+    let data = Data::new();
+    let (mut stored, mut total) = (Stored::default(), Figures::default());
+    let began = Instant::now();
+    for round in 0.. {
+        let plan = Plan {
+            seed: seed.wrapping_add(round as u64),
+            round,
+            kills: 40,
+            life: Duration::from_secs(4),
+            horizon: Duration::from_secs(30),
+            rest: Duration::from_millis(5),
+        };
+        let figures = run(&plan, data.0.path(), &mut stored).await;
+        total.add(&figures);
+        println!("{:>5} s: {total}", began.elapsed().as_secs());
+        if began.elapsed() >= time {
+            return;
+        }
+    }
+}
+
+fn seed() -> u64 {
+    env::var("SUMD_CRASH_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("SUMD_CRASH_SEED is a number"),
+    )
+}
+
+/// Lets clients loose on a server, kills it again and again, and checks what has come of it. `stored` is what earlier
+/// runs have left in the database, and then what this one leaves.
+async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
+    // Seen where the test fails.
+    eprintln!("SUMD_CRASH_SEED={}", plan.seed);
+    let mut rng = Rng::with_seed(plan.seed);
+    let horizon = format!("{}s", plan.horizon.as_secs());
+    let flags = [&FLAGS[..], &["--id-horizon", &horizon]].concat();
+    let mut server = Server::start(data, &flags).await;
+    let context = Context {
+        address: server.address().into(),
+        clock: Clock::start(),
+        names: Names(format!("r{}", plan.round).into()),
+        answered: Arc::new(AtomicUsize::new(0)),
+        rest: plan.rest,
+        stop: CancellationToken::new(),
+        audit: CancellationToken::new(),
+    };
+    let (ends, seen) = watch::channel(HashMap::new());
+    let mut clients = start_clients(&context, &mut rng);
+    let mut watchers = start_watchers(&context, &mut rng, &seen);
+    tokio::select! {
+        () = storm(plan, &mut server, &context.answered, &mut rng) => {}
+        Some(early) = clients.join_next() => panic!("a client has ended: {:?}", early.err()),
+        Some(early) = watchers.join_next() => panic!("a watcher has ended: {:?}", early.err()),
+    }
+    context.stop.cancel();
+    // Once more, while they come to their ends; and what is done from here on, no kill disturbs.
+    server.crash_and_restart(&mut rng).await;
+    context.audit.cancel();
+    let mut history = History::default();
+    while let Some(done) = soon(clients.join_next()).await {
+        history.add(done.expect("no client fails"));
+    }
+    let mut link = Link::new(context.clone(), rng.fork());
+    let mut last = HashMap::new();
+    for (_, group) in WATCHED {
+        let counter = context.names.of(group, 0);
+        let operation = Operation::Increment(Add::new(counter.clone(), 0));
+        let revision = writers::change(&mut link, operation, &mut history).await;
+        last.insert(counter, revision);
+    }
+    ends.send(last).expect("watchers wait for it");
+    while let Some(done) = soon(watchers.join_next()).await {
+        history.add(done.expect("no watcher fails"));
+    }
+    let listed = readers::list(link.client().await).await;
+    let now: BTreeMap<_, _> = listed
+        .into_iter()
+        .map(|seen| (seen.counter, (seen.value, seen.revision)))
+        .collect();
+    server.stop().await;
+    let facts = Facts::new(&context.names, &history, &now, stored, plan.horizon);
+    let last_revision = facts.last_revision();
+    checks::all(&facts);
+    *stored = Stored {
+        counters: now,
+        revision: last_revision,
+    };
+    Figures {
+        kills: server.kills,
+        checks: server.checks,
+        operations: history.operations(),
+        messages: history.messages(),
+        late: history.late_answers(),
+        replays: history.replays.len(),
+        told: history.watches.iter().map(|watch| watch.told.len()).sum(),
+    }
+}
+
+/// Kills at random moments, and then lets the clients get on for a while.
+async fn storm(plan: &Plan, server: &mut Server, answered: &AtomicUsize, rng: &mut Rng) {
+    for _ in 0..plan.kills {
+        // Short lives are the more likely ones.
+        sleep(plan.life.mul_f64(rng.f64().powi(2))).await;
+        server.crash_and_restart(rng).await;
+    }
+    let before = answered.load(Ordering::Relaxed);
+    let enough = || answered.load(Ordering::Relaxed) > before + 500;
+    eventually("progress after the last kill", enough).await;
+}
+
+fn start_clients(context: &Context, rng: &mut Rng) -> JoinSet<History> {
+    let mut clients = JoinSet::new();
+    let mut link = || Link::new(context.clone(), rng.fork());
+    for (work, count) in writers::WORKS {
+        for _ in 0..count {
+            clients.spawn(writers::with_ids(link(), work));
+        }
+    }
+    for who in 0..2 {
+        clients.spawn(writers::without_ids(link(), who));
+    }
+    for who in 0..sessions::RECORDERS {
+        clients.spawn(sessions::record(link(), who));
+    }
+    for _ in 0..readers::READERS {
+        clients.spawn(readers::read(link()));
+    }
+    clients
+}
+
+/// What is watched: whole groups, or some counters of one by their names.
+const WATCHED: [(Option<usize>, &str); 6] = [
+    (None, "hot"),
+    (None, "some"),
+    (None, "tally"),
+    (None, "replaced"),
+    (Some(5), "replaced"),
+    (Some(10), "bank"),
+];
+
+fn start_watchers(context: &Context, rng: &mut Rng, ends: &Ends) -> JoinSet<History> {
+    let mut watchers = JoinSet::new();
+    let names = &context.names;
+    for (named, group) in WATCHED {
+        let wanted = match named {
+            Some(count) => Wanted::Names((0..count).map(|i| names.of(group, i)).collect()),
+            None => Wanted::Prefix(names.prefix(group)),
+        };
+        let link = Link::new(context.clone(), rng.fork());
+        let end = names.of(group, 0);
+        watchers.spawn(readers::watch(link, wanted, end, ends.clone()));
+    }
+    watchers
+}

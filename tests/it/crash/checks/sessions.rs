@@ -1,0 +1,77 @@
+//! What sessions have recorded, against what it should have led to.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Facts;
+use crate::crash::history::{Acknowledgement, Recorded, Span};
+use crate::crash::operation::{Name, Refusal};
+use crate::crash::sessions::RECORDERS;
+
+impl Recorded {
+    /// From when a message was first sent to when it was acknowledged.
+    pub fn span(&self, known: &Acknowledgement) -> Span {
+        let message = &self.messages[known.number - 1];
+        Span {
+            asked: message.sent.expect("it was sent"),
+            answered: known.at,
+        }
+    }
+
+    /// The counters of this client alone, and the increments that fail, as the order of the messages makes them.
+    fn replay(&self) -> (HashMap<Name, i64>, BTreeMap<(usize, usize), Refusal>) {
+        let (mut values, mut failures) = (HashMap::new(), BTreeMap::new());
+        for (number, message) in (1..).zip(&self.messages) {
+            for (index, add) in message.increments.iter().enumerate() {
+                let before = values.get(&add.counter).copied().unwrap_or(0);
+                match add.onto(before) {
+                    Ok(value) => drop(values.insert(add.counter.clone(), value)),
+                    Err(refusal) => drop(failures.insert((number, index), refusal)),
+                }
+            }
+        }
+        (values, failures)
+    }
+}
+
+/// Adds what the messages of all sessions have added.
+pub fn add_up(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) {
+    for session in &facts.history.sessions {
+        for (counter, value) in session.replay().0 {
+            *sums.entry(counter).or_default() += i128::from(value);
+        }
+    }
+}
+
+/// Every message is acknowledged; just those increments were told to have failed that fail in the order of the messages,
+/// with the values that they found; and each failure was told the same way whenever it was told.
+pub fn messages_are_counted_once_and_in_their_order(facts: &Facts<'_>) -> Vec<String> {
+    let mut problems = Vec::new();
+    assert_eq!(facts.history.sessions.len(), RECORDERS);
+    for session in &facts.history.sessions {
+        let who = session.who;
+        let last = session
+            .acknowledgements
+            .iter()
+            .map(|known| known.number)
+            .max();
+        if last.unwrap_or(0) != session.messages.len() {
+            problems.push(format!("{who}: the last acknowledgement is of {last:?}"));
+        }
+        problems.extend(session.contradictions.iter().cloned());
+        let (_, expected) = session.replay();
+        for (key, refusal) in &expected {
+            let told = session.failures.get(key);
+            if told != Some(refusal) {
+                problems.push(format!(
+                    "{who}: {key:?} is {refusal:?}, and was told {told:?}"
+                ));
+            }
+        }
+        for (key, told) in &session.failures {
+            if !expected.contains_key(key) {
+                problems.push(format!("{who}: {key:?} was told {told:?}, and is none"));
+            }
+        }
+    }
+    problems
+}

@@ -1,0 +1,226 @@
+//! What the clients of a run have asked for and been told, and when.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sumd::proto::sum::v1::WatchCountersResponse;
+
+use super::operation::{Add, Name, Operation, Refusal};
+
+/// Time since the run began, by a clock of this process that never goes back.
+pub type Moment = Duration;
+
+#[derive(Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now(self) -> Moment {
+        self.0.elapsed()
+    }
+
+    /// From then to now.
+    pub fn since(self, asked: Moment) -> Span {
+        Span {
+            asked,
+            answered: self.now(),
+        }
+    }
+}
+
+/// From the moment when something was asked for first to that of its first answer: it took place in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub asked: Moment,
+    pub answered: Moment,
+}
+
+/// Everything that clients have done.
+#[derive(Default)]
+pub struct History {
+    pub changes: Vec<Change>,
+    pub replays: Vec<Replay>,
+    pub unnamed: Vec<Unnamed>,
+    pub sessions: Vec<Recorded>,
+    pub reads: Vec<Read>,
+    pub sums: Vec<Sum>,
+    pub watches: Vec<Watched>,
+}
+
+impl History {
+    pub fn add(&mut self, mut other: Self) {
+        self.changes.append(&mut other.changes);
+        self.replays.append(&mut other.replays);
+        self.unnamed.append(&mut other.unnamed);
+        self.sessions.append(&mut other.sessions);
+        self.reads.append(&mut other.reads);
+        self.sums.append(&mut other.sums);
+        self.watches.append(&mut other.watches);
+    }
+
+    /// Requests whose answer had been lost, and came when they were sent again.
+    pub fn late_answers(&self) -> usize {
+        let late = |change: &&Change| change.answer.replayed;
+        self.changes.iter().filter(late).count()
+    }
+
+    pub fn messages(&self) -> usize {
+        let messages = |session: &Recorded| session.messages.len();
+        self.sessions.iter().map(messages).sum()
+    }
+
+    /// Calls that were answered, and messages of sessions.
+    pub fn operations(&self) -> usize {
+        let calls = self.changes.len() + self.replays.len() + self.unnamed.len();
+        calls + self.reads.len() + self.sums.len() + self.messages()
+    }
+}
+
+/// A change that was asked for with an id until it was answered.
+pub struct Change {
+    pub operation: Operation,
+    pub span: Span,
+    /// How often it was sent.
+    pub attempts: u32,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub verdict: Verdict,
+    /// As the answer says. Refusals do not.
+    pub replayed: bool,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Done {
+        revision: i64,
+        results: Vec<Outcome>,
+    },
+    /// The increment at this index would have passed a limit.
+    Refused { index: usize, refusal: Refusal },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Added {
+        value: i64,
+        applied: i64,
+    },
+    /// Set or deleted; the value before.
+    Replaced(i64),
+}
+
+/// A request that was sent again although it had been answered.
+pub struct Replay {
+    pub operation: Operation,
+    pub first: Verdict,
+    pub again: Again,
+}
+
+pub enum Again {
+    Answered(Answer),
+    /// It is refused, for it is older than what is remembered: this old.
+    TooOld(Duration),
+    /// It had other contents, and was refused for that.
+    Forged,
+}
+
+/// A power of four that was added once, without an id.
+pub struct Unnamed {
+    pub counter: Name,
+    pub delta: i64,
+    pub span: Span,
+    pub fate: UnnamedFate,
+}
+
+pub enum UnnamedFate {
+    /// The value after it, and its revision.
+    Applied {
+        value: i64,
+        revision: i64,
+    },
+    NotApplied,
+    Unknown,
+}
+
+/// What a client has recorded in its sessions, one after the other.
+#[derive(Default)]
+pub struct Recorded {
+    pub who: usize,
+    /// Numbered from 1, through all sessions.
+    pub messages: Vec<Message>,
+    pub acknowledgements: Vec<Acknowledgement>,
+    /// By the message's number and the increment's index.
+    pub failures: BTreeMap<(usize, usize), Refusal>,
+    /// Failures that were told twice, and not as before.
+    pub contradictions: Vec<String>,
+}
+
+pub struct Message {
+    pub increments: Vec<Add>,
+    /// When it was first sent.
+    pub sent: Option<Moment>,
+}
+
+pub struct Acknowledgement {
+    pub at: Moment,
+    pub number: usize,
+    pub revision: i64,
+    /// The revision is this message's own, and not a later one.
+    pub exact: bool,
+}
+
+/// Counters that were read at once.
+pub struct Read {
+    pub span: Span,
+    pub counters: Vec<Seen>,
+    /// They are of one group.
+    pub together: bool,
+}
+
+pub struct Seen {
+    pub counter: Name,
+    pub value: i64,
+    pub revision: i64,
+}
+
+pub struct Sum {
+    pub span: Span,
+    pub prefix: String,
+    pub total: i64,
+    pub count: i64,
+    pub revision: i64,
+}
+
+/// What a watcher was told, over all its streams.
+pub struct Watched {
+    pub wanted: Wanted,
+    pub told: Vec<Told>,
+}
+
+#[derive(Clone)]
+pub enum Wanted {
+    Prefix(String),
+    Names(Vec<Name>),
+}
+
+impl Wanted {
+    pub fn has(&self, counter: &str) -> bool {
+        match self {
+            Self::Prefix(prefix) => counter.starts_with(prefix),
+            Self::Names(names) => names.iter().any(|name| **name == *counter),
+        }
+    }
+}
+
+pub struct Told {
+    pub at: Moment,
+    pub stream: u32,
+    pub answer: WatchCountersResponse,
+}

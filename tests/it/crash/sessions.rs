@@ -1,0 +1,275 @@
+//! Clients that record in bulk: sessions that outlive their streams and the server.
+
+use std::time::Duration;
+
+use sumd::proto::sum::v1::{RecordIncrementsRequest, RecordIncrementsResponse};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Status, Streaming};
+use tonic_types::RpcStatusExt as _;
+use uuid::Uuid;
+
+use super::history::{Acknowledgement, History, Message, Recorded};
+use super::link::{Fate, Link};
+use super::operation::{Add, Refusal};
+use crate::support::soon;
+
+/// How many clients record.
+pub const RECORDERS: usize = 4;
+/// How many counters every message adds to one of.
+pub const TALLIES: usize = 32;
+/// Each client counts its messages in so many bits of a tally of its own, from the lowest.
+pub const TALLY_BITS: usize = 12;
+/// The bits above are for calls.
+pub const UNIT: i64 = 1 << (TALLY_BITS * RECORDERS);
+/// What fits into the tallies.
+const MAX_MESSAGES: usize = TALLIES * ((1 << TALLY_BITS) - 1);
+
+/// The counters of one client alone: what fails follows from the order of its messages.
+pub fn own_group(who: usize) -> String {
+    format!("own{who}")
+}
+
+const OWN: usize = 5;
+
+struct Recorder {
+    link: Link,
+    recorded: Recorded,
+    session: String,
+    /// How many messages the sessions before this one had.
+    offset: usize,
+    /// The last message that is acknowledged, numbered through all sessions like all messages here.
+    acknowledged: usize,
+    /// Up to here an abandoned stream may still apply messages: when they took place is not known.
+    doubtful: usize,
+}
+
+/// What is true of one stream.
+struct Stream {
+    messages: UnboundedSender<RecordIncrementsRequest>,
+    next: usize,
+    window: usize,
+    /// What the first answer has acknowledged: what is applied later was not there before.
+    known: Option<usize>,
+}
+
+/// Records until told to stop and all is acknowledged, and once more asks after the last start of the server.
+pub async fn record(link: Link, who: usize) -> History {
+    let mut recorder = Recorder {
+        link,
+        recorded: Recorded {
+            who,
+            ..Recorded::default()
+        },
+        session: Uuid::now_v7().to_string(),
+        offset: 0,
+        acknowledged: 0,
+        doubtful: 0,
+    };
+    while !(recorder.link.stopped() && recorder.is_settled()) {
+        if recorder.stream().await && recorder.link.rng.bool() {
+            recorder.begin_session();
+        }
+    }
+    recorder.link.context.audit.clone().cancelled().await;
+    while !recorder.stream().await {}
+    History {
+        sessions: vec![recorder.recorded],
+        ..History::default()
+    }
+}
+
+impl Recorder {
+    fn made(&self) -> usize {
+        self.recorded.messages.len()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.acknowledged == self.made()
+    }
+
+    fn begin_session(&mut self) {
+        self.session = Uuid::now_v7().to_string();
+        self.offset = self.made();
+    }
+
+    /// One stream, from what is known to be acknowledged; whether it has come to a good end.
+    async fn stream(&mut self) -> bool {
+        match self.try_stream().await {
+            Ok(closed) => closed,
+            Err(status) => {
+                let fate = self.link.judge(&status);
+                assert!(matches!(fate, Fate::Unknown | Fate::NotApplied), "{fate:?}");
+                self.link.think(Duration::from_millis(10)).await;
+                false
+            }
+        }
+    }
+
+    async fn try_stream(&mut self) -> Result<bool, Status> {
+        let (messages, queue) = mpsc::unbounded_channel();
+        let mut stream = Stream {
+            messages,
+            next: self.acknowledged + 1,
+            window: 0,
+            known: None,
+        };
+        // It asks what is acknowledged, or goes on from what it knows itself.
+        if self.is_settled() || self.link.rng.bool() {
+            let hello = self.request(None, true);
+            stream.messages.send(hello).expect("it was made just now");
+        } else {
+            stream.window = 1;
+        }
+        self.send(&mut stream);
+        let client = self.link.client().await;
+        let asked = client.record_increments(UnboundedReceiverStream::new(queue));
+        let mut answers = soon(asked).await?.into_inner();
+        loop {
+            self.send(&mut stream);
+            let may_end = self.is_settled() && stream.known.is_some();
+            if may_end && (self.link.stopped() || self.link.rng.u8(..) < 3) {
+                return self.close(stream, answers).await;
+            }
+            // A message is worth several calls.
+            let rest = 6 * self.link.context.rest.mul_f64(self.link.rng.f64());
+            tokio::select! {
+                answer = soon(answers.message()) => {
+                    let early = || Status::unknown("the server has ended the stream early");
+                    self.take(&mut stream, &answer?.ok_or_else(early)?);
+                }
+                () = tokio::time::sleep(rest), if !self.link.stopped() => {
+                    if self.link.rng.u8(..) < 3 {
+                        // It goes, with messages under way.
+                        self.doubtful = self.made();
+                        return Ok(false);
+                    }
+                    self.make();
+                }
+            }
+        }
+    }
+
+    /// Sends what there is, as far as the window goes.
+    fn send(&mut self, stream: &mut Stream) {
+        let made = self.made();
+        while stream.next <= made.min(self.acknowledged + stream.window) {
+            let first = stream.known.is_none();
+            let request = self.request(Some(stream.next), first);
+            let message = &mut self.recorded.messages[stream.next - 1];
+            message.sent.get_or_insert(self.link.context.clock.now());
+            // Where nobody takes it any more, the answers are about to say why.
+            let _ = stream.messages.send(request);
+            stream.next += 1;
+        }
+    }
+
+    fn request(&mut self, number: Option<usize>, named: bool) -> RecordIncrementsRequest {
+        let sequence = |number: usize| (number - self.offset) as u64;
+        let increments = number.map_or(&[][..], |number| {
+            &self.recorded.messages[number - 1].increments
+        });
+        RecordIncrementsRequest {
+            session_id: if named || self.link.rng.bool() {
+                self.session.clone()
+            } else {
+                String::new()
+            },
+            session_time: None,
+            sequence: number.map_or(0, sequence),
+            acknowledged: sequence(self.acknowledged),
+            increments: increments.iter().map(Add::to_proto).collect(),
+        }
+    }
+
+    fn take(&mut self, stream: &mut Stream, answer: &RecordIncrementsResponse) {
+        let at = self.link.context.clock.now();
+        let number = |sequence: u64| self.offset + usize::try_from(sequence).expect("few");
+        for failure in &answer.failures {
+            let error = failure.error.as_ref().expect("an error");
+            let info = error.get_details_error_info().expect("an ErrorInfo");
+            let key = (number(failure.sequence), failure.index as usize);
+            let refusal = Refusal::read(&info);
+            let before = self.recorded.failures.insert(key, refusal.clone());
+            if let Some(before) = before.filter(|before| *before != refusal) {
+                let problem = format!("{key:?}: {before:?}, and then {refusal:?}");
+                self.recorded.contradictions.push(problem);
+            }
+        }
+        stream.window = answer.window as usize;
+        let last = number(answer.acknowledged);
+        if answer.acknowledged > 0 {
+            assert!(last <= self.made(), "{answer:?}");
+            let known = stream.known;
+            self.recorded.acknowledgements.push(Acknowledgement {
+                at,
+                number: last,
+                revision: answer.revision,
+                exact: known.is_some_and(|known| last > known) && last > self.doubtful,
+            });
+        }
+        stream.known.get_or_insert(last);
+        self.acknowledged = self.acknowledged.max(last);
+        stream.next = stream.next.max(self.acknowledged + 1);
+    }
+
+    /// Closes the client's side, and waits for the server's OK.
+    async fn close(
+        &mut self,
+        mut stream: Stream,
+        mut answers: Streaming<RecordIncrementsResponse>,
+    ) -> Result<bool, Status> {
+        if self.link.rng.bool() {
+            // The server need not keep what this client knows.
+            stream.known = Some(self.made());
+            let last = self.request(None, false);
+            let _ = stream.messages.send(last);
+        }
+        let (closed, _) = mpsc::unbounded_channel();
+        drop(std::mem::replace(&mut stream.messages, closed));
+        while let Some(answer) = soon(answers.message()).await? {
+            self.take(&mut stream, &answer);
+        }
+        Ok(true)
+    }
+
+    /// Makes some messages: mostly a few, now and then more than the window takes.
+    fn make(&mut self) {
+        let count = match self.link.rng.u8(..) {
+            0..2 => 400,
+            2..40 => 40,
+            _ => self.link.rng.usize(1..=8),
+        };
+        for _ in 0..count.min(MAX_MESSAGES - self.made()) {
+            let increments = self.increments(self.made() + 1);
+            self.recorded.messages.push(Message {
+                increments,
+                sent: None,
+            });
+        }
+    }
+
+    fn increments(&mut self, number: usize) -> Vec<Add> {
+        let (who, names) = (self.recorded.who, &self.link.context.names);
+        let rng = &mut self.link.rng;
+        let mut all = vec![Add::new(
+            names.of("tally", number % TALLIES),
+            1 << (TALLY_BITS * who),
+        )];
+        for _ in 0..rng.usize(..8) {
+            let own = rng.usize(..OWN);
+            let mut add = Add::new(names.of(&own_group(who), own), rng.i64(-50..=60));
+            match rng.u8(..12) {
+                0 => add.min = Some(rng.i64(-100..=0)),
+                1..=3 => add.max = Some(rng.i64(0..=300)),
+                4 => (add.max, add.saturate) = (Some(300), true),
+                5 => (add.min, add.max) = (Some(1), Some(rng.i64(-1..=3))),
+                // The last counter overflows.
+                _ if own == OWN - 1 => add.delta = rng.i64(..),
+                _ => {}
+            }
+            all.insert(rng.usize(..=all.len()), add);
+        }
+        all
+    }
+}

@@ -1,0 +1,225 @@
+//! Clients that change counters, a call at a time.
+
+use fastrand::Rng;
+use uuid::Uuid;
+
+use super::history::{
+    Again, Change, History, Outcome, Replay, Span, Unnamed, UnnamedFate, Verdict,
+};
+use super::link::{Fate, Link, Names};
+use super::operation::{Add, Name, Operation};
+use super::sessions::{TALLIES, UNIT};
+use crate::support::soon;
+
+/// What a client asks for next.
+pub type Work = fn(&Names, &mut Rng) -> Operation;
+
+/// Each kind of work, and how many clients do it.
+pub const WORKS: [(Work, usize); 6] = [
+    (hot, 10),
+    (some, 8),
+    (edge, 2),
+    (bank, 6),
+    (replaced, 6),
+    (tally, 2),
+];
+
+pub const BANK: usize = 40;
+pub const HOT: usize = 4;
+pub const SOME: usize = 300;
+pub const REPLACED: usize = 12;
+pub const EDGE: usize = 3;
+
+/// Answered requests that a client keeps, to send them again.
+const KEPT: usize = 48;
+/// So many of them are its first ones, which are too old at last.
+const OLD: usize = 8;
+
+fn limited(counter: Name, rng: &mut Rng) -> Add {
+    let mut add = Add::new(counter, rng.i64(-60..=60));
+    let kind = rng.u8(..10);
+    add.min = [0, 2, 3].contains(&kind).then(|| rng.i64(-200..=0));
+    add.max = [1, 2, 3, 4].contains(&kind).then(|| rng.i64(0..=200));
+    add.saturate = kind >= 3;
+    add
+}
+
+/// Few counters that many change.
+fn hot(names: &Names, rng: &mut Rng) -> Operation {
+    Operation::Increment(limited(names.of("hot", rng.usize(..HOT)), rng))
+}
+
+/// Many counters.
+fn some(names: &Names, rng: &mut Rng) -> Operation {
+    Operation::Increment(limited(names.of("some", rng.usize(..SOME)), rng))
+}
+
+/// To the ends of int64.
+fn edge(names: &Names, rng: &mut Rng) -> Operation {
+    let mut add = Add::new(names.of("edge", rng.usize(..EDGE)), rng.i64(..));
+    add.saturate = rng.bool();
+    Operation::Increment(add)
+}
+
+/// Moves amounts between accounts: their sum is always 0.
+fn bank(names: &Names, rng: &mut Rng) -> Operation {
+    let mut all = Vec::new();
+    for _ in 0..rng.usize(1..=8) {
+        let amount = rng.i64(1..=50);
+        let mut from = Add::new(names.of("bank", rng.usize(..BANK)), -amount);
+        from.min = rng.bool().then_some(-300);
+        all.push(from);
+        all.push(Add::new(names.of("bank", rng.usize(..BANK)), amount));
+    }
+    Operation::Batch(all)
+}
+
+fn replaced(names: &Names, rng: &mut Rng) -> Operation {
+    let counter = names.of("replaced", rng.usize(..REPLACED));
+    match rng.u8(..10) {
+        0..3 => Operation::Set(counter, rng.i64(-1000..=1000)),
+        3..6 => Operation::Delete(counter),
+        _ => Operation::Increment(limited(counter, rng)),
+    }
+}
+
+/// What sessions count in, too: above their part of the number.
+fn tally(names: &Names, rng: &mut Rng) -> Operation {
+    let counter = names.of("tally", rng.usize(..TALLIES));
+    Operation::Increment(Add::new(counter, rng.i64(-8..=8) * UNIT))
+}
+
+/// A request that was answered.
+struct Known {
+    id: String,
+    operation: Operation,
+    span: Span,
+    verdict: Verdict,
+}
+
+/// Asks for one change after the other, each with an id and until it is answered; and now and then once more. After
+/// the last start of the server it asks once more for all that it has kept.
+pub async fn with_ids(mut link: Link, work: Work) -> History {
+    let mut history = History::default();
+    let mut known: Vec<Known> = Vec::new();
+    while !link.stopped() {
+        if link.rng.u8(..) < 24 && !known.is_empty() {
+            let at = link.rng.usize(..known.len());
+            again(&mut link, &known[at], &mut history).await;
+        } else {
+            let operation = work(&link.context.names, &mut link.rng);
+            let new = named(&mut link, operation, &mut history).await;
+            if known.len() < KEPT {
+                known.push(new);
+            } else {
+                let at = link.rng.usize(OLD..KEPT);
+                known[at] = new;
+            }
+        }
+        link.rest().await;
+    }
+    link.context.audit.clone().cancelled().await;
+    for known in &known {
+        again(&mut link, known, &mut history).await;
+    }
+    history
+}
+
+async fn named(link: &mut Link, operation: Operation, history: &mut History) -> Known {
+    let id = Uuid::now_v7().to_string();
+    let asked = soon(link.insist(&operation, &id)).await;
+    let asked = asked.unwrap_or_else(|fate| panic!("{operation:?} has led to {fate:?}"));
+    history.changes.push(Change {
+        operation: operation.clone(),
+        span: asked.span,
+        attempts: asked.attempts,
+        answer: asked.answer.clone(),
+    });
+    Known {
+        id,
+        operation,
+        span: asked.span,
+        verdict: asked.answer.verdict,
+    }
+}
+
+/// Makes a change that is recorded like all others.
+pub async fn change(link: &mut Link, operation: Operation, history: &mut History) -> i64 {
+    match named(link, operation, history).await.verdict {
+        Verdict::Done { revision, .. } => revision,
+        Verdict::Refused { refusal, .. } => panic!("{refusal:?}"),
+    }
+}
+
+async fn again(link: &mut Link, known: &Known, history: &mut History) {
+    let forge = link.rng.u8(..) < 24;
+    let operation = if forge {
+        known.operation.forged()
+    } else {
+        known.operation.clone()
+    };
+    let again = match soon(link.insist(&operation, &known.id)).await {
+        Ok(asked) => Again::Answered(asked.answer),
+        Err(Fate::TooOld) => {
+            Again::TooOld(link.context.clock.now().saturating_sub(known.span.asked))
+        }
+        Err(Fate::Reused) if forge => Again::Forged,
+        Err(fate) => panic!("{operation:?} sent again has led to {fate:?}"),
+    };
+    assert!(
+        !forge || !matches!(again, Again::Answered(_)),
+        "{operation:?} has the id of {:?}, and was answered",
+        known.operation
+    );
+    history.replays.push(Replay {
+        operation,
+        first: known.verdict.clone(),
+        again,
+    });
+}
+
+/// Asks once for each change, without an id. The deltas on a counter are powers of four: its value tells which were
+/// applied, and that none was applied twice.
+pub async fn without_ids(mut link: Link, who: usize) -> History {
+    let mut history = History::default();
+    for generation in 0.. {
+        let counter = link.context.names.of(&format!("unnamed{who}"), generation);
+        for power in 0..31 {
+            if link.stopped() {
+                return history;
+            }
+            let delta = 1 << (2 * power);
+            let operation = Operation::Increment(Add::new(counter.clone(), delta));
+            link.client().await;
+            let asked = link.context.clock.now();
+            let fate = match link.attempt(&operation, "").await {
+                Ok(answer) => applied(&answer.verdict, delta),
+                Err(Fate::NotApplied) => UnnamedFate::NotApplied,
+                Err(Fate::Unknown) => UnnamedFate::Unknown,
+                Err(fate) => panic!("{operation:?} has led to {fate:?}"),
+            };
+            let span = link.context.clock.since(asked);
+            history.unnamed.push(Unnamed {
+                counter: counter.clone(),
+                delta,
+                span,
+                fate,
+            });
+            link.rest().await;
+        }
+    }
+    history
+}
+
+fn applied(verdict: &Verdict, delta: i64) -> UnnamedFate {
+    match verdict {
+        Verdict::Done { revision, results } => match results[..] {
+            [Outcome::Added { value, applied }] if applied == delta => UnnamedFate::Applied {
+                value,
+                revision: *revision,
+            },
+            _ => panic!("{results:?} does not answer an increment by {delta}"),
+        },
+        Verdict::Refused { refusal, .. } => panic!("{refusal:?}"),
+    }
+}
