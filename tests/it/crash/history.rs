@@ -172,7 +172,8 @@ pub struct Acknowledgement {
     pub at: Moment,
     pub number: usize,
     pub revision: i64,
-    /// The revision is this message's own, and not a later one.
+    /// The revision is this message's own, and not a later one. The contract leaves that open; the server does so for
+    /// messages that it has applied just now.
     pub exact: bool,
 }
 
