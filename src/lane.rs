@@ -9,11 +9,11 @@ mod task;
 
 pub use changes::{Changed, Changes, Seen};
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io, thread};
 
+use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Answer, Bounds, Corrupt, Refused, Request, State};
@@ -80,7 +80,7 @@ pub struct Running {
     /// The way to it.
     pub lane: Lane,
     stop: CancellationToken,
-    task: JoinHandle<std::result::Result<(), StoreError>>,
+    end: oneshot::Receiver<std::result::Result<(), StoreError>>,
 }
 
 /// Why a lane cannot begin.
@@ -90,6 +90,8 @@ pub enum StartError {
     Store(StoreError),
     /// They are not what was written.
     Corrupt(Corrupt),
+    /// No thread can be had.
+    Thread(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -97,6 +99,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Store(error) => error.fmt(f),
             Self::Corrupt(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
 }
@@ -104,7 +107,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Running {
-    /// Loads a lane and begins to serve it.
+    /// Loads a lane and begins to serve it, on a thread of its own, since a store may make it wait for the disk.
     ///
     /// # Errors
     /// Where the store cannot be read.
@@ -119,6 +122,13 @@ impl Running {
         let (queue, jobs) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let task = Task::new(state, store, jobs, changes.clone(), stop.clone());
+        let (ended, end) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(StartError::Thread)?;
+        let thread = thread::Builder::new().name("lane".to_owned());
+        let work = move || drop(ended.send(runtime.block_on(task.run())));
+        // It is waited for by what it says in the end.
+        let _thread = thread.spawn(work).map_err(StartError::Thread)?;
         Ok(Self {
             lane: Lane {
                 queue,
@@ -128,13 +138,13 @@ impl Running {
                 desk: Desk::open(),
             },
             stop,
-            task: tokio::spawn(task.run()),
+            end,
         })
     }
 
     /// Resolves where the lane has ended by itself, as it does when its store fails.
     pub async fn failure(&mut self) -> StoreError {
-        match (&mut self.task).await {
+        match (&mut self.end).await {
             Ok(Ok(())) => StoreError("its lane has ended".into()),
             Ok(Err(error)) => error,
             Err(_) => StoreError("its lane has panicked".into()),
@@ -144,9 +154,9 @@ impl Running {
     /// Carries out what waits, and ends.
     pub async fn close(self) {
         self.stop.cancel();
-        if !self.task.is_finished() {
+        if !self.end.is_terminated() {
             // How it ended was answered to those who asked for something.
-            let _ = self.task.await;
+            let _ = self.end.await;
         }
     }
 }

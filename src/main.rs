@@ -84,7 +84,8 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
-    let store = Arc::new(SqliteStore::open(&options.store.path())?);
+    let path = options.store.path();
+    let store = Arc::new(SqliteStore::open(&path, options.memory.recent_bytes())?);
     let mut lane = lane::Running::start(store.clone(), options.memory.bounds()).await?;
     let counters = CounterService::new(lane.lane.clone(), store);
     let server = Server::bind(&options.listen, options.limits, workers, counters).await?;

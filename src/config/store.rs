@@ -87,20 +87,27 @@ pub struct MemoryOptions {
           value_parser = memory)]
     pub id_memory: usize,
 
-    /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk
+    /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Half of it
+    /// is for those of which only the log is up to date on disk
     #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", default_value = "256MiB",
           value_parser = memory)]
     pub counter_memory: usize,
 }
 
 impl MemoryOptions {
+    /// The bytes of counters whose rows are not up to date; while these are written, there may be as many again.
+    #[must_use]
+    pub fn recent_bytes(&self) -> usize {
+        self.counter_memory / 4
+    }
+
     /// The same for a lane.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         Bounds {
             id_bytes: self.id_memory,
-            counter_bytes: self.counter_memory,
+            counter_bytes: self.counter_memory / 2,
             id_horizon: millis(self.id_horizon),
             session_horizon: millis(self.session_horizon),
         }

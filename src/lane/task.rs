@@ -1,6 +1,7 @@
 //! Batch after batch.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -99,6 +100,9 @@ impl Task {
             }
         };
         let Some(first) = first else { return false };
+        // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
+        // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
+        thread::yield_now();
         let mut increments = first.request.operation.weight();
         batch.push(first);
         while batch.len() < MAX_REQUESTS

@@ -46,8 +46,8 @@ pub struct State {
     steady: Millis,
     /// The last place of the batch that was given away.
     places: u32,
-    /// Packs before this batch are forgotten; the store is told.
-    forget_before: Option<u64>,
+    /// Packs were forgotten, and the store is to be told.
+    forgot: bool,
 }
 
 impl State {
@@ -69,7 +69,7 @@ impl State {
             bounds,
             steady: head.time,
             places: 0,
-            forget_before: None,
+            forgot: false,
         };
         for pack in packs {
             state.ids.load(pack)?;
@@ -97,12 +97,11 @@ impl State {
             .session_horizon
             .max(head.time - self.bounds.session_horizon);
         // An id's time is at most so much after its pack's: those that go are all behind the horizon.
-        let last = self.ids.forget(
+        self.forgot |= self.ids.forget(
             head.horizon - MAX_SKEW,
             steady - self.bounds.id_horizon,
             MAX_FORGOTTEN,
         );
-        self.forget_before = last.map(|last| last + 1).or(self.forget_before);
         self.sessions
             .forget(head.session_horizon - MAX_SKEW, head.time);
     }
@@ -370,17 +369,19 @@ impl State {
             counters: self.counters.take_changes(),
             sessions: self.sessions.take_changes(),
         };
-        if self.places == 0 && self.forget_before.is_none() && changes.sessions.is_empty() {
+        if self.places == 0 && !self.forgot && changes.sessions.is_empty() {
             return None;
         }
+        self.forgot = false;
+        let seq = self.head.seq + 1;
         Some(Commit {
-            seq: self.head.seq + 1,
+            seq,
             time: self.head.time,
             horizon: self.head.horizon,
             session_horizon: self.head.session_horizon,
             places: self.places,
             ids: self.ids.take_open(),
-            forget_before: self.forget_before.take().unwrap_or(0),
+            forget_before: self.ids.oldest_seq().unwrap_or(seq),
             changes,
         })
     }

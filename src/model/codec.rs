@@ -29,7 +29,14 @@ pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
 /// Takes stored bytes apart, front to back.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn slice(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
+        let split = self.0.split_at_checked(length);
+        let (bytes, rest) = split.ok_or(Corrupt("it is cut off"))?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
     pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or(Corrupt("it is cut off"))?;
         self.0 = rest;

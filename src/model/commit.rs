@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::request::{Millis, SessionId};
 
 /// Where a lane is: the last batch that was committed.
@@ -47,7 +48,7 @@ pub struct Commit {
     pub places: u32,
     /// The ids of its requests, as in [`Pack`].
     pub ids: Arc<[u8]>,
-    /// The packs of batches before this one are forgotten.
+    /// Nothing is remembered of the batches before this one.
     pub forget_before: u64,
     /// What changes.
     pub changes: Changes,
@@ -73,4 +74,61 @@ pub struct CounterChange {
     pub place: u32,
     /// It was not there before this batch.
     pub is_new: bool,
+}
+
+const IS_NEW: u8 = 1;
+const IS_DELETED: u8 = 2;
+
+impl CounterChange {
+    /// Appends the bytes of changes that are in the order of their names: of each name what it does not share with the
+    /// one before.
+    pub fn put_all(changes: &[Self], out: &mut Vec<u8>) {
+        let mut before: &[u8] = &[];
+        for change in changes {
+            let name = change.name.as_bytes();
+            let same = before.iter().zip(name).take_while(|(a, b)| a == b).count();
+            put_u64(out, same as u64);
+            put_u64(out, (name.len() - same) as u64);
+            out.extend_from_slice(&name[same..]);
+            put_u64(out, change.place.into());
+            let flags = if change.is_new { IS_NEW } else { 0 };
+            match change.value {
+                Some(value) => {
+                    out.push(flags);
+                    put_i64(out, value);
+                }
+                None => out.push(flags | IS_DELETED),
+            }
+            before = name;
+        }
+    }
+
+    /// Reads changes back: to `each` the name, the value, the place and whether it is new.
+    ///
+    /// # Errors
+    /// Where the bytes are not what was written.
+    pub fn read_all(
+        bytes: &[u8],
+        mut each: impl FnMut(&str, Option<i64>, u32, bool),
+    ) -> Result<(), Corrupt> {
+        let mut reader = Reader(bytes);
+        let mut name = Vec::new();
+        while !reader.is_empty() {
+            let same = reader.u32()? as usize;
+            let rest = reader.u32()? as usize;
+            let rest = reader.slice(rest)?;
+            if same > name.len() {
+                return Err(Corrupt("a name shares more than there is"));
+            }
+            name.truncate(same);
+            name.extend_from_slice(rest);
+            let text = std::str::from_utf8(&name).map_err(|_| Corrupt("a name is not UTF-8"))?;
+            let place = reader.u32()?;
+            let flags = reader.u8()?;
+            let deleted = flags & IS_DELETED != 0;
+            let value = (!deleted).then(|| reader.i64()).transpose()?;
+            each(text, value, place, flags & IS_NEW != 0);
+        }
+        Ok(())
+    }
 }

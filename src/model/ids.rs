@@ -168,22 +168,18 @@ impl Ids {
         }
     }
 
-    /// Forgets packs up to a time, by both clocks, and about `max_ids` at once; gives the number of the last batch that was
-    /// forgotten.
-    pub(super) fn forget(
-        &mut self,
-        up_to: Millis,
-        steady_up_to: Millis,
-        max_ids: usize,
-    ) -> Option<u64> {
-        let mut last = None;
+    /// Forgets packs up to a time, by both clocks, and about `max_ids` at once; says whether there were any.
+    pub(super) fn forget(&mut self, up_to: Millis, steady_up_to: Millis, max_ids: usize) -> bool {
+        let mut any = false;
         let enough = self.count.saturating_sub(max_ids);
         while self.count > enough
             && let Some((pack, closed_at)) = self.packs.front()
             && pack.time <= up_to
             && *closed_at <= steady_up_to
         {
-            let (pack, _) = self.packs.pop_front()?;
+            let Some((pack, _)) = self.packs.pop_front() else {
+                break;
+            };
             let number = self.first;
             let mut reader = Reader(&pack.ids);
             while !reader.is_empty() {
@@ -201,9 +197,14 @@ impl Ids {
             }
             self.first = self.first.wrapping_add(1);
             self.bytes -= PACK_BYTES + pack.ids.len();
-            last = Some(pack.seq);
+            any = true;
         }
-        last
+        any
+    }
+
+    /// The oldest batch that something is remembered of.
+    pub(super) fn oldest_seq(&self) -> Option<u64> {
+        self.packs.front().map(|(pack, _)| pack.seq)
     }
 
     /// The time of the oldest pack.

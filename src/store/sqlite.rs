@@ -1,10 +1,13 @@
-//! Counters in an SQLite database: one thread that writes, others that read beside it.
+//! Counters in an SQLite database: one writer, and threads that read beside it.
 //!
 //! Each batch is one transaction in WAL mode with `synchronous=FULL`: one fsync, after which it is durable, and
 //! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
 //! not a wrong answer.
 
+mod fold;
+mod gate;
 mod reader;
+mod recent;
 mod rows;
 mod schema;
 mod tools;
@@ -16,7 +19,7 @@ pub use tools::{Report, ToolError, backup, check, restore};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
@@ -24,7 +27,10 @@ use tokio::sync::oneshot;
 
 use super::{Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
 use crate::model::{Commit, Digests};
-use writer::Write;
+use gate::Gate;
+use reader::Snapshot;
+use recent::{Current, Recent};
+use writer::Writer;
 
 /// Threads that read counters by name: they wait for the disk where it is not in memory.
 const POINT_READERS: usize = 2;
@@ -34,8 +40,10 @@ const SCAN_READERS: usize = 2;
 /// A database that this process has to itself.
 pub struct SqliteStore {
     digests: Digests,
+    /// `None` once it has failed.
+    writer: Mutex<Option<Writer>>,
+    current: Current,
     /// Taken away to close the store.
-    writer: Option<mpsc::Sender<Write>>,
     points: Option<mpsc::Sender<Read>>,
     scans: Option<mpsc::Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
@@ -46,11 +54,12 @@ pub struct SqliteStore {
 type Read = Box<dyn FnOnce(&mut Connection) + Send>;
 
 impl SqliteStore {
-    /// Opens a database, which is made where there is none.
+    /// Opens a database, which is made where there is none. Counters whose rows are not up to date take up to twice
+    /// `recent_bytes` of memory.
     ///
     /// # Errors
     /// Where another process has it, where it is none of ours, is of a newer version, or cannot be read.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, recent_bytes: usize) -> Result<Self, OpenError> {
         if let Some(folder) = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -59,46 +68,52 @@ impl SqliteStore {
         }
         let lock = lock(path)?;
         let (connection, digests) = schema::open(path)?;
-        let mut threads = Vec::new();
-        let (writer, batches) = mpsc::channel();
-        let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new()
-                .name(name)
-                .spawn(work)
-                .map_err(OpenError::Thread)
-        };
-        threads.push(spawn(
-            "store-writer".into(),
-            Box::new(move || writer::run(connection, digests, &batches)),
-        )?);
-        let mut readers = |kind: &str, count: usize| {
-            let (sender, jobs) = mpsc::channel::<Read>();
-            let jobs = Arc::new(std::sync::Mutex::new(jobs));
-            for i in 0..count {
-                let mut connection = schema::open_reader(path)?;
-                let jobs = jobs.clone();
-                let work = move || {
-                    loop {
-                        // A thread that reads has let go of the queue.
-                        let job = jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
-                        let Some(job) = job else { break };
-                        job(&mut connection);
-                    }
-                };
-                threads.push(spawn(format!("store-{kind}-{i}"), Box::new(work))?);
-            }
-            Ok::<_, OpenError>(sender)
-        };
-        let points = readers("point", POINT_READERS)?;
-        let scans = readers("scan", SCAN_READERS)?;
-        Ok(Self {
+        let gate = Gate::default();
+        let recent = Recent::new(recent_bytes);
+        let wal = beside(path, "-wal");
+        let writer = Writer::new(connection, digests, wal, gate.clone(), recent)
+            .map_err(|error| OpenError::Damaged(path.to_owned(), error.to_string()))?;
+        let mut store = Self {
             digests,
-            writer: Some(writer),
-            points: Some(points),
-            scans: Some(scans),
-            threads,
+            current: writer.current().clone(),
+            writer: Mutex::new(Some(writer)),
+            points: None,
+            scans: None,
+            threads: Vec::new(),
             _lock: lock,
-        })
+        };
+        store.points = Some(store.readers(path, "point", POINT_READERS, Gate::default())?);
+        store.scans = Some(store.readers(path, "scan", SCAN_READERS, gate)?);
+        Ok(store)
+    }
+
+    /// Starts threads that read, each while it is inside of `gate`.
+    fn readers(
+        &mut self,
+        path: &Path,
+        kind: &str,
+        count: usize,
+        gate: Gate,
+    ) -> Result<mpsc::Sender<Read>, OpenError> {
+        let (sender, jobs) = mpsc::channel::<Read>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for i in 0..count {
+            let mut connection = schema::open_reader(path)?;
+            let (jobs, gate) = (jobs.clone(), gate.clone());
+            let work = move || {
+                loop {
+                    // A thread that reads has let go of the queue.
+                    let job = jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
+                    let Some(job) = job else { break };
+                    let _pass = gate.enter();
+                    job(&mut connection);
+                }
+            };
+            let thread = thread::Builder::new().name(format!("store-{kind}-{i}"));
+            self.threads
+                .push(thread.spawn(work).map_err(OpenError::Thread)?);
+        }
+        Ok(sender)
     }
 
     fn read_on<T: Send + 'static>(
@@ -121,6 +136,16 @@ impl SqliteStore {
             answer.await.unwrap_or_else(|_| Err(gone()))
         })
     }
+
+    fn write(&self, batch: &Commit) -> Result<i64, StoreError> {
+        // A writer that panicked has failed.
+        let mut writer = self.writer.lock().map_err(|_| gone())?;
+        let result = writer.as_mut().ok_or_else(gone)?.commit(batch);
+        if result.is_err() {
+            *writer = None;
+        }
+        result.map_err(StoreError::from)
+    }
 }
 
 impl Store for SqliteStore {
@@ -135,50 +160,46 @@ impl Store for SqliteStore {
         })
     }
 
+    /// Writes at once, on the thread that calls, which waits for the disk: a lane has one to itself, and to hand its
+    /// batches to another would cost more than some of them take.
     fn commit(&self, batch: Arc<Commit>) -> Reply<i64> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.send(Write { batch, reply }).is_ok());
-        Box::pin(async move {
-            if !sent {
-                return Err(gone());
-            }
-            answer.await.unwrap_or_else(|_| Err(gone()))
-        })
+        let result = self.write(&batch);
+        Box::pin(std::future::ready(result))
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
-        let digests = self.digests;
+        let (digests, current) = (self.digests, self.current.clone());
         Self::read_on(self.points.as_ref(), move |connection, _| {
-            reader::read(connection, digests, names)
+            Snapshot::take(connection, digests, &current)?.read(names)
         })
     }
 
     fn scan(&self, scan: Scan) -> Reply<Page> {
-        let digests = self.digests;
+        let (digests, current) = (self.digests, self.current.clone());
         Self::read_on(self.scans.as_ref(), move |connection, _| {
-            reader::scan(connection, digests, &scan)
+            Snapshot::take(connection, digests, &current)?.scan(&scan)
         })
     }
 
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
-        let digests = self.digests;
+        let (digests, current) = (self.digests, self.current.clone());
         Self::read_on(self.scans.as_ref(), move |connection, gone| {
-            reader::sum(connection, digests, &prefix, gone)
+            Snapshot::take(connection, digests, &current)?.sum(&prefix, gone)
         })
     }
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.writer = None;
         self.points = None;
         self.scans = None;
         for thread in self.threads.drain(..) {
             // One that panicked has said so.
             let _ = thread.join();
+        }
+        let writer = self.writer.get_mut();
+        if let Some(writer) = writer.unwrap_or_else(PoisonError::into_inner).take() {
+            writer.close();
         }
     }
 }

@@ -125,6 +125,56 @@ async fn a_newer_format_is_refused() {
     assert!(problem.contains("99"), "{problem}");
 }
 
+/// What an older sumd has written is brought up to date by serving it, or by restoring it elsewhere, and nothing is lost.
+#[tokio::test]
+async fn an_older_format_is_brought_up_to_date() {
+    let data = Data::new();
+    data.tamper(include_str!("damage/format-1.sql"));
+    let problem = fails(&["check", "--data-dir", data.folder()]).await;
+    assert!(problem.contains("written by an older sumd"), "{problem}");
+
+    let backup = data.database();
+    let backup = backup.to_str().expect("a path");
+    let elsewhere = Data::new();
+    let output = sumd(&["restore", backup, "--data-dir", elsewhere.folder()]).await;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        report.starts_with("counters=2 deleted=1 ids=5 sessions=0"),
+        "{report}"
+    );
+
+    for data in [data, elsewhere] {
+        let mut server = data.serve().await;
+        let mut client = client(&server).await;
+        for (name, value) in [("acme/a", 8), ("acme/b", 1), ("acme/c", 10)] {
+            let now = increment(&mut client, name).await.expect("a value");
+            assert_eq!(now, value, "{name}");
+        }
+        server.signal("TERM");
+        assert!(server.exit().await.success());
+        let output = sumd(&["check", "--data-dir", data.folder()]).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The log of what has changed decides what counters are: where it is damaged there is no start.
+#[tokio::test]
+async fn a_damaged_log_is_no_start() {
+    let data = Data::new();
+    let mut server = data.serve().await;
+    increment(&mut client(&server).await, "acme/a")
+        .await
+        .expect("a value");
+    server.signal("KILL");
+    server.exit().await;
+    data.tamper("UPDATE batch SET log = CAST(substr(log, 1, length(log) - 1) || x'7f' AS BLOB)");
+    let problem = does_not_serve(&data).await;
+    assert!(
+        problem.contains("the log of batch 1 is damaged"),
+        "{problem}"
+    );
+}
+
 /// A counter whose row is damaged is not answered with, by any method, and the others are.
 #[tokio::test]
 async fn a_damaged_row_is_an_error_and_no_answer() {

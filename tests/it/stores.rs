@@ -19,21 +19,37 @@ trait Reopen {
     fn open(&self) -> Arc<dyn Store>;
 }
 
-struct Sqlite(TempDir);
+struct Sqlite {
+    folder: TempDir,
+    recent_bytes: usize,
+}
 
 impl Sqlite {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("a folder"))
+        Self::with_recent(1 << 20)
+    }
+
+    /// The rows of counters are brought up to date at every turn.
+    fn folding() -> Self {
+        Self::with_recent(0)
+    }
+
+    fn with_recent(recent_bytes: usize) -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            recent_bytes,
+        }
     }
 
     fn path(&self) -> PathBuf {
-        self.0.path().join("sumd.db")
+        self.folder.path().join("sumd.db")
     }
 }
 
 impl Reopen for Sqlite {
     fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(&self.path()).expect("nobody else has it"))
+        let store = SqliteStore::open(&self.path(), self.recent_bytes);
+        Arc::new(store.expect("nobody else has it"))
     }
 }
 
@@ -42,6 +58,9 @@ macro_rules! on_every_store {
     ($($behaviour:ident)*) => {
         mod on_sqlite { $(#[tokio::test] async fn $behaviour() {
             super::$behaviour(&super::Sqlite::new()).await;
+        })* }
+        mod on_sqlite_that_folds { $(#[tokio::test] async fn $behaviour() {
+            super::$behaviour(&super::Sqlite::folding()).await;
         })* }
         mod on_unreliable { $(#[tokio::test] async fn $behaviour() {
             super::$behaviour(&super::Unreliable::default()).await;

@@ -58,7 +58,8 @@ impl TestServer {
             unreachable!("the command line says serve");
         };
         let data = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&data.path().join("sumd.db")).expect("a new database");
+        let store =
+            SqliteStore::open(&data.path().join("sumd.db"), 1 << 20).expect("a new database");
         let store: Arc<dyn Store> = Arc::new(store);
         let bounds = options.memory.bounds();
         let lane = lane::Running::start(store.clone(), bounds).await;

@@ -1,10 +1,12 @@
-//! Reading, each time from one snapshot.
+//! Reading, each time from one snapshot: the rows, and before them what has changed since they were brought up to date.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::rows::{self, BatchRow, Error, Result};
+use super::recent::{Current, Latest, Lookup, Merged, Recent, View};
+use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head};
 use crate::store::{Loaded, Page, Row, Rows, Scan, Sum};
 
@@ -13,136 +15,295 @@ const SCAN_ROWS: usize = 20_000;
 /// Rows that a sum looks at before it asks whether it is still waited for.
 const SUM_ROWS: usize = 4096;
 
+/// Which rows to walk over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// Those of counters that are there.
+    There,
+    /// Those of counters that were deleted, too.
+    All,
+}
+
+/// Everything as it was at one moment.
+pub(super) struct Snapshot<'a> {
+    transaction: Transaction<'a>,
+    digests: Digests,
+    recent: View,
+}
+
+impl<'a> Snapshot<'a> {
+    /// As it is now, beside the writer of this process.
+    pub(super) fn take(
+        connection: &'a mut Connection,
+        digests: Digests,
+        current: &Current,
+    ) -> Result<Self> {
+        let transaction = begin(connection)?;
+        let recent = current.lock();
+        // SQLite takes its snapshot with the first that is read. What is folded after that is in both.
+        forgotten(&transaction)?;
+        Ok(Self {
+            transaction,
+            digests,
+            recent: recent.clone(),
+        })
+    }
+
+    /// As it is in the file, whoever writes to it.
+    pub(super) fn of_file(connection: &'a mut Connection, digests: Digests) -> Result<Self> {
+        let transaction = begin(connection)?;
+        let mut recent = Recent::new(usize::MAX);
+        load_recent(&transaction, digests, &mut recent)?;
+        Ok(Self {
+            recent: recent.view(revision(&transaction)?),
+            transaction,
+            digests,
+        })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.transaction
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.recent.revision
+    }
+
+    pub(super) fn read(&self, names: Vec<Arc<str>>) -> Result<Rows> {
+        let sql = format!("{} WHERE name = ?1", rows::COUNTER);
+        let mut statement = self.transaction.prepare_cached(&sql)?;
+        let mut recent = Lookup::new(&self.recent.runs);
+        let mut one = |name: Arc<str>| {
+            if let Some(latest) = recent.find(&name) {
+                return Ok(latest.value.is_some().then(|| to_row(latest)));
+            }
+            let mut found = statement.query(params![name])?;
+            let row = found.next()?;
+            row.map(|row| rows::counter(self.digests, row).map(to_row))
+                .transpose()
+        };
+        let found: Result<Vec<Option<Row>>> = names.into_iter().map(&mut one).collect();
+        Ok(Rows {
+            rows: found?,
+            revision: self.revision(),
+        })
+    }
+
+    pub(super) fn scan(&self, scan: &Scan) -> Result<Page> {
+        let mut page = Page {
+            rows: Vec::new(),
+            next: None,
+            revision: self.revision(),
+            forgotten: forgotten(&self.transaction)?,
+        };
+        // Every name after `after` and with the prefix comes behind both, in the order of bytes.
+        let from = scan
+            .after
+            .as_ref()
+            .map_or(&scan.prefix, |after| after.max(&scan.prefix));
+        let walk = if scan.since == 0 {
+            Walk::There
+        } else {
+            Walk::All
+        };
+        let mut seen = 0;
+        self.walk(from, walk, |latest| {
+            let latest = match latest {
+                Ok(latest) => latest,
+                Err(damaged) => return ControlFlow::Break(Err(damaged)),
+            };
+            if !latest.name.starts_with(&*scan.prefix) {
+                return ControlFlow::Break(Ok(()));
+            }
+            if Some(latest.name) == scan.after.as_deref() {
+                return ControlFlow::Continue(());
+            }
+            seen += 1;
+            if latest.revision > scan.since {
+                page.rows.push(to_row(latest));
+            }
+            if page.rows.len() == scan.limit || seen == SCAN_ROWS {
+                page.next = Some(latest.name.into());
+                return ControlFlow::Break(Ok(()));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(page)
+    }
+
+    pub(super) fn sum(&self, prefix: &str, abandoned: &dyn Fn() -> bool) -> Result<Sum> {
+        let mut sum = Sum {
+            sum: 0,
+            count: 0,
+            revision: self.revision(),
+        };
+        let mut seen = 0;
+        self.walk(prefix, Walk::There, |latest| {
+            let latest = match latest {
+                Ok(latest) => latest,
+                Err(damaged) => return ControlFlow::Break(Err(damaged)),
+            };
+            if !latest.name.starts_with(prefix) {
+                return ControlFlow::Break(Ok(()));
+            }
+            sum.sum += i128::from(latest.value.unwrap_or(0));
+            sum.count += 1;
+            seen += 1;
+            if seen % SUM_ROWS == 0 && abandoned() {
+                return ControlFlow::Break(Err(Error::Abandoned));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(sum)
+    }
+
+    /// Shows `each` counter whose name is not before `from`, in the order of names, until it has seen enough; and each row
+    /// that is damaged.
+    pub(super) fn walk(
+        &self,
+        from: &str,
+        walk: Walk,
+        mut each: impl FnMut(Result<Latest<'_>>) -> ControlFlow<Result<()>>,
+    ) -> Result<()> {
+        let there = format!("{} WHERE name >= ?1", rows::COUNTER);
+        let gone = format!("{} WHERE name >= ?1", rows::DELETED);
+        let sql = match walk {
+            Walk::There => format!("{there} ORDER BY name"),
+            Walk::All => format!("{there} UNION ALL {gone} ORDER BY name"),
+        };
+        let mut statement = self.transaction.prepare_cached(&sql)?;
+        let mut found = statement.query(params![from])?;
+        let mut recent = Merged::new(&self.recent.runs, from).peekable();
+        let mut show = |latest: Result<Latest<'_>>| match latest {
+            Ok(latest) if latest.value.is_none() && walk == Walk::There => {
+                ControlFlow::Continue(())
+            }
+            latest => each(latest),
+        };
+        while let Some(row) = found.next()? {
+            let row = rows::counter(self.digests, row);
+            // The name of one that is damaged tells nothing.
+            let name = row.as_ref().map_or("", |row| row.name);
+            while let Some(latest) = recent.next_if(|latest| latest.name < name) {
+                if let ControlFlow::Break(end) = show(Ok(latest)) {
+                    return end;
+                }
+            }
+            let is_newer = |latest: &Latest<'_>| latest.name == name;
+            if !recent.peek().is_some_and(is_newer)
+                && let ControlFlow::Break(end) = show(row)
+            {
+                return end;
+            }
+        }
+        for latest in recent {
+            if let ControlFlow::Break(end) = show(Ok(latest)) {
+                return end;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_row(latest: Latest<'_>) -> Row {
+    Row {
+        name: latest.name.into(),
+        value: latest.value,
+        revision: latest.revision,
+    }
+}
+
+fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
+    Ok(connection.transaction_with_behavior(TransactionBehavior::Deferred)?)
+}
+
 /// The revision of the last operation that was committed.
 pub(super) fn revision(connection: &Connection) -> Result<i64> {
-    let sql = "SELECT base + places FROM batch ORDER BY seq DESC LIMIT 1";
-    let mut statement = connection.prepare_cached(sql)?;
-    let revision = statement.query_row([], |row| row.get(0)).optional()?;
-    Ok(revision.unwrap_or(0))
+    Ok(last(connection, "base + places")?.unwrap_or(0))
+}
+
+/// Something of the last batch, where there is one.
+pub(super) fn last<T: rusqlite::types::FromSql>(
+    connection: &Connection,
+    column: &str,
+) -> Result<Option<T>> {
+    let sql = format!("SELECT {column} FROM batch ORDER BY seq DESC LIMIT 1");
+    let mut statement = connection.prepare(&sql)?;
+    Ok(statement.query_row([], |row| row.get(0)).optional()?)
+}
+
+/// A number of the database as a whole.
+pub(super) fn meta(connection: &Connection, name: &str) -> Result<i64> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
+    Ok(statement.query_row([name], |row| row.get(0))?)
+}
+
+/// Of the counters that were deleted up to this revision, some are not in `deleted`.
+fn forgotten(connection: &Connection) -> Result<i64> {
+    meta(connection, "forgotten")
+}
+
+/// Reads again what was logged and not folded.
+pub(super) fn load_recent(
+    connection: &Connection,
+    digests: Digests,
+    recent: &mut Recent,
+) -> Result<()> {
+    let folded = meta(connection, "folded")?;
+    let sql = "SELECT seq, base, log FROM batch WHERE seq > ?1 ORDER BY seq";
+    let mut statement = connection.prepare(sql)?;
+    let mut found = statement.query([folded])?;
+    while let Some(row) = found.next()? {
+        let (seq, base): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let log = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+        let run = Log::new(digests, seq.cast_unsigned(), log)?.run(base)?;
+        recent.push(run, log.len());
+    }
+    Ok(())
+}
+
+/// The oldest batch that something is remembered of.
+pub(super) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
+    let seq: i64 = last(connection, "seq")?.unwrap_or(0);
+    let log: Vec<u8> = last(connection, "log")?.unwrap_or_default();
+    Ok(Log::new(digests, seq.cast_unsigned(), &log)?.forget_before)
+}
+
+/// Shows `each` batch, in their order, from the oldest that something is remembered of.
+pub(super) fn each_batch(
+    connection: &Connection,
+    digests: Digests,
+    mut each: impl FnMut(Result<BatchRow>) -> Result<()>,
+) -> Result<()> {
+    let oldest = oldest(connection, digests)?;
+    let sql = format!("{} WHERE seq >= ?1 ORDER BY seq", rows::BATCH);
+    let mut statement = connection.prepare(&sql)?;
+    let mut found = statement.query([oldest.cast_signed()])?;
+    while let Some(row) = found.next()? {
+        each(rows::batch(digests, row))?;
+    }
+    Ok(())
 }
 
 pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Loaded> {
-    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let snapshot = begin(connection)?;
     let mut loaded = Loaded {
         head: Head::default(),
         packs: Vec::new(),
         sessions: Vec::new(),
     };
-    let mut statement = snapshot.prepare(&format!("{} ORDER BY seq", rows::BATCH))?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        let BatchRow { head, pack } = rows::batch(digests, row)?;
+    each_batch(&snapshot, digests, |batch| {
+        let BatchRow { head, pack } = batch?;
         loaded.head = head;
         if !pack.ids.is_empty() {
             loaded.packs.push(pack);
         }
-    }
+        Ok(())
+    })?;
     let mut statement = snapshot.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         loaded.sessions.push(rows::session(digests, row)?);
     }
     Ok(loaded)
-}
-
-pub(super) fn read(
-    connection: &mut Connection,
-    digests: Digests,
-    names: Vec<Arc<str>>,
-) -> Result<Rows> {
-    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-    let revision = revision(&snapshot)?;
-    let sql = format!("{} WHERE name = ?1", rows::COUNTER);
-    let mut statement = snapshot.prepare_cached(&sql)?;
-    let mut one = |name: Arc<str>| {
-        let mut found = statement.query(params![name])?;
-        let row = found.next()?.map(|row| rows::counter(digests, row));
-        row.transpose()
-    };
-    let found: Result<Vec<Option<Row>>> = names.into_iter().map(&mut one).collect();
-    Ok(Rows {
-        rows: found?,
-        revision,
-    })
-}
-
-pub(super) fn scan(connection: &mut Connection, digests: Digests, scan: &Scan) -> Result<Page> {
-    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-    let mut page = Page {
-        rows: Vec::new(),
-        next: None,
-        revision: revision(&snapshot)?,
-        forgotten: forgotten(&snapshot)?,
-    };
-    // Every name after `after` and with the prefix comes behind both, in the order of bytes.
-    let from = scan
-        .after
-        .as_ref()
-        .map_or(&scan.prefix, |after| after.max(&scan.prefix));
-    let there = format!("{} WHERE name >= ?1", rows::COUNTER);
-    let gone = format!("{} WHERE name >= ?1", rows::DELETED);
-    let sql = match scan.since {
-        0 => format!("{there} ORDER BY name"),
-        _ => format!("{there} UNION ALL {gone} ORDER BY name"),
-    };
-    let mut statement = snapshot.prepare_cached(&sql)?;
-    let mut found = statement.query(params![from])?;
-    let mut seen = 0;
-    while let Some(row) = found.next()? {
-        let row = rows::counter(digests, row)?;
-        if !row.name.starts_with(&*scan.prefix) {
-            break;
-        }
-        if Some(&row.name) == scan.after.as_ref() {
-            continue;
-        }
-        seen += 1;
-        let last = row.name.clone();
-        if row.revision > scan.since {
-            page.rows.push(row);
-        }
-        if page.rows.len() == scan.limit || seen == SCAN_ROWS {
-            page.next = Some(last);
-            break;
-        }
-    }
-    Ok(page)
-}
-
-pub(super) fn sum(
-    connection: &mut Connection,
-    digests: Digests,
-    prefix: &str,
-    abandoned: &dyn Fn() -> bool,
-) -> Result<Sum> {
-    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-    let mut sum = Sum {
-        sum: 0,
-        count: 0,
-        revision: revision(&snapshot)?,
-    };
-    let sql = format!("{} WHERE name >= ?1 ORDER BY name", rows::COUNTER);
-    let mut statement = snapshot.prepare_cached(&sql)?;
-    let mut found = statement.query(params![prefix])?;
-    let mut seen = 0;
-    while let Some(row) = found.next()? {
-        let row = rows::counter(digests, row)?;
-        if !row.name.starts_with(prefix) {
-            break;
-        }
-        sum.sum += i128::from(row.value.unwrap_or(0));
-        sum.count += 1;
-        seen += 1;
-        if seen % SUM_ROWS == 0 && abandoned() {
-            return Err(Error::Abandoned);
-        }
-    }
-    Ok(sum)
-}
-
-/// Of the counters that were deleted up to this revision, some are not in `deleted`.
-fn forgotten(connection: &Connection) -> Result<i64> {
-    let sql = "SELECT value FROM meta WHERE name = 'forgotten'";
-    let mut statement = connection.prepare_cached(sql)?;
-    Ok(statement.query_row([], |row| row.get(0))?)
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::{Row as SqlRow, Statement, params};
 
-use crate::model::{Commit, Corrupt, Digests, Head, Pack, Session, SessionId};
-use crate::store::{Row, StoreError};
+use super::recent::{Latest, Run};
+use crate::model::{Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId};
+use crate::store::StoreError;
 
 /// Why something cannot be read or written.
 #[derive(Debug)]
@@ -52,8 +53,8 @@ pub(super) const PUT_DELETED: &str =
 pub(super) const BATCH: &str =
     "SELECT seq, base, places, time, horizon, session_horizon, ids, digest FROM batch";
 pub(super) const PUT_BATCH: &str = "INSERT INTO batch \
-    (seq, base, places, time, horizon, session_horizon, ids, digest) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    (seq, base, places, time, horizon, session_horizon, ids, digest, log) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 pub(super) const SESSION: &str = "SELECT id, state, digest FROM session";
 pub(super) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VALUES (?1, ?2, ?3) \
     ON CONFLICT (id) DO UPDATE SET state = ?2, digest = ?3";
@@ -84,7 +85,8 @@ pub(super) fn put_deleted(
     Ok(())
 }
 
-pub(super) fn counter(digests: Digests, row: &SqlRow<'_>) -> Result<Row> {
+/// A counter's row, as it is in the database.
+pub(super) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
     if row.get::<_, u32>(3)? != counter_digest(digests, name, value, revision) {
@@ -92,10 +94,11 @@ pub(super) fn counter(digests: Digests, row: &SqlRow<'_>) -> Result<Row> {
             "the row of counter {name:?} is damaged"
         )));
     }
-    Ok(Row {
-        name: name.into(),
+    Ok(Latest {
+        name,
         value,
         revision,
+        is_new: false,
     })
 }
 
@@ -109,12 +112,13 @@ fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8]) -> u32 {
     digests.check(&[numbers.map(i64::to_le_bytes).as_flattened(), ids])
 }
 
+/// Puts a batch, and says how many bytes its log takes.
 pub(super) fn put_batch(
     statement: &mut Statement<'_>,
     digests: Digests,
     batch: &Commit,
     base: i64,
-) -> Result<()> {
+) -> Result<usize> {
     let numbers = [
         batch.seq.cast_signed(),
         base,
@@ -126,6 +130,7 @@ pub(super) fn put_batch(
     let digest = batch_digest(digests, numbers, &batch.ids);
     let [seq, base, places, time, horizon, session_horizon] = numbers;
     let ids = &*batch.ids;
+    let log = log(digests, batch);
     statement.execute(params![
         seq,
         base,
@@ -134,9 +139,74 @@ pub(super) fn put_batch(
         horizon,
         session_horizon,
         ids,
-        digest
+        digest,
+        log
     ])?;
-    Ok(())
+    Ok(log.len())
+}
+
+/// What the log has of a batch: a digest, the oldest batch that something is remembered of, and the changes of counters.
+fn log(digests: Digests, batch: &Commit) -> Vec<u8> {
+    let mut log = vec![0; DIGEST_BYTES];
+    log.extend_from_slice(&batch.forget_before.to_le_bytes());
+    CounterChange::put_all(&batch.changes.counters, &mut log);
+    let digest = log_digest(digests, batch.seq, &log[DIGEST_BYTES..]);
+    log[..DIGEST_BYTES].copy_from_slice(&digest);
+    log
+}
+
+const DIGEST_BYTES: usize = size_of::<u32>();
+
+fn log_digest(digests: Digests, seq: u64, contents: &[u8]) -> [u8; DIGEST_BYTES] {
+    digests.check(&[&seq.to_le_bytes(), contents]).to_le_bytes()
+}
+
+/// What a batch has logged.
+pub(super) struct Log<'a> {
+    seq: u64,
+    /// Nothing is remembered of the batches before this one.
+    pub(super) forget_before: u64,
+    changes: &'a [u8],
+}
+
+impl<'a> Log<'a> {
+    pub(super) fn new(digests: Digests, seq: u64, log: &'a [u8]) -> Result<Self> {
+        // Format 1 had none: its batches wrote the rows themselves, and deleted the batches that they forgot.
+        if log.is_empty() {
+            return Ok(Self {
+                seq,
+                forget_before: 0,
+                changes: &[],
+            });
+        }
+        let damaged = || Error::Corrupt(format!("the log of batch {seq} is damaged"));
+        let (digest, contents) = log.split_first_chunk().ok_or_else(damaged)?;
+        if *digest != log_digest(digests, seq, contents) {
+            return Err(damaged());
+        }
+        let (forget_before, changes) = contents.split_first_chunk().ok_or_else(damaged)?;
+        Ok(Self {
+            seq,
+            forget_before: u64::from_le_bytes(*forget_before),
+            changes,
+        })
+    }
+
+    /// What the batch has changed, its first place being after the revision `base`.
+    pub(super) fn run(&self, base: i64) -> Result<Run> {
+        let mut run = Run::default();
+        let read = CounterChange::read_all(self.changes, |name, value, place, is_new| {
+            run.push(Latest {
+                name,
+                value,
+                revision: base + i64::from(place),
+                is_new,
+            });
+        });
+        let seq = self.seq;
+        read.map_err(|Corrupt(what)| Error::Corrupt(format!("the log of batch {seq}: {what}")))?;
+        Ok(run)
+    }
 }
 
 pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {

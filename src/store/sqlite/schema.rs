@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
@@ -12,7 +13,7 @@ use crate::model::Digests;
 const APPLICATION_ID: i32 = 0x7375_6d64;
 
 /// The statements that make each version of the schema from the one before.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE meta (
         name TEXT PRIMARY KEY NOT NULL,
         value ANY NOT NULL
@@ -40,7 +41,7 @@ const MIGRATIONS: [&str; 1] = ["
 
     CREATE INDEX deleted_at ON deleted (revision);
 
-    -- The last row is the head. Of those before it, the ones with ids that are remembered.
+    -- The last row is the head. Those before it are there for their ids, and for their log.
     CREATE TABLE batch (
         seq INTEGER PRIMARY KEY NOT NULL,
         base INTEGER NOT NULL,      -- the revision before its first operation
@@ -57,6 +58,10 @@ const MIGRATIONS: [&str; 1] = ["
         state BLOB NOT NULL,
         digest INTEGER NOT NULL
     ) WITHOUT ROWID, STRICT;
+", "
+    -- What the batch has changed. The row of a counter may lack what batches after this one have logged:
+    INSERT INTO meta VALUES ('folded', 0);
+    ALTER TABLE batch ADD COLUMN log BLOB NOT NULL DEFAULT x'';
 "];
 
 /// The version that this program writes.
@@ -73,6 +78,9 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Memory for pages, in KiB: the writer's are those that it changes again and again, the others' are mostly read once.
 const WRITER_CACHE_KIB: i64 = 64 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
+
+/// Nobody else writes; a backup or a check that looks in holds no lock for long.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a database cannot be had.
 #[derive(Debug)]
@@ -92,10 +100,19 @@ pub enum OpenError {
         /// Its version.
         version: i32,
     },
+    /// An older sumd wrote it, and it was not brought up to date.
+    Older {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+    },
     /// There is none.
     Missing(PathBuf),
     /// SQLite cannot use it.
     Sqlite(PathBuf, rusqlite::Error),
+    /// It is damaged.
+    Damaged(PathBuf, String),
     /// No thread can be had.
     Thread(io::Error),
 }
@@ -116,8 +133,14 @@ impl fmt::Display for OpenError {
                 "{} was written by a newer sumd (its format is {version}, and this sumd knows up to {VERSION})",
                 path.display()
             ),
+            Self::Older { path, version } => write!(
+                f,
+                "{} was written by an older sumd (its format is {version}); start sumd on it once, which brings it to format {VERSION}",
+                path.display()
+            ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
             Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
+            Self::Damaged(path, what) => write!(f, "{}: {what}", path.display()),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -144,6 +167,18 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
 
 /// Opens a database of this version to read from it, beside whoever writes.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let connection = open_any(path)?;
+    match version(path, &connection)? {
+        VERSION => Ok(connection),
+        version => Err(OpenError::Older {
+            path: path.to_owned(),
+            version,
+        }),
+    }
+}
+
+/// Opens a database of this version or an older one to copy it.
+pub(super) fn open_any(path: &Path) -> Result<Connection, OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
@@ -189,8 +224,7 @@ fn version(path: &Path, connection: &Connection) -> Result<i32, OpenError> {
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    // Nobody else writes; a backup or a check that looks in holds no lock for long.
-    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(32);
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;

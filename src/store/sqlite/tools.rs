@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
+use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{OpenError, beside, lock, reader, schema};
 use crate::model::{Changes, Commit, Digests, Done, Head, PackEntry};
-use crate::store::Row;
 
 /// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again.
 const RESTORE_GAP: i64 = 1 << 40;
@@ -99,10 +100,6 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
 /// # Errors
 /// Where the backup is damaged, or there is a database already.
 pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
-    let report = check(from)?;
-    if let Some(problem) = report.problems.first() {
-        return Err(ToolError::Data(from.to_owned(), problem.clone()));
-    }
     if let Some(folder) = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -122,6 +119,10 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
     if beside(&partial, "-wal").exists() {
         let problem = "its log cannot be copied into it".to_owned();
         return Err(ToolError::Data(partial, problem));
+    }
+    let report = check(&partial)?;
+    if let Some(problem) = report.problems.first() {
+        return Err(ToolError::Data(from.to_owned(), problem.clone()));
     }
     publish(&partial, path)?;
     Ok(report)
@@ -149,7 +150,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
             _ => {}
         }
     }
-    let connection = schema::open_reader(from)?;
+    let connection = schema::open_any(from)?;
     let target = to.to_string_lossy();
     connection
         .pragma_update(None, "query_only", false)
@@ -192,7 +193,7 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
         session_horizon: head.session_horizon,
         places: 0,
         ids: [].into(),
-        forget_before: 0,
+        forget_before: reader::oldest(connection, digests)?,
         changes: Changes::default(),
     };
     rows::put_batch(
@@ -225,8 +226,9 @@ pub fn check(path: &Path) -> Result<Report, ToolError> {
 
 fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
     let digests = schema::digests(connection)?;
-    let snapshot = connection.transaction()?;
-    let mut statement = snapshot.prepare("PRAGMA integrity_check(20)")?;
+    let snapshot = Snapshot::of_file(connection, digests)?;
+    let connection = snapshot.connection();
+    let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let line: String = row.get(0)?;
@@ -234,10 +236,10 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
             report.problems.push(line);
         }
     }
-    report.revision = reader::revision(&snapshot)?;
-    let answers = check_batches(&snapshot, digests, report)?;
-    check_counters(&snapshot, digests, &answers, report)?;
-    let mut statement = snapshot.prepare(rows::SESSION)?;
+    report.revision = snapshot.revision();
+    let answers = check_batches(connection, digests, report)?;
+    check_counters(&snapshot, &answers, report)?;
+    let mut statement = connection.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         note(rows::session(digests, row), &mut report.problems);
@@ -260,11 +262,9 @@ fn check_batches(
     let mut answers = HashMap::new();
     let mut ids = HashSet::new();
     let (mut revision, mut time) = (0, i64::MIN);
-    let mut statement = connection.prepare(&format!("{} ORDER BY seq", rows::BATCH))?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        let Some(batch) = note(rows::batch(digests, row), &mut report.problems) else {
-            continue;
+    reader::each_batch(connection, digests, |batch| {
+        let Some(batch) = note(batch, &mut report.problems) else {
+            return Ok(());
         };
         let (seq, head) = (batch.pack.seq, batch.head);
         if batch.pack.base < revision || head.time < time {
@@ -282,40 +282,37 @@ fn check_batches(
             }
             answers.insert(at, entry.done);
         }
-    }
+        Ok(())
+    })?;
     report.ids = ids.len() as u64;
     Ok(answers)
 }
 
 /// Checks the counters, each against what the operation that changed it last was answered.
 fn check_counters(
-    connection: &Connection,
-    digests: Digests,
+    snapshot: &Snapshot<'_>,
     answers: &HashMap<i64, Done>,
     report: &mut Report,
 ) -> rows::Result<()> {
-    let both = format!("{} UNION ALL {}", rows::COUNTER, rows::DELETED);
-    let mut statement = connection.prepare(&both)?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        let Some(row) = note(rows::counter(digests, row), &mut report.problems) else {
-            continue;
+    snapshot.walk("", Walk::All, |latest| {
+        let Some(latest) = note(latest, &mut report.problems) else {
+            return ControlFlow::Continue(());
         };
-        match row.value {
+        match latest.value {
             Some(_) => report.counters += 1,
             None => report.deleted += 1,
         }
-        let fits = match (answers.get(&row.revision), row.value) {
+        let fits = match (answers.get(&latest.revision), latest.value) {
             (Some(Done::Incremented(added)), value) => value == Some(added.value),
             (Some(Done::Batch(all)), Some(value)) => all.iter().any(|added| added.value == value),
             (Some(Done::Failed(_) | Done::Batch(_)), _) => false,
             _ => true,
         };
-        if !fits || row.revision <= 0 || row.revision > report.revision {
-            let Row { name, revision, .. } = row;
+        let (name, revision) = (latest.name, latest.revision);
+        if !fits || revision <= 0 || revision > report.revision {
             let problem = format!("counter {name:?} is not what revision {revision} made it");
             report.problems.push(problem);
         }
-    }
-    Ok(())
+        ControlFlow::Continue(())
+    })
 }

@@ -1,0 +1,69 @@
+//! Brings the rows of counters up to date.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use super::recent::{Merged, Run};
+use super::rows::{self, Result};
+use crate::model::Digests;
+
+/// How far a fold is.
+pub(super) struct Fold {
+    /// Once it is done, all that batches up to this one have changed is in the rows.
+    seq: u64,
+    /// It is done up to this name.
+    name: String,
+}
+
+impl Fold {
+    pub(super) fn new(seq: u64) -> Self {
+        Self {
+            seq,
+            name: String::new(),
+        }
+    }
+
+    /// Puts up to so many of the rows of `runs` that follow. Once there are no more, it notes in the database that this
+    /// is done, and gives the batch up to which it is.
+    pub(super) fn put(
+        &mut self,
+        transaction: &Connection,
+        digests: Digests,
+        runs: &[Arc<Run>],
+        count: usize,
+    ) -> Result<Option<u64>> {
+        let mut put = transaction.prepare_cached(rows::PUT_COUNTER)?;
+        let mut undelete = transaction.prepare_cached("DELETE FROM deleted WHERE name = ?1")?;
+        let mut delete = transaction.prepare_cached("DELETE FROM counter WHERE name = ?1")?;
+        let mut put_deleted = transaction.prepare_cached(rows::PUT_DELETED)?;
+        let mut last = None;
+        let mut left = count;
+        let done = &*self.name;
+        for latest in Merged::new(runs, done).filter(|latest| latest.name != done) {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            let (name, revision) = (latest.name, latest.revision);
+            last = Some(name);
+            if let Some(value) = latest.value {
+                rows::put_counter(&mut put, digests, (name, value, revision))?;
+                if latest.is_new {
+                    undelete.execute(params![name])?;
+                }
+            } else {
+                delete.execute(params![name])?;
+                rows::put_deleted(&mut put_deleted, digests, (name, revision))?;
+            }
+        }
+        self.name = last.unwrap_or_default().to_owned();
+        if left == 0 {
+            return Ok(None);
+        }
+        transaction
+            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'folded'")?
+            .execute(params![self.seq.cast_signed()])?;
+        Ok(Some(self.seq))
+    }
+}

@@ -1,0 +1,361 @@
+//! The counters that have changed since their rows were last brought up to date.
+//!
+//! A batch does not write the rows of its counters, which are wherever their names put them, but their changes, all in one
+//! place. What these leave is kept here, and once there is enough of it the rows are *folded*: brought up to date in
+//! the order of their names, so that a page takes all its changes at once. Until then whoever reads looks here first. It is
+//! the first level of a log-structured merge-tree (O'Neil et al., 1996), with a B-tree below it.
+//!
+//! Runs never change once they are made: a reader's view of them is a handful of pointers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::CounterChange;
+
+/// What a log's entry takes beside its bytes: its row, and the time to read it again at the next start.
+const LOGGED_BYTES: usize = 256;
+
+/// A counter as its last change has left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Latest<'a> {
+    pub(super) name: &'a str,
+    /// `None` where it was deleted.
+    pub(super) value: Option<i64>,
+    pub(super) revision: i64,
+    /// Its row may be among those of deleted counters.
+    pub(super) is_new: bool,
+}
+
+/// Counters in the order of their names, each once.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    names: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    value: i64,
+    revision: i64,
+    /// Where the name ends in `names`; it begins where the one before ends.
+    end: u32,
+    deleted: bool,
+    is_new: bool,
+}
+
+impl Run {
+    /// What a batch has changed, its first place being after the revision `base`.
+    pub(super) fn new(changes: &[CounterChange], base: i64) -> Self {
+        let names = changes.iter().map(|change| change.name.len()).sum();
+        let mut run = Self::with_capacity(changes.len(), names);
+        for change in changes {
+            run.push(Latest {
+                name: &change.name,
+                value: change.value,
+                revision: base + i64::from(change.place),
+                is_new: change.is_new,
+            });
+        }
+        run
+    }
+
+    fn with_capacity(entries: usize, names: usize) -> Self {
+        Self {
+            names: String::with_capacity(names),
+            entries: Vec::with_capacity(entries),
+        }
+    }
+
+    /// Appends a counter, whose name comes after the last one's.
+    pub(super) fn push(&mut self, latest: Latest<'_>) {
+        self.names.push_str(latest.name);
+        self.entries.push(Entry {
+            value: latest.value.unwrap_or(0),
+            revision: latest.revision,
+            end: u32::try_from(self.names.len()).expect("a run is bounded"),
+            deleted: latest.value.is_none(),
+            is_new: latest.is_new,
+        });
+    }
+
+    fn name(&self, at: usize) -> &str {
+        let start = at
+            .checked_sub(1)
+            .map_or(0, |before| self.entries[before].end);
+        &self.names[start as usize..self.entries[at].end as usize]
+    }
+
+    fn get(&self, at: usize) -> Option<Latest<'_>> {
+        let entry = self.entries.get(at)?;
+        Some(Latest {
+            name: self.name(at),
+            value: (!entry.deleted).then_some(entry.value),
+            revision: entry.revision,
+            is_new: entry.is_new,
+        })
+    }
+
+    /// Where the first name is that is not before `name`. It is found soonest where it is a little after `near`.
+    fn seek(&self, near: usize, name: &str) -> usize {
+        let behind = near > 0 && self.name(near - 1) >= name;
+        let mut low = if behind { 0 } else { near };
+        let mut step = 1;
+        while low + step <= self.entries.len() && self.name(low + step - 1) < name {
+            low += step;
+            step *= 2;
+        }
+        let mut high = (low + step - 1).min(self.entries.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.name(middle) < name {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    fn merge(newer: &Self, older: &Self) -> Self {
+        let entries = newer.entries.len() + older.entries.len();
+        let mut merged = Self::with_capacity(entries, newer.names.len() + older.names.len());
+        Merged {
+            cursors: vec![(newer, 0), (older, 0)],
+        }
+        .for_each(|latest| merged.push(latest));
+        // Where the same counters change again and again, it is half as large.
+        merged.entries.shrink_to_fit();
+        merged.names.shrink_to_fit();
+        merged
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Entry>() * self.entries.capacity() + self.names.capacity()
+    }
+}
+
+/// The counters of several runs, the newest of them first, in the order of their names.
+pub(super) struct Merged<'a> {
+    cursors: Vec<(&'a Run, usize)>,
+}
+
+impl<'a> Merged<'a> {
+    /// Those whose names are not before `from`.
+    pub(super) fn new(runs: &'a [Arc<Run>], from: &str) -> Self {
+        let cursors = runs.iter().map(|run| (&**run, run.seek(0, from)));
+        Self {
+            cursors: cursors.collect(),
+        }
+    }
+}
+
+impl<'a> Iterator for Merged<'a> {
+    type Item = Latest<'a>;
+
+    fn next(&mut self) -> Option<Latest<'a>> {
+        let mut first: Option<Latest<'a>> = None;
+        for (run, at) in &self.cursors {
+            let Some(latest) = run.get(*at) else { continue };
+            match &mut first {
+                Some(first) if first.name < latest.name => {}
+                // The newer of the two comes first.
+                Some(first) if first.name == latest.name => first.is_new |= latest.is_new,
+                _ => first = Some(latest),
+            }
+        }
+        let first = first?;
+        for (run, at) in &mut self.cursors {
+            if *at < run.entries.len() && run.name(*at) == first.name {
+                *at += 1;
+            }
+        }
+        Some(first)
+    }
+}
+
+/// Looks counters up by name, soonest in the order of names.
+pub(super) struct Lookup<'a> {
+    cursors: Vec<(&'a Run, usize)>,
+}
+
+impl<'a> Lookup<'a> {
+    pub(super) fn new(runs: &'a [Arc<Run>]) -> Self {
+        Self {
+            cursors: runs.iter().map(|run| (&**run, 0)).collect(),
+        }
+    }
+
+    pub(super) fn find(&mut self, name: &str) -> Option<Latest<'a>> {
+        self.cursors.iter_mut().find_map(|(run, at)| {
+            *at = run.seek(*at, name);
+            run.get(*at).filter(|latest| latest.name == name)
+        })
+    }
+}
+
+/// What readers look at first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// The newest first.
+    pub(super) runs: Vec<Arc<Run>>,
+    /// That of the last batch.
+    pub(super) revision: i64,
+}
+
+/// The view as it is now. Whoever begins to read the rows does so while it holds this: what is folded leaves the view only
+/// after it is in the rows.
+#[derive(Clone, Default)]
+pub(super) struct Current(Arc<Mutex<View>>);
+
+impl Current {
+    pub(super) fn lock(&self) -> MutexGuard<'_, View> {
+        // It is replaced as a whole, so that no panic leaves half of one.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All runs: those that grow, and those that are being folded.
+pub(super) struct Recent {
+    /// The oldest first; each is about half of the one before it, or less.
+    growing: Vec<Arc<Run>>,
+    logged_bytes: usize,
+    /// The newest first.
+    folding: Vec<Arc<Run>>,
+    /// How much may grow before it is to be folded. While that is folded, as much again may grow.
+    max_bytes: usize,
+}
+
+impl Recent {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            growing: Vec::new(),
+            logged_bytes: 0,
+            folding: Vec::new(),
+            max_bytes,
+        }
+    }
+
+    /// Takes in what a batch has changed, whose changes take `logged_bytes` in the log.
+    pub(super) fn push(&mut self, run: Run, logged_bytes: usize) {
+        self.logged_bytes += LOGGED_BYTES + logged_bytes;
+        if run.entries.is_empty() {
+            return;
+        }
+        let mut run = run;
+        while let Some(older) = self
+            .growing
+            .pop_if(|older| older.entries.len() < 2 * run.entries.len())
+        {
+            run = Run::merge(&run, &older);
+        }
+        self.growing.push(Arc::new(run));
+    }
+
+    /// There is so much that it is to be folded, and nothing is being folded.
+    pub(super) fn is_full(&self) -> bool {
+        let bytes: usize = self.growing.iter().map(|run| run.bytes()).sum();
+        self.folding.is_empty() && bytes.max(self.logged_bytes) > self.max_bytes
+    }
+
+    /// Begins to fold what there is.
+    pub(super) fn fold(&mut self) {
+        self.folding = std::mem::take(&mut self.growing);
+        self.folding.reverse();
+        self.logged_bytes = 0;
+    }
+
+    /// What is being folded.
+    pub(super) fn folding(&self) -> &[Arc<Run>] {
+        &self.folding
+    }
+
+    /// All of it is in the rows.
+    pub(super) fn folded(&mut self) {
+        self.folding.clear();
+    }
+
+    pub(super) fn view(&self, revision: i64) -> View {
+        let growing = self.growing.iter().rev();
+        View {
+            runs: growing.chain(&self.folding).cloned().collect(),
+            revision,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Known = BTreeMap<String, (Option<i64>, i64, bool)>;
+
+    fn run(batch: &BTreeMap<String, Option<i64>>, revision: i64, is_new: bool) -> Run {
+        let changes = batch.iter().map(|(name, value)| CounterChange {
+            name: name.as_str().into(),
+            value: *value,
+            place: 1,
+            is_new,
+        });
+        Run::new(&changes.collect::<Vec<_>>(), revision - 1)
+    }
+
+    fn known(latest: Latest<'_>) -> (Option<i64>, i64, bool) {
+        (latest.value, latest.revision, latest.is_new)
+    }
+
+    proptest! {
+        /// Whatever comes in, in whatever batches: each counter is found as the last of them left it, by name and in order,
+        /// whether it is being folded or not.
+        #[test]
+        fn a_view_is_what_a_map_would_be(
+            batches in prop::collection::vec(
+                (prop::collection::btree_map("[a-c]{1,3}", any::<Option<i64>>(), 0..20), any::<bool>()),
+                0..40,
+            ),
+            fold_at in 0..40usize,
+            from in "[a-d]{0,3}",
+            wanted in prop::collection::vec("[a-d]{1,3}", 0..30),
+        ) {
+            let mut recent = Recent::new(usize::MAX);
+            let mut model = Known::new();
+            for (index, (batch, is_new)) in batches.iter().enumerate() {
+                let revision = i64::try_from(index).expect("few") + 1;
+                recent.push(run(batch, revision, *is_new), 0);
+                for (name, value) in batch {
+                    let before = model.get(name).is_some_and(|(_, _, is_new)| *is_new);
+                    model.insert(name.clone(), (*value, revision, *is_new || before));
+                }
+                if index == fold_at {
+                    recent.fold();
+                }
+            }
+            let view = recent.view(0);
+            let all: Vec<_> = Merged::new(&view.runs, &from)
+                .map(|latest| (latest.name.to_owned(), known(latest)))
+                .collect();
+            let expected: Vec<_> = model.range(from..).map(|(n, k)| (n.clone(), *k)).collect();
+            prop_assert_eq!(all, expected);
+            let mut lookup = Lookup::new(&view.runs);
+            for name in wanted {
+                // Whether it is new is told by its newest run alone, and nobody who looks up asks.
+                let found = lookup.find(&name).map(|latest| (latest.value, latest.revision));
+                let expected = model.get(&name).map(|(value, revision, _)| (*value, *revision));
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+
+    /// There are few runs, however many batches there were: a reader looks at each of them.
+    #[test]
+    fn runs_are_few() {
+        let mut recent = Recent::new(usize::MAX);
+        for i in 0..10_000 {
+            let batch = BTreeMap::from([(format!("{:05}", i * 7919 % 10_000), Some(i))]);
+            recent.push(run(&batch, i, false), 0);
+            assert!(recent.view(0).runs.len() <= 15);
+        }
+    }
+}
