@@ -144,20 +144,26 @@ impl Running {
 
     /// Resolves where the lane has ended by itself, as it does when its store fails.
     pub async fn failure(&mut self) -> StoreError {
-        match (&mut self.end).await {
-            Ok(Ok(())) => StoreError("its lane has ended".into()),
-            Ok(Err(error)) => error,
-            Err(_) => StoreError("its lane has panicked".into()),
-        }
+        let end = self.end().await;
+        end.err()
+            .unwrap_or_else(|| StoreError("its lane has ended".into()))
     }
 
     /// Carries out what waits, and ends.
-    pub async fn close(self) {
+    ///
+    /// # Errors
+    /// Where the store fails under it, or has failed before.
+    ///
+    /// # Panics
+    /// Where [`Running::failure`] has told so already.
+    pub async fn close(mut self) -> std::result::Result<(), StoreError> {
         self.stop.cancel();
-        if !self.end.is_terminated() {
-            // How it ended was answered to those who asked for something.
-            let _ = self.end.await;
-        }
+        self.end().await
+    }
+
+    async fn end(&mut self) -> std::result::Result<(), StoreError> {
+        let panicked = |_| Err(StoreError("its lane has panicked".into()));
+        (&mut self.end).await.unwrap_or_else(panicked)
     }
 }
 

@@ -116,7 +116,11 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
             return Ok(ExitCode::from(128 + signal));
         }
     }
-    lane.close().await;
+    let failure = match failure {
+        // It may have failed since, with those who were drained waiting for it.
+        None => lane.close().await.err(),
+        told => told,
+    };
     failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
 }
 

@@ -209,6 +209,24 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     );
 }
 
+/// A server that was told to stop is not well for that: a store that fails while it drains is an error as ever.
+#[tokio::test]
+async fn a_store_that_fails_during_the_drain_is_a_failure() {
+    let data = Data::new();
+    data.fill().await;
+    data.tamper("UPDATE counter SET value = value + 1 WHERE name = 'acme/b'");
+    // Far longer than it takes to ask for the damaged row.
+    let flags = ["--data-dir", data.folder(), "--drain-delay", "3s"];
+    let mut server = Process::serve(&flags).await;
+    let mut client = client(&server).await;
+    server.signal("TERM");
+    server.logged("draining").await;
+    let status = increment(&mut client, "acme/b").await.expect_err("damaged");
+    assert_eq!(reason(&status).0, "STORE_FAILED");
+    server.logged("the store has failed").await;
+    assert_eq!(server.exit().await.code(), Some(1));
+}
+
 /// What is remembered decides what counts twice: where it is damaged there is no start.
 #[tokio::test]
 async fn damaged_memory_of_ids_is_no_start() {

@@ -130,7 +130,7 @@ async fn what_is_acknowledged_is_there_after_a_restart(data: &impl Reopen) {
     }
     ask(&running.lane, Operation::Set("g/b".into(), -7)).await;
     ask(&running.lane, Operation::Delete("g/b".into())).await;
-    running.close().await;
+    running.close().await.expect("a clean end");
     drop(store);
 
     let (running, _store) = start(data).await;
@@ -147,7 +147,7 @@ async fn revisions_grow_and_are_never_given_again(data: &impl Reopen) {
             assert!(revision > last, "{revision} after {last}");
             last = revision;
         }
-        running.close().await;
+        running.close().await.expect("a clean end");
         drop(store);
     }
 }
@@ -156,7 +156,7 @@ async fn ids_are_answered_as_they_were_first(data: &impl Reopen) {
     let (running, store) = start(data).await;
     let first = ask_as(&running.lane, &*store, "a", add("g/a", 5)).await;
     ask(&running.lane, add("g/a", 1)).await;
-    running.close().await;
+    running.close().await.expect("a clean end");
     drop(store);
 
     let (running, store) = start(data).await;
@@ -190,7 +190,7 @@ async fn sessions_go_on(data: &impl Reopen) {
     let time = now();
     ask(&running.lane, message(&*store, 1, 0, time)).await;
     let second = ask(&running.lane, message(&*store, 2, 1, time)).await;
-    running.close().await;
+    running.close().await.expect("a clean end");
     drop(store);
 
     let (running, store) = start(data).await;
@@ -289,7 +289,7 @@ async fn sums_are_exact(data: &impl Reopen) {
 async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     let (running, store) = start(data).await;
     ask(&running.lane, add("g/a", 1)).await;
-    running.close().await;
+    running.close().await.expect("a clean end");
     let stale = sumd::model::Commit {
         seq: 1,
         time: 0,
