@@ -132,7 +132,7 @@ pub enum Refused {
     Full {
         /// How much there is room for.
         max_bytes: u64,
-        /// When some is given back, by the lane's clock.
+        /// When some may be given back: a millisecond to an hour.
         retry_in: Millis,
     },
     /// A message before this one is missing.

@@ -17,6 +17,10 @@ use super::sessions::{Session, Sessions};
 const MAX_SKEW: Millis = 60_000;
 /// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
 const MAX_FORGOTTEN: usize = 20_000;
+/// Who is refused for lack of room is told to come back after so long at the least, lest the answer be "at once";
+const MIN_RETRY: Millis = 1;
+/// and at the most, for the server may have been given more room by then.
+const MAX_RETRY: Millis = 3_600_000;
 
 /// What a lane may keep, and for how long it must.
 #[derive(Clone, Copy, Debug)]
@@ -336,12 +340,25 @@ impl State {
         if self.id_bytes() < max {
             return Ok(());
         }
-        let oldest = self.ids.oldest().unwrap_or(self.head.time);
-        let forgotten_at = oldest + MAX_SKEW + self.bounds.id_horizon;
         Err(Refused::Full {
             max_bytes: max as u64,
-            retry_in: (forgotten_at - self.head.time).max(1),
+            retry_in: self.room_in().clamp(MIN_RETRY, MAX_RETRY),
         })
+    }
+
+    /// How long it takes until something is forgotten: the oldest ids, by both clocks, or a session, whichever is first.
+    fn room_in(&self) -> Millis {
+        let now = self.head.time;
+        let horizon = self.bounds.id_horizon;
+        let ids = self.ids.oldest().map(|(time, closed_at)| {
+            let by_the_lane = time + MAX_SKEW + horizon - now;
+            by_the_lane.max(closed_at + horizon - self.steady)
+        });
+        let remembered = self.bounds.session_horizon + MAX_SKEW;
+        let session = self.sessions.forgotten_at(remembered);
+        let first = ids.into_iter().chain(session.map(|at| at - now)).min();
+        // Where there is neither it is all of this batch.
+        first.unwrap_or(MAX_SKEW + horizon)
     }
 
     /// Memory that request ids and sessions take.

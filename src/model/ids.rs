@@ -207,9 +207,10 @@ impl Ids {
         self.packs.front().map(|(pack, _)| pack.seq)
     }
 
-    /// The time of the oldest pack.
-    pub(super) fn oldest(&self) -> Option<Millis> {
-        self.packs.front().map(|(pack, _)| pack.time)
+    /// The time of the oldest pack, and when it was closed by the steady clock.
+    pub(super) fn oldest(&self) -> Option<(Millis, Millis)> {
+        let oldest = self.packs.front();
+        oldest.map(|(pack, closed_at)| (pack.time, *closed_at))
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -134,6 +134,8 @@ pub(super) struct Sessions {
     bytes: usize,
     /// The lane's time when unused ones were last looked for.
     swept: Millis,
+    /// When the one that was not used for the longest was used, as it was then.
+    oldest: Millis,
 }
 
 /// How often unused sessions are looked for.
@@ -167,11 +169,26 @@ impl Sessions {
             return;
         }
         self.swept = now;
-        let old = self.all.extract_if(|_, session| session.used <= up_to);
+        // Those that are made until the next look are used after this.
+        let mut oldest = now;
+        let old = self.all.extract_if(|_, session| {
+            let is_old = session.used <= up_to;
+            if !is_old {
+                oldest = oldest.min(session.used);
+            }
+            is_old
+        });
         for (id, session) in old {
             self.bytes -= id.len() + session.bytes();
             self.changed.push(id);
         }
+        self.oldest = oldest;
+    }
+
+    /// When the first of them is forgotten, if none of them is used and each is remembered for so long after it was.
+    pub(super) fn forgotten_at(&self, remembered: Millis) -> Option<Millis> {
+        let forgotten_at = (self.oldest + remembered).max(self.swept + SWEEP_INTERVAL);
+        (!self.all.is_empty()).then_some(forgotten_at)
     }
 
     /// Ends the batch: what has changed, encoded.

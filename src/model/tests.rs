@@ -157,6 +157,16 @@ fn add(name: &str, delta: i64) -> Operation {
 }
 
 fn message(sequence: u64, acknowledged: u64, deltas: &[(&str, i64)], time: Millis) -> Request {
+    message_of("meter-7", sequence, acknowledged, deltas, time)
+}
+
+fn message_of(
+    session: &str,
+    sequence: u64,
+    acknowledged: u64,
+    deltas: &[(&str, i64)],
+    time: Millis,
+) -> Request {
     let mut increments = Increments::default();
     for (name, delta) in deltas {
         increments.push(name, *delta, Limits::default());
@@ -164,7 +174,7 @@ fn message(sequence: u64, acknowledged: u64, deltas: &[(&str, i64)], time: Milli
     Request {
         id: None,
         operation: Operation::Record(Record {
-            session: "meter-7".into(),
+            session: session.into(),
             time,
             sequence,
             acknowledged,
@@ -555,6 +565,76 @@ fn memory_for_ids_is_bounded_and_comes_back() {
     lane.now += retry_in + 1;
     let next = lane.one(named("next", None, add("g/0", 1)));
     assert_eq!(value(&next.expect("there is room again").0), taken + 2);
+}
+
+/// Asks for sessions, a second apart, until there is no room for another; tells how many there are and when to retry.
+fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
+    for taken in 0.. {
+        lane.now += 1000;
+        let first = message_of(&taken.to_string(), 1, 0, &[("g/0", 1)], lane.now);
+        match lane.one(first) {
+            Ok(_) => {}
+            Err(Refused::Full { retry_in, .. }) => return (taken, retry_in),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    unreachable!("memory is bounded")
+}
+
+/// Where memory is all sessions, it comes back when the first of them is forgotten: ids have nothing to do with it.
+#[test]
+fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
+    let mut lane = Lane::new(Bounds {
+        id_bytes: 1 << 16,
+        session_horizon: 3 * HORIZON,
+        ..bounds()
+    });
+    let begun = lane.now + 1000;
+    let (taken, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(lane.now + retry_in, begun + 3 * HORIZON + SKEW);
+
+    // What is used goes on being remembered.
+    let goes_on = message_of("0", 2, 1, &[("g/0", 1)], begun);
+    lane.now += SKEW;
+    lane.one(goes_on).expect("it is known");
+    lane.now += SKEW;
+    let next = |lane: &mut Lane| lane.one(message_of("next", 1, 0, &[("g/0", 1)], lane.now));
+    let Err(Refused::Full { retry_in, .. }) = next(&mut lane) else {
+        panic!("there is no room yet");
+    };
+    assert_eq!(lane.now + retry_in, begun + 1000 + 3 * HORIZON + SKEW);
+    lane.now += retry_in;
+    next(&mut lane).expect("there is room again");
+    assert_eq!(lane.value("g/0"), taken + 2);
+}
+
+/// Ids that are forgotten sooner than any session make room for sessions, too; and nobody is sent away for days.
+#[test]
+fn a_retry_is_told_for_what_is_forgotten_first() {
+    let bounds = Bounds {
+        id_bytes: 1 << 16,
+        session_horizon: 100 * HORIZON,
+        ..bounds()
+    };
+    let mut lane = Lane::new(bounds);
+    let (_, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(retry_in, 3_600_000, "an hour, although it takes far longer");
+
+    let mut lane = Lane::new(bounds);
+    lane.one(named("a", None, add("g/0", 1))).expect("room");
+    let asked = lane.now;
+    let (_, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(lane.now + retry_in, asked + HORIZON + SKEW);
+
+    // The other clock has it last longer.
+    lane.now += retry_in;
+    lane.stepped -= retry_in;
+    let refused = lane.one(named("b", None, add("g/0", 1)));
+    let Err(Refused::Full { retry_in, .. }) = refused else {
+        panic!("it is not forgotten yet: {refused:?}");
+    };
+    let waited = lane.now + lane.stepped - asked;
+    assert_eq!(retry_in, HORIZON - waited);
 }
 
 #[test]
