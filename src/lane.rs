@@ -118,6 +118,7 @@ impl Running {
         let loaded = store.load().await.map_err(StartError::Store)?;
         let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions)
             .map_err(StartError::Corrupt)?;
+        task::compare_clock(state.head());
         let changes = Changes::new(state.head().revision);
         let (queue, jobs) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use humantime::FormattedDuration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::changes::Changes;
 use super::desk::{Desk, Outbox, Waiter};
 use super::{Decided, LaneError, Result};
-use crate::model::{Millis, Outcome, Request, State};
+use crate::model::{Head, Millis, Outcome, Request, State};
 use crate::store::{Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -20,6 +21,9 @@ const MAX_REQUESTS: usize = 8192;
 const MAX_INCREMENTS: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
+
+/// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
+const MAX_BEHIND: Millis = 60_000;
 
 /// Something to do, and who is told.
 pub(super) struct Job {
@@ -182,6 +186,25 @@ impl Task {
         self.changes.publish(counters, base, revision);
         Ok(base)
     }
+}
+
+/// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.
+pub(super) fn compare_clock(head: Head) {
+    let now = now();
+    if head.time - now > MAX_BEHIND {
+        warn!(
+            "the clock is {} behind that of the last batch. What was forgotten by that one stays forgotten: for the \
+             next {} ids with a time are refused (REQUEST_TOO_OLD), and others are remembered. If it is wrong now, \
+             mend it",
+            duration(head.time - now),
+            duration(head.horizon - now)
+        );
+    }
+}
+
+fn duration(millis: Millis) -> FormattedDuration {
+    let seconds = u64::try_from(millis / 1000).unwrap_or(0);
+    humantime::format_duration(Duration::from_secs(seconds))
 }
 
 fn now() -> Millis {

@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
+use sumd::model::{Changes, Commit};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{GetCounterRequest, IncrementCounterRequest};
+use sumd::store::Store as _;
+use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tonic::transport::Channel;
@@ -238,6 +243,52 @@ async fn damaged_memory_of_ids_is_no_start() {
         problem.contains("the row of batch 2 is damaged"),
         "{problem}"
     );
+}
+
+/// A clock that was ahead has made ids too old that are not. That cannot be taken back, so it is said, at the next start.
+#[tokio::test]
+async fn a_clock_that_was_ahead_is_told_of() {
+    const HOUR: Duration = Duration::from_hours(1);
+    for (ahead, told) in [(7 * 24 * HOUR, true), (Duration::ZERO, false)] {
+        let data = Data::new();
+        let then = SystemTime::now() + ahead;
+        let since_1970 = then.duration_since(SystemTime::UNIX_EPOCH).expect("later");
+        let time = i64::try_from(since_1970.as_millis()).expect("a time");
+        let store = SqliteStore::open(&data.database()).expect("a new database");
+        let batch = Commit {
+            seq: 1,
+            time,
+            horizon: time - 600_000,
+            session_horizon: time - 86_400_000,
+            places: 0,
+            ids: [].into(),
+            forget_before: 0,
+            changes: Changes::default(),
+        };
+        soon(store.commit(Arc::new(batch))).await.expect("stored");
+        drop(store);
+
+        let server = data.serve().await;
+        let mut warnings = server.beginning.iter();
+        let warned = warnings.find(|line| line["level"] == "WARN");
+        assert_eq!(warned.is_some(), told, "{warned:?}");
+        let request = IncrementCounterRequest {
+            counter: "acme/a".into(),
+            delta: 1,
+            request_id: "1".into(),
+            request_time: Some(SystemTime::now().into()),
+            ..IncrementCounterRequest::default()
+        };
+        let answer = soon(client(&server).await.increment_counter(request)).await;
+        if let Some(warned) = warned {
+            let message = warned["message"].as_str().expect("a message");
+            assert!(message.contains("6days 23h 59m"), "{message}");
+            let status = answer.expect_err("it is too old by what was forgotten");
+            assert_eq!(reason(&status).0, "REQUEST_TOO_OLD");
+        } else {
+            answer.expect("it is not too old");
+        }
+    }
 }
 
 /// When there is no room on the disk those who wait are told that the outcome is not known, the server stops, and

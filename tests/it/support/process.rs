@@ -14,6 +14,8 @@ pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
 /// A server that runs as a process of its own, and dies with the test.
 pub struct Process {
     pub address: String,
+    /// What it logged before it listened.
+    pub beginning: Vec<Value>,
     child: Child,
     _data: TempDir,
     log: Lines<BufReader<ChildStderr>>,
@@ -45,10 +47,12 @@ impl Process {
         let stderr = child.stderr.take().expect("it is piped");
         let mut log = BufReader::new(stderr).lines();
         let start = "listening on ";
-        let line = logged(&mut log, start).await;
+        let mut beginning = Vec::new();
+        let line = logged(&mut log, start, |line| beginning.push(line)).await;
         let message = line["message"].as_str().expect("a message");
         Self {
             address: message[start.len()..].to_owned(),
+            beginning,
             child,
             _data: data,
             log,
@@ -57,7 +61,7 @@ impl Process {
 
     /// The next line of the log whose message begins so.
     pub async fn logged(&mut self, message: &str) -> Value {
-        logged(&mut self.log, message).await
+        logged(&mut self.log, message, drop).await
     }
 
     pub fn signal(&self, signal: &str) {
@@ -98,7 +102,11 @@ impl Process {
     }
 }
 
-async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+async fn logged(
+    log: &mut Lines<BufReader<ChildStderr>>,
+    message: &str,
+    mut before: impl FnMut(Value),
+) -> Value {
     let search = async {
         loop {
             let line = log.next_line().await.expect("a log").expect("more log");
@@ -107,6 +115,7 @@ async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value
             if found.is_some_and(|found| found.starts_with(message)) {
                 return line;
             }
+            before(line);
         }
     };
     soon(search).await
