@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use humantime::FormattedDuration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::changes::Changes;
 use super::desk::{Desk, Outbox, Waiter};
@@ -48,7 +48,8 @@ pub(super) struct Task {
     changes: Changes,
     stop: CancellationToken,
     started: Instant,
-    started_at: Millis,
+    /// The clock is further ahead than the lane believes.
+    clock_is_ahead: bool,
 }
 
 impl Task {
@@ -66,7 +67,7 @@ impl Task {
             changes,
             stop,
             started: Instant::now(),
-            started_at: now(),
+            clock_is_ahead: false,
         }
     }
 
@@ -161,8 +162,8 @@ impl Task {
     /// Decides as many jobs as one commit takes, one at least.
     fn decide(&mut self, jobs: &[Job]) -> Vec<Outcome> {
         let elapsed = Millis::try_from(self.started.elapsed().as_millis());
-        let steady = self.started_at + elapsed.unwrap_or(0);
-        self.state.begin(now(), steady);
+        let ahead = self.state.begin(now(), elapsed.unwrap_or(0));
+        self.tell_of_clock(ahead);
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
             outcomes.push(self.state.apply(&job.request));
@@ -171,6 +172,22 @@ impl Task {
             }
         }
         outcomes
+    }
+
+    /// Says so when the clock is not believed any more, and when it is again.
+    fn tell_of_clock(&mut self, ahead: Option<Millis>) {
+        if std::mem::replace(&mut self.clock_is_ahead, ahead.is_some()) == ahead.is_some() {
+            return;
+        }
+        let Some(ahead) = ahead else {
+            info!("the clock is believed again");
+            return;
+        };
+        warn!(
+            "the clock was set forward by {}, which is not believed: ids of that time are refused \
+             (REQUEST_FROM_FUTURE). If it is right, as after the machine was suspended, start sumd again",
+            duration(ahead)
+        );
     }
 
     /// Stores what was decided, if it changes anything, and gives the revision before it.

@@ -15,6 +15,9 @@ use super::sessions::{Session, Sessions};
 
 /// How far a client's clock may be ahead of the lane's.
 const MAX_SKEW: Millis = 60_000;
+/// How far this node's clock may be set forward while the lane runs, and be believed. The horizons follow it and never come
+/// back, so one that was wrong makes ids too old for that long; one of a machine that was suspended has to be followed.
+const MAX_STEP: Millis = 24 * 3_600_000;
 /// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
 const MAX_FORGOTTEN: usize = 20_000;
 /// Who is refused for lack of room is told to come back after so long at the least, lest the answer be "at once";
@@ -46,8 +49,13 @@ pub struct State {
     ids: Ids,
     sessions: Sessions,
     bounds: Bounds,
-    /// The time by a clock that only ticks.
+    /// The lane's time when it started, which is that of the last batch of its life before.
+    started: Millis,
+    /// That, and what has passed since by a clock that only ticks: no correction of the other can hurry it, and a restart
+    /// does not, whatever the clock says then.
     steady: Millis,
+    /// A batch was begun since the start.
+    begun: bool,
     /// The last place of the batch that was given away.
     places: u32,
     /// Packs were forgotten, and the store is to be told.
@@ -71,7 +79,9 @@ impl State {
             ids: Ids::new(),
             sessions: Sessions::default(),
             bounds,
+            started: head.time,
             steady: head.time,
+            begun: false,
             places: 0,
             forgot: false,
         };
@@ -90,12 +100,22 @@ impl State {
         self.head
     }
 
-    /// Begins a batch. `now` is the time by this node's clock, which may be corrected at any moment; `steady` is that of the
-    /// lane's start and what has passed since.
-    pub fn begin(&mut self, now: Millis, steady: Millis) {
-        self.steady = steady;
+    /// Begins a batch. `now` is the time by this node's clock, which may be corrected at any moment, and `elapsed` what has
+    /// passed since the lane's start by one that only ticks. Where the first is too far ahead to be believed the second
+    /// takes its place, and it is told by how much; at a start there is nothing to compare it with.
+    ///
+    /// No clock can make an id with a time count twice: it is at most [`MAX_SKEW`] after the time of its pack, its pack goes
+    /// once the horizon is that far behind it, too, and the horizon only grows. A clock that is not followed keeps more in
+    /// memory, and no less.
+    pub fn begin(&mut self, now: Millis, elapsed: Millis) -> Option<Millis> {
+        let steady = self.started + elapsed;
         let head = &mut self.head;
-        head.time = head.time.max(now);
+        let expected = head.time + (steady - self.steady);
+        self.steady = steady;
+        let ahead = now - expected;
+        let ahead = (self.begun && ahead > MAX_STEP).then_some(ahead);
+        self.begun = true;
+        head.time = head.time.max(ahead.map_or(now, |_| expected));
         head.horizon = head.horizon.max(head.time - self.bounds.id_horizon);
         head.session_horizon = head
             .session_horizon
@@ -108,6 +128,7 @@ impl State {
         );
         self.sessions
             .forget(head.session_horizon - MAX_SKEW, head.time);
+        ahead
     }
 
     /// Looks for the counters that an operation needs; those that are not in memory are to be loaded.

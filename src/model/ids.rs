@@ -21,7 +21,7 @@ const PACK_BYTES: usize = 64;
 const PARTS: usize = 256;
 
 pub(super) struct Ids {
-    /// Each with when it was closed by the steady clock, which no correction of the other can hurry.
+    /// Each with when it was closed by the lane's steady clock.
     packs: VecDeque<(Pack, Millis)>,
     /// The number of the first of `packs`; it wraps.
     first: u32,

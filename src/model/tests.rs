@@ -11,6 +11,8 @@ use super::*;
 
 const HORIZON: Millis = 600_000;
 const SKEW: Millis = 60_000;
+const START: Millis = 1_700_000_000_000;
+const DAY: Millis = 24 * 3_600_000;
 
 fn bounds() -> Bounds {
     Bounds {
@@ -80,8 +82,12 @@ struct Lane {
     state: State,
     bounds: Bounds,
     now: Millis,
-    /// By how much the clock was set back, which the steady one was not.
+    /// By how much the clock was set back, which the one that only ticks was not.
     stepped: Millis,
+    /// When this life began, by the one that only ticks.
+    started: Millis,
+    /// By how much the clock was ahead in the last batch, where it was not believed.
+    ahead: Option<Millis>,
 }
 
 impl Lane {
@@ -91,13 +97,27 @@ impl Lane {
             state: stored.load(bounds),
             stored,
             bounds,
-            now: 1_700_000_000_000,
+            now: START,
             stepped: 0,
+            started: START,
+            ahead: None,
         }
     }
 
     fn restart(&mut self) {
         self.state = self.stored.load(self.bounds);
+        self.started = self.ticks();
+    }
+
+    /// The time by a clock that is never set, and ticks through restarts.
+    fn ticks(&self) -> Millis {
+        self.now + self.stepped
+    }
+
+    /// Sets the clock forward, or back.
+    fn set_clock(&mut self, by: Millis) {
+        self.now += by;
+        self.stepped -= by;
     }
 
     /// Carries out a batch, as a lane's task does.
@@ -115,7 +135,7 @@ impl Lane {
                 .and_then(|(value, _)| *value);
             self.state.load(name, value);
         }
-        self.state.begin(self.now, self.now + self.stepped);
+        self.ahead = self.state.begin(self.now, self.ticks() - self.started);
         let outcomes: Vec<_> = requests.iter().map(|r| self.state.apply(r)).collect();
         let base = match self.state.commit() {
             Some(commit) => {
@@ -393,7 +413,8 @@ proptest! {
     fn histories_are_those_of_the_simple_model(steps in prop::collection::vec(step(), 1..80)) {
         let mut lane = Lane::new(bounds());
         let mut counters = BTreeMap::new();
-        let mut remembered: HashMap<u8, (What, Done, i64, Millis)> = HashMap::new();
+        let mut remembered: HashMap<u8, (What, Done, i64, Millis, Millis)> = HashMap::new();
+        let mut steady_start = 0;
         let mut waiting: Vec<(Option<u8>, What)> = Vec::new();
         let mut last_revision = 0;
         for step in steps.iter().chain([&Step::Commit]) {
@@ -402,6 +423,11 @@ proptest! {
                 Step::Crash => {
                     waiting.clear();
                     lane.restart();
+                    // What the lane knows to have passed since is what had passed when it last stored something.
+                    steady_start = lane.stored.head.time;
+                    for (.., time, closed_at) in remembered.values_mut() {
+                        *closed_at = *time;
+                    }
                 }
                 Step::Wait(time) => lane.now += time,
                 Step::Commit => {
@@ -412,13 +438,15 @@ proptest! {
                             None => Request { id: None, operation: operation(what) },
                         })
                         .collect();
-                    let horizon = lane.now - HORIZON - SKEW;
-                    remembered.retain(|_, (.., time)| *time > horizon);
+                    let steady = steady_start + lane.ticks() - lane.started;
+                    remembered.retain(|_, (.., time, closed_at)| {
+                        *time > lane.now - HORIZON - SKEW || *closed_at > steady - HORIZON
+                    });
                     let before = last_revision;
                     for (outcome, (id, what)) in lane.batch(requests).into_iter().zip(waiting.drain(..)) {
                         let first = id.and_then(|id| remembered.get(&id));
                         match (outcome, first) {
-                            (Ok((done, revision, replayed)), Some((_, first, at, _))) => {
+                            (Ok((done, revision, replayed)), Some((_, first, at, ..))) => {
                                 prop_assert!(replayed);
                                 prop_assert_eq!(&done, first);
                                 prop_assert_eq!(revision, *at);
@@ -432,7 +460,7 @@ proptest! {
                                     last_revision = revision;
                                 }
                                 if let Some(id) = id {
-                                    remembered.insert(id, (what, done, revision, lane.now));
+                                    remembered.insert(id, (what, done, revision, lane.now, steady));
                                 }
                             }
                             (outcome, first) => prop_assert!(false, "{outcome:?}, {first:?}"),
@@ -481,6 +509,106 @@ proptest! {
     }
 }
 
+/// What a client asks once more, or what becomes of clocks and the server.
+#[derive(Clone, Debug)]
+enum Turn {
+    /// To count what has an id, which has its time or not.
+    Ask { id: u8, with_time: bool },
+    /// To count the first message of a session.
+    Begin { session: u8 },
+    /// Time passes.
+    Wait(Millis),
+    /// The clock of the server, and that of clients beside it, are this far ahead of the time.
+    Clock(Millis),
+    /// The server is started again.
+    Restart,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let ahead = prop_oneof![
+        2 => Just(0),
+        2 => -SKEW..SKEW,
+        2 => -2 * HORIZON..2 * HORIZON,
+        1 => -2 * DAY..2 * DAY,
+        1 => prop_oneof![Just(-400 * DAY), Just(400 * DAY)],
+    ];
+    prop_oneof![
+        8 => (0u8..4, any::<bool>()).prop_map(|(id, with_time)| Turn::Ask { id, with_time }),
+        2 => (0u8..3).prop_map(|session| Turn::Begin { session }),
+        4 => (0..HORIZON).prop_map(Turn::Wait),
+        2 => (HORIZON - SKEW..HORIZON + 2 * SKEW).prop_map(Turn::Wait),
+        1 => (0..5 * HORIZON).prop_map(Turn::Wait),
+        2 => ahead.prop_map(Turn::Clock),
+        1 => Just(Turn::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+    /// However clocks jump, forward and back, while the server runs and while it does not: what has a time is counted once
+    /// and never again, and an id without one is remembered for the horizon.
+    #[test]
+    fn clocks_that_jump_count_nothing_twice(turns in prop::collection::vec(turn(), 1..100)) {
+        let mut lane = Lane::new(Bounds { session_horizon: HORIZON, ..bounds() });
+        let mut counted = 0;
+        // When each was made, by a clock that is right for some, and beside the server's for others.
+        let mut made: HashMap<String, Millis> = HashMap::new();
+        let mut once: HashMap<String, Millis> = HashMap::new();
+        let mut clock_was_set = false;
+        for turn in turns {
+            let (name, request, with_time) = match turn {
+                Turn::Ask { id, with_time } => {
+                    let name = format!("{id} {with_time}");
+                    let clock = if id % 2 == 0 { lane.ticks() } else { lane.now };
+                    let time = *made.entry(name.clone()).or_insert(clock);
+                    let request = named(&name, with_time.then_some(time), add("g/0", 1));
+                    (name, request, with_time)
+                }
+                Turn::Begin { session } => {
+                    let name = format!("session {session}");
+                    let clock = if session == 0 { lane.ticks() } else { lane.now };
+                    let time = *made.entry(name.clone()).or_insert(clock);
+                    let request = message_of(&name, 1, 0, &[("g/0", 1)], time);
+                    (name, request, true)
+                }
+                Turn::Wait(time) => {
+                    lane.now += time;
+                    continue;
+                }
+                Turn::Clock(ahead) => {
+                    lane.set_clock(ahead + lane.ticks() - lane.now);
+                    clock_was_set = true;
+                    continue;
+                }
+                Turn::Restart => {
+                    lane.restart();
+                    // Two lives on, how long ago an id was made is known by the clock alone.
+                    if std::mem::take(&mut clock_was_set) {
+                        once.retain(|name, _| !name.ends_with("false"));
+                    }
+                    continue;
+                }
+            };
+            let horizon = lane.stored.head.horizon;
+            match lane.one(request) {
+                Ok((_, _, false)) => {
+                    counted += 1;
+                    if let Some(before) = once.insert(name, lane.ticks()) {
+                        prop_assert!(!with_time, "counted twice");
+                        prop_assert!(lane.ticks() - before >= HORIZON, "forgotten early");
+                    }
+                }
+                Ok((_, _, true)) => prop_assert!(once.contains_key(&name) || !with_time),
+                Err(Refused::TooOld { .. } | Refused::FromFuture { .. }) => prop_assert!(with_time),
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+            prop_assert!(lane.stored.head.horizon >= horizon);
+            prop_assert_eq!(lane.value("g/0"), counted);
+        }
+    }
+}
+
 #[test]
 fn ids_older_than_the_horizon_are_refused_and_never_counted_again() {
     let mut lane = Lane::new(bounds());
@@ -507,13 +635,82 @@ fn an_id_without_a_time_outlives_a_step_of_the_clock() {
     let mut lane = Lane::new(bounds());
     let ask = |lane: &mut Lane| lane.one(named("a", None, add("g/0", 1))).unwrap();
     ask(&mut lane);
-    lane.now += 3 * HORIZON;
-    lane.stepped -= 3 * HORIZON;
+    lane.set_clock(3 * HORIZON);
     lane.one(named("b", None, add("g/1", 1))).unwrap();
     assert!(ask(&mut lane).2, "it is remembered");
     lane.now += HORIZON + 1;
     lane.one(named("c", None, add("g/1", 1))).unwrap();
     assert!(!ask(&mut lane).2, "as long as it was promised");
+}
+
+/// A clock that is set far ahead by mistake makes nothing too old, neither then nor when it is mended.
+#[test]
+fn a_clock_that_jumps_by_a_year_is_not_believed() {
+    let mut lane = Lane::new(bounds());
+    let ask = |lane: &mut Lane, time: Millis| {
+        let id = format!("{time} {}", lane.now);
+        lane.one(named(&id, Some(time), add("g/0", 1)))
+    };
+    let begin = |lane: &mut Lane, time: Millis| {
+        lane.one(message_of(&time.to_string(), 1, 0, &[("g/0", 1)], time))
+    };
+    ask(&mut lane, START).expect("the clock is right");
+    lane.set_clock(365 * DAY);
+    for _ in 0..5 {
+        lane.now += HORIZON;
+        let (right, wrong) = (lane.ticks(), lane.now);
+        ask(&mut lane, right).expect("it is not too old");
+        begin(&mut lane, right).expect("it is not too old");
+        assert_eq!(lane.ahead, Some(365 * DAY));
+        let refused = ask(&mut lane, wrong);
+        assert!(matches!(refused, Err(Refused::FromFuture { now, .. }) if now == right));
+        let again = named(&format!("{START} {START}"), Some(START), add("g/0", 1));
+        match lane.one(again) {
+            Ok((.., replayed)) => assert!(replayed && right == START + HORIZON),
+            Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+        }
+    }
+    lane.set_clock(-365 * DAY);
+    for _ in 0..2 {
+        lane.now += HORIZON;
+        let right = lane.now;
+        ask(&mut lane, right).expect("it is not too old");
+        begin(&mut lane, right).expect("it is not too old");
+        assert_eq!(lane.ahead, None);
+        lane.restart();
+    }
+}
+
+/// A machine that was suspended for a day goes on as if nothing had been; one that starts believes its clock.
+#[test]
+fn a_clock_that_jumps_by_a_day_or_before_the_start_is_believed() {
+    for (jump, restarted) in [(DAY, false), (365 * DAY, true)] {
+        let mut lane = Lane::new(bounds());
+        lane.one(named("a", Some(lane.now), add("g/0", 1))).unwrap();
+        lane.set_clock(jump);
+        if restarted {
+            lane.restart();
+        }
+        let fresh = lane.one(named("b", Some(lane.now), add("g/0", 1)));
+        assert_eq!(value(&fresh.unwrap().0), 2);
+        assert_eq!(lane.ahead, None);
+    }
+}
+
+/// Nor does a restart make anything old, by whatever clock: how long it took is not known.
+#[test]
+fn an_id_without_a_time_outlives_a_restart() {
+    let mut lane = Lane::new(bounds());
+    let ask = |lane: &mut Lane| lane.one(named("a", None, add("g/0", 1))).unwrap();
+    ask(&mut lane);
+    lane.set_clock(365 * DAY);
+    lane.now += HORIZON / 2;
+    lane.restart();
+    assert!(ask(&mut lane).2, "it is remembered");
+    lane.now += HORIZON - 1;
+    assert!(ask(&mut lane).2, "for the horizon");
+    lane.now += 1;
+    assert!(!ask(&mut lane).2, "and no longer");
 }
 
 /// A client whose clock is ahead must not outlive what is remembered of it.
@@ -627,14 +824,12 @@ fn a_retry_is_told_for_what_is_forgotten_first() {
     assert_eq!(lane.now + retry_in, asked + HORIZON + SKEW);
 
     // The other clock has it last longer.
-    lane.now += retry_in;
-    lane.stepped -= retry_in;
+    lane.set_clock(retry_in);
     let refused = lane.one(named("b", None, add("g/0", 1)));
     let Err(Refused::Full { retry_in, .. }) = refused else {
         panic!("it is not forgotten yet: {refused:?}");
     };
-    let waited = lane.now + lane.stepped - asked;
-    assert_eq!(retry_in, HORIZON - waited);
+    assert_eq!(retry_in, HORIZON - (lane.ticks() - asked));
 }
 
 #[test]
@@ -726,6 +921,31 @@ fn sessions_are_forgotten_and_never_begun_again() {
     let again = lane.one(message(1, 0, &[("g/0", 1)], time));
     assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
     assert_eq!(lane.value("g/0"), 1);
+}
+
+/// The same of a client whose clock is ahead, and of a server whose clock is set back meanwhile.
+#[test]
+fn a_session_is_remembered_until_it_is_too_old() {
+    for set_back in [0, 5 * SKEW] {
+        let mut lane = Lane::new(Bounds {
+            session_horizon: HORIZON,
+            ..bounds()
+        });
+        let time = lane.now + SKEW;
+        let send = |lane: &mut Lane, n| lane.one(message(n, 0, &[("g/0", 1)], time));
+        send(&mut lane, 1).unwrap();
+        lane.set_clock(-set_back);
+        send(&mut lane, 2).unwrap();
+        for _ in 0..60 {
+            lane.now += HORIZON / 20;
+            match send(&mut lane, 1) {
+                Ok((_, _, replayed)) => assert!(replayed),
+                Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+            }
+        }
+        assert_eq!(lane.value("g/0"), 2);
+        assert!(lane.stored.sessions.is_empty());
+    }
 }
 
 #[test]
