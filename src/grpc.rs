@@ -10,4 +10,4 @@ mod response;
 
 pub use error::FrameError;
 pub use request::{Messages, Prefix, next_bytes};
-pub use response::{Replies, ResponseBody, put_message, stream, stream_body, unary};
+pub use response::{Replies, ResponseBody, Room, put_message, stream, stream_body, unary};

@@ -1,4 +1,8 @@
 //! A stream of changes: the state first, from the store, and then what the lane commits.
+//!
+//! An answer is made when there is room for it. So a watcher that takes nothing holds what it watches, where it is, and the
+//! answers that wait, two at most beside what HTTP/2 buffers: 140 KiB where names are as long as they may be, and 20 KiB
+//! where they have twenty bytes. What changes meanwhile is looked up when it takes something again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,15 +15,16 @@ use super::convert::{MAX_BATCH, Violations};
 use super::error::read_error;
 use super::read::counter;
 use super::service::CounterService;
-use crate::grpc::{self, Replies, ResponseBody};
-use crate::lane::{Changed, Seen};
+use crate::grpc::{self, Replies, ResponseBody, Room};
+use crate::lane::{Changed, Changes, Seen};
+use crate::model::CounterChange;
 use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
 use crate::store::{Row, Scan};
 
 /// Changes within this time come as one, however many watchers there are.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Counters in one answer, which keeps it well below the 4 MiB that clients take by default.
-const MAX_COUNTERS: usize = 1000;
+/// Counters in one answer: 70 KiB with the longest names, for it is held for as long as it is not taken.
+const MAX_COUNTERS: usize = 250;
 
 enum Watched {
     Names(BTreeSet<Arc<str>>),
@@ -85,12 +90,10 @@ impl Watch {
     async fn run(mut self) -> Result<(), Status> {
         let changes = self.service.lane.changes().clone();
         loop {
-            match changes.since(self.revision) {
-                // From the beginning it is the state that is asked for.
-                Seen::Changes(commits, end) if self.synced || self.revision > 0 => {
-                    self.tell(&commits, end).await;
-                }
-                _ => self.tell_state().await?,
+            // From the beginning it is the state that is asked for.
+            let told = (self.synced || self.revision > 0) && self.tell(&changes).await;
+            if !told {
+                self.tell_state().await?;
             }
             // In this order: a watcher that is far behind is not held up.
             changes.reach(self.revision + 1).await;
@@ -98,25 +101,28 @@ impl Watch {
         }
     }
 
-    /// Sends what commits have changed, of each counter the latest.
-    async fn tell(&mut self, commits: &[Changed], end: i64) {
-        let mut latest = BTreeMap::new();
-        for commit in commits {
-            for change in self.watched.of(commit) {
-                let row = Row {
-                    name: change.name.clone(),
-                    value: change.value,
-                    revision: commit.base + i64::from(change.place),
-                };
-                latest.insert(change.name.clone(), row);
+    /// Sends what has changed, of each counter the latest, in the order of names; `false` where that is not in memory.
+    async fn tell(&mut self, changes: &Changes) -> bool {
+        let (mut first, mut after) = (None, None);
+        loop {
+            let room = self.replies.room().await;
+            let Seen::Changes(commits, end) = changes.since(self.revision) else {
+                return false;
+            };
+            let (rows, next) = self.watched.latest(&commits, after.as_deref());
+            // Of the names that were told first there may be news since: those come again.
+            let moment = *first.get_or_insert(end);
+            // The first answer comes at once, if only to say that there is nothing new.
+            if rows.is_empty() && self.synced {
+                self.revision = moment;
+                return true;
             }
-        }
-        let rows: Vec<_> = latest.into_values().collect();
-        // The first answer comes at once, if only to say that there is nothing new.
-        if rows.is_empty() && self.synced {
-            self.revision = end;
-        } else {
-            self.send(&rows, false, Some(end)).await;
+            let end = next.is_none().then_some(moment);
+            self.send(room, &rows, false, end);
+            if end.is_some() {
+                return true;
+            }
+            after = next;
         }
     }
 
@@ -126,6 +132,7 @@ impl Watch {
         let failed = |error| read_error(&error);
         let last = match &self.watched {
             Watched::Names(names) => {
+                let room = self.replies.room().await;
                 let names: Vec<_> = names.iter().cloned().collect();
                 let found = store.read(names.clone()).await.map_err(failed)?;
                 let rows = names.into_iter().zip(found.rows).map(|(name, row)| {
@@ -138,7 +145,7 @@ impl Watch {
                 });
                 // They are few: all of them, whatever has changed.
                 let rows: Vec<_> = rows.collect();
-                self.send(&rows, true, Some(found.revision)).await;
+                self.send(room, &rows, true, Some(found.revision));
                 found.revision
             }
             Watched::Prefix(prefix) => {
@@ -146,6 +153,7 @@ impl Watch {
                 let mut reset = self.revision == 0;
                 let (mut first, mut after) = (None, None);
                 loop {
+                    let room = self.replies.room().await;
                     let since = if reset { 0 } else { self.revision };
                     let scan = Scan {
                         prefix: prefix.clone(),
@@ -166,7 +174,7 @@ impl Watch {
                     after = page.next;
                     let end = after.is_none().then_some(moment);
                     if end.is_some() || begins || !page.rows.is_empty() {
-                        self.send(&page.rows, reset && begins, end).await;
+                        self.send(room, &page.rows, reset && begins, end);
                     }
                     if end.is_some() {
                         break page.revision;
@@ -179,53 +187,79 @@ impl Watch {
         Ok(())
     }
 
-    /// Sends counters, in as many answers as it takes. The last has the new revision, where that is reached.
-    async fn send(&mut self, rows: &[Row], reset: bool, end: Option<i64>) {
-        let mut parts: Vec<_> = rows.chunks(MAX_COUNTERS).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let last = parts.len() - 1;
+    /// Sends counters. The last answer of a state or of some changes has the new revision, which is reached then.
+    fn send(&mut self, room: Room, rows: &[Row], reset: bool, end: Option<i64>) {
         self.synced &= !reset;
-        for (index, rows) in parts.into_iter().enumerate() {
-            let mut reply = WatchCountersResponse {
-                restarted: reset && index == 0,
-                ..WatchCountersResponse::default()
-            };
-            for row in rows {
-                match (row.value, &self.watched) {
-                    (None, Watched::Prefix(_)) => reply.deleted.push(row.name.to_string()),
-                    (None, Watched::Names(_)) if !reset => reply.deleted.push(row.name.to_string()),
-                    _ => reply.counters.push(counter(&row.name, Some(row))),
-                }
+        let mut reply = WatchCountersResponse {
+            restarted: reset,
+            ..WatchCountersResponse::default()
+        };
+        for row in rows {
+            match (row.value, &self.watched) {
+                (None, Watched::Prefix(_)) => reply.deleted.push(row.name.to_string()),
+                (None, Watched::Names(_)) if !reset => reply.deleted.push(row.name.to_string()),
+                _ => reply.counters.push(counter(&row.name, Some(row))),
             }
-            if let Some(end) = end.filter(|_| index == last) {
-                reply.synced = !std::mem::replace(&mut self.synced, true);
-                self.revision = end;
-            }
-            reply.revision = self.revision;
-            self.replies.send(&reply).await;
         }
+        if let Some(end) = end {
+            reply.synced = !std::mem::replace(&mut self.synced, true);
+            self.revision = end;
+        }
+        reply.revision = self.revision;
+        room.send(&reply);
     }
 }
 
 impl Watched {
-    /// Those of a commit's changes that are watched. They are in the order of names.
-    fn of<'a>(&self, commit: &'a Changed) -> Vec<&'a crate::model::CounterChange> {
+    /// The latest that commits have made of the counters that are watched, [`MAX_COUNTERS`] at most, in the order of
+    /// names, from behind one; and where to go on if there are more.
+    fn latest(&self, commits: &[Changed], after: Option<&str>) -> (Vec<Row>, Option<Arc<str>>) {
+        let mut latest: BTreeMap<Arc<str>, Row> = BTreeMap::new();
+        let mut is_all = true;
+        for commit in commits {
+            for change in self.of(commit, after) {
+                let last = latest.last_key_value();
+                if latest.len() == MAX_COUNTERS && last.is_some_and(|(last, _)| *last < change.name)
+                {
+                    is_all = false;
+                    break;
+                }
+                let row = Row {
+                    name: change.name.clone(),
+                    value: change.value,
+                    revision: commit.base + i64::from(change.place),
+                };
+                latest.insert(change.name.clone(), row);
+                if latest.len() > MAX_COUNTERS {
+                    is_all = false;
+                    latest.pop_last();
+                }
+            }
+        }
+        let rows: Vec<_> = latest.into_values().collect();
+        let next = rows.last().filter(|_| !is_all).map(|row| row.name.clone());
+        (rows, next)
+    }
+
+    /// Those of a commit's changes that are watched, in the order of names, from behind one.
+    fn of<'a>(
+        &'a self,
+        commit: &'a Changed,
+        after: Option<&'a str>,
+    ) -> Box<dyn Iterator<Item = &'a CounterChange> + 'a> {
         let all = &commit.counters;
         match self {
-            Self::Names(names) => {
-                let find = |name: &Arc<str>| {
-                    let found = all.binary_search_by(|change| change.name.cmp(name));
-                    found.ok().map(|at| &all[at])
-                };
-                names.iter().filter_map(find).collect()
-            }
+            // They are few: none of them is ever left for another answer.
+            Self::Names(names) => Box::new(names.iter().filter_map(|name| {
+                let found = all.binary_search_by(|change| change.name.cmp(name));
+                found.ok().map(|at| &all[at])
+            })),
             Self::Prefix(prefix) => {
-                let from = all.partition_point(|change| *change.name < **prefix);
+                let is_before =
+                    |name: &str| name < &**prefix || after.is_some_and(|after| name <= after);
+                let from = all.partition_point(|change| is_before(&change.name));
                 let rest = all[from..].iter();
-                rest.take_while(|change| change.name.starts_with(&**prefix))
-                    .collect()
+                Box::new(rest.take_while(|change| change.name.starts_with(&**prefix)))
             }
         }
     }

@@ -126,10 +126,28 @@ pub struct Replies(mpsc::Sender<Bytes>);
 impl Replies {
     /// Sends a message, once there is room.
     pub async fn send(&self, message: &impl Message) {
+        self.room().await.send(message);
+    }
+
+    /// Waits for room for a message, for a handler that makes none, and holds nothing for it, before there is.
+    pub async fn room(&self) -> Room {
+        match self.0.clone().reserve_owned().await {
+            Ok(room) => Room(room),
+            // Nobody reads any more: the handler is about to be dropped.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Room for one message.
+pub struct Room(mpsc::OwnedPermit<Bytes>);
+
+impl Room {
+    /// Sends a message.
+    pub fn send(self, message: &impl Message) {
         let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
         put_message(message, &mut bytes);
-        // Where nobody reads any more the handler is about to be dropped.
-        let _ = self.0.send(bytes.freeze()).await;
+        self.0.send(bytes.freeze());
     }
 }
 

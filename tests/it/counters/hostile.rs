@@ -15,22 +15,26 @@ async fn client(server: &Process) -> Client {
     Client::connect(address).await.expect("it listens")
 }
 
-/// Messages of a session over counters that were never there before.
-fn new_names(session: u32, messages: u64) -> impl Iterator<Item = RecordIncrementsRequest> {
-    (1..=messages).map(move |sequence| RecordIncrementsRequest {
-        session_id: uuid::Uuid::now_v7().to_string(),
+/// Counts a thousand counters a message that were never there before, as fast as the server takes it.
+pub async fn flood(client: &mut Client, number: u32, messages: u64) {
+    let session_id = uuid::Uuid::now_v7().to_string();
+    let messages = (1..=messages).map(move |sequence| RecordIncrementsRequest {
+        session_id: session_id.clone(),
         session_time: None,
         sequence,
-        // It knows nothing of what it was answered, and may.
-        acknowledged: sequence - 1,
+        // A client that does not wait has to stay within the window.
+        acknowledged: 0,
         increments: (0..1000)
             .map(|i| Increment {
-                counter: format!("flood/{session}/{sequence}/{i}"),
+                counter: format!("flood/{number}/{sequence}/{i}"),
                 delta: 1,
                 ..Increment::default()
             })
             .collect(),
-    })
+    });
+    let answers = client.record_increments(iter(messages)).await;
+    let mut answers = answers.expect("a stream").into_inner();
+    while soon(answers.message()).await.expect("no error").is_some() {}
 }
 
 /// Counters that are not in memory are read from disk: any number of names costs disk alone.
@@ -40,26 +44,11 @@ async fn endless_names_take_no_memory() {
     let server = Process::serve(&flags).await;
     let mut client = client(&server).await;
     increment(&mut client, "others/a", 1).await;
-    let flood = async |client: &mut Client, number| {
-        let session = uuid::Uuid::now_v7().to_string();
-        let messages = new_names(number, 50).map(move |message| RecordIncrementsRequest {
-            session_id: session.clone(),
-            // A client that does not wait has to stay within the window.
-            acknowledged: 0,
-            ..message
-        });
-        let mut answers = client
-            .record_increments(iter(messages))
-            .await
-            .expect("a stream")
-            .into_inner();
-        while soon(answers.message()).await.expect("no error").is_some() {}
-    };
     // What caches and queues take they have taken by then.
-    flood(&mut client, 0).await;
+    flood(&mut client, 0, 50).await;
     let before = server.resident_bytes();
     for number in 1..5 {
-        flood(&mut client, number).await;
+        flood(&mut client, number, 50).await;
     }
     let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "200,000 new names took {grown} bytes");
@@ -70,22 +59,13 @@ async fn endless_names_take_no_memory() {
     assert_eq!(increment(&mut client, "others/a", 1).await.value, 2);
 }
 
-/// Watchers that never read an answer, while everything they watch changes.
-#[tokio::test]
-async fn watchers_that_never_read_take_no_memory() {
-    let server = Process::serve(&[]).await;
-    let mut client = client(&server).await;
-    for i in 0..1000 {
-        increment(&mut client, &format!("watched/{i}"), 1).await;
-    }
+/// Watchers that never read an answer.
+async fn deaf_watchers(server: &Process, prefix: &str) -> (Vec<raw::Connection>, Vec<raw::Call>) {
     let request = WatchCountersRequest {
-        prefix: "watched/".into(),
+        prefix: prefix.into(),
         ..WatchCountersRequest::default()
     };
-    let message = request.encode_to_vec();
-    let mut framed = vec![0];
-    framed.extend(u32::try_from(message.len()).expect("small").to_be_bytes());
-    framed.extend(message);
+    let message = raw::framed(&request.encode_to_vec());
     let mut connections = Vec::new();
     let mut calls = Vec::new();
     for _ in 0..4 {
@@ -94,11 +74,23 @@ async fn watchers_that_never_read_take_no_memory() {
             let mut call = connection
                 .call_path("/sum.v1.CounterService/WatchCounters")
                 .await;
-            call.send(framed.clone(), true);
+            call.send(message.clone(), true);
             calls.push(call);
         }
         connections.push(connection);
     }
+    (connections, calls)
+}
+
+/// While all that they watch changes, again and again.
+#[tokio::test]
+async fn watchers_that_never_read_take_no_memory() {
+    let server = Process::serve(&[]).await;
+    let mut client = client(&server).await;
+    for i in 0..1000 {
+        increment(&mut client, &format!("watched/{i}"), 1).await;
+    }
+    let _deaf = deaf_watchers(&server, "watched/").await;
     increment(&mut client, "watched/0", 1).await;
     let before = server.resident_bytes();
     for i in 0..2000 {
@@ -106,6 +98,25 @@ async fn watchers_that_never_read_take_no_memory() {
     }
     let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < 32 << 20, "200 deaf watchers took {grown} bytes");
+}
+
+/// While much changes at once: it is not kept for each of them.
+#[tokio::test]
+async fn watchers_that_never_read_keep_no_changes() {
+    let server = Process::serve(&[]).await;
+    let mut client = client(&server).await;
+    // What caches and queues take they have taken by then.
+    flood(&mut client, 0, 50).await;
+    let _deaf = deaf_watchers(&server, "flood/1/").await;
+    increment(&mut client, "others/a", 1).await;
+    let before = server.resident_bytes();
+    flood(&mut client, 1, 50).await;
+    // Each has had its turn by then.
+    for _ in 0..100 {
+        increment(&mut client, "others/a", 1).await;
+    }
+    let grown = server.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "200 deaf watchers took {grown} bytes");
 }
 
 /// One id, by the thousand, from many sides at once: it is counted once.

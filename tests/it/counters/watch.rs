@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sumd::proto::sum::v1::{DeleteCounterRequest, WatchCountersRequest, WatchCountersResponse};
 use tonic::{Code, Streaming};
 
+use super::hostile::flood;
 use super::{Client, increment, refused, serve};
 use crate::support::{reason, soon};
 
@@ -177,6 +178,33 @@ async fn a_watch_that_is_far_behind_reads_the_store() {
     );
     view.until(last).await;
     assert_eq!(view.values(), [("c", 4200)]);
+}
+
+/// Changes of more counters than one answer has: they come in several, and a watch that breaks off among them has lost none.
+#[tokio::test]
+async fn changes_of_many_counters_are_resumed_in_their_midst() {
+    let (_server, mut client) = serve().await;
+    let from = increment(&mut client, "a", 1).await.revision;
+    flood(&mut client, 0, 3).await;
+    let last = increment(&mut client, "z", 1).await.revision;
+
+    let mut view = View::open(&mut client, prefix("", from)).await;
+    let first = view.next().await;
+    assert!((1..3001).contains(&first.counters.len()) && !first.synced);
+    assert_eq!(view.revision, from, "not all of it has come");
+    increment(&mut client, &first.counters[0].name, 1).await;
+    let mut resumed = View::open(&mut client, prefix("", view.revision)).await;
+    for view in [&mut view, &mut resumed] {
+        view.until_synced().await;
+        view.until(last + 1).await;
+        assert_eq!((view.counters.len(), view.restarts), (3001, 0));
+        let again = view.counters[&first.counters[0].name];
+        assert_eq!(
+            again,
+            (2, last + 1),
+            "what has changed meanwhile comes again"
+        );
+    }
 }
 
 /// A reader that takes nothing for a while gets the latest values, not each that there was.
