@@ -10,15 +10,16 @@ mod task;
 pub use changes::{Changed, Changes, Seen};
 
 use std::sync::Arc;
+use std::time::Instant;
 use std::{fmt, io, thread};
 
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Answer, Bounds, Corrupt, Refused, Request, State};
 use crate::store::{Store, StoreError};
-use desk::{Desk, Waiter};
+use desk::{Desks, Waiter};
 use task::{Job, Task};
 
 /// Increments of bulk messages that wait in a lane, or are being stored: beyond that their streams are not read.
@@ -68,11 +69,18 @@ pub type Result<T> = std::result::Result<T, LaneError>;
 #[derive(Clone)]
 pub struct Lane {
     queue: mpsc::UnboundedSender<Job>,
-    /// Bound what is in the queue.
-    bulk: Arc<Semaphore>,
-    singles: Arc<Semaphore>,
+    room: Arc<Room>,
     changes: Changes,
-    desk: Desk,
+    desks: Desks,
+    /// Where the answers of this one's callers go.
+    desk: usize,
+}
+
+/// Bounds what is in the queue: each permit is an increment more that may be. Permits are given back by the batch, since that
+/// is a matter of two threads.
+struct Room {
+    bulk: Semaphore,
+    singles: Semaphore,
 }
 
 /// A lane at work.
@@ -119,10 +127,24 @@ impl Running {
         let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions)
             .map_err(StartError::Corrupt)?;
         task::compare_clock(state.head());
-        let changes = Changes::new(state.head().revision);
         let (queue, jobs) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let task = Task::new(state, store, jobs, changes.clone(), stop.clone());
+        let (desks, changes) = (Desks::default(), Changes::new(state.head().revision));
+        let room = Arc::new(Room {
+            bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
+            singles: Semaphore::new(MAX_WAITING_SINGLES),
+        });
+        let task = Task {
+            state,
+            store,
+            jobs,
+            room: room.clone(),
+            desks: desks.clone(),
+            changes: changes.clone(),
+            stop: stop.clone(),
+            started: Instant::now(),
+            clock_is_ahead: false,
+        };
         let (ended, end) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().build();
         let runtime = runtime.map_err(StartError::Thread)?;
@@ -133,10 +155,10 @@ impl Running {
         Ok(Self {
             lane: Lane {
                 queue,
-                bulk: Arc::new(Semaphore::new(MAX_WAITING_INCREMENTS)),
-                singles: Arc::new(Semaphore::new(MAX_WAITING_SINGLES)),
+                room,
                 changes,
-                desk: Desk::open(),
+                desk: desks.open(),
+                desks,
             },
             stop,
             end,
@@ -173,7 +195,7 @@ impl Lane {
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
-            desk: Desk::open(),
+            desk: self.desks.open(),
             ..self.clone()
         }
     }
@@ -184,10 +206,10 @@ impl Lane {
     /// Where it was refused, or its outcome is not known.
     pub async fn execute(&self, request: Request) -> Result<Decided> {
         let (reply, answer) = oneshot::channel();
-        let weight = u32::try_from(request.operation.weight()).unwrap_or(u32::MAX);
-        let permit = self.singles.clone().try_acquire_many_owned(weight);
-        let permit = permit.map_err(|_| LaneError::Overloaded)?;
-        self.send(request, Waiter::Single(reply), permit)?;
+        let weight = request.operation.weight();
+        let permit = self.room.singles.try_acquire_many(permits(weight));
+        permit.map_err(|_| LaneError::Overloaded)?.forget();
+        self.send(request, Waiter::Single(reply), weight)?;
         // A task that died has taken what it was asked with it.
         let lost = || Err(LaneError::Unknown(StoreError("its lane has ended".into())));
         answer.await.unwrap_or_else(|_| lost())
@@ -203,19 +225,18 @@ impl Lane {
         increments: usize,
         replies: mpsc::UnboundedSender<Result<Decided>>,
     ) -> Result<()> {
-        let weight = u32::try_from(increments + 1).unwrap_or(u32::MAX);
-        let bulk = self.bulk.clone();
-        let permit = bulk.acquire_many_owned(weight).await;
-        let permit = permit.map_err(|_| LaneError::Closed)?;
-        self.send(request, Waiter::Bulk(replies), permit)
+        let weight = increments + 1;
+        let permit = self.room.bulk.acquire_many(permits(weight)).await;
+        permit.map_err(|_| LaneError::Closed)?.forget();
+        self.send(request, Waiter::Bulk(replies), weight)
     }
 
-    fn send(&self, request: Request, waiter: Waiter, permit: OwnedSemaphorePermit) -> Result<()> {
+    fn send(&self, request: Request, waiter: Waiter, weight: usize) -> Result<()> {
         let job = Job {
             request,
             waiter,
-            desk: self.desk.clone(),
-            permit,
+            desk: self.desk,
+            weight,
         };
         self.queue.send(job).map_err(|_| LaneError::Closed)
     }
@@ -225,4 +246,8 @@ impl Lane {
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
+}
+
+fn permits(weight: usize) -> u32 {
+    u32::try_from(weight).unwrap_or(u32::MAX)
 }

@@ -4,6 +4,8 @@
 //! lane tells the second, and every answer would be a wake-up and a packet of its own. So answers go back a thread at a
 //! time, and are handed out there.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Decided, Result};
@@ -26,13 +28,14 @@ impl Waiter {
 
 type Answers = Vec<(Waiter, Result<Decided>)>;
 
-/// Where a thread's answers are handed out.
-#[derive(Clone)]
-pub(super) struct Desk(mpsc::UnboundedSender<Answers>);
+/// Where answers are handed out: a desk for each runtime that has callers, which are known by their numbers, since to count
+/// references from several threads would cost more than the rest of it.
+#[derive(Clone, Default)]
+pub(super) struct Desks(Arc<Mutex<Vec<mpsc::UnboundedSender<Answers>>>>);
 
-impl Desk {
-    /// A desk on the runtime that this is called on. It closes with the last of its clones.
-    pub(super) fn open() -> Self {
+impl Desks {
+    /// Opens a desk on the runtime that this is called on.
+    pub(super) fn open(&self) -> usize {
         let (sender, mut answers) = mpsc::unbounded_channel::<Answers>();
         tokio::spawn(async move {
             while let Some(answers) = answers.recv().await {
@@ -41,27 +44,35 @@ impl Desk {
                 }
             }
         });
-        Self(sender)
+        let mut desks = self.desks();
+        desks.push(sender);
+        desks.len() - 1
+    }
+
+    fn desks(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Answers>>> {
+        // One more or one less: it is whole in between.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Answers on their way, by the desk that they go to.
 #[derive(Default)]
-pub(super) struct Outbox(Vec<(Desk, Answers)>);
+pub(super) struct Outbox(Vec<Answers>);
 
 impl Outbox {
-    pub(super) fn put(&mut self, desk: Desk, waiter: Waiter, answer: Result<Decided>) {
-        let same = |(other, _): &&mut (Desk, Answers)| other.0.same_channel(&desk.0);
-        match self.0.iter_mut().find(same) {
-            Some((_, answers)) => answers.push((waiter, answer)),
-            None => self.0.push((desk, vec![(waiter, answer)])),
+    pub(super) fn put(&mut self, desk: usize, waiter: Waiter, answer: Result<Decided>) {
+        if self.0.len() <= desk {
+            self.0.resize_with(desk + 1, Vec::new);
         }
+        self.0[desk].push((waiter, answer));
     }
 
-    pub(super) fn send(self) {
-        for (desk, answers) in self.0 {
+    pub(super) fn send(self, desks: &Desks) {
+        let desks = desks.desks();
+        let answers = self.0.into_iter().zip(&*desks);
+        for (answers, desk) in answers.filter(|(answers, _)| !answers.is_empty()) {
             // Nobody waits at a desk that is gone.
-            let _ = desk.0.send(answers);
+            let _ = desk.send(answers);
         }
     }
 }

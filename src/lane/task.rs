@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::changes::Changes;
-use super::desk::{Desk, Outbox, Waiter};
-use super::{Decided, LaneError, Result};
+use super::desk::{Desks, Outbox, Waiter};
+use super::{Decided, LaneError, Result, Room};
 use crate::model::{Head, Millis, Outcome, Request, State};
 use crate::store::{Store, StoreError};
 
@@ -29,48 +29,25 @@ const MAX_BEHIND: Millis = 60_000;
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) waiter: Waiter,
-    pub(super) desk: Desk,
-    /// Given back once it is answered.
-    pub(super) permit: OwnedSemaphorePermit,
-}
-
-impl Job {
-    fn answer(self, answer: Result<Decided>, outbox: &mut Outbox) {
-        outbox.put(self.desk, self.waiter, answer);
-        drop(self.permit);
-    }
+    pub(super) desk: usize,
+    /// How much of the lane's room it takes.
+    pub(super) weight: usize,
 }
 
 pub(super) struct Task {
-    state: State,
-    store: Arc<dyn Store>,
-    jobs: mpsc::UnboundedReceiver<Job>,
-    changes: Changes,
-    stop: CancellationToken,
-    started: Instant,
+    pub(super) state: State,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) jobs: mpsc::UnboundedReceiver<Job>,
+    pub(super) room: Arc<Room>,
+    pub(super) desks: Desks,
+    pub(super) changes: Changes,
+    pub(super) stop: CancellationToken,
+    pub(super) started: Instant,
     /// The clock is further ahead than the lane believes.
-    clock_is_ahead: bool,
+    pub(super) clock_is_ahead: bool,
 }
 
 impl Task {
-    pub(super) fn new(
-        state: State,
-        store: Arc<dyn Store>,
-        jobs: mpsc::UnboundedReceiver<Job>,
-        changes: Changes,
-        stop: CancellationToken,
-    ) -> Self {
-        Self {
-            state,
-            store,
-            jobs,
-            changes,
-            stop,
-            started: Instant::now(),
-            clock_is_ahead: false,
-        }
-    }
-
     /// Serves until it is stopped, or the store fails. Nothing that waits then is left without an answer.
     pub(super) async fn run(mut self) -> std::result::Result<(), StoreError> {
         let mut batch = Vec::new();
@@ -78,15 +55,12 @@ impl Task {
             let result = self.carry_out(&mut batch).await;
             if let Err(failure) = result {
                 error!("{failure}; nothing is counted any more");
-                let mut outbox = Outbox::default();
-                for job in batch.drain(..) {
-                    job.answer(Err(LaneError::Unknown(failure.clone())), &mut outbox);
-                }
+                let unknown = Err(LaneError::Unknown(failure.clone()));
+                self.answer(batch.drain(..).map(|job| (job, unknown.clone())));
                 self.jobs.close();
                 while let Some(job) = self.jobs.recv().await {
-                    job.answer(Err(LaneError::Closed), &mut outbox);
+                    self.answer([(job, Err(LaneError::Closed))]);
                 }
-                outbox.send();
                 return Err(failure);
             }
         }
@@ -128,17 +102,31 @@ impl Task {
             // Those that are not decided follow in a commit of their own.
             let outcomes = self.decide(batch);
             let base = self.store().await?;
-            let mut outbox = Outbox::default();
-            for (job, outcome) in batch.drain(..outcomes.len()).zip(outcomes) {
+            let decided = outcomes.into_iter().map(|outcome| {
                 let decided = outcome.map(|answer| Decided {
                     revision: answer.revision(base),
                     answer,
                 });
-                job.answer(decided.map_err(LaneError::Refused), &mut outbox);
-            }
-            outbox.send();
+                decided.map_err(LaneError::Refused)
+            });
+            self.answer(batch.drain(..decided.len()).zip(decided));
         }
         Ok(())
+    }
+
+    fn answer(&self, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
+        let mut outbox = Outbox::default();
+        let (mut bulk, mut singles) = (0, 0);
+        for (job, answer) in jobs {
+            match job.waiter {
+                Waiter::Bulk(_) => bulk += job.weight,
+                Waiter::Single(_) => singles += job.weight,
+            }
+            outbox.put(job.desk, job.waiter, answer);
+        }
+        outbox.send(&self.desks);
+        self.room.bulk.add_permits(bulk);
+        self.room.singles.add_permits(singles);
     }
 
     async fn load_missing(&mut self, batch: &mut [Job]) -> std::result::Result<(), StoreError> {
@@ -202,6 +190,13 @@ impl Task {
         let counters = commit.changes.counters.clone();
         self.changes.publish(counters, base, revision);
         Ok(base)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // Also after a panic: who waits for room would wait for ever.
+        self.room.bulk.close();
     }
 }
 

@@ -82,8 +82,8 @@ impl SqliteStore {
             threads: Vec::new(),
             _lock: lock,
         };
-        store.points = Some(store.readers(path, "point", POINT_READERS, Gate::default())?);
-        store.scans = Some(store.readers(path, "scan", SCAN_READERS, gate)?);
+        store.points = Some(store.readers(path, "point", POINT_READERS, &Gate::default())?);
+        store.scans = Some(store.readers(path, "scan", SCAN_READERS, &gate)?);
         Ok(store)
     }
 
@@ -93,7 +93,7 @@ impl SqliteStore {
         path: &Path,
         kind: &str,
         count: usize,
-        gate: Gate,
+        gate: &Gate,
     ) -> Result<mpsc::Sender<Read>, OpenError> {
         let (sender, jobs) = mpsc::channel::<Read>();
         let jobs = Arc::new(Mutex::new(jobs));

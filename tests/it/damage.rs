@@ -254,7 +254,7 @@ async fn a_clock_that_was_ahead_is_told_of() {
         let then = SystemTime::now() + ahead;
         let since_1970 = then.duration_since(SystemTime::UNIX_EPOCH).expect("later");
         let time = i64::try_from(since_1970.as_millis()).expect("a time");
-        let store = SqliteStore::open(&data.database()).expect("a new database");
+        let store = SqliteStore::open(&data.database(), 1 << 20).expect("a new database");
         let batch = Commit {
             seq: 1,
             time,
