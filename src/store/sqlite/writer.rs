@@ -31,6 +31,8 @@ const PRUNE_BATCHES: u64 = 16;
 /// grows: up to this, and then readers are held up for once. Should that not do, as under a long backup, so much more.
 const MAX_WAL_BYTES: u64 = 256 << 20;
 const MORE_WAL_BYTES: u64 = 64 << 20;
+/// How large it is, is looked at once in so many batches.
+const WAL_LOOKS: u64 = 16;
 /// How long the writer waits for readers by name, who take microseconds.
 const READERS_TIMEOUT: Duration = Duration::from_millis(50);
 
@@ -176,6 +178,9 @@ impl Writer {
     }
 
     fn bound_wal(&mut self) -> Result<()> {
+        if !self.seq.is_multiple_of(WAL_LOOKS) {
+            return Ok(());
+        }
         let bytes = fs::metadata(&self.wal).map_or(0, |wal| wal.len());
         if bytes <= self.max_wal_bytes + self.more_wal_bytes || !self.scans.close() {
             return Ok(());
