@@ -5,12 +5,12 @@
 //! A run follows from a seed, as far as one of real processes can. It is printed, and `SUMD_CRASH_SEED` sets it.
 //!
 //! What a kill does not show is a disk that loses what was not synced: the kernel keeps what a process has written.
-//! That is lost in `stores`.
+//! That is lost in `power`.
 
 mod checks;
-mod history;
+pub mod history;
 mod link;
-mod operation;
+pub mod operation;
 mod readers;
 mod server;
 mod sessions;

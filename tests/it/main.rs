@@ -8,6 +8,7 @@ mod hostile;
 mod imports;
 mod limits;
 mod polyglot;
+mod power;
 mod process;
 mod shutdown;
 mod stores;

@@ -1,0 +1,264 @@
+//! Counters survive a loss of power. A server is recorded while it works, down to each write and each sync; then it is as if
+//! the power had been lost at one moment or another, with all that a disk may make of what was not synced, and a
+//! server is started on that.
+//!
+//! A run follows from a recording and a seed. The seed is printed, `SUMD_POWER_SEED` sets it, and where a test
+//! fails, the recording stays, with the disk on which it did.
+
+mod audit;
+mod disk;
+mod load;
+mod recording;
+
+use std::any::Any;
+use std::env;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use futures_util::FutureExt as _;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use audit::Found;
+use disk::Disk;
+use load::{Load, Told};
+use recording::{Change, Recording, Studio};
+
+/// A drain that is over at once, counters that are read from the disk again, and ids that are remembered until all are sent
+/// again.
+const FLAGS: [&str; 6] = [
+    "--drain-delay",
+    "0s",
+    "--counter-memory",
+    "64KiB",
+    "--id-horizon",
+    "1h",
+];
+
+/// Disks that are looked at at the same time.
+const AT_ONCE: usize = 2;
+
+/// Enough for the log to be copied into the database and to begin again while the first server runs.
+const LOAD: Load = Load {
+    calls: 6,
+    messages: 60,
+};
+
+/// What was done.
+#[derive(Default)]
+struct Figures {
+    records: usize,
+    cuts: usize,
+    answered: usize,
+    unanswered: usize,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            records,
+            cuts,
+            answered,
+            unanswered,
+        } = self;
+        write!(
+            f,
+            "{records} changes to files, {cuts} losses of power, after which {answered} answered operations were there, and \
+             {unanswered} that were not answered yet"
+        )
+    }
+}
+
+/// A folder that stays there where the test fails.
+struct Scene(TempDir);
+
+impl Scene {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            eprintln!("what was recorded stays at {}", self.0.path().display());
+        }
+    }
+}
+
+/// Wherever the power is lost, everything that was answered before is there, and everything that is sent again counts once.
+#[tokio::test]
+async fn what_was_answered_survives_a_loss_of_power() {
+    let scene = Scene::new();
+    let figures = run(&scene, 32, LOAD, &mut Rng::with_seed(seed())).await;
+    eprintln!("{figures}");
+    assert!(figures.answered > 0, "{figures}");
+}
+
+/// A server that leaves out syncs, as one with `synchronous=OFF` does, differs from this one by what is missing in the
+/// recording. Whichever are missing, something that was answered is lost or damaged.
+#[tokio::test]
+async fn no_sync_can_be_left_out() {
+    type Of = fn(&str) -> bool;
+    let mutants: [(&str, Of); 4] = [
+        ("any file", |_| true),
+        ("the log", |path| path.ends_with("-wal")),
+        ("the database", |path| path.ends_with("/sumd.db")),
+        ("folders", |path| !path.contains('.')),
+    ];
+    let scene = Scene::new();
+    let mut rng = Rng::with_seed(seed());
+    let (recording, told) = record(scene.0.path(), LOAD, &mut rng).await;
+    for (what, of) in mutants {
+        let mutant =
+            recording.without(|record| matches!(record.change, Change::Sync) && of(&record.path));
+        let mut caught = None;
+        for _ in 0..20 {
+            let cuts = choose_cuts(&mutant, 4, &mut rng);
+            let outcomes = lose_power(&mutant, &told, &cuts, scene.0.path()).await;
+            caught = outcomes.into_iter().find_map(|(_, found)| found.err());
+            if caught.is_some() {
+                break;
+            }
+        }
+        let problem = caught.unwrap_or_else(|| panic!("without syncs of {what} all is well"));
+        eprintln!("without syncs of {what}: {problem}");
+    }
+}
+
+fn seed() -> u64 {
+    let seed = env::var("SUMD_POWER_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("SUMD_POWER_SEED is a number"),
+    );
+    // Seen where the test fails.
+    eprintln!("SUMD_POWER_SEED={seed}");
+    seed
+}
+
+/// Records servers, and looks at what so many losses of power leave.
+async fn run(scene: &Scene, cuts: usize, load: Load, rng: &mut Rng) -> Figures {
+    let folder = scene.0.path();
+    let (recording, told) = record(folder, load, rng).await;
+    let cuts = choose_cuts(&recording, cuts, rng);
+    let mut figures = Figures {
+        records: recording.records.len(),
+        cuts: cuts.len(),
+        ..Figures::default()
+    };
+    for (cut, found) in lose_power(&recording, &told, &cuts, folder).await {
+        let found = found.unwrap_or_else(|problem| {
+            // As it was before anything was started on it.
+            let mut disk = Disk::new(&recording);
+            disk.forward(cut.at);
+            disk.lose_power(&folder.join("disk"), &mut Rng::with_seed(cut.seed));
+            panic!("after {cut:?}: {problem}")
+        });
+        figures.answered += found.answered;
+        figures.unanswered += found.unanswered;
+    }
+    figures
+}
+
+/// Records servers that end in one way and in the other, the first of which does the most.
+async fn record(folder: &Path, load: Load, rng: &mut Rng) -> (Recording, Arc<Told>) {
+    let studio = Studio::new(folder).await;
+    let mut told = Told::new();
+    let mut recording = None;
+    for (end, part) in [("KILL", 1), ("TERM", 10), ("KILL", 10)] {
+        let load = Load {
+            messages: load.messages.div_ceil(part),
+            ..load
+        };
+        let mut server = studio.serve(&FLAGS).await;
+        told.go_on(&server.address, &studio.log(), load, rng).await;
+        // It has nothing under way.
+        server.signal(end);
+        server.exit().await;
+        recording = Some(studio.recording());
+    }
+    (recording.expect("there were servers"), Arc::new(told))
+}
+
+/// A moment at which the power is lost.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// How many records there are before.
+    at: usize,
+    /// What becomes of the rest.
+    seed: u64,
+}
+
+/// Moments of each kind, in their order: around commits, in checkpoints, where files come, go and change their size, and
+/// just any.
+fn choose_cuts(recording: &Recording, count: usize, rng: &mut Rng) -> Vec<Cut> {
+    let mut kinds = [const { Vec::new() }; 4];
+    for (i, record) in recording.records.iter().enumerate() {
+        let is_log = record.path.ends_with("-wal");
+        let kind = match record.change {
+            Change::Sync if is_log => 0,
+            Change::Write { .. } if is_log => 1,
+            Change::Write { .. } => 2,
+            _ => 3,
+        };
+        // Before it and after it.
+        kinds[kind].extend([i, i + 1]);
+    }
+    let kinds = kinds.into_iter().filter(|kind| !kind.is_empty());
+    let mut cuts: Vec<_> = kinds
+        .cycle()
+        .take(count)
+        .map(|kind| Cut {
+            at: kind[rng.usize(..kind.len())],
+            seed: rng.u64(..),
+        })
+        .collect();
+    cuts.sort_by_key(|cut| cut.at);
+    cuts
+}
+
+/// What came of each cut.
+type Outcomes = Vec<(Cut, Result<Found, String>)>;
+
+async fn lose_power(
+    recording: &Recording,
+    told: &Arc<Told>,
+    cuts: &[Cut],
+    folder: &Path,
+) -> Outcomes {
+    let mut disk = Disk::new(recording);
+    let mut audits = JoinSet::new();
+    let mut outcomes = Outcomes::new();
+    for cut in cuts {
+        if audits.len() >= AT_ONCE {
+            outcomes.extend(
+                audits
+                    .join_next()
+                    .await
+                    .map(|done| done.expect("it catches")),
+            );
+        }
+        disk.forward(cut.at);
+        let root = tempfile::tempdir_in(folder).expect("a folder");
+        let mut rng = Rng::with_seed(cut.seed);
+        disk.lose_power(root.path(), &mut rng);
+        let (cut, told, position) = (*cut, told.clone(), recording.position(cut.at));
+        audits.spawn(async move {
+            let audit = audit::audit(root.path(), position, &told, rng);
+            let found = AssertUnwindSafe(audit).catch_unwind().await;
+            (cut, found.map_err(|panic| message(&*panic)))
+        });
+    }
+    outcomes.extend(audits.join_all().await);
+    outcomes
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+    text.unwrap_or_else(|| "a panic without words".into())
+}

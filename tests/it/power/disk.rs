@@ -1,0 +1,378 @@
+//! What a disk can hold after a loss of power.
+//!
+//! Of a file, what was there when it was synced last is there. Each sector that was written since is as any of the writes
+//! since has left it, or as it was before, whatever became of the others; so is the size. Where the file has grown and
+//! the write was lost, there are zeros, or anything. A file is cut off at once, or not: SQLite relies on that, and file
+//! systems keep to it. Of a folder, each entry that was made or removed since it was synced last may be there or not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use fastrand::Rng;
+
+use super::recording::{Change, Record, Recording};
+
+/// What a disk writes as a whole.
+const SECTOR: usize = 512;
+
+/// The files of a disk as a recording has made them, from its beginning up to some record.
+pub struct Disk<'a> {
+    recording: &'a Recording,
+    done: usize,
+    nodes: Vec<Node>,
+    /// The newest node of each inode.
+    inodes: HashMap<u64, usize>,
+}
+
+enum Node {
+    File(File),
+    Folder(Folder),
+}
+
+#[derive(Default)]
+struct File {
+    synced: Vec<u8>,
+    since: Vec<Edit>,
+}
+
+enum Edit {
+    Write { at: usize, data: Range<usize> },
+    Size(usize),
+}
+
+/// Nodes, by their names.
+type Entries = BTreeMap<String, usize>;
+
+#[derive(Default)]
+struct Folder {
+    synced: Entries,
+    since: Vec<Entry>,
+}
+
+enum Entry {
+    Put(String, usize),
+    Remove(String),
+    Rename(String, String),
+}
+
+/// The root, which is there from the beginning.
+const ROOT: usize = 0;
+
+impl<'a> Disk<'a> {
+    pub fn new(recording: &'a Recording) -> Self {
+        Self {
+            recording,
+            done: 0,
+            nodes: vec![Node::Folder(Folder::default())],
+            inodes: HashMap::from([(recording.root, ROOT)]),
+        }
+    }
+
+    /// Goes on to where so many records are done.
+    pub fn forward(&mut self, cut: usize) {
+        let recording = self.recording;
+        for record in &recording.records[self.done..cut] {
+            self.apply(record);
+        }
+        self.done = cut;
+    }
+
+    fn apply(&mut self, record: &Record) {
+        match &record.change {
+            Change::Create => self.put(record, Node::File(File::default())),
+            Change::Folder => self.put(record, Node::Folder(Folder::default())),
+            Change::Write { at, data } => self.file(record).since.push(Edit::Write {
+                at: *at,
+                data: data.clone(),
+            }),
+            Change::Size(length) => self.file(record).since.push(Edit::Size(*length)),
+            Change::Sync => match &mut self.nodes[self.inodes[&record.inode]] {
+                Node::File(file) => {
+                    let edits = std::mem::take(&mut file.since);
+                    for edit in &edits {
+                        edit.apply(&mut file.synced, self.recording);
+                    }
+                }
+                Node::Folder(folder) => {
+                    folder.synced = folder.newest();
+                    folder.since.clear();
+                }
+            },
+            Change::Unlink => {
+                let (folder, name) = self.place(&record.path);
+                folder.since.push(Entry::Remove(name));
+            }
+            Change::Rename { to } => {
+                let (folder, name) = split(to);
+                assert_eq!(folder, split(&record.path).0, "within a folder");
+                let new = name.to_owned();
+                let (folder, old) = self.place(&record.path);
+                folder.since.push(Entry::Rename(old, new));
+            }
+        }
+    }
+
+    fn put(&mut self, record: &Record, node: Node) {
+        let new = self.nodes.len();
+        self.nodes.push(node);
+        self.inodes.insert(record.inode, new);
+        let (folder, name) = self.place(&record.path);
+        folder.since.push(Entry::Put(name, new));
+    }
+
+    fn file(&mut self, record: &Record) -> &mut File {
+        match &mut self.nodes[self.inodes[&record.inode]] {
+            Node::File(file) => file,
+            Node::Folder(_) => panic!("{} is a folder", record.path),
+        }
+    }
+
+    /// The folder of a path as it is now, and the name in it.
+    fn place(&mut self, path: &str) -> (&mut Folder, String) {
+        let (folders, name) = split(path);
+        let mut at = ROOT;
+        for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+            at = self.folder(at).newest()[folder];
+        }
+        match &mut self.nodes[at] {
+            Node::Folder(folder) => (folder, name.to_owned()),
+            Node::File(_) => panic!("{path} is below a file"),
+        }
+    }
+
+    fn folder(&self, node: usize) -> &Folder {
+        match &self.nodes[node] {
+            Node::Folder(folder) => folder,
+            Node::File(_) => panic!("a file is no folder"),
+        }
+    }
+
+    /// Everything that was done is there, as it is while the power is.
+    pub fn assert_is(&self, root: &Path) {
+        self.assert_folder_is(ROOT, root);
+    }
+
+    fn assert_folder_is(&self, node: usize, path: &Path) {
+        let entries = self.folder(node).newest();
+        let names = fs::read_dir(path).expect("a folder").map(|entry| {
+            let name = entry.expect("an entry").file_name();
+            name.into_string().expect("text")
+        });
+        let mut names: Vec<_> = names.filter(|name| !name.ends_with("-shm")).collect();
+        names.sort();
+        assert!(names.iter().eq(entries.keys()), "{names:?}: {entries:?}");
+        for (name, node) in entries {
+            let path = path.join(name);
+            match &self.nodes[node] {
+                Node::Folder(_) => self.assert_folder_is(node, &path),
+                Node::File(file) => {
+                    let mut bytes = file.synced.clone();
+                    for edit in &file.since {
+                        edit.apply(&mut bytes, self.recording);
+                    }
+                    let same = fs::read(&path).expect("a file") == bytes;
+                    assert!(same, "{} changes unseen", path.display());
+                }
+            }
+        }
+    }
+
+    /// Writes what a loss of power leaves into a folder.
+    pub fn lose_power(&self, root: &Path, rng: &mut Rng) {
+        self.lose_in(ROOT, root, rng);
+    }
+
+    fn lose_in(&self, node: usize, path: &Path, rng: &mut Rng) {
+        fs::create_dir_all(path).expect("a folder");
+        for (name, node) in self.folder(node).torn(rng) {
+            let path = path.join(&name);
+            match &self.nodes[node] {
+                Node::Folder(_) => self.lose_in(node, &path, rng),
+                Node::File(file) => {
+                    fs::write(&path, file.torn(self.recording, rng)).expect("room");
+                    // Left out of the log, and so it may be anything.
+                    if name.ends_with("-wal") && rng.bool() {
+                        let index = path.with_file_name(name.replace("-wal", "-shm"));
+                        fs::write(index, rubbish(rng, 1 << 15)).expect("room");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The folder of a path, and the name in it.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn rubbish(rng: &mut Rng, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    rng.fill(&mut bytes);
+    bytes
+}
+
+impl Folder {
+    fn newest(&self) -> Entries {
+        let mut entries = self.synced.clone();
+        for entry in &self.since {
+            entry.apply(&mut entries);
+        }
+        entries
+    }
+
+    fn torn(&self, rng: &mut Rng) -> Entries {
+        let fate = Fate::draw(rng, self.since.len());
+        let mut entries = self.synced.clone();
+        for (i, entry) in self.since.iter().enumerate() {
+            if fate.moment(i) > i {
+                entry.apply(&mut entries);
+            }
+        }
+        entries
+    }
+}
+
+impl Entry {
+    fn apply(&self, entries: &mut Entries) {
+        match self {
+            Self::Put(name, node) => {
+                entries.insert(name.clone(), *node);
+            }
+            Self::Remove(name) => {
+                entries.remove(name);
+            }
+            Self::Rename(from, to) => {
+                if let Some(node) = entries.remove(from) {
+                    entries.insert(to.clone(), node);
+                }
+            }
+        }
+    }
+}
+
+impl Edit {
+    fn apply(&self, bytes: &mut Vec<u8>, recording: &Recording) {
+        match self {
+            Self::Write { at, data } => {
+                let end = at + data.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[*at..end].copy_from_slice(recording.bytes(data));
+            }
+            Self::Size(length) => bytes.resize(*length, 0),
+        }
+    }
+
+    /// The size after it, of one before it.
+    fn size(&self, before: usize) -> usize {
+        match self {
+            Self::Write { at, data } => before.max(at + data.len()),
+            Self::Size(length) => *length,
+        }
+    }
+}
+
+/// A part of a file, as it lies in sectors.
+fn sectors(mut part: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    std::iter::from_fn(move || {
+        let sector = part.start / SECTOR;
+        let piece = part.start..part.end.min((sector + 1) * SECTOR);
+        part.start = piece.end;
+        (!piece.is_empty()).then_some((sector, piece))
+    })
+}
+
+impl File {
+    fn torn(&self, recording: &Recording, rng: &mut Rng) -> Vec<u8> {
+        let fate = Fate::draw(rng, self.since.len());
+        let sizes = self.since.iter().scan(self.synced.len(), |size, edit| {
+            *size = edit.size(*size);
+            Some(*size)
+        });
+        let sizes: Vec<_> = [self.synced.len()].into_iter().chain(sizes).collect();
+        let most = sizes.iter().copied().max().unwrap_or(0);
+        let mut bytes = self.synced.clone();
+        bytes.resize(most, 0);
+        let mut kept = vec![false; most.div_ceil(SECTOR)];
+        // Of a sector of its own, as it were.
+        let resized = fate.moment(usize::MAX);
+        let mut uncut = usize::MAX;
+        for (i, edit) in self.since.iter().enumerate() {
+            match edit {
+                Edit::Size(length) if resized > i => {
+                    bytes[*length..].fill(0);
+                    kept[*length / SECTOR..].fill(true);
+                }
+                // Where what is written next would have gone, the file has not grown again.
+                Edit::Size(length) => uncut = uncut.min(*length),
+                Edit::Write { at, data } => {
+                    for (sector, piece) in sectors(*at..at + data.len()) {
+                        if fate.moment(sector) > i && piece.start < uncut {
+                            let new = &recording.bytes(data)[piece.start - at..piece.end - at];
+                            bytes[piece].copy_from_slice(new);
+                            kept[sector] = true;
+                        }
+                    }
+                }
+            }
+        }
+        if rng.bool() {
+            let grown = self.synced.len().div_ceil(SECTOR)..kept.len();
+            for sector in grown.filter(|sector| !kept[*sector]) {
+                let end = most.min((sector + 1) * SECTOR);
+                rng.fill(&mut bytes[sector * SECTOR..end]);
+            }
+        }
+        bytes.resize(sizes[resized], 0);
+        bytes
+    }
+}
+
+/// What is kept of some changes to one thing.
+struct Fate {
+    kind: Kind,
+    changes: usize,
+    seed: u64,
+}
+
+enum Kind {
+    /// The same of each sector: all that was done up to a moment.
+    Until(usize),
+    /// All of a sector, with this probability, or nothing.
+    Kept(f64),
+    /// Of each sector what was done up to a moment of its own.
+    Any,
+}
+
+impl Fate {
+    fn draw(rng: &mut Rng, changes: usize) -> Self {
+        let kind = match rng.u8(..8) {
+            0 => Kind::Until(0),
+            1 | 2 => Kind::Until(changes),
+            3 => Kind::Until(rng.usize(..=changes)),
+            4 => Kind::Kept(0.5),
+            5 => Kind::Kept(0.02),
+            6 => Kind::Kept(0.98),
+            _ => Kind::Any,
+        };
+        Self {
+            kind,
+            changes,
+            seed: rng.u64(..),
+        }
+    }
+
+    /// How many of the changes are there, at a sector.
+    fn moment(&self, sector: usize) -> usize {
+        let mut rng =
+            Rng::with_seed(self.seed ^ (sector as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        match self.kind {
+            Kind::Until(moment) => moment,
+            Kind::Kept(part) if rng.f64() < part => self.changes,
+            Kind::Kept(_) => 0,
+            Kind::Any => rng.usize(..=self.changes),
+        }
+    }
+}

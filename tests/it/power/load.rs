@@ -1,0 +1,209 @@
+//! Clients that change counters, and note with each answer how far the log had come: what is cut off later must have it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fastrand::Rng;
+use sumd::proto::sum::v1::RecordIncrementsRequest;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use uuid::Uuid;
+
+use super::recording::{Position, position};
+use crate::crash::history::Verdict;
+use crate::crash::operation::{Add, Client, Operation};
+use crate::support::soon;
+
+/// Clients that call, and those that record in bulk.
+const CALLERS: usize = 20;
+const RECORDERS: usize = 2;
+
+/// Callers wait for some of these between two calls: so they go on for as long as the others do, and come together.
+const STEP: Duration = Duration::from_millis(100);
+
+/// What begins the names of counters that are recorded in bulk.
+const BULK: &str = "bulk/";
+/// Enough counters, with names long enough, for a few messages to fill the write-ahead log, so that it begins again.
+const METERS: usize = 8000;
+const NAME: usize = 240;
+/// Increments in a message.
+const INCREMENTS: usize = 150;
+/// Messages that are sent before those in front of them are acknowledged.
+const AHEAD: usize = 2;
+
+/// How much the clients do before a server ends.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Of each caller.
+    pub calls: usize,
+    /// Of each recorder.
+    pub messages: usize,
+}
+
+/// What clients have asked for, and were told.
+pub struct Told {
+    pub changes: Vec<Change>,
+    pub sessions: Vec<Session>,
+}
+
+#[derive(Debug)]
+pub struct Change {
+    pub id: String,
+    pub operation: Operation,
+    pub verdict: Verdict,
+    /// Whatever is cut off at or behind this has it.
+    pub answered: Position,
+}
+
+pub struct Session {
+    pub id: String,
+    pub messages: Vec<Vec<Add>>,
+    /// Up to which message, and whatever is cut off at or behind what has it.
+    acknowledged: Vec<(usize, Position)>,
+}
+
+impl Session {
+    /// The last message that was acknowledged before.
+    pub fn acknowledged(&self, cut: Position) -> usize {
+        let before = self.acknowledged.iter().filter(|(_, at)| *at <= cut);
+        before.map(|(message, _)| *message).max().unwrap_or(0)
+    }
+}
+
+impl Told {
+    pub fn new() -> Self {
+        let session = |_| Session {
+            id: Uuid::now_v7().to_string(),
+            messages: Vec::new(),
+            acknowledged: Vec::new(),
+        };
+        Self {
+            changes: Vec::new(),
+            sessions: (0..RECORDERS).map(session).collect(),
+        }
+    }
+
+    /// Lets clients loose on a server until they have done their part.
+    pub async fn go_on(&mut self, address: &str, log: &Path, load: Load, rng: &mut Rng) {
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let client = connect(address).await;
+            callers.spawn(call(client, load.calls, log.to_owned(), rng.fork()));
+        }
+        let mut recorders = JoinSet::new();
+        for mut session in self.sessions.drain(..) {
+            let mut client = connect(address).await;
+            let (log, mut rng) = (log.to_owned(), rng.fork());
+            recorders.spawn(async move {
+                let Session {
+                    id,
+                    messages,
+                    acknowledged,
+                } = &mut session;
+                messages.extend((0..load.messages).map(|_| message(&mut rng)));
+                let known = acknowledged.last().map_or(0, |(message, _)| *message);
+                let note = |message| acknowledged.push((message, position(&log)));
+                record(&mut client, id, messages, known, note).await;
+                session
+            });
+        }
+        self.changes
+            .extend(callers.join_all().await.into_iter().flatten());
+        self.sessions = recorders.join_all().await;
+    }
+}
+
+pub async fn connect(address: &str) -> Client {
+    let client = Client::connect(format!("http://{address}")).await;
+    client.expect("it listens")
+}
+
+async fn call(mut client: Client, calls: usize, log: PathBuf, mut rng: Rng) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for _ in 0..calls {
+        sleep(STEP * rng.u32(..4)).await;
+        let operation = operation(&mut rng);
+        let id = Uuid::now_v7().to_string();
+        let answer = soon(operation.send(&mut client, &id)).await;
+        let answered = position(&log);
+        let answer = answer.expect("nothing is beyond any limit");
+        assert!(!answer.replayed, "{id} is new");
+        changes.push(Change {
+            id,
+            operation,
+            verdict: answer.verdict,
+            answered,
+        });
+    }
+    changes
+}
+
+fn operation(rng: &mut Rng) -> Operation {
+    let add = |rng: &mut Rng, group: &str, counters| {
+        let counter = format!("{group}/{}", rng.usize(..counters));
+        Add::new(counter.into(), rng.i64(-50..=100))
+    };
+    let replaced = format!("replaced/{}", rng.u8(..8)).into();
+    match rng.u8(..10) {
+        0..4 => Operation::Increment(add(rng, "hot", 3)),
+        4..6 => Operation::Increment(add(rng, "some", 300)),
+        6 => Operation::Batch((0..5).map(|_| add(rng, "some", 300)).collect()),
+        7 => Operation::Increment(add(rng, "replaced", 8)),
+        8 => Operation::Set(replaced, rng.i64(-1000..=1000)),
+        _ => Operation::Delete(replaced),
+    }
+}
+
+fn message(rng: &mut Rng) -> Vec<Add> {
+    let increment = |_| {
+        let counter = format!("{BULK}{:0>NAME$}", rng.usize(..METERS));
+        Add::new(counter.into(), rng.i64(-50..=100))
+    };
+    (0..INCREMENTS).map(increment).collect()
+}
+
+/// Sends the messages of a session that the server does not have, and waits until it has them all. `known` is the last
+/// one that the client knows to be acknowledged.
+pub async fn record(
+    client: &mut Client,
+    id: &str,
+    messages: &[Vec<Add>],
+    known: usize,
+    mut note: impl FnMut(usize),
+) {
+    let request = |sequence: usize, known: usize| {
+        let message = sequence.checked_sub(1).map(|at| &messages[at]);
+        let increments = message.into_iter().flatten();
+        RecordIncrementsRequest {
+            session_id: id.to_owned(),
+            session_time: None,
+            sequence: sequence as u64,
+            acknowledged: known as u64,
+            increments: increments.map(Add::to_proto).collect(),
+        }
+    };
+    let (queue, requests) = mpsc::unbounded_channel();
+    queue.send(request(0, known)).expect("it was made just now");
+    let asked = client.record_increments(UnboundedReceiverStream::new(requests));
+    let mut answers = soon(asked).await.expect("a stream").into_inner();
+    let mut sent = 0;
+    loop {
+        let answer = soon(answers.message()).await.expect("an answer");
+        let answer = answer.expect("more of them");
+        assert!(answer.failures.is_empty(), "{:?}", answer.failures);
+        let done = usize::try_from(answer.acknowledged).expect("few");
+        note(done);
+        if done >= messages.len() {
+            break;
+        }
+        sent = sent.max(done);
+        while sent < messages.len().min(done + AHEAD) {
+            sent += 1;
+            queue.send(request(sent, done)).expect("it is read");
+        }
+    }
+    drop(queue);
+    while soon(answers.message()).await.expect("no error").is_some() {}
+}

@@ -1,0 +1,194 @@
+//! Records what a server does to its files, by the shim in `tests/power`.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::process::Command;
+
+use super::disk::Disk;
+use crate::support::process::{Process, SUMD};
+
+/// A folder with what is needed to record: the shim, the log, and the root of a disk.
+pub struct Studio(PathBuf);
+
+impl Studio {
+    pub async fn new(folder: &Path) -> Self {
+        // The shim compares paths.
+        let studio = Self(folder.canonicalize().expect("a folder"));
+        fs::create_dir(studio.root()).expect("it is new");
+        // What has compiled SQLite is there.
+        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/shim.c");
+        let done = Command::new(compiler)
+            .args(["-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-o"])
+            .arg(studio.shim())
+            .arg(source)
+            .status();
+        assert!(done.await.expect("a C compiler").success());
+        studio
+    }
+
+    /// All that a loss of power leaves anything of.
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    fn shim(&self) -> PathBuf {
+        self.0.join("shim.so")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// The program, recorded behind what was recorded before.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(SUMD);
+        command
+            .arg(name)
+            .env("LD_PRELOAD", self.shim())
+            .env("POWER_ROOT", self.root())
+            .env("POWER_LOG", self.log());
+        command
+    }
+
+    pub async fn serve(&self, flags: &[&str]) -> Process {
+        let mut command = self.command("serve");
+        command.arg("--data-dir").arg(data(&self.root()));
+        Process::start(&mut command, flags).await
+    }
+
+    /// What was recorded so far, while nothing is done. No change was missed: it makes the files as they are.
+    pub fn recording(&self) -> Recording {
+        let log = fs::read(self.log()).expect("a log");
+        let root = fs::metadata(self.root()).expect("a folder").ino();
+        let recording = Recording::read(log, root);
+        let mut disk = Disk::new(&recording);
+        disk.forward(recording.records.len());
+        disk.assert_is(&self.root());
+        recording
+    }
+}
+
+/// The data folder on a disk. The server makes it, and has to make it last.
+pub fn data(root: &Path) -> PathBuf {
+    root.join("data")
+}
+
+/// How far a log had come, in bytes.
+pub type Position = u64;
+
+/// How far it has come by now.
+pub fn position(log: &Path) -> Position {
+    fs::metadata(log).expect("a log").len()
+}
+
+/// Changes to the files of a disk, in their order.
+pub struct Recording {
+    log: Arc<Vec<u8>>,
+    pub root: u64,
+    pub records: Vec<Record>,
+}
+
+#[derive(Clone)]
+pub struct Record {
+    pub change: Change,
+    /// The inode that it is about, which other files had before.
+    pub inode: u64,
+    /// The path of its file, as it was made.
+    pub path: Arc<str>,
+    /// Where it ends in the log.
+    end: Position,
+}
+
+#[derive(Clone)]
+pub enum Change {
+    Create,
+    Folder,
+    Write { at: usize, data: Range<usize> },
+    Size(usize),
+    Sync,
+    Unlink,
+    Rename { to: Arc<str> },
+}
+
+impl Recording {
+    fn read(log: Vec<u8>, root: u64) -> Self {
+        let mut records = Vec::new();
+        let mut paths = HashMap::from([(root, Arc::<str>::from(""))]);
+        let mut at = 0;
+        while at < log.len() {
+            let line = log[at..].iter().position(|byte| *byte == b'\n');
+            let line = at..at + line.expect("a line");
+            let data = line.end + 1;
+            let head = String::from_utf8_lossy(&log[line]).into_owned();
+            let [what, inode, offset, length] = head.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{head:?} is no record");
+            };
+            let number = |word: &str| word.parse::<usize>().expect("a number");
+            let (inode, offset) = (number(inode) as u64, number(offset));
+            let data = data..data + number(length);
+            let text = || std::str::from_utf8(&log[data.clone()]).expect("a path");
+            let mut path = None;
+            let change = match what {
+                "create" | "folder" => {
+                    paths.insert(inode, text().into());
+                    match what {
+                        "create" => Change::Create,
+                        _ => Change::Folder,
+                    }
+                }
+                "write" => Change::Write {
+                    at: offset,
+                    data: data.clone(),
+                },
+                "size" => Change::Size(offset),
+                "sync" => Change::Sync,
+                "unlink" => {
+                    path = Some(text().into());
+                    Change::Unlink
+                }
+                "rename" => {
+                    let (from, to) = text().split_once('\0').expect("two paths");
+                    path = Some(from.into());
+                    Change::Rename { to: to.into() }
+                }
+                _ => panic!("{head:?} is no record"),
+            };
+            at = data.end;
+            records.push(Record {
+                change,
+                inode,
+                path: path.unwrap_or_else(|| paths[&inode].clone()),
+                end: at as Position,
+            });
+        }
+        let log = Arc::new(log);
+        Self { log, root, records }
+    }
+
+    /// The same without some of its records.
+    pub fn without(&self, forgotten: impl Fn(&Record) -> bool) -> Self {
+        let records = self.records.iter().filter(|record| !forgotten(record));
+        Self {
+            log: self.log.clone(),
+            root: self.root,
+            records: records.cloned().collect(),
+        }
+    }
+
+    pub fn bytes(&self, data: &Range<usize>) -> &[u8] {
+        &self.log[data.clone()]
+    }
+
+    /// Where the log was after its first `cut` records.
+    pub fn position(&self, cut: usize) -> Position {
+        let last = cut.checked_sub(1).map(|last| &self.records[last]);
+        last.map_or(0, |last| last.end)
+    }
+}
