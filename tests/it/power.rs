@@ -16,6 +16,7 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::FutureExt as _;
@@ -54,6 +55,15 @@ struct Figures {
     cuts: usize,
     answered: usize,
     unanswered: usize,
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.cuts += other.cuts;
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
+    }
 }
 
 impl fmt::Display for Figures {
@@ -97,6 +107,29 @@ async fn what_was_answered_survives_a_loss_of_power() {
     let figures = run(&scene, 32, LOAD, &mut Rng::with_seed(seed())).await;
     eprintln!("{figures}");
     assert!(figures.answered > 0, "{figures}");
+}
+
+/// The same for long, recording after recording.
+#[tokio::test]
+#[ignore = "make soak runs it"]
+async fn soak() {
+    // Without a time it is one of those tests that `make test` runs in passing.
+    let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
+        return;
+    };
+    let time = Duration::from_secs(seconds.parse().expect("a number of seconds"));
+    let mut rng = Rng::with_seed(seed());
+    let mut total = Figures::default();
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let load = Load {
+            calls: rng.usize(..=3 * LOAD.calls),
+            messages: rng.usize(..=3 * LOAD.messages),
+        };
+        let figures = run(&Scene::new(), 200, load, &mut rng).await;
+        total.add(&figures);
+        println!("{:>5} s: {total}", began.elapsed().as_secs());
+    }
 }
 
 /// A server that leaves out syncs, as one with `synchronous=OFF` does, differs from this one by what is missing in the
