@@ -14,7 +14,7 @@ use std::any::Any;
 use std::env;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ use audit::Found;
 use disk::Disk;
 use load::{Load, Told};
 use recording::{Change, Recording, Studio};
+
+use crate::crash::operation::{Add, Operation};
+use crate::support::process::{self, Process};
+use crate::support::soon;
 
 /// A drain that is over at once, counters that are read from the disk again, and ids that are remembered until all are sent
 /// again.
@@ -161,6 +165,50 @@ async fn no_sync_can_be_left_out() {
         let problem = caught.unwrap_or_else(|| panic!("without syncs of {what} all is well"));
         eprintln!("without syncs of {what}: {problem}");
     }
+}
+
+/// A restore that is done stays done, and one that is cut off leaves the whole database or none.
+#[tokio::test]
+async fn a_restore_survives_a_loss_of_power() {
+    let scene = Scene::new();
+    let studio = Studio::new(scene.0.path()).await;
+    let source = text(scene.0.path().join("source"));
+    let server = Process::serve(&["--data-dir", &source]).await;
+    let mut client = load::connect(&server.address).await;
+    for i in 0..500 {
+        let add = Add::new(format!("acme/{i}").into(), 1);
+        let added = Operation::Increment(add).send(&mut client, "").await;
+        added.expect("a value");
+    }
+    let backup = text(scene.0.path().join("backup"));
+    let made = process::run(&["backup", &backup, "--data-dir", &source]).await;
+    assert!(made.status.success(), "{made:?}");
+    let mut restore = studio.command("restore");
+    let restored = restore.args([&backup, "--data-dir"]).arg(studio.root());
+    let restored = soon(restored.output()).await.expect("it is built");
+    assert!(restored.status.success(), "{restored:?}");
+
+    let recording = studio.recording();
+    let mut disk = Disk::new(&recording);
+    let mut rng = Rng::with_seed(seed());
+    let end = recording.records.len();
+    for at in (0..end).chain([end; 10]) {
+        disk.forward(at);
+        let root = tempfile::tempdir_in(scene.0.path()).expect("a folder");
+        disk.lose_power(root.path(), &mut rng);
+        if at < end && !root.path().join("sumd.db").exists() {
+            continue;
+        }
+        let root = root.path().to_str().expect("a path that is text");
+        let found = process::run(&["check", "--data-dir", root]).await;
+        let whole = found.stdout.starts_with(b"counters=500 ");
+        let whole = whole && found.status.success();
+        assert!(whole, "after {at} of {end}: {found:?}");
+    }
+}
+
+fn text(path: PathBuf) -> String {
+    path.into_os_string().into_string().expect("text")
 }
 
 fn seed() -> u64 {
