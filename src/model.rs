@@ -22,6 +22,7 @@ pub use ids::PackEntry;
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
 pub use request::{
-    Digests, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Record, Request, SessionId,
+    Digests, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Record, Request,
+    SessionId, hash_name,
 };
 pub use sessions::{MAX_FAILURES, SESSION_WINDOW, Session};

@@ -76,7 +76,7 @@ impl State {
         let mut state = Self {
             head,
             counters: Counters::new(bounds.counter_bytes),
-            ids: Ids::new(),
+            ids: Ids::new(packs.iter().map(|pack| pack.ids.len()).sum()),
             sessions: Sessions::default(),
             bounds,
             started: head.time,

@@ -17,6 +17,8 @@ use super::request::{Id, Millis};
 const INDEX_BYTES: usize = 20;
 /// What a pack takes beside its entries.
 const PACK_BYTES: usize = 64;
+/// An increment's id: a digest, contents, a place and two numbers.
+const TYPICAL_ENTRY_BYTES: usize = 30;
 /// An index in this many parts grows in small steps: the largest pause that this makes is a millisecond.
 const PARTS: usize = 256;
 
@@ -83,12 +85,16 @@ impl PackEntry {
 }
 
 impl Ids {
-    pub(super) fn new() -> Self {
+    /// No ids, and room for packs of so many bytes, which are to be taken in.
+    pub(super) fn new(bytes: usize) -> Self {
+        let ids = bytes / TYPICAL_ENTRY_BYTES;
         Self {
             packs: VecDeque::new(),
             first: 0,
             open: Vec::new(),
-            index: (0..PARTS).map(|_| HashTable::new()).collect(),
+            index: (0..PARTS)
+                .map(|_| HashTable::with_capacity(ids / PARTS))
+                .collect(),
             count: 0,
             bytes: 0,
         }

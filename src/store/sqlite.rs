@@ -18,6 +18,8 @@ pub use tools::{Report, ToolError, backup, check, restore};
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -43,6 +45,8 @@ pub struct SqliteStore {
     /// `None` once it has failed.
     writer: Mutex<Option<Writer>>,
     current: Current,
+    /// What a lane begins with, until one does.
+    loaded: Mutex<Option<Loaded>>,
     /// Taken away to close the store.
     points: Option<mpsc::Sender<Read>>,
     scans: Option<mpsc::Sender<Read>>,
@@ -60,10 +64,7 @@ impl SqliteStore {
     /// # Errors
     /// Where another process has it, where it is none of ours, is of a newer version, or cannot be read.
     pub fn open(path: &Path, recent_bytes: usize) -> Result<Self, OpenError> {
-        if let Some(folder) = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
+        if let Some(folder) = folder(path) {
             make_folder(folder).map_err(|error| OpenError::Folder(folder.to_owned(), error))?;
         }
         let lock = lock(path)?;
@@ -71,12 +72,21 @@ impl SqliteStore {
         let gate = Gate::default();
         let recent = Recent::new(recent_bytes);
         let wal = beside(path, "-wal");
-        let writer = Writer::new(connection, digests, wal, gate.clone(), recent)
-            .map_err(|error| OpenError::Damaged(path.to_owned(), error.to_string()))?;
+        let damaged = |error: rows::Error| OpenError::Damaged(path.to_owned(), error.to_string());
+        // Both take their time after a crash.
+        let mut reader = schema::open_reader(path)?;
+        let (writer, loaded) = thread::scope(|scope| {
+            let loaded = scope.spawn(|| reader::load(&mut reader, digests));
+            let writer = Writer::new(connection, digests, wal, gate.clone(), recent);
+            let loaded = loaded.join();
+            (writer, loaded.unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let (writer, loaded) = (writer.map_err(damaged)?, loaded.map_err(damaged)?);
         let mut store = Self {
             digests,
             current: writer.current().clone(),
             writer: Mutex::new(Some(writer)),
+            loaded: Mutex::new(Some(loaded)),
             points: None,
             scans: None,
             threads: Vec::new(),
@@ -154,6 +164,10 @@ impl Store for SqliteStore {
     }
 
     fn load(&self) -> Reply<Loaded> {
+        let first = self.loaded.lock().ok().and_then(|mut loaded| loaded.take());
+        if let Some(loaded) = first {
+            return Box::pin(std::future::ready(Ok(loaded)));
+        }
         let digests = self.digests;
         Self::read_on(self.scans.as_ref(), move |connection, _| {
             reader::load(connection, digests)
@@ -208,16 +222,31 @@ fn gone() -> StoreError {
     StoreError("it failed before".into())
 }
 
-/// Makes a folder that is there after a loss of power, too.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
+/// Makes a folder, and those that it is in, that are there after a loss of power, too.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let parent = match folder.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    if !folder.is_dir() {
+        make_folder(parent)?;
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
     }
-    std::fs::create_dir_all(folder)?;
-    let parent = folder
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    // Also where it is there: whoever made it may not have come to this. Where that is not allowed, it was not us.
+    match File::open(parent).and_then(|parent| parent.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> Option<&Path> {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
 }
 
 /// Takes the database for this process alone.

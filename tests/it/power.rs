@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use audit::Found;
 use disk::Disk;
 use load::{Load, Told};
-use recording::{Change, Recording, Studio};
+use recording::{Change, Recording, Studio, data};
 
 use crate::crash::operation::{Add, Operation};
 use crate::support::process::{self, Process};
@@ -184,7 +184,9 @@ async fn a_restore_survives_a_loss_of_power() {
     let made = process::run(&["backup", &backup, "--data-dir", &source]).await;
     assert!(made.status.success(), "{made:?}");
     let mut restore = studio.command("restore");
-    let restored = restore.args([&backup, "--data-dir"]).arg(studio.root());
+    let restored = restore
+        .args([&backup, "--data-dir"])
+        .arg(data(&studio.root()));
     let restored = soon(restored.output()).await.expect("it is built");
     assert!(restored.status.success(), "{restored:?}");
 
@@ -196,11 +198,11 @@ async fn a_restore_survives_a_loss_of_power() {
         disk.forward(at);
         let root = tempfile::tempdir_in(scene.0.path()).expect("a folder");
         disk.lose_power(root.path(), &mut rng);
-        if at < end && !root.path().join("sumd.db").exists() {
+        let data = data(root.path());
+        if at < end && !data.join("sumd.db").exists() {
             continue;
         }
-        let root = root.path().to_str().expect("a path that is text");
-        let found = process::run(&["check", "--data-dir", root]).await;
+        let found = process::run(&["check", "--data-dir", &text(data)]).await;
         let whole = found.stdout.starts_with(b"counters=500 ");
         let whole = whole && found.status.success();
         assert!(whole, "after {at} of {end}: {found:?}");

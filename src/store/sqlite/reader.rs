@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::recent::{Current, Latest, Lookup, Merged, Recent, View};
+use super::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
 use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head};
 use crate::store::{Loaded, Page, Row, Rows, Scan, Sum};
@@ -253,12 +253,15 @@ pub(super) fn load_recent(
     let sql = "SELECT seq, base, log FROM batch WHERE seq > ?1 ORDER BY seq";
     let mut statement = connection.prepare(sql)?;
     let mut found = statement.query([folded])?;
+    let mut gathered = Gathered::default();
     while let Some(row) = found.next()? {
         let (seq, base): (i64, i64) = (row.get(0)?, row.get(1)?);
         let log = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-        let run = Log::new(digests, seq.cast_unsigned(), log)?.run(base)?;
-        recent.push(run, log.len());
+        let log = Log::new(digests, seq.cast_unsigned(), log)?;
+        log.read(base, |latest| gathered.push(latest))?;
+        recent.log(log.bytes());
     }
+    recent.push(gathered.into_run());
     Ok(())
 }
 

@@ -9,7 +9,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::CounterChange;
+use hashbrown::HashTable;
+
+use crate::model::{CounterChange, hash_name};
 
 /// What a log's entry takes beside its bytes: its row, and the time to read it again at the next start.
 const LOGGED_BYTES: usize = 256;
@@ -42,6 +44,31 @@ struct Entry {
     is_new: bool,
 }
 
+impl Entry {
+    fn new(latest: Latest<'_>, end: u32) -> Self {
+        Self {
+            value: latest.value.unwrap_or(0),
+            revision: latest.revision,
+            end,
+            deleted: latest.value.is_none(),
+            is_new: latest.is_new,
+        }
+    }
+
+    fn latest<'a>(&self, name: &'a str) -> Latest<'a> {
+        Latest {
+            name,
+            value: (!self.deleted).then_some(self.value),
+            revision: self.revision,
+            is_new: self.is_new,
+        }
+    }
+}
+
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("what is recent is bounded")
+}
+
 impl Run {
     /// What a batch has changed, its first place being after the revision `base`.
     pub(super) fn new(changes: &[CounterChange], base: i64) -> Self {
@@ -68,13 +95,8 @@ impl Run {
     /// Appends a counter, whose name comes after the last one's.
     pub(super) fn push(&mut self, latest: Latest<'_>) {
         self.names.push_str(latest.name);
-        self.entries.push(Entry {
-            value: latest.value.unwrap_or(0),
-            revision: latest.revision,
-            end: u32::try_from(self.names.len()).expect("a run is bounded"),
-            deleted: latest.value.is_none(),
-            is_new: latest.is_new,
-        });
+        let end = offset(self.names.len());
+        self.entries.push(Entry::new(latest, end));
     }
 
     fn name(&self, at: usize) -> &str {
@@ -86,12 +108,7 @@ impl Run {
 
     fn get(&self, at: usize) -> Option<Latest<'_>> {
         let entry = self.entries.get(at)?;
-        Some(Latest {
-            name: self.name(at),
-            value: (!entry.deleted).then_some(entry.value),
-            revision: entry.revision,
-            is_new: entry.is_new,
-        })
+        Some(entry.latest(self.name(at)))
     }
 
     /// Where the first name is that is not before `name`. It is found soonest where it is a little after `near`.
@@ -130,6 +147,52 @@ impl Run {
 
     fn bytes(&self) -> usize {
         size_of::<Entry>() * self.entries.capacity() + self.names.capacity()
+    }
+}
+
+/// A run of what comes in in any order, the same counter again and again: what a start finds in the log.
+#[derive(Default)]
+pub(super) struct Gathered {
+    names: String,
+    entries: Vec<(u32, Entry)>,
+    /// Where in `entries`, by name.
+    table: HashTable<u32>,
+}
+
+impl Gathered {
+    /// Takes in a counter, which is newer than all before.
+    pub(super) fn push(&mut self, latest: Latest<'_>) {
+        let (names, entries) = (&self.names, &self.entries);
+        let name = |at: u32| {
+            let (start, entry) = &entries[at as usize];
+            &names[*start as usize..entry.end as usize]
+        };
+        let hash = hash_name(latest.name);
+        let found = self.table.find(hash, |&at| name(at) == latest.name);
+        if let Some(&at) = found {
+            let (start, entry) = self.entries[at as usize];
+            let is_new = latest.is_new | entry.is_new;
+            let entry = Entry::new(Latest { is_new, ..latest }, entry.end);
+            self.entries[at as usize] = (start, entry);
+            return;
+        }
+        let at = offset(self.entries.len());
+        self.table
+            .insert_unique(hash, at, |&at| hash_name(name(at)));
+        let start = offset(self.names.len());
+        self.names.push_str(latest.name);
+        let end = offset(self.names.len());
+        self.entries.push((start, Entry::new(latest, end)));
+    }
+
+    pub(super) fn into_run(mut self) -> Run {
+        let name = |(start, entry): &(u32, Entry)| &self.names[*start as usize..entry.end as usize];
+        self.entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        let mut run = Run::with_capacity(self.entries.len(), self.names.len());
+        for entry in &self.entries {
+            run.push(entry.1.latest(name(entry)));
+        }
+        run
     }
 }
 
@@ -234,13 +297,16 @@ impl Recent {
         }
     }
 
-    /// Takes in what a batch has changed, whose changes take `logged_bytes` in the log.
-    pub(super) fn push(&mut self, run: Run, logged_bytes: usize) {
-        self.logged_bytes += LOGGED_BYTES + logged_bytes;
+    /// A batch has logged so much.
+    pub(super) fn log(&mut self, bytes: usize) {
+        self.logged_bytes += LOGGED_BYTES + bytes;
+    }
+
+    /// Takes in what a batch has changed.
+    pub(super) fn push(&mut self, mut run: Run) {
         if run.entries.is_empty() {
             return;
         }
-        let mut run = run;
         while let Some(older) = self
             .growing
             .pop_if(|older| older.entries.len() < 2 * run.entries.len())
@@ -323,7 +389,7 @@ mod tests {
             let mut model = Known::new();
             for (index, (batch, is_new)) in batches.iter().enumerate() {
                 let revision = i64::try_from(index).expect("few") + 1;
-                recent.push(run(batch, revision, *is_new), 0);
+                recent.push(run(batch, revision, *is_new));
                 for (name, value) in batch {
                     let before = model.get(name).is_some_and(|(_, _, is_new)| *is_new);
                     model.insert(name.clone(), (*value, revision, *is_new || before));
@@ -332,7 +398,15 @@ mod tests {
                     recent.fold();
                 }
             }
+            let mut gathered = Gathered::default();
+            for (index, (batch, is_new)) in batches.iter().enumerate() {
+                let revision = i64::try_from(index).expect("few") + 1;
+                let run = run(batch, revision, *is_new);
+                (0..batch.len()).filter_map(|at| run.get(at)).for_each(|latest| gathered.push(latest));
+            }
+            let gathered = [Arc::new(gathered.into_run())];
             let view = recent.view(0);
+            prop_assert!(Merged::new(&gathered, &from).eq(Merged::new(&view.runs, &from)));
             let all: Vec<_> = Merged::new(&view.runs, &from)
                 .map(|latest| (latest.name.to_owned(), known(latest)))
                 .collect();
@@ -354,7 +428,7 @@ mod tests {
         let mut recent = Recent::new(usize::MAX);
         for i in 0..10_000 {
             let batch = BTreeMap::from([(format!("{:05}", i * 7919 % 10_000), Some(i))]);
-            recent.push(run(&batch, i, false), 0);
+            recent.push(run(&batch, i, false));
             assert!(recent.view(0).runs.len() <= 15);
         }
     }

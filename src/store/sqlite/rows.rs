@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Row as SqlRow, Statement, params};
 
-use super::recent::{Latest, Run};
+use super::recent::Latest;
 use crate::model::{Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId};
 use crate::store::StoreError;
 
@@ -192,11 +192,14 @@ impl<'a> Log<'a> {
         })
     }
 
-    /// What the batch has changed, its first place being after the revision `base`.
-    pub(super) fn run(&self, base: i64) -> Result<Run> {
-        let mut run = Run::default();
+    pub(super) fn bytes(&self) -> usize {
+        DIGEST_BYTES + size_of_val(&self.forget_before) + self.changes.len()
+    }
+
+    /// Shows `each` counter that the batch has changed, its first place being after the revision `base`.
+    pub(super) fn read(&self, base: i64, mut each: impl FnMut(Latest<'_>)) -> Result<()> {
         let read = CounterChange::read_all(self.changes, |name, value, place, is_new| {
-            run.push(Latest {
+            each(Latest {
                 name,
                 value,
                 revision: base + i64::from(place),
@@ -204,8 +207,7 @@ impl<'a> Log<'a> {
             });
         });
         let seq = self.seq;
-        read.map_err(|Corrupt(what)| Error::Corrupt(format!("the log of batch {seq}: {what}")))?;
-        Ok(run)
+        read.map_err(|Corrupt(what)| Error::Corrupt(format!("the log of batch {seq}: {what}")))
     }
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
-use super::{OpenError, beside, lock, reader, schema};
+use super::{OpenError, beside, folder, lock, make_folder, reader, schema};
 use crate::model::{Changes, Commit, Digests, Done, Head, PackEntry};
 
 /// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again.
@@ -100,11 +100,8 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
 /// # Errors
 /// Where the backup is damaged, or there is a database already.
 pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        fs::create_dir_all(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
+    if let Some(folder) = folder(path) {
+        make_folder(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
     }
     let _lock = lock(path)?;
     refuse_existing(path)?;
@@ -166,10 +163,7 @@ fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
         .and_then(|file| file.sync_all())
         .map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))
+    File::open(folder(path).unwrap_or(Path::new(".")))
         .and_then(|folder| folder.sync_all())
         .map_err(io)
 }

@@ -139,7 +139,8 @@ impl Writer {
 
         (self.seq, self.revision) = (seq, base + i64::from(batch.places));
         let run = Run::new(&batch.changes.counters, base);
-        self.recent.push(run, logged_bytes);
+        self.recent.push(run);
+        self.recent.log(logged_bytes);
         self.end_fold(folded);
         self.publish();
         self.bound_wal()?;

@@ -75,9 +75,9 @@ impl Studio {
     }
 }
 
-/// The data folder on a disk. The server makes it, and has to make it last.
+/// The data folder on a disk. Whoever is asked for it makes it, and the one that it is in, and has to make them last.
 pub fn data(root: &Path) -> PathBuf {
-    root.join("data")
+    root.join("var/data")
 }
 
 /// How far a log had come, in bytes.
