@@ -283,9 +283,14 @@ pub(super) struct Recent {
     logged_bytes: usize,
     /// The newest first.
     folding: Vec<Arc<Run>>,
-    /// How much may grow before it is to be folded. While that is folded, as much again may grow.
+    /// How much may grow, and be logged, before it is to be folded. While that is folded, as much again may be.
     max_bytes: usize,
+    max_logged_bytes: usize,
 }
+
+/// A counter takes so many times as much here as its change in the log. Where the same counters change again and again it is
+/// the log that grows, and with it the time of the next start: half a second for 16 MiB.
+const BYTES_PER_LOGGED: usize = 3;
 
 impl Recent {
     pub(super) fn new(max_bytes: usize) -> Self {
@@ -294,6 +299,7 @@ impl Recent {
             logged_bytes: 0,
             folding: Vec::new(),
             max_bytes,
+            max_logged_bytes: max_bytes / BYTES_PER_LOGGED,
         }
     }
 
@@ -319,7 +325,8 @@ impl Recent {
     /// There is so much that it is to be folded, and nothing is being folded.
     pub(super) fn is_full(&self) -> bool {
         let bytes: usize = self.growing.iter().map(|run| run.bytes()).sum();
-        self.folding.is_empty() && bytes.max(self.logged_bytes) > self.max_bytes
+        let full = bytes > self.max_bytes || self.logged_bytes > self.max_logged_bytes;
+        full && self.folding.is_empty()
     }
 
     /// Begins to fold what there is.
