@@ -82,7 +82,7 @@ pub struct MemoryOptions {
           value_parser = horizon)]
     pub session_horizon: Duration,
 
-    /// Memory for request ids and sessions, some 60 bytes an id; once it is full new ids are refused
+    /// Memory for request ids and sessions, some 50 bytes an id; once it is full new ids are refused
     #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", default_value = "256MiB",
           value_parser = memory)]
     pub id_memory: usize,

@@ -1,7 +1,7 @@
 //! The request ids that a lane remembers, with what each was answered.
 //!
 //! They are kept as they are stored: each batch's in one run of bytes, a *pack*, with an index of eight bytes an id
-//! over all. An id takes some 60 bytes in all, and a batch is forgotten as a whole.
+//! over all. An id takes some 50 bytes in all, and a batch is forgotten as a whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -76,7 +76,7 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 const CHECKPOINT_PAGES: u32 = 8000;
 
 /// Memory for pages, in KiB: the writer's are those that it changes again and again, the others' are mostly read once.
-const WRITER_CACHE_KIB: i64 = 64 << 10;
+const WRITER_CACHE_KIB: i64 = 16 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// Nobody else writes; a backup or a check that looks in holds no lock for long.

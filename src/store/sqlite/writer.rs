@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, params};
 
 use super::fold::Fold;
 use super::gate::Gate;
@@ -113,9 +113,9 @@ impl Writer {
         let prune = prunable.min(self.pruned + PRUNE_BATCHES);
         let forgotten = self.forgettable(batch);
 
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Prepared, as everything here. After an error nobody goes on, and it is rolled back as the connection closes.
+        let transaction = &self.connection;
+        transaction.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         // Where somebody else has written to this database there is such a batch already, and this fails.
         let mut put = transaction.prepare_cached(rows::PUT_BATCH)?;
         let logged_bytes = rows::put_batch(&mut put, self.digests, batch, base)?;
@@ -126,16 +126,16 @@ impl Writer {
                 .execute(params![prune.cast_signed()])?;
             self.pruned = prune;
         }
-        put_sessions(&transaction, self.digests, batch)?;
+        put_sessions(transaction, self.digests, batch)?;
         if let Some(revision) = forgotten {
-            forget_deleted(&transaction, revision)?;
+            forget_deleted(transaction, revision)?;
         }
         let mut folded = None;
         if let Some(fold) = &mut self.fold {
             let count = FOLD_ROWS.max(batch.changes.counters.len() * 3 / 2);
-            folded = fold.put(&transaction, self.digests, self.recent.folding(), count)?;
+            folded = fold.put(transaction, self.digests, self.recent.folding(), count)?;
         }
-        transaction.commit()?;
+        transaction.prepare_cached("COMMIT")?.execute([])?;
 
         (self.seq, self.revision) = (seq, base + i64::from(batch.places));
         let run = Run::new(&batch.changes.counters, base);
