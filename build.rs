@@ -4,23 +4,33 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 const PROTOS: [&str; 2] = ["proto/sum/v1/sum.proto", "proto/sum/v1/counter.proto"];
+/// What etcd publishes. We only call it, so it is none of our reflection's business.
+const ETCD: [&str; 1] = ["proto/etcd/rpc.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
 
-    // Source info carries the comments, which reflection shows to `grpcurl describe`.
-    let descriptors = protox::Compiler::new(["proto"])?
-        .include_source_info(true)
-        .include_imports(true)
-        .open_files(PROTOS)?
-        .file_descriptor_set();
+    let descriptors = descriptors(&PROTOS)?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(out, descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
+    // Keys and values are shared with the message that they came in, and a request is cheap to send again.
+    tonic_prost_build::configure()
+        .build_server(false)
+        .bytes(".")
+        .compile_fds(self::descriptors(&ETCD)?)?;
     Ok(())
+}
+
+fn descriptors(protos: &[&str]) -> Result<FileDescriptorSet, protox::Error> {
+    // Source info carries the comments, which reflection shows to `grpcurl describe`.
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true);
+    Ok(compiler.open_files(protos)?.file_descriptor_set())
 }

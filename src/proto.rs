@@ -9,5 +9,20 @@ pub mod sum {
     }
 }
 
-/// The descriptors of every proto, with their comments, for server reflection.
+/// `proto/etcd/`.
+pub mod etcd {
+    /// Keys and events.
+    #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+
+    /// Calls.
+    #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+}
+
+/// The descriptors of the public contract, with their comments, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
