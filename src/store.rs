@@ -1,5 +1,6 @@
 //! Where a lane's rows are kept.
 
+pub mod etcd;
 pub mod sqlite;
 
 use std::fmt;

@@ -1,0 +1,135 @@
+//! A client of etcd: the few calls that are needed, each with a deadline, on whichever endpoint is well.
+//!
+//! One endpoint is asked at a time. Where it fails, the next one takes its place; calls that may be repeated are,
+//! until their deadline. A transaction is never sent a second time where the first may have arrived: its error tells
+//! whether it was certainly not applied or may have been, and its owner decides. Watches and leases come back by
+//! themselves.
+
+mod address;
+mod call;
+mod dial;
+mod error;
+mod fault;
+mod options;
+mod request;
+mod rotation;
+mod token;
+
+pub use address::{Address, Host, ParseAddressError};
+pub use dial::TlsError;
+pub use error::{Doubt, Error, Outcome, Refusal};
+pub use options::{Identity, Login, Options, Timeouts, Tls};
+pub use request::{at_revision, delete, delete_prefix, get, prefix, prefix_end, put, range};
+
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::proto::etcd::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcd::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+};
+use call::{Caller, Kind, MAX_ANSWER_BYTES};
+use fault::Fault;
+
+/// A client of one cluster. Clones share its connection.
+#[derive(Clone)]
+pub struct Client {
+    caller: Caller,
+}
+
+impl Client {
+    /// Makes a client, which connects when it is first used.
+    ///
+    /// # Errors
+    /// Where the files for TLS do not do.
+    ///
+    /// # Panics
+    /// Where there is no endpoint.
+    pub fn new(options: Options) -> Result<Self, TlsError> {
+        assert!(!options.endpoints.is_empty(), "an etcd has an address");
+        for host in &options.endpoints {
+            dial::endpoint(host, options.tls.as_ref())?;
+        }
+        Ok(Self {
+            caller: Caller::new(options),
+        })
+    }
+
+    /// The endpoint in use, if there is one just now.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<Host> {
+        self.caller.rotation().endpoint()
+    }
+
+    /// Reads keys.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    pub async fn range(
+        &self,
+        request: RangeRequest,
+        deadline: Instant,
+    ) -> Result<RangeResponse, Error> {
+        let send = |channel, request| async move { kv(channel).range(request).await };
+        self.caller
+            .call(Kind::Repeatable, deadline, request, send)
+            .await
+    }
+
+    /// Writes a key, once at most.
+    ///
+    /// # Errors
+    /// Where it certainly was not written, or nobody knows.
+    pub async fn put(&self, request: PutRequest, deadline: Instant) -> Result<PutResponse, Error> {
+        let send = |channel, request| async move { kv(channel).put(request).await };
+        self.caller.call(Kind::Once, deadline, request, send).await
+    }
+
+    /// Deletes keys, once at most.
+    ///
+    /// # Errors
+    /// Where they certainly were not deleted, or nobody knows.
+    pub async fn delete_range(
+        &self,
+        request: DeleteRangeRequest,
+        deadline: Instant,
+    ) -> Result<DeleteRangeResponse, Error> {
+        let send = |channel, request| async move { kv(channel).delete_range(request).await };
+        self.caller.call(Kind::Once, deadline, request, send).await
+    }
+
+    /// Carries out a transaction, once at most.
+    ///
+    /// # Errors
+    /// Where it certainly was not carried out, or nobody knows. After the latter it may be carried out at any later
+    /// time, until something that it compares has changed.
+    pub async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        let send = |channel, request| async move { kv(channel).txn(request).await };
+        self.caller.call(Kind::Once, deadline, request, send).await
+    }
+
+    /// Forgets what was before a revision. That it is forgotten already is fine.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    pub async fn compact(&self, revision: i64, deadline: Instant) -> Result<(), Error> {
+        let request = CompactionRequest {
+            revision,
+            physical: false,
+        };
+        let send = |channel, request| async move { kv(channel).compact(request).await };
+        let done = self
+            .caller
+            .call(Kind::Repeatable, deadline, request, send)
+            .await;
+        match done {
+            Err(error) if error.outcome != Outcome::Definite(Refusal::Compacted) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn kv(channel: Channel) -> KvClient<Channel> {
+    KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}

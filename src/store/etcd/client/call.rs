@@ -1,0 +1,174 @@
+//! What is sent again, where to, and what is not.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::rotation::{Connection, Rotation, backoff};
+use super::token::{Token, Tokens};
+use super::{Error, Fault, Options};
+
+/// One answer: etcd has no bound of its own for what it reads, so a reader asks for pages that are far smaller.
+pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Refusals of a fresh token, one after the other, before they are believed.
+pub(super) const MAX_LOGINS: u32 = 3;
+
+/// What all calls of a client share.
+#[derive(Clone)]
+pub(super) struct Caller(Arc<Shared>);
+
+struct Shared {
+    rotation: Rotation,
+    tokens: Tokens,
+}
+
+/// What sending a request twice may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No harm.
+    Repeatable,
+    /// What was asked for happens twice, or after its time. It is sent again only where it certainly has not arrived,
+    /// or was refused for its token.
+    Once,
+}
+
+/// A request that can be sent.
+pub(super) struct Prepared<Q> {
+    pub(super) connection: Connection,
+    pub(super) token: Token,
+    pub(super) request: Request<Q>,
+}
+
+impl Caller {
+    pub(super) fn new(options: Options) -> Self {
+        let tokens = Tokens::new(options.login.clone());
+        let rotation = Rotation::new(options);
+        Self(Arc::new(Shared { rotation, tokens }))
+    }
+
+    pub(super) fn rotation(&self) -> &Rotation {
+        &self.0.rotation
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        self.0.rotation.options()
+    }
+
+    /// Connects and logs in where need be.
+    pub(super) async fn prepare<Q>(&self, message: Q) -> Result<Prepared<Q>, Fault> {
+        let token = self.0.tokens.known();
+        let connection = self.rotation().connection(token).await;
+        let token = self.0.tokens.token(&connection);
+        let token = timeout(self.options().timeouts.attempt, token).await;
+        let token = token
+            .unwrap_or_else(|_| Err(Fault::late(&connection.host).before_sending()))
+            .inspect_err(|fault| self.leave(&connection, fault))?;
+        let mut request = Request::new(message);
+        token.put(&mut request);
+        // A member without a leader says so at once, instead of keeping us waiting.
+        let yes = MetadataValue::from_static("true");
+        request.metadata_mut().insert("hasleader", yes);
+        Ok(Prepared {
+            connection,
+            token,
+            request,
+        })
+    }
+
+    /// Says who asks, in a request that goes elsewhere than to the endpoint in use.
+    pub(super) async fn sign(&self, request: &mut Request<impl Sized>) -> Result<(), Error> {
+        if self.options().login.is_some() {
+            let signed = self.prepare(()).await.map_err(|fault| fault.error)?;
+            signed.token.put(request);
+        }
+        Ok(())
+    }
+
+    /// Leaves the endpoint, if it is to blame.
+    pub(super) fn leave(&self, connection: &Connection, fault: &Fault) {
+        if fault.leave {
+            self.rotation().leave(connection);
+        }
+    }
+
+    /// Forgets the token, if that is to blame; `false` where another one would be no better.
+    pub(super) async fn renew(&self, token: &Token, fault: &Fault) -> bool {
+        fault.token && self.0.tokens.refused(token).await
+    }
+
+    /// Asks, on one endpoint after the other, until there is an answer that counts, or the deadline.
+    pub(super) async fn call<Q: Clone, A, F>(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        message: Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut last = None;
+        let mut failures = 0;
+        let mut logins = 0;
+        loop {
+            let prepared = timeout_at(deadline, self.prepare(message.clone())).await;
+            let fault = match prepared {
+                Err(_) => return Err(last.unwrap_or_else(|| self.rotation().not_connected())),
+                Ok(Err(fault)) => fault,
+                Ok(Ok(prepared)) => {
+                    let end = self.end(kind, failures, deadline);
+                    let Prepared {
+                        connection,
+                        token,
+                        request,
+                    } = prepared;
+                    let answer = timeout_at(end, send(connection.channel.clone(), request)).await;
+                    let fault = match answer {
+                        Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                        Ok(Err(status)) => Fault::new(&status, &connection.host),
+                        Err(_) => Fault::late(&connection.host),
+                    };
+                    self.leave(&connection, &fault);
+                    if logins < MAX_LOGINS && self.renew(&token, &fault).await {
+                        logins += 1;
+                        continue;
+                    }
+                    fault
+                }
+            };
+            if Instant::now() >= deadline || !self.again(kind, failures, &fault) {
+                return Err(fault.error);
+            }
+            last = Some(fault.error);
+            // The next endpoint is asked at once; only when all have failed there is reason to wait.
+            let round = u32::try_from(self.options().endpoints.len()).unwrap_or(u32::MAX);
+            failures += 1;
+            if failures >= round {
+                let _ = timeout_at(deadline, sleep(backoff(failures - round))).await;
+            }
+        }
+    }
+
+    /// Until when to wait for one endpoint.
+    fn end(&self, kind: Kind, failures: u32, deadline: Instant) -> Instant {
+        match kind {
+            // Nobody else could be asked.
+            Kind::Once => deadline,
+            Kind::Repeatable => {
+                let attempt = self.options().timeouts.attempt;
+                let longer = attempt.saturating_mul(2_u32.saturating_pow(failures.min(16)));
+                deadline.min(Instant::now() + longer)
+            }
+        }
+    }
+
+    fn again(&self, kind: Kind, failures: u32, fault: &Fault) -> bool {
+        let elsewhere = usize::try_from(failures).is_ok_and(|n| n < self.options().endpoints.len());
+        let worth_it = fault.error.is_passing() || (fault.leave && elsewhere);
+        worth_it && (kind == Kind::Repeatable || fault.unsent)
+    }
+}

@@ -1,0 +1,165 @@
+//! Connecting to one endpoint, and finding the first of several that is well.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tonic::Request;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use super::fault::innermost;
+use super::token::Token;
+use super::{Error, Fault, Host, Options, Outcome, Refusal, Tls};
+use crate::proto::etcd::etcdserverpb::StatusRequest;
+use crate::proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
+
+/// What may wait unread on one stream, which is a watch most of all.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// For all streams. A connection is ended by frames that wait unread where half of this would not hold them, and
+/// small ones count as 256 bytes: a watch of small events that nobody reads must not come near.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// HTTP/2 pings while a call waits, so that its connection ends where nobody is there any more. etcd ends
+/// connections that ping more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// TCP's own, so that the connection is not forgotten by what is in between, and is known to be dead when it is used.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The files of the TLS options do not do.
+#[derive(Debug)]
+pub enum TlsError {
+    /// One cannot be read.
+    Read(PathBuf, io::Error),
+    /// There is no PEM certificate in it.
+    NoCertificate(PathBuf),
+    /// They do not fit together, or are damaged.
+    Content(String),
+}
+
+impl std::fmt::Display for TlsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read(path, error) => write!(f, "cannot read {}: {error}", path.display()),
+            Self::NoCertificate(path) => {
+                write!(f, "there is no PEM certificate in {}", path.display())
+            }
+            Self::Content(error) => write!(f, "TLS to etcd: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// How an endpoint is to be connected, which connects nothing yet.
+pub(super) fn endpoint(host: &Host, tls: Option<&Tls>) -> Result<Endpoint, TlsError> {
+    let wrong = |error: tonic::transport::Error| TlsError::Content(innermost(&error));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
+        .map_err(wrong)?
+        .tcp_keepalive(Some(TCP_KEEPALIVE))
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let Some(tls) = tls else { return Ok(endpoint) };
+    // Small files, once a connection.
+    let read = |path: &Path| fs::read(path).map_err(|error| TlsError::Read(path.to_owned(), error));
+    let mut config = ClientTlsConfig::new().domain_name(&host.name);
+    config = match &tls.ca {
+        Some(ca) => config.ca_certificate(Certificate::from_pem(certificates(ca, read(ca)?)?)),
+        None => config.with_native_roots(),
+    };
+    if let Some(identity) = &tls.identity {
+        let cert = certificates(&identity.cert, read(&identity.cert)?)?;
+        let key = read(&identity.key)?;
+        config = config.identity(tonic::transport::Identity::from_pem(cert, key));
+    }
+    endpoint.tls_config(config).map_err(wrong)
+}
+
+/// What stands between the dashes of PEM: with no certificate at all, nobody would be trusted, and nobody told why.
+fn certificates(path: &Path, pem: Vec<u8>) -> Result<Vec<u8>, TlsError> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    if pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
+        return Ok(pem);
+    }
+    Err(TlsError::NoCertificate(path.to_owned()))
+}
+
+/// Connects to an endpoint.
+pub(super) async fn connect(host: &Host, options: &Options) -> Result<Channel, Error> {
+    let failed = |message: String| unfit(host, message);
+    let endpoint = endpoint(host, options.tls.as_ref());
+    let endpoint = endpoint.map_err(|error| failed(error.to_string()))?;
+    let channel = timeout(options.timeouts.connect, endpoint.connect()).await;
+    let channel = channel.map_err(|_| failed("no connection in time".to_owned()))?;
+    channel.map_err(|error| failed(innermost(&error)))
+}
+
+/// Connects to the first endpoint that is fit to be asked, beginning with `first`. A slow one does not hold up the
+/// others.
+pub(super) async fn connect_to_any(
+    first: usize,
+    options: &Options,
+    token: &Token,
+) -> Result<(usize, Channel), Error> {
+    let mut attempts = JoinSet::new();
+    let mut problems = Vec::new();
+    let count = options.endpoints.len();
+    let mut order = (0..count).map(|offset| (first + offset) % count);
+    loop {
+        if let Some(index) = order.next() {
+            let (options, token) = (options.clone(), token.clone());
+            attempts.spawn(async move { (index, fit(index, &options, &token).await) });
+        }
+        let joined = tokio::select! {
+            joined = attempts.join_next() => joined,
+            () = sleep(options.timeouts.stagger), if order.len() > 0 => continue,
+        };
+        match joined {
+            Some(Ok((index, Ok(channel)))) => return Ok((index, channel)),
+            Some(Ok((_, Err(error)))) => problems.push(error.to_string()),
+            Some(Err(error)) => problems.push(error.to_string()),
+            None => return Err(Error::not_connected(problems.join("; "))),
+        }
+    }
+}
+
+/// Connects to an endpoint, and asks how it is: a process that is stopped takes connections, too.
+async fn fit(index: usize, options: &Options, token: &Token) -> Result<Channel, Error> {
+    let host = &options.endpoints[index];
+    let channel = connect(host, options).await?;
+    let mut request = Request::new(StatusRequest {});
+    token.put(&mut request);
+    let mut client = MaintenanceClient::new(channel.clone());
+    let status = timeout(options.timeouts.connect, client.status(request)).await;
+    let status = match status {
+        Ok(Ok(status)) => status.into_inner(),
+        Ok(Err(status)) => {
+            let error = Fault::new(&status, host).before_sending().error;
+            if error.outcome == Outcome::Definite(Refusal::NotLoggedIn) {
+                // It answers, and will tell the rest when it knows who asks.
+                return Ok(channel);
+            }
+            return Err(error);
+        }
+        Err(_) => return Err(unfit(host, "no answer in time".to_owned())),
+    };
+    if status.is_learner {
+        return Err(unfit(host, "it is only learning".to_owned()));
+    }
+    if status.leader == 0 {
+        return Err(unfit(host, "it knows of no leader".to_owned()));
+    }
+    Ok(channel)
+}
+
+fn unfit(host: &Host, problem: String) -> Error {
+    Error {
+        endpoint: Some(host.clone()),
+        ..Error::not_connected(problem)
+    }
+}

@@ -1,0 +1,145 @@
+//! What a call that failed leaves behind: certainly nothing, or possibly what it asked for.
+
+use std::fmt;
+
+use super::Host;
+
+/// A call has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What that means.
+    pub outcome: Outcome,
+    /// Who said so; nobody, where nobody could be reached.
+    pub endpoint: Option<Host>,
+    /// The gRPC status code, where there was an answer.
+    pub code: Option<&'static str>,
+    /// The sentence that came with it.
+    pub message: String,
+}
+
+/// Whether a call that failed may have changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was refused: it has not been applied, and will not be.
+    Definite(Refusal),
+    /// It may have been applied, or may be yet. That a read does not show it proves nothing.
+    Unknown(Doubt),
+}
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No endpoint could be reached and was fit to be asked, in time.
+    NotConnected,
+    /// The member knows of no leader.
+    NoLeader,
+    /// The member has too much to do.
+    Overloaded,
+    /// The user or the password is wrong, or missing.
+    NotLoggedIn,
+    /// The user may not do this.
+    Denied,
+    /// A transaction has more operations than `--max-txn-ops` allows.
+    TooManyOperations,
+    /// The request is larger than `--max-request-bytes` allows.
+    TooLarge,
+    /// The revision that was asked for has been compacted.
+    Compacted,
+    /// The revision that was asked for is yet to come.
+    FutureRevision,
+    /// There is no such lease, any more.
+    LeaseNotFound,
+    /// There is a lease of that id already.
+    LeaseExists,
+    /// etcd calls the request wrong.
+    Invalid,
+    /// What answers does not have the method: it is too old, or no etcd.
+    Unsupported,
+}
+
+/// Why nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// There was no answer in time.
+    Deadline,
+    /// The connection was lost, or the member could not see the request through.
+    Unavailable,
+    /// The database is as large as it may be. What goes over the brink is committed with this error all the same.
+    NoSpace,
+    /// The members have found out that they do not hold the same data.
+    Corrupt,
+    /// An error that etcd is not known to give.
+    Unexpected,
+}
+
+impl Error {
+    pub(super) fn not_connected(message: String) -> Self {
+        Self {
+            outcome: Outcome::Definite(Refusal::NotConnected),
+            endpoint: None,
+            code: None,
+            message,
+        }
+    }
+
+    /// Whether the call has certainly changed nothing, and will not.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        matches!(self.outcome, Outcome::Definite(_))
+    }
+
+    /// Whether the same request may fare better a little later, with nobody doing anything about it.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self.outcome {
+            Outcome::Definite(refusal) => match refusal {
+                Refusal::NotConnected | Refusal::NoLeader | Refusal::Overloaded => true,
+                Refusal::NotLoggedIn
+                | Refusal::Denied
+                | Refusal::TooManyOperations
+                | Refusal::TooLarge
+                | Refusal::Compacted
+                | Refusal::FutureRevision
+                | Refusal::LeaseNotFound
+                | Refusal::LeaseExists
+                | Refusal::Invalid
+                | Refusal::Unsupported => false,
+            },
+            Outcome::Unknown(doubt) => match doubt {
+                Doubt::Deadline | Doubt::Unavailable => true,
+                Doubt::NoSpace | Doubt::Corrupt | Doubt::Unexpected => false,
+            },
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether another member may see it differently.
+    pub(super) fn is_local(self) -> bool {
+        matches!(
+            self,
+            Self::NotConnected | Self::NoLeader | Self::Overloaded | Self::Unsupported
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.endpoint {
+            Some(endpoint) => write!(f, "etcd at {endpoint}: ")?,
+            None => write!(f, "etcd: ")?,
+        }
+        if let Some(code) = self.code {
+            write!(f, "{code}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match self.outcome {
+            Outcome::Definite(_) => Ok(()),
+            Outcome::Unknown(_) => {
+                f.write_str(" (what was asked for may have been done, or may be yet)")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}

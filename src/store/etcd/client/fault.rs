@@ -1,0 +1,291 @@
+//! What to make of an answer that is none.
+
+use std::error::Error as _;
+
+use tonic::{Code, ConnectError, Status};
+
+use super::{Doubt, Error, Host, Outcome, Refusal};
+
+/// An error, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) error: Error,
+    /// Whether the endpoint is to blame, and another one may do better.
+    pub(super) leave: bool,
+    /// Whether the request has certainly not reached a member.
+    pub(super) unsent: bool,
+    /// Whether it was refused for a token that is no longer good.
+    pub(super) token: bool,
+}
+
+/// What etcd says where that tells more than its code does: `api/v3rpc/rpctypes/error.go`. It is all said before
+/// anything is proposed to the cluster, or before anything of a transaction is applied.
+const SENTENCES: [(&str, Refusal); 15] = [
+    ("etcdserver: no leader", Refusal::NoLeader),
+    ("etcdserver: too many requests", Refusal::Overloaded),
+    ("etcdserver: invalid auth token", Refusal::NotLoggedIn),
+    (
+        "etcdserver: revision of auth store is old",
+        Refusal::NotLoggedIn,
+    ),
+    ("etcdserver: user name is empty", Refusal::NotLoggedIn),
+    (
+        "etcdserver: authentication failed, invalid user ID or password",
+        Refusal::NotLoggedIn,
+    ),
+    ("etcdserver: permission denied", Refusal::Denied),
+    (
+        "etcdserver: too many operations in txn request",
+        Refusal::TooManyOperations,
+    ),
+    ("etcdserver: request is too large", Refusal::TooLarge),
+    (
+        "etcdserver: mvcc: required revision has been compacted",
+        Refusal::Compacted,
+    ),
+    (
+        "etcdserver: mvcc: required revision is a future revision",
+        Refusal::FutureRevision,
+    ),
+    (
+        "etcdserver: requested lease not found",
+        Refusal::LeaseNotFound,
+    ),
+    ("etcdserver: lease already exists", Refusal::LeaseExists),
+    ("etcdserver: too large lease TTL", Refusal::Invalid),
+    ("etcdserver: member not found", Refusal::Invalid),
+];
+
+/// Refusals of a token after which a new one may do: etcd's own client renews on the same three.
+const STALE_TOKEN: [&str; 3] = [
+    "etcdserver: invalid auth token",
+    "etcdserver: revision of auth store is old",
+    "etcdserver: user name is empty",
+];
+
+pub(super) const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
+
+impl Fault {
+    /// Reads what a member, or the way to it, has answered.
+    pub(super) fn new(status: &Status, endpoint: &Host) -> Self {
+        let unsent = is_connect_error(status);
+        let outcome = if unsent {
+            Outcome::Definite(Refusal::NotConnected)
+        } else {
+            outcome(status)
+        };
+        Self {
+            leave: match outcome {
+                Outcome::Definite(refusal) => refusal.is_local() || is_learner(status),
+                Outcome::Unknown(Doubt::NoSpace) => false,
+                Outcome::Unknown(_) => true,
+            },
+            unsent,
+            token: STALE_TOKEN.contains(&status.message()),
+            error: Error {
+                outcome,
+                endpoint: Some(endpoint.clone()),
+                // One that tonic has made up for an error of the connection says nothing.
+                code: status.source().is_none().then(|| name(status.code())),
+                message: sentence(status),
+            },
+        }
+    }
+
+    /// No answer has come in time, to a request that may have been sent.
+    pub(super) fn late(endpoint: &Host) -> Self {
+        Self {
+            error: Error {
+                outcome: Outcome::Unknown(Doubt::Deadline),
+                endpoint: Some(endpoint.clone()),
+                code: None,
+                message: "no answer in time".to_owned(),
+            },
+            leave: true,
+            unsent: false,
+            token: false,
+        }
+    }
+
+    /// The same of a call that only prepares another: the other one was never sent.
+    pub(super) fn before_sending(mut self) -> Self {
+        if let Outcome::Unknown(_) = self.error.outcome {
+            self.error.outcome = Outcome::Definite(Refusal::NotConnected);
+        }
+        self.unsent = true;
+        self
+    }
+}
+
+fn outcome(status: &Status) -> Outcome {
+    let message = status.message();
+    if let Some((_, refusal)) = SENTENCES.iter().find(|(said, _)| *said == message) {
+        return Outcome::Definite(*refusal);
+    }
+    let etcd = message.starts_with("etcdserver: ");
+    match status.code() {
+        // No member gave the answer, but the connection did.
+        _ if status.source().is_some() => Outcome::Unknown(Doubt::Unavailable),
+        Code::InvalidArgument | Code::FailedPrecondition if etcd => {
+            Outcome::Definite(Refusal::Invalid)
+        }
+        Code::Unimplemented => Outcome::Definite(Refusal::Unsupported),
+        Code::ResourceExhausted if etcd => Outcome::Unknown(Doubt::NoSpace),
+        // By gRPC, before etcd has seen it.
+        Code::ResourceExhausted if message.starts_with("grpc: received message larger than") => {
+            Outcome::Definite(Refusal::TooLarge)
+        }
+        Code::DeadlineExceeded => Outcome::Unknown(Doubt::Deadline),
+        Code::Unavailable | Code::Cancelled => Outcome::Unknown(Doubt::Unavailable),
+        Code::DataLoss => Outcome::Unknown(Doubt::Corrupt),
+        _ => Outcome::Unknown(Doubt::Unexpected),
+    }
+}
+
+fn is_connect_error(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn is_learner(status: &Status) -> bool {
+    status.message() == "etcdserver: rpc not supported for learner"
+}
+
+/// What is wrong, without the layers around it that only say that something is.
+fn sentence(status: &Status) -> String {
+    status
+        .source()
+        .map_or_else(|| status.message().to_owned(), innermost)
+}
+
+/// The error at the bottom.
+pub(super) fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// Codes as the specification of gRPC writes them.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(code: Code, message: &str) -> Fault {
+        let endpoint = "one:2379".parse().expect("a host");
+        Fault::new(&Status::new(code, message), &endpoint)
+    }
+
+    /// Nothing counts as refused but what is known to be: a wrong guess would lose or double a batch.
+    #[test]
+    fn only_known_refusals_are_definite() {
+        use Doubt::{Corrupt, Deadline, NoSpace, Unavailable, Unexpected};
+        for (code, message, doubt) in [
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out",
+                Unavailable,
+            ),
+            (Code::Unavailable, "etcdserver: leader changed", Unavailable),
+            (Code::Unavailable, "etcdserver: server stopped", Unavailable),
+            (Code::Unavailable, "", Unavailable),
+            (Code::Cancelled, "etcdserver: request canceled", Unavailable),
+            (
+                Code::DeadlineExceeded,
+                "context deadline exceeded",
+                Deadline,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                NoSpace,
+            ),
+            (Code::DataLoss, "etcdserver: corrupt cluster", Corrupt),
+            // From a proxy, perhaps.
+            (Code::InvalidArgument, "no", Unexpected),
+            (Code::PermissionDenied, "no", Unexpected),
+            (Code::ResourceExhausted, "slow down", Unexpected),
+            // Of the answer, which means that it was done.
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+                Unexpected,
+            ),
+            (Code::Internal, "", Unexpected),
+            (Code::Unknown, "etcdserver: something new", Unexpected),
+        ] {
+            let found = fault(code, message).error.outcome;
+            assert_eq!(found, Outcome::Unknown(doubt), "{code:?} {message}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        for (said, refusal) in SENTENCES {
+            let fault = fault(Code::Unknown, said);
+            assert_eq!(fault.error.outcome, Outcome::Definite(refusal), "{said}");
+        }
+        let duplicate = "etcdserver: duplicate key given in txn request";
+        let fault = fault(Code::InvalidArgument, duplicate);
+        assert_eq!(fault.error.outcome, Outcome::Definite(Refusal::Invalid));
+        assert!(!fault.leave, "it is the request's fault");
+        assert_eq!(
+            fault.error.to_string(),
+            format!("etcd at one:2379: INVALID_ARGUMENT: {duplicate}")
+        );
+    }
+
+    /// A member without a leader, or one that only learns, is left for another; a full database is everyone's.
+    #[test]
+    fn endpoints_are_left_for_what_is_theirs() {
+        for (code, message, leave) in [
+            (Code::Unavailable, "etcdserver: no leader", true),
+            (Code::Unavailable, "etcdserver: request timed out", true),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: rpc not supported for learner",
+                true,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                false,
+            ),
+            (
+                Code::PermissionDenied,
+                "etcdserver: permission denied",
+                false,
+            ),
+        ] {
+            assert_eq!(fault(code, message).leave, leave, "{message}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Requests that are easily got wrong when written out.
+
+use bytes::Bytes;
+
+use crate::proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use crate::proto::etcd::etcdserverpb::request_op::Request;
+use crate::proto::etcd::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
+};
+
+/// The end of the range of keys that begin with a prefix: the first key after all of them.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
+    let last = prefix.iter().rposition(|&byte| byte < u8::MAX);
+    match last {
+        Some(last) => {
+            let mut end = prefix[..=last].to_vec();
+            end[last] += 1;
+            end.into()
+        }
+        // Nothing comes after: etcd's way to say "to the end".
+        None => Bytes::from_static(&[0]),
+    }
+}
+
+/// Reads one key.
+#[must_use]
+pub fn get(key: impl Into<Bytes>) -> RangeRequest {
+    RangeRequest {
+        key: key.into(),
+        ..RangeRequest::default()
+    }
+}
+
+/// Reads keys from `start`, up to but without `end`, in their order, `limit` at most.
+#[must_use]
+pub fn range(start: impl Into<Bytes>, end: impl Into<Bytes>, limit: i64) -> RangeRequest {
+    RangeRequest {
+        key: start.into(),
+        range_end: end.into(),
+        limit,
+        ..RangeRequest::default()
+    }
+}
+
+/// Reads keys with a prefix, in their order, `limit` at most.
+#[must_use]
+pub fn prefix(prefix: impl Into<Bytes>, limit: i64) -> RangeRequest {
+    let (key, range_end) = prefix_range(prefix.into());
+    range(key, range_end, limit)
+}
+
+/// Writes a key, in a transaction.
+#[must_use]
+pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> RequestOp {
+    PutRequest {
+        key: key.into(),
+        value: value.into(),
+        ..PutRequest::default()
+    }
+    .into()
+}
+
+/// Deletes a key, in a transaction.
+#[must_use]
+pub fn delete(key: impl Into<Bytes>) -> RequestOp {
+    DeleteRangeRequest {
+        key: key.into(),
+        ..DeleteRangeRequest::default()
+    }
+    .into()
+}
+
+/// Deletes all keys with a prefix, in a transaction.
+#[must_use]
+pub fn delete_prefix(prefix: impl Into<Bytes>) -> RequestOp {
+    let (key, range_end) = prefix_range(prefix.into());
+    DeleteRangeRequest {
+        key,
+        range_end,
+        ..DeleteRangeRequest::default()
+    }
+    .into()
+}
+
+/// The guard of a transaction: the last change of a key was at this revision. 0: it is not there.
+#[must_use]
+pub fn at_revision(key: impl Into<Bytes>, revision: i64) -> Compare {
+    Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Mod.into(),
+        key: key.into(),
+        target_union: Some(TargetUnion::ModRevision(revision)),
+        range_end: Bytes::new(),
+    }
+}
+
+/// The first key with a prefix, and the end of their range. All keys, where the prefix is empty.
+pub(super) fn prefix_range(prefix: Bytes) -> (Bytes, Bytes) {
+    let end = prefix_end(&prefix);
+    if prefix.is_empty() {
+        // No key is empty, and etcd takes an empty one to be a mistake.
+        return (Bytes::from_static(&[0]), end);
+    }
+    (prefix, end)
+}
+
+impl From<RangeRequest> for RequestOp {
+    fn from(request: RangeRequest) -> Self {
+        let request = Some(Request::RequestRange(request));
+        Self { request }
+    }
+}
+
+impl From<PutRequest> for RequestOp {
+    fn from(request: PutRequest) -> Self {
+        let request = Some(Request::RequestPut(request));
+        Self { request }
+    }
+}
+
+impl From<DeleteRangeRequest> for RequestOp {
+    fn from(request: DeleteRangeRequest) -> Self {
+        let request = Some(Request::RequestDeleteRange(request));
+        Self { request }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_the_next_key_without_it() {
+        for (prefix, end) in [
+            (&b"a"[..], &b"b"[..]),
+            (b"a/", b"a0"),
+            (b"a\xff", b"b"),
+            (b"a\xff\xff", b"b"),
+            (b"\xff", b"\0"),
+            (b"", b"\0"),
+        ] {
+            assert_eq!(prefix_end(prefix), end, "{prefix:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The token by which etcd knows who asks.
+
+use tokio::sync::Mutex;
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use super::fault::AUTH_NOT_ENABLED;
+use super::rotation::Connection;
+use super::{Error, Fault, Login, Refusal};
+use crate::proto::etcd::etcdserverpb::AuthenticateRequest;
+use crate::proto::etcd::etcdserverpb::auth_client::AuthClient;
+
+/// One token for all calls.
+pub(super) struct Tokens {
+    login: Option<Login>,
+    /// Held while logging in, so that one does for all.
+    token: Mutex<Option<Token>>,
+}
+
+/// A token, or that there need not be one.
+#[derive(Clone, Debug)]
+pub(super) struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    pub(super) fn put(&self, request: &mut Request<impl Sized>) {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(login: Option<Login>) -> Self {
+        Self {
+            login,
+            token: Mutex::new(None),
+        }
+    }
+
+    /// The token, if it is known just now.
+    pub(super) fn known(&self) -> Token {
+        let token = self.token.try_lock().ok();
+        let token = token.and_then(|token| token.clone());
+        token.unwrap_or(Token(None))
+    }
+
+    /// The token, for which the user logs in if need be.
+    pub(super) async fn token(&self, connection: &Connection) -> Result<Token, Fault> {
+        let Some(login) = &self.login else {
+            return Ok(Token(None));
+        };
+        let mut token = self.token.lock().await;
+        if let Some(token) = &*token {
+            return Ok(token.clone());
+        }
+        let request = AuthenticateRequest {
+            name: login.user.clone(),
+            password: login.password.clone(),
+        };
+        let mut client = AuthClient::new(connection.channel.clone());
+        let value = match client.authenticate(request).await {
+            Ok(answer) => {
+                let value = answer.into_inner().token.parse();
+                Some(value.map_err(|_| not_text(connection))?)
+            }
+            // It will say so once it is: a request without a token is refused then.
+            Err(status) if status.message() == AUTH_NOT_ENABLED => None,
+            Err(status) => return Err(Fault::new(&status, &connection.host).before_sending()),
+        };
+        Ok(token.insert(Token(value)).clone())
+    }
+
+    /// Forgets a token that was refused, unless another one has taken its place; `false` where no other can be had.
+    pub(super) async fn refused(&self, refused: &Token) -> bool {
+        let mut token = self.token.lock().await;
+        if token.as_ref().is_some_and(|token| token.0 == refused.0) {
+            *token = None;
+        }
+        self.login.is_some()
+    }
+}
+
+fn not_text(connection: &Connection) -> Fault {
+    Fault {
+        error: Error {
+            outcome: super::Outcome::Definite(Refusal::NotLoggedIn),
+            endpoint: Some(connection.host.clone()),
+            code: None,
+            message: "the token is no header value".to_owned(),
+        },
+        leave: false,
+        unsent: true,
+        token: false,
+    }
+}
