@@ -10,6 +10,7 @@ mod call;
 mod dial;
 mod error;
 mod fault;
+mod lease;
 mod options;
 mod request;
 mod rotation;
@@ -18,6 +19,7 @@ mod token;
 pub use address::{Address, Host, ParseAddressError};
 pub use dial::TlsError;
 pub use error::{Doubt, Error, Outcome, Refusal};
+pub use lease::{Lease, LeaseId};
 pub use options::{Identity, Login, Options, Timeouts, Tls};
 pub use request::{at_revision, delete, delete_prefix, get, prefix, prefix_end, put, range};
 

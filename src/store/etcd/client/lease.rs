@@ -1,0 +1,171 @@
+//! Leases: keys that go when their owner does.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status};
+use tracing::{debug, warn};
+
+use super::call::{Caller, Kind};
+use super::{Client, Error, Outcome, Refusal};
+use crate::proto::etcd::etcdserverpb::lease_client::LeaseClient;
+use crate::proto::etcd::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
+};
+
+/// Names a lease, never 0.
+pub type LeaseId = i64;
+
+/// Signs of life within the time to live: two may get lost.
+const KEEP_ALIVES: u32 = 3;
+
+/// A lease that is kept alive until it is dropped; it then runs out by itself.
+pub struct Lease {
+    id: LeaseId,
+    caller: Caller,
+    state: watch::Receiver<State>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What is known of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// etcd keeps it until then at least.
+    Until(Instant),
+    /// etcd has said that there is no such lease any more.
+    Lost,
+}
+
+impl Client {
+    /// Takes a lease that runs out where there is no sign of life for so long; etcd may make it longer.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses. A lease that was granted all the same
+    /// runs out by itself.
+    pub async fn grant(&self, ttl: Duration, deadline: Instant) -> Result<Lease, Error> {
+        let request = LeaseGrantRequest {
+            ttl: i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX),
+            // An id of our own makes it the same lease when it is asked for again.
+            id: fastrand::i64(1..),
+        };
+        let asked = Instant::now();
+        let send =
+            |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await };
+        let granted = self.caller.call(Kind::Repeatable, deadline, request, send);
+        let ttl = match granted.await {
+            Ok(granted) => granted.ttl,
+            Err(error) if error.outcome == Outcome::Definite(Refusal::LeaseExists) => request.ttl,
+            Err(error) => return Err(error),
+        };
+        let ttl = seconds(ttl);
+        let (sender, state) = watch::channel(State::Until(asked + ttl));
+        let keeper = Keeper {
+            id: request.id,
+            caller: self.caller.clone(),
+            state: sender,
+        };
+        Ok(Lease {
+            id: request.id,
+            caller: self.caller.clone(),
+            state,
+            _task: AbortOnDropHandle::new(tokio::spawn(keeper.run(asked, ttl))),
+        })
+    }
+}
+
+impl Lease {
+    /// Its id, for the keys that shall go with it.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Until when etcd keeps the lease at least, by what is known now. It may well keep it longer; `None` once it is
+    /// lost.
+    #[must_use]
+    pub fn held_until(&self) -> Option<Instant> {
+        match *self.state.borrow() {
+            State::Until(end) => Some(end),
+            State::Lost => None,
+        }
+    }
+
+    /// Waits until the lease is lost, and its keys with it: its owner may take a new one. As long as etcd cannot be
+    /// reached nobody knows, and this waits.
+    pub async fn lost(&self) {
+        let mut state = self.state.clone();
+        // The task only ends after it has said so.
+        let _ = state.wait_for(|state| *state == State::Lost).await;
+    }
+
+    /// Gives the lease up: its keys go at once.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses. It then runs out by itself.
+    pub async fn revoke(self, deadline: Instant) -> Result<(), Error> {
+        let request = LeaseRevokeRequest { id: self.id };
+        let send =
+            |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
+        let revoked = self.caller.call(Kind::Repeatable, deadline, request, send);
+        match revoked.await {
+            Err(error) if error.outcome != Outcome::Definite(Refusal::LeaseNotFound) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct Keeper {
+    id: LeaseId,
+    caller: Caller,
+    state: watch::Sender<State>,
+}
+
+impl Keeper {
+    /// Each sign of life is a stream of its own, on whichever endpoint is well.
+    async fn run(self, mut asked: Instant, mut ttl: Duration) {
+        loop {
+            let interval = ttl / KEEP_ALIVES;
+            sleep_until(asked + interval).await;
+            asked = Instant::now();
+            let request = LeaseKeepAliveRequest { id: self.id };
+            let answer = self
+                .caller
+                .call(Kind::Repeatable, asked + ttl, request, keep_alive);
+            match answer.await {
+                Ok(answer) if answer.ttl > 0 => {
+                    ttl = seconds(answer.ttl);
+                    self.state.send_replace(State::Until(asked + ttl));
+                }
+                Ok(_) => break,
+                Err(error) if error.outcome == Outcome::Definite(Refusal::LeaseNotFound) => break,
+                Err(error) => {
+                    // Only etcd knows whether it has run out: a new leader starts all leases afresh.
+                    debug!(lease = self.id, "{error}");
+                }
+            }
+        }
+        warn!(lease = self.id, "etcd has let a lease run out");
+        self.state.send_replace(State::Lost);
+    }
+}
+
+async fn keep_alive(
+    channel: tonic::transport::Channel,
+    request: Request<LeaseKeepAliveRequest>,
+) -> Result<Response<LeaseKeepAliveResponse>, Status> {
+    let request = request.map(|message| stream::iter([message]));
+    let mut answers = LeaseClient::new(channel)
+        .lease_keep_alive(request)
+        .await?
+        .into_inner();
+    let answer = answers.message().await?;
+    let answer = answer.ok_or_else(|| Status::unavailable("the stream ended without an answer"))?;
+    Ok(Response::new(answer))
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
+}
