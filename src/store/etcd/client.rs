@@ -15,6 +15,7 @@ mod options;
 mod request;
 mod rotation;
 mod token;
+mod watch;
 
 pub use address::{Address, Host, ParseAddressError};
 pub use dial::TlsError;
@@ -22,6 +23,7 @@ pub use error::{Doubt, Error, Outcome, Refusal};
 pub use lease::{Lease, LeaseId};
 pub use options::{Identity, Login, Options, Timeouts, Tls};
 pub use request::{at_revision, delete, delete_prefix, get, prefix, prefix_end, put, range};
+pub use watch::{Batch, Watch, WatchError};
 
 use tokio::time::Instant;
 use tonic::transport::Channel;
