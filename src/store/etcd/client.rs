@@ -11,18 +11,22 @@ mod dial;
 mod error;
 mod fault;
 mod lease;
+mod maintenance;
 mod options;
 mod request;
 mod rotation;
 mod token;
+mod version;
 mod watch;
 
 pub use address::{Address, Host, ParseAddressError};
 pub use dial::TlsError;
 pub use error::{Doubt, Error, Outcome, Refusal};
 pub use lease::{Lease, LeaseId};
+pub use maintenance::{Alarm, AlarmKind, Member};
 pub use options::{Identity, Login, Options, Timeouts, Tls};
 pub use request::{at_revision, delete, delete_prefix, get, prefix, prefix_end, put, range};
+pub use version::{Support, VersionError, support};
 pub use watch::{Batch, Watch, WatchError};
 
 use tokio::time::Instant;

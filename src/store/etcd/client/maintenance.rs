@@ -1,0 +1,173 @@
+//! The members themselves: how each is, and how full.
+
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::call::Kind;
+use super::dial;
+use super::{Client, Error, Fault, Host};
+use crate::proto::etcd::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::proto::etcd::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, StatusRequest,
+};
+
+/// A member, as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its cluster's id.
+    pub cluster: u64,
+    /// Its version; [`support`](super::support) judges it.
+    pub version: String,
+    /// The leader that it knows of, if any.
+    pub leader: Option<u64>,
+    /// How large its database is, in bytes; the quota counts this.
+    pub database_bytes: i64,
+    /// How much of that is in use, in bytes: the rest is used again before the database grows.
+    pub used_bytes: i64,
+    /// What it says is wrong.
+    pub errors: Vec<String>,
+}
+
+/// Something that a member has raised, and that stays until somebody takes it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// Which member.
+    pub member: u64,
+    /// What.
+    pub kind: AlarmKind,
+}
+
+/// What a member has raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlarmKind {
+    /// Its database is as large as `--quota-backend-bytes` allows. Nothing can be written any more, in the whole
+    /// cluster.
+    NoSpace,
+    /// Its data are not the others'.
+    Corrupt,
+    /// An alarm that we do not know of.
+    Other(i32),
+}
+
+impl Client {
+    /// Asks each member how it is, all at once, on connections of their own; in the order of the endpoints.
+    pub async fn members(&self, deadline: Instant) -> Vec<(Host, Result<Member, Error>)> {
+        let hosts = self.caller.options().endpoints.iter().cloned();
+        let members: FuturesOrdered<_> = hosts
+            .map(async |host| (host.clone(), self.member(&host, deadline).await))
+            .collect();
+        members.collect().await
+    }
+
+    async fn member(&self, host: &Host, deadline: Instant) -> Result<Member, Error> {
+        let send =
+            |channel, request| async move { MaintenanceClient::new(channel).status(request).await };
+        let status = self.ask(host, deadline, StatusRequest {}, send).await?;
+        let header = status.header.unwrap_or_default();
+        Ok(Member {
+            id: header.member_id,
+            cluster: header.cluster_id,
+            version: status.version,
+            leader: (status.leader != 0).then_some(status.leader),
+            database_bytes: status.db_size,
+            used_bytes: status.db_size_in_use,
+            errors: status.errors,
+        })
+    }
+
+    /// The alarms of all members.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    pub async fn alarms(&self, deadline: Instant) -> Result<Vec<Alarm>, Error> {
+        let request = AlarmRequest {
+            action: AlarmAction::Get.into(),
+            ..AlarmRequest::default()
+        };
+        let alarms = self.alarm(request, deadline).await?;
+        Ok(alarms.iter().map(Alarm::from).collect())
+    }
+
+    /// Takes an alarm back: of NOSPACE, once there is room again.
+    ///
+    /// # Errors
+    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    pub async fn disarm(&self, alarm: Alarm, deadline: Instant) -> Result<(), Error> {
+        let request = AlarmRequest {
+            action: AlarmAction::Deactivate.into(),
+            member_id: alarm.member,
+            alarm: match alarm.kind {
+                AlarmKind::NoSpace => AlarmType::Nospace.into(),
+                AlarmKind::Corrupt => AlarmType::Corrupt.into(),
+                AlarmKind::Other(kind) => kind,
+            },
+        };
+        self.alarm(request, deadline).await.map(drop)
+    }
+
+    async fn alarm(
+        &self,
+        request: AlarmRequest,
+        deadline: Instant,
+    ) -> Result<Vec<AlarmMember>, Error> {
+        let send =
+            |channel, request| async move { MaintenanceClient::new(channel).alarm(request).await };
+        let answer = self.caller.call(Kind::Repeatable, deadline, request, send);
+        Ok(answer.await?.alarms)
+    }
+
+    /// Gives a member's free room back to its disk, during which it does nothing else.
+    ///
+    /// # Errors
+    /// Where it cannot be reached, refuses, or takes too long: then it goes on with it all the same.
+    pub async fn defragment(&self, host: &Host, deadline: Instant) -> Result<(), Error> {
+        let send = |channel, request| async move {
+            MaintenanceClient::new(channel).defragment(request).await
+        };
+        self.ask(host, deadline, DefragmentRequest {}, send)
+            .await
+            .map(drop)
+    }
+
+    /// Asks one member, once.
+    async fn ask<Q, A, F>(
+        &self,
+        host: &Host,
+        deadline: Instant,
+        message: Q,
+        send: impl FnOnce(Channel, Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let asked = async {
+            let channel = dial::connect(host, self.caller.options()).await?;
+            let mut request = Request::new(message);
+            self.caller.sign(&mut request).await?;
+            let answer = send(channel, request).await;
+            let answer = answer.map_err(|status| Fault::new(&status, host).error)?;
+            Ok(answer.into_inner())
+        };
+        let answer = timeout_at(deadline, asked).await;
+        answer.unwrap_or_else(|_| Err(Fault::late(host).error))
+    }
+}
+
+impl From<&AlarmMember> for Alarm {
+    fn from(alarm: &AlarmMember) -> Self {
+        let kind = match alarm.alarm() {
+            AlarmType::Nospace => AlarmKind::NoSpace,
+            AlarmType::Corrupt => AlarmKind::Corrupt,
+            AlarmType::None => AlarmKind::Other(alarm.alarm),
+        };
+        Self {
+            member: alarm.member_id,
+            kind,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Which versions of etcd can be trusted with counters.
+
+use std::fmt;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Client, Error, Host};
+
+/// What to make of a version of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It is fine.
+    Good,
+    /// It works, but has known errors that lose or repeat events, or answer reads from the past; `floor` is the first
+    /// version without them.
+    Faulty {
+        /// The version to update to.
+        floor: &'static str,
+    },
+    /// It is too old to be used at all.
+    TooOld,
+    /// It is not written as versions are.
+    Unreadable,
+}
+
+/// The cluster cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionError {
+    /// A member is too old.
+    TooOld(Host, String),
+    /// No member could be asked.
+    Unknown(Error),
+}
+
+impl fmt::Display for VersionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooOld(host, version) => {
+                write!(
+                    f,
+                    "etcd at {host} is {version}, and 3.{MIN_MINOR} is the oldest that will do"
+                )
+            }
+            Self::Unknown(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for VersionError {}
+
+impl Client {
+    /// Makes sure that no member is too old, and warns of those that have known errors. Members that cannot be
+    /// reached are not judged, as long as one can.
+    ///
+    /// # Errors
+    /// Where one is too old, or none can be reached before the deadline.
+    pub async fn check_versions(&self, deadline: Instant) -> Result<(), VersionError> {
+        let mut problem = None;
+        let mut judged = 0;
+        for (host, member) in self.members(deadline).await {
+            let version = match member {
+                Ok(member) => member.version,
+                Err(error) => {
+                    problem = Some(error);
+                    continue;
+                }
+            };
+            judged += 1;
+            match support(&version) {
+                Support::Good => {}
+                Support::Faulty { floor } => warn!(
+                    endpoint = %host,
+                    "etcd {version} has known errors that may cost increments: update it to {floor} or later"
+                ),
+                Support::Unreadable => {
+                    warn!(endpoint = %host, "cannot tell how old etcd {version:?} is");
+                }
+                Support::TooOld => return Err(VersionError::TooOld(host, version)),
+            }
+        }
+        match problem {
+            Some(error) if judged == 0 => Err(VersionError::Unknown(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first good ones of a minor version. Before them: reads from the past after a pause (fixed in both), leases
+/// that are wrongly revoked (3.5.13), members that part ways after a crash (3.5.3), events that watches lose (3.5.8
+/// and others).
+const FLOORS: [(u32, u32, &str); 2] = [(5, 28, "3.5.28"), (6, 9, "3.6.9")];
+
+/// The first minor version of etcd 3 that has what we ask for.
+const MIN_MINOR: u32 = 4;
+
+/// Judges what a member calls its version.
+#[must_use]
+pub fn support(version: &str) -> Support {
+    let Some((major, minor, patch)) = parse(version) else {
+        return Support::Unreadable;
+    };
+    if (major, minor) < (3, MIN_MINOR) {
+        return Support::TooOld;
+    }
+    if major > 3 {
+        return Support::Good;
+    }
+    let floor = FLOORS
+        .iter()
+        .find(|(floor_minor, ..)| minor <= *floor_minor);
+    match floor {
+        Some(&(floor_minor, floor_patch, floor)) if (minor, patch) < (floor_minor, floor_patch) => {
+            Support::Faulty { floor }
+        }
+        _ => Support::Good,
+    }
+}
+
+/// `3.6.1` and `3.7.0-rc.1`.
+fn parse(version: &str) -> Option<(u32, u32, u32)> {
+    let release = version.split(['-', '+']).next()?;
+    let mut parts = release.split('.').map(|part| part.parse().ok());
+    let version = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_judged_by_their_floors() {
+        use Support::{Good, TooOld, Unreadable};
+        let (faulty5, faulty6) = (
+            Support::Faulty { floor: "3.5.28" },
+            Support::Faulty { floor: "3.6.9" },
+        );
+        for (version, verdict) in [
+            ("2.3.8", TooOld),
+            ("3.3.27", TooOld),
+            ("3.4.23", faulty5),
+            ("3.4.99", faulty5),
+            ("3.5.0", faulty5),
+            ("3.5.27", faulty5),
+            ("3.5.28", Good),
+            ("3.6.0", faulty6),
+            ("3.6.8", faulty6),
+            ("3.6.9", Good),
+            ("3.6.16", Good),
+            ("3.7.0-rc.0", Good),
+            ("4.0.0", Good),
+            ("", Unreadable),
+            ("3.6", Unreadable),
+            ("3.6.x", Unreadable),
+            ("3.6.1.2", Unreadable),
+        ] {
+            assert_eq!(support(version), verdict, "{version:?}");
+        }
+    }
+}
