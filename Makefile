@@ -9,6 +9,7 @@ GRPCURL_VERSION := v1.9.4
 TOOLS   := $(CURDIR)/.tools
 BUF     := $(TOOLS)/node_modules/.bin/buf
 GRPCURL := $(TOOLS)/bin/grpcurl
+ETCD    := $(TOOLS)/bin/etcd
 PROTOS  := $(shell find proto -name '*.proto')
 
 .PHONY: help
@@ -21,7 +22,7 @@ run: ## Build and start a server on 127.0.0.1:8080
 	cargo run --release --locked
 
 .PHONY: test
-test: clients $(GRPCURL) ## Run every test, installing what they need
+test: clients $(GRPCURL) $(ETCD) ## Run every test, installing what they need
 	cargo test --locked -- --include-ignored
 
 .PHONY: lint
@@ -34,6 +35,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract and the direction of
 	$(MAKE) --no-print-directory breaking
 	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
+	cd tests/etcd && test -z "$$(gofmt -l .)"
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
 
 # The contract is what any earlier commit has published, not only the last one.
@@ -49,7 +51,7 @@ fix: $(BUF) ## Format, and apply what linters can mend by themselves
 	cargo fmt
 	cd clients/rust && cargo fmt
 	cd benches && cargo fmt
-	gofmt -w clients/go
+	gofmt -w clients/go tests/etcd
 	$(BUF) format --write --path proto/sum
 
 .PHONY: bench
@@ -111,3 +113,7 @@ $(BUF):
 
 $(GRPCURL):
 	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+# Its version is in go.mod.
+$(ETCD): tests/etcd/main.go tests/etcd/go.mod tests/etcd/go.sum
+	cd tests/etcd && go build -trimpath -o $@ .

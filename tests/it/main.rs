@@ -4,6 +4,7 @@ mod calls;
 mod counters;
 mod crash;
 mod damage;
+mod etcd;
 mod hostile;
 mod imports;
 mod limits;

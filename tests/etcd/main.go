@@ -1,0 +1,12 @@
+// The etcd that the tests run. Its own module has replace directives, which `go install` refuses.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	etcdmain.Main(os.Args)
+}

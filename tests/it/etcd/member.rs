@@ -1,0 +1,200 @@
+//! One etcd, as a process of its own.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Shell, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use sumd::store::etcd::client::Host;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::support::soon;
+
+/// Far longer than an election takes, on a machine that has other things to do, too.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A member that is running, stopped or dead, and dies with the test.
+pub struct Member {
+    pub name: String,
+    pub ports: Ports,
+    folder: TempDir,
+    flags: Vec<String>,
+    child: Option<Child>,
+}
+
+/// The ports of a member stay the same when it is started again.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub client: u16,
+    pub peer: u16,
+    pub health: u16,
+}
+
+impl Ports {
+    pub fn free() -> Self {
+        Self {
+            client: free_port(),
+            peer: free_port(),
+            health: free_port(),
+        }
+    }
+}
+
+/// A port that is free now, and that nobody is given who asks for any: connections that go out are given theirs from
+/// a range of their own, and one of those must not take the port of a member that is down for a moment.
+pub fn free_port() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let first = range.and_then(|range| range.split_whitespace().next()?.parse().ok());
+    let first: u16 = first.unwrap_or(32_768);
+    let mut free = std::iter::repeat_with(|| fastrand::u16(10_000..first))
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("they do not end")
+}
+
+impl Member {
+    /// A member that is not running yet.
+    pub fn new(name: String, ports: Ports, flags: Vec<String>) -> Self {
+        Self {
+            name,
+            ports,
+            folder: tempfile::tempdir().expect("a folder"),
+            flags,
+            child: None,
+        }
+    }
+
+    /// Where clients find it.
+    pub fn host(&self) -> Host {
+        let host = format!("127.0.0.1:{}", self.ports.client);
+        host.parse().expect("a host")
+    }
+
+    /// Starts it, on what it has on disk. It may take a while until it is [healthy](Self::healthy).
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        let log = File::options().create(true).append(true).open(self.log());
+        let log = log.expect("a log");
+        let child = Command::new(program())
+            .args(["--name", &self.name, "--data-dir"])
+            .arg(self.folder.path().join("data"))
+            .args(["--logger", "zap", "--log-level", "error"])
+            .args(&self.flags)
+            // Of whoever runs the tests.
+            .env_clear()
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn();
+        self.child = Some(child.expect("`make test` has built etcd"));
+    }
+
+    /// Gives it no time for anything, and waits until it is really gone, and its ports are free.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.start_kill().expect("it runs");
+        soon(child.wait()).await.expect("a child");
+    }
+
+    /// Keeps it from running, with all its connections open.
+    pub fn stop(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it run again.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Waits until it has a leader, and answers.
+    pub async fn healthy(&self) {
+        let asked = async {
+            loop {
+                let answer = http(self.ports.health, "GET", "/health", "").await;
+                if answer.is_some_and(|answer| answer["health"] == "true") {
+                    return;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, asked).await;
+        assert!(in_time.is_ok(), "{} is not healthy", self.name);
+    }
+
+    /// Asks it by etcd's JSON gateway, which is none of the client's business.
+    pub async fn ask(&self, path: &str, request: Value, token: Option<&str>) -> Value {
+        let header = token.map(|token| format!("Authorization: {token}\r\n"));
+        let body = format!("{}\r\n{request}", header.unwrap_or_default());
+        let length = request.to_string().len();
+        let rest = format!("Content-Length: {length}\r\n{body}");
+        let answer = soon(http(self.ports.client, "POST", path, &rest)).await;
+        let answer = answer.expect("it answers");
+        assert!(answer.get("error").is_none(), "{path}: {answer}");
+        answer
+    }
+
+    /// Whether it is the leader, by what it says itself.
+    pub async fn leads(&self) -> bool {
+        let status = self.ask(
+            "/v3/maintenance/status",
+            Value::Object(serde_json::Map::new()),
+            None,
+        );
+        let status = status.await;
+        status["leader"] == status["header"]["member_id"]
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let sent = Shell::new("kill")
+            .args(["-s", signal, &pid.to_string()])
+            .status();
+        assert!(sent.expect("kill").success());
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("the end of the log of {}:\n{}", self.name, last.join("\n"));
+        }
+    }
+}
+
+/// etcd as `make test` builds it, or another one.
+fn program() -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/etcd");
+    std::env::var_os("SUMD_TEST_ETCD").map_or(ours, PathBuf::from)
+}
+
+/// A JSON answer over HTTP; `None` where there is none, yet. `rest` is all that follows the first line of the
+/// request.
+async fn http(port: u16, method: &str, path: &str, rest: &str) -> Option<Value> {
+    let asked = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let end = if rest.is_empty() { "\r\n" } else { "" };
+        let request = format!("{method} {path} HTTP/1.0\r\n{rest}{end}");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    };
+    timeout(Duration::from_secs(10), asked).await.ok()?
+}
