@@ -2,8 +2,11 @@
 
 mod calls;
 pub mod cluster;
+mod leases;
 mod member;
+mod outcomes;
 pub mod proxy;
+mod watches;
 
 use std::time::Duration;
 

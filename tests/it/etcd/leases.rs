@@ -1,0 +1,100 @@
+//! Leases outlive endpoints, and are told to be lost when they are.
+
+use std::time::Duration;
+
+use sumd::store::etcd::client::{Client, Lease, get};
+use tokio::time::{Instant, sleep_until};
+
+use super::cluster::Cluster;
+use super::proxy::{Proxy, Way};
+use super::{in_time, put_request};
+use crate::support::soon;
+
+async fn put_under(client: &Client, lease: &Lease, key: &str) {
+    let mut request = put_request(key, "here");
+    request.lease = lease.id();
+    client
+        .put(request, in_time())
+        .await
+        .expect("the lease is there");
+}
+
+async fn is_there(client: &Client, key: &str) -> bool {
+    let found = client.range(get(key.to_owned()), in_time()).await;
+    !found.expect("an answer").kvs.is_empty()
+}
+
+/// The endpoint that kept a lease alive is killed, and later the leader is: another one goes on, and no key is lost.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn survives_its_endpoint() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let client = cluster.client();
+    let ttl = Duration::from_secs(6);
+    let lease = client.grant(ttl, in_time()).await.expect("a lease");
+    put_under(&client, &lease, "node").await;
+    for leader in [false, true] {
+        let victim = if leader {
+            cluster.leader().await
+        } else {
+            cluster.used_by(&client)
+        };
+        victim.kill().await;
+        let killed = Instant::now();
+        // Past the time at which it would have run out, without a sign of life after the kill.
+        while lease.held_until().expect("it is not lost") < killed + 2 * ttl {
+            sleep_until(Instant::now() + Duration::from_millis(50)).await;
+        }
+        victim.start();
+        victim.healthy().await;
+        assert!(is_there(&client, "node").await);
+    }
+    lease.revoke(in_time()).await.expect("given up");
+    assert!(!is_there(&client, "node").await);
+}
+
+/// A lease that ran out while its owner was cut off is lost as soon as etcd can be asked, and another one can be had.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn lost_when_it_has_run_out() {
+    let cluster = Cluster::start(1, &[]).await;
+    let outside = cluster.client();
+    for way in [Way::Closed, Way::Silent] {
+        let proxy = Proxy::start(cluster.members[0].host()).await;
+        let mut options = cluster.options();
+        options.endpoints = vec![proxy.host.clone()];
+        let client = Client::new(options).expect("no TLS");
+        let ttl = Duration::from_secs(2);
+        let lease = client.grant(ttl, in_time()).await.expect("a lease");
+        put_under(&client, &lease, "node").await;
+
+        proxy.set(way);
+        let gone = async { while is_there(&outside, "node").await {} };
+        soon(gone).await;
+        let held = lease.held_until().expect("nobody has told it");
+        assert!(held <= Instant::now(), "what it is told holds is held");
+        proxy.set(Way::Open);
+        soon(lease.lost()).await;
+        assert_eq!(lease.held_until(), None);
+
+        let lease = client.grant(ttl, in_time()).await.expect("another");
+        put_under(&client, &lease, "node").await;
+        drop(lease);
+        let gone = async { while is_there(&outside, "node").await {} };
+        soon(gone).await;
+    }
+}
+
+/// One that was revoked by somebody else is lost, too.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn lost_when_it_is_revoked() {
+    let cluster = Cluster::start(1, &[]).await;
+    let client = cluster.client();
+    let lease = client.grant(Duration::from_secs(2), in_time()).await;
+    let lease = lease.expect("a lease");
+    let id = serde_json::json!({ "ID": lease.id().to_string() });
+    cluster.members[0].ask("/v3/lease/revoke", id, None).await;
+    soon(lease.lost()).await;
+    lease.revoke(in_time()).await.expect("it is gone already");
+}

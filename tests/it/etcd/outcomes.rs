@@ -1,0 +1,238 @@
+//! What became of calls while members were killed and stopped.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sumd::store::etcd::client::{Client, Doubt, Outcome, get, prefix};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::Cluster;
+use super::proxy::{Proxy, Way};
+use super::{create, in_time, insist, put_request};
+use crate::support::eventually;
+
+const WRITERS: usize = 8;
+
+/// What writers were told of their keys, each of which was asked for once.
+#[derive(Default)]
+struct Told {
+    done: Vec<String>,
+    refused: Vec<String>,
+    unknown: Vec<String>,
+    /// The longest time without success.
+    gap: Duration,
+}
+
+async fn write(
+    client: Client,
+    writer: usize,
+    stop: CancellationToken,
+    done: Arc<AtomicU64>,
+) -> Told {
+    let mut told = Told::default();
+    let mut last = Instant::now();
+    for i in 0.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let key = format!("w/{writer}/{i:06}");
+        let deadline = Instant::now() + Duration::from_secs(1);
+        match create(&client, &key, deadline).await {
+            Ok(answer) => {
+                assert!(answer.succeeded, "{key} was asked for once");
+                told.gap = told.gap.max(last.elapsed());
+                last = Instant::now();
+                done.fetch_add(1, Ordering::Relaxed);
+                told.done.push(key);
+            }
+            Err(error) => {
+                assert!(error.is_passing(), "{error}");
+                match error.outcome {
+                    Outcome::Definite(_) => told.refused.push(key),
+                    Outcome::Unknown(_) => told.unknown.push(key),
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+    told
+}
+
+/// Reads never fail, and never go back.
+async fn read(client: Client, stop: CancellationToken) -> (u64, Duration) {
+    let (mut reads, mut slowest, mut revision) = (0, Duration::ZERO, 0);
+    while !stop.is_cancelled() {
+        let begun = Instant::now();
+        let answer = client.range(get("w/0/000000"), in_time()).await;
+        let header = answer.expect("another member is alive").header;
+        let seen = header.expect("a header").revision;
+        assert!(seen >= revision, "{seen} after {revision}");
+        revision = seen;
+        reads += 1;
+        slowest = slowest.max(begun.elapsed());
+    }
+    (reads, slowest)
+}
+
+/// While leaders and endpoints in use are killed and stopped: what was answered is there, what was refused never is,
+/// and what is unknown is there once or not at all.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn outcomes_are_true() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let client = cluster.client();
+    insist(&client, "w").await;
+    let stop = CancellationToken::new();
+    let done = Arc::new(AtomicU64::new(0));
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        writers.spawn(write(client.clone(), writer, stop.clone(), done.clone()));
+    }
+    let mut readers = JoinSet::new();
+    readers.spawn(read(client.clone(), stop.clone()));
+    let progress = async |more: u64| {
+        let from = done.load(Ordering::Relaxed);
+        eventually("more writes", || {
+            done.load(Ordering::Relaxed) >= from + more
+        })
+        .await;
+    };
+
+    progress(100).await;
+    for kill in [true, false, true, false] {
+        for leader in [true, false] {
+            let victim = if leader {
+                cluster.leader().await
+            } else {
+                eventually("a connection", || client.endpoint().is_some()).await;
+                cluster.used_by(&client)
+            };
+            if kill {
+                victim.kill().await;
+            } else {
+                victim.stop();
+            }
+            progress(100).await;
+            if kill {
+                victim.start();
+            } else {
+                victim.resume();
+            }
+            cluster.healthy().await;
+        }
+    }
+    stop.cancel();
+
+    let mut all = Told::default();
+    while let Some(told) = writers.join_next().await {
+        let told = told.expect("no panic");
+        all.done.extend(told.done);
+        all.refused.extend(told.refused);
+        all.unknown.extend(told.unknown);
+        all.gap = all.gap.max(told.gap);
+    }
+    let (reads, slowest) = readers
+        .join_next()
+        .await
+        .expect("it read")
+        .expect("no panic");
+    println!(
+        "{} done, {} refused, {} unknown, longest gap {:?}; {reads} reads, slowest {slowest:?}",
+        all.done.len(),
+        all.refused.len(),
+        all.unknown.len(),
+        all.gap,
+    );
+
+    // What floats about still would come before this.
+    for member in 0..cluster.members.len() {
+        insist(&client, &format!("end/{member}")).await;
+    }
+    let found = client
+        .range(prefix("w/", 0), in_time())
+        .await
+        .expect("rows");
+    let found = found.kvs.into_iter().map(|row| {
+        assert_eq!(row.version, 1, "{row:?}");
+        String::from_utf8(row.key.to_vec()).expect("text")
+    });
+    let found: HashSet<_> = found.collect();
+    for key in &all.done {
+        assert!(found.contains(key), "{key} was answered, and is gone");
+    }
+    for key in &all.refused {
+        assert!(!found.contains(key), "{key} was refused, and is there");
+    }
+    let unknown = all
+        .unknown
+        .iter()
+        .filter(|key| found.contains(*key))
+        .count();
+    println!("{unknown} of the unknown ones were done");
+    assert_eq!(
+        found.len(),
+        all.done.len() + unknown,
+        "nobody asked for more"
+    );
+    assert!(
+        !all.unknown.is_empty(),
+        "a stopped leader leaves some behind"
+    );
+}
+
+/// A write whose answer is lost is not sent again, by any way: its owner is told that nobody knows.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn answers_that_are_lost() {
+    let cluster = Cluster::start(1, &[]).await;
+    let outside = cluster.client();
+    let mut proxies = Vec::new();
+    for _ in 0..2 {
+        proxies.push(Proxy::start(cluster.members[0].host()).await);
+    }
+    let mut options = cluster.options();
+    options.endpoints = proxies.iter().map(|proxy| proxy.host.clone()).collect();
+    let client = Client::new(options).expect("no TLS");
+    for i in 0..4 {
+        insist(&client, &format!("before/{i}")).await;
+        let endpoint = client.endpoint().expect("it is connected");
+        let used = proxies.iter().find(|proxy| proxy.host == endpoint);
+        let used = used.expect("it is one of these");
+        used.set(Way::Mute);
+        let key = format!("w/{i}");
+        let put = client.put(put_request(&key, ""), in_time());
+        let cut = async {
+            while outside
+                .range(get(key.clone()), in_time())
+                .await
+                .expect("rows")
+                .kvs
+                .is_empty()
+            {}
+            used.set(Way::Closed);
+        };
+        let (answer, ()) = tokio::join!(put, cut);
+        let error = answer.expect_err("the answer is lost");
+        assert_eq!(
+            error.outcome,
+            Outcome::Unknown(Doubt::Unavailable),
+            "{error}"
+        );
+        assert!(error.is_passing());
+        used.set(Way::Open);
+    }
+    insist(&client, "after").await;
+    let rows = outside
+        .range(prefix("w/", 10), in_time())
+        .await
+        .expect("rows")
+        .kvs;
+    assert!(
+        rows.len() == 4 && rows.iter().all(|row| row.version == 1),
+        "{rows:?}"
+    );
+}
