@@ -3,9 +3,12 @@
 mod calls;
 pub mod cluster;
 mod leases;
+mod login;
 mod member;
 mod outcomes;
 pub mod proxy;
+mod quota;
+mod tls;
 mod watches;
 
 use std::time::Duration;
