@@ -1,9 +1,11 @@
 //! One etcd, as a process of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Shell, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -46,14 +48,18 @@ impl Ports {
     }
 }
 
-/// A port that is free now, and that nobody is given who asks for any: connections that go out are given theirs from
-/// a range of their own, and one of those must not take the port of a member that is down for a moment.
+/// A port that is free now, that no other test has, and that nobody is given who asks for any: connections that go out
+/// are given theirs from a range of their own, and one of those must not take the port of a member that is down for a
+/// moment.
 pub fn free_port() -> u16 {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
     let first = range.and_then(|range| range.split_whitespace().next()?.parse().ok());
     let first: u16 = first.unwrap_or(32_768);
+    let mut taken = TAKEN.lock().expect("no panic");
     let mut free = std::iter::repeat_with(|| fastrand::u16(10_000..first))
-        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .filter(|port| taken.insert(*port));
     free.next().expect("they do not end")
 }
 
@@ -117,17 +123,18 @@ impl Member {
 
     /// Waits until it has a leader, and answers.
     pub async fn healthy(&self) {
+        let mut last = None;
         let asked = async {
-            loop {
-                let answer = http(self.ports.health, "GET", "/health", "").await;
-                if answer.is_some_and(|answer| answer["health"] == "true") {
-                    return;
-                }
+            while last
+                .as_ref()
+                .is_none_or(|answer: &Value| answer["health"] != "true")
+            {
                 sleep(Duration::from_millis(20)).await;
+                last = http(self.ports.health, "GET", "/health", "").await;
             }
         };
-        let in_time = timeout(PATIENCE, asked).await;
-        assert!(in_time.is_ok(), "{} is not healthy", self.name);
+        let in_time = timeout(PATIENCE, asked).await.is_ok();
+        assert!(in_time, "{} is not healthy, but {last:?}", self.name);
     }
 
     /// Asks it by etcd's JSON gateway, which is none of the client's business.
