@@ -289,7 +289,7 @@ pub(super) struct Recent {
 }
 
 /// A counter takes so many times as much here as its change in the log. Where the same counters change again and again it is
-/// the log that grows, and with it the time of the next start: half a second for 16 MiB.
+/// the log that grows, and with it the time of the next start: 38 MB of it took more than a second and a half.
 const BYTES_PER_LOGGED: usize = 3;
 
 impl Recent {
