@@ -1,28 +1,27 @@
-//! The task of a lane: it takes what waits, decides it, has it stored, and answers.
+//! The lanes: each takes what waits for it, decides it, has it stored, and answers.
 //!
 //! While one batch is being stored the next one gathers: an idle lane answers at the speed of one commit, and a busy one
 //! spreads it over thousands of operations.
 
-mod changes;
 mod desk;
+mod share;
 mod task;
 
-pub use changes::{Changed, Changes, Seen};
-
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io, thread};
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Answer, Bounds, Corrupt, Refused, Request, State};
-use crate::store::{Store, StoreError};
+use crate::model::{Answer, Bounds, Corrupt, Refused, Request};
+use crate::store::{LaneNumber, Store, StoreError};
 use desk::{Desks, Waiter};
+use share::Memory;
 use task::{Job, Task};
 
-/// Increments of bulk messages that wait in a lane, or are being stored: beyond that their streams are not read.
+/// Increments of bulk messages that wait in all lanes together, or are being stored: beyond that their streams are not read.
 /// A few batches' worth; each takes some 50 bytes.
 const MAX_WAITING_INCREMENTS: usize = 512 * 1024;
 /// Increments of single requests that wait: beyond that they are refused. The calls that the server admits do not bound
@@ -45,6 +44,8 @@ pub enum LaneError {
     Refused(Refused),
     /// It may have been carried out, or not: the store failed under it.
     Unknown(StoreError),
+    /// It was not carried out, for the store cannot be reached.
+    Unavailable(StoreError),
     /// It was not carried out, for too much waits.
     Overloaded,
     /// It was not carried out, for the lane has ended.
@@ -55,7 +56,7 @@ impl fmt::Display for LaneError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(refused) => write!(f, "{refused:?}"),
-            Self::Unknown(error) => error.fmt(f),
+            Self::Unknown(error) | Self::Unavailable(error) => error.fmt(f),
             Self::Overloaded => f.write_str("too much waits"),
             Self::Closed => f.write_str("the lane has ended"),
         }
@@ -65,40 +66,48 @@ impl fmt::Display for LaneError {
 /// What a request gets.
 pub type Result<T> = std::result::Result<T, LaneError>;
 
-/// The way to a lane.
+/// The way to the lanes.
 #[derive(Clone)]
-pub struct Lane {
-    queue: mpsc::UnboundedSender<Job>,
-    room: Arc<Room>,
-    changes: Changes,
-    desks: Desks,
+pub struct Lanes {
+    shared: Arc<Shared>,
     /// Where the answers of this one's callers go.
     desk: usize,
 }
 
-/// Bounds what is in the queue: each permit is an increment more that may be. Permits are given back by the batch, since that
-/// is a matter of two threads.
+/// What all lanes share.
+struct Shared {
+    store: Arc<dyn Store>,
+    room: Room,
+    desks: Desks,
+    memory: Memory,
+    stop: CancellationToken,
+    /// The ways to those that have begun.
+    queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
+    beginning: mpsc::UnboundedSender<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
+}
+
+/// Bounds what is in the queues: each permit is an increment more that may be. Permits are given back by the batch, since
+/// that is a matter of two threads.
 struct Room {
     bulk: Semaphore,
     singles: Semaphore,
 }
 
-/// A lane at work.
+/// Lanes at work.
 pub struct Running {
-    /// The way to it.
-    pub lane: Lane,
-    stop: CancellationToken,
-    end: oneshot::Receiver<std::result::Result<(), StoreError>>,
+    /// The way to them.
+    pub lanes: Lanes,
+    end: oneshot::Receiver<std::result::Result<(), StartError>>,
 }
 
-/// Why a lane cannot begin.
+/// Why lanes cannot begin, or have ended.
 #[derive(Debug)]
 pub enum StartError {
-    /// Its rows cannot be read.
+    /// The store has failed.
     Store(StoreError),
-    /// They are not what was written.
+    /// The rows are not what was written.
     Corrupt(Corrupt),
-    /// No thread can be had.
+    /// No thread can be had, or it has died.
     Thread(io::Error),
 }
 
@@ -107,7 +116,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Store(error) => error.fmt(f),
             Self::Corrupt(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Self::Thread(error) => write!(f, "the lanes' thread: {error}"),
         }
     }
 }
@@ -115,7 +124,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Running {
-    /// Loads a lane and begins to serve it, on a thread of its own, since a store may make it wait for the disk.
+    /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The only lane of a store is
+    /// loaded at once; of several each is when something is asked of it.
     ///
     /// # Errors
     /// Where the store cannot be read.
@@ -123,53 +133,78 @@ impl Running {
         store: Arc<dyn Store>,
         bounds: Bounds,
     ) -> std::result::Result<Self, StartError> {
-        let loaded = store.load().await.map_err(StartError::Store)?;
-        let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions)
-            .map_err(StartError::Corrupt)?;
-        task::compare_clock(state.head());
-        let (queue, jobs) = mpsc::unbounded_channel();
-        let stop = CancellationToken::new();
-        let (desks, changes) = (Desks::default(), Changes::new(state.head().revision));
-        let room = Arc::new(Room {
-            bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
-            singles: Semaphore::new(MAX_WAITING_SINGLES),
-        });
-        let task = Task {
-            state,
+        let only = match store.lanes() {
+            1 => Some(task::load(&*store, 0, bounds).await?),
+            _ => None,
+        };
+        let mut runtime = runtime::Builder::new_current_thread();
+        if only.is_none() {
+            // Such a store is reached by the network.
+            runtime.enable_all();
+        }
+        let runtime = runtime.build().map_err(StartError::Thread)?;
+        let (beginning, mut begun) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            room: Room {
+                bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
+                singles: Semaphore::new(MAX_WAITING_SINGLES),
+            },
+            desks: Desks::default(),
+            memory: Memory::new(bounds),
+            stop: CancellationToken::new(),
+            queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
+            beginning,
             store,
-            jobs,
-            room: room.clone(),
-            desks: desks.clone(),
-            changes: changes.clone(),
-            stop: stop.clone(),
-            started: Instant::now(),
-            clock_is_ahead: false,
+        });
+        let lanes = Lanes {
+            desk: shared.desks.open(),
+            shared: shared.clone(),
+        };
+        let mut tasks = JoinSet::new();
+        if let Some(state) = only {
+            let (queue, jobs) = mpsc::unbounded_channel();
+            let _ = shared.queues[0].set(queue);
+            let task = Task::new(0, state, jobs, shared.clone());
+            tasks.spawn_on(task.run(), runtime.handle());
+        }
+        let of_thread = shared.clone();
+        let serve = async move {
+            let shared = of_thread;
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(ended) = tasks.join_next() => {
+                        // One that has failed takes the others with it: the process is to be started again.
+                        ended.unwrap_or_else(|_| Err(StartError::Store(ended_by("has panicked"))))?;
+                    }
+                    Some((lane, jobs)) = begun.recv(), if !shared.stop.is_cancelled() => {
+                        tasks.spawn(task::begin(lane, jobs, shared.clone()));
+                    }
+                    () = shared.stop.cancelled(), if !begun.is_closed() => begun.close(),
+                    else => return Ok(()),
+                }
+            }
         };
         let (ended, end) = oneshot::channel();
-        let runtime = runtime::Builder::new_current_thread().build();
-        let runtime = runtime.map_err(StartError::Thread)?;
         let thread = thread::Builder::new().name("lane".to_owned());
-        let work = move || drop(ended.send(runtime.block_on(task.run())));
+        let work = move || {
+            let end = runtime.block_on(serve);
+            // Who waits for room would wait for ever.
+            shared.room.bulk.close();
+            // And who is told that it has ended may open the store again.
+            drop((runtime, shared));
+            drop(ended.send(end));
+        };
         // It is waited for by what it says in the end.
         let _thread = thread.spawn(work).map_err(StartError::Thread)?;
-        Ok(Self {
-            lane: Lane {
-                queue,
-                room,
-                changes,
-                desk: desks.open(),
-                desks,
-            },
-            stop,
-            end,
-        })
+        Ok(Self { lanes, end })
     }
 
-    /// Resolves where the lane has ended by itself, as it does when its store fails.
-    pub async fn failure(&mut self) -> StoreError {
+    /// Resolves where the lanes have ended by themselves, as they do when the store fails.
+    pub async fn failure(&mut self) -> StartError {
         let end = self.end().await;
         end.err()
-            .unwrap_or_else(|| StoreError("its lane has ended".into()))
+            .unwrap_or_else(|| StartError::Store(ended_by("has ended")))
     }
 
     /// Carries out what waits, and ends.
@@ -179,72 +214,88 @@ impl Running {
     ///
     /// # Panics
     /// Where [`Running::failure`] has told so already.
-    pub async fn close(mut self) -> std::result::Result<(), StoreError> {
-        self.stop.cancel();
+    pub async fn close(mut self) -> std::result::Result<(), StartError> {
+        self.lanes.shared.stop.cancel();
         self.end().await
     }
 
-    async fn end(&mut self) -> std::result::Result<(), StoreError> {
-        let panicked = |_| Err(StoreError("its lane has panicked".into()));
+    async fn end(&mut self) -> std::result::Result<(), StartError> {
+        let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
         (&mut self.end).await.unwrap_or_else(panicked)
     }
 }
 
-impl Lane {
-    /// The way to the same lane, for callers on the runtime that this is called on: their answers come together.
+fn ended_by(what: &str) -> StoreError {
+    StoreError::Failed(format!("its lane {what}").into())
+}
+
+impl Lanes {
+    /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
-            desk: self.desks.open(),
+            desk: self.shared.desks.open(),
             ..self.clone()
         }
     }
 
-    /// Carries out a request. It is carried out also where the caller stops waiting.
+    /// Carries out a request in a lane. It is carried out also where the caller stops waiting.
     ///
     /// # Errors
     /// Where it was refused, or its outcome is not known.
-    pub async fn execute(&self, request: Request) -> Result<Decided> {
+    pub async fn execute(&self, lane: LaneNumber, request: Request) -> Result<Decided> {
         let (reply, answer) = oneshot::channel();
-        let weight = request.operation.weight();
-        let permit = self.room.singles.try_acquire_many(permits(weight));
-        permit.map_err(|_| LaneError::Overloaded)?.forget();
-        self.send(request, Waiter::Single(reply), weight)?;
+        self.submit(lane, request, Waiter::Single(reply))?;
         // A task that died has taken what it was asked with it.
-        let lost = || Err(LaneError::Unknown(StoreError("its lane has ended".into())));
+        let lost = || Err(LaneError::Unknown(ended_by("has ended")));
         answer.await.unwrap_or_else(|_| lost())
     }
 
-    /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued.
+    fn submit(&self, lane: LaneNumber, request: Request, waiter: Waiter) -> Result<()> {
+        let weight = request.operation.weight();
+        let permit = self.shared.room.singles.try_acquire_many(permits(weight));
+        permit.map_err(|_| LaneError::Overloaded)?.forget();
+        self.send(lane, request, waiter, weight)
+    }
+
+    /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued in this lane.
     ///
     /// # Errors
     /// Where the lane has ended.
     pub async fn enqueue(
         &self,
+        lane: LaneNumber,
         request: Request,
         increments: usize,
         replies: mpsc::UnboundedSender<Result<Decided>>,
     ) -> Result<()> {
         let weight = increments + 1;
-        let permit = self.room.bulk.acquire_many(permits(weight)).await;
+        let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
         permit.map_err(|_| LaneError::Closed)?.forget();
-        self.send(request, Waiter::Bulk(replies), weight)
+        self.send(lane, request, Waiter::Bulk(replies), weight)
     }
 
-    fn send(&self, request: Request, waiter: Waiter, weight: usize) -> Result<()> {
+    fn send(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        waiter: Waiter,
+        weight: usize,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let queue = shared.queues[lane as usize].get_or_init(|| {
+            let (queue, jobs) = mpsc::unbounded_channel();
+            // Where that is over the queue is closed, which is told below.
+            let _ = shared.beginning.send((lane, jobs));
+            queue
+        });
         let job = Job {
             request,
             waiter,
             desk: self.desk,
             weight,
         };
-        self.queue.send(job).map_err(|_| LaneError::Closed)
-    }
-
-    /// What is committed, as it is.
-    #[must_use]
-    pub fn changes(&self) -> &Changes {
-        &self.changes
+        queue.send(job).map_err(|_| LaneError::Closed)
     }
 }
 

@@ -86,8 +86,8 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
         .unwrap_or(NonZeroUsize::MIN);
     let path = options.store.path();
     let store = Arc::new(SqliteStore::open(&path, options.memory.recent_bytes())?);
-    let mut lane = lane::Running::start(store.clone(), options.memory.bounds()).await?;
-    let counters = CounterService::new(lane.lane.clone(), store);
+    let mut lanes = lane::Running::start(store.clone(), options.memory.bounds()).await?;
+    let counters = CounterService::new(lanes.lanes.clone(), store);
     let server = Server::bind(&options.listen, options.limits, workers, counters).await?;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     info!(
@@ -105,7 +105,7 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
     let failure = tokio::select! {
         result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
         _ = signals.next() => None,
-        failure = lane.failure() => Some(failure),
+        failure = lanes.failure() => Some(failure),
     };
     let _ = stop.send(());
     tokio::select! {
@@ -118,7 +118,7 @@ async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
     }
     let failure = match failure {
         // It may have failed since, with those who were drained waiting for it.
-        None => lane.close().await.err(),
+        None => lanes.close().await.err(),
         told => told,
     };
     failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))

@@ -17,12 +17,12 @@ mod tests;
 pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
 pub use apply::{Bounds, State};
 pub use codec::Corrupt;
-pub use commit::{Changes, Commit, CounterChange, Head, Pack};
+pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack};
 pub use ids::PackEntry;
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
 pub use request::{
-    Digests, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Record, Request,
-    SessionId, hash_name,
+    Digests, Follows, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Part, Record,
+    Request, SessionId, hash_name,
 };
 pub use sessions::{MAX_FAILURES, SESSION_WINDOW, Session};

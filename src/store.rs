@@ -1,31 +1,41 @@
 //! Where a lane's rows are kept.
 
+mod changes;
 pub mod etcd;
 pub mod sqlite;
+
+pub use changes::{Changed, Changes, Seen};
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::model::{Commit, Digests, Head, Pack, Session, SessionId};
+use crate::model::{Batch, Commit, Digests, Head, Pack, Session, SessionId};
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
-/// The rows of one lane. Only one writer makes batches of a lane; readers are many.
-///
-/// An error of any method means that the store is not to be used any more: what it was asked for last may have
-/// been done or not. The rows tell, once they are loaded again.
+/// The rows of lanes, each of which is a sequence of batches. On one node one writer makes the batches of a lane; readers
+/// are many.
 pub trait Store: Send + Sync {
     /// Makes the digests in this store's rows.
     fn digests(&self) -> Digests;
 
-    /// What a lane has to have in memory to begin.
-    fn load(&self) -> Reply<Loaded>;
+    /// How many lanes there are. It never changes.
+    fn lanes(&self) -> u32;
 
-    /// Stores a batch on top of the one before it. When it answers, the batch is durable. Gives the revision before
-    /// the batch's first place.
-    fn commit(&self, batch: Arc<Commit>) -> Reply<i64>;
+    /// What a lane has to have in memory to begin.
+    fn load(&self, lane: LaneNumber) -> Reply<Loaded>;
+
+    /// What was committed to a lane after a batch, as it is at a moment after this was called.
+    fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After>;
+
+    /// Stores a batch on top of the one before it, or not at all ([`StoreError::Moved`]). When it answers, the batch is
+    /// durable. Gives the revision before the batch's first place. One batch of a lane is stored at a time.
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64>;
+
+    /// What each lane has of a session, as it is at a moment after this was called.
+    fn session(&self, id: SessionId) -> Reply<Vec<Session>>;
 
     /// Reads counters, all as they were at one moment after this was called.
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows>;
@@ -35,6 +45,20 @@ pub trait Store: Send + Sync {
 
     /// Adds up the counters whose names begin with a prefix, as they were at one moment after this was called.
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum>;
+
+    /// What is committed, as it is. It may be behind what the other methods tell.
+    fn changes(&self) -> &Changes;
+}
+
+/// Which lane, from 0.
+pub type LaneNumber = u32;
+
+/// What was committed to a lane.
+pub enum After {
+    /// These batches, which may be none.
+    Batches(Vec<Batch>),
+    /// More than is worth telling: the lane is to be loaded again.
+    TooMany,
 }
 
 /// What a lane begins with.
@@ -104,13 +128,25 @@ pub struct Sum {
     pub revision: i64,
 }
 
-/// The store cannot be used any more.
+/// Why there is no answer.
 #[derive(Clone, Debug)]
-pub struct StoreError(pub Arc<str>);
+pub enum StoreError {
+    /// Another node has committed to the lane: this batch was not stored, and never will be.
+    Moved,
+    /// It cannot be reached just now, and nothing was changed.
+    Unavailable(Arc<str>),
+    /// It is not to be used any more: what it was asked for last may have been done or not. The rows tell, once they are
+    /// loaded again.
+    Failed(Arc<str>),
+}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the store has failed: {}", self.0)
+        match self {
+            Self::Moved => f.write_str("another node has committed"),
+            Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
+            Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
+        }
     }
 }
 

@@ -27,6 +27,16 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     match error {
         LaneError::Refused(refused) => refusal(&refused, kind),
         LaneError::Unknown(error) => store_failed(&error, unknown()),
+        LaneError::Unavailable(error) => {
+            tracing::debug!("{error}");
+            status::retriable(
+                Code::Unavailable,
+                "the store cannot be reached, and nothing was changed; the server's log says why",
+                "STORE_UNAVAILABLE",
+                &[not_applied()],
+                OVERLOAD_RETRY_DELAY,
+            )
+        }
         LaneError::Overloaded => status::retriable(
             Code::Unavailable,
             "too many increments wait, and nothing was changed",
@@ -161,6 +171,15 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
             ),
             vec![("acknowledged", acknowledged.to_string())],
         ),
+        Refused::Overtaken { applied } => {
+            return status::retriable(
+                Code::Unavailable,
+                format!("a message before this one is on its way; here {applied} was the last"),
+                "MESSAGE_OVERTAKEN",
+                &[not_applied()],
+                OVERLOAD_RETRY_DELAY,
+            );
+        }
         Refused::SessionLost { acknowledged } => (
             Code::FailedPrecondition,
             "SESSION_LOST",

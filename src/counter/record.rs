@@ -1,5 +1,7 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+mod parts;
+
 use bytes::Bytes;
 use http_body::Body;
 use tokio::sync::mpsc;
@@ -7,16 +9,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::convert::Violations;
-use super::error::{self, Kind, lane_error};
+use super::error::{self, Kind, lane_error, read_error};
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
-use crate::lane::{self, Decided};
+use crate::lane::{self, Decided, LaneError};
 use crate::model::{
-    Done, Increments, MAX_FAILURES, Millis, Operation, Record, Request, SESSION_WINDOW, SessionId,
+    Done, Failure, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Refused, Request,
+    SESSION_WINDOW, Session, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
+use crate::store::LaneNumber;
+use parts::Parts;
 
 /// Increments in one message.
 pub(super) const MAX_INCREMENTS: usize = 1000;
@@ -29,8 +34,10 @@ type Answer = lane::Result<Decided>;
 struct Stream {
     service: CounterService,
     session: Option<(SessionId, Millis)>,
+    /// Where there are several lanes, what the session's messages have in each.
+    parts: Option<Parts>,
     answers: mpsc::UnboundedSender<Answer>,
-    /// Requests to the lane that it has not answered.
+    /// Requests to the lanes that they have not answered.
     waiting: usize,
 }
 
@@ -47,6 +54,7 @@ where
     let mut stream = Stream {
         service,
         session: None,
+        parts: None,
         answers,
         waiting: 0,
     };
@@ -59,8 +67,8 @@ where
                 stream.reply(answer, &mut answered, &replies).await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
-            message = messages.next_encoded(), if end.is_none() && stream.waiting < MAX_WAITING => match message {
-                Ok(Some(message)) => end = stream.take(&message).await.err().map(Err),
+            message = messages.next_encoded(), if end.is_none() && stream.has_room() => match message {
+                Ok(Some(message)) => end = stream.take(&message, &replies).await.err().map(Err),
                 Ok(None) => end = Some(Ok(())),
                 Err(status) => end = Some(Err(status)),
             },
@@ -70,8 +78,13 @@ where
 }
 
 impl Stream {
-    /// Hands a message to the lane.
-    async fn take(&mut self, message: &[u8]) -> Result<(), Status> {
+    fn has_room(&self) -> bool {
+        let parts = self.parts.as_ref();
+        parts.map_or(self.waiting, Parts::pending) < MAX_WAITING
+    }
+
+    /// Hands a message to the lanes.
+    async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
         let message = RecordMessage::decode(message)?;
         self.check(&message)?;
         let RecordMessage {
@@ -80,15 +93,87 @@ impl Stream {
             increments,
             ..
         } = message;
-        if self.session.is_none() {
+        let is_first = self.session.is_none();
+        if is_first {
             self.session = Some(begin(&message.session_id, message.session_time.as_ref())?);
+        }
+        if self.service.store.lanes() > 1 {
+            if is_first || sequence == 0 {
+                self.resume(acknowledged, replies).await?;
+            }
+            if sequence == 0 {
+                return Ok(());
+            }
+            return self.split(sequence, acknowledged, increments).await;
+        }
+        if is_first {
             // What is acknowledged so far comes first.
-            self.enqueue(0, acknowledged, Increments::default()).await?;
+            self.ask(acknowledged).await?;
             if sequence == 0 {
                 return Ok(());
             }
         }
-        self.enqueue(sequence, acknowledged, increments).await
+        if sequence == 0 {
+            return self.ask(acknowledged).await;
+        }
+        let count = increments.len();
+        let record = self.record(sequence, acknowledged, Follows::TheOneBefore, increments);
+        self.enqueue(0, record, count).await
+    }
+
+    /// Asks the only lane what is acknowledged so far.
+    async fn ask(&mut self, acknowledged: u64) -> Result<(), Status> {
+        let record = self.record(
+            0,
+            acknowledged,
+            Follows::TheOneBefore,
+            Increments::default(),
+        );
+        // It may be answered with all that failed so far.
+        self.enqueue(0, record, MAX_FAILURES + MAX_INCREMENTS).await
+    }
+
+    /// Tells what is acknowledged so far, in all lanes.
+    async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
+        let (session, _) = self.session.clone().expect("the first message has set it");
+        let lanes = self.service.store.session(session.clone()).await;
+        let lanes = lanes.map_err(|error| read_error(&error))?;
+        let (applied, failures) = Session::merge(&lanes);
+        let acknowledged = acknowledged.max(applied);
+        if self.parts.is_none() {
+            let lanes = self.service.store.lanes();
+            self.parts = Some(Parts::new(
+                self.service.digests,
+                lanes,
+                &session,
+                acknowledged,
+            ));
+        }
+        let mut reply = reply();
+        add(&mut reply, acknowledged, 0, &failures);
+        replies.send(&reply).await;
+        Ok(())
+    }
+
+    /// Hands each lane its part of a message.
+    async fn split(
+        &mut self,
+        sequence: u64,
+        acknowledged: u64,
+        increments: Increments,
+    ) -> Result<(), Status> {
+        let parts = self.parts.as_mut().expect("the first message has set it");
+        let expected = parts.expected();
+        if sequence > expected {
+            let gap = LaneError::Refused(Refused::Gap { expected });
+            return Err(lane_error(gap, Kind::Session));
+        }
+        for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
+            let count = increments.len();
+            let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
+            self.enqueue(lane, record, count).await?;
+        }
+        Ok(())
     }
 
     fn check(&self, message: &RecordMessage) -> Result<(), Status> {
@@ -123,32 +208,38 @@ impl Stream {
         violations.check(())
     }
 
-    async fn enqueue(
-        &mut self,
+    fn record(
+        &self,
         sequence: u64,
         acknowledged: u64,
+        follows: Follows,
         increments: Increments,
-    ) -> Result<(), Status> {
+    ) -> Record {
         let (session, time) = self.session.clone().expect("the first message has set it");
-        // A question may be answered with all that failed so far.
-        let count = match sequence {
-            0 => MAX_FAILURES + MAX_INCREMENTS,
-            _ => increments.len(),
-        };
-        let record = Record {
+        Record {
             session,
             time,
             sequence,
             acknowledged,
+            follows,
             contents: self.service.digests.message(&increments),
             increments,
-        };
+        }
+    }
+
+    async fn enqueue(
+        &mut self,
+        lane: LaneNumber,
+        record: Record,
+        count: usize,
+    ) -> Result<(), Status> {
         let request = Request {
             id: None,
             operation: Operation::Record(record),
         };
-        let lane = &self.service.lane;
-        let queued = lane.enqueue(request, count, self.answers.clone()).await;
+        let lanes = &self.service.lanes;
+        let queued = lanes.enqueue(lane, request, count, self.answers.clone());
+        let queued = queued.await;
         queued.map_err(|error| lane_error(error, Kind::Session))?;
         self.waiting += 1;
         Ok(())
@@ -161,23 +252,19 @@ impl Stream {
         answered: &mut mpsc::UnboundedReceiver<Answer>,
         replies: &Replies,
     ) -> Result<(), Status> {
-        let mut reply = RecordIncrementsResponse {
-            window: u32::try_from(SESSION_WINDOW).unwrap_or(u32::MAX),
-            ..RecordIncrementsResponse::default()
-        };
+        let mut reply = reply();
         let mut next = Some(first);
         let mut error = None;
         let mut any = false;
         while let Some(answer) = next {
             self.waiting -= 1;
             match answer {
-                Ok(decided) => add(&mut reply, decided),
+                Ok(decided) => any |= self.add(&mut reply, decided),
                 Err(refused) => {
                     error = Some(lane_error(refused, Kind::Session));
                     break;
                 }
             }
-            any = true;
             // Clients take 4 MiB by default, and a failure is some 300 bytes.
             next = match reply.failures.len() {
                 ..MAX_FAILURES => answered.try_recv().ok(),
@@ -189,20 +276,48 @@ impl Stream {
         }
         error.map_or(Ok(()), Err)
     }
+
+    /// Adds what a lane has answered to a reply; `false` where there is nothing to tell yet.
+    fn add(&mut self, reply: &mut RecordIncrementsResponse, decided: Decided) -> bool {
+        let Done::Recorded {
+            acknowledged,
+            failures,
+        } = decided.answer.done
+        else {
+            unreachable!("{:?} is no answer to a message", decided.answer.done);
+        };
+        let Some(parts) = &mut self.parts else {
+            let revision = if acknowledged > 0 {
+                decided.revision
+            } else {
+                0
+            };
+            add(reply, acknowledged, revision, &failures);
+            return true;
+        };
+        let whole = parts.durable(acknowledged, decided.revision, failures);
+        for message in &whole {
+            add(reply, message.sequence, message.revision, &message.failures);
+        }
+        !whole.is_empty()
+    }
 }
 
-fn add(reply: &mut RecordIncrementsResponse, decided: Decided) {
-    let Done::Recorded {
-        acknowledged,
-        failures,
-    } = decided.answer.done
-    else {
-        unreachable!("{:?} is no answer to a message", decided.answer.done);
-    };
-    reply.acknowledged = reply.acknowledged.max(acknowledged);
-    if acknowledged > 0 {
-        reply.revision = decided.revision;
+fn reply() -> RecordIncrementsResponse {
+    RecordIncrementsResponse {
+        window: u32::try_from(SESSION_WINDOW).unwrap_or(u32::MAX),
+        ..RecordIncrementsResponse::default()
     }
+}
+
+fn add(
+    reply: &mut RecordIncrementsResponse,
+    acknowledged: u64,
+    revision: i64,
+    failures: &[(u64, Failure)],
+) {
+    reply.acknowledged = reply.acknowledged.max(acknowledged);
+    reply.revision = reply.revision.max(revision);
     let failures = failures.iter().map(|(sequence, failure)| IncrementFailure {
         sequence: *sequence,
         index: failure.index,

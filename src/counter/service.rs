@@ -12,14 +12,14 @@ use tonic::Status;
 use super::error::{self, Kind, lane_error};
 use super::{convert, read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
-use crate::lane::{Decided, Lane};
+use crate::lane::{Decided, Lanes};
 use crate::model::{Added, Digests, Done, Request};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
     DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse, IncrementResult,
     SetCounterRequest, SetCounterResponse,
 };
-use crate::store::Store;
+use crate::store::{LaneNumber, Store};
 
 /// The largest message: a thousand increments with names and limits of the largest kind are a third of it. A message is
 /// held until it is complete, which is why this is not the limit of sums.
@@ -50,10 +50,10 @@ pub enum Method {
     Watch,
 }
 
-/// The service, over one lane and its store.
+/// The service, over lanes and their store.
 #[derive(Clone)]
 pub struct CounterService {
-    pub(super) lane: Lane,
+    pub(super) lanes: Lanes,
     pub(super) store: Arc<dyn Store>,
     pub(super) digests: Digests,
 }
@@ -62,11 +62,11 @@ impl CounterService {
     /// The service's full name, as health checks and reflection know it.
     pub const NAME: &str = "sum.v1.CounterService";
 
-    /// The service over a lane at work.
+    /// The service over lanes at work.
     #[must_use]
-    pub fn new(lane: Lane, store: Arc<dyn Store>) -> Self {
+    pub fn new(lanes: Lanes, store: Arc<dyn Store>) -> Self {
         Self {
-            lane,
+            lanes,
             digests: store.digests(),
             store,
         }
@@ -76,7 +76,7 @@ impl CounterService {
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
-            lane: self.lane.for_this_runtime(),
+            lanes: self.lanes.for_this_runtime(),
             ..self.clone()
         }
     }
@@ -205,8 +205,14 @@ impl CounterService {
         })
     }
 
+    /// The lane that a group's counters are in.
+    pub(super) fn lane(&self, group: &str) -> LaneNumber {
+        self.digests.lane(group, self.store.lanes())
+    }
+
     async fn execute(&self, request: Request) -> Result<Decided, Status> {
-        let decided = self.lane.execute(request).await;
+        let lane = self.lane(request.operation.group());
+        let decided = self.lanes.execute(lane, request).await;
         decided.map_err(|error| lane_error(error, Kind::Request))
     }
 }

@@ -16,10 +16,9 @@ use super::error::read_error;
 use super::read::counter;
 use super::service::CounterService;
 use crate::grpc::{self, Replies, ResponseBody, Room};
-use crate::lane::{Changed, Changes, Seen};
 use crate::model::CounterChange;
 use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
-use crate::store::{Row, Scan};
+use crate::store::{Changed, Changes, Row, Scan, Seen};
 
 /// Changes within this time come as one, however many watchers there are.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -88,7 +87,7 @@ pub(super) fn serve(
 
 impl Watch {
     async fn run(mut self) -> Result<(), Status> {
-        let changes = self.service.lane.changes().clone();
+        let changes = self.service.store.changes().clone();
         loop {
             // From the beginning it is the state that is asked for.
             let told = (self.synced || self.revision > 0) && self.tell(&changes).await;
@@ -183,7 +182,7 @@ impl Watch {
             }
         };
         // What was read may be ahead of what the lane has told: no counter goes back.
-        self.service.lane.changes().reach(last).await;
+        self.service.store.changes().reach(last).await;
         Ok(())
     }
 

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::changes::Changes;
-use super::desk::{Desks, Outbox, Waiter};
-use super::{Decided, LaneError, Result, Room};
-use crate::model::{Head, Millis, Outcome, Request, State};
-use crate::store::{Store, StoreError};
+use super::desk::{Outbox, Waiter};
+use super::share::Taken;
+use super::{Decided, LaneError, Result, Shared, StartError};
+use crate::model::{Bounds, Head, Millis, Outcome, Request, State};
+use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
 const MAX_REQUESTS: usize = 8192;
@@ -21,6 +20,9 @@ const MAX_REQUESTS: usize = 8192;
 const MAX_INCREMENTS: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
+/// Bytes that one batch takes, about, beyond which no further request is decided: etcd takes 1.5 MiB in one transaction, and
+/// one message is 300 KiB at the most.
+const MAX_BYTES: usize = 768 * 1024;
 
 /// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
 const MAX_BEHIND: Millis = 60_000;
@@ -35,33 +37,132 @@ pub(super) struct Job {
 }
 
 pub(super) struct Task {
-    pub(super) state: State,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) jobs: mpsc::UnboundedReceiver<Job>,
-    pub(super) room: Arc<Room>,
-    pub(super) desks: Desks,
-    pub(super) changes: Changes,
-    pub(super) stop: CancellationToken,
-    pub(super) started: Instant,
+    lane: LaneNumber,
+    state: State,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    shared: Arc<Shared>,
+    taken: Taken,
+    started: Instant,
     /// The clock is further ahead than the lane believes.
-    pub(super) clock_is_ahead: bool,
+    clock_is_ahead: bool,
+}
+
+/// What the rows of a lane make.
+pub(super) async fn load(
+    store: &dyn Store,
+    lane: LaneNumber,
+    bounds: Bounds,
+) -> std::result::Result<State, StartError> {
+    let loaded = store.load(lane).await.map_err(StartError::Store)?;
+    let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions);
+    state.map_err(StartError::Corrupt)
+}
+
+/// Loads a lane and serves it.
+pub(super) async fn begin(
+    lane: LaneNumber,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    shared: Arc<Shared>,
+) -> std::result::Result<(), StartError> {
+    loop {
+        match load(&*shared.store, lane, shared.memory.bounds()).await {
+            Ok(state) => return Task::new(lane, state, jobs, shared).run().await,
+            Err(StartError::Store(StoreError::Unavailable(problem))) => {
+                let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
+                // Those who have waited for it; whoever comes now has it tried again.
+                if !refuse_waiting(&mut jobs, &shared, &refusal).await {
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Refuses what waits, one at the least; `false` where nobody can come any more.
+async fn refuse_waiting(
+    jobs: &mut mpsc::UnboundedReceiver<Job>,
+    shared: &Shared,
+    refusal: &LaneError,
+) -> bool {
+    let first = tokio::select! {
+        biased;
+        job = jobs.recv() => job,
+        () = shared.stop.cancelled() => {
+            jobs.close();
+            jobs.recv().await
+        }
+    };
+    let Some(first) = first else { return false };
+    answer(shared, [(first, Err(refusal.clone()))]);
+    while let Ok(job) = jobs.try_recv() {
+        answer(shared, [(job, Err(refusal.clone()))]);
+    }
+    true
+}
+
+fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
+    let mut outbox = Outbox::default();
+    let (mut bulk, mut singles) = (0, 0);
+    for (job, answer) in jobs {
+        match job.waiter {
+            Waiter::Bulk(_) => bulk += job.weight,
+            Waiter::Single(_) => singles += job.weight,
+        }
+        outbox.put(job.desk, job.waiter, answer);
+    }
+    outbox.send(&shared.desks);
+    shared.room.bulk.add_permits(bulk);
+    shared.room.singles.add_permits(singles);
 }
 
 impl Task {
+    pub(super) fn new(
+        lane: LaneNumber,
+        state: State,
+        jobs: mpsc::UnboundedReceiver<Job>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        compare_clock(state.head());
+        Self {
+            lane,
+            state,
+            jobs,
+            taken: shared.memory.join(),
+            shared,
+            started: Instant::now(),
+            clock_is_ahead: false,
+        }
+    }
+
     /// Serves until it is stopped, or the store fails. Nothing that waits then is left without an answer.
-    pub(super) async fn run(mut self) -> std::result::Result<(), StoreError> {
+    pub(super) async fn run(mut self) -> std::result::Result<(), StartError> {
         let mut batch = Vec::new();
         while self.gather(&mut batch).await {
             let result = self.carry_out(&mut batch).await;
-            if let Err(failure) = result {
-                error!("{failure}; nothing is counted any more");
-                let unknown = Err(LaneError::Unknown(failure.clone()));
-                self.answer(batch.drain(..).map(|job| (job, unknown.clone())));
-                self.jobs.close();
-                while let Some(job) = self.jobs.recv().await {
-                    self.answer([(job, Err(LaneError::Closed))]);
+            match result {
+                Ok(()) => {}
+                Err(StartError::Store(StoreError::Unavailable(problem))) => {
+                    let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
+                    answer(
+                        &self.shared,
+                        batch.drain(..).map(|job| (job, Err(refusal.clone()))),
+                    );
                 }
-                return Err(failure);
+                Err(failure) => {
+                    error!("{failure}; nothing is counted any more");
+                    let told = StoreError::Failed(failure.to_string().into());
+                    let unknown = Err(LaneError::Unknown(told));
+                    answer(
+                        &self.shared,
+                        batch.drain(..).map(|job| (job, unknown.clone())),
+                    );
+                    self.jobs.close();
+                    while let Some(job) = self.jobs.recv().await {
+                        answer(&self.shared, [(job, Err(LaneError::Closed))]);
+                    }
+                    return Err(failure);
+                }
             }
         }
         Ok(())
@@ -72,7 +173,7 @@ impl Task {
         let first = tokio::select! {
             biased;
             job = self.jobs.recv() => job,
-            () = self.stop.cancelled() => {
+            () = self.shared.stop.cancelled() => {
                 // What was queued before is carried out, and nothing after.
                 self.jobs.close();
                 self.jobs.recv().await
@@ -81,7 +182,9 @@ impl Task {
         let Some(first) = first else { return false };
         // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
         // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
-        thread::yield_now();
+        if self.shared.queues.len() == 1 {
+            thread::yield_now();
+        }
         let mut increments = first.request.operation.weight();
         batch.push(first);
         while batch.len() < MAX_REQUESTS
@@ -95,13 +198,17 @@ impl Task {
     }
 
     /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
-    async fn carry_out(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StoreError> {
-        self.state.make_room();
-        self.load_missing(batch).await?;
+    async fn carry_out(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StartError> {
         while !batch.is_empty() {
+            self.shared.memory.share(&mut self.taken, &mut self.state);
+            self.state.make_room();
+            self.load_missing(batch).await.map_err(StartError::Store)?;
             // Those that are not decided follow in a commit of their own.
             let outcomes = self.decide(batch);
-            let base = self.store().await?;
+            let Some(base) = self.store().await? else {
+                // All of it is to be decided again, on top of what another node has committed.
+                continue;
+            };
             let decided = outcomes.into_iter().map(|outcome| {
                 let decided = outcome.map(|answer| Decided {
                     revision: answer.revision(base),
@@ -109,24 +216,9 @@ impl Task {
                 });
                 decided.map_err(LaneError::Refused)
             });
-            self.answer(batch.drain(..decided.len()).zip(decided));
+            answer(&self.shared, batch.drain(..decided.len()).zip(decided));
         }
         Ok(())
-    }
-
-    fn answer(&self, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
-        let mut outbox = Outbox::default();
-        let (mut bulk, mut singles) = (0, 0);
-        for (job, answer) in jobs {
-            match job.waiter {
-                Waiter::Bulk(_) => bulk += job.weight,
-                Waiter::Single(_) => singles += job.weight,
-            }
-            outbox.put(job.desk, job.waiter, answer);
-        }
-        outbox.send(&self.desks);
-        self.room.bulk.add_permits(bulk);
-        self.room.singles.add_permits(singles);
     }
 
     async fn load_missing(&mut self, batch: &mut [Job]) -> std::result::Result<(), StoreError> {
@@ -140,7 +232,7 @@ impl Task {
         }
         missing.sort_unstable();
         missing.dedup();
-        let found = self.store.read(missing.clone()).await?;
+        let found = self.shared.store.read(missing.clone()).await?;
         for (name, row) in missing.into_iter().zip(found.rows) {
             self.state.load(name, row.and_then(|row| row.value));
         }
@@ -155,7 +247,7 @@ impl Task {
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
             outcomes.push(self.state.apply(&job.request));
-            if self.state.changes() >= MAX_ROWS {
+            if self.state.changes() >= MAX_ROWS || self.state.bytes() >= MAX_BYTES {
                 break;
             }
         }
@@ -178,25 +270,51 @@ impl Task {
         );
     }
 
-    /// Stores what was decided, if it changes anything, and gives the revision before it.
-    async fn store(&mut self) -> std::result::Result<i64, StoreError> {
+    /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
+    async fn store(&mut self) -> std::result::Result<Option<i64>, StartError> {
         let Some(commit) = self.state.commit() else {
-            return Ok(self.state.head().revision);
+            // What is answered then is about what is stored, which may have changed.
+            let is_newest = self.catch_up().await?;
+            return Ok(is_newest.then(|| self.state.head().revision));
         };
         let commit = Arc::new(commit);
-        let base = self.store.commit(commit.clone()).await?;
-        self.state.committed(&commit, base);
-        let revision = self.state.head().revision;
-        let counters = commit.changes.counters.clone();
-        self.changes.publish(counters, base, revision);
-        Ok(base)
+        match self.shared.store.commit(self.lane, commit.clone()).await {
+            Ok(base) => {
+                self.state.committed(&commit, base);
+                Ok(Some(base))
+            }
+            Err(StoreError::Moved) => {
+                debug!(lane = self.lane, "another node has committed");
+                self.state.undo(&commit);
+                self.catch_up().await?;
+                Ok(None)
+            }
+            Err(StoreError::Unavailable(problem)) => {
+                self.state.undo(&commit);
+                Err(StartError::Store(StoreError::Unavailable(problem)))
+            }
+            Err(failed) => Err(StartError::Store(failed)),
+        }
     }
-}
 
-impl Drop for Task {
-    fn drop(&mut self) {
-        // Also after a panic: who waits for room would wait for ever.
-        self.room.bulk.close();
+    /// Takes in what other nodes have committed; `true` where that is nothing.
+    async fn catch_up(&mut self) -> std::result::Result<bool, StartError> {
+        let (lane, seq) = (self.lane, self.state.head().seq);
+        let after = self.shared.store.after(lane, seq).await;
+        match after.map_err(StartError::Store)? {
+            After::Batches(batches) if batches.is_empty() => return Ok(true),
+            After::Batches(batches) => {
+                for batch in batches {
+                    self.state.catch_up(batch).map_err(StartError::Corrupt)?;
+                }
+            }
+            After::TooMany => {
+                let bounds = self.shared.memory.bounds();
+                self.state = load(&*self.shared.store, lane, bounds).await?;
+                self.started = Instant::now();
+            }
+        }
+        Ok(false)
     }
 }
 

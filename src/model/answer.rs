@@ -145,6 +145,11 @@ pub enum Refused {
         /// What it said.
         acknowledged: u64,
     },
+    /// A message is ahead of the one that it follows in this lane. It may be sent again, behind that.
+    Overtaken {
+        /// The last message that was applied there.
+        applied: u64,
+    },
     /// The client knows an acknowledgement that was not given.
     SessionLost {
         /// What was.

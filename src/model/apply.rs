@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::answer::{Answer, Done, Failure, Outcome, Place, Refused};
 use super::codec::Corrupt;
-use super::commit::{Changes, Commit, Head, Pack};
+use super::commit::{Batch, Changes, Commit, Head, Pack};
 use super::counters::{At, Counters};
 use super::ids::Ids;
 use super::increment::Added;
 use super::request::{
-    Increment, Increments, Millis, Operation, Record, Request, SessionId, hash_name,
+    Follows, Increment, Increments, Millis, Operation, Record, Request, SessionId, hash_name,
 };
-use super::sessions::{Session, Sessions};
+use super::sessions::{Message, Session, Sessions};
 
 /// How far a client's clock may be ahead of the lane's.
 const MAX_SKEW: Millis = 60_000;
@@ -24,6 +24,8 @@ const MAX_FORGOTTEN: usize = 20_000;
 const MIN_RETRY: Millis = 1;
 /// and at the most, for the server may have been given more room by then.
 const MAX_RETRY: Millis = 3_600_000;
+/// What a counter's change takes in the log beside its name, at the most.
+const ROW_BYTES: usize = 24;
 
 /// What a lane may keep, and for how long it must.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,8 @@ pub struct Bounds {
 /// ```text
 /// make_room; locate all and load what is missing; begin; apply each; commit; and once that is stored, committed
 /// ```
+///
+/// Where another node has committed meanwhile: undo; catch_up with what it has committed; and all of it again.
 pub struct State {
     head: Head,
     counters: Counters,
@@ -75,7 +79,7 @@ impl State {
     ) -> Result<Self, Corrupt> {
         let mut state = Self {
             head,
-            counters: Counters::new(bounds.counter_bytes),
+            counters: Counters::new(),
             ids: Ids::new(packs.iter().map(|pack| pack.ids.len()).sum()),
             sessions: Sessions::default(),
             bounds,
@@ -86,7 +90,8 @@ impl State {
             forgot: false,
         };
         for pack in packs {
-            state.ids.load(pack)?;
+            let closed_at = pack.time;
+            state.ids.load(pack, closed_at)?;
         }
         for (id, session) in sessions {
             state.sessions.load(id, session);
@@ -98,6 +103,11 @@ impl State {
     #[must_use]
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// Changes what may be kept, between batches.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
     }
 
     /// Begins a batch. `now` is the time by this node's clock, which may be corrected at any moment, and `elapsed` what has
@@ -267,7 +277,7 @@ impl State {
         }
         let session = session.unwrap_or(&unknown);
         let applied = session.applied;
-        if record.acknowledged > applied {
+        if record.follows == Follows::TheOneBefore && record.acknowledged > applied {
             return Err(Refused::SessionLost {
                 acknowledged: applied,
             });
@@ -295,11 +305,25 @@ impl State {
                 Err(Refused::IdReused)
             };
         }
-        if record.sequence != applied + 1 {
-            return Err(Refused::Gap {
-                expected: applied + 1,
-            });
-        }
+        let parts = match &record.follows {
+            Follows::TheOneBefore if record.sequence != applied + 1 => {
+                return Err(Refused::Gap {
+                    expected: applied + 1,
+                });
+            }
+            Follows::TheOneBefore => 1,
+            Follows::InLane(part) => {
+                let follows = match part.previous {
+                    Some(previous) if previous > acknowledged => applied == previous,
+                    // What was applied here before was acknowledged as a whole.
+                    _ => applied <= acknowledged,
+                };
+                if !follows {
+                    return Err(Refused::Overtaken { applied });
+                }
+                part.parts
+            }
+        };
         if let Some(failures) = session.too_many_failures(acknowledged) {
             return Err(Refused::FailuresUnacknowledged { failures });
         }
@@ -310,13 +334,19 @@ impl State {
         let mut failures = Vec::new();
         for (index, increment) in (0..).zip(record.increments.iter()) {
             if let Err(refusal) = self.increment(increment, self.places) {
+                let index = record.index(index);
                 failures.push((record.sequence, Failure { index, refusal }));
             }
         }
         let now = self.head.time;
+        let message = Message {
+            sequence: record.sequence,
+            contents: record.contents,
+            parts,
+        };
         self.sessions.change(&record.session, |session| {
             session.acknowledge(acknowledged);
-            session.advance(record.contents, &failures, now);
+            session.advance(message, &failures, now);
         });
         Ok(self.recorded(record.sequence, failures, false))
     }
@@ -400,12 +430,19 @@ impl State {
         self.counters.changes() + self.sessions.changes()
     }
 
+    /// How many bytes these, and the ids, take when they are stored, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let rows = ROW_BYTES * self.counters.changes() + self.counters.changed_bytes();
+        rows + self.ids.open_bytes() + self.sessions.changed_bytes()
+    }
+
     /// What has to be stored of the batch; `None` where there is nothing, and every answer is about what is
     /// stored already.
     pub fn commit(&mut self) -> Option<Commit> {
         let changes = Changes {
             counters: self.counters.take_changes(),
-            sessions: self.sessions.take_changes(),
+            sessions: self.sessions.changed(),
         };
         if self.places == 0 && !self.forgot && changes.sessions.is_empty() {
             return None;
@@ -429,6 +466,7 @@ impl State {
         self.head.seq = commit.seq;
         self.head.revision = base + i64::from(commit.places);
         self.places = 0;
+        self.sessions.close();
         let pack = Pack {
             seq: commit.seq,
             time: commit.time,
@@ -438,10 +476,50 @@ impl State {
         self.ids.close(pack, self.steady);
     }
 
+    /// The batch was not stored, and will not be: it is as if it had not been made, but for the time. What it has changed
+    /// is to be loaded again.
+    pub fn undo(&mut self, commit: &Commit) {
+        for change in &*commit.changes.counters {
+            self.counters.forget(&change.name);
+        }
+        self.sessions.undo();
+        self.ids.undo(&commit.ids);
+        self.places = 0;
+        // The store has not been told.
+        self.forgot = true;
+    }
+
+    /// Takes in the next batch, which another node has committed.
+    ///
+    /// # Errors
+    /// Where it does not follow, or a row is not what was written.
+    pub fn catch_up(&mut self, batch: Batch) -> Result<(), Corrupt> {
+        if batch.head.seq != self.head.seq + 1 {
+            return Err(Corrupt("a batch does not follow the one before it"));
+        }
+        for (name, value) in batch.counters {
+            self.counters.replace(&name, value);
+        }
+        for (id, session) in batch.sessions {
+            self.sessions.replace(id, session);
+        }
+        if !batch.pack.ids.is_empty() {
+            self.ids.load(batch.pack, self.steady)?;
+        }
+        let (before, after) = (self.head, batch.head);
+        self.head = Head {
+            time: before.time.max(after.time),
+            horizon: before.horizon.max(after.horizon),
+            session_horizon: before.session_horizon.max(after.session_horizon),
+            ..after
+        };
+        Ok(())
+    }
+
     /// Lets go of counters that were not used for the longest, where there are too many in memory. Not to be called
     /// between loading what an operation needs and applying it.
     pub fn make_room(&mut self) {
-        self.counters.evict();
+        self.counters.evict(self.bounds.counter_bytes);
     }
 }
 

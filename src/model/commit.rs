@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::request::{Millis, SessionId};
+use super::sessions::Session;
 
 /// Where a lane is: the last batch that was committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,19 @@ pub struct Pack {
     pub base: i64,
     /// Entries, one behind the other.
     pub ids: Arc<[u8]>,
+}
+
+/// A batch that was committed, as it is read back.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The lane after it.
+    pub head: Head,
+    /// Its ids.
+    pub pack: Pack,
+    /// The counters that it changed, as it left them.
+    pub counters: Vec<(Arc<str>, Option<i64>)>,
+    /// The sessions that it changed, as it left them; `None` where it forgot one.
+    pub sessions: Vec<(SessionId, Option<Session>)>,
 }
 
 /// A batch, to be committed as a whole or not at all.

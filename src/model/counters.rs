@@ -22,10 +22,11 @@ pub(super) struct Counters {
     /// Where looking for a counter to evict goes on.
     hand: usize,
     bytes: usize,
-    max_bytes: usize,
     /// What the batch changes, and in which slots.
     rows: Vec<CounterChange>,
     changed: Vec<u32>,
+    /// What the rows' names take.
+    changed_bytes: usize,
 }
 
 struct Slot {
@@ -54,16 +55,16 @@ impl At {
 }
 
 impl Counters {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             table: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
             hand: 0,
             bytes: 0,
-            max_bytes,
             rows: Vec::new(),
             changed: Vec::new(),
+            changed_bytes: 0,
         }
     }
 
@@ -115,6 +116,7 @@ impl Counters {
         if slot.row == UNCHANGED {
             slot.row = u32::try_from(self.rows.len()).expect("a batch is bounded");
             self.changed.push(at);
+            self.changed_bytes += slot.name.len();
             let name = slot.name.clone();
             self.rows.push(CounterChange {
                 name,
@@ -133,32 +135,56 @@ impl Counters {
         self.rows.len()
     }
 
+    /// The bytes of their names.
+    pub(super) fn changed_bytes(&self) -> usize {
+        self.changed_bytes
+    }
+
     /// Ends the batch. In the order of names a store visits each of its pages once, and watchers can search.
     pub(super) fn take_changes(&mut self) -> Arc<[CounterChange]> {
         for at in self.changed.drain(..) {
             self.slots[at as usize].row = UNCHANGED;
         }
+        self.changed_bytes = 0;
         self.rows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.rows.drain(..).collect()
     }
 
+    /// Takes in what another node has made of a counter, if it is in memory.
+    pub(super) fn replace(&mut self, name: &str, value: Option<i64>) {
+        if let Some(at) = self.find(hash_name(name), name) {
+            self.slots[at.slot() as usize].value = value;
+        }
+    }
+
+    /// Lets go of a counter, which is to be loaded again.
+    pub(super) fn forget(&mut self, name: &str) {
+        if let Some(at) = self.find(hash_name(name), name) {
+            self.remove(at.slot());
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        let slot = &mut self.slots[at as usize];
+        if let Ok(entry) = self.table.find_entry(slot.hash, |&found| found == at) {
+            entry.remove();
+        }
+        self.bytes -= COUNTER_BYTES + slot.name.len();
+        // No counter has no name: this is a free slot.
+        slot.name = Arc::from("");
+        self.free.push(at);
+    }
+
     /// Makes room, between batches: counters not used for the longest go (the "clock" algorithm).
-    pub(super) fn evict(&mut self) {
-        while self.bytes > self.max_bytes {
+    pub(super) fn evict(&mut self, max_bytes: usize) {
+        while self.bytes > max_bytes && self.bytes > 0 {
             let at = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[at];
             if std::mem::take(&mut slot.recent) || slot.name.is_empty() {
                 continue;
             }
-            let index = u32::try_from(at).expect("it was one when it was made");
-            if let Ok(entry) = self.table.find_entry(slot.hash, |&found| found == index) {
-                entry.remove();
-            }
-            self.bytes -= COUNTER_BYTES + slot.name.len();
-            // No counter has no name: this is a free slot.
-            slot.name = Arc::from("");
-            self.free.push(index);
+            self.remove(u32::try_from(at).expect("it was one when it was made"));
         }
     }
 

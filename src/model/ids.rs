@@ -101,7 +101,7 @@ impl Ids {
     }
 
     /// Takes in a pack that was committed, by this lane's last life or by another node.
-    pub(super) fn load(&mut self, pack: Pack) -> Result<(), Corrupt> {
+    pub(super) fn load(&mut self, pack: Pack, closed_at: Millis) -> Result<(), Corrupt> {
         let number = self.open_number();
         let mut reader = Reader(&pack.ids);
         let mut slots = Vec::new();
@@ -117,7 +117,6 @@ impl Ids {
             ));
         }
         self.bytes += PACK_BYTES + pack.ids.len();
-        let closed_at = pack.time;
         self.packs.push_back((pack, closed_at));
         for (digest, slot) in slots {
             self.insert(&digest, slot);
@@ -166,6 +165,17 @@ impl Ids {
         ids
     }
 
+    /// The batch, whose open pack was taken, was not made.
+    pub(super) fn undo(&mut self, ids: &[u8]) {
+        let number = self.open_number();
+        self.remove(number, ids);
+    }
+
+    /// How much the open pack takes.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
     /// The batch is committed.
     pub(super) fn close(&mut self, pack: Pack, steady: Millis) {
         if !pack.ids.is_empty() {
@@ -186,21 +196,7 @@ impl Ids {
             let Some((pack, _)) = self.packs.pop_front() else {
                 break;
             };
-            let number = self.first;
-            let mut reader = Reader(&pack.ids);
-            while !reader.is_empty() {
-                let offset = offset(pack.ids.len() - reader.0.len());
-                let entry = PackEntry::read(&mut reader).expect("it was read or written before");
-                let slot = Slot {
-                    pack: number,
-                    offset,
-                };
-                let part = &mut self.index[part(&entry.digest)];
-                if let Ok(found) = part.find_entry(hash(&entry.digest), |&other| other == slot) {
-                    found.remove();
-                    self.count -= 1;
-                }
-            }
+            self.remove(self.first, &pack.ids);
             self.first = self.first.wrapping_add(1);
             self.bytes -= PACK_BYTES + pack.ids.len();
             any = true;
@@ -221,6 +217,24 @@ impl Ids {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.open.len() + self.count * INDEX_BYTES
+    }
+
+    /// Takes the entries of a pack from the index.
+    fn remove(&mut self, number: u32, ids: &[u8]) {
+        let mut reader = Reader(ids);
+        while !reader.is_empty() {
+            let offset = offset(ids.len() - reader.0.len());
+            let entry = PackEntry::read(&mut reader).expect("it was read or written before");
+            let slot = Slot {
+                pack: number,
+                offset,
+            };
+            let part = &mut self.index[part(&entry.digest)];
+            if let Ok(found) = part.find_entry(hash(&entry.digest), |&other| other == slot) {
+                found.remove();
+                self.count -= 1;
+            }
+        }
     }
 
     fn open_number(&self) -> u32 {

@@ -94,10 +94,42 @@ pub struct Record {
     pub sequence: u64,
     /// What the client has an acknowledgement of.
     pub acknowledged: u64,
+    /// What it comes after.
+    pub follows: Follows,
     /// Of the increments: a message that is sent again has the same.
     pub contents: u64,
     /// What to add.
     pub increments: Increments,
+}
+
+impl Record {
+    /// Which increment of the whole message this one is.
+    pub(super) fn index(&self, index: u32) -> u32 {
+        match &self.follows {
+            Follows::TheOneBefore => index,
+            Follows::InLane(part) => part.indices.get(index as usize).copied().unwrap_or(index),
+        }
+    }
+}
+
+/// What a message of a session comes after. It is applied on top of that, and on nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// The message with the number before its own: the whole session is in one lane.
+    TheOneBefore,
+    /// It is part of a message, whose other parts are for other lanes.
+    InLane(Part),
+}
+
+/// A part of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The session's message before it that has a part in this lane, if there is one since what is acknowledged.
+    pub previous: Option<u64>,
+    /// How many parts the message has.
+    pub parts: u32,
+    /// Which increments of the message these are.
+    pub indices: Box<[u32]>,
 }
 
 /// Increments, their names beside each other in one text: a bulk message is two allocations.
@@ -285,6 +317,18 @@ impl Digests {
             contents: self.contents(operation),
             time,
         }
+    }
+
+    /// Which of so many lanes a group's counters are in. Which groups share one cannot be known outside.
+    #[must_use]
+    pub fn lane(&self, group: &str, lanes: u32) -> u32 {
+        if lanes == 1 {
+            return 0;
+        }
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write(group.as_bytes());
+        let lane = hasher.finish() % u64::from(lanes);
+        u32::try_from(lane).unwrap_or_default()
     }
 
     fn contents(&self, operation: &Operation) -> u64 {

@@ -1,12 +1,12 @@
 //! The sessions of bulk clients.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::answer::Failure;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::request::{Millis, SessionId};
 
-/// How many messages a client may be ahead of what it knows acknowledged. Eight bytes are kept for each.
+/// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
 pub const SESSION_WINDOW: u64 = 256;
 
 /// What a session takes in memory beside its id, messages and failures.
@@ -14,10 +14,11 @@ const SESSION_BYTES: usize = 256;
 const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
 /// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
 pub const MAX_FAILURES: usize = 4000;
-/// How a session is stored.
-const FORMAT: u8 = 1;
+/// How a session is stored. The format before it had messages without a gap, and no parts.
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_PARTS: u8 = 1;
 
-/// A session as it is stored.
+/// A session as it is stored: that of a client, or what it has in one of several lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// The lane's time at the last message.
@@ -26,17 +27,27 @@ pub struct Session {
     pub(super) applied: u64,
     /// The last message that the client has said it knows acknowledged.
     pub(super) acknowledged: u64,
-    /// The contents of the messages after that.
-    messages: VecDeque<u64>,
+    /// The messages after that which were applied.
+    messages: VecDeque<Message>,
     /// Their failures, each with its message's sequence.
     failures: VecDeque<(u64, Failure)>,
+}
+
+/// A message that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) sequence: u64,
+    pub(super) contents: u64,
+    /// How many lanes have a part of it.
+    pub(super) parts: u32,
 }
 
 impl Session {
     /// The contents of a message that was applied and is not known to be acknowledged.
     pub(super) fn contents(&self, sequence: u64) -> Option<u64> {
-        let index = sequence.checked_sub(self.acknowledged + 1)?;
-        self.messages.get(usize::try_from(index).ok()?).copied()
+        let by_sequence = |message: &Message| message.sequence;
+        let found = self.messages.binary_search_by_key(&sequence, by_sequence);
+        found.ok().map(|at| self.messages[at].contents)
     }
 
     pub(super) fn failures(&self, of: impl Fn(u64) -> bool) -> Vec<(u64, Failure)> {
@@ -51,27 +62,34 @@ impl Session {
         (left > MAX_FAILURES).then_some(left)
     }
 
-    /// The next message is applied.
-    pub(super) fn advance(&mut self, contents: u64, failures: &[(u64, Failure)], now: Millis) {
+    /// A message is applied.
+    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)], now: Millis) {
         self.used = now;
-        self.applied += 1;
-        self.messages.push_back(contents);
+        self.applied = message.sequence;
+        self.messages.push_back(message);
         self.failures.extend(failures);
     }
 
     /// The client knows of these messages and their failures.
     pub(super) fn acknowledge(&mut self, acknowledged: u64) {
-        while self.acknowledged < acknowledged && self.messages.pop_front().is_some() {
-            self.acknowledged += 1;
-        }
+        self.acknowledged = self.acknowledged.max(acknowledged);
         let known = self.acknowledged;
+        while self
+            .messages
+            .front()
+            .is_some_and(|message| message.sequence <= known)
+        {
+            self.messages.pop_front();
+        }
         while self.failures.front().is_some_and(|(at, _)| *at <= known) {
             self.failures.pop_front();
         }
     }
 
     fn bytes(&self) -> usize {
-        SESSION_BYTES + 8 * self.messages.len() + FAILURE_BYTES * self.failures.len()
+        SESSION_BYTES
+            + size_of::<Message>() * self.messages.len()
+            + FAILURE_BYTES * self.failures.len()
     }
 
     /// The bytes to store.
@@ -81,8 +99,13 @@ impl Session {
         put_i64(&mut out, self.used);
         put_u64(&mut out, self.applied);
         put_u64(&mut out, self.acknowledged);
-        for contents in &self.messages {
-            out.extend_from_slice(&contents.to_le_bytes());
+        put_u64(&mut out, self.messages.len() as u64);
+        let mut before = 0;
+        for message in &self.messages {
+            put_u64(&mut out, message.sequence - before);
+            put_u64(&mut out, message.parts.into());
+            out.extend_from_slice(&message.contents.to_le_bytes());
+            before = message.sequence;
         }
         for (sequence, failure) in &self.failures {
             put_u64(&mut out, *sequence);
@@ -97,24 +120,41 @@ impl Session {
     /// Where they are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut reader = Reader(bytes);
-        if reader.u8()? != FORMAT {
-            return Err(Corrupt("a session of an unknown format"));
-        }
-        let (used, applied, acknowledged) = (reader.i64()?, reader.u64()?, reader.u64()?);
-        let count = applied.checked_sub(acknowledged);
+        let format = reader.u8()?;
+        let mut session = Self {
+            used: reader.i64()?,
+            applied: reader.u64()?,
+            acknowledged: reader.u64()?,
+            ..Self::default()
+        };
+        let count = match format {
+            FORMAT => Some(reader.u64()?),
+            FORMAT_WITHOUT_PARTS => session.applied.checked_sub(session.acknowledged),
+            _ => return Err(Corrupt("a session of an unknown format")),
+        };
         let Some(count @ ..=SESSION_WINDOW) = count else {
             return Err(Corrupt("a session that is ahead of itself"));
         };
-        let messages: Result<_, Corrupt> = (0..count)
-            .map(|_| Ok(u64::from_le_bytes(reader.bytes()?)))
-            .collect();
-        let mut session = Self {
-            used,
-            applied,
-            acknowledged,
-            messages: messages?,
-            failures: VecDeque::new(),
+        let mut before = match format {
+            FORMAT => 0,
+            _ => session.acknowledged,
         };
+        for _ in 0..count {
+            let (step, parts) = match format {
+                FORMAT => (reader.u64()?, reader.u32()?),
+                _ => (1, 1),
+            };
+            let after = before.checked_add(step);
+            let Some(sequence) = after.filter(|at| step > 0 && *at <= session.applied) else {
+                return Err(Corrupt("a session whose messages are out of order"));
+            };
+            session.messages.push_back(Message {
+                sequence,
+                contents: u64::from_le_bytes(reader.bytes()?),
+                parts,
+            });
+            before = sequence;
+        }
         while !reader.is_empty() {
             let sequence = reader.u64()?;
             session
@@ -123,14 +163,43 @@ impl Session {
         }
         Ok(session)
     }
+
+    /// What all lanes together know of a session of which each has its own part: the last message up to which all are
+    /// applied, and the failures of those that the client has not acknowledged.
+    #[must_use]
+    pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
+        let told = lanes.iter().map(|lane| lane.acknowledged).max();
+        let mut applied = told.unwrap_or(0);
+        let mut parts: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+        for message in lanes.iter().flat_map(|lane| &lane.messages) {
+            let (_, found) = parts.entry(message.sequence).or_insert((message.parts, 0));
+            *found += 1;
+        }
+        let after = applied + 1;
+        for (sequence, (parts, found)) in parts.range(after..) {
+            if *sequence != applied + 1 || found < parts {
+                break;
+            }
+            applied = *sequence;
+        }
+        let failures = lanes.iter().flat_map(|lane| &lane.failures);
+        let mut failures: Vec<_> = failures
+            .filter(|(at, _)| (after..=applied).contains(at))
+            .copied()
+            .collect();
+        failures.sort_unstable_by_key(|(at, failure)| (*at, failure.index));
+        (applied, failures)
+    }
 }
 
 /// All sessions of a lane.
 #[derive(Default)]
 pub(super) struct Sessions {
     all: HashMap<SessionId, Session>,
-    /// Those that the batch changes.
-    changed: Vec<SessionId>,
+    /// Those that the batch changes, as they were before it.
+    changed: HashMap<SessionId, Option<Session>>,
+    /// What these take in the batch, about.
+    changed_bytes: usize,
     bytes: usize,
     /// The lane's time when unused ones were last looked for.
     swept: Millis,
@@ -153,14 +222,19 @@ impl Sessions {
 
     /// Changes a session, which is made where there is none.
     pub(super) fn change(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) {
+        let is_new = !self.all.contains_key(id);
         let session = self.all.entry(id.clone()).or_default();
-        let before = match session.applied {
-            0 => 0,
-            _ => id.len() + session.bytes(),
-        };
+        let before = id.len() + session.bytes();
+        if !self.changed.contains_key(id) {
+            let undo = (!is_new).then(|| session.clone());
+            self.changed.insert(id.clone(), undo);
+            self.changed_bytes += before;
+        }
         change(session);
-        self.bytes = self.bytes + id.len() + session.bytes() - before;
-        self.changed.push(id.clone());
+        let after = id.len() + session.bytes();
+        self.changed_bytes += after.saturating_sub(before);
+        let counted = if is_new { 0 } else { before };
+        self.bytes = self.bytes + after - counted;
     }
 
     /// Forgets sessions that were last used before a time, but not at every turn.
@@ -180,7 +254,8 @@ impl Sessions {
         });
         for (id, session) in old {
             self.bytes -= id.len() + session.bytes();
-            self.changed.push(id);
+            self.changed_bytes += id.len();
+            self.changed.insert(id, Some(session));
         }
         self.oldest = oldest;
     }
@@ -191,20 +266,44 @@ impl Sessions {
         (!self.all.is_empty()).then_some(forgotten_at)
     }
 
-    /// Ends the batch: what has changed, encoded.
-    pub(super) fn take_changes(&mut self) -> Vec<(SessionId, Option<Vec<u8>>)> {
-        let mut changed = std::mem::take(&mut self.changed);
-        changed.sort_unstable();
-        changed.dedup();
-        let encode = |id: SessionId| {
-            let session = self.all.get(&id).map(Session::encode);
-            (id, session)
-        };
-        changed.into_iter().map(encode).collect()
+    /// Gives the batch away: what has changed, encoded. Until the next one begins it can be undone.
+    pub(super) fn changed(&self) -> Vec<(SessionId, Option<Vec<u8>>)> {
+        let encode = |id: &SessionId| (id.clone(), self.all.get(id).map(Session::encode));
+        let mut changed: Vec<_> = self.changed.keys().map(encode).collect();
+        changed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        changed
+    }
+
+    /// The batch is over.
+    pub(super) fn close(&mut self) {
+        self.changed.clear();
+        self.changed_bytes = 0;
+    }
+
+    /// The batch was not made.
+    pub(super) fn undo(&mut self) {
+        for (id, before) in std::mem::take(&mut self.changed) {
+            self.replace(id, before);
+        }
+        self.changed_bytes = 0;
+    }
+
+    /// Takes in a session as another node has left it.
+    pub(super) fn replace(&mut self, id: SessionId, session: Option<Session>) {
+        if let Some(before) = self.all.remove(&id) {
+            self.bytes -= id.len() + before.bytes();
+        }
+        if let Some(session) = session {
+            self.load(id, session);
+        }
     }
 
     pub(super) fn changes(&self) -> usize {
         self.changed.len()
+    }
+
+    pub(super) fn changed_bytes(&self) -> usize {
+        self.changed_bytes
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -1,5 +1,7 @@
 //! The rules against a model that is as simple as it can be: maps, and nothing bounded but what is tested.
 
+mod nodes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -198,6 +200,7 @@ fn message_of(
             time,
             sequence,
             acknowledged,
+            follows: Follows::TheOneBefore,
             contents: digests().message(&increments),
             increments,
         }),

@@ -27,8 +27,8 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
-use crate::model::{Commit, Digests};
+use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
+use crate::model::{Commit, Digests, Session, SessionId};
 use gate::Gate;
 use reader::Snapshot;
 use recent::{Current, Recent};
@@ -45,6 +45,7 @@ pub struct SqliteStore {
     /// `None` once it has failed.
     writer: Mutex<Option<Writer>>,
     current: Current,
+    changes: Changes,
     /// What a lane begins with, until one does.
     loaded: Mutex<Option<Loaded>>,
     /// Taken away to close the store.
@@ -85,6 +86,7 @@ impl SqliteStore {
         let mut store = Self {
             digests,
             current: writer.current().clone(),
+            changes: Changes::new(loaded.head.revision),
             writer: Mutex::new(Some(writer)),
             loaded: Mutex::new(Some(loaded)),
             points: None,
@@ -151,8 +153,13 @@ impl SqliteStore {
         // A writer that panicked has failed.
         let mut writer = self.writer.lock().map_err(|_| gone())?;
         let result = writer.as_mut().ok_or_else(gone)?.commit(batch);
-        if result.is_err() {
-            *writer = None;
+        match result {
+            Ok(base) => {
+                let end = base + i64::from(batch.places);
+                let counters = batch.changes.counters.clone();
+                self.changes.publish(counters, base, end);
+            }
+            Err(_) => *writer = None,
         }
         result.map_err(StoreError::from)
     }
@@ -163,7 +170,12 @@ impl Store for SqliteStore {
         self.digests
     }
 
-    fn load(&self) -> Reply<Loaded> {
+    /// Its writer is one, and so is the disk.
+    fn lanes(&self) -> u32 {
+        1
+    }
+
+    fn load(&self, _lane: LaneNumber) -> Reply<Loaded> {
         let first = self.loaded.lock().ok().and_then(|mut loaded| loaded.take());
         if let Some(loaded) = first {
             return Box::pin(std::future::ready(Ok(loaded)));
@@ -176,9 +188,19 @@ impl Store for SqliteStore {
 
     /// Writes at once, on the thread that calls, which waits for the disk: a lane has one to itself, and to hand its
     /// batches to another would cost more than some of them take.
-    fn commit(&self, batch: Arc<Commit>) -> Reply<i64> {
+    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
         let result = self.write(&batch);
         Box::pin(std::future::ready(result))
+    }
+
+    /// Nobody else can have committed.
+    fn after(&self, _lane: LaneNumber, _seq: u64) -> Reply<After> {
+        Box::pin(std::future::ready(Ok(After::Batches(Vec::new()))))
+    }
+
+    /// The only lane has it in memory, and is asked for it by a message.
+    fn session(&self, _id: SessionId) -> Reply<Vec<Session>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
@@ -201,6 +223,10 @@ impl Store for SqliteStore {
             Snapshot::take(connection, digests, &current)?.sum(&prefix, gone)
         })
     }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
+    }
 }
 
 impl Drop for SqliteStore {
@@ -219,7 +245,7 @@ impl Drop for SqliteStore {
 }
 
 fn gone() -> StoreError {
-    StoreError("it failed before".into())
+    StoreError::Failed("it failed before".into())
 }
 
 /// Makes a folder, and those that it is in, that are there after a loss of power, too.

@@ -265,7 +265,9 @@ async fn a_clock_that_was_ahead_is_told_of() {
             forget_before: 0,
             changes: Changes::default(),
         };
-        soon(store.commit(Arc::new(batch))).await.expect("stored");
+        soon(store.commit(0, Arc::new(batch)))
+            .await
+            .expect("stored");
         drop(store);
 
         let server = data.serve().await;

@@ -5,8 +5,8 @@ mod unreliable;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sumd::lane::{Decided, Lane, LaneError, Running};
-use sumd::model::{Bounds, Done, Increments, Limits, Millis, Operation, Record, Request};
+use sumd::lane::{Decided, LaneError, Lanes, Running};
+use sumd::model::{Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request};
 use sumd::store::sqlite::SqliteStore;
 use sumd::store::{Scan, Store};
 use tempfile::TempDir;
@@ -96,21 +96,21 @@ fn add(name: &str, delta: i64) -> Operation {
     Operation::Increment(Increments::one(name.into(), delta, Limits::default()))
 }
 
-async fn ask(lane: &Lane, operation: Operation) -> Decided {
+async fn ask(lane: &Lanes, operation: Operation) -> Decided {
     let request = Request {
         id: None,
         operation,
     };
-    soon(lane.execute(request)).await.expect("an answer")
+    soon(lane.execute(0, request)).await.expect("an answer")
 }
 
-async fn ask_as(lane: &Lane, store: &dyn Store, id: &str, operation: Operation) -> Decided {
+async fn ask_as(lane: &Lanes, store: &dyn Store, id: &str, operation: Operation) -> Decided {
     let id = store.digests().id(id, None, &operation);
     let request = Request {
         id: Some(id),
         operation,
     };
-    soon(lane.execute(request)).await.expect("an answer")
+    soon(lane.execute(0, request)).await.expect("an answer")
 }
 
 fn value(decided: &Decided) -> i64 {
@@ -124,18 +124,18 @@ async fn what_is_acknowledged_is_there_after_a_restart(data: &impl Reopen) {
     let (running, store) = start(data).await;
     for i in 1..=50 {
         assert_eq!(
-            value(&ask(&running.lane, add("g/a", i)).await),
+            value(&ask(&running.lanes, add("g/a", i)).await),
             i * (i + 1) / 2
         );
     }
-    ask(&running.lane, Operation::Set("g/b".into(), -7)).await;
-    ask(&running.lane, Operation::Delete("g/b".into())).await;
+    ask(&running.lanes, Operation::Set("g/b".into(), -7)).await;
+    ask(&running.lanes, Operation::Delete("g/b".into())).await;
     running.close().await.expect("a clean end");
     drop(store);
 
     let (running, _store) = start(data).await;
-    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 1275);
-    assert_eq!(value(&ask(&running.lane, add("g/b", 1)).await), 1);
+    assert_eq!(value(&ask(&running.lanes, add("g/a", 0)).await), 1275);
+    assert_eq!(value(&ask(&running.lanes, add("g/b", 1)).await), 1);
 }
 
 async fn revisions_grow_and_are_never_given_again(data: &impl Reopen) {
@@ -143,7 +143,7 @@ async fn revisions_grow_and_are_never_given_again(data: &impl Reopen) {
     for _ in 0..3 {
         let (running, store) = start(data).await;
         for _ in 0..5 {
-            let revision = ask(&running.lane, add("g/a", 1)).await.revision;
+            let revision = ask(&running.lanes, add("g/a", 1)).await.revision;
             assert!(revision > last, "{revision} after {last}");
             last = revision;
         }
@@ -154,16 +154,16 @@ async fn revisions_grow_and_are_never_given_again(data: &impl Reopen) {
 
 async fn ids_are_answered_as_they_were_first(data: &impl Reopen) {
     let (running, store) = start(data).await;
-    let first = ask_as(&running.lane, &*store, "a", add("g/a", 5)).await;
-    ask(&running.lane, add("g/a", 1)).await;
+    let first = ask_as(&running.lanes, &*store, "a", add("g/a", 5)).await;
+    ask(&running.lanes, add("g/a", 1)).await;
     running.close().await.expect("a clean end");
     drop(store);
 
     let (running, store) = start(data).await;
-    let again = ask_as(&running.lane, &*store, "a", add("g/a", 5)).await;
+    let again = ask_as(&running.lanes, &*store, "a", add("g/a", 5)).await;
     assert!(again.answer.replayed);
     assert_eq!((again.revision, value(&again)), (first.revision, 5));
-    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 6);
+    assert_eq!(value(&ask(&running.lanes, add("g/a", 0)).await), 6);
 }
 
 fn message(store: &dyn Store, sequence: u64, acknowledged: u64, time: Millis) -> Operation {
@@ -175,6 +175,7 @@ fn message(store: &dyn Store, sequence: u64, acknowledged: u64, time: Millis) ->
         time,
         sequence,
         acknowledged,
+        follows: Follows::TheOneBefore,
         contents: store.digests().message(&increments),
         increments,
     })
@@ -188,26 +189,26 @@ fn now() -> Millis {
 async fn sessions_go_on(data: &impl Reopen) {
     let (running, store) = start(data).await;
     let time = now();
-    ask(&running.lane, message(&*store, 1, 0, time)).await;
-    let second = ask(&running.lane, message(&*store, 2, 1, time)).await;
+    ask(&running.lanes, message(&*store, 1, 0, time)).await;
+    let second = ask(&running.lanes, message(&*store, 2, 1, time)).await;
     running.close().await.expect("a clean end");
     drop(store);
 
     let (running, store) = start(data).await;
-    let again = ask(&running.lane, message(&*store, 2, 1, time)).await;
+    let again = ask(&running.lanes, message(&*store, 2, 1, time)).await;
     assert!(again.answer.replayed);
     assert_eq!(
         again.answer.done, second.answer.done,
         "the failure is told again"
     );
-    ask(&running.lane, message(&*store, 3, 2, time)).await;
-    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), 3);
+    ask(&running.lanes, message(&*store, 3, 2, time)).await;
+    assert_eq!(value(&ask(&running.lanes, add("g/a", 0)).await), 3);
 }
 
 async fn reads_see_what_was_answered_before(data: &impl Reopen) {
     let (running, store) = start(data).await;
     for i in 1..=20 {
-        let decided = ask(&running.lane, add("g/a", 1)).await;
+        let decided = ask(&running.lanes, add("g/a", 1)).await;
         let names = vec!["g/a".into(), "g/none".into()];
         let found = soon(store.read(names)).await.expect("rows");
         let row = found.rows[0].as_ref().expect("it is there");
@@ -245,7 +246,7 @@ async fn scans_go_by_name_and_prefix(data: &impl Reopen) {
     let (running, store) = start(data).await;
     let names = ["b", "a/1", "a", "a/2", "a0", "ä", "a/2/x", "a-"];
     for name in names {
-        ask(&running.lane, add(name, 1)).await;
+        ask(&running.lanes, add(name, 1)).await;
     }
     let mut sorted = names.map(str::to_owned);
     sorted.sort();
@@ -259,13 +260,13 @@ async fn scans_go_by_name_and_prefix(data: &impl Reopen) {
 async fn scans_tell_what_has_changed_since(data: &impl Reopen) {
     let (running, store) = start(data).await;
     for name in ["a", "b", "c"] {
-        ask(&running.lane, add(name, 1)).await;
+        ask(&running.lanes, add(name, 1)).await;
     }
-    let since = ask(&running.lane, add("d", 1)).await.revision;
-    ask(&running.lane, add("b", 1)).await;
-    ask(&running.lane, Operation::Delete("c".into())).await;
-    ask(&running.lane, Operation::Delete("a".into())).await;
-    ask(&running.lane, add("a", 1)).await;
+    let since = ask(&running.lanes, add("d", 1)).await.revision;
+    ask(&running.lanes, add("b", 1)).await;
+    ask(&running.lanes, Operation::Delete("c".into())).await;
+    ask(&running.lanes, Operation::Delete("a".into())).await;
+    ask(&running.lanes, add("a", 1)).await;
     for limit in [1, 100] {
         assert_eq!(scan(&*store, "", since, limit).await, ["a", "b", "-c"]);
         assert_eq!(scan(&*store, "", 0, limit).await, ["a", "b", "d"]);
@@ -275,9 +276,9 @@ async fn scans_tell_what_has_changed_since(data: &impl Reopen) {
 async fn sums_are_exact(data: &impl Reopen) {
     let (running, store) = start(data).await;
     for name in ["a/x", "a/y", "b"] {
-        ask(&running.lane, add(name, i64::MAX)).await;
+        ask(&running.lanes, add(name, i64::MAX)).await;
     }
-    let last = ask(&running.lane, Operation::Delete("b".into())).await;
+    let last = ask(&running.lanes, Operation::Delete("b".into())).await;
     let all = soon(store.sum("".into())).await.expect("a sum");
     assert_eq!((all.sum, all.count), (2 * i128::from(i64::MAX), 2));
     assert_eq!(all.revision, last.revision);
@@ -288,7 +289,7 @@ async fn sums_are_exact(data: &impl Reopen) {
 /// What stops two writers: a batch is made on the one before it, or not at all.
 async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     let (running, store) = start(data).await;
-    ask(&running.lane, add("g/a", 1)).await;
+    ask(&running.lanes, add("g/a", 1)).await;
     running.close().await.expect("a clean end");
     let stale = sumd::model::Commit {
         seq: 1,
@@ -300,7 +301,7 @@ async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
         forget_before: 0,
         changes: sumd::model::Changes::default(),
     };
-    soon(store.commit(Arc::new(stale)))
+    soon(store.commit(0, Arc::new(stale)))
         .await
         .expect_err("it was taken");
 }
@@ -312,7 +313,7 @@ async fn a_commit_that_fails_ends_the_lane() {
     for applied in [false, true] {
         let data = Unreliable::default();
         let (mut running, store) = start(&data).await;
-        let lane = running.lane.clone();
+        let lane = running.lanes.clone();
         ask_as(&lane, &*store, "first", add("g/a", 1)).await;
         data.fail_next_commit(applied);
         let operation = add("g/a", 10);
@@ -321,20 +322,20 @@ async fn a_commit_that_fails_ends_the_lane() {
             id: Some(id),
             operation,
         };
-        let error = soon(lane.execute(request)).await.expect_err("it failed");
+        let error = soon(lane.execute(0, request)).await.expect_err("it failed");
         assert!(matches!(error, LaneError::Unknown(_)), "{error:?}");
         soon(running.failure()).await;
         let afterwards = Request {
             id: None,
             operation: add("g/a", 100),
         };
-        let error = soon(lane.execute(afterwards))
+        let error = soon(lane.execute(0, afterwards))
             .await
             .expect_err("it has ended");
         assert!(matches!(error, LaneError::Closed), "{error:?}");
 
         let (again, store) = start(&data).await;
-        let retried = ask_as(&again.lane, &*store, "second", add("g/a", 10)).await;
+        let retried = ask_as(&again.lanes, &*store, "second", add("g/a", 10)).await;
         assert_eq!((value(&retried), retried.answer.replayed), (11, applied));
     }
 }
@@ -347,7 +348,7 @@ async fn while_a_commit_hangs_the_next_batch_gathers() {
     data.freeze();
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..500 {
-        let lane = running.lane.clone();
+        let lane = running.lanes.clone();
         waiting.spawn(async move { value(&ask(&lane, add("g/a", 1)).await) });
     }
     // All have had their turn, and the first commit has begun.
@@ -372,14 +373,17 @@ async fn while_a_commit_hangs_the_next_batch_gathers() {
 async fn what_was_not_synced_was_not_answered() {
     let data = Unreliable::default();
     let (running, store) = start(&data).await;
-    let answered = value(&ask_as(&running.lane, &*store, "a", add("g/a", 1)).await);
+    let answered = value(&ask_as(&running.lanes, &*store, "a", add("g/a", 1)).await);
     data.freeze();
-    let lane = running.lane.clone();
+    let lane = running.lanes.clone();
     let lost = tokio::spawn(async move {
-        lane.execute(Request {
-            id: None,
-            operation: add("g/a", 10),
-        })
+        lane.execute(
+            0,
+            Request {
+                id: None,
+                operation: add("g/a", 10),
+            },
+        )
         .await
     });
     data.commit_hangs().await;
@@ -390,9 +394,9 @@ async fn what_was_not_synced_was_not_answered() {
         .expect_err("it is not durable");
 
     let (running, store) = start(&data).await;
-    assert_eq!(value(&ask(&running.lane, add("g/a", 0)).await), answered);
+    assert_eq!(value(&ask(&running.lanes, add("g/a", 0)).await), answered);
     assert!(
-        ask_as(&running.lane, &*store, "a", add("g/a", 1))
+        ask_as(&running.lanes, &*store, "a", add("g/a", 1))
             .await
             .answer
             .replayed

@@ -27,7 +27,7 @@ impl From<rusqlite::Error> for Error {
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        Self(error.to_string().into())
+        Self::Failed(error.to_string().into())
     }
 }
 

@@ -1,10 +1,12 @@
 //! A store in memory that fails, hangs or loses what it had not synced, when it is told to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
-use sumd::store::{Loaded, Page, Reply, Row, Rows, Scan, Store, StoreError, Sum};
+use sumd::store::{
+    After, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, Store, StoreError, Sum,
+};
 use tokio::sync::watch;
 
 use super::Reopen;
@@ -24,6 +26,7 @@ struct Inner {
     /// Commits that do not go on.
     hanging: watch::Sender<usize>,
     commits: Mutex<usize>,
+    changes: OnceLock<Changes>,
 }
 
 #[derive(Default)]
@@ -75,16 +78,16 @@ impl Unreliable {
         frozen.wait_for(|frozen| !frozen).await.expect("it is held");
         self.0.hanging.send_modify(|count| *count -= 1);
         if *self.0.life.borrow() != life {
-            return Err(StoreError("power was lost".into()));
+            return Err(StoreError::Failed("power was lost".into()));
         }
         *self.0.commits.lock().expect("no panic") += 1;
         let fail = self.0.fail.lock().expect("no panic").take();
         if fail == Some(false) {
-            return Err(StoreError("told to fail".into()));
+            return Err(StoreError::Failed("told to fail".into()));
         }
         let base = self.data().commit(&batch)?;
         match fail {
-            Some(_) => Err(StoreError("told to fail afterwards".into())),
+            Some(_) => Err(StoreError::Failed("told to fail afterwards".into())),
             None => Ok(base),
         }
     }
@@ -99,7 +102,7 @@ impl Reopen for Unreliable {
 impl Data {
     fn commit(&mut self, batch: &Commit) -> Result<i64, StoreError> {
         if batch.seq != self.head.seq + 1 {
-            return Err(StoreError("it does not follow".into()));
+            return Err(StoreError::Failed("it does not follow".into()));
         }
         let base = self.head.revision;
         self.head = Head {
@@ -165,7 +168,11 @@ impl Store for Unreliable {
         Digests::new([7; 16])
     }
 
-    fn load(&self) -> Reply<Loaded> {
+    fn lanes(&self) -> u32 {
+        1
+    }
+
+    fn load(&self, _lane: LaneNumber) -> Reply<Loaded> {
         let data = self.data();
         let decode = |(id, state): (&SessionId, &Vec<u8>)| {
             (
@@ -180,7 +187,19 @@ impl Store for Unreliable {
         })
     }
 
-    fn commit(&self, batch: Arc<Commit>) -> Reply<i64> {
+    fn after(&self, _lane: LaneNumber, _seq: u64) -> Reply<After> {
+        at_once(After::Batches(Vec::new()))
+    }
+
+    fn session(&self, _id: SessionId) -> Reply<Vec<Session>> {
+        at_once(Vec::new())
+    }
+
+    fn changes(&self) -> &Changes {
+        self.0.changes.get_or_init(|| Changes::new(0))
+    }
+
+    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
         Box::pin(self.clone().try_commit(batch))
     }
 

@@ -1,4 +1,4 @@
-//! What a lane has committed of late, for those who watch.
+//! What was committed of late, for those who watch.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ const MAX_ROWS: usize = 64 * 1024;
 /// The same in commits.
 const MAX_COMMITS: usize = 4096;
 
-/// The changes of a lane, the latest of them in memory.
+/// What was committed, the latest of it in memory.
 #[derive(Clone)]
 pub struct Changes {
     recent: Arc<Mutex<Recent>>,
@@ -47,7 +47,9 @@ pub enum Seen {
 }
 
 impl Changes {
-    pub(super) fn new(revision: i64) -> Self {
+    /// Nothing, after a revision.
+    #[must_use]
+    pub fn new(revision: i64) -> Self {
         let recent = Recent {
             commits: VecDeque::new(),
             rows: 0,
@@ -60,7 +62,7 @@ impl Changes {
     }
 
     /// Takes in a commit.
-    pub(super) fn publish(&self, counters: Arc<[CounterChange]>, base: i64, end: i64) {
+    pub fn publish(&self, counters: Arc<[CounterChange]>, base: i64, end: i64) {
         let mut recent = self.recent();
         recent.rows += counters.len();
         recent.commits.push_back(Changed {

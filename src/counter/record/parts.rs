@@ -1,0 +1,163 @@
+//! Messages of a session that spans lanes: taken apart, and put together again.
+//!
+//! A session has a row in each lane that its messages have had a part in. So that a part which was overtaken by a later one,
+//! on another way to its lane, is neither skipped nor applied twice, each names the session's last message before it that has
+//! a part in its lane. A message is acknowledged once all of its parts, and all messages before it, are durable.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::{Digests, Failure, Increments, Part, SESSION_WINDOW, SessionId, group};
+use crate::store::LaneNumber;
+
+/// A message that was taken apart.
+struct Pending {
+    sequence: u64,
+    left: usize,
+    revision: i64,
+    failures: Vec<(u64, Failure)>,
+}
+
+/// A message all of whose parts are durable, as are all messages before it.
+pub(super) struct Whole {
+    pub(super) sequence: u64,
+    /// That of its last part.
+    pub(super) revision: i64,
+    /// In the order of its increments.
+    pub(super) failures: Vec<(u64, Failure)>,
+}
+
+/// What a stream knows of its session.
+pub(super) struct Parts {
+    digests: Digests,
+    lanes: u32,
+    /// Where increments go that name no counter, and messages without any.
+    home: LaneNumber,
+    /// The last message that has come.
+    last: u64,
+    /// By lane, the last message that has a part there.
+    last_in: HashMap<LaneNumber, u64>,
+    pending: VecDeque<Pending>,
+}
+
+impl Parts {
+    /// Messages up to `acknowledged` are durable.
+    pub(super) fn new(
+        digests: Digests,
+        lanes: u32,
+        session: &SessionId,
+        acknowledged: u64,
+    ) -> Self {
+        Self {
+            digests,
+            lanes,
+            home: digests.lane(session, lanes),
+            last: acknowledged,
+            last_in: HashMap::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// The number of the message that has to come next, unless an earlier one is sent again.
+    pub(super) fn expected(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Messages whose parts are not all durable.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes a message apart, whose number is not above the expected one.
+    pub(super) fn split(
+        &mut self,
+        sequence: u64,
+        acknowledged: u64,
+        increments: Increments,
+    ) -> Vec<(LaneNumber, Part, Increments)> {
+        self.last = self.last.max(sequence);
+        let parts = self.by_lane(increments);
+        self.pending.push_back(Pending {
+            sequence,
+            left: parts.len(),
+            revision: 0,
+            failures: Vec::new(),
+        });
+        let count = u32::try_from(parts.len()).expect("a message is bounded");
+        let part = |(lane, indices, increments): (LaneNumber, Vec<u32>, Increments)| {
+            let last_in = self.last_in.entry(lane).or_insert(0);
+            let part = Part {
+                previous: Some(*last_in).filter(|last| (acknowledged + 1..sequence).contains(last)),
+                parts: count,
+                indices: indices.into(),
+            };
+            *last_in = sequence.max(*last_in);
+            (lane, part, increments)
+        };
+        let parts = parts.into_iter().map(part).collect();
+        // What is known by all to be acknowledged matters no more.
+        if self.last_in.len() as u64 > 4 * SESSION_WINDOW {
+            self.last_in.retain(|_, last| *last > acknowledged);
+        }
+        parts
+    }
+
+    /// The increments of each lane, and which of the message's they are: none where they are all of them.
+    fn by_lane(&self, increments: Increments) -> Vec<(LaneNumber, Vec<u32>, Increments)> {
+        let lane = |name: &str| self.digests.lane(group(name), self.lanes);
+        let all = increments.iter();
+        let lanes: Vec<_> = all
+            .map(|increment| increment.map_or(self.home, |increment| lane(increment.name)))
+            .collect();
+        let first = lanes.first().copied().unwrap_or(self.home);
+        if lanes.iter().all(|lane| *lane == first) {
+            return vec![(first, Vec::new(), increments)];
+        }
+        let mut parts: Vec<(LaneNumber, Vec<u32>, Increments)> = Vec::new();
+        let mut at: HashMap<LaneNumber, usize> = HashMap::new();
+        for ((index, increment), lane) in (0..).zip(increments.iter()).zip(lanes) {
+            let at = *at.entry(lane).or_insert_with(|| {
+                parts.push((lane, Vec::new(), Increments::default()));
+                parts.len() - 1
+            });
+            let (_, indices, part) = &mut parts[at];
+            indices.push(index);
+            match increment {
+                Ok(increment) => part.push(increment.name, increment.delta, increment.limits),
+                Err(invalid) => part.push_invalid(0, invalid),
+            }
+        }
+        parts
+    }
+
+    /// A part of a message is durable. Gives the messages that are whole by that, in their order.
+    pub(super) fn durable(
+        &mut self,
+        sequence: u64,
+        revision: i64,
+        failures: Vec<(u64, Failure)>,
+    ) -> Vec<Whole> {
+        // Of a message that was sent again on this stream the first is answered first, in every lane.
+        let is_it = |pending: &&mut Pending| pending.sequence == sequence && pending.left > 0;
+        if let Some(pending) = self.pending.iter_mut().find(is_it) {
+            pending.left -= 1;
+            pending.revision = pending.revision.max(revision);
+            pending.failures.extend(failures);
+        }
+        let mut whole = Vec::new();
+        while let Some(mut pending) = self.pending.pop_front() {
+            if pending.left > 0 {
+                self.pending.push_front(pending);
+                break;
+            }
+            pending
+                .failures
+                .sort_unstable_by_key(|(at, failure)| (*at, failure.index));
+            whole.push(Whole {
+                sequence: pending.sequence,
+                revision: pending.revision,
+                failures: pending.failures,
+            });
+        }
+        whole
+    }
+}

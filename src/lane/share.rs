@@ -1,0 +1,68 @@
+//! How the lanes of a node share its memory.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::model::{Bounds, State};
+
+/// What all lanes take together, and may take.
+pub(super) struct Memory {
+    bounds: Bounds,
+    ids: AtomicUsize,
+    counters: AtomicUsize,
+    /// How many lanes there are in memory.
+    lanes: AtomicUsize,
+}
+
+/// What one lane takes of it.
+#[derive(Default)]
+pub(super) struct Taken {
+    ids: usize,
+    counters: usize,
+}
+
+impl Memory {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            ids: AtomicUsize::new(0),
+            counters: AtomicUsize::new(0),
+            lanes: AtomicUsize::new(0),
+        }
+    }
+
+    /// What one lane may take by itself.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// A lane is in memory.
+    pub(super) fn join(&self) -> Taken {
+        self.lanes.fetch_add(1, Ordering::Relaxed);
+        Taken::default()
+    }
+
+    /// Tells the others what a lane takes, and the lane what they leave it. Counters can be read again: of the room for
+    /// those each has its part, whatever the others take.
+    pub(super) fn share(&self, taken: &mut Taken, state: &mut State) {
+        let ids = swap(&self.ids, &mut taken.ids, state.id_bytes());
+        let counters = swap(&self.counters, &mut taken.counters, state.counter_bytes());
+        let lanes = self.lanes.load(Ordering::Relaxed).max(1);
+        let max = self.bounds.counter_bytes;
+        state.set_bounds(Bounds {
+            id_bytes: self.bounds.id_bytes.saturating_sub(ids),
+            counter_bytes: max.saturating_sub(counters).max(max / lanes),
+            ..self.bounds
+        });
+    }
+}
+
+/// Replaces a lane's part of a total, and gives that of the others.
+fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
+    let before = std::mem::replace(part, now);
+    if now >= before {
+        total.fetch_add(now - before, Ordering::Relaxed);
+    } else {
+        total.fetch_sub(before - now, Ordering::Relaxed);
+    }
+    total.load(Ordering::Relaxed).saturating_sub(now)
+}
