@@ -7,7 +7,7 @@ pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
-pub use store::{MemoryOptions, StoreAddress, StoreOptions};
+pub use store::{EtcdOptions, MemoryOptions, StoreAddress, StoreOptions};
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

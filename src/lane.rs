@@ -133,70 +133,58 @@ impl Running {
         store: Arc<dyn Store>,
         bounds: Bounds,
     ) -> std::result::Result<Self, StartError> {
-        let only = match store.lanes() {
-            1 => Some(task::load(&*store, 0, bounds).await?),
-            _ => None,
-        };
         let mut runtime = runtime::Builder::new_current_thread();
-        if only.is_none() {
-            // Such a store is reached by the network.
+        if store.lanes() > 1 {
+            // It is reached by the network.
             runtime.enable_all();
         }
         let runtime = runtime.build().map_err(StartError::Thread)?;
-        let (beginning, mut begun) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            room: Room {
-                bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
-                singles: Semaphore::new(MAX_WAITING_SINGLES),
-            },
-            desks: Desks::default(),
-            memory: Memory::new(bounds),
-            stop: CancellationToken::new(),
-            queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
-            beginning,
-            store,
-        });
-        let lanes = Lanes {
-            desk: shared.desks.open(),
-            shared: shared.clone(),
-        };
-        let mut tasks = JoinSet::new();
-        if let Some(state) = only {
-            let (queue, jobs) = mpsc::unbounded_channel();
-            let _ = shared.queues[0].set(queue);
-            let task = Task::new(0, state, jobs, shared.clone());
-            tasks.spawn_on(task.run(), runtime.handle());
-        }
-        let of_thread = shared.clone();
-        let serve = async move {
-            let shared = of_thread;
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(ended) = tasks.join_next() => {
-                        // One that has failed takes the others with it: the process is to be started again.
-                        ended.unwrap_or_else(|_| Err(StartError::Store(ended_by("has panicked"))))?;
-                    }
-                    Some((lane, jobs)) = begun.recv(), if !shared.stop.is_cancelled() => {
-                        tasks.spawn(task::begin(lane, jobs, shared.clone()));
-                    }
-                    () = shared.stop.cancelled(), if !begun.is_closed() => begun.close(),
-                    else => return Ok(()),
-                }
-            }
-        };
+        Self::open(runtime, async move { Ok(store) }, bounds).await
+    }
+
+    /// The same for a store that works on the lanes' thread, and is opened there.
+    ///
+    /// # Errors
+    /// Where the store cannot be opened or read.
+    pub async fn open<E>(
+        runtime: runtime::Runtime,
+        store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>> + Send + 'static,
+        bounds: Bounds,
+    ) -> std::result::Result<Self, E>
+    where
+        E: From<StartError> + Send + 'static,
+    {
+        let (opened, opening) = oneshot::channel();
         let (ended, end) = oneshot::channel();
-        let thread = thread::Builder::new().name("lane".to_owned());
         let work = move || {
-            let end = runtime.block_on(serve);
-            // Who waits for room would wait for ever.
-            shared.room.bulk.close();
-            // And who is told that it has ended may open the store again.
-            drop((runtime, shared));
-            drop(ended.send(end));
+            let served = runtime.block_on(async {
+                match begin(store, bounds).await {
+                    Ok((shared, serve)) => {
+                        let _ = opened.send(Ok(shared.clone()));
+                        let end = serve.await;
+                        // Who waits for room would wait for ever.
+                        shared.room.bulk.close();
+                        end
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                        Ok(())
+                    }
+                }
+            });
+            // Who is told that it has ended may open the store again.
+            drop(runtime);
+            let _ = ended.send(served);
         };
+        let thread = thread::Builder::new().name("lane".to_owned());
         // It is waited for by what it says in the end.
         let _thread = thread.spawn(work).map_err(StartError::Thread)?;
+        let panicked = |_| Err(StartError::Store(ended_by("has panicked")).into());
+        let shared = opening.await.unwrap_or_else(panicked)?;
+        let lanes = Lanes {
+            desk: shared.desks.open(),
+            shared,
+        };
         Ok(Self { lanes, end })
     }
 
@@ -225,11 +213,74 @@ impl Running {
     }
 }
 
+type Served = std::result::Result<(), StartError>;
+
+/// Opens a store, and gives what serves its lanes.
+async fn begin<E: From<StartError>>(
+    store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>>,
+    bounds: Bounds,
+) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>), E> {
+    let store = store.await?;
+    let only = match store.lanes() {
+        1 => Some(task::load(&*store, 0, bounds).await?),
+        _ => None,
+    };
+    let (beginning, begun) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        room: Room {
+            bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
+            singles: Semaphore::new(MAX_WAITING_SINGLES),
+        },
+        desks: Desks::default(),
+        memory: Memory::new(bounds),
+        stop: CancellationToken::new(),
+        queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
+        beginning,
+        store,
+    });
+    let mut tasks = JoinSet::new();
+    if let Some(state) = only {
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let _ = shared.queues[0].set(queue);
+        tasks.spawn(Task::new(0, state, jobs, shared.clone()).run());
+    }
+    Ok((shared.clone(), serve(shared, begun, tasks)))
+}
+
+/// Serves the lanes that begin, until all have ended after a stop, or one has failed.
+async fn serve(
+    shared: Arc<Shared>,
+    mut begun: mpsc::UnboundedReceiver<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
+    mut tasks: JoinSet<Served>,
+) -> Served {
+    loop {
+        tokio::select! {
+            biased;
+            Some(ended) = tasks.join_next() => {
+                // One that has failed takes the others with it: the process is to be started again.
+                let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
+                ended.unwrap_or_else(panicked)?;
+            }
+            Some((lane, jobs)) = begun.recv() => {
+                tasks.spawn(task::begin(lane, jobs, shared.clone()));
+            }
+            () = shared.stop.cancelled(), if !begun.is_closed() => begun.close(),
+            else => return Ok(()),
+        }
+    }
+}
+
 fn ended_by(what: &str) -> StoreError {
     StoreError::Failed(format!("its lane {what}").into())
 }
 
 impl Lanes {
+    /// The store that they are in.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
     /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {

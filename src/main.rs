@@ -12,12 +12,16 @@ use std::thread;
 
 use clap::Parser as _;
 use sumd::client;
-use sumd::config::{BackupOptions, Command, Config, RestoreOptions, ServeOptions};
+use sumd::config::{BackupOptions, Command, Config, RestoreOptions, ServeOptions, StoreAddress};
 use sumd::counter::CounterService;
 use sumd::lane;
 use sumd::server::Server;
+use sumd::store::Store;
+use sumd::store::etcd::EtcdStore;
+use sumd::store::etcd::client::Client;
 use sumd::store::sqlite::{self, SqliteStore, ToolError};
 use sumd::telemetry;
+use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -51,13 +55,20 @@ async fn main() -> ExitCode {
             let lines = client::counter(command).await;
             report(lines.map(|lines| lines.join("\n")))
         }
-        Some(Command::Backup(BackupOptions { to, store })) => {
-            report(sqlite::backup(&store.path(), &to).map(|()| String::new()))
-        }
-        Some(Command::Restore(RestoreOptions { from, store })) => {
-            report(sqlite::restore(&from, &store.path()))
-        }
-        Some(Command::Check(store)) => check(&store.path()),
+        Some(Command::Backup(BackupOptions { to, store })) => match store.address() {
+            StoreAddress::Sqlite(path) => {
+                report(sqlite::backup(&path, &to).map(|()| String::new()))
+            }
+            StoreAddress::Etcd(_) => not_on_etcd("backup"),
+        },
+        Some(Command::Restore(RestoreOptions { from, store })) => match store.address() {
+            StoreAddress::Sqlite(path) => report(sqlite::restore(&from, &path)),
+            StoreAddress::Etcd(_) => not_on_etcd("restore"),
+        },
+        Some(Command::Check(store)) => match store.address() {
+            StoreAddress::Sqlite(path) => check(&path),
+            StoreAddress::Etcd(_) => not_on_etcd("check"),
+        },
     }
 }
 
@@ -77,17 +88,48 @@ async fn serve(options: ServeOptions) -> ExitCode {
     }
 }
 
-async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error>> {
+fn not_on_etcd(command: &str) -> ExitCode {
+    eprintln!("sumd: {command} is for sqlite: as yet");
+    ExitCode::from(USAGE)
+}
+
+type StartResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Opens the store, and begins to serve its lanes.
+async fn open(options: &ServeOptions) -> StartResult<lane::Running> {
+    let bounds = options.memory.bounds();
+    let mut runtime = runtime::Builder::new_current_thread();
+    match options.store.address() {
+        StoreAddress::Sqlite(path) => {
+            let recent_bytes = options.memory.recent_bytes();
+            let store = async move {
+                let store = SqliteStore::open(&path, recent_bytes)?;
+                Ok(Arc::new(store) as Arc<dyn Store>)
+            };
+            lane::Running::open(runtime.build()?, store, bounds).await
+        }
+        StoreAddress::Etcd(address) => {
+            let etcd = &options.store.etcd;
+            let client = Client::new(etcd.client(&address)?)?;
+            let (prefix, operations) = (etcd.etcd_prefix.clone(), etcd.etcd_max_txn_ops as usize);
+            let store = async move {
+                let store = EtcdStore::open(client, &prefix, operations).await?;
+                Ok(Arc::new(store) as Arc<dyn Store>)
+            };
+            lane::Running::open(runtime.enable_all().build()?, store, bounds).await
+        }
+    }
+}
+
+async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     // Before anybody is told that there is a server: who knows of it may signal it.
     let mut signals = Signals::new()?;
     let workers = options
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
-    let path = options.store.path();
-    let store = Arc::new(SqliteStore::open(&path, options.memory.recent_bytes())?);
-    let mut lanes = lane::Running::start(store.clone(), options.memory.bounds()).await?;
-    let counters = CounterService::new(lanes.lanes.clone(), store);
+    let mut lanes = open(&options).await?;
+    let counters = CounterService::new(lanes.lanes.clone());
     let server = Server::bind(&options.listen, options.limits, workers, counters).await?;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     info!(

@@ -9,6 +9,18 @@ pub mod sum {
     }
 }
 
+/// `proto/sumd/`.
+pub mod sumd {
+    /// What is kept in etcd.
+    pub mod store {
+        /// Its first format.
+        #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
+        pub mod v1 {
+            tonic::include_proto!("sumd.store.v1");
+        }
+    }
+}
+
 /// `proto/etcd/`.
 pub mod etcd {
     /// Keys and events.

@@ -2,6 +2,7 @@
 
 mod changes;
 pub mod etcd;
+mod recent;
 pub mod sqlite;
 
 pub use changes::{Changed, Changes, Seen};

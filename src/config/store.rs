@@ -9,6 +9,8 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use crate::model::Bounds;
+use crate::store::etcd::MIN_TXN_OPS;
+use crate::store::etcd::client::{Address, Identity, Login, Options, ParseAddressError};
 
 /// The database's file in a data directory.
 const FILE: &str = "sumd.db";
@@ -26,19 +28,95 @@ pub struct StoreOptions {
     )]
     pub data_dir: PathBuf,
 
-    /// Keep counters elsewhere: sqlite:PATH is a database file [default: sumd.db in --data-dir]
+    /// Keep counters elsewhere: sqlite:PATH is a database file, etcd://HOST:PORT,HOST:PORT,... an etcd cluster
+    /// (etcds:// by TLS) that any number of nodes share [default: sumd.db in --data-dir]
     #[arg(long, env = "SUMD_STORE", value_name = "STORE")]
     pub store: Option<StoreAddress>,
+
+    /// The options of etcd.
+    #[command(flatten)]
+    pub etcd: EtcdOptions,
+}
+
+/// How to use etcd.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Counters on etcd")]
+pub struct EtcdOptions {
+    /// What all keys begin with: nodes with the same prefix share their counters
+    #[arg(
+        long,
+        env = "SUMD_ETCD_PREFIX",
+        value_name = "PREFIX",
+        default_value = "/sumd"
+    )]
+    pub etcd_prefix: String,
+
+    /// Operations in one transaction, as etcd's --max-txn-ops allows
+    #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
+    pub etcd_max_txn_ops: u32,
+
+    /// Who has to have signed the members' certificates, a PEM file [default: whom the system trusts]
+    #[arg(long, env = "SUMD_ETCD_CACERT", value_name = "FILE")]
+    pub etcd_cacert: Option<PathBuf>,
+
+    /// The certificate to show to etcd, a PEM file
+    #[arg(
+        long,
+        env = "SUMD_ETCD_CERT",
+        value_name = "FILE",
+        requires = "etcd_key"
+    )]
+    pub etcd_cert: Option<PathBuf>,
+
+    /// Its key, a PEM file
+    #[arg(
+        long,
+        env = "SUMD_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_cert"
+    )]
+    pub etcd_key: Option<PathBuf>,
+
+    /// The user to log in as. The password is taken from the environment: SUMD_ETCD_PASSWORD
+    #[arg(long, env = "SUMD_ETCD_USER", value_name = "NAME")]
+    pub etcd_user: Option<String>,
+}
+
+impl EtcdOptions {
+    /// What the client has to know.
+    ///
+    /// # Errors
+    /// Where the options do not go together.
+    pub fn client(&self, address: &Address) -> Result<Options, String> {
+        let mut options = Options::new(address);
+        if let Some(tls) = &mut options.tls {
+            tls.ca.clone_from(&self.etcd_cacert);
+            let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
+            tls.identity = identity.map(|(cert, key)| Identity { cert, key });
+        } else if self.etcd_cacert.is_some() || self.etcd_cert.is_some() {
+            return Err("--etcd-cacert and --etcd-cert are for etcds://".to_owned());
+        }
+        if let Some(user) = &self.etcd_user {
+            let password = std::env::var("SUMD_ETCD_PASSWORD");
+            let password = password.map_err(|_| {
+                "--etcd-user wants a password in the environment: SUMD_ETCD_PASSWORD".to_owned()
+            })?;
+            options.login = Some(Login {
+                user: user.clone(),
+                password,
+            });
+        }
+        Ok(options)
+    }
 }
 
 impl StoreOptions {
-    /// The database's file.
+    /// Where counters are.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        match &self.store {
-            Some(StoreAddress::Sqlite(path)) => path.clone(),
-            None => self.data_dir.join(FILE),
-        }
+    pub fn address(&self) -> StoreAddress {
+        let default = || StoreAddress::Sqlite(self.data_dir.join(FILE));
+        self.store.clone().unwrap_or_else(default)
     }
 }
 
@@ -47,15 +125,23 @@ impl StoreOptions {
 pub enum StoreAddress {
     /// A database file.
     Sqlite(PathBuf),
+    /// The members of an etcd cluster.
+    Etcd(Address),
 }
 
 impl FromStr for StoreAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("etcd") {
+            let address = text.parse();
+            return address
+                .map(Self::Etcd)
+                .map_err(|error: ParseAddressError| error.to_string());
+        }
         match text.strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err("expected sqlite:PATH".to_owned()),
+            _ => Err("expected sqlite:PATH or etcd://HOST:PORT".to_owned()),
         }
     }
 }
@@ -64,6 +150,7 @@ impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Etcd(address) => address.fmt(f),
         }
     }
 }

@@ -64,7 +64,8 @@ impl CounterService {
 
     /// The service over lanes at work.
     #[must_use]
-    pub fn new(lanes: Lanes, store: Arc<dyn Store>) -> Self {
+    pub fn new(lanes: Lanes) -> Self {
+        let store = lanes.store().clone();
         Self {
             lanes,
             digests: store.digests(),

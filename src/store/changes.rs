@@ -81,6 +81,25 @@ impl Changes {
         self.revision.send_replace(end);
     }
 
+    /// Nothing more was committed up to a revision.
+    pub(super) fn advance(&self, revision: i64) {
+        self.revision.send_if_modified(|end| {
+            let is_later = revision > *end;
+            *end = revision.max(*end);
+            is_later
+        });
+    }
+
+    /// What was committed up to a revision may not all have been told.
+    pub(super) fn restart(&self, revision: i64) {
+        let mut recent = self.recent();
+        recent.commits.clear();
+        recent.rows = 0;
+        recent.after = revision;
+        drop(recent);
+        self.advance(revision);
+    }
+
     /// What was committed after a revision.
     #[must_use]
     pub fn since(&self, revision: i64) -> Seen {

@@ -1,3 +1,175 @@
-//! Counters in an etcd cluster: so far, the client that they will be kept with.
+//! Counters in an etcd cluster: any number of nodes, each of which may commit to any lane.
+//!
+//! `proto/sumd/store/v1/etcd.proto` tells what is kept there.
 
 pub mod client;
+mod committer;
+mod feed;
+mod kv;
+mod load;
+mod log;
+mod meta;
+mod reader;
+mod rows;
+
+pub use kv::Kv;
+pub use meta::OpenError;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
+
+use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
+use crate::model::{Commit, Digests, Session, SessionId};
+use client::Client;
+use committer::Committer;
+use feed::Feed;
+use log::Log;
+use reader::Reader;
+use rows::Layout;
+
+/// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
+pub const MIN_TXN_OPS: usize = 64;
+
+/// Counters under a prefix of etcd's keys.
+pub struct EtcdStore<K = Client>(Arc<Inner<K>>);
+
+struct Inner<K> {
+    kv: K,
+    layout: Layout,
+    /// Each lane's log, once it is loaded.
+    logs: Box<[Mutex<Option<Log>>]>,
+    commits: committer::Queue,
+    reader: Reader<K>,
+    feed: Feed,
+}
+
+impl EtcdStore {
+    /// Opens the data under a prefix, which are begun where there are none. It works on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// Where etcd cannot be reached or refuses, and where the data are not for this version.
+    pub async fn open(
+        client: Client,
+        prefix: &str,
+        max_operations: usize,
+    ) -> Result<Self, OpenError> {
+        let layout = meta::open(&client, prefix).await?;
+        let feed = Feed::new(Some((client.clone(), layout.clone())));
+        Ok(Self::start(client, layout, max_operations, feed))
+    }
+}
+
+impl<K: Kv> EtcdStore<K> {
+    /// The same over a model of etcd, which does not tell of changes.
+    ///
+    /// # Errors
+    /// As [`EtcdStore::open`].
+    pub async fn over(kv: K, prefix: &str, max_operations: usize) -> Result<Self, OpenError> {
+        let layout = meta::open(&kv, prefix).await?;
+        Ok(Self::start(kv, layout, max_operations, Feed::new(None)))
+    }
+
+    fn start(kv: K, layout: Layout, max_operations: usize, feed: Feed) -> Self {
+        let (commits, queue) = mpsc::unbounded_channel();
+        let committer = Committer {
+            kv: kv.clone(),
+            layout: layout.clone(),
+            max_operations,
+        };
+        // It ends once nobody can ask for anything any more.
+        let _task = tokio::spawn(committer.run(queue));
+        let reader = Reader::start(kv.clone(), layout.clone());
+        Self(Arc::new(Inner {
+            logs: (0..layout.lanes).map(|_| Mutex::default()).collect(),
+            kv,
+            layout,
+            commits,
+            reader,
+            feed,
+        }))
+    }
+
+    fn on<T, F>(&self, work: impl FnOnce(Arc<Inner<K>>) -> F) -> Reply<T>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        Box::pin(work(self.0.clone()))
+    }
+}
+
+impl<K: Kv> Inner<K> {
+    async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
+        let mut known = self.logs[lane as usize].lock().await;
+        let (log, loaded) = load::load(&self.kv, &self.layout, lane).await?;
+        *known = Some(log);
+        Ok(loaded)
+    }
+
+    async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
+        let mut known = self.logs[lane as usize].lock().await;
+        match known.as_mut() {
+            Some(log) => load::after(&self.kv, &self.layout, lane, log, seq).await,
+            None => Ok(After::TooMany),
+        }
+    }
+
+    async fn commit(&self, lane: LaneNumber, commit: Arc<Commit>) -> Result<i64, StoreError> {
+        let mut known = self.logs[lane as usize].lock().await;
+        let Some(log) = known
+            .as_mut()
+            .filter(|log| log.head().seq + 1 == commit.seq)
+        else {
+            return Err(StoreError::Moved);
+        };
+        let attempt = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
+        let plan = log.plan(&commit, attempt);
+        let (plan, landed) = committer::commit(&self.commits, plan).await?;
+        log.landed(plan, &commit.changes.counters, landed);
+        Ok(self.layout.base(landed.etcd_revision, landed.offset))
+    }
+}
+
+impl<K: Kv> Store for EtcdStore<K> {
+    fn digests(&self) -> Digests {
+        self.0.layout.digests
+    }
+
+    fn lanes(&self) -> u32 {
+        self.0.layout.lanes
+    }
+
+    fn load(&self, lane: LaneNumber) -> Reply<Loaded> {
+        self.on(async move |inner| inner.load(lane).await)
+    }
+
+    fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After> {
+        self.on(async move |inner| inner.after(lane, seq).await)
+    }
+
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+        self.on(async move |inner| inner.commit(lane, batch).await)
+    }
+
+    fn session(&self, id: SessionId) -> Reply<Vec<Session>> {
+        self.on(async move |inner| inner.reader.session(&id).await)
+    }
+
+    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        self.on(async move |inner| inner.reader.read(names).await)
+    }
+
+    fn scan(&self, scan: Scan) -> Reply<Page> {
+        self.on(async move |inner| inner.reader.scan(scan).await)
+    }
+
+    fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
+        self.on(async move |inner| inner.reader.sum(&prefix).await)
+    }
+
+    fn changes(&self) -> &Changes {
+        self.0.feed.changes()
+    }
+}

@@ -7,7 +7,6 @@
 mod fold;
 mod gate;
 mod reader;
-mod recent;
 mod rows;
 mod schema;
 mod tools;
@@ -29,9 +28,9 @@ use tokio::sync::oneshot;
 
 use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
 use crate::model::{Commit, Digests, Session, SessionId};
+use crate::store::recent::{Current, Recent};
 use gate::Gate;
 use reader::Snapshot;
-use recent::{Current, Recent};
 use writer::Writer;
 
 /// Threads that read counters by name: they wait for the disk where it is not in memory.

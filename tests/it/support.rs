@@ -64,7 +64,7 @@ impl TestServer {
         let bounds = options.memory.bounds();
         let lane = lane::Running::start(store.clone(), bounds).await;
         let lane = lane.expect("it is new");
-        let counters = CounterService::new(lane.lanes.clone(), store);
+        let counters = CounterService::new(lane.lanes.clone());
         let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, counters)
             .await
             .expect("port 0 is always free");

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::recent::{Merged, Run};
 use super::rows::{self, Result};
 use crate::model::Digests;
+use crate::store::recent::{Merged, Run};
 
 /// How far a fold is.
 pub(super) struct Fold {

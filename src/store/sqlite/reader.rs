@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
 use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head};
+use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
 use crate::store::{Loaded, Page, Row, Rows, Scan, Sum};
 
 /// Rows that a scan looks at before it answers with what it has.

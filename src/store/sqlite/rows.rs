@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::{Row as SqlRow, Statement, params};
 
-use super::recent::Latest;
 use crate::model::{Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId};
 use crate::store::StoreError;
+use crate::store::recent::Latest;
 
 /// Why something cannot be read or written.
 #[derive(Debug)]

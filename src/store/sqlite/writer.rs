@@ -12,10 +12,10 @@ use rusqlite::{Connection, params};
 
 use super::fold::Fold;
 use super::gate::Gate;
-use super::recent::{Current, Recent, Run};
 use super::rows::{self, Error, Result};
 use super::{reader, schema};
 use crate::model::{Commit, Digests, Millis};
+use crate::store::recent::{Current, Recent, Run};
 
 /// How often deleted counters are looked for that nobody needs to be told of any more.
 const FORGET_INTERVAL: Millis = 10_000;
@@ -260,10 +260,11 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
+    use super::super::beside;
     use super::super::reader::Snapshot;
-    use super::super::{beside, recent};
     use super::*;
     use crate::model::{Changes, CounterChange};
+    use crate::store::recent;
 
     fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>) -> Commit {
         let changes = counters.into_iter().map(|(name, value)| CounterChange {

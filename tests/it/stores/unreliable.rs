@@ -94,7 +94,7 @@ impl Unreliable {
 }
 
 impl Reopen for Unreliable {
-    fn open(&self) -> Arc<dyn Store> {
+    async fn open(&self) -> Arc<dyn Store> {
         Arc::new(self.clone())
     }
 }

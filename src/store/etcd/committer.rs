@@ -1,0 +1,284 @@
+//! Transactions: what waits of several lanes goes in one, as far as etcd takes it, and is sent until it is known what
+//! became of it.
+//!
+//! Each attempt at a batch compares the head of its lane with what it was planned on, so that of all its copies one lands at
+//! the most, whenever that may be. After a call of which nobody knows whether it was carried out, the same is sent again:
+//! where it lands, no copy can land any more; where it does not, the head has moved, and the log tells whether by this batch.
+//! A read that does not find a batch proves nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, warn};
+
+use super::client::{Doubt, Error, Outcome, get};
+use super::kv::{self, Kv};
+use super::log::{Landed, Plan};
+use super::rows::{Layout, MAX_PLACES};
+use crate::proto::etcd::etcdserverpb::response_op::Response;
+use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest, TxnResponse};
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::{Batch, Head, Pack};
+use crate::store::StoreError;
+
+/// Transactions of this node in flight: with more of them each is smaller, and a put is cheaper beside others.
+const MAX_IN_FLIGHT: usize = 4;
+/// What one transaction holds: etcd takes 1.5 MiB by default.
+const MAX_BYTES: usize = 1 << 20;
+/// For the first answer; then twice as long each time. A member that has lost its leader drops what it is asked.
+const ATTEMPT: Duration = Duration::from_millis(750);
+const MAX_ATTEMPT: Duration = Duration::from_secs(6);
+/// How long something is tried that certainly was not sent yet, before those who wait for it are told so.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The same where etcd is full: somebody has to do something about it.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// A batch to be committed, and who waits for it.
+pub(super) struct Attempt {
+    plan: Plan,
+    reply: oneshot::Sender<Result<(Plan, Landed), StoreError>>,
+    begun: Instant,
+    tries: u32,
+    /// A copy of it may be on its way.
+    in_doubt: bool,
+}
+
+/// The way to the committer.
+pub(super) type Queue = mpsc::UnboundedSender<Attempt>;
+
+/// Commits a batch.
+pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), StoreError> {
+    let (reply, answer) = oneshot::channel();
+    let attempt = Attempt {
+        plan,
+        reply,
+        begun: Instant::now(),
+        tries: 0,
+        in_doubt: false,
+    };
+    let ended = || StoreError::Failed("its committer has ended".into());
+    queue.send(attempt).map_err(|_| ended())?;
+    answer.await.unwrap_or_else(|_| Err(ended()))
+}
+
+pub(super) struct Committer<K> {
+    pub(super) kv: K,
+    pub(super) layout: Layout,
+    /// Operations that etcd takes in one transaction (`--max-txn-ops`).
+    pub(super) max_operations: usize,
+}
+
+impl<K: Kv> Committer<K> {
+    /// Commits until nobody can ask for it any more, and nothing is left.
+    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<Attempt>) {
+        let mut waiting = VecDeque::new();
+        let mut flights = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(attempt) = queue.recv() => waiting.push_back(attempt),
+                Some(landed) = flights.join_next() => match landed {
+                    Ok(again) => waiting.extend(again),
+                    // Those who wait for it are told that nobody knows.
+                    Err(panic) => warn!("a transaction was lost: {panic}"),
+                },
+                else => return,
+            }
+            // The lanes that were answered together have their next batches ready together.
+            tokio::task::yield_now().await;
+            while let Ok(attempt) = queue.try_recv() {
+                waiting.push_back(attempt);
+            }
+            while flights.len() < MAX_IN_FLIGHT && !waiting.is_empty() {
+                let group = self.group(&mut waiting);
+                let flight = Flight {
+                    kv: self.kv.clone(),
+                    layout: self.layout.clone(),
+                };
+                flights.spawn(flight.fly(group));
+            }
+        }
+    }
+
+    /// Takes what goes into one transaction, one attempt at least.
+    fn group(&self, waiting: &mut VecDeque<Attempt>) -> Vec<Attempt> {
+        let mut group = Vec::new();
+        let (mut operations, mut bytes, mut places) = (0, 0, 0);
+        while let Some(attempt) = waiting.pop_front() {
+            let plan = &attempt.plan;
+            operations += plan.operations();
+            bytes += plan.bytes;
+            places += plan.places;
+            let fits =
+                operations <= self.max_operations && bytes <= MAX_BYTES && places <= MAX_PLACES;
+            if !fits && !group.is_empty() {
+                waiting.push_front(attempt);
+                break;
+            }
+            group.push(attempt);
+        }
+        group
+    }
+}
+
+struct Flight<K> {
+    kv: K,
+    layout: Layout,
+}
+
+impl<K: Kv> Flight<K> {
+    /// Sends a transaction. Gives what is to be sent again.
+    async fn fly(self, group: Vec<Attempt>) -> Vec<Attempt> {
+        let (request, offsets) = self.request(&group);
+        let tries = group.iter().map(|attempt| attempt.tries).max().unwrap_or(0);
+        let patience = (ATTEMPT * 2_u32.saturating_pow(tries.min(8))).min(MAX_ATTEMPT);
+        let deadline = Instant::now() + patience;
+        match timeout_at(deadline, self.kv.txn(request, deadline)).await {
+            Ok(Ok(response)) => self.answered(group, &offsets, response).await,
+            Ok(Err(error)) => failed(group, &error).await,
+            Err(_) => {
+                debug!("no answer to a transaction in time");
+                again(group, PAUSE, |attempt| attempt.in_doubt = true).await
+            }
+        }
+    }
+
+    fn request(&self, group: &[Attempt]) -> (TxnRequest, Vec<u32>) {
+        let mut request = TxnRequest::default();
+        let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
+        for Attempt { plan, .. } in group {
+            request.compare.push(plan.guard(&self.layout));
+            plan.write(&self.layout, offset, &mut request.success);
+            let head = RequestOp::from(get(self.layout.head(plan.lane)));
+            request.failure.push(head);
+            offsets.push(offset);
+            offset += plan.places;
+        }
+        (request, offsets)
+    }
+
+    async fn answered(
+        &self,
+        group: Vec<Attempt>,
+        offsets: &[u32],
+        response: TxnResponse,
+    ) -> Vec<Attempt> {
+        let etcd_revision = response.header.map_or(0, |header| header.revision);
+        if response.succeeded {
+            for (attempt, offset) in group.into_iter().zip(offsets) {
+                let landed = Landed {
+                    etcd_revision,
+                    offset: *offset,
+                };
+                // Who has stopped waiting finds it when the lane is loaded again.
+                let _ = attempt.reply.send(Ok((attempt.plan, landed)));
+            }
+            return Vec::new();
+        }
+        let mut left = Vec::new();
+        for (mut attempt, response) in group.into_iter().zip(response.responses) {
+            let Some(Response::ResponseRange(range)) = response.response else {
+                continue;
+            };
+            let head = range.kvs.first();
+            let revision = head.map_or(0, |head| head.mod_revision);
+            if revision == attempt.plan.revision {
+                // Another lane's head has moved. This attempt was not carried out, but for copies sent before.
+                attempt.tries += 1;
+                left.push(attempt);
+                continue;
+            }
+            let outcome = match head {
+                Some(head) => self.find(&attempt.plan, head).await,
+                None => Err(StoreError::Failed("a lane's head has vanished".into())),
+            };
+            let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
+            let _ = attempt
+                .reply
+                .send(answer.map(|landed| (attempt.plan, landed)));
+        }
+        left
+    }
+
+    /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
+    async fn find(&self, plan: &Plan, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
+        let newest: Head = self.layout.open(head)?;
+        if newest.open_from <= plan.seq {
+            return Ok(find(&newest.batches, plan, head.mod_revision));
+        }
+        let range = get(self.layout.pack(plan.lane, plan.first));
+        let found = kv::read(&self.kv, vec![range]).await?;
+        let row = found.ranges.first().and_then(|range| range.kvs.first());
+        let Some(row) = row else {
+            // It was some ten minutes: nobody can tell any more.
+            return Err(StoreError::Failed(
+                "what became of a batch is forgotten".into(),
+            ));
+        };
+        let pack: Pack = self.layout.open(row)?;
+        Ok(find(&pack.batches, plan, row.mod_revision))
+    }
+}
+
+fn find(batches: &[Batch], plan: &Plan, row_revision: i64) -> Option<Landed> {
+    let found = batches.iter().find(|batch| batch.seq == plan.seq)?;
+    let etcd_revision = match found.etcd_revision {
+        0 => row_revision,
+        committed => committed,
+    };
+    (found.attempt == plan.attempt).then_some(Landed {
+        etcd_revision,
+        offset: found.offset,
+    })
+}
+
+/// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.
+async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
+    match error.outcome {
+        Outcome::Definite(_) if error.is_passing() => {
+            debug!("{error}");
+            let mut left = Vec::new();
+            for attempt in group {
+                if attempt.in_doubt || attempt.begun.elapsed() < PATIENCE {
+                    left.push(attempt);
+                    continue;
+                }
+                let problem = StoreError::Unavailable(error.to_string().into());
+                let _ = attempt.reply.send(Err(problem));
+            }
+            again(left, PAUSE, |_| {}).await
+        }
+        Outcome::Definite(_) => {
+            for attempt in group {
+                let problem = StoreError::Failed(error.to_string().into());
+                let _ = attempt.reply.send(Err(problem));
+            }
+            Vec::new()
+        }
+        Outcome::Unknown(Doubt::NoSpace) => {
+            warn!("{error}");
+            again(group, FULL_PAUSE, |attempt| attempt.in_doubt = true).await
+        }
+        Outcome::Unknown(_) => {
+            debug!("{error}");
+            again(group, PAUSE, |attempt| attempt.in_doubt = true).await
+        }
+    }
+}
+
+async fn again(
+    mut group: Vec<Attempt>,
+    pause: Duration,
+    mut change: impl FnMut(&mut Attempt),
+) -> Vec<Attempt> {
+    sleep(pause).await;
+    for attempt in &mut group {
+        attempt.tries += 1;
+        change(attempt);
+    }
+    group
+}

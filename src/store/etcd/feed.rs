@@ -1,0 +1,117 @@
+//! What is committed, by whichever node, as etcd tells it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{debug, error};
+
+use super::client::{Client, Watch, WatchError, get};
+use super::kv;
+use super::rows::{self, Layout};
+use crate::model::{Corrupt, CounterChange};
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::{Head, Pack};
+use crate::store::Changes;
+
+/// Between two attempts to begin.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The changes of all lanes, which are told once somebody has asked for them.
+pub(super) struct Feed {
+    changes: Changes,
+    runtime: tokio::runtime::Handle,
+    /// Where they come from; a model of etcd has none.
+    source: Option<(Client, Layout)>,
+    begun: AtomicBool,
+}
+
+impl Feed {
+    pub(super) fn new(source: Option<(Client, Layout)>) -> Self {
+        Self {
+            changes: Changes::new(0),
+            runtime: tokio::runtime::Handle::current(),
+            source,
+            begun: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn changes(&self) -> &Changes {
+        if let Some((client, layout)) = &self.source
+            && !self.begun.swap(true, Ordering::Relaxed)
+        {
+            let (client, layout) = (client.clone(), layout.clone());
+            let _task = self
+                .runtime
+                .spawn(tell(client, layout, self.changes.clone()));
+        }
+        &self.changes
+    }
+}
+
+/// Tells what happens, from now on. After a gap it begins anew, and those who were behind read the store.
+async fn tell(client: Client, layout: Layout, changes: Changes) {
+    loop {
+        let now = kv::read(&client, vec![get(rows::meta_key(""))]).await;
+        let now = match now {
+            Ok(found) => found.revision,
+            Err(error) => {
+                debug!("{error:?}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        changes.restart(layout.end(now));
+        let mut watch = client.watch(layout.log(), now + 1);
+        match follow(&layout, &changes, &mut watch).await {
+            Err(Problem::Watch(error)) => debug!("{error}"),
+            Err(Problem::Corrupt(error)) => {
+                error!("{error}");
+                sleep(PAUSE).await;
+            }
+            Ok(never) => match never {},
+        }
+    }
+}
+
+enum Problem {
+    Watch(WatchError),
+    Corrupt(Corrupt),
+}
+
+enum Never {}
+
+async fn follow(layout: &Layout, changes: &Changes, watch: &mut Watch) -> Result<Never, Problem> {
+    loop {
+        let told = watch.next().await.map_err(Problem::Watch)?;
+        let mut batches = Vec::new();
+        for row in told.events.iter().filter_map(|event| event.kv.as_ref()) {
+            if row.version > 0 {
+                let batch = newest(layout, row).map_err(Problem::Corrupt)?;
+                batches.extend(batch);
+            }
+        }
+        batches.sort_unstable_by_key(|(base, ..)| *base);
+        for (base, places, counters) in batches {
+            changes.publish(counters, base, base + i64::from(places));
+        }
+        changes.advance(layout.end(told.revision));
+    }
+}
+
+type Told = (i64, u32, Arc<[CounterChange]>);
+
+/// The batch that a row was written for.
+fn newest(layout: &Layout, row: &KeyValue) -> Result<Option<Told>, Corrupt> {
+    let batches = if layout.is_head(&row.key) {
+        layout.open::<Head>(row)?.batches
+    } else {
+        layout.open::<Pack>(row)?.batches
+    };
+    let Some(last) = batches.last().filter(|batch| batch.etcd_revision == 0) else {
+        return Ok(None);
+    };
+    let base = layout.base_of(last, row.mod_revision);
+    Ok(Some((base, last.places, rows::changes(last)?.into())))
+}

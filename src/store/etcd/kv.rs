@@ -1,0 +1,111 @@
+//! What is asked of etcd, so that a model of it can stand in for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::client::{Client, Error, Outcome, Refusal};
+use crate::model::Corrupt;
+use crate::proto::etcd::etcdserverpb::response_op::Response;
+use crate::proto::etcd::etcdserverpb::{
+    RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
+};
+use crate::store::StoreError;
+
+/// How long a reader waits for etcd: an election takes it some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For one attempt. A member that has lost its leader drops what it is asked without a word.
+const ATTEMPT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Transactions, as etcd has them.
+pub trait Kv: Clone + Send + Sync + 'static {
+    /// Carries out a transaction, once at most.
+    fn txn(
+        &self,
+        request: TxnRequest,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<TxnResponse, Error>> + Send;
+}
+
+impl Kv for Client {
+    async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        Self::txn(self, request, deadline).await
+    }
+}
+
+/// What was read, at one revision of etcd.
+pub(super) struct Found {
+    pub(super) revision: i64,
+    /// One for each range, in their order.
+    pub(super) ranges: Vec<RangeResponse>,
+}
+
+/// Why nothing was read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The revision that was asked for is forgotten.
+    Compacted,
+    /// It cannot be had just now.
+    Unavailable(Arc<str>),
+    /// It will not be had like that.
+    Failed(Arc<str>),
+}
+
+impl From<ReadError> for StoreError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted => Self::Unavailable("it took too long".into()),
+            ReadError::Unavailable(problem) => Self::Unavailable(problem),
+            ReadError::Failed(problem) => Self::Failed(problem),
+        }
+    }
+}
+
+impl From<Corrupt> for StoreError {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Failed(corrupt.to_string().into())
+    }
+}
+
+/// Reads ranges at one moment, which is after this was called.
+pub(super) async fn read(kv: &impl Kv, ranges: Vec<RangeRequest>) -> Result<Found, ReadError> {
+    let request = TxnRequest {
+        success: ranges.into_iter().map(RequestOp::from).collect(),
+        ..TxnRequest::default()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let attempt = deadline.min(Instant::now() + ATTEMPT);
+        let answer = timeout_at(attempt, kv.txn(request.clone(), attempt)).await;
+        let error = match answer {
+            Ok(Ok(response)) => return Ok(found(response)),
+            Ok(Err(error)) => error,
+            Err(_) if Instant::now() < deadline => continue,
+            Err(_) => return Err(ReadError::Unavailable("no answer in time".into())),
+        };
+        let problem = || Arc::from(error.to_string());
+        match error.outcome {
+            Outcome::Definite(Refusal::Compacted) => return Err(ReadError::Compacted),
+            Outcome::Definite(_) if !error.is_passing() => {
+                return Err(ReadError::Failed(problem()));
+            }
+            _ if Instant::now() >= deadline => return Err(ReadError::Unavailable(problem())),
+            // To read twice does no harm.
+            _ => sleep(PAUSE).await,
+        }
+    }
+}
+
+fn found(response: TxnResponse) -> Found {
+    let range = |response| match response {
+        Some(Response::ResponseRange(range)) => range,
+        _ => RangeResponse::default(),
+    };
+    let responses = response.responses.into_iter();
+    Found {
+        revision: response.header.map_or(0, |header| header.revision),
+        ranges: responses.map(|op| range(op.response)).collect(),
+    }
+}

@@ -1,0 +1,254 @@
+//! Reading a lane: all of it, or what was committed since.
+
+use super::client::{get, range};
+use super::kv::{self, Kv, ReadError};
+use super::log::Log;
+use super::rows::{self, Layout};
+use crate::model::{Batch, Corrupt, Head, Pack, Session};
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1 as stored;
+use crate::store::{After, LaneNumber, Loaded, StoreError};
+
+/// Packs that are read at once: each is a MiB at the most.
+const PAGE: i64 = 32;
+/// Packs behind, beyond which a lane is loaded again.
+const MAX_BEHIND: usize = 64;
+
+/// All rows with a prefix, as they were at a revision of etcd.
+pub(super) async fn rows(
+    kv: &impl Kv,
+    prefix: &[u8],
+    from: Option<Vec<u8>>,
+    revision: i64,
+    page: i64,
+) -> Result<Vec<KeyValue>, ReadError> {
+    let end = super::client::prefix_end(prefix);
+    let mut from = from.unwrap_or_else(|| prefix.to_vec());
+    let mut all = Vec::new();
+    loop {
+        let mut request = range(from, end.clone(), page);
+        request.revision = revision;
+        let found = kv::read(kv, vec![request]).await?;
+        let Some(found) = found.ranges.into_iter().next() else {
+            return Ok(all);
+        };
+        let more = found.more;
+        all.extend(found.kvs);
+        match all.last() {
+            Some(last) if more => {
+                from = last.key.to_vec();
+                from.push(0);
+            }
+            _ => return Ok(all),
+        }
+    }
+}
+
+/// Reads a lane as it is at a moment after this was called.
+pub(super) async fn load(
+    kv: &impl Kv,
+    layout: &Layout,
+    lane: LaneNumber,
+) -> Result<(Log, Loaded), StoreError> {
+    loop {
+        match try_load(kv, layout, lane).await {
+            Err(ReadError::Compacted) => {}
+            Err(error) => return Err(error.into()),
+            Ok((log, loaded)) => return Ok((log, loaded?)),
+        }
+    }
+}
+
+async fn try_load(
+    kv: &impl Kv,
+    layout: &Layout,
+    lane: LaneNumber,
+) -> Result<(Log, Result<Loaded, Corrupt>), ReadError> {
+    let found = kv::read(kv, vec![get(layout.head(lane))]).await?;
+    let revision = found.revision;
+    let mut log = Log::empty(layout.clone(), lane);
+    let head = found.ranges.first().and_then(|range| range.kvs.first());
+    let Some(head) = head else {
+        let nothing = Loaded {
+            head: Head::default(),
+            packs: Vec::new(),
+            sessions: Vec::new(),
+        };
+        return Ok((log, Ok(nothing)));
+    };
+    let packs = rows(kv, &layout.packs(lane), None, revision, PAGE).await?;
+    let sessions = rows(kv, &layout.sessions(lane), None, revision, 1000).await?;
+    let loaded = put_together(layout, &mut log, head, &packs, &sessions);
+    Ok((log, loaded))
+}
+
+fn put_together(
+    layout: &Layout,
+    log: &mut Log,
+    head_row: &KeyValue,
+    packs: &[KeyValue],
+    sessions: &[KeyValue],
+) -> Result<Loaded, Corrupt> {
+    let head: stored::Head = layout.open(head_row)?;
+    log.set_folded(head.folded);
+    let mut loaded = Loaded {
+        head: Head::default(),
+        packs: Vec::new(),
+        sessions: Vec::new(),
+    };
+    let mut states = std::collections::BTreeMap::new();
+    let prefix = layout.sessions(head_lane(layout, head_row)?);
+    for row in sessions {
+        let id = row.key.strip_prefix(&*prefix);
+        let id = id.and_then(|id| std::str::from_utf8(id).ok());
+        let id = id.ok_or(Corrupt("a session's key is not UTF-8"))?;
+        let session: stored::Session = layout.open(row)?;
+        states.insert(id.to_owned(), session.state);
+    }
+    let mut last = None;
+    let mut take = |batch: &stored::Batch, row_revision: i64| {
+        let base = layout.base_of(batch, row_revision);
+        last = Some((batch.seq, base + i64::from(batch.places)));
+        if batch.seq >= head.forget_before && !batch.ids.is_empty() {
+            loaded.packs.push(pack(batch, base));
+        }
+        if batch.seq > head.folded {
+            for session in &batch.sessions {
+                states.insert(session.id.clone(), session.state.clone());
+            }
+        }
+    };
+    for row in packs {
+        let stored: stored::Pack = layout.open(row)?;
+        log.add_pack(&stored, row.mod_revision)?;
+        for batch in &stored.batches {
+            take(batch, row.mod_revision);
+        }
+    }
+    for batch in &head.batches {
+        take(batch, head_row.mod_revision);
+    }
+    let Some((seq, revision)) = last.filter(|(seq, _)| *seq == head.seq) else {
+        return Err(Corrupt("a lane's last batch is missing"));
+    };
+    loaded.head = Head {
+        seq,
+        revision,
+        time: head.time,
+        horizon: head.horizon,
+        session_horizon: head.session_horizon,
+    };
+    for (id, state) in states.iter().filter(|(_, state)| !state.is_empty()) {
+        loaded
+            .sessions
+            .push((id.as_str().into(), Session::decode(state)?));
+    }
+    log.set_head(head, head_row.mod_revision)?;
+    Ok(loaded)
+}
+
+fn head_lane(layout: &Layout, row: &KeyValue) -> Result<LaneNumber, Corrupt> {
+    let lane = layout.lane_of_head(&row.key);
+    lane.ok_or(Corrupt("a head's key names no lane"))
+}
+
+fn pack(batch: &stored::Batch, base: i64) -> Pack {
+    Pack {
+        seq: batch.seq,
+        time: batch.time,
+        base,
+        ids: batch.ids.to_vec().into(),
+    }
+}
+
+/// Reads what was committed to a lane after a batch, and takes it into the log.
+pub(super) async fn after(
+    kv: &impl Kv,
+    layout: &Layout,
+    lane: LaneNumber,
+    log: &mut Log,
+    seq: u64,
+) -> Result<After, StoreError> {
+    let found = kv::read(kv, vec![get(layout.head(lane))]).await?;
+    let Some(row) = found.ranges.first().and_then(|range| range.kvs.first()) else {
+        return match log.revision() {
+            0 => Ok(After::Batches(Vec::new())),
+            _ => Err(StoreError::Failed("a lane's head has vanished".into())),
+        };
+    };
+    if row.mod_revision == log.revision() {
+        return Ok(After::Batches(Vec::new()));
+    }
+    let head: stored::Head = layout.open(row)?;
+    if head.folded != log.head().folded || log.head().seq != seq {
+        return Ok(After::TooMany);
+    }
+    let mut packs = Vec::new();
+    if head.open_from > log.head().open_from {
+        let first = layout.pack(lane, log.head().open_from).to_vec();
+        let prefix = layout.packs(lane);
+        let read = rows(kv, &prefix, Some(first), found.revision, PAGE).await;
+        packs = match read {
+            Ok(packs) => packs,
+            Err(ReadError::Compacted) => return Ok(After::TooMany),
+            Err(error) => return Err(error.into()),
+        };
+    }
+    if packs.len() > MAX_BEHIND {
+        return Ok(After::TooMany);
+    }
+    let mut batches = Vec::new();
+    for pack_row in &packs {
+        let pack: stored::Pack = layout.open(pack_row)?;
+        take_new(layout, seq, &head, &pack.batches, pack_row, &mut batches)?;
+    }
+    take_new(layout, seq, &head, &head.batches, row, &mut batches)?;
+    let complete = batches.last().map(|batch| batch.head.seq) == Some(head.seq);
+    if !complete || batches.first().map(|batch| batch.head.seq) != Some(seq + 1) {
+        return Ok(After::TooMany);
+    }
+    for pack_row in &packs {
+        log.add_pack(&layout.open(pack_row)?, pack_row.mod_revision)?;
+    }
+    log.set_head(head, row.mod_revision)?;
+    Ok(After::Batches(batches))
+}
+
+fn take_new(
+    layout: &Layout,
+    seq: u64,
+    head: &stored::Head,
+    stored: &[stored::Batch],
+    row: &KeyValue,
+    batches: &mut Vec<Batch>,
+) -> Result<(), Corrupt> {
+    for batch in stored.iter().filter(|batch| batch.seq > seq) {
+        let base = layout.base_of(batch, row.mod_revision);
+        let mut counters = Vec::new();
+        for change in rows::changes(batch)? {
+            counters.push((change.name, change.value));
+        }
+        let mut sessions = Vec::new();
+        for session in &batch.sessions {
+            let state = match &*session.state {
+                [] => None,
+                state => Some(Session::decode(state)?),
+            };
+            sessions.push((session.id.as_str().into(), state));
+        }
+        batches.push(Batch {
+            head: Head {
+                seq: batch.seq,
+                revision: base + i64::from(batch.places),
+                time: batch.time,
+                // They only grow: those of the last batch are right for all.
+                horizon: head.horizon,
+                session_horizon: head.session_horizon,
+            },
+            pack: pack(batch, base),
+            counters,
+            sessions,
+        });
+    }
+    Ok(())
+}

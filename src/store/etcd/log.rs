@@ -1,0 +1,377 @@
+//! A lane's log as this node knows it: the next batch is planned on top of it, and taken in once it has landed.
+//!
+//! A batch is written in one place: at the end of the head's row while batches are small, and in a pack of its own, with
+//! those before it, once they are not. The rows of counters and sessions are brought up to date, or *folded*, later and a few
+//! at a time, along with batches.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::client::{at_revision, delete, put};
+use super::rows::Layout;
+use crate::model::{Commit, Corrupt, CounterChange, SessionId};
+use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
+use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session, SessionChange};
+use crate::store::LaneNumber;
+use crate::store::recent::{Merged, Recent, Run};
+
+/// What the head's row may hold of batches. It is written with each of them.
+const MAX_OPEN_BYTES: usize = 4096;
+/// Rows that are brought up to date with one batch.
+const FOLDED_ROWS: usize = 48;
+/// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
+const RECENT_BYTES: usize = 4 << 20;
+/// Sessions whose rows are not up to date, before they are brought so.
+const RECENT_SESSIONS: usize = 256;
+/// Packs that are deleted at once: to delete each by itself would be an operation more with each batch.
+const PRUNED_PACKS: usize = 16;
+
+/// A lane.
+pub(super) struct Log {
+    layout: Layout,
+    lane: LaneNumber,
+    /// The revision of etcd that the head's row was last changed at; 0 where there is none.
+    revision: i64,
+    head: Head,
+    open_bytes: usize,
+    /// The first and the last batch of each pack that is there.
+    packs: VecDeque<(u64, u64)>,
+    recent: Recent,
+    sessions: BTreeMap<SessionId, Bytes>,
+    folding: Option<Folding>,
+}
+
+/// What is being brought up to date.
+#[derive(Clone)]
+struct Folding {
+    /// When it is done, all batches up to this one are folded.
+    up_to: u64,
+    /// It is done up to this name.
+    name: String,
+    /// What is left of these.
+    sessions: VecDeque<(SessionId, Bytes)>,
+    /// The revision of the last deletion among them.
+    forgotten: i64,
+}
+
+/// What is to be written for a batch. Each attempt to do so has the same guard.
+pub(super) struct Plan {
+    pub(super) lane: LaneNumber,
+    head: Head,
+    pack: Option<Pack>,
+    /// What else: rows, and what is deleted.
+    others: Vec<RequestOp>,
+    /// The revision of the head's row that it is made on.
+    pub(super) revision: i64,
+    /// Where the batch is in a pack, the first batch of that.
+    pub(super) first: u64,
+    pub(super) attempt: Bytes,
+    pub(super) seq: u64,
+    pub(super) places: u32,
+    /// About how large it is.
+    pub(super) bytes: usize,
+    folding: Option<Folding>,
+    fold_is_done: bool,
+    pruned: usize,
+}
+
+/// Where a batch has landed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Landed {
+    pub(super) etcd_revision: i64,
+    /// Places before its own in that revision.
+    pub(super) offset: u32,
+}
+
+impl Plan {
+    /// How many operations it takes in a transaction.
+    pub(super) fn operations(&self) -> usize {
+        1 + usize::from(self.pack.is_some()) + self.others.len()
+    }
+
+    /// The comparison that makes it happen once at most.
+    pub(super) fn guard(&self, layout: &Layout) -> Compare {
+        at_revision(layout.head(self.lane), self.revision)
+    }
+
+    /// The operations, where so many places of other lanes come before its own.
+    pub(super) fn write(&self, layout: &Layout, offset: u32, operations: &mut Vec<RequestOp>) {
+        let mut head = self.head.clone();
+        if let Some(pack) = &self.pack {
+            let mut pack = pack.clone();
+            set_offset(&mut pack.batches, offset);
+            let key = layout.pack(self.lane, self.first);
+            operations.push(put(key.clone(), layout.seal(&key, &pack)));
+        } else {
+            set_offset(&mut head.batches, offset);
+        }
+        let key = layout.head(self.lane);
+        operations.push(put(key.clone(), layout.seal(&key, &head)));
+        operations.extend(self.others.iter().cloned());
+    }
+}
+
+/// The last batch is the one that is written.
+fn set_offset(batches: &mut [Batch], offset: u32) {
+    if let Some(last) = batches.last_mut() {
+        last.offset = offset;
+    }
+}
+
+impl Log {
+    /// A lane that nothing was ever committed to.
+    pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
+        Self {
+            layout,
+            lane,
+            revision: 0,
+            head: Head {
+                open_from: 1,
+                log_from: 1,
+                ..Head::default()
+            },
+            open_bytes: 0,
+            packs: VecDeque::new(),
+            recent: Recent::new(RECENT_BYTES),
+            sessions: BTreeMap::new(),
+            folding: None,
+        }
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Takes in a pack that was read: of its batches those that are new here.
+    pub(super) fn add_pack(&mut self, pack: &Pack, row_revision: i64) -> Result<(), Corrupt> {
+        let first = pack.batches.first().map(|batch| batch.seq);
+        let last = pack.batches.last().map(|batch| batch.seq);
+        let (Some(first), Some(last)) = (first, last) else {
+            return Err(Corrupt("a pack is empty"));
+        };
+        self.packs.push_back((first, last));
+        for batch in &pack.batches {
+            self.add_changes(batch, row_revision)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the head that was read, after the packs.
+    pub(super) fn set_head(&mut self, mut head: Head, row_revision: i64) -> Result<(), Corrupt> {
+        for batch in &mut head.batches {
+            self.add_changes(batch, row_revision)?;
+            if batch.etcd_revision == 0 {
+                batch.etcd_revision = row_revision;
+            }
+        }
+        self.open_bytes = head.batches.iter().map(prost::Message::encoded_len).sum();
+        self.head = head;
+        self.revision = row_revision;
+        Ok(())
+    }
+
+    fn add_changes(&mut self, batch: &Batch, row_revision: i64) -> Result<(), Corrupt> {
+        // What is known has a number up to that of the head, which is set last.
+        if batch.seq <= self.head.folded.max(self.head.seq) {
+            return Ok(());
+        }
+        let changes = super::rows::changes(batch)?;
+        let base = self.layout.base_of(batch, row_revision);
+        self.recent.log(batch.encoded_len());
+        self.recent.push(Run::new(&changes, base));
+        for session in &batch.sessions {
+            self.sessions
+                .insert(session.id.as_str().into(), session.state.clone());
+        }
+        Ok(())
+    }
+
+    /// What is to be folded before anything is read: all batches up to this one are.
+    pub(super) fn set_folded(&mut self, folded: u64) {
+        self.head.folded = folded;
+    }
+
+    /// Plans the writing of the next batch.
+    pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
+        let batch = to_batch(commit, attempt.clone());
+        let size = batch.encoded_len();
+        let mut head = Head {
+            seq: commit.seq,
+            time: commit.time,
+            horizon: commit.horizon,
+            session_horizon: commit.session_horizon,
+            forget_before: commit.forget_before.max(self.head.forget_before),
+            ..self.head.clone()
+        };
+        head.batches.push(batch);
+        let first = self.head.open_from;
+        let pack = (self.open_bytes + size > MAX_OPEN_BYTES).then(|| {
+            head.open_from = commit.seq + 1;
+            Pack {
+                batches: std::mem::take(&mut head.batches),
+            }
+        });
+        let mut others = Vec::new();
+        if self.folding.is_none()
+            && (self.recent.is_full() || self.sessions.len() > RECENT_SESSIONS)
+        {
+            self.begin_fold();
+        }
+        let mut folding = self.folding.clone();
+        let fold_is_done = folding
+            .as_mut()
+            .is_some_and(|folding| self.fold(folding, &mut others));
+        if let Some(folding) = folding.as_ref().filter(|_| fold_is_done) {
+            head.folded = folding.up_to;
+            head.forgotten = head.forgotten.max(folding.forgotten);
+        }
+        let needed = head.forget_before.min(head.folded + 1);
+        let pruned = self.prune(needed, &mut others);
+        let mut kept = self.packs.iter().skip(pruned);
+        let log_from = kept.find(|(_, last)| *last > head.folded);
+        head.log_from = log_from.map_or(first, |(first, _)| *first);
+        Plan {
+            lane: self.lane,
+            bytes: self.open_bytes
+                + size
+                + others
+                    .iter()
+                    .map(prost::Message::encoded_len)
+                    .sum::<usize>(),
+            head,
+            pack,
+            others,
+            revision: self.revision,
+            first,
+            attempt,
+            seq: commit.seq,
+            places: commit.places,
+            folding,
+            fold_is_done,
+            pruned,
+        }
+    }
+
+    fn begin_fold(&mut self) {
+        self.recent.fold();
+        self.folding = Some(Folding {
+            up_to: self.head.seq,
+            name: String::new(),
+            sessions: std::mem::take(&mut self.sessions).into_iter().collect(),
+            forgotten: 0,
+        });
+    }
+
+    /// Brings the next rows up to date; `true` where these are the last.
+    fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
+        let done = folding.name.clone();
+        let runs = self.recent.folding();
+        for latest in Merged::new(runs, &done).filter(|latest| latest.name != done) {
+            if operations.len() == FOLDED_ROWS {
+                return false;
+            }
+            let key = self.layout.counter(latest.name);
+            operations.push(if let Some(value) = latest.value {
+                let row = Counter {
+                    value,
+                    revision: latest.revision,
+                };
+                put(key.clone(), self.layout.seal(&key, &row))
+            } else {
+                folding.forgotten = folding.forgotten.max(latest.revision);
+                delete(key)
+            });
+            latest.name.clone_into(&mut folding.name);
+        }
+        while operations.len() < FOLDED_ROWS
+            && let Some((id, state)) = folding.sessions.pop_front()
+        {
+            let key = self.layout.session(self.lane, &id);
+            operations.push(if state.is_empty() {
+                delete(key)
+            } else {
+                put(key.clone(), self.layout.seal(&key, &Session { state }))
+            });
+        }
+        folding.sessions.is_empty() && operations.len() < FOLDED_ROWS
+    }
+
+    /// Deletes packs of which nothing is needed, if they are many; gives how many.
+    fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
+        let old = self.packs.iter().take_while(|(_, last)| *last < needed);
+        let count = old.count();
+        let Some((first, _)) = self.packs.front().filter(|_| count >= PRUNED_PACKS) else {
+            return 0;
+        };
+        let kept = self.packs.get(count).map(|(first, _)| *first);
+        let range = DeleteRangeRequest {
+            key: self.layout.pack(self.lane, *first),
+            range_end: self
+                .layout
+                .pack(self.lane, kept.unwrap_or(self.head.open_from)),
+            ..DeleteRangeRequest::default()
+        };
+        operations.push(range.into());
+        count
+    }
+
+    /// The batch is committed as planned.
+    pub(super) fn landed(&mut self, plan: Plan, changes: &[CounterChange], at: Landed) {
+        self.revision = at.etcd_revision;
+        self.head = plan.head;
+        let batch = match plan.pack {
+            Some(pack) => {
+                self.packs.push_back((plan.first, plan.seq));
+                self.open_bytes = 0;
+                pack.batches.into_iter().next_back()
+            }
+            None => self.head.batches.last_mut().map(|batch| {
+                batch.etcd_revision = at.etcd_revision;
+                batch.offset = at.offset;
+                self.open_bytes += batch.encoded_len();
+                batch.clone()
+            }),
+        };
+        let batch = batch.unwrap_or_default();
+        self.recent.log(batch.encoded_len());
+        let base = self.layout.base(at.etcd_revision, at.offset);
+        self.recent.push(Run::new(changes, base));
+        for session in &batch.sessions {
+            self.sessions
+                .insert(session.id.as_str().into(), session.state.clone());
+        }
+        self.folding = plan.folding.filter(|_| !plan.fold_is_done);
+        if plan.fold_is_done {
+            self.recent.folded();
+        }
+        self.packs.drain(..plan.pruned);
+    }
+}
+
+fn to_batch(commit: &Commit, attempt: Bytes) -> Batch {
+    let mut counters = Vec::new();
+    CounterChange::put_all(&commit.changes.counters, &mut counters);
+    let sessions = commit.changes.sessions.iter();
+    Batch {
+        seq: commit.seq,
+        attempt,
+        time: commit.time,
+        places: commit.places,
+        offset: 0,
+        etcd_revision: 0,
+        ids: Bytes::copy_from_slice(&commit.ids),
+        counters: counters.into(),
+        sessions: sessions
+            .map(|(id, state)| SessionChange {
+                id: id.to_string(),
+                state: state.clone().unwrap_or_default().into(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,503 @@
+//! Reading counters: their rows, and over them what the logs have that is not folded, all at one revision of etcd.
+//!
+//! What was read of a log is kept, since packs do not change, so that the next reader reads only what is new.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::client::{get, prefix, prefix_end, range};
+use super::kv::{self, Kv, ReadError};
+use super::load;
+use super::rows::{self, Layout};
+use crate::model::{Corrupt, Session, SessionId, group};
+use crate::proto::etcd::etcdserverpb::RangeRequest;
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::{self as stored, Batch, Head, Pack};
+use crate::store::recent::{Lookup, Merged, Recent, Run, View};
+use crate::store::{LaneNumber, Page, Row, Rows, Scan, StoreError, Sum};
+
+/// Ranges in one transaction.
+const MAX_RANGES: usize = 128;
+/// Rows of counters that are read at once.
+const PAGE: i64 = 1000;
+/// What is kept of a log, in bytes of its batches, before it is read anew without what is folded by then.
+const MAX_KEPT: usize = 8 << 20;
+
+/// What is known of the logs.
+#[derive(Default)]
+struct Replicas {
+    lanes: HashMap<LaneNumber, Replica>,
+}
+
+/// What is known of one lane's log.
+struct Replica {
+    /// That of the head's row.
+    revision: i64,
+    seq: u64,
+    folded: u64,
+    forgotten: i64,
+    open_from: u64,
+    recent: Recent,
+    /// The latest of each session since it was folded.
+    sessions: BTreeMap<String, bytes::Bytes>,
+    kept: usize,
+}
+
+struct Point {
+    names: Vec<Arc<str>>,
+    reply: oneshot::Sender<Result<Rows, StoreError>>,
+}
+
+/// The way to the readers.
+pub(super) struct Reader<K> {
+    shared: Arc<Shared<K>>,
+    points: mpsc::UnboundedSender<Point>,
+}
+
+struct Shared<K> {
+    kv: K,
+    layout: Layout,
+    replicas: Mutex<Replicas>,
+}
+
+impl<K: Kv> Reader<K> {
+    /// Starts to read, on the runtime that this is called on.
+    pub(super) fn start(kv: K, layout: Layout) -> Self {
+        let shared = Arc::new(Shared {
+            kv,
+            layout,
+            replicas: Mutex::default(),
+        });
+        let (points, mut waiting) = mpsc::unbounded_channel::<Point>();
+        let of_task = shared.clone();
+        tokio::spawn(async move {
+            // While one round is read the next one gathers: each of its readers asked before it began.
+            while let Some(first) = waiting.recv().await {
+                let mut round = vec![first];
+                while round.len() < MAX_RANGES
+                    && let Ok(point) = waiting.try_recv()
+                {
+                    round.push(point);
+                }
+                of_task.answer(round).await;
+            }
+        });
+        Self { shared, points }
+    }
+
+    pub(super) async fn read(&self, names: Vec<Arc<str>>) -> Result<Rows, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || StoreError::Failed("its reader has ended".into());
+        self.points
+            .send(Point { names, reply })
+            .map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    pub(super) async fn scan(&self, scan: Scan) -> Result<Page, StoreError> {
+        loop {
+            match self.shared.scan(&scan).await {
+                Err(Problem::Again) => {}
+                Err(Problem::Store(error)) => return Err(error),
+                Ok(page) => return Ok(page),
+            }
+        }
+    }
+
+    pub(super) async fn sum(&self, prefix: &str) -> Result<Sum, StoreError> {
+        loop {
+            match self.shared.sum(prefix).await {
+                Err(Problem::Again) => {}
+                Err(Problem::Store(error)) => return Err(error),
+                Ok(sum) => return Ok(sum),
+            }
+        }
+    }
+
+    pub(super) async fn session(&self, id: &SessionId) -> Result<Vec<Session>, StoreError> {
+        loop {
+            match self.shared.session(id).await {
+                Err(Problem::Again) => {}
+                Err(Problem::Store(error)) => return Err(error),
+                Ok(lanes) => return Ok(lanes),
+            }
+        }
+    }
+}
+
+/// Why nothing was read.
+enum Problem {
+    /// What was to be read is forgotten meanwhile.
+    Again,
+    Store(StoreError),
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted => Self::Again,
+            error => Self::Store(error.into()),
+        }
+    }
+}
+
+impl From<Corrupt> for Problem {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Store(corrupt.into())
+    }
+}
+
+impl<K: Kv> Shared<K> {
+    /// Answers those who wait, all from one moment, unless they are too many for a transaction.
+    async fn answer(&self, round: Vec<Point>) {
+        let names: Vec<_> = round
+            .iter()
+            .flat_map(|point| &point.names)
+            .cloned()
+            .collect();
+        let answer = loop {
+            match self.points(&names).await {
+                Err(Problem::Again) => {}
+                Err(Problem::Store(error)) => break Err(error),
+                Ok(rows) => break Ok(rows),
+            }
+        };
+        match answer {
+            Ok(Rows { rows, revision }) => {
+                let mut rows = rows.into_iter();
+                for point in round {
+                    let rows = rows.by_ref().take(point.names.len()).collect();
+                    let _ = point.reply.send(Ok(Rows { rows, revision }));
+                }
+            }
+            Err(error) => {
+                for point in round {
+                    let _ = point.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn points(&self, names: &[Arc<str>]) -> Result<Rows, Problem> {
+        let mut replicas = self.replicas.lock().await;
+        let lane = |name: &Arc<str>| self.layout.digests.lane(group(name), self.layout.lanes);
+        let mut lanes: Vec<_> = names.iter().map(lane).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let heads = lanes.iter().map(|lane| get(self.layout.head(*lane)));
+        let rows = names.iter().map(|name| get(self.layout.counter(name)));
+        let mut ranges: Vec<_> = heads.chain(rows).collect();
+        let rest = ranges.split_off(ranges.len().min(MAX_RANGES));
+        let mut found = kv::read(&self.kv, ranges).await?;
+        for more in rest.chunks(MAX_RANGES) {
+            let at = |range: &RangeRequest| RangeRequest {
+                revision: found.revision,
+                ..range.clone()
+            };
+            let more = kv::read(&self.kv, more.iter().map(at).collect()).await?;
+            found.ranges.extend(more.ranges);
+        }
+        let mut ranges = found.ranges.into_iter();
+        let mut views = HashMap::new();
+        for lane in lanes {
+            let head = ranges.next().and_then(|range| range.kvs.into_iter().next());
+            if let Some(head) = head {
+                let replica = self
+                    .refresh(&mut replicas, lane, &head, found.revision)
+                    .await?;
+                views.insert(lane, replica.recent.view(0));
+            }
+        }
+        drop(replicas);
+        let mut rows = Vec::with_capacity(names.len());
+        for (name, found) in names.iter().zip(ranges) {
+            let view = views.get(&lane(name));
+            let latest = view.and_then(|view| Lookup::new(&view.runs).find(name).map(to_row));
+            let row = match (latest, found.kvs.first()) {
+                (Some(latest), _) => latest.value.is_some().then_some(latest),
+                (None, Some(row)) => Some(self.row(row)?),
+                (None, None) => None,
+            };
+            rows.push(row);
+        }
+        let revision = self.layout.end(found.revision);
+        Ok(Rows { rows, revision })
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Page, Problem> {
+        let start = self.layout.counter(&scan.prefix);
+        let end = prefix_end(&start);
+        let mut from = start.to_vec();
+        if let Some(after) = scan.after.as_ref().filter(|after| **after >= scan.prefix) {
+            from = self.layout.counter(after).to_vec();
+            from.push(0);
+        }
+        let limit = i64::try_from(scan.limit).unwrap_or(PAGE).clamp(1, PAGE);
+        let (found, overlay) = self.snapshot(&scan.prefix, range(from, end, limit)).await?;
+        // Rows that were read are all there are up to the last of them, or to the end.
+        let last = found.kvs.last().filter(|_| found.more);
+        let last = last
+            .map(|row| self.name(row))
+            .transpose()?
+            .map(str::to_owned);
+        let after = scan.after.as_deref().unwrap_or_default();
+        let is_here = |name: &str| name > after && last.as_deref().is_none_or(|last| name <= last);
+        let mut merged: BTreeMap<Arc<str>, Row> = BTreeMap::new();
+        for row in &found.kvs {
+            let row = self.row(row)?;
+            merged.insert(row.name.clone(), row);
+        }
+        for row in overlay.rows {
+            if is_here(&row.name) {
+                merged.insert(row.name.clone(), row);
+            }
+        }
+        let wanted =
+            |row: &Row| row.revision > scan.since && (row.value.is_some() || scan.since > 0);
+        let mut rows = Vec::new();
+        let mut next = last.map(Arc::from);
+        for row in merged.into_values() {
+            if rows.len() == scan.limit {
+                let last: Option<&Row> = rows.last();
+                next = last.map(|row| row.name.clone());
+                break;
+            }
+            if wanted(&row) {
+                rows.push(row);
+            }
+        }
+        Ok(Page {
+            rows,
+            next,
+            revision: overlay.revision,
+            forgotten: overlay.forgotten,
+        })
+    }
+
+    async fn sum(&self, prefix: &str) -> Result<Sum, Problem> {
+        let start = self.layout.counter(prefix);
+        let end = prefix_end(&start);
+        let first = range(start.clone(), end, PAGE);
+        let (mut found, overlay) = self.snapshot(prefix, first).await?;
+        let newer: BTreeMap<&str, Option<i64>> = overlay
+            .rows
+            .iter()
+            .map(|row| (&*row.name, row.value))
+            .collect();
+        let (mut sum, mut count) = (0, 0);
+        for value in newer.values().flatten() {
+            sum += i128::from(*value);
+            count += 1;
+        }
+        loop {
+            for row in &found.kvs {
+                let row = self.row(row)?;
+                if !newer.contains_key(&*row.name) {
+                    sum += i128::from(row.value.unwrap_or(0));
+                    count += 1;
+                }
+            }
+            let Some(last) = found.kvs.last().filter(|_| found.more) else {
+                break;
+            };
+            let mut from = last.key.to_vec();
+            from.push(0);
+            let mut next = range(from, prefix_end(&start), PAGE);
+            next.revision = overlay.etcd_revision;
+            let read = kv::read(&self.kv, vec![next]).await?;
+            found = read.ranges.into_iter().next().unwrap_or_default();
+        }
+        Ok(Sum {
+            sum,
+            count,
+            revision: overlay.revision,
+        })
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<Vec<Session>, Problem> {
+        let mut replicas = self.replicas.lock().await;
+        let heads = kv::read(&self.kv, vec![prefix(self.layout.heads(), 0)]).await?;
+        let revision = heads.revision;
+        let heads = heads.ranges.into_iter().flat_map(|range| range.kvs);
+        let mut lanes = Vec::new();
+        let mut states = HashMap::new();
+        for head in heads {
+            let lane = self.lane(&head)?;
+            let replica = self.refresh(&mut replicas, lane, &head, revision).await?;
+            lanes.push(lane);
+            if let Some(state) = replica.sessions.get(&**id) {
+                states.insert(lane, state.clone());
+            }
+        }
+        drop(replicas);
+        for lanes in lanes.chunks(MAX_RANGES) {
+            let at = |lane: &LaneNumber| RangeRequest {
+                revision,
+                ..get(self.layout.session(*lane, id))
+            };
+            let found = kv::read(&self.kv, lanes.iter().map(at).collect()).await?;
+            for (lane, range) in lanes.iter().zip(found.ranges) {
+                if let Some(row) = range.kvs.first() {
+                    let row: stored::Session = self.layout.open(row)?;
+                    states.entry(*lane).or_insert(row.state);
+                }
+            }
+        }
+        let states = states.values().filter(|state| !state.is_empty());
+        let sessions: Result<Vec<_>, _> = states.map(|state| Session::decode(state)).collect();
+        Ok(sessions?)
+    }
+
+    /// Reads a range, and what is newer of the counters with a prefix, all at one moment.
+    async fn snapshot(
+        &self,
+        of: &str,
+        wanted: RangeRequest,
+    ) -> Result<(crate::proto::etcd::etcdserverpb::RangeResponse, Overlay), Problem> {
+        let mut replicas = self.replicas.lock().await;
+        // A prefix that has a whole group in it is of one lane.
+        let heads = match of.split_once('/') {
+            Some((group, _)) => {
+                let lane = self.layout.digests.lane(group, self.layout.lanes);
+                get(self.layout.head(lane))
+            }
+            None => prefix(self.layout.heads(), 0),
+        };
+        let found = kv::read(&self.kv, vec![heads, wanted]).await?;
+        let mut ranges = found.ranges.into_iter();
+        let (heads, rows) = (ranges.next().unwrap_or_default(), ranges.next());
+        let mut views: Vec<View> = Vec::new();
+        let mut forgotten = 0;
+        for head in heads.kvs {
+            let lane = self.lane(&head)?;
+            let replica = self
+                .refresh(&mut replicas, lane, &head, found.revision)
+                .await?;
+            views.push(replica.recent.view(0));
+            forgotten = forgotten.max(replica.forgotten);
+        }
+        drop(replicas);
+        let mut overlay = Vec::new();
+        for view in &views {
+            let newer = Merged::new(&view.runs, of);
+            overlay.extend(
+                newer
+                    .take_while(|latest| latest.name.starts_with(of))
+                    .map(to_row),
+            );
+        }
+        let overlay = Overlay {
+            rows: overlay,
+            etcd_revision: found.revision,
+            revision: self.layout.end(found.revision),
+            forgotten,
+        };
+        Ok((rows.unwrap_or_default(), overlay))
+    }
+
+    /// Brings what is known of a lane's log up to its head, as it was at a revision of etcd.
+    async fn refresh<'a>(
+        &self,
+        replicas: &'a mut Replicas,
+        lane: LaneNumber,
+        row: &KeyValue,
+        revision: i64,
+    ) -> Result<&'a Replica, Problem> {
+        let known = replicas.lanes.get(&lane);
+        if known.is_none_or(|known| known.revision != row.mod_revision) {
+            let head: Head = self.layout.open(row)?;
+            // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
+            let is_of_use = |known: &Replica| {
+                known.seq + 1 >= head.log_from
+                    && (known.kept <= MAX_KEPT || head.folded == known.folded)
+            };
+            let replica = replicas.lanes.remove(&lane).filter(is_of_use);
+            let mut replica = replica.unwrap_or_else(|| Replica {
+                revision: 0,
+                seq: head.folded,
+                folded: head.folded,
+                forgotten: 0,
+                open_from: head.log_from,
+                recent: Recent::new(usize::MAX),
+                sessions: BTreeMap::new(),
+                kept: 0,
+            });
+            if head.open_from > replica.open_from {
+                let from = replica.open_from.max(head.log_from);
+                let first = self.layout.pack(lane, from).to_vec();
+                let prefix = self.layout.packs(lane);
+                let packs = load::rows(&self.kv, &prefix, Some(first), revision, 32).await?;
+                for row in packs {
+                    let pack: Pack = self.layout.open(&row)?;
+                    replica.take(&self.layout, &pack.batches, row.mod_revision)?;
+                }
+            }
+            replica.take(&self.layout, &head.batches, row.mod_revision)?;
+            replica.revision = row.mod_revision;
+            replica.open_from = head.open_from;
+            replica.forgotten = head.forgotten;
+            replicas.lanes.insert(lane, replica);
+        }
+        Ok(&replicas.lanes[&lane])
+    }
+
+    fn lane(&self, head: &KeyValue) -> Result<LaneNumber, Corrupt> {
+        let lane = self.layout.lane_of_head(&head.key);
+        lane.ok_or(Corrupt("a head's key names no lane"))
+    }
+
+    fn name<'a>(&self, row: &'a KeyValue) -> Result<&'a str, Corrupt> {
+        let name = self.layout.name(&row.key);
+        name.ok_or(Corrupt("a counter's key is not UTF-8"))
+    }
+
+    fn row(&self, row: &KeyValue) -> Result<Row, Corrupt> {
+        let counter: stored::Counter = self.layout.open(row)?;
+        Ok(Row {
+            name: self.name(row)?.into(),
+            value: Some(counter.value),
+            revision: counter.revision,
+        })
+    }
+}
+
+/// What is newer than rows.
+struct Overlay {
+    rows: Vec<Row>,
+    etcd_revision: i64,
+    revision: i64,
+    forgotten: i64,
+}
+
+impl Replica {
+    fn take(&mut self, layout: &Layout, batches: &[Batch], row: i64) -> Result<(), Corrupt> {
+        for batch in batches {
+            if batch.seq <= self.seq {
+                continue;
+            }
+            if batch.seq != self.seq + 1 {
+                return Err(Corrupt("a batch is missing in a log"));
+            }
+            let changes = rows::changes(batch)?;
+            self.recent
+                .push(Run::new(&changes, layout.base_of(batch, row)));
+            for session in &batch.sessions {
+                self.sessions
+                    .insert(session.id.clone(), session.state.clone());
+            }
+            self.kept += prost::Message::encoded_len(batch);
+            self.seq = batch.seq;
+        }
+        Ok(())
+    }
+}
+
+fn to_row(latest: crate::store::recent::Latest<'_>) -> Row {
+    Row {
+        name: latest.name.into(),
+        value: latest.value,
+        revision: latest.revision,
+    }
+}
