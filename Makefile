@@ -1,7 +1,7 @@
 # The contributor's door. `make help` says what is behind it.
 #
-# Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven. Whatever else the
-# tests and linters need is installed below, in this folder only, at the versions given here.
+# Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven, and for deploy/ systemd's
+# tools. Whatever else the tests and linters need is installed below, in this folder only, at the versions given here.
 
 BUF_VERSION     := 1.75.0
 GRPCURL_VERSION := v1.9.4
@@ -26,7 +26,7 @@ test: clients $(GRPCURL) $(ETCD) ## Run every test, installing what they need
 	cargo test --locked -- --include-ignored
 
 .PHONY: lint
-lint: $(BUF) client-go ## Check format, lints, the contract and the direction of imports; change nothing
+lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction and deploy/; change nothing
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test it -- --exact imports::imports_point_down
@@ -37,6 +37,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract and the direction of
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
 	cd tests/etcd && test -z "$$(gofmt -l .)"
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
+	$(MAKE) --no-print-directory lint-deploy
 
 # The contract is what any earlier commit has published, not only the last one.
 .PHONY: breaking
@@ -44,6 +45,14 @@ breaking: $(BUF)
 	@for commit in $$(git log --format=%H -- proto/sum buf.yaml); do \
 		$(BUF) breaking --against ".git#ref=$$commit" || exit 1; \
 	done
+
+.PHONY: lint-deploy
+lint-deploy: $(TOOLS)/deploy/installed
+	$(TOOLS)/deploy/bin/python tests/deploy/check.py
+
+$(TOOLS)/deploy/installed: tests/deploy/requirements.txt
+	python3 -m venv $(TOOLS)/deploy && $(TOOLS)/deploy/bin/pip install --quiet -r $<
+	touch $@
 
 .PHONY: fix
 fix: $(BUF) ## Format, and apply what linters can mend by themselves
