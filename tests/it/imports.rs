@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 8] = [
 const CLOSED_TO: [(&str, &[&str]); 5] = [
     ("sum::wire", &["tonic", "http", "tokio", "hyper", "bytes"]),
     ("model", &["tonic", "http", "tokio", "rusqlite", "std::fs"]),
-    ("store", &["tonic", "http", "prost"]),
+    ("store", &["tonic", "http"]),
     ("store::etcd::client", &["model", "rusqlite"]),
     ("lane", &["tonic", "http", "prost", "rusqlite"]),
 ];
