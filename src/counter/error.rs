@@ -27,16 +27,7 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     match error {
         LaneError::Refused(refused) => refusal(&refused, kind),
         LaneError::Unknown(error) => store_failed(&error, unknown()),
-        LaneError::Unavailable(error) => {
-            tracing::debug!("{error}");
-            status::retriable(
-                Code::Unavailable,
-                "the store cannot be reached, and nothing was changed; the server's log says why",
-                "STORE_UNAVAILABLE",
-                &[not_applied()],
-                OVERLOAD_RETRY_DELAY,
-            )
-        }
+        LaneError::Unavailable(error) => store_failed(&error, not_applied()),
         LaneError::Overloaded => status::retriable(
             Code::Unavailable,
             "too many increments wait, and nothing was changed",
@@ -56,17 +47,29 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
 
 /// A read that failed.
 pub(super) fn read_error(error: &StoreError) -> Status {
-    tracing::error!("{error}");
+    match error {
+        StoreError::Failed(_) => tracing::error!("{error}"),
+        StoreError::Unavailable(_) | StoreError::Moved => tracing::warn!("{error}"),
+    }
     store_failed(error, not_applied())
 }
 
 fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
+    let (reason, message) = match error {
+        StoreError::Unavailable(_) | StoreError::Moved => {
+            ("STORE_UNAVAILABLE", "the store cannot be reached just now")
+        }
+        StoreError::Failed(_) => (
+            "STORE_FAILED",
+            "the store has failed; the server's log says why",
+        ),
+    };
     status::retriable(
         Code::Unavailable,
-        "the store has failed; the server's log says why",
-        "STORE_FAILED",
+        message,
+        reason,
         &[outcome],
         RESTART_DELAY,
     )

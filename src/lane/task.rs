@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::desk::{Outbox, Waiter};
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
-use crate::model::{Bounds, Head, Millis, Outcome, Request, State};
+use crate::model::{Bounds, Commit, Head, Millis, Outcome, Request, State};
 use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -23,6 +24,10 @@ const MAX_ROWS: usize = 16 * 1024;
 /// Bytes that one batch takes, about, beyond which no further request is decided: etcd takes 1.5 MiB in one transaction, and
 /// one message is 300 KiB at the most.
 const MAX_BYTES: usize = 768 * 1024;
+
+/// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
+/// a second or some.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
 const MAX_BEHIND: Millis = 60_000;
@@ -205,7 +210,7 @@ impl Task {
             self.load_missing(batch).await.map_err(StartError::Store)?;
             // Those that are not decided follow in a commit of their own.
             let outcomes = self.decide(batch);
-            let Some(base) = self.store().await? else {
+            let Some(base) = self.store(batch, outcomes.len()).await? else {
                 // All of it is to be decided again, on top of what another node has committed.
                 continue;
             };
@@ -216,7 +221,9 @@ impl Task {
                 });
                 decided.map_err(LaneError::Refused)
             });
-            answer(&self.shared, batch.drain(..decided.len()).zip(decided));
+            // Those who were told that nobody knows have left.
+            let here = decided.len().min(batch.len());
+            answer(&self.shared, batch.drain(..here).zip(decided));
         }
         Ok(())
     }
@@ -271,14 +278,18 @@ impl Task {
     }
 
     /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
-    async fn store(&mut self) -> std::result::Result<Option<i64>, StartError> {
+    async fn store(
+        &mut self,
+        batch: &mut Vec<Job>,
+        decided: usize,
+    ) -> std::result::Result<Option<i64>, StartError> {
         let Some(commit) = self.state.commit() else {
             // What is answered then is about what is stored, which may have changed.
             let is_newest = self.catch_up().await?;
             return Ok(is_newest.then(|| self.state.head().revision));
         };
         let commit = Arc::new(commit);
-        match self.shared.store.commit(self.lane, commit.clone()).await {
+        match self.commit(commit.clone(), batch, decided).await {
             Ok(base) => {
                 self.state.committed(&commit, base);
                 Ok(Some(base))
@@ -294,6 +305,41 @@ impl Task {
                 Err(StartError::Store(StoreError::Unavailable(problem)))
             }
             Err(failed) => Err(StartError::Store(failed)),
+        }
+    }
+
+    /// Has a batch stored. Where that takes too long those who wait for it are told so, and whoever comes is refused, until
+    /// it is known what became of it.
+    async fn commit(
+        &mut self,
+        commit: Arc<Commit>,
+        batch: &mut Vec<Job>,
+        decided: usize,
+    ) -> std::result::Result<i64, StoreError> {
+        let mut stored = self.shared.store.commit(self.lane, commit);
+        if self.shared.queues.len() == 1 {
+            // A disk answers.
+            return stored.await;
+        }
+        if let Ok(result) = timeout(PATIENCE, &mut stored).await {
+            return result;
+        }
+        warn!(lane = self.lane, "the store does not answer");
+        let problem = || StoreError::Unavailable("no answer in time".into());
+        let unknown = batch.drain(..decided);
+        answer(
+            &self.shared,
+            unknown.map(|job| (job, Err(LaneError::Unknown(problem())))),
+        );
+        let refuse = |job| (job, Err(LaneError::Unavailable(problem())));
+        answer(&self.shared, batch.drain(..).map(refuse));
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut stored => return result,
+                () = self.shared.stop.cancelled() => return Err(problem()),
+                Some(job) = self.jobs.recv() => answer(&self.shared, [refuse(job)]),
+            }
         }
     }
 

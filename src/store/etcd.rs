@@ -11,6 +11,7 @@ mod log;
 mod meta;
 mod reader;
 mod rows;
+mod upkeep;
 
 pub use kv::Kv;
 pub use meta::OpenError;
@@ -18,7 +19,11 @@ pub use meta::OpenError;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use std::time::Duration;
+
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
@@ -32,6 +37,8 @@ use rows::Layout;
 
 /// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
 pub const MIN_TXN_OPS: usize = 64;
+/// How long a start waits for etcd to tell its version.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Counters under a prefix of etcd's keys.
 pub struct EtcdStore<K = Client>(Arc<Inner<K>>);
@@ -44,6 +51,8 @@ struct Inner<K> {
     commits: committer::Queue,
     reader: Reader<K>,
     feed: Feed,
+    /// Ends with the store.
+    _upkeep: Option<AbortOnDropHandle<()>>,
 }
 
 impl EtcdStore {
@@ -56,9 +65,18 @@ impl EtcdStore {
         prefix: &str,
         max_operations: usize,
     ) -> Result<Self, OpenError> {
+        let versions = client.check_versions(Instant::now() + PATIENCE).await;
+        versions.map_err(|error| OpenError::Etcd(error.to_string()))?;
         let layout = meta::open(&client, prefix).await?;
         let feed = Feed::new(Some((client.clone(), layout.clone())));
-        Ok(Self::start(client, layout, max_operations, feed))
+        let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone())));
+        Ok(Self::start(
+            client,
+            layout,
+            max_operations,
+            feed,
+            Some(upkeep),
+        ))
     }
 }
 
@@ -69,10 +87,22 @@ impl<K: Kv> EtcdStore<K> {
     /// As [`EtcdStore::open`].
     pub async fn over(kv: K, prefix: &str, max_operations: usize) -> Result<Self, OpenError> {
         let layout = meta::open(&kv, prefix).await?;
-        Ok(Self::start(kv, layout, max_operations, Feed::new(None)))
+        Ok(Self::start(
+            kv,
+            layout,
+            max_operations,
+            Feed::new(None),
+            None,
+        ))
     }
 
-    fn start(kv: K, layout: Layout, max_operations: usize, feed: Feed) -> Self {
+    fn start(
+        kv: K,
+        layout: Layout,
+        max_operations: usize,
+        feed: Feed,
+        upkeep: Option<AbortOnDropHandle<()>>,
+    ) -> Self {
         let (commits, queue) = mpsc::unbounded_channel();
         let committer = Committer {
             kv: kv.clone(),
@@ -89,6 +119,7 @@ impl<K: Kv> EtcdStore<K> {
             commits,
             reader,
             feed,
+            _upkeep: upkeep,
         }))
     }
 

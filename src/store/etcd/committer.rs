@@ -32,7 +32,7 @@ const MAX_BYTES: usize = 1 << 20;
 const ATTEMPT: Duration = Duration::from_millis(750);
 const MAX_ATTEMPT: Duration = Duration::from_secs(6);
 /// How long something is tried that certainly was not sent yet, before those who wait for it are told so.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The same where etcd is full: somebody has to do something about it.

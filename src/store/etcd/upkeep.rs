@@ -1,0 +1,120 @@
+//! What keeps etcd small: its history is forgotten after a while, and where it is full, room is made.
+//!
+//! Every node does so, since none is special; that the others do it too costs nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use super::client::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get};
+use super::kv;
+use super::rows;
+
+/// How long history is kept: a reader or a watcher goes on from where it was if it was away for less.
+const KEPT: Duration = Duration::from_mins(1);
+/// How often some of it is forgotten, by each node.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// For one call; to give room back takes a member some seconds.
+const CALL: Duration = Duration::from_secs(5);
+const DEFRAGMENT: Duration = Duration::from_mins(1);
+/// Where it is full again so soon there is no room to be made.
+const ROOM_INTERVAL: Duration = Duration::from_mins(5);
+
+/// Revisions of etcd, each with when it was the newest.
+#[derive(Default)]
+struct History(VecDeque<(Instant, i64)>);
+
+impl History {
+    fn note(&mut self, now: Instant, revision: i64) {
+        self.0.push_back((now, revision));
+    }
+
+    /// The newest revision that is old enough to be forgotten.
+    fn old(&mut self, now: Instant) -> Option<i64> {
+        let mut old = None;
+        while let Some((then, revision)) = self.0.front()
+            && now.duration_since(*then) >= KEPT
+        {
+            old = Some(*revision);
+            self.0.pop_front();
+        }
+        old
+    }
+}
+
+/// Goes on until it is dropped.
+pub(super) async fn keep(client: Client) {
+    let mut history = History::default();
+    let mut may_compact = true;
+    let mut made_room: Option<Instant> = None;
+    loop {
+        // Not all nodes at once.
+        sleep(INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        let Ok(found) = kv::read(&client, vec![get(rows::meta_key(""))]).await else {
+            continue;
+        };
+        history.note(Instant::now(), found.revision);
+        if let Some(old) = history.old(Instant::now()).filter(|_| may_compact)
+            && let Err(error) = client.compact(old, Instant::now() + CALL).await
+            && error.outcome == Outcome::Definite(Refusal::Denied)
+        {
+            may_compact = false;
+            warn!(
+                "this user may not compact etcd, which takes the role root: let etcd do so itself \
+                 (--auto-compaction-mode periodic --auto-compaction-retention 5m), or its history grows without an end"
+            );
+        }
+        let alarms = client.alarms(Instant::now() + CALL).await;
+        let alarms = alarms.unwrap_or_default();
+        let full = |alarm: &&Alarm| alarm.kind == AlarmKind::NoSpace;
+        let full: Vec<_> = alarms.iter().filter(full).copied().collect();
+        let is_new = made_room.is_none_or(|then| then.elapsed() >= ROOM_INTERVAL);
+        if !full.is_empty() && is_new {
+            made_room = Some(Instant::now());
+            error!("etcd is full, and takes no more increments (NOSPACE): making room");
+            match make_room(&client, found.revision, &full).await {
+                Ok(()) => info!("etcd has room again"),
+                Err(error) => error!(
+                    "no room could be made: {error}. Give etcd more (--quota-backend-bytes), compact and defragment it, \
+                     and disarm the alarm"
+                ),
+            }
+        }
+    }
+}
+
+/// Forgets all history and gives what is free back to the disks, one member after the other.
+async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(), Error> {
+    client.compact(revision, Instant::now() + CALL).await?;
+    for (host, _) in client.members(Instant::now() + CALL).await {
+        client
+            .defragment(&host, Instant::now() + DEFRAGMENT)
+            .await?;
+    }
+    for alarm in full {
+        client.disarm(*alarm, Instant::now() + CALL).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was the newest a while ago is forgotten, and nothing that is newer.
+    #[test]
+    fn history_is_forgotten_once_it_is_old() {
+        let mut history = History::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        for i in 0..100u8 {
+            history.note(start + second * u32::from(i), i64::from(i));
+        }
+        assert_eq!(history.old(start + KEPT - second), None);
+        assert_eq!(history.old(start + KEPT), Some(0));
+        assert_eq!(history.old(start + KEPT), None);
+        assert_eq!(history.old(start + KEPT + 10 * second), Some(10));
+    }
+}
