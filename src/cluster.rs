@@ -1,0 +1,12 @@
+//! The nodes of a cluster: who they are, whose lanes are whose, and what they ask of each other.
+//!
+//! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
+
+mod members;
+mod node;
+mod ownership;
+mod view;
+
+pub use members::{DEFAULT_TTL, JoinError, Members, Options};
+pub use node::{InvalidNode, Node};
+pub use view::View;
