@@ -9,6 +9,8 @@ use prost_types::FileDescriptorSet;
 const PROTOS: [&str; 2] = ["proto/sum/v1/sum.proto", "proto/sum/v1/counter.proto"];
 /// What etcd publishes. We only call it, so it is none of our reflection's business.
 const ETCD: [&str; 1] = ["proto/etcd/rpc.proto"];
+/// What nodes say to each other, which is nobody else's business either.
+const PEERS: [&str; 1] = ["proto/sumd/cluster/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -25,6 +27,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(false)
         .bytes(".")
         .compile_fds(self::descriptors(&ETCD)?)?;
+    // The server side is our own.
+    tonic_prost_build::configure()
+        .build_server(false)
+        .bytes(".")
+        .compile_fds(self::descriptors(&PEERS)?)?;
     Ok(())
 }
 

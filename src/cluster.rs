@@ -2,11 +2,15 @@
 //!
 //! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
 
+mod forward;
 mod members;
 mod node;
 mod ownership;
 mod view;
 
+pub use forward::{
+    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers, Reply,
+};
 pub use members::{DEFAULT_TTL, JoinError, Members, Options};
 pub use node::{InvalidNode, Node};
 pub use view::View;

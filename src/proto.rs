@@ -9,6 +9,18 @@ pub mod sum {
     }
 }
 
+/// `proto/sumd/`.
+pub mod sumd {
+    /// `proto/sumd/cluster/`.
+    pub mod cluster {
+        /// What nodes say to each other.
+        #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
+        pub mod v1 {
+            tonic::include_proto!("sumd.cluster.v1");
+        }
+    }
+}
+
 /// `proto/etcd/`.
 pub mod etcd {
     /// Keys and events.

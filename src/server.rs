@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::cluster::PeerService;
 use crate::counter::CounterService;
 use health::Health;
 use listener::Listener;
@@ -43,6 +44,8 @@ struct Node {
     routes: Routes,
     /// Each thread has its own way to it.
     counters: CounterService,
+    /// For other nodes, where there are any; in the same way.
+    peers: Option<PeerService>,
     phase: Phase,
     /// Every connection is a task of it.
     connections: TaskTracker,
@@ -62,7 +65,7 @@ struct Phase {
 /// A server that has its addresses and is not serving yet.
 pub struct Server {
     listeners: Vec<Listener>,
-    node: Arc<Node>,
+    node: Node,
     health: Health,
     workers: NonZeroUsize,
 }
@@ -86,16 +89,24 @@ impl Server {
         let node = Node {
             routes: Routes::new(&limits, &health),
             counters,
+            peers: None,
             limits,
             phase: Phase::default(),
             connections: TaskTracker::new(),
         };
         Ok(Self {
             listeners,
-            node: Arc::new(node),
+            node,
             health,
             workers,
         })
+    }
+
+    /// Takes calls from other nodes, too.
+    #[must_use]
+    pub fn with_peers(mut self, peers: PeerService) -> Self {
+        self.node.peers = Some(peers);
+        self
     }
 
     /// Where it listens: with the port that the system chose where port 0 was asked for.
@@ -117,6 +128,7 @@ impl Server {
             health,
             workers,
         } = self;
+        let node = Arc::new(node);
         let mut workers = Workers::start(workers, &node)?;
         let accepting = TaskTracker::new();
         for listener in listeners {

@@ -93,10 +93,7 @@ where
         let local = local.clone();
         // In a box, since hyper and tokio move it several times.
         Box::pin(async move {
-            let answer = local
-                .node
-                .routes
-                .answer(request, &local.counters, &local.phase);
+            let answer = local.node.routes.answer(request, &local);
             Ok::<_, Infallible>(answer.await)
         })
     });

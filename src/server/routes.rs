@@ -13,13 +13,14 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 use tracing::debug;
 
-use super::Phase;
 use super::body::{Inner, ResponseBody};
 use super::call::{self, Bounds, Calls};
 use super::health::Health;
 use super::limits::Limits;
 use super::request::RequestBody;
 use super::stream;
+use super::worker::Local;
+use crate::cluster::PeerService;
 use crate::counter::{self, CounterService};
 use crate::grpc;
 use crate::proto;
@@ -76,12 +77,12 @@ impl Routes {
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        counters: &CounterService,
-        phase: &Phase,
+        local: &Local,
     ) -> Response<ResponseBody> {
         if let Some(refusal) = refuse(&request) {
             return refusal;
         }
+        let phase = &local.phase;
         let timeout = match call::timeout(request.headers()) {
             Ok(timeout) => timeout,
             Err(status) => return status.into_http(),
@@ -106,7 +107,14 @@ impl Routes {
                 _ => &phase.ending,
             };
             let bounds = Bounds { deadline, shutdown };
-            let answer = pin!(counters.call(method, body, &phase.draining));
+            let answer = pin!(local.counters.call(method, body, &phase.draining));
+            self.answer_ours(&parts.headers, answer, bounds).await
+        } else if let (Some(peers), true) = (&local.peers, PeerService::is_method(path)) {
+            let bounds = Bounds {
+                deadline,
+                shutdown: &phase.ending,
+            };
+            let answer = pin!(async { peers.call(body, &phase.draining) });
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.

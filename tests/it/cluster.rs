@@ -1,10 +1,11 @@
-//! Nodes of a cluster: who is there, as real etcd tells it.
+//! Nodes of a cluster: who is there, as real etcd tells it, and what they hand on to each other.
 
+mod forward;
 mod members;
 
 use std::time::Duration;
 
-use sumd::cluster::Node;
+use sumd::cluster::{Node, PROTOCOL};
 use tokio::time::Instant;
 
 /// For what has to succeed, however busy the machine is.
@@ -17,7 +18,7 @@ fn node(id: &str, address: &str) -> Node {
         id: id.to_owned(),
         address: address.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol: 1,
+        protocol: PROTOCOL,
         started: std::time::SystemTime::now().into(),
         draining: false,
     }
