@@ -6,7 +6,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
-const PROTOS: [&str; 2] = ["proto/sum/v1/sum.proto", "proto/sum/v1/counter.proto"];
+const PROTOS: [&str; 3] = [
+    "proto/sum/v1/sum.proto",
+    "proto/sum/v1/counter.proto",
+    "proto/sum/v1/cluster.proto",
+];
 /// What etcd publishes. We only call it, so it is none of our reflection's business.
 const ETCD: [&str; 1] = ["proto/etcd/rpc.proto"];
 /// What nodes say to each other, which is nobody else's business either.

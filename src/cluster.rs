@@ -6,6 +6,7 @@ mod forward;
 mod members;
 mod node;
 mod ownership;
+mod service;
 mod view;
 
 pub use forward::{
@@ -13,4 +14,5 @@ pub use forward::{
 };
 pub use members::{DEFAULT_TTL, JoinError, Members, Options};
 pub use node::{InvalidNode, Node};
+pub use service::{ClusterService, Method};
 pub use view::View;

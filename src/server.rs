@@ -21,14 +21,14 @@ use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::cluster::PeerService;
+use crate::cluster::{ClusterService, Node as Member, PROTOCOL, PeerService};
 use crate::counter::CounterService;
 use health::Health;
 use listener::Listener;
@@ -44,6 +44,7 @@ struct Node {
     routes: Routes,
     /// Each thread has its own way to it.
     counters: CounterService,
+    cluster: ClusterService,
     /// For other nodes, where there are any; in the same way.
     peers: Option<PeerService>,
     phase: Phase,
@@ -86,9 +87,20 @@ impl Server {
             listeners.push(Listener::bind(address).await?);
         }
         let health = Health::not_serving().await;
+        let address = listeners.first().map(Listener::address);
+        let alone = Member {
+            // Of one node nobody needs to tell which it is.
+            id: "sumd".to_owned(),
+            address: address.map_or_else(String::new, |address| address.to_string()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            started: SystemTime::now().into(),
+            draining: false,
+        };
         let node = Node {
             routes: Routes::new(&limits, &health),
             counters,
+            cluster: ClusterService::alone(alone),
             peers: None,
             limits,
             phase: Phase::default(),
@@ -102,9 +114,10 @@ impl Server {
         })
     }
 
-    /// Takes calls from other nodes, too.
+    /// Takes part in a cluster: it tells of its nodes, and takes calls from them.
     #[must_use]
-    pub fn with_peers(mut self, peers: PeerService) -> Self {
+    pub fn in_cluster(mut self, cluster: ClusterService, peers: PeerService) -> Self {
+        self.node.cluster = cluster;
         self.node.peers = Some(peers);
         self
     }

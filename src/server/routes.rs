@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::request::RequestBody;
 use super::stream;
 use super::worker::Local;
-use crate::cluster::PeerService;
+use crate::cluster::{self, ClusterService, PeerService};
 use crate::counter::{self, CounterService};
 use crate::grpc;
 use crate::proto;
@@ -108,6 +108,15 @@ impl Routes {
             };
             let bounds = Bounds { deadline, shutdown };
             let answer = pin!(local.counters.call(method, body, &phase.draining));
+            self.answer_ours(&parts.headers, answer, bounds).await
+        } else if let Some(method) = ClusterService::method(path) {
+            let shutdown = match method {
+                cluster::Method::Watch => &phase.draining,
+                cluster::Method::List => &phase.ending,
+            };
+            let bounds = Bounds { deadline, shutdown };
+            // In a box, for it is rarely called.
+            let answer = Box::pin(local.node.cluster.call(method, body));
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let (Some(peers), true) = (&local.peers, PeerService::is_method(path)) {
             let bounds = Bounds {

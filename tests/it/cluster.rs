@@ -2,6 +2,7 @@
 
 mod forward;
 mod members;
+mod service;
 
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sumd::cluster::{
-    Answer, Call, Doubt, Executor, ForwardError, Kind, Node, NotSent, PROTOCOL, PeerService, Peers,
-    Reply, View,
+    Answer, Call, ClusterService, Doubt, Executor, ForwardError, Kind, Node, NotSent, PROTOCOL,
+    PeerService, Peers, Reply, View,
 };
 use sumd::proto::sumd::cluster::v1 as proto;
 use tokio::sync::watch;
@@ -72,6 +72,11 @@ impl Echo {
     }
 }
 
+async fn serve(service: PeerService) -> TestServer {
+    let alone = ClusterService::alone(node("b", "b.example:1"));
+    TestServer::start_with(&[], |server| server.in_cluster(alone, service)).await
+}
+
 /// Two nodes: one that is asked, and one that asks, by a way that can be cut.
 struct Pair {
     server: TestServer,
@@ -85,7 +90,7 @@ struct Pair {
 impl Pair {
     async fn start(echo: Echo) -> Self {
         let service = PeerService::new(Arc::new(echo.clone()));
-        let server = TestServer::start_with(&[], |server| server.with_peers(service)).await;
+        let server = serve(service).await;
         let proxy = Proxy::start(server.address.parse().expect("a host")).await;
         let peer = node("b", &proxy.host.to_string());
         let nodes = vec![node("a", "a.example:1"), peer.clone()];
@@ -283,7 +288,7 @@ async fn a_full_queue_says_so() {
     let pair = Pair::start(Echo::holding()).await;
     let other = Echo::default();
     let service = PeerService::new(Arc::new(other.clone()));
-    let server = TestServer::start_with(&[], |server| server.with_peers(service)).await;
+    let server = serve(service).await;
     let third = node("c", &server.address);
     let nodes = vec![pair.peer.clone(), third.clone()];
     pair.view.send_replace(Arc::new(View::new(2, nodes, 256)));
