@@ -205,6 +205,7 @@ impl Node {
             ..
         } = self.limits;
         info!(?drain_delay, ?drain_timeout, "draining");
+        self.cluster.announce_draining();
         tokio::time::sleep(drain_delay).await;
         self.phase.draining.cancel();
         accepting.wait().await;

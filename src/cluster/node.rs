@@ -4,6 +4,9 @@
 //! resolver: `Op`, `Addr` and `Metadata` are the resolver's, `Node` is ours, and the resolver passes over it. What is ours
 //! does not stand in `Metadata`: resolvers before etcd 3.6 hand that on to gRPC, which compares it, and in Go to compare
 //! two objects ends the program.
+//!
+//! Such a program has to name an authority of its own (`grpc.WithAuthority`): by default it is the target, and HTTP/2 as it
+//! is spoken here refuses one with a slash.
 
 use std::fmt;
 

@@ -31,6 +31,8 @@ pub enum Method {
 #[derive(Clone)]
 pub struct ClusterService {
     view: watch::Receiver<Arc<View>>,
+    /// Of a node that is alone.
+    own: Option<watch::Sender<Arc<View>>>,
 }
 
 impl ClusterService {
@@ -40,14 +42,32 @@ impl ClusterService {
     /// Tells of the nodes of a cluster.
     #[must_use]
     pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
-        Self { view }
+        Self { view, own: None }
     }
 
     /// Tells of a node that is alone, and owns the only lane.
     #[must_use]
     pub fn alone(node: Node) -> Self {
-        let (_, view) = watch::channel(Arc::new(View::new(1, vec![node], 1)));
-        Self { view }
+        let (own, view) = watch::channel(Arc::new(View::new(1, vec![node], 1)));
+        let own = Some(own);
+        Self { view, own }
+    }
+
+    /// A node that is alone says that it is about to stop. One of a cluster has [told all](super::Members) before.
+    pub fn announce_draining(&self) {
+        let Some(own) = &self.own else { return };
+        own.send_modify(|view| {
+            let nodes = view.nodes().iter().cloned();
+            let nodes = nodes.map(|node| Node {
+                draining: true,
+                ..node
+            });
+            *view = Arc::new(View::new(
+                view.revision() + 1,
+                nodes.collect(),
+                view.lanes(),
+            ));
+        });
     }
 
     /// The method that a request's path asks for, if it is one of this service.

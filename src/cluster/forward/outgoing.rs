@@ -217,3 +217,6 @@ pub(super) fn poll_frame(
         Err(end) => http_body::Frame::trailers(status::trailers(&end)),
     })
 }
+
+#[cfg(test)]
+mod tests;

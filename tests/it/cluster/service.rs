@@ -35,10 +35,10 @@ fn ids(nodes: &[Node]) -> Vec<&str> {
     nodes.iter().map(|node| node.id.as_str()).collect()
 }
 
-/// A server with a database of its own is a cluster of one.
+/// A server with a database of its own is a cluster of one, and says when it is about to stop.
 #[tokio::test]
 async fn a_server_alone_owns_its_lane() {
-    let server = Process::serve(&[]).await;
+    let mut server = Process::serve(&["--drain-delay", "1s"]).await;
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.address));
     let channel = channel.expect("a URI").connect().await.expect("it listens");
     let mut client = ClusterServiceClient::new(channel);
@@ -66,6 +66,19 @@ async fn a_server_alone_owns_its_lane() {
     assert!(lines[0].starts_with("ID "), "{printed}");
     assert!(lines[1].contains(&server.address), "{printed}");
     assert_eq!(lines[2], "1 of 1 lanes are owned, at revision 1");
+
+    let answers = soon(client.watch_nodes(WatchNodesRequest {})).await;
+    let mut answers = answers.expect("it is taken").into_inner();
+    let mut next = async || soon(answers.message()).await;
+    let now = next().await.expect("a message").expect("at once");
+    assert_eq!(now.nodes, answer.nodes);
+    server.signal("TERM");
+    let draining = next().await.expect("a message").expect("before the end");
+    assert_eq!(draining.nodes[0].health(), NodeHealth::Draining);
+    let end = next().await.expect_err("it stops");
+    assert_eq!(reason(&end).0, "SHUTTING_DOWN");
+    drop((client, answers));
+    assert!(server.exit().await.success());
 }
 
 /// Each change is told, to those who are there and those who come, and the drain ends it.
