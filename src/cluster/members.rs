@@ -180,8 +180,9 @@ impl Members {
     ) -> Result<(), JoinError> {
         let mut state = self.state.clone();
         match timeout_at(deadline, state.wait_for(reached)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(match self.state.borrow().problem() {
+            Ok(Ok(_)) => Ok(()),
+            // Late, or given up.
+            Ok(Err(_)) | Err(_) => Err(match self.state.borrow().problem() {
                 Some(Problem::Etcd(error)) => JoinError::Etcd(error),
                 _ => JoinError::Late,
             }),

@@ -8,6 +8,7 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
@@ -74,10 +75,12 @@ impl Routes {
         }
     }
 
+    /// Answers a request. Once `closing` is cancelled, its connection takes no new ones.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
         local: &Local,
+        closing: &CancellationToken,
     ) -> Response<ResponseBody> {
         if let Some(refusal) = refuse(&request) {
             return refusal;
@@ -123,7 +126,7 @@ impl Routes {
                 deadline,
                 shutdown: &phase.ending,
             };
-            let answer = pin!(async { peers.call(body, &phase.draining) });
+            let answer = pin!(async { peers.call(body, closing) });
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.

@@ -59,9 +59,9 @@ impl PeerService {
         path == "/sumd.cluster.v1.PeerService/Forward"
     }
 
-    /// Answers one stream of calls. Once `draining` is cancelled, the other node is asked to end it. A call that has begun
+    /// Answers one stream of calls. Once `closing` is cancelled, the other node is asked to end it. A call that has begun
     /// is seen through whatever becomes of the stream.
-    pub fn call<B>(&self, request: B, draining: &CancellationToken) -> Response<ResponseBody>
+    pub fn call<B>(&self, request: B, closing: &CancellationToken) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
     {
@@ -70,7 +70,7 @@ impl PeerService {
             messages: Messages::new(request, MAX_MESSAGE_BYTES),
             outgoing: outgoing.clone(),
             executor: self.executor.clone(),
-            draining: draining.clone(),
+            closing: closing.clone(),
         };
         grpc::stream_body(Answers {
             outgoing,
@@ -84,7 +84,7 @@ struct Reader<B> {
     messages: Messages<B>,
     outgoing: Arc<Outgoing>,
     executor: Arc<dyn Executor>,
-    draining: CancellationToken,
+    closing: CancellationToken,
 }
 
 impl<B> Reader<B>
@@ -115,7 +115,7 @@ where
             let message = tokio::select! {
                 biased;
                 message = self.messages.next::<proto::ForwardRequest>() => message?,
-                () = self.draining.cancelled(), if !told => {
+                () = self.closing.cancelled(), if !told => {
                     told = true;
                     self.outgoing.say_draining();
                     continue;

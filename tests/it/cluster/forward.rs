@@ -72,9 +72,9 @@ impl Echo {
     }
 }
 
-async fn serve(service: PeerService) -> TestServer {
+async fn serve(service: PeerService, flags: &[&str]) -> TestServer {
     let alone = ClusterService::alone(node("b", "b.example:1"));
-    TestServer::start_with(&[], |server| server.in_cluster(alone, service)).await
+    TestServer::start_with(flags, |server| server.in_cluster(alone, service)).await
 }
 
 /// Two nodes: one that is asked, and one that asks, by a way that can be cut.
@@ -89,8 +89,12 @@ struct Pair {
 
 impl Pair {
     async fn start(echo: Echo) -> Self {
+        Self::start_with(echo, &[]).await
+    }
+
+    async fn start_with(echo: Echo, flags: &[&str]) -> Self {
         let service = PeerService::new(Arc::new(echo.clone()));
-        let server = serve(service).await;
+        let server = serve(service, flags).await;
         let proxy = Proxy::start(server.address.parse().expect("a host")).await;
         let peer = node("b", &proxy.host.to_string());
         let nodes = vec![node("a", "a.example:1"), peer.clone()];
@@ -220,7 +224,7 @@ async fn deadlines_go_with_the_call() {
 
     let late = pair.ask_until("c", Some(Instant::now())).await;
     assert_eq!(error(late), ForwardError::NotSent(NotSent::Late));
-    let waits = pair.ask_until("d", Some(Instant::now() + Duration::from_millis(100)));
+    let waits = pair.ask_until("d", Some(Instant::now() + Duration::from_secs(1)));
     assert_eq!(error(waits.await), ForwardError::Unknown(Doubt::NoAnswer));
     assert_eq!(pair.echo.begun(), 3, "the late one was not sent");
 }
@@ -250,24 +254,18 @@ async fn a_cut_leaves_doubt_about_what_was_sent_only() {
     }
 }
 
-/// A peer that takes everything and answers nothing, as one that has been stopped, is noticed within a few seconds; so is
-/// one that only seems to take it.
+/// A peer that takes everything and answers nothing, as one that has been stopped, is noticed before an answer is overdue;
+/// so is one that only seems to take it.
 #[tokio::test]
 async fn silence_is_noticed() {
     for way in [Way::Mute, Way::Silent] {
         let pair = Pair::start(Echo::default()).await;
         pair.proxy.set(way);
-        let cut = Instant::now();
         let outcome = pair.ask("x").await;
         assert_eq!(
             error(outcome),
             ForwardError::Unknown(Doubt::Broken),
             "{way:?}"
-        );
-        assert!(
-            cut.elapsed() < Duration::from_secs(8),
-            "{:?}",
-            cut.elapsed()
         );
         let not_sent = pair.ask("y").await;
         assert_eq!(
@@ -288,7 +286,7 @@ async fn a_full_queue_says_so() {
     let pair = Pair::start(Echo::holding()).await;
     let other = Echo::default();
     let service = PeerService::new(Arc::new(other.clone()));
-    let server = serve(service).await;
+    let server = serve(service, &[]).await;
     let third = node("c", &server.address);
     let nodes = vec![pair.peer.clone(), third.clone()];
     pair.view.send_replace(Arc::new(View::new(2, nodes, 256)));
@@ -339,6 +337,18 @@ async fn draining_answers_what_was_taken() {
     assert_eq!(answer.expect("answered"), "held");
     pair.server.ended().await;
     assert_eq!(pair.echo.begun(), 1);
+}
+
+/// A connection that is too old is left for another one, and leaves nobody in doubt.
+#[tokio::test]
+async fn old_connections_answer_what_they_took() {
+    let pair = Pair::start_with(Echo::default(), &["--max-connection-age", "500ms"]).await;
+    let asked = pair.ask_and_hold().await;
+    pair.reachable(false).await;
+    pair.echo.release();
+    let answer = soon(asked).await.expect("no panic").expect("asked");
+    assert_eq!(answer.expect("answered"), "held");
+    pair.reachable(true).await;
 }
 
 /// A node that is no member any more is called no more, and what it was asked before is waited for.

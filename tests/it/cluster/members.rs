@@ -156,7 +156,7 @@ async fn an_id_is_one_nodes() {
     let client = cluster.client();
     let first = join(&client, "a").await;
     let other = node("a", "elsewhere.example:8080");
-    let soon_enough = Instant::now() + Duration::from_millis(700);
+    let soon_enough = Instant::now() + Duration::from_secs(3);
     let refused = soon(Members::join(&client, &options(), other, soon_enough)).await;
     let taken = JoinError::Taken {
         id: "a".to_owned(),
