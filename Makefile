@@ -31,7 +31,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction 
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test it -- --exact imports::imports_point_down
 	$(BUF) lint
-	$(BUF) format --diff --exit-code --path proto/sum
+	$(BUF) format --diff --exit-code --path proto/sum --path proto/sumd
 	$(MAKE) --no-print-directory breaking
 	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
@@ -39,10 +39,11 @@ lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction 
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
 	$(MAKE) --no-print-directory lint-deploy
 
-# The contract is what any earlier commit has published, not only the last one.
+# The contract is what any earlier commit has published, not only the last one. What nodes say to each other is one, too,
+# while a cluster is being upgraded.
 .PHONY: breaking
 breaking: $(BUF)
-	@for commit in $$(git log --format=%H -- proto/sum buf.yaml); do \
+	@for commit in $$(git log --format=%H -- proto/sum proto/sumd buf.yaml); do \
 		$(BUF) breaking --against ".git#ref=$$commit" || exit 1; \
 	done
 
@@ -61,7 +62,7 @@ fix: $(BUF) ## Format, and apply what linters can mend by themselves
 	cd clients/rust && cargo fmt
 	cd benches && cargo fmt
 	gofmt -w clients/go tests/etcd
-	$(BUF) format --write --path proto/sum
+	$(BUF) format --write --path proto/sum --path proto/sumd
 
 .PHONY: bench
 bench: ## Measure sumd beside its peers (benches/README.md)

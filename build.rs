@@ -6,11 +6,18 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
-const PROTOS: [&str; 2] = ["proto/sum/v1/sum.proto", "proto/sum/v1/counter.proto"];
+const PROTOS: [&str; 3] = [
+    "proto/sum/v1/sum.proto",
+    "proto/sum/v1/counter.proto",
+    "proto/sum/v1/cluster.proto",
+];
 /// What etcd publishes. We only call it, so it is none of our reflection's business.
 const ETCD: [&str; 1] = ["proto/etcd/rpc.proto"];
-/// What we keep there.
-const STORED: [&str; 1] = ["proto/sumd/store/v1/etcd.proto"];
+/// What we keep there, and what nodes say to each other, which is nobody else's business either.
+const INTERNAL: [&str; 2] = [
+    "proto/sumd/store/v1/etcd.proto",
+    "proto/sumd/cluster/v1/peer.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -27,9 +34,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(false)
         .bytes(".")
         .compile_fds(self::descriptors(&ETCD)?)?;
+    // The server side is our own.
     tonic_prost_build::configure()
+        .build_server(false)
         .bytes(".")
-        .compile_fds(self::descriptors(&STORED)?)?;
+        .compile_fds(self::descriptors(&INTERNAL)?)?;
     Ok(())
 }
 

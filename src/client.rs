@@ -1,7 +1,9 @@
-//! `sumd add`, `sumd counter` and `sumd health`: a server's answers, for people and scripts.
+//! `sumd add`, `sumd counter`, `sumd cluster` and `sumd health`: a server's answers, for people and scripts.
 
+mod cluster;
 mod counter;
 
+pub use cluster::cluster;
 pub use counter::counter;
 
 use std::error::Error;

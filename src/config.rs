@@ -1,8 +1,10 @@
 //! The command line and its environment.
 
+mod cluster;
 mod counter;
 mod store;
 
+pub use cluster::{ClusterCommand, StatusOptions};
 pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
@@ -50,6 +52,9 @@ pub enum Command {
     /// Read and change counters of a server
     #[command(subcommand)]
     Counter(CounterCommand),
+    /// Ask a server about the nodes of its cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Copy the counters, as they are now, to a new file; a server may be using them
     Backup(BackupOptions),
     /// Make the counters of a backup; there must be none yet

@@ -5,6 +5,7 @@
 //! services nothing of the server, the server nothing of the command line.
 
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod counter;
 pub mod grpc;

@@ -55,6 +55,10 @@ async fn main() -> ExitCode {
             let lines = client::counter(command).await;
             report(lines.map(|lines| lines.join("\n")))
         }
+        Some(Command::Cluster(command)) => {
+            let lines = client::cluster(command).await;
+            report(lines.map(|lines| lines.join("\n")))
+        }
         Some(Command::Backup(BackupOptions { to, store })) => match store.address() {
             StoreAddress::Sqlite(path) => {
                 report(sqlite::backup(&path, &to).map(|()| String::new()))

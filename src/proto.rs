@@ -19,6 +19,15 @@ pub mod sumd {
             tonic::include_proto!("sumd.store.v1");
         }
     }
+
+    /// `proto/sumd/cluster/`.
+    pub mod cluster {
+        /// What nodes say to each other.
+        #[allow(missing_docs, clippy::pedantic, clippy::doc_lazy_continuation)]
+        pub mod v1 {
+            tonic::include_proto!("sumd.cluster.v1");
+        }
+    }
 }
 
 /// `proto/etcd/`.

@@ -21,13 +21,14 @@ use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::cluster::{ClusterService, Node as Member, PROTOCOL, PeerService};
 use crate::counter::CounterService;
 use health::Health;
 use listener::Listener;
@@ -43,6 +44,9 @@ struct Node {
     routes: Routes,
     /// Each thread has its own way to it.
     counters: CounterService,
+    cluster: ClusterService,
+    /// For other nodes, where there are any; in the same way.
+    peers: Option<PeerService>,
     phase: Phase,
     /// Every connection is a task of it.
     connections: TaskTracker,
@@ -62,7 +66,7 @@ struct Phase {
 /// A server that has its addresses and is not serving yet.
 pub struct Server {
     listeners: Vec<Listener>,
-    node: Arc<Node>,
+    node: Node,
     health: Health,
     workers: NonZeroUsize,
 }
@@ -83,19 +87,39 @@ impl Server {
             listeners.push(Listener::bind(address).await?);
         }
         let health = Health::not_serving().await;
+        let address = listeners.first().map(Listener::address);
+        let alone = Member {
+            // Of one node nobody needs to tell which it is.
+            id: "sumd".to_owned(),
+            address: address.map_or_else(String::new, |address| address.to_string()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            started: SystemTime::now().into(),
+            draining: false,
+        };
         let node = Node {
             routes: Routes::new(&limits, &health),
             counters,
+            cluster: ClusterService::alone(alone),
+            peers: None,
             limits,
             phase: Phase::default(),
             connections: TaskTracker::new(),
         };
         Ok(Self {
             listeners,
-            node: Arc::new(node),
+            node,
             health,
             workers,
         })
+    }
+
+    /// Takes part in a cluster: it tells of its nodes, and takes calls from them.
+    #[must_use]
+    pub fn in_cluster(mut self, cluster: ClusterService, peers: PeerService) -> Self {
+        self.node.cluster = cluster;
+        self.node.peers = Some(peers);
+        self
     }
 
     /// Where it listens: with the port that the system chose where port 0 was asked for.
@@ -117,6 +141,7 @@ impl Server {
             health,
             workers,
         } = self;
+        let node = Arc::new(node);
         let mut workers = Workers::start(workers, &node)?;
         let accepting = TaskTracker::new();
         for listener in listeners {
@@ -180,6 +205,7 @@ impl Node {
             ..
         } = self.limits;
         info!(?drain_delay, ?drain_timeout, "draining");
+        self.cluster.announce_draining();
         tokio::time::sleep(drain_delay).await;
         self.phase.draining.cancel();
         accepting.wait().await;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -92,10 +93,43 @@ pub fn trailers(status: &Status) -> HeaderMap {
 /// The status as a message, for an answer that carries it inside.
 #[must_use]
 pub fn to_proto(status: &Status) -> tonic_types::Status {
-    // The details of a status are a whole `google.rpc.Status`, encoded.
-    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
-        code: status.code().into(),
+    let code = status.code().into();
+    // The details of a status are a whole `google.rpc.Status`, encoded; where there are none, that is no bytes.
+    let details = tonic_types::Status::decode(status.details()).ok();
+    let details = details.filter(|details| details.code == code);
+    details.unwrap_or_else(|| tonic_types::Status {
+        code,
         message: status.message().to_owned(),
         details: Vec::new(),
     })
+}
+
+/// The status that was made an encoded message.
+#[must_use]
+pub fn from_encoded(encoded: Bytes) -> Status {
+    match tonic_types::Status::decode(encoded.clone()) {
+        Ok(status) => Status::with_details(Code::from_i32(status.code), status.message, encoded),
+        Err(_) => Status::internal("what should be a status is none"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_stays_the_same_inside_an_answer() {
+        let metadata = [not_applied()];
+        let status = with_reason(Code::OutOfRange, "too large", "TOO_LARGE", &metadata);
+        let encoded = to_proto(&status).encode_to_vec();
+        let back = from_encoded(encoded.into());
+        assert_eq!(
+            (back.code(), back.message()),
+            (Code::OutOfRange, "too large")
+        );
+        let info = back.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!(info.metadata["outcome"], "NOT_APPLIED");
+        let plain = to_proto(&Status::aborted("plain"));
+        assert_eq!((plain.code, &*plain.message), (10, "plain"));
+    }
 }

@@ -89,14 +89,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (limits, phase) = (&local.node.limits, &local.phase);
+    let closing = phase.draining.child_token();
+    let shared = Arc::new((local.clone(), closing.clone()));
     let service = service_fn(|request: Request<Incoming>| {
-        let local = local.clone();
+        let shared = shared.clone();
         // In a box, since hyper and tokio move it several times.
         Box::pin(async move {
-            let answer = local
-                .node
-                .routes
-                .answer(request, &local.counters, &local.phase);
+            let (local, closing) = &*shared;
+            let answer = local.node.routes.answer(request, local, closing);
             Ok::<_, Infallible>(answer.await)
         })
     });
@@ -110,6 +110,7 @@ where
     }
     // No new calls (GOAWAY), and those in flight go on. A drain has a bound of its own.
     connection.as_mut().graceful_shutdown();
+    closing.cancel();
     let draining = phase.draining.is_cancelled();
     let grace = (!draining).then_some(limits.max_connection_age_grace);
     tokio::select! {

@@ -4,11 +4,17 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::cluster::ClusterService;
 use crate::counter::CounterService;
 use crate::sum::SumService;
 
 /// The names that health is reported for.
-const NAMES: [&str; 3] = ["", SumService::NAME, CounterService::NAME];
+const NAMES: [&str; 4] = [
+    "",
+    SumService::NAME,
+    CounterService::NAME,
+    ClusterService::NAME,
+];
 
 pub(super) struct Health {
     reporter: HealthReporter,

@@ -8,18 +8,20 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 use tracing::debug;
 
-use super::Phase;
 use super::body::{Inner, ResponseBody};
 use super::call::{self, Bounds, Calls};
 use super::health::Health;
 use super::limits::Limits;
 use super::request::RequestBody;
 use super::stream;
+use super::worker::Local;
+use crate::cluster::{self, ClusterService, PeerService};
 use crate::counter::{self, CounterService};
 use crate::grpc;
 use crate::proto;
@@ -73,15 +75,17 @@ impl Routes {
         }
     }
 
+    /// Answers a request. Once `closing` is cancelled, its connection takes no new ones.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        counters: &CounterService,
-        phase: &Phase,
+        local: &Local,
+        closing: &CancellationToken,
     ) -> Response<ResponseBody> {
         if let Some(refusal) = refuse(&request) {
             return refusal;
         }
+        let phase = &local.phase;
         let timeout = match call::timeout(request.headers()) {
             Ok(timeout) => timeout,
             Err(status) => return status.into_http(),
@@ -106,7 +110,23 @@ impl Routes {
                 _ => &phase.ending,
             };
             let bounds = Bounds { deadline, shutdown };
-            let answer = pin!(counters.call(method, body, &phase.draining));
+            let answer = pin!(local.counters.call(method, body, &phase.draining));
+            self.answer_ours(&parts.headers, answer, bounds).await
+        } else if let Some(method) = ClusterService::method(path) {
+            let shutdown = match method {
+                cluster::Method::Watch => &phase.draining,
+                cluster::Method::List => &phase.ending,
+            };
+            let bounds = Bounds { deadline, shutdown };
+            // In a box, for it is rarely called.
+            let answer = Box::pin(local.node.cluster.call(method, body));
+            self.answer_ours(&parts.headers, answer, bounds).await
+        } else if let (Some(peers), true) = (&local.peers, PeerService::is_method(path)) {
+            let bounds = Bounds {
+                deadline,
+                shutdown: &phase.ending,
+            };
+            let answer = pin!(async { peers.call(body, closing) });
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
             // These calls have no end of their own (a health watch), so they end where draining begins.

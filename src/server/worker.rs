@@ -16,6 +16,7 @@ use tracing::debug;
 use super::connection;
 use super::listener::Socket;
 use super::{Node, Phase};
+use crate::cluster::PeerService;
 use crate::counter::CounterService;
 
 /// A connection on its way to a worker, counted as one of the server and one of the worker.
@@ -133,15 +134,18 @@ pub(super) struct Local {
     pub(super) node: Arc<Node>,
     pub(super) phase: Phase,
     pub(super) counters: CounterService,
+    pub(super) peers: Option<PeerService>,
 }
 
 async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) {
     let phase = node.phase.child();
     let counters = node.counters.for_this_runtime();
+    let peers = node.peers.as_ref().map(PeerService::for_this_runtime);
     let local = Arc::new(Local {
         node,
         phase,
         counters,
+        peers,
     });
     let dropping = &local.phase.dropping;
     while let Some(Some(handover)) = dropping.run_until_cancelled(received.recv()).await {

@@ -1,6 +1,7 @@
 //! sumd from the outside: through its port, its command line and its signals.
 
 mod calls;
+mod cluster;
 mod counters;
 mod crash;
 mod damage;

@@ -45,6 +45,11 @@ pub struct TestServer {
 impl TestServer {
     /// Starts a server with the flags of `sumd serve`.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, |server| server).await
+    }
+
+    /// The same, with more than the command line can say.
+    pub async fn start_with(flags: &[&str], with: impl FnOnce(Server) -> Server) -> Self {
         let head = [
             "sumd",
             "serve",
@@ -68,6 +73,7 @@ impl TestServer {
         let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, counters)
             .await
             .expect("port 0 is always free");
+        let server = with(server);
         let address = server.addresses()[0].to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async {

@@ -16,6 +16,7 @@ async fn sums() {
     let list = ask(&[], "list").await.out;
     for service in [
         "grpc.health.v1.Health",
+        "sum.v1.ClusterService",
         "sum.v1.CounterService",
         "sum.v1.SumService",
     ] {

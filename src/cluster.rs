@@ -1,0 +1,18 @@
+//! The nodes of a cluster: who they are, whose lanes are whose, and what they ask of each other.
+//!
+//! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
+
+mod forward;
+mod members;
+mod node;
+mod ownership;
+mod service;
+mod view;
+
+pub use forward::{
+    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers, Reply,
+};
+pub use members::{DEFAULT_TTL, JoinError, Members, Options};
+pub use node::{InvalidNode, Node};
+pub use service::{ClusterService, Method};
+pub use view::View;

@@ -1,0 +1,351 @@
+//! The calls for one peer: those that wait, and those that it has not answered.
+//!
+//! Callers, the stream that takes calls and the task that brings answers are all on one thread, so the lock is never waited
+//! for.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::call::{Answer, Call, Doubt, ForwardError, NotSent};
+use super::{
+    MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
+};
+use crate::proto::sumd::cluster::v1 as proto;
+use crate::status;
+
+/// What a caller is told.
+pub(super) type Outcome = Result<Answer, ForwardError>;
+
+/// Sweeps after which nobody waits for an answer any more.
+const ANSWER_SWEEPS: u32 = 40;
+/// Sweeps after which a sign of life is sent where nothing else was: well before either side takes the stream for idle.
+const IDLE_SWEEPS: u32 = 40;
+
+pub(super) struct Line(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// Which connection it is: what an earlier one still asks for, it does not get.
+    epoch: u64,
+    /// The first message has been sent, with the version.
+    greeted: bool,
+    /// A message is to be sent, with or without calls.
+    sign_of_life: bool,
+    waiting: VecDeque<Waiting>,
+    flying: Flying,
+    /// The payloads of both.
+    bytes: usize,
+    sweeps: u32,
+    /// The sweep before which the last message was sent.
+    last_sent: u32,
+    /// Of the stream that takes calls.
+    waker: Option<Waker>,
+}
+
+/// What becomes of a call now.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// It is refused, for there is no connection.
+    #[default]
+    Shut,
+    /// It is taken.
+    Open,
+    /// It is refused, and the stream ends. Answers still come.
+    Closing,
+}
+
+struct Waiting {
+    call: Call,
+    caller: oneshot::Sender<Outcome>,
+    since: u32,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state().phase == Phase::Open
+    }
+
+    /// Queues a call.
+    pub(super) fn push(&self, call: Call) -> Result<oneshot::Receiver<Outcome>, NotSent> {
+        if call.payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(NotSent::TooLarge);
+        }
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(NotSent::NotConnected);
+        }
+        let calls = state.waiting.len() + state.flying.count;
+        let bytes = state.bytes + call.payload.len();
+        if calls >= MAX_CALLS || bytes > MAX_CALLS_BYTES {
+            return Err(NotSent::Full);
+        }
+        state.bytes = bytes;
+        let (caller, outcome) = oneshot::channel();
+        let since = state.sweeps;
+        state.waiting.push_back(Waiting {
+            call,
+            caller,
+            since,
+        });
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(outcome)
+    }
+
+    /// Begins a connection, which takes no calls yet. Gives its number.
+    pub(super) fn begin(&self) -> u64 {
+        self.fail();
+        let mut state = self.state();
+        state.epoch += 1;
+        state.greeted = false;
+        state.epoch
+    }
+
+    /// Takes calls from now on.
+    pub(super) fn open(&self) {
+        self.state().phase = Phase::Open;
+    }
+
+    /// Takes no more calls, and ends the stream of them. Those that were not sent are told so, and those that were are
+    /// still waited for.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.phase = Phase::Closing;
+        state.refuse_waiting(NotSent::NotConnected);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The connection is no more.
+    pub(super) fn fail(&self) {
+        let mut state = self.state();
+        state.phase = Phase::Shut;
+        // An earlier stream that is still asking gets nothing.
+        state.epoch += 1;
+        state.refuse_waiting(NotSent::NotConnected);
+        for flown in state.flying.take_all() {
+            tell(flown.caller, Err(ForwardError::Unknown(Doubt::Broken)));
+        }
+        state.bytes = 0;
+    }
+
+    /// The next message of a connection: all that waits, up to a bound. `None` at its end.
+    pub(super) fn poll_message(
+        &self,
+        epoch: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<proto::ForwardRequest>> {
+        let mut state = self.state();
+        if state.epoch != epoch {
+            return Poll::Ready(None);
+        }
+        let calls = state.take_waiting();
+        let greeting = !std::mem::replace(&mut state.greeted, true);
+        let sign_of_life = std::mem::take(&mut state.sign_of_life);
+        if calls.is_empty() && !greeting && !sign_of_life {
+            if state.phase == Phase::Closing {
+                return Poll::Ready(None);
+            }
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.last_sent = state.sweeps;
+        Poll::Ready(Some(proto::ForwardRequest {
+            calls,
+            protocol: if greeting { PROTOCOL } else { 0 },
+        }))
+    }
+
+    /// Hands answers out. Those that nobody waits for any more are passed over.
+    pub(super) fn answered(&self, answers: Vec<proto::Answer>) {
+        let mut state = self.state();
+        for answer in answers {
+            if let Some(flown) = state.flying.take(answer.id) {
+                state.bytes -= flown.bytes;
+                tell(flown.caller, outcome(answer.result));
+            }
+        }
+    }
+
+    /// To be called now and then: ends what has waited for too long, and what nobody waits for. Gives whether anything is
+    /// left.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.sweeps = state.sweeps.wrapping_add(1);
+        let sweeps = state.sweeps;
+        let is_old = |since: u32| sweeps.wrapping_sub(since) > ANSWER_SWEEPS;
+        let is_late = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        // None is late before those in front of it are, but by a deadline: that is looked at again when it is sent.
+        while let Some(first) = state.waiting.front()
+            && (is_old(first.since) || first.caller.is_closed() || is_late(first.call.deadline))
+        {
+            let first = state.waiting.pop_front().expect("it was there");
+            state.bytes -= first.call.payload.len();
+            tell(first.caller, Err(ForwardError::NotSent(NotSent::Late)));
+        }
+        let overdue = |flown: &Flown| {
+            is_old(flown.since) || flown.caller.is_closed() || is_late(flown.deadline)
+        };
+        for flown in state.flying.take_where(overdue) {
+            state.bytes -= flown.bytes;
+            tell(flown.caller, Err(ForwardError::Unknown(Doubt::NoAnswer)));
+        }
+        if state.phase == Phase::Open && sweeps.wrapping_sub(state.last_sent) > IDLE_SWEEPS {
+            state.sign_of_life = true;
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        }
+        !state.waiting.is_empty() || state.flying.count > 0
+    }
+
+    /// Whole after each of its changes.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_waiting(&mut self) -> Vec<proto::Call> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let mut calls = Vec::with_capacity(self.waiting.len().min(MAX_CALLS));
+        let mut bytes = 0;
+        while bytes < MESSAGE_BYTES
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let Waiting { call, caller, .. } = waiting;
+            let left = call
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(now));
+            if caller.is_closed() || left.is_some_and(|left| left.is_zero()) {
+                self.bytes -= call.payload.len();
+                tell(caller, Err(ForwardError::NotSent(NotSent::Late)));
+                continue;
+            }
+            // Rounded up, since 0 is for ever.
+            let timeout_ms = left.map_or(0, |left| left.as_micros().div_ceil(1000));
+            bytes += call.payload.len() + OVERHEAD_BYTES;
+            let flown = Flown {
+                caller,
+                since: self.sweeps,
+                deadline: call.deadline,
+                bytes: call.payload.len(),
+            };
+            calls.push(proto::Call {
+                id: self.flying.put(flown),
+                kind: proto::Kind::from(call.kind).into(),
+                payload: call.payload,
+                timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
+            });
+        }
+        calls
+    }
+
+    fn refuse_waiting(&mut self, why: NotSent) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.bytes -= waiting.call.payload.len();
+            tell(waiting.caller, Err(ForwardError::NotSent(why)));
+        }
+    }
+}
+
+fn outcome(result: Option<proto::answer::Result>) -> Outcome {
+    match result {
+        Some(proto::answer::Result::Ok(answer)) => Ok(Ok(answer)),
+        Some(proto::answer::Result::Error(error)) => {
+            let status = status::from_encoded(error);
+            if status.code() == Code::Unimplemented {
+                return Err(ForwardError::NotSent(NotSent::NotKnown));
+            }
+            Ok(Err(status))
+        }
+        // Of a kind that came later.
+        None => Err(ForwardError::Unknown(Doubt::NoAnswer)),
+    }
+}
+
+/// Whoever has stopped waiting is not missed.
+fn tell(caller: oneshot::Sender<Outcome>, outcome: Outcome) {
+    let _ = caller.send(outcome);
+}
+
+/// A call that was sent.
+struct Flown {
+    caller: oneshot::Sender<Outcome>,
+    since: u32,
+    deadline: Option<Instant>,
+    bytes: usize,
+}
+
+/// Calls that were sent, by their ids: a place in the list, and above it how many calls have had that place before.
+#[derive(Default)]
+struct Flying {
+    places: Vec<(u32, Option<Flown>)>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+impl Flying {
+    fn put(&mut self, flown: Flown) -> u64 {
+        self.count += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            u32::try_from(self.places.len() - 1).expect("calls are bounded")
+        });
+        let (uses, slot) = &mut self.places[place as usize];
+        *slot = Some(flown);
+        u64::from(*uses) << 32 | u64::from(place)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Flown> {
+        let (uses, place) = ((id >> 32) as u32, (id & 0xffff_ffff) as u32);
+        let slot = self.places.get_mut(place as usize)?;
+        if slot.0 != uses {
+            return None;
+        }
+        let flown = slot.1.take()?;
+        slot.0 = slot.0.wrapping_add(1);
+        self.free.push(place);
+        self.count -= 1;
+        Some(flown)
+    }
+
+    fn take_where(&mut self, condition: impl Fn(&Flown) -> bool) -> Vec<Flown> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        let ids = self.places.iter().enumerate().filter_map(|(place, slot)| {
+            let meets = slot.1.as_ref().is_some_and(&condition);
+            meets.then(|| u64::from(slot.0) << 32 | place as u64)
+        });
+        let ids: Vec<_> = ids.collect();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
+    }
+
+    fn take_all(&mut self) -> Vec<Flown> {
+        self.take_where(|_| true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::poll_fn;
+
+use super::super::Kind;
+use super::*;
+
+type Outcomes = oneshot::Receiver<Outcome>;
+
+fn call(payload: impl Into<Bytes>) -> Call {
+    Call {
+        kind: Kind::Set,
+        payload: payload.into(),
+        deadline: None,
+    }
+}
+
+/// The next message, if there is one.
+fn message(line: &Line, epoch: u64) -> Option<proto::ForwardRequest> {
+    let next = poll_fn(|cx| line.poll_message(epoch, cx));
+    next.now_or_never().flatten()
+}
+
+fn ids(message: Option<proto::ForwardRequest>) -> Vec<u64> {
+    let calls = message.expect("a message").calls;
+    calls.into_iter().map(|call| call.id).collect()
+}
+
+fn answer(line: &Line, id: u64) {
+    let result = Some(proto::answer::Result::Ok(Bytes::new()));
+    line.answered(vec![proto::Answer { id, result }]);
+}
+
+fn error(outcome: &mut Outcomes) -> Option<ForwardError> {
+    let told = outcome.try_recv().ok()?;
+    Some(told.expect_err("there is no answer"))
+}
+
+/// A line whose connection has sent its first message.
+fn open() -> (Line, u64) {
+    let line = Line::new();
+    let epoch = line.begin();
+    assert_eq!(line.push(call("x")).err(), Some(NotSent::NotConnected));
+    assert_eq!(message(&line, epoch).map(|it| it.protocol), Some(PROTOCOL));
+    line.open();
+    (line, epoch)
+}
+
+/// An id that was used before is another one: an answer that comes late, or twice, is nobody's.
+#[test]
+fn ids_are_not_used_twice() {
+    let (line, epoch) = open();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let first = line.push(call("x")).expect("it is open");
+        let mut second = line.push(call("y")).expect("it is open");
+        let ids = ids(message(&line, epoch));
+        for stale in &seen {
+            answer(&line, *stale);
+        }
+        answer(&line, ids[0]);
+        answer(&line, ids[0]);
+        assert!(first.now_or_never().expect("answered").is_ok());
+        assert!(second.try_recv().is_err(), "nobody has answered this one");
+        answer(&line, ids[1]);
+        assert!(second.try_recv().is_ok());
+        assert!(ids.into_iter().all(|id| seen.insert(id)));
+    }
+    assert!(!line.sweep(Instant::now()), "nothing is left");
+}
+
+/// A connection that was given up takes nothing any more: it would never be sent.
+#[test]
+fn earlier_connections_get_nothing() {
+    let (line, first) = open();
+    let mut sent = line.push(call("x")).expect("it is open");
+    assert_eq!(ids(message(&line, first)).len(), 1);
+    let mut waits = line.push(call("y")).expect("it is open");
+    let second = line.begin();
+    assert_eq!(error(&mut sent), Some(ForwardError::Unknown(Doubt::Broken)));
+    let not_sent = ForwardError::NotSent(NotSent::NotConnected);
+    assert_eq!(error(&mut waits), Some(not_sent));
+    line.open();
+    let _third = line.push(call("z")).expect("it is open");
+    assert_eq!(message(&line, first), None);
+    assert_eq!(ids(message(&line, second)).len(), 1);
+}
+
+/// A message takes no more than it may, in the order in which calls came.
+#[test]
+fn messages_are_bounded() {
+    let (line, epoch) = open();
+    let payload = vec![0; MESSAGE_BYTES / 4];
+    let outcomes: Vec<_> = (0..10).map(|_| line.push(call(payload.clone()))).collect();
+    let counts: Vec<_> = (0..3).map(|_| ids(message(&line, epoch)).len()).collect();
+    assert_eq!(counts, [4, 4, 2]);
+    assert_eq!(message(&line, epoch), None);
+    drop(outcomes);
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let (line, epoch) = open();
+    let waiting: Vec<_> = (0..MAX_CALLS)
+        .map(|_| line.push(call("")).expect("there is room"))
+        .collect();
+    assert_eq!(line.push(call("")).err(), Some(NotSent::Full));
+    let ids = ids(message(&line, epoch));
+    assert_eq!(
+        line.push(call("")).err(),
+        Some(NotSent::Full),
+        "not answered yet"
+    );
+    answer(&line, ids[0]);
+    drop(waiting);
+    let large = vec![0; MAX_PAYLOAD_BYTES];
+    line.sweep(Instant::now());
+    let count = MAX_CALLS_BYTES / MAX_PAYLOAD_BYTES;
+    let all: Vec<_> = (0..count).map(|_| line.push(call(large.clone()))).collect();
+    assert!(
+        all.iter().all(Result::is_ok),
+        "what nobody waits for has gone"
+    );
+    assert_eq!(line.push(call("x")).err(), Some(NotSent::Full));
+}
+
+/// Those who have gone are not called for, and what is late is told so.
+#[test]
+fn what_is_late_is_swept_away() {
+    let (line, epoch) = open();
+    let now = Instant::now();
+    let until = |time| Call {
+        deadline: Some(now + time),
+        ..call("x")
+    };
+    drop(line.push(call("gone")));
+    let mut late = line.push(until(Duration::from_secs(5))).expect("open");
+    assert!(line.sweep(now + Duration::from_secs(4)));
+    assert!(!line.sweep(now + Duration::from_secs(5)));
+    let not_sent = ForwardError::NotSent(NotSent::Late);
+    assert_eq!(error(&mut late), Some(not_sent));
+    assert_eq!(message(&line, epoch), None);
+
+    let mut sent = line.push(until(Duration::from_secs(50))).expect("open");
+    let sent_message = message(&line, epoch).expect("a message");
+    assert!((49_000..=50_000).contains(&sent_message.calls[0].timeout_ms));
+    let mut for_ever = line.push(call("x")).expect("open");
+    assert_eq!(ids(message(&line, epoch)).len(), 1);
+    line.sweep(now + Duration::from_secs(50));
+    let no_answer = ForwardError::Unknown(Doubt::NoAnswer);
+    assert_eq!(error(&mut sent), Some(no_answer));
+    for _ in 0..=ANSWER_SWEEPS {
+        line.sweep(now);
+    }
+    assert_eq!(error(&mut for_ever), Some(no_answer));
+}
+
+/// So that neither side takes a stream for one that is not used.
+#[test]
+fn idle_connections_show_signs_of_life() {
+    let (line, epoch) = open();
+    let mut signs = 0;
+    for _ in 0..IDLE_SWEEPS * 3 + 3 {
+        line.sweep(Instant::now());
+        signs += usize::from(message(&line, epoch).is_some());
+    }
+    assert!((2..=3).contains(&signs), "{signs}");
+}
+
+/// The stream of a line that is closed ends after what was sent, and answers still come.
+#[test]
+fn closing_waits_for_answers() {
+    let (line, epoch) = open();
+    let sent = line.push(call("x")).expect("it is open");
+    let ids = ids(message(&line, epoch));
+    let mut waits = line.push(call("y")).expect("it is open");
+    line.close();
+    assert!(!line.is_open());
+    let not_sent = ForwardError::NotSent(NotSent::NotConnected);
+    assert_eq!(error(&mut waits), Some(not_sent));
+    let end = poll_fn(|cx| line.poll_message(epoch, cx)).now_or_never();
+    assert_eq!(end, Some(None));
+    answer(&line, ids[0]);
+    assert!(sent.now_or_never().expect("answered").is_ok());
+}

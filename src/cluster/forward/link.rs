@@ -1,0 +1,189 @@
+//! The connection to one peer: made, read from, and made again.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::MAX_MESSAGE_BYTES;
+use super::line::Line;
+use crate::proto::sumd::cluster::v1::peer_service_client::PeerServiceClient;
+use crate::proto::sumd::cluster::v1::{ForwardRequest, ForwardResponse};
+
+/// For a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// For the first message on it: a process that is stopped takes connections, too.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A peer that says nothing is asked this often whether it lives (HTTP/2 PING), and has that long to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Between two attempts: it grows from the one to the other.
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Between two looks at what has waited for too long.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// What a peer may send ahead.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Far above that, so that small frames are no reason to end the connection.
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+
+pub(super) struct Link {
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) line: Arc<Line>,
+    /// Nobody will call any more.
+    pub(super) retired: CancellationToken,
+}
+
+/// Why a connection could not be made.
+enum Unreachable {
+    Late,
+    Connect(tonic::transport::Error),
+    Refused(Status),
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Late => f.write_str("nothing was heard in time"),
+            Self::Connect(error) => error.fmt(f),
+            Self::Refused(status) => status.fmt(f),
+        }
+    }
+}
+
+impl Link {
+    /// Connects again and again, until the link is retired and its last call answered.
+    pub(super) async fn run(self) {
+        let _failed = FailOnDrop(self.line.clone());
+        let retired = self.retired.clone();
+        let mut failures = 0;
+        loop {
+            match retired.run_until_cancelled(self.connect()).await {
+                Some(Ok(answers)) => {
+                    info!(id = self.id, address = self.address, "connected to a node");
+                    failures = 0;
+                    let end = self.read(answers).await;
+                    info!(id = self.id, "a node has gone: {end}");
+                    self.line.fail();
+                }
+                Some(Err(error)) => {
+                    debug!(id = self.id, "cannot reach a node: {error}");
+                    self.line.fail();
+                }
+                None => {}
+            }
+            let pause = sleep(backoff(failures));
+            failures = failures.saturating_add(1);
+            if retired.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Connects, and hears from the node.
+    async fn connect(&self) -> Result<Streaming<ForwardResponse>, Unreachable> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
+        let endpoint = endpoint
+            .map_err(Unreachable::Connect)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let channel = timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
+        let channel = channel
+            .map_err(|_| Unreachable::Late)?
+            .map_err(Unreachable::Connect)?;
+        let mut client =
+            PeerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let calls = Calls {
+            epoch: self.line.begin(),
+            line: self.line.clone(),
+        };
+        let greeted = timeout(GREETING_TIMEOUT, async {
+            let mut answers = client.forward(calls).await?.into_inner();
+            match answers.message().await? {
+                Some(greeting) if !greeting.draining => Ok(answers),
+                _ => Err(Status::unavailable("it is about to stop")),
+            }
+        });
+        let answers = greeted.await.map_err(|_| Unreachable::Late)?;
+        let answers = answers.map_err(Unreachable::Refused)?;
+        self.line.open();
+        Ok(answers)
+    }
+
+    /// Hands out answers until the connection's end.
+    async fn read(&self, mut answers: Streaming<ForwardResponse>) -> Status {
+        let mut sweeps = interval(SWEEP_INTERVAL);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retiring = false;
+        loop {
+            tokio::select! {
+                biased;
+                message = answers.message() => match message {
+                    Ok(Some(message)) => {
+                        self.line.answered(message.answers);
+                        if message.draining {
+                            self.line.close();
+                        }
+                    }
+                    Ok(None) => return Status::ok("it has ended the stream"),
+                    Err(status) => return status,
+                },
+                now = sweeps.tick() => {
+                    let busy = self.line.sweep(now.max(Instant::now()));
+                    if retiring && !busy {
+                        return Status::ok("it is no member any more");
+                    }
+                }
+                () = self.retired.cancelled(), if !retiring => {
+                    retiring = true;
+                    self.line.close();
+                }
+            }
+        }
+    }
+}
+
+/// The callers of a link whose task is dropped are told.
+struct FailOnDrop(Arc<Line>);
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.fail();
+    }
+}
+
+/// Twice as long after each failure, and at random, so that the nodes do not all come back at once.
+fn backoff(failures: u32) -> Duration {
+    let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
+    longest
+        .min(MAX_BACKOFF)
+        .mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// What a connection sends.
+struct Calls {
+    line: Arc<Line>,
+    epoch: u64,
+}
+
+impl Stream for Calls {
+    type Item = ForwardRequest;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ForwardRequest>> {
+        self.line.poll_message(self.epoch, cx)
+    }
+}

@@ -1,0 +1,222 @@
+//! The answers on their way back to the node that asked.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use super::call::Answer;
+use super::{
+    MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
+};
+use crate::grpc;
+use crate::proto::sumd::cluster::v1 as proto;
+use crate::status;
+
+/// The bounds are twice what a node leaves unanswered: one that keeps to them is always read from.
+const MAX_HELD: usize = 2 * MAX_CALLS;
+const MAX_HELD_BYTES: usize = 2 * MAX_CALLS_BYTES;
+
+/// What one stream is answered, and what it has yet to be.
+pub(super) struct Outgoing(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    answers: Vec<proto::Answer>,
+    /// The first message has been sent.
+    greeted: bool,
+    /// A message is to be sent, with or without answers.
+    sign_of_life: bool,
+    /// To be said in the next message.
+    draining: bool,
+    /// Calls whose answers were not sent yet, and what they take.
+    held: usize,
+    held_bytes: usize,
+    /// How the stream ends, once all of these are sent; an error ends it at once.
+    end: Option<Status>,
+    /// Of the response.
+    sender: Option<Waker>,
+    /// Of who reads calls, and waits for room.
+    reader: Option<Waker>,
+}
+
+impl Outgoing {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::default()))
+    }
+
+    /// A call has come: it will be answered by what this gives.
+    pub(super) fn reply(self: &Arc<Self>, id: u64, bytes: usize) -> Reply {
+        let mut state = self.state();
+        state.held += 1;
+        state.held_bytes += bytes;
+        Reply {
+            outgoing: self.clone(),
+            id,
+            bytes,
+            sent: false,
+        }
+    }
+
+    /// Waits until there is room for a message of calls.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.held < MAX_HELD && state.held_bytes < MAX_HELD_BYTES {
+            return Poll::Ready(());
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(super) fn sign_of_life(&self) {
+        self.change(|state| state.sign_of_life = true);
+    }
+
+    pub(super) fn say_draining(&self) {
+        self.change(|state| state.draining = true);
+    }
+
+    pub(super) fn end(&self, end: Status) {
+        self.change(|state| state.end = Some(end));
+    }
+
+    /// The next message, framed: all answers that are there, up to a bound. Or how the stream ends.
+    pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        let mut state = self.state();
+        if let Some(end) = &state.end
+            && (end.code() != Code::Ok || state.held == 0)
+        {
+            return Poll::Ready(Err(end.clone()));
+        }
+        let greeting = !std::mem::replace(&mut state.greeted, true);
+        let sign_of_life = std::mem::take(&mut state.sign_of_life);
+        let draining = std::mem::take(&mut state.draining);
+        if state.answers.is_empty() && !greeting && !sign_of_life && !draining {
+            state.sender = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let mut bytes = 0;
+        let fit = state.answers.iter().take_while(|answer| {
+            let fits = bytes < MESSAGE_BYTES;
+            bytes += size(answer) + OVERHEAD_BYTES;
+            fits
+        });
+        let fit = fit.count();
+        let answers: Vec<_> = if fit == state.answers.len() {
+            std::mem::take(&mut state.answers)
+        } else {
+            state.answers.drain(..fit).collect()
+        };
+        state.held -= answers.len();
+        state.held_bytes -= answers.iter().map(size).sum::<usize>();
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        let message = proto::ForwardResponse {
+            answers,
+            protocol: if greeting { PROTOCOL } else { 0 },
+            draining,
+        };
+        let mut framed = BytesMut::new();
+        grpc::put_message(&message, &mut framed);
+        Poll::Ready(Ok(framed.freeze()))
+    }
+
+    fn answer(&self, id: u64, request_bytes: usize, answer: Answer) {
+        let result = match answer {
+            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => Err(status::with_reason(
+                Code::Internal,
+                "the answer is too large for the node that was asked",
+                "ANSWER_TOO_LARGE",
+                &[status::unknown()],
+            )),
+            answer => answer,
+        };
+        let result = match result {
+            Ok(answer) => proto::answer::Result::Ok(answer),
+            Err(error) => {
+                proto::answer::Result::Error(status::to_proto(&error).encode_to_vec().into())
+            }
+        };
+        let answer = proto::Answer {
+            id,
+            result: Some(result),
+        };
+        self.change(|state| {
+            state.held_bytes = state.held_bytes - request_bytes + size(&answer);
+            state.answers.push(answer);
+        });
+    }
+
+    /// Changes something, and has it sent.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let sender = state.sender.take();
+        drop(state);
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+    }
+
+    /// Whole after each of its changes.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(answer: &proto::Answer) -> usize {
+    match &answer.result {
+        Some(proto::answer::Result::Ok(bytes) | proto::answer::Result::Error(bytes)) => bytes.len(),
+        None => 0,
+    }
+}
+
+/// Where the answer to one call goes. Where it is dropped without one, the caller is told that nobody knows.
+pub struct Reply {
+    outgoing: Arc<Outgoing>,
+    id: u64,
+    /// Of the request.
+    bytes: usize,
+    sent: bool,
+}
+
+impl Reply {
+    /// Answers the call, from any thread. It never waits.
+    pub fn send(mut self, answer: Answer) {
+        self.sent = true;
+        self.outgoing.answer(self.id, self.bytes, answer);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.sent {
+            let lost = status::with_reason(
+                Code::Internal,
+                "the node that was asked has lost the call",
+                "CALL_LOST",
+                &[status::unknown()],
+            );
+            self.outgoing.answer(self.id, self.bytes, Err(lost));
+        }
+    }
+}
+
+/// The messages of a response, and its end.
+pub(super) fn poll_frame(
+    outgoing: &Outgoing,
+    cx: &mut Context<'_>,
+) -> Poll<http_body::Frame<Bytes>> {
+    Poll::Ready(match ready!(outgoing.poll_message(cx)) {
+        Ok(message) => http_body::Frame::data(message),
+        Err(end) => http_body::Frame::trailers(status::trailers(&end)),
+    })
+}
+
+#[cfg(test)]
+mod tests;

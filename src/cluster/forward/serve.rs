@@ -1,0 +1,187 @@
+//! `sumd.cluster.v1.PeerService`: takes calls from other nodes.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
+
+use super::MAX_MESSAGE_BYTES;
+use super::call::{Call, Kind};
+use super::outgoing::{self, Outgoing, Reply};
+use crate::grpc::{self, Messages, ResponseBody};
+use crate::proto::sumd::cluster::v1 as proto;
+use crate::status;
+
+/// Who carries out what other nodes hand on. It does so by itself, whoever it takes for the owner of the lane: a call is
+/// handed on once.
+pub trait Executor: Send + Sync {
+    /// Begins a call, and comes back at once. The answer may come later, from any thread.
+    fn execute(&self, call: Call, reply: Reply);
+
+    /// The same, for calls on the runtime that this is called on.
+    fn for_this_runtime(&self) -> Arc<dyn Executor>;
+}
+
+/// The service; it has one method, `Forward`.
+#[derive(Clone)]
+pub struct PeerService {
+    executor: Arc<dyn Executor>,
+}
+
+impl PeerService {
+    /// The service's full name.
+    pub const NAME: &str = "sumd.cluster.v1.PeerService";
+
+    /// The service, for an executor.
+    #[must_use]
+    pub fn new(executor: Arc<dyn Executor>) -> Self {
+        Self { executor }
+    }
+
+    /// The same service, for callers on the runtime that this is called on.
+    #[must_use]
+    pub fn for_this_runtime(&self) -> Self {
+        Self::new(self.executor.for_this_runtime())
+    }
+
+    /// Whether a request's path asks for the method of this service.
+    #[must_use]
+    pub fn is_method(path: &str) -> bool {
+        path == "/sumd.cluster.v1.PeerService/Forward"
+    }
+
+    /// Answers one stream of calls. Once `closing` is cancelled, the other node is asked to end it. A call that has begun
+    /// is seen through whatever becomes of the stream.
+    pub fn call<B>(&self, request: B, closing: &CancellationToken) -> Response<ResponseBody>
+    where
+        B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+    {
+        let outgoing = Outgoing::new();
+        let reader = Reader {
+            messages: Messages::new(request, MAX_MESSAGE_BYTES),
+            outgoing: outgoing.clone(),
+            executor: self.executor.clone(),
+            closing: closing.clone(),
+        };
+        grpc::stream_body(Answers {
+            outgoing,
+            _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())),
+        })
+    }
+}
+
+/// Reads calls, and has them carried out.
+struct Reader<B> {
+    messages: Messages<B>,
+    outgoing: Arc<Outgoing>,
+    executor: Arc<dyn Executor>,
+    closing: CancellationToken,
+}
+
+impl<B> Reader<B>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+{
+    async fn run(mut self) {
+        // Where the executor panics, the other node is told so.
+        let mut end = EndOnDrop {
+            outgoing: self.outgoing.clone(),
+            end: status::with_reason(
+                Code::Internal,
+                "the server failed on a call; its log says where",
+                "PANIC",
+                &[status::unknown()],
+            ),
+        };
+        end.end = match self.read().await {
+            Ok(()) => Status::ok(""),
+            Err(status) => status,
+        };
+    }
+
+    async fn read(&mut self) -> Result<(), Status> {
+        let mut told = false;
+        loop {
+            poll_fn(|cx| self.outgoing.poll_room(cx)).await;
+            let message = tokio::select! {
+                biased;
+                message = self.messages.next::<proto::ForwardRequest>() => message?,
+                () = self.closing.cancelled(), if !told => {
+                    told = true;
+                    self.outgoing.say_draining();
+                    continue;
+                }
+            };
+            match message {
+                Some(message) if message.calls.is_empty() => self.outgoing.sign_of_life(),
+                Some(message) => self.execute(message.calls),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn execute(&self, calls: Vec<proto::Call>) {
+        let now = Instant::now();
+        for call in calls {
+            let reply = self.outgoing.reply(call.id, call.payload.len());
+            let Some(kind) = Kind::from_number(call.kind) else {
+                reply.send(Err(not_known(call.kind)));
+                continue;
+            };
+            let timeout = Duration::from_millis(call.timeout_ms.into());
+            let call = Call {
+                kind,
+                payload: call.payload,
+                deadline: (!timeout.is_zero()).then(|| now + timeout),
+            };
+            self.executor.execute(call, reply);
+        }
+    }
+}
+
+fn not_known(kind: i32) -> Status {
+    status::with_reason(
+        Code::Unimplemented,
+        format!("this version does not know calls of kind {kind}"),
+        "UNKNOWN_KIND",
+        &[status::not_applied()],
+    )
+}
+
+struct EndOnDrop {
+    outgoing: Arc<Outgoing>,
+    end: Status,
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.outgoing.end(self.end.clone());
+    }
+}
+
+/// The response, and who reads the request for as long as it is there.
+struct Answers {
+    outgoing: Arc<Outgoing>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+impl Body for Answers {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        outgoing::poll_frame(&self.outgoing, cx).map(|frame| Some(Ok(frame)))
+    }
+}

@@ -1,0 +1,220 @@
+//! Keeps a node's key where others find it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::super::{Node, View};
+use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
+use crate::store::etcd::client::{Client, Error, Lease, Outcome, Refusal, at_revision, get};
+
+/// For one answer of etcd's.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two attempts to be found.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// What a node wants of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Serve,
+    Drain,
+    Leave { deadline: Instant },
+}
+
+/// What the others can know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is not found, or not as it is now; and why, where that is known.
+    Out(Option<Problem>),
+    In {
+        draining: bool,
+    },
+    /// For good.
+    Left,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    Taken { address: String },
+    Etcd(Error),
+}
+
+impl State {
+    pub(super) fn problem(&self) -> Option<Problem> {
+        match self {
+            Self::Out(problem) => problem.clone(),
+            Self::In { .. } | Self::Left => None,
+        }
+    }
+}
+
+impl Problem {
+    /// It is for people to solve.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Taken { .. } => false,
+            Self::Etcd(error) => !error.is_passing() && !is_lost(error),
+        }
+    }
+}
+
+pub(super) struct Registrar {
+    pub(super) client: Client,
+    pub(super) key: Bytes,
+    pub(super) node: Node,
+    pub(super) ttl: Duration,
+    pub(super) wish: watch::Receiver<Wish>,
+    pub(super) state: watch::Sender<State>,
+    pub(super) view: watch::Receiver<Arc<View>>,
+}
+
+impl Registrar {
+    pub(super) async fn run(mut self) {
+        let mut lease = None;
+        loop {
+            let wish = *self.wish.borrow_and_update();
+            if let Wish::Leave { deadline } = wish {
+                self.leave(lease, deadline).await;
+                return;
+            }
+            self.node.draining = wish == Wish::Drain;
+            match self.register(&mut lease).await {
+                Ok(revision) => {
+                    let draining = self.node.draining;
+                    self.state.send_replace(State::In { draining });
+                    self.rest(&mut lease, revision).await;
+                }
+                Err(problem) => {
+                    self.failed(problem);
+                    tokio::select! {
+                        () = sleep(RETRY_DELAY) => {}
+                        _ = self.wish.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing is to be done until something changes.
+    async fn rest(&mut self, held: &mut Option<Lease>, revision: i64) {
+        let Some(lease) = held else { return };
+        let id = &self.node.id;
+        // Somebody may have deleted the key, or another node of this id and address gone with it.
+        let is_gone = |view: &Arc<View>| view.revision() >= revision && view.node(id).is_none();
+        let gone = async {
+            // Who watches does so for as long as the node takes part.
+            let _ = self.view.wait_for(is_gone).await;
+        };
+        tokio::select! {
+            () = lease.lost() => *held = None,
+            () = gone => warn!("the node's key has gone, with its lease still there"),
+            _ = self.wish.changed() => {}
+        }
+    }
+
+    /// Writes the key as it should be, and gives the revision of that. Whatever became of earlier attempts, this one looks
+    /// first.
+    async fn register(&self, held: &mut Option<Lease>) -> Result<i64, Problem> {
+        let deadline = || Instant::now() + ANSWER_TIMEOUT;
+        if held
+            .as_ref()
+            .is_none_or(|lease| lease.held_until().is_none())
+        {
+            let granted = self.client.grant(self.ttl, deadline()).await;
+            *held = Some(granted.map_err(Problem::Etcd)?);
+        }
+        let lease = held.as_ref().map_or(0, Lease::id);
+        let found = self.client.range(get(self.key.clone()), deadline()).await;
+        let found = found.map_err(Problem::Etcd)?.kvs.into_iter().next();
+        let value = self.node.to_value();
+        let mut expected = 0;
+        if let Some(found) = found {
+            if found.lease == lease && found.value == value {
+                return Ok(found.mod_revision);
+            }
+            // What is no node's is nobody's.
+            let other = Node::from_value(&found.value).ok();
+            let other = other.filter(|other| other.address != self.node.address);
+            if let Some(other) = other.filter(|_| found.lease != lease) {
+                let address = other.address;
+                return Err(Problem::Taken { address });
+            }
+            expected = found.mod_revision;
+        }
+        let put = PutRequest {
+            key: self.key.clone(),
+            value: value.into(),
+            lease,
+            ..PutRequest::default()
+        };
+        let request = TxnRequest {
+            compare: vec![at_revision(self.key.clone(), expected)],
+            success: vec![put.into()],
+            failure: Vec::new(),
+        };
+        match self.client.txn(request, deadline()).await {
+            Ok(done) if done.succeeded => {
+                info!(
+                    id = self.node.id,
+                    draining = self.node.draining,
+                    "registered"
+                );
+                Ok(done.header.map_or(0, |header| header.revision))
+            }
+            // Somebody was faster: it is looked at again.
+            Ok(_) => Err(Problem::Etcd(raced())),
+            Err(error) => {
+                if is_lost(&error) {
+                    *held = None;
+                }
+                Err(Problem::Etcd(error))
+            }
+        }
+    }
+
+    /// Says so once for each problem.
+    fn failed(&self, problem: Problem) {
+        self.state.send_if_modified(|state| {
+            let known = state.problem();
+            match &problem {
+                Problem::Taken { address } if known.as_ref() != Some(&problem) => {
+                    warn!(id = self.node.id, address, "another node of this id lives");
+                }
+                Problem::Etcd(error) if known.is_none() => warn!("cannot register: {error}"),
+                _ => debug!("cannot register: {problem:?}"),
+            }
+            *state = State::Out(Some(problem));
+            true
+        });
+    }
+
+    async fn leave(&self, lease: Option<Lease>, deadline: Instant) {
+        if let Some(lease) = lease
+            && let Err(error) = lease.revoke(deadline).await
+        {
+            warn!("the node's lease has to run out by itself: {error}");
+            self.state
+                .send_replace(State::Out(Some(Problem::Etcd(error))));
+            return;
+        }
+        self.state.send_replace(State::Left);
+    }
+}
+
+fn is_lost(error: &Error) -> bool {
+    error.outcome == Outcome::Definite(Refusal::LeaseNotFound)
+}
+
+/// Passes by itself.
+fn raced() -> Error {
+    Error {
+        outcome: Outcome::Definite(Refusal::Overloaded),
+        endpoint: None,
+        code: None,
+        message: "the node's key has changed meanwhile".to_owned(),
+    }
+}

@@ -1,0 +1,146 @@
+//! `sum.v1.ClusterService`: which nodes there are.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::{Node, View};
+use crate::grpc::{self, Messages, Replies, ResponseBody};
+use crate::proto::sum::v1::{
+    self as proto, ListNodesRequest, ListNodesResponse, NodeHealth, WatchNodesRequest,
+    WatchNodesResponse,
+};
+
+/// Requests say nothing, but for what later versions may add.
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
+
+/// A method of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// All nodes.
+    List,
+    /// All nodes, and whenever that changes.
+    Watch,
+}
+
+/// The service, over what a node has heard.
+#[derive(Clone)]
+pub struct ClusterService {
+    view: watch::Receiver<Arc<View>>,
+    /// Of a node that is alone.
+    own: Option<watch::Sender<Arc<View>>>,
+}
+
+impl ClusterService {
+    /// The service's full name, as health checks and reflection know it.
+    pub const NAME: &str = "sum.v1.ClusterService";
+
+    /// Tells of the nodes of a cluster.
+    #[must_use]
+    pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
+        Self { view, own: None }
+    }
+
+    /// Tells of a node that is alone, and owns the only lane.
+    #[must_use]
+    pub fn alone(node: Node) -> Self {
+        let (own, view) = watch::channel(Arc::new(View::new(1, vec![node], 1)));
+        let own = Some(own);
+        Self { view, own }
+    }
+
+    /// A node that is alone says that it is about to stop. One of a cluster has [told all](super::Members) before.
+    pub fn announce_draining(&self) {
+        let Some(own) = &self.own else { return };
+        own.send_modify(|view| {
+            let nodes = view.nodes().iter().cloned();
+            let nodes = nodes.map(|node| Node {
+                draining: true,
+                ..node
+            });
+            *view = Arc::new(View::new(
+                view.revision() + 1,
+                nodes.collect(),
+                view.lanes(),
+            ));
+        });
+    }
+
+    /// The method that a request's path asks for, if it is one of this service.
+    #[must_use]
+    pub fn method(path: &str) -> Option<Method> {
+        match path.strip_prefix("/sum.v1.ClusterService/")? {
+            "ListNodes" => Some(Method::List),
+            "WatchNodes" => Some(Method::Watch),
+            _ => None,
+        }
+    }
+
+    /// Answers one call. An error of `request` becomes the call's status.
+    pub async fn call<B>(&self, method: Method, request: B) -> Response<ResponseBody>
+    where
+        B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+    {
+        let mut messages = Messages::new(request, MAX_MESSAGE_BYTES);
+        let answer = match method {
+            Method::List => messages.only().await.map(|ListNodesRequest {}| self.list()),
+            Method::Watch => messages.only().await.map(|WatchNodesRequest {}| {
+                let view = self.view.clone();
+                grpc::stream(move |replies| tell(view, replies))
+            }),
+        };
+        answer.unwrap_or_else(Status::into_http)
+    }
+
+    fn list(&self) -> Response<ResponseBody> {
+        let view = self.view.borrow().clone();
+        grpc::unary(&ListNodesResponse {
+            nodes: nodes(&view),
+            total_lanes: view.lanes().into(),
+            revision: view.revision(),
+        })
+    }
+}
+
+/// Sends all nodes, as often as there is news and somebody to take it.
+async fn tell(mut view: watch::Receiver<Arc<View>>, replies: Replies) -> Result<(), Status> {
+    loop {
+        let room = replies.room().await;
+        let now = view.borrow_and_update().clone();
+        room.send(&WatchNodesResponse {
+            nodes: nodes(&now),
+            total_lanes: now.lanes().into(),
+            revision: now.revision(),
+        });
+        if view.changed().await.is_err() {
+            // There will be no news.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn nodes(view: &View) -> Vec<proto::Node> {
+    let nodes = view.nodes().iter();
+    nodes.map(|node| to_proto(node, view)).collect()
+}
+
+fn to_proto(node: &Node, view: &View) -> proto::Node {
+    let lanes = view.lanes_of(&node.id).count();
+    let health = if node.draining {
+        NodeHealth::Draining
+    } else {
+        NodeHealth::Serving
+    };
+    proto::Node {
+        id: node.id.clone(),
+        address: node.address.clone(),
+        version: node.version.clone(),
+        start_time: Some(node.started),
+        lanes: u32::try_from(lanes).expect("lanes are numbered with sixteen bits"),
+        health: health.into(),
+    }
+}
