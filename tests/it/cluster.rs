@@ -3,6 +3,7 @@
 mod forward;
 mod members;
 mod service;
+mod together;
 
 use std::time::Duration;
 
