@@ -4,7 +4,7 @@ mod cluster;
 mod counter;
 mod store;
 
-pub use cluster::{ClusterCommand, StatusOptions};
+pub use cluster::{ClusterCommand, NodeOptions, StatusOptions};
 pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
@@ -86,6 +86,10 @@ pub struct ServeOptions {
     /// Where counters are.
     #[command(flatten)]
     pub store: StoreOptions,
+
+    /// What this node tells of itself.
+    #[command(flatten)]
+    pub node: NodeOptions,
 
     /// What is remembered.
     #[command(flatten)]

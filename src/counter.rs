@@ -4,11 +4,14 @@
 
 mod convert;
 mod error;
+mod operation;
 mod page_token;
+mod peers;
 mod read;
 mod record;
 mod service;
 mod watch;
 mod wire;
 
+pub use peers::{Executor, Forwarding};
 pub use service::{CounterService, Method};

@@ -302,6 +302,30 @@ impl Lanes {
         answer.await.unwrap_or_else(|_| lost())
     }
 
+    /// The same, for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its
+    /// requests were made in this lane.
+    pub fn execute_then(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        done: impl FnOnce(Result<Decided>) + Send + 'static,
+    ) {
+        let weight = request.operation.weight() + 1;
+        let room = if request.operation.is_bulk() {
+            &self.shared.room.bulk
+        } else {
+            &self.shared.room.singles
+        };
+        let Ok(permit) = room.try_acquire_many(permits(weight)) else {
+            return done(Err(LaneError::Overloaded));
+        };
+        permit.forget();
+        let waiter = Waiter::Then(Box::new(done));
+        if let Err((Waiter::Then(done), error)) = self.try_send(lane, request, waiter, weight) {
+            done(Err(error));
+        }
+    }
+
     fn submit(&self, lane: LaneNumber, request: Request, waiter: Waiter) -> Result<()> {
         let weight = request.operation.weight();
         let permit = self.shared.room.singles.try_acquire_many(permits(weight));
@@ -333,6 +357,17 @@ impl Lanes {
         waiter: Waiter,
         weight: usize,
     ) -> Result<()> {
+        let sent = self.try_send(lane, request, waiter, weight);
+        sent.map_err(|(_, error)| error)
+    }
+
+    fn try_send(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        waiter: Waiter,
+        weight: usize,
+    ) -> std::result::Result<(), (Waiter, LaneError)> {
         let shared = &self.shared;
         let queue = shared.queues[lane as usize].get_or_init(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
@@ -346,7 +381,8 @@ impl Lanes {
             desk: self.desk,
             weight,
         };
-        queue.send(job).map_err(|_| LaneError::Closed)
+        let sent = queue.send(job);
+        sent.map_err(|unsent| (unsent.0.waiter, LaneError::Closed))
     }
 }
 

@@ -1,30 +1,18 @@
 //! The `sumd` command: parse, start, exit code.
 
-use std::error::Error;
+mod serve;
+
 use std::fmt::Display;
 use std::io::{self, Write as _};
-use std::num::NonZeroUsize;
 use std::path::Path;
-use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::thread;
 
 use clap::Parser as _;
 use sumd::client;
 use sumd::config::{BackupOptions, Command, Config, RestoreOptions, ServeOptions, StoreAddress};
-use sumd::counter::CounterService;
-use sumd::lane;
-use sumd::server::Server;
-use sumd::store::Store;
-use sumd::store::etcd::EtcdStore;
-use sumd::store::etcd::client::Client;
-use sumd::store::sqlite::{self, SqliteStore, ToolError};
+use sumd::store::sqlite::{self, ToolError};
 use sumd::telemetry;
-use tokio::runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::error;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -82,8 +70,7 @@ async fn serve(options: ServeOptions) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     telemetry::init(&options.log);
-    allow_files(options.limits.max_connections);
-    match try_serve(options).await {
+    match serve::run(options).await {
         Ok(code) => code,
         Err(error) => {
             error!("{error}");
@@ -95,113 +82,6 @@ async fn serve(options: ServeOptions) -> ExitCode {
 fn not_on_etcd(command: &str) -> ExitCode {
     eprintln!("sumd: {command} is for sqlite: as yet");
     ExitCode::from(USAGE)
-}
-
-type StartResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// Opens the store, and begins to serve its lanes.
-async fn open(options: &ServeOptions) -> StartResult<lane::Running> {
-    let bounds = options.memory.bounds();
-    let mut runtime = runtime::Builder::new_current_thread();
-    match options.store.address() {
-        StoreAddress::Sqlite(path) => {
-            let recent_bytes = options.memory.recent_bytes();
-            let store = async move {
-                let store = SqliteStore::open(&path, recent_bytes)?;
-                Ok(Arc::new(store) as Arc<dyn Store>)
-            };
-            lane::Running::open(runtime.build()?, store, bounds).await
-        }
-        StoreAddress::Etcd(address) => {
-            let etcd = &options.store.etcd;
-            let client = Client::new(etcd.client(&address)?)?;
-            let (prefix, operations) = (etcd.etcd_prefix.clone(), etcd.etcd_max_txn_ops as usize);
-            let store = async move {
-                let store = EtcdStore::open(client, &prefix, operations).await?;
-                Ok(Arc::new(store) as Arc<dyn Store>)
-            };
-            lane::Running::open(runtime.enable_all().build()?, store, bounds).await
-        }
-    }
-}
-
-async fn try_serve(options: ServeOptions) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
-    // Before anybody is told that there is a server: who knows of it may signal it.
-    let mut signals = Signals::new()?;
-    let workers = options
-        .workers
-        .or_else(|| thread::available_parallelism().ok())
-        .unwrap_or(NonZeroUsize::MIN);
-    let mut lanes = open(&options).await?;
-    let counters = CounterService::new(lanes.lanes.clone());
-    let server = Server::bind(&options.listen, options.limits, workers, counters).await?;
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        workers,
-        "listening on {}",
-        addresses.join(", ")
-    );
-
-    let (stop, stopped) = oneshot::channel();
-    let mut running = pin!(server.run(async {
-        // Either way there is nothing more to wait for.
-        let _ = stopped.await;
-    }));
-    let failure = tokio::select! {
-        result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
-        _ = signals.next() => None,
-        failure = lanes.failure() => Some(failure),
-    };
-    let _ = stop.send(());
-    tokio::select! {
-        result = &mut running => result?,
-        signal = signals.next() => {
-            warn!("stopped at once by a second signal");
-            // What a shell reports of a process that a signal ended.
-            return Ok(ExitCode::from(128 + signal));
-        }
-    }
-    let failure = match failure {
-        // It may have failed since, with those who were drained waiting for it.
-        None => lanes.close().await.err(),
-        told => told,
-    };
-    failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
-}
-
-/// Raises the limit of open files as far as it may be, since each connection is one.
-fn allow_files(connections: u32) {
-    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
-        Ok(files) if files > u64::from(connections) => {}
-        Ok(files) => warn!(
-            files,
-            connections, "too few open files for --max-connections"
-        ),
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The number of the next signal.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => 15,
-            _ = self.interrupt.recv() => 2,
-        }
-    }
 }
 
 /// Prints a client command's answer, or why there is none.

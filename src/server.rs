@@ -114,6 +114,13 @@ impl Server {
         })
     }
 
+    /// Serves other counters than those that it was made with.
+    #[must_use]
+    pub fn with_counters(mut self, counters: CounterService) -> Self {
+        self.node.counters = counters;
+        self
+    }
+
     /// Takes part in a cluster: it tells of its nodes, and takes calls from them.
     #[must_use]
     pub fn in_cluster(mut self, cluster: ClusterService, peers: PeerService) -> Self {

@@ -1,4 +1,4 @@
-//! `sumd cluster`.
+//! `sumd cluster`, and how a node takes part in one.
 
 use clap::{Args, Subcommand};
 
@@ -17,4 +17,17 @@ pub struct StatusOptions {
     /// Which server.
     #[command(flatten)]
     pub server: ServerOptions,
+}
+
+/// What a node tells of itself, where it is one of several.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Counters on etcd")]
+pub struct NodeOptions {
+    /// Where other nodes and clients reach this one: host:port [default: the first --listen, or the host's name]
+    #[arg(long, env = "SUMD_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<String>,
+
+    /// This node's name, which no other node has [default: the host's name]
+    #[arg(long, env = "SUMD_NODE_ID", value_name = "NAME")]
+    pub node_id: Option<String>,
 }

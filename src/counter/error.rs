@@ -23,6 +23,11 @@ pub(super) enum Kind {
     Session,
 }
 
+/// A request that has no answer.
+pub(super) fn of_request(error: LaneError) -> Status {
+    lane_error(error, Kind::Request)
+}
+
 pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     match error {
         LaneError::Refused(refused) => refusal(&refused, kind),

@@ -1,27 +1,32 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+mod part;
 mod parts;
 
+pub(super) use part::{decode_part, part_answer};
+
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body::Body;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::convert::Violations;
-use super::error::{self, Kind, lane_error, read_error};
+use super::error::{Kind, lane_error, read_error};
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
 use crate::lane::{self, Decided, LaneError};
 use crate::model::{
-    Done, Failure, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Refused, Request,
+    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Refused, Request,
     SESSION_WINDOW, Session, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
 use crate::store::LaneNumber;
-use parts::Parts;
+use parts::{Parts, Whole};
 
 /// Increments in one message.
 pub(super) const MAX_INCREMENTS: usize = 1000;
@@ -39,6 +44,8 @@ struct Stream {
     answers: mpsc::UnboundedSender<Answer>,
     /// Requests to the lanes that they have not answered.
     waiting: usize,
+    /// Parts that other nodes carry out.
+    sent: FuturesUnordered<part::Sent>,
 }
 
 pub(super) async fn serve<B>(
@@ -57,14 +64,18 @@ where
         parts: None,
         answers,
         waiting: 0,
+        sent: FuturesUnordered::new(),
     };
     // How the stream ends, once what has come in before is answered.
     let mut end = None;
-    while end.is_none() || stream.waiting > 0 {
+    while end.is_none() || stream.waiting > 0 || !stream.sent.is_empty() {
         tokio::select! {
             biased;
             Some(answer) = answered.recv(), if stream.waiting > 0 => {
                 stream.reply(answer, &mut answered, &replies).await?;
+            }
+            Some(answer) = stream.sent.next(), if !stream.sent.is_empty() => {
+                stream.reply_of_part(answer, &replies).await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
             message = messages.next_encoded(), if end.is_none() && stream.has_room() => match message {
@@ -85,12 +96,17 @@ impl Stream {
 
     /// Hands a message to the lanes.
     async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
-        let message = RecordMessage::decode(message)?;
+        let encoded = message;
+        let message = match self.service.forwarding {
+            Some(_) => RecordMessage::decode_with_fields(encoded)?,
+            None => RecordMessage::decode(encoded)?,
+        };
         self.check(&message)?;
         let RecordMessage {
             sequence,
             acknowledged,
             increments,
+            fields,
             ..
         } = message;
         let is_first = self.session.is_none();
@@ -104,7 +120,11 @@ impl Stream {
             if sequence == 0 {
                 return Ok(());
             }
-            return self.split(sequence, acknowledged, increments).await;
+            let fields = part::Fields {
+                message: encoded,
+                fields: &fields,
+            };
+            return self.split(sequence, acknowledged, increments, fields).await;
         }
         if is_first {
             // What is acknowledged so far comes first.
@@ -116,21 +136,15 @@ impl Stream {
         if sequence == 0 {
             return self.ask(acknowledged).await;
         }
-        let count = increments.len();
         let record = self.record(sequence, acknowledged, Follows::TheOneBefore, increments);
-        self.enqueue(0, record, count).await
+        self.enqueue(0, record).await
     }
 
     /// Asks the only lane what is acknowledged so far.
     async fn ask(&mut self, acknowledged: u64) -> Result<(), Status> {
-        let record = self.record(
-            0,
-            acknowledged,
-            Follows::TheOneBefore,
-            Increments::default(),
-        );
-        // It may be answered with all that failed so far.
-        self.enqueue(0, record, MAX_FAILURES + MAX_INCREMENTS).await
+        let none = Increments::default();
+        let record = self.record(0, acknowledged, Follows::TheOneBefore, none);
+        self.enqueue(0, record).await
     }
 
     /// Tells what is acknowledged so far, in all lanes.
@@ -150,7 +164,7 @@ impl Stream {
             ));
         }
         let mut reply = reply();
-        add(&mut reply, acknowledged, 0, &failures);
+        add(&mut reply, acknowledged, 0, part::failures(&failures));
         replies.send(&reply).await;
         Ok(())
     }
@@ -161,6 +175,7 @@ impl Stream {
         sequence: u64,
         acknowledged: u64,
         increments: Increments,
+        fields: part::Fields<'_>,
     ) -> Result<(), Status> {
         let parts = self.parts.as_mut().expect("the first message has set it");
         let expected = parts.expected();
@@ -169,9 +184,16 @@ impl Stream {
             return Err(lane_error(gap, Kind::Session));
         }
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
-            let count = increments.len();
+            let forwarding = self.service.forwarding.as_ref();
+            if let Some(elsewhere) = forwarding.and_then(|forwarding| forwarding.elsewhere(lane)) {
+                let (session, time) = self.session.as_ref().expect("the first message has set it");
+                let payload =
+                    fields.encode((session, *time), (sequence, acknowledged), lane, &part);
+                self.sent.push(part::send(elsewhere, payload));
+                continue;
+            }
             let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
-            self.enqueue(lane, record, count).await?;
+            self.enqueue(lane, record).await?;
         }
         Ok(())
     }
@@ -214,9 +236,9 @@ impl Stream {
         acknowledged: u64,
         follows: Follows,
         increments: Increments,
-    ) -> Record {
+    ) -> Request {
         let (session, time) = self.session.clone().expect("the first message has set it");
-        Record {
+        let record = Record {
             session,
             time,
             sequence,
@@ -224,18 +246,18 @@ impl Stream {
             follows,
             contents: self.service.digests.message(&increments),
             increments,
+        };
+        Request {
+            id: None,
+            operation: Operation::Record(record),
         }
     }
 
-    async fn enqueue(
-        &mut self,
-        lane: LaneNumber,
-        record: Record,
-        count: usize,
-    ) -> Result<(), Status> {
-        let request = Request {
-            id: None,
-            operation: Operation::Record(record),
+    async fn enqueue(&mut self, lane: LaneNumber, request: Request) -> Result<(), Status> {
+        let count = match &request.operation {
+            // A question may be answered with all that failed so far.
+            Operation::Record(record) if record.sequence == 0 => MAX_FAILURES + MAX_INCREMENTS,
+            operation => operation.weight(),
         };
         let lanes = &self.service.lanes;
         let queued = lanes.enqueue(lane, request, count, self.answers.clone());
@@ -292,14 +314,33 @@ impl Stream {
             } else {
                 0
             };
-            add(reply, acknowledged, revision, &failures);
+            add(reply, acknowledged, revision, part::failures(&failures));
             return true;
         };
-        let whole = parts.durable(acknowledged, decided.revision, failures);
-        for message in &whole {
-            add(reply, message.sequence, message.revision, &message.failures);
+        let whole = parts.durable(acknowledged, decided.revision, part::failures(&failures));
+        add_whole(reply, whole)
+    }
+
+    /// Sends what comes of the answer of another node. Where that has none, the part is carried out here.
+    async fn reply_of_part(
+        &mut self,
+        (payload, answer): part::Answered,
+        replies: &Replies,
+    ) -> Result<(), Status> {
+        let Some(answer) = answer else {
+            let (lane, request) = decode_part(payload, self.service.digests)?;
+            return self.enqueue(lane, request).await;
+        };
+        let answer = answer?;
+        let Some(parts) = &mut self.parts else {
+            return Ok(());
+        };
+        let mut reply = reply();
+        let whole = parts.durable(answer.acknowledged, answer.revision, answer.failures);
+        if add_whole(&mut reply, whole) {
+            replies.send(&reply).await;
         }
-        !whole.is_empty()
+        Ok(())
     }
 }
 
@@ -314,16 +355,20 @@ fn add(
     reply: &mut RecordIncrementsResponse,
     acknowledged: u64,
     revision: i64,
-    failures: &[(u64, Failure)],
+    failures: Vec<IncrementFailure>,
 ) {
     reply.acknowledged = reply.acknowledged.max(acknowledged);
     reply.revision = reply.revision.max(revision);
-    let failures = failures.iter().map(|(sequence, failure)| IncrementFailure {
-        sequence: *sequence,
-        index: failure.index,
-        error: Some(status::to_proto(&error::failure(failure, None, false))),
-    });
     reply.failures.extend(failures);
+}
+
+/// Adds messages that are whole; `false` where there are none.
+fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
+    let any = !whole.is_empty();
+    for message in whole {
+        add(reply, message.sequence, message.revision, message.failures);
+    }
+    any
 }
 
 /// The session that a stream's first message names.

@@ -6,18 +6,20 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use prost::Message;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use uuid::Uuid;
 
-use super::error::{self, Kind, lane_error};
-use super::{convert, read, record, watch};
+use super::error;
+use super::operation::Operation;
+use super::peers::{Forwarding, malformed};
+use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
-use crate::lane::{Decided, Lanes};
-use crate::model::{Added, Digests, Done, Request};
+use crate::lane::Lanes;
+use crate::model::Digests;
 use crate::proto::sum::v1::{
-    BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
-    DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse, IncrementResult,
-    SetCounterRequest, SetCounterResponse,
+    BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
 use crate::store::{LaneNumber, Store};
 
@@ -56,6 +58,8 @@ pub struct CounterService {
     pub(super) lanes: Lanes,
     pub(super) store: Arc<dyn Store>,
     pub(super) digests: Digests,
+    /// Where there are other nodes.
+    pub(super) forwarding: Option<Forwarding>,
 }
 
 impl CounterService {
@@ -70,6 +74,24 @@ impl CounterService {
             lanes,
             digests: store.digests(),
             store,
+            forwarding: None,
+        }
+    }
+
+    /// The same service as one of several nodes'.
+    #[must_use]
+    pub fn among(self, forwarding: Forwarding) -> Self {
+        Self {
+            forwarding: Some(forwarding),
+            ..self
+        }
+    }
+
+    /// The same service as if there were no other node.
+    pub(super) fn alone(&self) -> Self {
+        Self {
+            forwarding: None,
+            ..self.clone()
         }
     }
 
@@ -78,6 +100,7 @@ impl CounterService {
     pub fn for_this_runtime(&self) -> Self {
         Self {
             lanes: self.lanes.for_this_runtime(),
+            forwarding: self.forwarding.as_ref().map(Forwarding::for_this_runtime),
             ..self.clone()
         }
     }
@@ -106,6 +129,7 @@ impl CounterService {
         &self,
         method: Method,
         request: B,
+        deadline: Option<Instant>,
         draining: &CancellationToken,
     ) -> Response<ResponseBody>
     where
@@ -114,13 +138,24 @@ impl CounterService {
         let mut messages = Messages::new(request, MAX_MESSAGE_BYTES);
         let store = &*self.store;
         let answer = match method {
-            Method::Increment => unary(messages, |request| self.increment(request)).await,
+            Method::Increment => {
+                let increment = |request: IncrementCounterRequest| self.operate(request, deadline);
+                unary(messages, increment).await
+            }
             // The others in boxes, lest this future, which is moved a few times, be as large as the largest.
             Method::BatchIncrement => {
-                Box::pin(unary(messages, |request| self.batch(request))).await
+                let batch =
+                    |request: BatchIncrementCountersRequest| self.operate(request, deadline);
+                Box::pin(unary(messages, batch)).await
             }
-            Method::Set => Box::pin(unary(messages, |request| self.set(request))).await,
-            Method::Delete => Box::pin(unary(messages, |request| self.delete(request))).await,
+            Method::Set => {
+                let set = |request: SetCounterRequest| self.operate(request, deadline);
+                Box::pin(unary(messages, set)).await
+            }
+            Method::Delete => {
+                let delete = |request: DeleteCounterRequest| self.operate(request, deadline);
+                Box::pin(unary(messages, delete)).await
+            }
             Method::Get => Box::pin(unary(messages, |request| read::get(store, request))).await,
             Method::BatchGet => {
                 Box::pin(unary(messages, |request| read::batch_get(store, request))).await
@@ -144,91 +179,50 @@ impl CounterService {
         answer.unwrap_or_else(Status::into_http)
     }
 
-    async fn increment(
+    /// Carries out an operation, here or on the node that commits its lane best.
+    async fn operate<O: Operation>(
         &self,
-        request: IncrementCounterRequest,
-    ) -> Result<IncrementCounterResponse, Status> {
-        let name = request.counter.clone();
-        let request = convert::increment(request, self.digests)?;
-        let decided = self.execute(request).await?;
-        let replayed = decided.answer.replayed;
-        match decided.answer.done {
-            Done::Incremented(Added { value, applied }) => Ok(IncrementCounterResponse {
-                value,
-                applied,
-                revision: decided.revision,
-                replayed,
-            }),
-            Done::Failed(failure) => Err(error::failure(&failure, Some(&name), false)),
-            other => unreachable!("{other:?} is no answer to an increment"),
-        }
-    }
-
-    async fn batch(
-        &self,
-        request: BatchIncrementCountersRequest,
-    ) -> Result<BatchIncrementCountersResponse, Status> {
-        let converted = convert::batch(&request, self.digests)?;
-        let decided = self.execute(converted).await?;
-        let replayed = decided.answer.replayed;
-        match decided.answer.done {
-            Done::Batch(results) => Ok(BatchIncrementCountersResponse {
-                results: results.iter().map(result).collect(),
-                revision: decided.revision,
-                replayed,
-            }),
-            Done::Failed(failure) => {
-                let failed = request.increments.get(failure.index as usize);
-                let name = failed.map(|increment| increment.counter.as_str());
-                Err(error::failure(&failure, name, true))
+        mut operation: O,
+        deadline: Option<Instant>,
+    ) -> Result<O::Answer, Status> {
+        let elsewhere = self.forwarding.as_ref().and_then(|forwarding| {
+            let lane = self.lane(operation.group());
+            forwarding.elsewhere(lane)
+        });
+        let Some(elsewhere) = elsewhere else {
+            return self.operate_here(operation).await;
+        };
+        // In a box, since this future is moved a few times, and most have no need of it.
+        let answer = Box::pin(async move {
+            let has_id = !operation.id().is_empty();
+            if !has_id {
+                // So that it happens once, whatever becomes of the other node.
+                *operation.id() = Uuid::new_v4().simple().to_string();
             }
-            other => unreachable!("{other:?} is no answer to a batch"),
-        }
+            let payload = operation.encode_to_vec().into();
+            let mut answer = match elsewhere.call(O::KIND, payload, deadline).await {
+                Some(Ok(answer)) => O::Answer::decode(answer).map_err(|error| malformed(&error)),
+                Some(Err(status)) => Err(status),
+                None => self.operate_here(operation).await,
+            };
+            if let Ok(answer) = &mut answer {
+                *O::replayed(answer) &= has_id;
+            }
+            answer
+        });
+        answer.await
     }
 
-    async fn set(&self, request: SetCounterRequest) -> Result<SetCounterResponse, Status> {
-        let request = convert::set(&request, self.digests)?;
-        let decided = self.execute(request).await?;
-        Ok(SetCounterResponse {
-            previous_value: replaced(&decided),
-            revision: decided.revision,
-            replayed: decided.answer.replayed,
-        })
-    }
-
-    async fn delete(&self, request: DeleteCounterRequest) -> Result<DeleteCounterResponse, Status> {
-        let request = convert::delete(&request, self.digests)?;
-        let decided = self.execute(request).await?;
-        Ok(DeleteCounterResponse {
-            previous_value: replaced(&decided),
-            revision: decided.revision,
-            replayed: decided.answer.replayed,
-        })
+    async fn operate_here<O: Operation>(&self, operation: O) -> Result<O::Answer, Status> {
+        let (request, context) = operation.into_request(self.digests)?;
+        let lane = self.lane(request.operation.group());
+        let decided = self.lanes.execute(lane, request).await;
+        O::answer(&context, decided.map_err(error::of_request)?)
     }
 
     /// The lane that a group's counters are in.
     pub(super) fn lane(&self, group: &str) -> LaneNumber {
         self.digests.lane(group, self.store.lanes())
-    }
-
-    async fn execute(&self, request: Request) -> Result<Decided, Status> {
-        let lane = self.lane(request.operation.group());
-        let decided = self.lanes.execute(lane, request).await;
-        decided.map_err(|error| lane_error(error, Kind::Request))
-    }
-}
-
-fn result(added: &Added) -> IncrementResult {
-    IncrementResult {
-        value: added.value,
-        applied: added.applied,
-    }
-}
-
-fn replaced(decided: &Decided) -> i64 {
-    match &decided.answer.done {
-        Done::Replaced(before) => *before,
-        other => unreachable!("{other:?} is no answer to a replacement"),
     }
 }
 

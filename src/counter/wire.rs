@@ -1,5 +1,7 @@
 //! A message of a session, straight from the wire: a generated type would be an allocation for each of its increments.
 
+use std::ops::Range;
+
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{Message as _, encoding};
@@ -18,6 +20,8 @@ pub(super) struct RecordMessage {
     pub(super) sequence: u64,
     pub(super) acknowledged: u64,
     pub(super) increments: Increments,
+    /// Where each increment is in the message, as a field of it, if that is wanted.
+    pub(super) fields: Vec<Range<usize>>,
 }
 
 /// An increment is some twenty bytes at least.
@@ -25,10 +29,18 @@ const TYPICAL_INCREMENT_BYTES: usize = 20;
 
 impl RecordMessage {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        Self::try_decode(bytes).map_err(|error| FrameError::Malformed(error.to_string()))
+        let message = Self::try_decode::<false>(bytes);
+        message.map_err(|error| FrameError::Malformed(error.to_string()))
     }
 
-    fn try_decode(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// The same, for who may have to send parts of it elsewhere.
+    pub(super) fn decode_with_fields(bytes: &[u8]) -> Result<Self, FrameError> {
+        let message = Self::try_decode::<true>(bytes);
+        message.map_err(|error| FrameError::Malformed(error.to_string()))
+    }
+
+    fn try_decode<const FIELDS: bool>(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+        let length = bytes.len();
         let context = DecodeContext::default();
         let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
         let mut message = Self {
@@ -36,6 +48,7 @@ impl RecordMessage {
             ..Self::default()
         };
         while !bytes.is_empty() {
+            let start = length - bytes.len();
             let (tag, wire_type) = decode_key(&mut bytes)?;
             match tag {
                 1 => {
@@ -55,6 +68,9 @@ impl RecordMessage {
                 5 => {
                     let increment = delimited(wire_type, &mut bytes)?;
                     push_increment(increment, &mut message.increments)?;
+                    if FIELDS {
+                        message.fields.push(start..length - bytes.len());
+                    }
                 }
                 _ => skip_field(wire_type, tag, &mut bytes, context.clone())?,
             }

@@ -14,6 +14,7 @@ use super::{Decided, Result};
 pub(super) enum Waiter {
     Single(oneshot::Sender<Result<Decided>>),
     Bulk(mpsc::UnboundedSender<Result<Decided>>),
+    Then(Box<dyn FnOnce(Result<Decided>) + Send>),
 }
 
 impl Waiter {
@@ -22,6 +23,7 @@ impl Waiter {
         match self {
             Self::Single(waiter) => drop(waiter.send(answer)),
             Self::Bulk(waiter) => drop(waiter.send(answer)),
+            Self::Then(waiter) => waiter(answer),
         }
     }
 }

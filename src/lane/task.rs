@@ -110,9 +110,10 @@ fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)
     let mut outbox = Outbox::default();
     let (mut bulk, mut singles) = (0, 0);
     for (job, answer) in jobs {
-        match job.waiter {
-            Waiter::Bulk(_) => bulk += job.weight,
-            Waiter::Single(_) => singles += job.weight,
+        if job.request.operation.is_bulk() {
+            bulk += job.weight;
+        } else {
+            singles += job.weight;
         }
         outbox.put(job.desk, job.waiter, answer);
     }

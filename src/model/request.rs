@@ -69,6 +69,12 @@ impl Operation {
 }
 
 impl Operation {
+    /// It is a message of a session.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        matches!(self, Self::Record(_))
+    }
+
     /// How many increments it takes the time of.
     #[must_use]
     pub fn weight(&self) -> usize {

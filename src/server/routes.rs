@@ -110,7 +110,7 @@ impl Routes {
                 _ => &phase.ending,
             };
             let bounds = Bounds { deadline, shutdown };
-            let answer = pin!(local.counters.call(method, body, &phase.draining));
+            let answer = pin!(local.counters.call(method, body, deadline, &phase.draining));
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(method) = ClusterService::method(path) {
             let shutdown = match method {

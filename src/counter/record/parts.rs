@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Digests, Failure, Increments, Part, SESSION_WINDOW, SessionId, group};
+use crate::model::{Digests, Increments, Part, SESSION_WINDOW, SessionId, group};
+use crate::proto::sum::v1::IncrementFailure;
 use crate::store::LaneNumber;
 
 /// A message that was taken apart.
@@ -14,7 +15,7 @@ struct Pending {
     sequence: u64,
     left: usize,
     revision: i64,
-    failures: Vec<(u64, Failure)>,
+    failures: Vec<IncrementFailure>,
 }
 
 /// A message all of whose parts are durable, as are all messages before it.
@@ -23,7 +24,7 @@ pub(super) struct Whole {
     /// That of its last part.
     pub(super) revision: i64,
     /// In the order of its increments.
-    pub(super) failures: Vec<(u64, Failure)>,
+    pub(super) failures: Vec<IncrementFailure>,
 }
 
 /// What a stream knows of its session.
@@ -134,7 +135,7 @@ impl Parts {
         &mut self,
         sequence: u64,
         revision: i64,
-        failures: Vec<(u64, Failure)>,
+        failures: Vec<IncrementFailure>,
     ) -> Vec<Whole> {
         // Of a message that was sent again on this stream the first is answered first, in every lane.
         let is_it = |pending: &&mut Pending| pending.sequence == sequence && pending.left > 0;
@@ -151,7 +152,7 @@ impl Parts {
             }
             pending
                 .failures
-                .sort_unstable_by_key(|(at, failure)| (*at, failure.index));
+                .sort_unstable_by_key(|failure| (failure.sequence, failure.index));
             whole.push(Whole {
                 sequence: pending.sequence,
                 revision: pending.revision,

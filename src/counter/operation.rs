@@ -1,0 +1,195 @@
+//! What the methods that change counters have in common: each is an operation of one lane, and carried out where that lane
+//! is best committed.
+
+use prost::Message;
+use tonic::Status;
+
+use super::convert;
+use super::error;
+use crate::cluster::Kind;
+use crate::lane::Decided;
+use crate::model::{Added, Digests, Done, Request, group};
+use crate::proto::sum::v1::{
+    BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
+    DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse, IncrementResult,
+    SetCounterRequest, SetCounterResponse,
+};
+
+/// A request for an operation.
+pub(super) trait Operation: Message + Default + Send + 'static {
+    type Answer: Message + Default;
+    /// What of the request its answer needs.
+    type Context: Send + 'static;
+
+    const KIND: Kind;
+
+    /// The group of its counters, if they have one; what is wrong with the request is found later.
+    fn group(&self) -> &str;
+
+    fn id(&mut self) -> &mut String;
+
+    /// # Errors
+    /// Where the request is wrong.
+    fn into_request(self, digests: Digests) -> Result<(Request, Self::Context), Status>;
+
+    /// # Errors
+    /// Where what was decided is an error.
+    fn answer(context: &Self::Context, decided: Decided) -> Result<Self::Answer, Status>;
+
+    fn replayed(answer: &mut Self::Answer) -> &mut bool;
+}
+
+impl Operation for IncrementCounterRequest {
+    type Answer = IncrementCounterResponse;
+    type Context = String;
+
+    const KIND: Kind = Kind::Increment;
+
+    fn group(&self) -> &str {
+        group(&self.counter)
+    }
+
+    fn id(&mut self) -> &mut String {
+        &mut self.request_id
+    }
+
+    fn into_request(self, digests: Digests) -> Result<(Request, String), Status> {
+        let name = self.counter.clone();
+        Ok((convert::increment(self, digests)?, name))
+    }
+
+    fn answer(name: &String, decided: Decided) -> Result<Self::Answer, Status> {
+        let replayed = decided.answer.replayed;
+        match decided.answer.done {
+            Done::Incremented(Added { value, applied }) => Ok(IncrementCounterResponse {
+                value,
+                applied,
+                revision: decided.revision,
+                replayed,
+            }),
+            Done::Failed(failure) => Err(error::failure(&failure, Some(name), false)),
+            other => unreachable!("{other:?} is no answer to an increment"),
+        }
+    }
+
+    fn replayed(answer: &mut Self::Answer) -> &mut bool {
+        &mut answer.replayed
+    }
+}
+
+impl Operation for BatchIncrementCountersRequest {
+    type Answer = BatchIncrementCountersResponse;
+    type Context = Self;
+
+    const KIND: Kind = Kind::BatchIncrement;
+
+    fn group(&self) -> &str {
+        let first = self.increments.first();
+        first.map_or("", |first| group(&first.counter))
+    }
+
+    fn id(&mut self) -> &mut String {
+        &mut self.request_id
+    }
+
+    fn into_request(self, digests: Digests) -> Result<(Request, Self), Status> {
+        Ok((convert::batch(&self, digests)?, self))
+    }
+
+    fn answer(request: &Self, decided: Decided) -> Result<Self::Answer, Status> {
+        let replayed = decided.answer.replayed;
+        match decided.answer.done {
+            Done::Batch(results) => Ok(BatchIncrementCountersResponse {
+                results: results.iter().map(result).collect(),
+                revision: decided.revision,
+                replayed,
+            }),
+            Done::Failed(failure) => {
+                let failed = request.increments.get(failure.index as usize);
+                let name = failed.map(|increment| increment.counter.as_str());
+                Err(error::failure(&failure, name, true))
+            }
+            other => unreachable!("{other:?} is no answer to a batch"),
+        }
+    }
+
+    fn replayed(answer: &mut Self::Answer) -> &mut bool {
+        &mut answer.replayed
+    }
+}
+
+impl Operation for SetCounterRequest {
+    type Answer = SetCounterResponse;
+    type Context = ();
+
+    const KIND: Kind = Kind::Set;
+
+    fn group(&self) -> &str {
+        group(&self.counter)
+    }
+
+    fn id(&mut self) -> &mut String {
+        &mut self.request_id
+    }
+
+    fn into_request(self, digests: Digests) -> Result<(Request, ()), Status> {
+        Ok((convert::set(&self, digests)?, ()))
+    }
+
+    fn answer((): &(), decided: Decided) -> Result<Self::Answer, Status> {
+        Ok(SetCounterResponse {
+            previous_value: replaced(&decided),
+            revision: decided.revision,
+            replayed: decided.answer.replayed,
+        })
+    }
+
+    fn replayed(answer: &mut Self::Answer) -> &mut bool {
+        &mut answer.replayed
+    }
+}
+
+impl Operation for DeleteCounterRequest {
+    type Answer = DeleteCounterResponse;
+    type Context = ();
+
+    const KIND: Kind = Kind::Delete;
+
+    fn group(&self) -> &str {
+        group(&self.counter)
+    }
+
+    fn id(&mut self) -> &mut String {
+        &mut self.request_id
+    }
+
+    fn into_request(self, digests: Digests) -> Result<(Request, ()), Status> {
+        Ok((convert::delete(&self, digests)?, ()))
+    }
+
+    fn answer((): &(), decided: Decided) -> Result<Self::Answer, Status> {
+        Ok(DeleteCounterResponse {
+            previous_value: replaced(&decided),
+            revision: decided.revision,
+            replayed: decided.answer.replayed,
+        })
+    }
+
+    fn replayed(answer: &mut Self::Answer) -> &mut bool {
+        &mut answer.replayed
+    }
+}
+
+fn result(added: &Added) -> IncrementResult {
+    IncrementResult {
+        value: added.value,
+        applied: added.applied,
+    }
+}
+
+fn replaced(decided: &Decided) -> i64 {
+    match &decided.answer.done {
+        Done::Replaced(before) => *before,
+        other => unreachable!("{other:?} is no answer to a replacement"),
+    }
+}

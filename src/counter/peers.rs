@@ -1,0 +1,179 @@
+//! Operations on their way between nodes: each lane is committed fastest by one of them.
+//!
+//! To hand an operation on is safe whatever becomes of it, since it has an id by then: where the other node does not answer,
+//! it is carried out here under the same id, and happens once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::operation::Operation;
+use super::record;
+use super::service::CounterService;
+use crate::cluster::{self, Call, ForwardError, Kind, Peers, Reply, View};
+use crate::proto::sum::v1::{
+    BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
+};
+use crate::status;
+use crate::store::LaneNumber;
+
+/// How long another node may take, at the most; half of what the caller waits, if that is less. It is some commits, and less
+/// than the caller minds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The way to the other nodes.
+#[derive(Clone)]
+pub struct Forwarding {
+    own_id: Arc<str>,
+    view: watch::Receiver<Arc<View>>,
+    /// Those of this runtime's callers.
+    peers: Option<Peers>,
+}
+
+impl Forwarding {
+    /// From this node to those of a view.
+    #[must_use]
+    pub fn new(own_id: &str, view: watch::Receiver<Arc<View>>) -> Self {
+        Self {
+            own_id: own_id.into(),
+            peers: None,
+            view,
+        }
+    }
+
+    /// The same, for callers on the runtime that this is called on.
+    pub(super) fn for_this_runtime(&self) -> Self {
+        Self {
+            peers: Some(Peers::new(self.own_id.to_string(), self.view.clone())),
+            ..self.clone()
+        }
+    }
+
+    /// Where a lane's operations are carried out best, if that is not here and it can be reached.
+    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
+        let peers = self.peers.as_ref()?;
+        let view = self.view.borrow().clone();
+        let lane = u16::try_from(lane).ok()?;
+        let owner = view.owner(lane)?;
+        let is_elsewhere = *owner.id != *self.own_id && peers.is_reachable(owner);
+        is_elsewhere.then(|| Elsewhere {
+            peers: peers.clone(),
+            view,
+            lane,
+        })
+    }
+}
+
+/// Another node.
+pub(super) struct Elsewhere {
+    peers: Peers,
+    view: Arc<View>,
+    lane: u16,
+}
+
+impl Elsewhere {
+    /// Has the other node carry out a call; `None` where it is to be carried out here, for that node does not.
+    pub(super) async fn call(
+        &self,
+        kind: Kind,
+        payload: Bytes,
+        deadline: Option<Instant>,
+    ) -> Option<Result<Bytes, Status>> {
+        let owner = self.view.owner(self.lane)?;
+        let now = Instant::now();
+        let left = deadline.map_or(PATIENCE, |deadline| (deadline - now) / 2);
+        let patience = left.min(PATIENCE);
+        let call = Call {
+            kind,
+            payload,
+            deadline: Some(now + patience),
+        };
+        match timeout(patience, self.peers.call(owner, call)).await {
+            Ok(Ok(Err(status))) if is_of_the_node(&status) => None,
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(ForwardError::NotSent(_) | ForwardError::Unknown(_))) | Err(_) => None,
+        }
+    }
+}
+
+/// Another node may do better.
+fn is_of_the_node(status: &Status) -> bool {
+    let overloaded = || {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        info.is_some_and(|info| info.reason == "OVERLOADED")
+    };
+    // Where too much waits, it would only wait elsewhere.
+    status.code() == Code::Unavailable && !overloaded()
+}
+
+/// Carries out what other nodes hand on.
+pub struct Executor(CounterService);
+
+impl Executor {
+    /// By the lanes of a service, which does not hand on anything itself.
+    #[must_use]
+    pub fn new(service: &CounterService) -> Self {
+        Self(service.alone())
+    }
+
+    fn run<O: Operation>(&self, call: &Call, reply: Reply) {
+        let service = &self.0;
+        let request = O::decode(call.payload.clone());
+        let request = request.map_err(|error| malformed(&error));
+        let converted = request.and_then(|request| request.into_request(service.digests));
+        let (request, context) = match converted {
+            Ok(converted) => converted,
+            Err(status) => return reply.send(Err(status)),
+        };
+        let lane = service.lane(request.operation.group());
+        service.lanes.execute_then(lane, request, move |decided| {
+            let decided = decided.map_err(super::error::of_request);
+            let answer = decided.and_then(|decided| O::answer(&context, decided));
+            reply.send(answer.map(|answer| answer.encode_to_vec().into()));
+        });
+    }
+
+    fn run_part(&self, call: &Call, reply: Reply) {
+        match record::decode_part(call.payload.clone(), self.0.digests) {
+            Err(status) => reply.send(Err(status)),
+            Ok((lane, request)) => {
+                self.0.lanes.execute_then(lane, request, move |decided| {
+                    let answer = record::part_answer(decided);
+                    reply.send(answer.map(|answer| answer.encode_to_vec().into()));
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn malformed(error: &prost::DecodeError) -> Status {
+    status::with_reason(
+        Code::Internal,
+        format!("another node's call cannot be read: {error}"),
+        "MALFORMED_CALL",
+        &[status::not_applied()],
+    )
+}
+
+impl cluster::Executor for Executor {
+    fn execute(&self, call: Call, reply: Reply) {
+        match call.kind {
+            Kind::Increment => self.run::<IncrementCounterRequest>(&call, reply),
+            Kind::BatchIncrement => self.run::<BatchIncrementCountersRequest>(&call, reply),
+            Kind::Set => self.run::<SetCounterRequest>(&call, reply),
+            Kind::Delete => self.run::<DeleteCounterRequest>(&call, reply),
+            Kind::RecordPart => self.run_part(&call, reply),
+        }
+    }
+
+    fn for_this_runtime(&self) -> Arc<dyn cluster::Executor> {
+        Arc::new(Self(self.0.for_this_runtime()))
+    }
+}
