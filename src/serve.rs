@@ -13,34 +13,40 @@ use sumd::cluster::{self, ClusterService, Members, PeerService};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
 use sumd::lane;
-use sumd::server::{Address, Server};
+use sumd::server::{Address, Server, Services};
 use sumd::store::Store;
-use sumd::store::etcd::EtcdStore;
 use sumd::store::etcd::client::Client;
+use sumd::store::etcd::{self, EtcdStore, OpenError};
 use sumd::store::sqlite::SqliteStore;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 /// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the other nodes may take to hear that this one is about to stop, or has.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts to reach etcd at a start.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How often etcd is asked whether it is there, and how long it may take. After some failures this node counts as one that
+/// cannot count; one by itself may be an election.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_FAILED_PROBES: u32 = 3;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The lanes, and where there are other nodes what is needed to be one of them.
+/// What there is of a server that has its store.
 struct Opened {
     lanes: lane::Running,
-    etcd: Option<(Client, cluster::Options)>,
+    services: Services,
+    members: Option<Members>,
 }
 
 /// Opens the store, and begins to serve its lanes.
-async fn open(options: &ServeOptions) -> Result<Opened> {
-    let bounds = options.memory.bounds();
-    let mut runtime = runtime::Builder::new_current_thread();
+async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
     match options.store.address() {
         StoreAddress::Sqlite(path) => {
             let recent_bytes = options.memory.recent_bytes();
@@ -48,39 +54,87 @@ async fn open(options: &ServeOptions) -> Result<Opened> {
                 let store = SqliteStore::open(&path, recent_bytes)?;
                 Ok(Arc::new(store) as Arc<dyn Store>)
             };
-            let lanes: Result<_> = lane::Running::open(runtime.build()?, store, bounds).await;
-            Ok(Opened {
-                lanes: lanes?,
-                etcd: None,
-            })
-        }
-        StoreAddress::Etcd(address) => {
-            let etcd = &options.store.etcd;
-            // Each of the two threads has a connection of its own.
-            let (client, own) = (
-                Client::new(etcd.client(&address)?)?,
-                Client::new(etcd.client(&address)?)?,
-            );
-            let prefix = etcd.etcd_prefix.clone();
-            let operations = etcd.etcd_max_txn_ops as usize;
-            let store = async move {
-                let store = EtcdStore::open(client, &prefix, operations).await?;
-                Ok(Arc::new(store) as Arc<dyn Store>)
-            };
-            let runtime = runtime.enable_all().build()?;
+            let runtime = runtime::Builder::new_current_thread().build()?;
+            let bounds = options.memory.bounds();
             let lanes: Result<_> = lane::Running::open(runtime, store, bounds).await;
             let lanes = lanes?;
-            let count = lanes.lanes.store().lanes();
-            let cluster = cluster::Options {
-                prefix: etcd.etcd_prefix.clone(),
-                lanes: u16::try_from(count)?,
-                ttl: cluster::DEFAULT_TTL,
-            };
             Ok(Opened {
+                services: Services::alone(CounterService::new(lanes.lanes.clone())),
                 lanes,
-                etcd: Some((own, cluster)),
+                members: None,
             })
         }
+        StoreAddress::Etcd(address) => open_etcd(options, &address, addresses).await,
+    }
+}
+
+/// The same on etcd, which is waited for, and joins the other nodes.
+async fn open_etcd(
+    options: &ServeOptions,
+    address: &etcd::client::Address,
+    addresses: &[Address],
+) -> Result<Opened> {
+    let etcd = &options.store.etcd;
+    let node = node(&options.node, addresses)?;
+    // Each of two threads has a connection of its own.
+    let client = Client::new(etcd.client(address)?)?;
+    let own = Client::new(etcd.client(address)?)?;
+    let prefix = etcd.etcd_prefix.clone();
+    let operations = etcd.etcd_max_txn_ops as usize;
+    let store = async move {
+        loop {
+            match EtcdStore::open(client.clone(), &prefix, operations).await {
+                Ok(store) => return Ok(Arc::new(store) as Arc<dyn Store>),
+                Err(OpenError::Unavailable(problem)) => {
+                    warn!("no counters yet: etcd cannot be reached: {problem}");
+                    sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let lanes: Result<_> = lane::Running::open(runtime, store, options.memory.bounds()).await;
+    let lanes = lanes?;
+    let cluster = cluster::Options {
+        prefix: etcd.etcd_prefix.clone(),
+        lanes: u16::try_from(lanes.lanes.store().lanes())?,
+        ttl: cluster::DEFAULT_TTL,
+    };
+    let id = node.id.clone();
+    info!(id, address = node.address, "joining the cluster");
+    let members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
+    let counters = CounterService::new(lanes.lanes.clone());
+    let peers = PeerService::new(Arc::new(Executor::new(&counters)));
+    let (available, availability) = watch::channel(true);
+    // It ends with the process.
+    tokio::spawn(probe(own, etcd.etcd_prefix.clone(), available));
+    Ok(Opened {
+        services: Services {
+            counters: counters.among(Forwarding::new(&id, members.view())),
+            cluster: Some(ClusterService::new(members.view())),
+            peers: Some(peers),
+            available: Some(availability),
+        },
+        lanes,
+        members: Some(members),
+    })
+}
+
+/// Tells whether etcd can be reached, by asking it now and then.
+async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
+    let mut failures = 0;
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        let meta = etcd::client::get(format!("{prefix}/meta"));
+        match client.range(meta, Instant::now() + PROBE_TIMEOUT).await {
+            Ok(_) => failures = 0,
+            Err(_) => failures += 1,
+        }
+        let now = failures < MAX_FAILED_PROBES;
+        available.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
 }
 
@@ -96,29 +150,24 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
-    let Opened { mut lanes, etcd } = open(&options).await?;
-    let counters = CounterService::new(lanes.lanes.clone());
-    let mut server =
-        Server::bind(&options.listen, options.limits, workers, counters.clone()).await?;
-    let mut members = None;
-    if let Some((client, cluster)) = etcd {
-        let node = node(&options.node, &server.addresses())?;
-        let id = node.id.clone();
-        info!(id, address = node.address, "joining the cluster");
-        let deadline = Instant::now() + JOIN_PATIENCE;
-        let joined = Members::join(&client, &cluster, node, deadline).await?;
-        let peers = PeerService::new(Arc::new(Executor::new(&counters)));
-        let counters = counters.among(Forwarding::new(&id, joined.view()));
-        let cluster = ClusterService::new(joined.view());
-        server = server.with_counters(counters).in_cluster(cluster, peers);
-        members = Some(joined);
+    let (serving, services) = watch::channel(None);
+    let server = Server::bind(&options.listen, options.limits.clone(), workers, services).await?;
+    let addresses = server.addresses();
+    let mut opening = pin!(open(&options, &addresses));
+    let mut opened = None;
+    if let StoreAddress::Sqlite(_) = options.store.address() {
+        // It is there or not.
+        opened = Some(opening.as_mut().await?);
     }
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    if let Some(opened) = &opened {
+        serving.send_replace(Some(opened.services.clone()));
+    }
+    let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     info!(
         version = env!("CARGO_PKG_VERSION"),
         workers,
         "listening on {}",
-        addresses.join(", ")
+        told.join(", ")
     );
 
     let (stop, stopped) = oneshot::channel();
@@ -126,21 +175,35 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         // Either way there is nothing more to wait for.
         let _ = stopped.await;
     }));
-    let failure = tokio::select! {
-        result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
-        _ = signals.next() => None,
-        failure = lanes.failure() => Some(failure),
+    let mut failure = None;
+    if opened.is_none() {
+        tokio::select! {
+            result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
+            _ = signals.next() => {}
+            result = opening => match result {
+                Ok(done) => {
+                    serving.send_replace(Some(done.services.clone()));
+                    info!("counting");
+                    opened = Some(done);
+                }
+                Err(error) => failure = Some(error),
+            },
+        }
+    }
+    let Some(mut opened) = opened else {
+        // There was nothing to count with, and sums need no store.
+        let _ = stop.send(());
+        running.await?;
+        return failure.map_or(Ok(ExitCode::SUCCESS), Err);
     };
+    tokio::select! {
+        result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
+        _ = signals.next() => {}
+        error = opened.lanes.failure() => failure = Some(error.into()),
+    }
     let _ = stop.send(());
     let drained = async {
-        let announced = async {
-            if let Some(members) = &members {
-                let deadline = Instant::now() + LEAVE_PATIENCE;
-                if let Err(error) = members.announce_draining(deadline).await {
-                    warn!("{error}");
-                }
-            }
-        };
+        let announced = announce(opened.members.as_ref());
         tokio::join!(announced, &mut running).1
     };
     tokio::select! {
@@ -151,17 +214,31 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
             return Ok(ExitCode::from(128 + signal));
         }
     }
+    close(opened, failure).await
+}
+/// Tells the others that this node is about to stop.
+async fn announce(members: Option<&Members>) {
+    if let Some(members) = members {
+        let deadline = Instant::now() + LEAVE_PATIENCE;
+        if let Err(error) = members.announce_draining(deadline).await {
+            warn!("{error}");
+        }
+    }
+}
+
+/// Ends the lanes, unless they have failed, and leaves the other nodes.
+async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) -> Result<ExitCode> {
     let failure = match failure {
-        // It may have failed since, with those who were drained waiting for it.
-        None => lanes.close().await.err(),
+        // They may have failed since, with those who were drained waiting for them.
+        None => opened.lanes.close().await.err().map(Into::into),
         told => told,
     };
-    if let Some(members) = members
+    if let Some(members) = opened.members
         && let Err(error) = members.leave(Instant::now() + LEAVE_PATIENCE).await
     {
         warn!("{error}");
     }
-    failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
+    failure.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// What this node tells of itself.

@@ -10,12 +10,14 @@ mod limits;
 mod listener;
 mod request;
 mod routes;
+mod services;
 mod stream;
 mod worker;
 
 pub use address::Address;
 pub use limits::Limits;
 pub use listener::BindError;
+pub use services::Services;
 
 use std::future::Future;
 use std::io;
@@ -24,15 +26,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::cluster::{ClusterService, Node as Member, PROTOCOL, PeerService};
-use crate::counter::CounterService;
+use crate::cluster::{ClusterService, Node as Member, PROTOCOL};
 use health::Health;
 use listener::Listener;
 use routes::Routes;
+use services::Slot;
 use worker::{Queues, Workers};
 
 /// How long peers have to take in their last answers once the drain's time is over.
@@ -42,11 +45,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 struct Node {
     limits: Limits,
     routes: Routes,
-    /// Each thread has its own way to it.
-    counters: CounterService,
-    cluster: ClusterService,
-    /// For other nodes, where there are any; in the same way.
-    peers: Option<PeerService>,
+    services: Slot,
+    /// This node, where it knows of no other.
+    alone: ClusterService,
     phase: Phase,
     /// Every connection is a task of it.
     connections: TaskTracker,
@@ -72,7 +73,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the addresses. Callers that connect now are answered once [`Server::run`] runs.
+    /// Takes the addresses. Callers that connect now are answered once [`Server::run`] runs, and those who count once the
+    /// services are there.
     ///
     /// # Errors
     /// Where an address cannot be had; it tells which, and why.
@@ -80,7 +82,7 @@ impl Server {
         addresses: &[Address],
         limits: Limits,
         workers: NonZeroUsize,
-        counters: CounterService,
+        services: watch::Receiver<Option<Services>>,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::with_capacity(addresses.len());
         for address in addresses {
@@ -99,9 +101,8 @@ impl Server {
         };
         let node = Node {
             routes: Routes::new(&limits, &health),
-            counters,
-            cluster: ClusterService::alone(alone),
-            peers: None,
+            services,
+            alone: ClusterService::alone(alone),
             limits,
             phase: Phase::default(),
             connections: TaskTracker::new(),
@@ -112,21 +113,6 @@ impl Server {
             health,
             workers,
         })
-    }
-
-    /// Serves other counters than those that it was made with.
-    #[must_use]
-    pub fn with_counters(mut self, counters: CounterService) -> Self {
-        self.node.counters = counters;
-        self
-    }
-
-    /// Takes part in a cluster: it tells of its nodes, and takes calls from them.
-    #[must_use]
-    pub fn in_cluster(mut self, cluster: ClusterService, peers: PeerService) -> Self {
-        self.node.cluster = cluster;
-        self.node.peers = Some(peers);
-        self
     }
 
     /// Where it listens: with the port that the system chose where port 0 was asked for.
@@ -159,10 +145,12 @@ impl Server {
 
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
+            () = services::report(node.services.clone(), &health) => Ok(()),
             () = accepting.wait() => Err(io::Error::other("accepting connections has stopped")),
             error = workers.failure() => Err(error),
         };
         health.set_serving(false).await;
+        health.set_counting(false).await;
         node.drain(&accepting).await;
         workers.join().await;
         outcome
@@ -205,6 +193,15 @@ impl Phase {
 }
 
 impl Node {
+    /// The nodes, as far as they are known.
+    fn cluster(&self) -> ClusterService {
+        let services = self.services.borrow();
+        let cluster = services
+            .as_ref()
+            .and_then(|services| services.cluster.clone());
+        cluster.unwrap_or_else(|| self.alone.clone())
+    }
+
     async fn drain(&self, accepting: &TaskTracker) {
         let Limits {
             drain_delay,
@@ -212,7 +209,7 @@ impl Node {
             ..
         } = self.limits;
         info!(?drain_delay, ?drain_timeout, "draining");
-        self.cluster.announce_draining();
+        self.cluster().announce_draining();
         tokio::time::sleep(drain_delay).await;
         self.phase.draining.cancel();
         accepting.wait().await;

@@ -8,13 +8,10 @@ use crate::cluster::ClusterService;
 use crate::counter::CounterService;
 use crate::sum::SumService;
 
-/// The names that health is reported for.
-const NAMES: [&str; 4] = [
-    "",
-    SumService::NAME,
-    CounterService::NAME,
-    ClusterService::NAME,
-];
+/// What a server can do that has no store.
+const ALWAYS: [&str; 2] = ["", SumService::NAME];
+/// What takes a store.
+const COUNTING: [&str; 2] = [CounterService::NAME, ClusterService::NAME];
 
 pub(super) struct Health {
     reporter: HealthReporter,
@@ -27,17 +24,26 @@ impl Health {
             reporter: HealthReporter::new(),
         };
         health.set_serving(false).await;
+        health.set_counting(false).await;
         health
     }
 
     pub(super) async fn set_serving(&self, serving: bool) {
+        self.set(&ALWAYS, serving).await;
+    }
+
+    pub(super) async fn set_counting(&self, counting: bool) {
+        self.set(&COUNTING, counting).await;
+    }
+
+    async fn set(&self, names: &[&str], serving: bool) {
         let status = if serving {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
         };
-        for name in NAMES {
-            self.reporter.set_service_status(name, status).await;
+        for name in names {
+            self.reporter.set_service_status(*name, status).await;
         }
     }
 

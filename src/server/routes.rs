@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -104,13 +105,16 @@ impl Routes {
             let answer = pin!(self.sum.call(method, body));
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(method) = CounterService::method(path) {
+            let Some(counters) = local.counters() else {
+                return no_store().into_http();
+            };
             let shutdown = match method {
                 // It has no end of its own.
                 counter::Method::Watch => &phase.draining,
                 _ => &phase.ending,
             };
             let bounds = Bounds { deadline, shutdown };
-            let answer = pin!(local.counters.call(method, body, deadline, &phase.draining));
+            let answer = pin!(counters.call(method, body, deadline, &phase.draining));
             self.answer_ours(&parts.headers, answer, bounds).await
         } else if let Some(method) = ClusterService::method(path) {
             let shutdown = match method {
@@ -119,9 +123,9 @@ impl Routes {
             };
             let bounds = Bounds { deadline, shutdown };
             // In a box, for it is rarely called.
-            let answer = Box::pin(local.node.cluster.call(method, body));
+            let answer = Box::pin(async { local.node.cluster().call(method, body).await });
             self.answer_ours(&parts.headers, answer, bounds).await
-        } else if let (Some(peers), true) = (&local.peers, PeerService::is_method(path)) {
+        } else if let (true, Some(peers)) = (PeerService::is_method(path), local.peers()) {
             let bounds = Bounds {
                 deadline,
                 shutdown: &phase.ending,
@@ -206,6 +210,17 @@ impl TonicRoute {
             counted,
         }
     }
+}
+
+/// There are no counters yet.
+fn no_store() -> Status {
+    status::retriable(
+        Code::Unavailable,
+        "the store has not been reached yet",
+        "STORE_UNAVAILABLE",
+        &[status::not_applied()],
+        Duration::from_secs(1),
+    )
 }
 
 /// Answers what is HTTP/2 and not gRPC as HTTP does, as the protocol asks for.

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
 use crate::model::{Commit, Digests, Session, SessionId};
-use client::Client;
+use client::{Client, VersionError};
 use committer::Committer;
 use feed::Feed;
 use log::Log;
@@ -66,7 +66,12 @@ impl EtcdStore {
         max_operations: usize,
     ) -> Result<Self, OpenError> {
         let versions = client.check_versions(Instant::now() + PATIENCE).await;
-        versions.map_err(|error| OpenError::Etcd(error.to_string()))?;
+        versions.map_err(|error| match error {
+            VersionError::Unknown(error) if error.is_passing() => {
+                OpenError::Unavailable(error.to_string())
+            }
+            error => OpenError::Etcd(error.to_string()),
+        })?;
         let layout = meta::open(&client, prefix).await?;
         let feed = Feed::new(Some((client.clone(), layout.clone())));
         let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone())));

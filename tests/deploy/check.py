@@ -29,19 +29,6 @@ MAX_EXPOSURE = 2.0
 # The commands of sumd that deploy/ uses.
 COMMANDS = ["serve", "health", "backup", "restore", "counter inc"]
 
-# Options that sumd is about to get. One that it has by now must be taken out, and in the end this constant.
-PENDING = {
-    "SUMD_ADVERTISE",
-    "SUMD_ETCD_CACERT",
-    "SUMD_ETCD_CERT",
-    "SUMD_ETCD_KEY",
-    "SUMD_ETCD_MAX_TXN_OPS",
-    "SUMD_ETCD_PASSWORD",
-    "SUMD_ETCD_PREFIX",
-    "SUMD_ETCD_USER",
-    "SUMD_NODE_ID",
-}
-
 
 def kubernetes(help):
     """Renders each kustomization as `kubectl apply -k` does; no field may be unknown or of a wrong type."""
@@ -176,11 +163,7 @@ def dockerfile(help):
 def names(help):
     """A name that sumd does not know is one that somebody has set in vain."""
     known = set(re.findall(r"SUMD_[A-Z_]+[A-Z]", help))
-    for name in sorted(PENDING & known):
-        yield f"sumd has {name} by now: take it out of PENDING in {Path(__file__).relative_to(ROOT)}"
-    known |= PENDING
     flags = set(re.findall(r"--[a-z][a-z-]+", help))
-    flags |= {"--" + name.removeprefix("SUMD_").lower().replace("_", "-") for name in PENDING}
     for file in sorted(file for file in DEPLOY.rglob("*") if file.is_file()):
         text = file.read_text()
         for name in sorted(set(re.findall(r"SUMD_[A-Z_]+[A-Z]", text)) - known):

@@ -2,6 +2,7 @@
 
 mod forward;
 mod members;
+mod nodes;
 mod service;
 mod together;
 

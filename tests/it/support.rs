@@ -14,11 +14,11 @@ use sumd::config::{Command, Config};
 use sumd::counter::CounterService;
 use sumd::lane;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
-use sumd::server::Server;
+use sumd::server::{Server, Services};
 use sumd::store::Store;
 use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
@@ -45,11 +45,11 @@ pub struct TestServer {
 impl TestServer {
     /// Starts a server with the flags of `sumd serve`.
     pub async fn start(flags: &[&str]) -> Self {
-        Self::start_with(flags, |server| server).await
+        Self::start_with(flags, |services| services).await
     }
 
     /// The same, with more than the command line can say.
-    pub async fn start_with(flags: &[&str], with: impl FnOnce(Server) -> Server) -> Self {
+    pub async fn start_with(flags: &[&str], with: impl FnOnce(Services) -> Services) -> Self {
         let head = [
             "sumd",
             "serve",
@@ -70,10 +70,10 @@ impl TestServer {
         let lane = lane::Running::start(store.clone(), bounds).await;
         let lane = lane.expect("it is new");
         let counters = CounterService::new(lane.lanes.clone());
-        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, counters)
+        let (_, services) = watch::channel(Some(with(Services::alone(counters))));
+        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, services)
             .await
             .expect("port 0 is always free");
-        let server = with(server);
         let address = server.addresses()[0].to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async {

@@ -14,19 +14,20 @@ use tokio::time::Instant;
 /// Why data in etcd cannot be used.
 #[derive(Debug)]
 pub enum OpenError {
-    /// etcd cannot be reached, or refuses.
+    /// etcd cannot be reached just now.
+    Unavailable(String),
+    /// etcd refuses.
     Etcd(String),
     /// The data are not for this version.
     Data(String),
-    /// An option is wrong.
-    Option(String),
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unavailable(problem) => write!(f, "cannot reach etcd: {problem}"),
             Self::Etcd(problem) => write!(f, "cannot use etcd: {problem}"),
-            Self::Data(problem) | Self::Option(problem) => f.write_str(problem),
+            Self::Data(problem) => f.write_str(problem),
         }
     }
 }
@@ -36,10 +37,9 @@ impl std::error::Error for OpenError {}
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Compacted => Self::Etcd("what was read is forgotten".to_owned()),
-            ReadError::Unavailable(problem) | ReadError::Failed(problem) => {
-                Self::Etcd(problem.to_string())
-            }
+            ReadError::Compacted => Self::Unavailable("it took too long".to_owned()),
+            ReadError::Unavailable(problem) => Self::Unavailable(problem.to_string()),
+            ReadError::Failed(problem) => Self::Etcd(problem.to_string()),
         }
     }
 }

@@ -11,6 +11,7 @@ use sumd::cluster::{
     PeerService, Peers, Reply, View,
 };
 use sumd::proto::sumd::cluster::v1 as proto;
+use sumd::server::Services;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -74,7 +75,12 @@ impl Echo {
 
 async fn serve(service: PeerService, flags: &[&str]) -> TestServer {
     let alone = ClusterService::alone(node("b", "b.example:1"));
-    TestServer::start_with(flags, |server| server.in_cluster(alone, service)).await
+    TestServer::start_with(flags, |services| Services {
+        cluster: Some(alone),
+        peers: Some(service),
+        ..services
+    })
+    .await
 }
 
 /// Two nodes: one that is asked, and one that asks, by a way that can be cut.

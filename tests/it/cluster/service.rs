@@ -7,6 +7,7 @@ use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use sumd::proto::sum::v1::{
     ListNodesRequest, Node, NodeHealth, WatchNodesRequest, WatchNodesResponse,
 };
+use sumd::server::Services;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -28,7 +29,12 @@ impl Executor for Nobody {
 async fn serve(view: watch::Receiver<Arc<View>>) -> TestServer {
     let cluster = ClusterService::new(view);
     let peers = PeerService::new(Arc::new(Nobody));
-    TestServer::start_with(&[], |server| server.in_cluster(cluster, peers)).await
+    TestServer::start_with(&[], |services| Services {
+        cluster: Some(cluster),
+        peers: Some(peers),
+        ..services
+    })
+    .await
 }
 
 fn ids(nodes: &[Node]) -> Vec<&str> {

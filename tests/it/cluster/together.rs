@@ -9,6 +9,7 @@ use sumd::cluster::{
     Call, ClusterService, Executor, ForwardError, Kind, Members, Options, PeerService, Peers,
     Reply, View,
 };
+use sumd::server::Services;
 use sumd::store::etcd::client::Client;
 use tokio::sync::watch;
 
@@ -54,7 +55,12 @@ impl Whole {
         // Its address is known once it listens.
         let alone = ClusterService::alone(node(id, "unused:1"));
         let peers = PeerService::new(Arc::new(executor));
-        let server = TestServer::start_with(&[], |server| server.in_cluster(alone, peers)).await;
+        let server = TestServer::start_with(&[], |services| Services {
+            cluster: Some(alone),
+            peers: Some(peers),
+            ..services
+        })
+        .await;
         let options = Options {
             prefix: "sumd".to_owned(),
             lanes: 256,
