@@ -1,5 +1,6 @@
 //! Measures nodes of sumd on a cluster of etcd, beside what people do today with that etcd alone.
 
+mod curve;
 mod drive;
 mod etcd;
 mod nodes;
@@ -22,6 +23,9 @@ pub use works::{WORKS, Work as ClusterWork};
 
 /// What a work may take in all, once: the starts of etcd and of the nodes, and several windows.
 const WORK_LIMIT: Duration = Duration::from_secs(180);
+
+/// What a curve may take, which grows large.
+const CURVE_LIMIT: Duration = Duration::from_secs(2_400);
 
 /// The programs that are started.
 pub struct Programs {
@@ -47,12 +51,22 @@ pub async fn bench(
     };
     for run in 1..=runs {
         for work in works {
+            if let Kind::Curve = work.kind {
+                continue;
+            }
             for members in SIZES {
                 eprintln!("run {run}/{runs} {}, etcd of {members}:", work.name);
                 let done = timeout(WORK_LIMIT, bench.run(work, members)).await;
                 bench.note(done.context("took too long").and_then(|done| done));
             }
         }
+    }
+    // They grow a large etcd, and are measured once.
+    if works.iter().any(|work| matches!(work.kind, Kind::Curve)) {
+        let points = &mut bench.results.curve;
+        let curve = curve::measure(&bench.programs, bench.window, points);
+        let done = timeout(CURVE_LIMIT, curve).await;
+        bench.note(done.context("took too long").and_then(|done| done));
     }
     bench.results.print();
     Ok(bench.failures)
@@ -96,6 +110,7 @@ impl Bench {
                 self.add(members, work.name, figures);
             }
             Kind::Adds => return self.adds(system, members).await,
+            Kind::Curve => {}
         }
         system.finish().await
     }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     counters::{
-        encode::Names,
-        sumd::{self, Incrementer},
+        encode::{Layout, Names},
+        sumd::{self, CREATORS, Incrementer},
     },
     grpc::Client,
     measure::Latencies,
@@ -66,6 +66,14 @@ async fn increment(mut incrementer: Incrementer, end: Instant, latencies: Latenc
         incrementer.call().await?;
         latencies.with(|all| all.push(sent.elapsed()));
     }
+}
+
+/// Increments the counters numbered from `first` to below `end` once each, in bulk.
+pub async fn create(system: &mut System, layout: Layout, first: u32, end: u32) -> Result<()> {
+    let clients = system.nodes.clients("RecordIncrements", CREATORS).await?;
+    let created = sumd::create_by(clients, layout, first, end).await?;
+    system.nodes.acknowledged += created;
+    Ok(())
 }
 
 /// Has the nodes sum.

@@ -3,8 +3,9 @@
 use sumd_benches::median;
 
 use super::{
+    curve::Point,
     system::Figures,
-    works::{ADDS, Goal, Kind, PEERS, SIZES, TARGETS, Target, WORKS},
+    works::{ADDS, CURVE_MEMBERS, Goal, Kind, PEERS, SIZES, TARGETS, Target, WORKS},
 };
 use crate::report::{three_digits, verdict};
 
@@ -12,6 +13,7 @@ use crate::report::{three_digits, verdict};
 #[derive(Default)]
 pub struct Results {
     runs: Vec<(usize, &'static str, Figures)>,
+    pub curve: Vec<Point>,
 }
 
 impl Results {
@@ -36,6 +38,7 @@ impl Results {
         for members in SIZES {
             self.print_size(members);
         }
+        self.print_curve();
         self.print_targets();
     }
 
@@ -77,6 +80,37 @@ impl Results {
             middle(|run| run.nodes_mib),
             middle(|run| run.database_mib),
         );
+    }
+
+    fn print_curve(&self) {
+        for series in self.curve.chunk_by(|a, b| a.over == b.over) {
+            let over = series[0].over;
+            println!(
+                "\n### cluster-curve: {over}, etcd of {}\n",
+                title(CURVE_MEMBERS)
+            );
+            println!(
+                "| {over} | work | increments/s | p50 ms | p99 ms | CPU µs/increment | CPU s etcd | nodes | load | nodes MiB | etcd's database MiB |"
+            );
+            println!("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+            for point in series {
+                let figures = &point.figures;
+                println!(
+                    "| {} | {} | {:.0} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+                    point.count,
+                    point.work,
+                    figures.per_second,
+                    figures.p50_ms,
+                    figures.p99_ms,
+                    three_digits(figures.cpu_us),
+                    figures.etcd_seconds,
+                    figures.nodes_seconds,
+                    figures.load_seconds,
+                    figures.nodes_mib,
+                    figures.database_mib,
+                );
+            }
+        }
     }
 
     fn print_targets(&self) {

@@ -30,6 +30,7 @@ pub enum Kind {
     Half(Load),
     /// Sums, which want no etcd, and then have none.
     Adds,
+    Curve,
 }
 
 /// What the clients of a run do: which counter is incremented is chosen at random.
@@ -71,7 +72,7 @@ const RECORD_GROUPS: &str = "cluster-record-10k-groups";
 /// Sums, while there is an etcd and when there is none.
 pub const ADDS: [&str; 2] = ["cluster-add", "cluster-add, etcd down"];
 
-pub const WORKS: [Work; 9] = [
+pub const WORKS: [Work; 10] = [
     work(
         "cluster-etcd",
         "what people do today with etcd alone",
@@ -116,6 +117,11 @@ pub const WORKS: [Work; 9] = [
         ADDS[0],
         "`Add` of 3 values, 256 calls in flight, with etcd and without",
         Kind::Adds,
+    ),
+    work(
+        "cluster-curve",
+        "the cost of an increment over nodes, lanes, counters and ids",
+        Kind::Curve,
     ),
 ];
 
@@ -219,3 +225,12 @@ const fn times(
         goal: Goal::Times(least),
     }
 }
+
+/// Members that etcd has there: three of them would leave two cores no room in which nodes could be seen to scale.
+pub const CURVE_MEMBERS: usize = 1;
+pub const CURVE_NODES: [usize; 4] = [1, 2, 4, 8];
+/// Groups of one counter each; they share 256 lanes.
+pub const CURVE_GROUPS: [u32; 6] = [1, 4, 16, 64, 256, 1_024];
+pub const CURVE_COUNTERS: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// A window alone gives some hundred thousand.
+pub const CURVE_IDS: [u64; 4] = [0, 1_000_000, 3_000_000, 10_000_000];
