@@ -153,7 +153,7 @@ async fn swap(client: &Client, hot: &Hot, reads_along: bool) -> Result<Result<()
     })))
 }
 
-/// One transaction after the other, each of so many puts of keys that stand in a row.
+/// One transaction after the other, each of so many puts of keys at random.
 async fn write(
     client: Client,
     puts: usize,
@@ -167,8 +167,9 @@ async fn write(
         if sent >= end {
             break;
         }
-        let first = rng.u32(..KEYS / puts) * puts;
-        let keys = first..first + puts;
+        // Etcd refuses the same key twice. A stride that ends in 3 comes to none a second time.
+        let (first, stride) = (rng.u32(..KEYS), rng.u32(..KEYS / 10) * 10 + 3);
+        let keys = (0..puts).map(|place| (first + place * stride) % KEYS);
         let request = TxnRequest {
             success: keys.map(|key| put(name(key), round.to_string())).collect(),
             ..TxnRequest::default()
