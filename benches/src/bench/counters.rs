@@ -2,16 +2,16 @@
 
 mod curve;
 mod drive;
-mod encode;
+pub mod encode;
 mod idle;
-mod messages;
+pub mod messages;
 mod postgres;
 mod redis;
 mod report;
 mod restart;
-mod store;
-mod sumd;
-mod works;
+pub mod store;
+pub mod sumd;
+pub mod works;
 
 use std::{path::Path, time::Duration};
 

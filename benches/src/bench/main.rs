@@ -1,6 +1,7 @@
 //! Measures sumd and its peers on the same work, one server at a time. Those that sum have one core,
-//! and the load another; those that keep counters share two cores with the load.
+//! and the load another; those that keep counters, and clusters, share two cores with the load.
 
+mod cluster;
 mod counters;
 mod grpc;
 mod load;
@@ -22,6 +23,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use tokio::time::timeout;
 
+use cluster::{ClusterWork, Programs};
 use counters::CounterWork;
 use measure::{Measurement, WARM_UP};
 use report::Results;
@@ -30,8 +32,8 @@ use works::{
     MEMORY_STREAM, MEMORY_WORKS, MemoryWork, Protocol, SERVERS, SUMD, Server, WORKS, Work,
 };
 
-/// What works are called together; sums are all that are not counters.
-const GROUPS: [&str; 2] = ["sums", "counters"];
+/// What works are called together; sums are all that are neither on counters nor on a cluster.
+const GROUPS: [&str; 3] = ["sums", "counters", "cluster"];
 
 /// How often each server does each work.
 const RUNS: u32 = 5;
@@ -46,13 +48,13 @@ const RUN_GRACE: Duration = Duration::from_secs(30);
 /// Peers are looked for in the folder of this program; those that are not there are skipped.
 #[derive(Parser)]
 struct Options {
-    /// Runs of every server on every work, interleaved; medians are printed [default: 5, of counters 3]
+    /// Runs of every server on every work, interleaved; medians are printed [default: 5, of counters and clusters 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// Seconds that each run is measured, after a second of warm-up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Measure this work only, or all that are sums or counters (repeatable)
+    /// Measure this work only, or all of sums, counters or cluster (repeatable)
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
     /// List the works and exit
@@ -61,6 +63,9 @@ struct Options {
     /// The program to measure against its peers
     #[arg(long, default_value = "target/release/sumd", value_name = "PATH")]
     sumd: PathBuf,
+    /// The etcd that clusters are made of
+    #[arg(long, default_value = ".tools/bin/etcd", value_name = "PATH")]
+    etcd: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -101,6 +106,16 @@ async fn bench(options: &Options) -> Result<usize> {
         let runs = options.runs.unwrap_or(COUNTER_RUNS);
         let window = Duration::from_secs(options.seconds);
         failures += counters::bench(&chosen.counters, runs, window, &options.sumd).await?;
+    }
+    if !chosen.cluster.is_empty() {
+        server::pin_ourselves(BOTH_CORES).await?;
+        let runs = options.runs.unwrap_or(COUNTER_RUNS);
+        let window = Duration::from_secs(options.seconds);
+        let programs = Programs {
+            sumd: options.sumd.clone(),
+            etcd: options.etcd.clone(),
+        };
+        failures += cluster::bench(&chosen.cluster, runs, window, programs).await?;
     }
     Ok(failures)
 }
@@ -152,6 +167,7 @@ struct Chosen {
     sums: Vec<&'static Work>,
     memory: Vec<&'static MemoryWork>,
     counters: Vec<&'static CounterWork>,
+    cluster: Vec<&'static ClusterWork>,
 }
 
 impl Chosen {
@@ -160,7 +176,9 @@ impl Chosen {
         let sums = WORKS.iter().map(|work| work.name);
         let memory = MEMORY_WORKS.iter().map(|work| work.name);
         let counters = counters::WORKS.iter().map(|work| work.name);
-        let known: Vec<_> = sums.chain(memory).chain(counters).chain(GROUPS).collect();
+        let cluster = cluster::WORKS.iter().map(|work| work.name);
+        let known = sums.chain(memory).chain(counters).chain(cluster);
+        let known: Vec<_> = known.chain(GROUPS).collect();
         for name in only {
             let known = known.contains(&name.as_str());
             ensure!(known, "no work {name}; --list has them all");
@@ -168,9 +186,10 @@ impl Chosen {
         let wanted = |group: &str, name: &str| {
             only.is_empty() || only.iter().any(|only| only == name || only == group)
         };
-        let [sums, counters] = GROUPS;
+        let [sums, counters, cluster] = GROUPS;
         let all_memory = MEMORY_WORKS.iter();
         let all_counters = counters::WORKS.iter();
+        let all_cluster = cluster::WORKS.iter();
         Ok(Self {
             sums: WORKS
                 .iter()
@@ -180,17 +199,24 @@ impl Chosen {
             counters: all_counters
                 .filter(|work| wanted(counters, work.name))
                 .collect(),
+            cluster: all_cluster
+                .filter(|work| wanted(cluster, work.name))
+                .collect(),
         })
     }
 
     fn print(&self) {
         let sums = self.sums.iter().map(|work| (work.name, work.title));
         let memory = self.memory.iter().map(|work| (work.name, work.title));
+        let cluster = self.cluster.iter().map(|work| (work.name, work.title));
         for (name, title) in sums.chain(memory) {
-            println!("{name:20}{title}");
+            println!("{name:28}{title}");
         }
         for work in &self.counters {
-            println!("{:20}{}", work.name, work.heading());
+            println!("{:28}{}", work.name, work.heading());
+        }
+        for (name, title) in cluster {
+            println!("{name:28}{title}");
         }
     }
 }

@@ -46,6 +46,11 @@ impl Processes {
         }
     }
 
+    /// CPU time of the first of them so far: of all, where it starts no others.
+    pub fn first_cpu(self) -> Result<Duration> {
+        own_cpu(self.root)
+    }
+
     /// Memory in use, in MiB: what several of them share is counted once.
     pub fn shared_mib(self) -> Result<f64> {
         let ids = self.ids()?;

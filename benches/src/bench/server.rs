@@ -1,11 +1,14 @@
 //! A server under test: started, watched from `/proc`, killed in the end.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
-    fs::File,
+    fs::{self, File},
+    iter::repeat_with,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +31,9 @@ const SERVER_CORE: &str = "0";
 pub const LOAD_CORE: &str = "1";
 /// Where servers and load share.
 pub const BOTH_CORES: &str = "0,1";
+
+/// Ports below are those of programs that are well known.
+const FIRST_PORT: u16 = 10_000;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(20);
@@ -116,9 +122,19 @@ async fn add_once(address: SocketAddr) -> Result<()> {
         .await
 }
 
-/// An address that nothing listens on.
+/// An address that nothing listens on, and that nobody else is given: connections that go out have a range of ports
+/// of their own, and one of those must not take the port of a server that is about to start.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let first = range.split_whitespace().next();
+    let first: u16 = first.context("a range of ports")?.parse()?;
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut free = repeat_with(|| fastrand::u16(FIRST_PORT..first.max(2 * FIRST_PORT)))
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+        .filter(|address| TcpListener::bind(address).is_ok())
+        .filter(|address| taken.insert(address.port()));
+    free.next().context("ports do not end")
 }
 
 fn program_log(name: &str) -> Result<File> {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    encode::Names,
+    encode::{Names, ONE_GROUP},
     store::{Caller, Store},
     sumd,
     works::{Engine, Load},
@@ -113,7 +113,8 @@ impl Clients {
             }
             Self::Sessions(sessions) => {
                 for (client, names) in sessions {
-                    let session = sumd::record(client, names, end, latencies.clone());
+                    let latencies = latencies.clone();
+                    let session = sumd::record(client, names, ONE_GROUP, end, latencies);
                     tasks.spawn(async { session.await.map(|()| None) });
                 }
             }

@@ -9,13 +9,39 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use tokio::time::Instant;
 
-/// What the names of all counters begin with.
+/// What the names of all counters of one group begin with.
 pub const PREFIX: &str = "bench/";
 const DIGITS: usize = 8;
 
-/// The name of a counter. All have the same length, so that one can take another's place in a request.
+/// How counters are named. All names have the same length, so that one can take another's place in a request.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    pub before: &'static str,
+    after: &'static str,
+}
+
+/// All counters in one group.
+pub const ONE_GROUP: Layout = Layout {
+    before: PREFIX,
+    after: "",
+};
+
+/// Each counter in a group of its own.
+pub const GROUP_EACH: Layout = Layout {
+    before: "tenant-",
+    after: "/calls",
+};
+
+impl Layout {
+    pub fn name(self, index: u32) -> String {
+        let Self { before, after } = self;
+        format!("{before}{index:0DIGITS$}{after}")
+    }
+}
+
+/// The name of a counter of one group.
 pub fn name(index: u32) -> String {
-    format!("{PREFIX}{index:0DIGITS$}")
+    ONE_GROUP.name(index)
 }
 
 /// Where `part` stands in `whole`.
@@ -36,12 +62,13 @@ pub struct Batch {
 
 impl Batch {
     /// `count` times the request `one`, which names counter 0.
-    pub fn new(one: &[u8], count: usize) -> Result<Self> {
-        let name = find(one, name(0).as_bytes())?;
+    pub fn new(one: &[u8], count: usize, layout: Layout) -> Result<Self> {
+        let name = find(one, layout.name(0).as_bytes())?;
+        let digits = name.start + layout.before.len();
         Ok(Self {
             bytes: one.repeat(count),
             one: one.len(),
-            digits: name.end - DIGITS..name.end,
+            digits: digits..digits + DIGITS,
         })
     }
 

@@ -89,3 +89,19 @@ pub struct SumCountersResponse {
     #[prost(int64, tag = "2")]
     pub count: i64,
 }
+
+/// Of `grpc.health.v1`.
+#[derive(Clone, PartialEq, Message)]
+pub struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    pub service: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+}
+
+/// The status of a service that serves.
+pub const SERVING: i32 = 1;

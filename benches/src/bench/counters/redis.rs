@@ -10,7 +10,7 @@ use tokio::{
     process::Command,
 };
 
-use super::encode::{Batch, Names, name};
+use super::encode::{Batch, Names, ONE_GROUP, name};
 use crate::server::bound_to_us;
 
 /// Names in a command that reads counters.
@@ -142,7 +142,7 @@ impl Incrementer {
         let one = command_of(&["INCRBY", &name(0), "1"]);
         Ok(Self {
             connection: Connection::open(address).await?,
-            commands: Batch::new(&one, count)?,
+            commands: Batch::new(&one, count, ONE_GROUP)?,
             count,
             names,
         })

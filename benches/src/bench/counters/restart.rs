@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    encode::Names,
+    encode::{Names, ONE_GROUP},
     store::{Folder, Programs, READY_PAUSE, READY_TIMEOUT},
     sumd::{self, Incrementer},
     works::{Engine, RESTART_CLIENTS, RESTART_COUNTERS},
@@ -71,7 +71,7 @@ async fn fill(address: SocketAddr) -> Result<(u64, bool)> {
     let clients = sumd::clients(address, "IncrementCounter", RESTART_CLIENTS).await?;
     for (number, client) in clients.into_iter().enumerate() {
         let names = Names::random(RESTART_COUNTERS, number);
-        tasks.spawn(increment(Incrementer::new(client, names)?, end));
+        tasks.spawn(increment(Incrementer::new(client, names, ONE_GROUP)?, end));
     }
     let (mut ids, mut full) = (0, false);
     while let Some(ended) = tasks.join_next().await {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
 
 use super::{
-    encode::Names,
+    encode::{Names, ONE_GROUP},
     postgres::{self, Database},
     redis, sumd,
     works::{Contender, Engine, Load, Work},
@@ -24,7 +24,7 @@ pub const READY_PAUSE: Duration = Duration::from_millis(2);
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 
 /// Remembering ids, which nobody asks of the peers, is not to be what ends a run.
-const ID_MEMORY: [&str; 2] = ["--id-memory", "4GiB"];
+pub const ID_MEMORY: [&str; 2] = ["--id-memory", "4GiB"];
 
 /// The programs of the servers, where they are there.
 pub struct Programs {
@@ -199,7 +199,8 @@ impl Store {
             Kind::Sumd => {
                 let clients = sumd::clients(address, "IncrementCounter", load.clients).await?;
                 for (client, names) in clients.into_iter().zip(names) {
-                    callers.push(Caller::Sumd(sumd::Incrementer::new(client, names)?));
+                    let incrementer = sumd::Incrementer::new(client, names, ONE_GROUP);
+                    callers.push(Caller::Sumd(incrementer?));
                 }
             }
             Kind::Redis => {

@@ -9,11 +9,12 @@ use sumd_benches::put_frame;
 use tokio::{process::Command, task::JoinSet, time::Instant};
 
 use super::{
-    encode::{Batch, Ids, Names, PREFIX, find, name},
+    encode::{Batch, Ids, Layout, Names, ONE_GROUP, PREFIX, find, name},
     messages::{
-        ACKNOWLEDGED, GetCounterRequest, GetCounterResponse, Increment, IncrementCounterRequest,
-        IncrementCounterResponse, RecordIncrementsRequest, RecordIncrementsResponse, SEQUENCE,
-        SumCountersRequest, SumCountersResponse,
+        ACKNOWLEDGED, GetCounterRequest, GetCounterResponse, HealthCheckRequest,
+        HealthCheckResponse, Increment, IncrementCounterRequest, IncrementCounterResponse,
+        RecordIncrementsRequest, RecordIncrementsResponse, SEQUENCE, SERVING, SumCountersRequest,
+        SumCountersResponse,
     },
     works::MESSAGE_INCREMENTS,
 };
@@ -24,12 +25,14 @@ use crate::{
     works::CONNECTIONS,
 };
 
+const SERVICE: &str = "sum.v1.CounterService";
+
 /// Messages of a session that wait for their acknowledgement at any time, or fewer where the server's
 /// window is smaller.
 const SESSION_MESSAGES: usize = 32;
 
 /// Sessions that make counters.
-const CREATORS: u32 = 64;
+pub const CREATORS: usize = 64;
 
 /// A server with all that it keeps in the folder `data`.
 pub fn command(program: &Path, data: &Path, address: SocketAddr, options: &[&str]) -> Command {
@@ -44,7 +47,7 @@ pub fn command(program: &Path, data: &Path, address: SocketAddr, options: &[&str
 
 /// Clients for `count` calls at a time of a method, evenly over the usual number of connections.
 pub async fn clients(address: SocketAddr, method: &str, count: usize) -> Result<Vec<Client>> {
-    let path = format!("sum.v1.CounterService/{method}");
+    let path = format!("{SERVICE}/{method}");
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS.min(count) {
         connections.push(Client::connect(address, &path).await?);
@@ -62,18 +65,18 @@ pub struct Incrementer {
 }
 
 impl Incrementer {
-    pub fn new(client: Client, names: Names) -> Result<Self> {
+    pub fn new(client: Client, names: Names, layout: Layout) -> Result<Self> {
         let mut ids = Ids::default();
         let id = ids.next_string();
         let request = IncrementCounterRequest {
-            counter: name(0),
+            counter: layout.name(0),
             delta: 1,
             request_id: id.clone(),
         };
         let frame = frame(&request);
         Ok(Self {
             client,
-            request: Batch::new(&frame, 1)?,
+            request: Batch::new(&frame, 1, layout)?,
             id: find(&frame, id.as_bytes())?,
             ids,
             names,
@@ -98,10 +101,11 @@ impl Incrementer {
 pub async fn record(
     mut client: Client,
     mut names: Names,
+    layout: Layout,
     end: Instant,
     latencies: Latencies,
 ) -> Result<()> {
-    let mut messages = messages()?;
+    let mut messages = messages(layout)?;
     let (mut requests, mut answers) = client.open().await?;
     let hello = RecordIncrementsRequest {
         session_id: Ids::default().next_string(),
@@ -151,17 +155,24 @@ pub async fn record(
 /// Increments the counters numbered from `first` to below `end` once each, in bulk; returns how many
 /// they are, which is a multiple of what a message holds.
 pub async fn create(address: SocketAddr, first: u32, end: u32) -> Result<u64> {
+    let clients = clients(address, "RecordIncrements", CREATORS).await?;
+    create_by(clients, ONE_GROUP, first, end).await
+}
+
+/// The same by these clients, of one server or several.
+pub async fn create_by(clients: Vec<Client>, layout: Layout, first: u32, end: u32) -> Result<u64> {
+    let creators = u32::try_from(clients.len())?;
     let message = u32::try_from(MESSAGE_INCREMENTS)?;
     let latencies = Latencies::default();
     let mut tasks = JoinSet::new();
-    let clients = clients(address, "RecordIncrements", CREATORS as usize).await?;
     for (client, creator) in clients.into_iter().zip(0..) {
         let names = Names::InTurn {
             next: first + creator * message,
-            step: CREATORS * message,
+            step: creators * message,
             end,
         };
-        tasks.spawn(record(client, names, Instant::now(), latencies.clone()));
+        let latencies = latencies.clone();
+        tasks.spawn(record(client, names, layout, Instant::now(), latencies));
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -172,15 +183,15 @@ pub async fn create(address: SocketAddr, first: u32, end: u32) -> Result<u64> {
 }
 
 /// The increments of a message, without the message's other fields.
-fn messages() -> Result<Batch> {
+fn messages(layout: Layout) -> Result<Batch> {
     let one = RecordIncrementsRequest {
         session_id: String::new(),
         increments: vec![Increment {
-            counter: name(0),
+            counter: layout.name(0),
             delta: 1,
         }],
     };
-    Batch::new(&one.encode_to_vec(), MESSAGE_INCREMENTS)
+    Batch::new(&one.encode_to_vec(), MESSAGE_INCREMENTS, layout)
 }
 
 async fn acknowledgement(answers: &mut Answers) -> Result<RecordIncrementsResponse> {
@@ -206,10 +217,7 @@ fn put_message(
 
 /// What all counters come to; a single one is read by itself too, which has to come to the same.
 pub async fn total(address: SocketAddr) -> Result<i64> {
-    let request = SumCountersRequest {
-        prefix: PREFIX.to_owned(),
-    };
-    let all: SumCountersResponse = ask(address, "SumCounters", &request).await?;
+    let all = sum(address, PREFIX).await?;
     if all.count == 1 {
         let value = value(address).await?;
         ensure!(
@@ -221,11 +229,30 @@ pub async fn total(address: SocketAddr) -> Result<i64> {
     Ok(all.sum)
 }
 
+/// What the counters come to whose names begin with `prefix`.
+pub async fn sum(address: SocketAddr, prefix: &str) -> Result<SumCountersResponse> {
+    let request = SumCountersRequest {
+        prefix: prefix.to_owned(),
+    };
+    ask(address, "SumCounters", &request).await
+}
+
 /// What counter 0 comes to.
 pub async fn value(address: SocketAddr) -> Result<i64> {
     let request = GetCounterRequest { counter: name(0) };
     let answer: GetCounterResponse = ask(address, "GetCounter", &request).await?;
     Ok(answer.counter.context("no counter in the answer")?.value)
+}
+
+/// Fails unless the server says that it serves counters.
+pub async fn serves(address: SocketAddr) -> Result<()> {
+    let request = HealthCheckRequest {
+        service: SERVICE.to_owned(),
+    };
+    let mut client = Client::connect(address, "grpc.health.v1.Health/Check").await?;
+    let answer: HealthCheckResponse = client.call(frame(&request), decode).await?;
+    ensure!(answer.status == SERVING, "not serving: {answer:?}");
+    Ok(())
 }
 
 async fn ask<A: Message + Default>(

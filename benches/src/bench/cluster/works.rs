@@ -1,0 +1,236 @@
+//! The works on a cluster, what people do today on the same etcd, and the targets.
+
+use crate::counters::{
+    encode::{GROUP_EACH, Layout, ONE_GROUP},
+    works::MESSAGE_INCREMENTS,
+};
+
+/// Members that etcd has: what one machine would do, and what keeps counters when one dies.
+pub const SIZES: [usize; 2] = [1, 3];
+
+pub const NODES: usize = 3;
+pub const CLIENTS: usize = 256;
+pub const SESSIONS: usize = 64;
+
+/// How much of its full rate a service that is not overloaded has to do.
+pub const HALF: f64 = 0.5;
+
+pub struct Work {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub kind: Kind,
+}
+
+pub enum Kind {
+    /// What people do today, with etcd alone.
+    Peers,
+    /// Increments as fast as they are answered.
+    Closed(Load),
+    /// Increments at a fixed rate, half of what the first was found to come to.
+    Half(Load),
+    /// Sums, which want no etcd, and then have none.
+    Adds,
+    Curve,
+}
+
+/// What the clients of a run do: which counter is incremented is chosen at random.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub layout: Layout,
+    pub counters: u32,
+    pub clients: usize,
+    /// Increments in each request; more than one are messages of `RecordIncrements`.
+    pub batch: usize,
+}
+
+pub const fn unary(layout: Layout, counters: u32) -> Load {
+    Load {
+        layout,
+        counters,
+        clients: CLIENTS,
+        batch: 1,
+    }
+}
+
+pub const fn bulk(layout: Layout, counters: u32) -> Load {
+    Load {
+        layout,
+        counters,
+        clients: SESSIONS,
+        batch: MESSAGE_INCREMENTS,
+    }
+}
+
+const HOT: &str = "cluster-hot";
+const SOME: &str = "cluster-1k";
+const SOME_GROUPS: &str = "cluster-1k-groups";
+const HALF_NAME: &str = "cluster-half";
+const RECORD_HOT: &str = "cluster-record-hot";
+const RECORD: &str = "cluster-record-10k";
+const RECORD_GROUPS: &str = "cluster-record-10k-groups";
+
+/// Sums, while there is an etcd and when there is none.
+pub const ADDS: [&str; 2] = ["cluster-add", "cluster-add, etcd down"];
+
+pub const WORKS: [Work; 10] = [
+    work(
+        "cluster-etcd",
+        "what people do today with etcd alone",
+        Kind::Peers,
+    ),
+    work(
+        HOT,
+        "one counter, 256 unary clients",
+        Kind::Closed(unary(ONE_GROUP, 1)),
+    ),
+    work(
+        SOME,
+        "1,000 counters of one group, 256 unary clients",
+        Kind::Closed(unary(ONE_GROUP, 1_000)),
+    ),
+    work(
+        SOME_GROUPS,
+        "1,000 counters, a group each, 256 unary clients",
+        Kind::Closed(unary(GROUP_EACH, 1_000)),
+    ),
+    work(
+        HALF_NAME,
+        "one counter, unary, at half the rate of 256 clients",
+        Kind::Half(unary(ONE_GROUP, 1)),
+    ),
+    work(
+        RECORD_HOT,
+        "one counter, 64 sessions, 100 increments a message",
+        Kind::Closed(bulk(ONE_GROUP, 1)),
+    ),
+    work(
+        RECORD,
+        "10,000 counters of one group, 64 sessions, 100 increments a message",
+        Kind::Closed(bulk(ONE_GROUP, 10_000)),
+    ),
+    work(
+        RECORD_GROUPS,
+        "10,000 counters, a group each, 64 sessions, 100 increments a message",
+        Kind::Closed(bulk(GROUP_EACH, 10_000)),
+    ),
+    work(
+        ADDS[0],
+        "`Add` of 3 values, 256 calls in flight, with etcd and without",
+        Kind::Adds,
+    ),
+    work(
+        "cluster-curve",
+        "the cost of an increment over nodes, lanes, counters and ids",
+        Kind::Curve,
+    ),
+];
+
+const fn work(name: &'static str, title: &'static str, kind: Kind) -> Work {
+    Work { name, title, kind }
+}
+
+/// A way in which people count with etcd alone.
+pub struct Peer {
+    pub name: &'static str,
+    pub way: Way,
+    /// Requests, or increments, that are under way at any time.
+    pub in_flight: usize,
+    /// Whether each of them has a connection of its own.
+    pub own_connections: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// Read the counter; write it if nobody else has meanwhile; or else begin again. The same, where what is
+    /// refused brings along what is there, so that one need not read again.
+    Cas { reads_along: bool },
+    /// Transactions of so many puts of keys of their own.
+    Txn { puts: usize },
+}
+
+/// Which way is the best of its kind, the machine decides: all are there, and the best one is compared with.
+pub const PEERS: [Peer; 9] = [
+    peer("cas-16", Way::Cas { reads_along: false }, 16, true),
+    peer("cas-16-along", Way::Cas { reads_along: true }, 16, true),
+    peer("txn-1", Way::Txn { puts: 1 }, 1, true),
+    peer("txn-16", Way::Txn { puts: 1 }, 16, true),
+    peer("txn-16-shared", Way::Txn { puts: 1 }, 16, false),
+    peer("puts-100-4", Way::Txn { puts: 100 }, 4, true),
+    peer("puts-100-4-shared", Way::Txn { puts: 100 }, 4, false),
+    peer("puts-100-16", Way::Txn { puts: 100 }, 16, true),
+    peer("puts-100-16-shared", Way::Txn { puts: 100 }, 16, false),
+];
+
+const fn peer(name: &'static str, way: Way, in_flight: usize, own_connections: bool) -> Peer {
+    Peer {
+        name,
+        way,
+        in_flight,
+        own_connections,
+    }
+}
+
+const CAS: &[&str] = &["cas-16", "cas-16-along"];
+const COMMIT: &[&str] = &["txn-1"];
+const TXNS: &[&str] = &["txn-16", "txn-16-shared"];
+const PUTS: &[&str] = &[
+    "puts-100-4",
+    "puts-100-4-shared",
+    "puts-100-16",
+    "puts-100-16-shared",
+];
+
+/// What the project asks of sumd on `work`, against the best of some peers.
+pub struct Target {
+    pub work: &'static str,
+    pub against: &'static str,
+    pub peers: &'static [&'static str],
+    pub goal: Goal,
+}
+
+pub enum Goal {
+    /// Increments a second, at least so many times what the peer does.
+    Times(f64),
+    /// Its 99th percentile, at most so many times the median of the peer.
+    Latency(f64),
+}
+
+pub const TARGETS: [Target; 9] = [
+    times(HOT, "compare-and-swap", CAS, 50.0),
+    times(HOT, "1-op transactions", TXNS, 3.0),
+    times(SOME, "1-op transactions", TXNS, 2.0),
+    times(SOME_GROUPS, "1-op transactions", TXNS, 2.0),
+    times(RECORD_HOT, "compare-and-swap", CAS, 1_000.0),
+    times(RECORD_HOT, "1-op transactions", TXNS, 100.0),
+    times(RECORD, "puts by 100", PUTS, 10.0),
+    times(RECORD_GROUPS, "puts by 100", PUTS, 10.0),
+    Target {
+        work: HALF_NAME,
+        against: "one commit",
+        peers: COMMIT,
+        goal: Goal::Latency(5.0),
+    },
+];
+
+const fn times(
+    work: &'static str,
+    against: &'static str,
+    peers: &'static [&'static str],
+    least: f64,
+) -> Target {
+    Target {
+        work,
+        against,
+        peers,
+        goal: Goal::Times(least),
+    }
+}
+
+/// Members that etcd has there: three of them would leave two cores no room in which nodes could be seen to scale.
+pub const CURVE_MEMBERS: usize = 1;
+pub const CURVE_NODES: [usize; 4] = [1, 2, 4, 8];
+/// Groups of one counter each; they share 256 lanes.
+pub const CURVE_GROUPS: [u32; 6] = [1, 4, 16, 64, 256, 1_024];
+pub const CURVE_COUNTERS: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// A window alone gives some hundred thousand.
+pub const CURVE_IDS: [u64; 4] = [0, 1_000_000, 3_000_000, 10_000_000];
