@@ -21,6 +21,11 @@ help: ## Show this list
 run: ## Build and start a server on 127.0.0.1:8080
 	cargo run --release --locked
 
+.PHONY: cluster
+cluster: $(ETCD) ## Build and start three members of etcd and three nodes before them, on this machine
+	cargo build --release --locked
+	deploy/local/cluster $(ETCD) target/release/sumd
+
 .PHONY: test
 test: clients $(GRPCURL) $(ETCD) ## Run every test, installing what they need
 	cargo test --locked -- --include-ignored

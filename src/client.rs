@@ -10,8 +10,9 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use tonic::Status;
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -20,6 +21,9 @@ use crate::config::{AddOptions, HealthOptions, ServerOptions};
 use crate::proto::sum::v1::AddRequest;
 use crate::proto::sum::v1::sum_service_client::SumServiceClient;
 use crate::server::Address;
+
+/// Between two rounds over several servers.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a command has no answer.
 #[derive(Debug)]
@@ -68,6 +72,7 @@ pub async fn add(options: AddOptions) -> Result<i64, ClientError> {
     let values = options.values;
     in_time(&options.server, async |channel| {
         let mut client = SumServiceClient::new(channel);
+        let values = values.clone();
         Ok(client.add(AddRequest { values }).await?.into_inner().sum)
     })
     .await
@@ -82,7 +87,11 @@ pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError>
     let service = options.service;
     in_time(&options.server, async |channel| {
         let mut client = HealthClient::new(channel);
-        let answer = client.check(HealthCheckRequest { service }).await?;
+        let answer = client
+            .check(HealthCheckRequest {
+                service: service.clone(),
+            })
+            .await?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(ServingStatus::Serving.as_str_name()),
             other => Err(ClientError::NotServing(other)),
@@ -91,18 +100,34 @@ pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError>
     .await
 }
 
-/// Connects and asks, in the time that there is for both.
+/// Connects and asks, in the time that there is for both. Of several servers the next is asked where one is not there, over
+/// and over: a request that changes something has an id, and happens once.
 async fn in_time<T>(
     ServerOptions { address, timeout }: &ServerOptions,
-    ask: impl AsyncFnOnce(Channel) -> Result<T, ClientError>,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
-    let answer = async {
-        let channel = connect(address).await;
-        ask(channel.map_err(|error| ClientError::Connect(address.clone(), error))?).await
-    };
-    tokio::time::timeout(*timeout, answer)
-        .await
-        .unwrap_or_else(|_| Err(ClientError::Timeout(address.clone(), *timeout)))
+    let end = Instant::now() + *timeout;
+    let count = u32::try_from(address.len()).unwrap_or(u32::MAX).max(1);
+    loop {
+        for address in address {
+            let attempt = end.min(Instant::now() + *timeout / count);
+            let answer = timeout_at(attempt, async {
+                let channel = connect(address).await;
+                ask(channel.map_err(|error| ClientError::Connect(address.clone(), error))?).await
+            });
+            let late = |_| Err(ClientError::Timeout(address.clone(), *timeout));
+            let answer = answer.await.unwrap_or_else(late);
+            let is_final = match &answer {
+                Err(ClientError::Refused(status)) => status.code() != Code::Unavailable,
+                Err(ClientError::Connect(..) | ClientError::Timeout(..)) => false,
+                Ok(_) | Err(ClientError::NotServing(_)) => true,
+            };
+            if is_final || count == 1 || Instant::now() >= end {
+                return answer;
+            }
+        }
+        sleep(RETRY_PAUSE).await;
+    }
 }
 
 async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> {

@@ -107,14 +107,16 @@ pub struct ServeOptions {
 /// Which server a client command asks.
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
-    /// The server: host:port or unix:/path
+    /// The server: host:port or unix:/path. Of several nodes, all: host:port,host:port,... Another one is asked where one
+    /// cannot be reached
     #[arg(
         long,
         env = "SUMD_ADDRESS",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
+        default_value = "127.0.0.1:8080",
+        value_delimiter = ','
     )]
-    pub address: Address,
+    pub address: Vec<Address>,
 
     /// How long to wait for the answer
     #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",

@@ -10,6 +10,7 @@ mod peers;
 mod read;
 mod record;
 mod service;
+mod stale;
 mod watch;
 mod wire;
 

@@ -380,6 +380,7 @@ impl Lanes {
             waiter,
             desk: self.desk,
             weight,
+            overtaking: None,
         };
         let sent = queue.send(job);
         sent.map_err(|unsent| (unsent.0.waiter, LaneError::Closed))

@@ -134,6 +134,9 @@ pub struct Sum {
 pub enum StoreError {
     /// Another node has committed to the lane: this batch was not stored, and never will be.
     Moved,
+    /// The same, but that it may have been stored before that, and nobody can tell any more. With ids and sessions that does
+    /// not matter: those that it had would be remembered.
+    Lost,
     /// It cannot be reached just now, and nothing was changed.
     Unavailable(Arc<str>),
     /// It is not to be used any more: what it was asked for last may have been done or not. The rows tell, once they are
@@ -145,6 +148,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Moved => f.write_str("another node has committed"),
+            Self::Lost => f.write_str("nobody can tell what became of it"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
             Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
         }

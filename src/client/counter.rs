@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use super::{ClientError, connect, in_time};
+use super::{ClientError, in_time};
 use crate::config::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
@@ -58,7 +58,9 @@ async fn inc(options: IncOptions) -> Result<Vec<String>, ClientError> {
         on_limit: on_limit.into(),
     };
     in_time(&options.server, async |channel| {
-        let answer = Client::new(channel).increment_counter(request).await?;
+        let answer = Client::new(channel)
+            .increment_counter(request.clone())
+            .await?;
         Ok(vec![answer.into_inner().value.to_string()])
     })
     .await
@@ -67,7 +69,10 @@ async fn inc(options: IncOptions) -> Result<Vec<String>, ClientError> {
 async fn get(options: CounterOptions) -> Result<Vec<String>, ClientError> {
     let counters = options.counters;
     in_time(&options.server, async |channel| {
-        let request = BatchGetCountersRequest { counters };
+        let request = BatchGetCountersRequest {
+            counters: counters.clone(),
+            ..BatchGetCountersRequest::default()
+        };
         let answer = Client::new(channel).batch_get_counters(request).await?;
         let counters = answer.into_inner().counters.into_iter();
         Ok(counters.map(|counter| counter.value.to_string()).collect())
@@ -84,7 +89,7 @@ async fn list(options: ListOptions) -> Result<Vec<String>, ClientError> {
             page_token,
         };
         let page = in_time(&options.server, async |channel| {
-            Ok(Client::new(channel).list_counters(request).await?)
+            Ok(Client::new(channel).list_counters(request.clone()).await?)
         });
         let page = page.await?.into_inner();
         for counter in page.counters {
@@ -103,7 +108,9 @@ async fn list(options: ListOptions) -> Result<Vec<String>, ClientError> {
 async fn sum(options: ListOptions) -> Result<Vec<String>, ClientError> {
     let prefix = options.prefix;
     in_time(&options.server, async |channel| {
-        let request = SumCountersRequest { prefix };
+        let request = SumCountersRequest {
+            prefix: prefix.clone(),
+        };
         let answer = Client::new(channel).sum_counters(request).await?;
         Ok(vec![answer.into_inner().sum.to_string()])
     })
@@ -111,9 +118,8 @@ async fn sum(options: ListOptions) -> Result<Vec<String>, ClientError> {
 }
 
 async fn watch(options: WatchOptions) -> Result<Vec<String>, ClientError> {
-    let address = &options.server.address;
-    let channel = connect(address).await;
-    let channel = channel.map_err(|error| ClientError::Connect(address.clone(), error))?;
+    // The first that is there.
+    let channel = in_time(&options.server, async |channel| Ok(channel)).await?;
     let request = WatchCountersRequest {
         prefix: options.prefix,
         from_revision: options.from_revision,
@@ -144,7 +150,7 @@ async fn set(options: SetOptions) -> Result<Vec<String>, ClientError> {
         request_time: None,
     };
     in_time(&options.server, async |channel| {
-        let answer = Client::new(channel).set_counter(request).await?;
+        let answer = Client::new(channel).set_counter(request.clone()).await?;
         Ok(vec![answer.into_inner().previous_value.to_string()])
     })
     .await
@@ -157,7 +163,7 @@ async fn rm(options: RmOptions) -> Result<Vec<String>, ClientError> {
         request_time: None,
     };
     in_time(&options.server, async |channel| {
-        let answer = Client::new(channel).delete_counter(request).await?;
+        let answer = Client::new(channel).delete_counter(request.clone()).await?;
         Ok(vec![answer.into_inner().previous_value.to_string()])
     })
     .await

@@ -54,7 +54,9 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
 pub(super) fn read_error(error: &StoreError) -> Status {
     match error {
         StoreError::Failed(_) => tracing::error!("{error}"),
-        StoreError::Unavailable(_) | StoreError::Moved => tracing::warn!("{error}"),
+        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => {
+            tracing::warn!("{error}");
+        }
     }
     store_failed(error, not_applied())
 }
@@ -63,7 +65,7 @@ fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
     let (reason, message) = match error {
-        StoreError::Unavailable(_) | StoreError::Moved => {
+        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => {
             ("STORE_UNAVAILABLE", "the store cannot be reached just now")
         }
         StoreError::Failed(_) => (

@@ -12,20 +12,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use tracing::debug;
 
 use super::operation::Operation;
 use super::record;
 use super::service::CounterService;
-use crate::cluster::{self, Call, ForwardError, Kind, Peers, Reply, View};
+use crate::cluster::{self, Call, Kind, Peers, Reply, View};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
 use crate::status;
 use crate::store::LaneNumber;
 
-/// How long another node may take, at the most; half of what the caller waits, if that is less. It is some commits, and less
-/// than the caller minds.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long another node may take, at the most; half of what the caller waits, if that is less. One that cannot be reached is
+/// known sooner, and one that has much to do must not be given competition.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The way to the other nodes.
 #[derive(Clone)]
@@ -97,7 +98,14 @@ impl Elsewhere {
         match timeout(patience, self.peers.call(owner, call)).await {
             Ok(Ok(Err(status))) if is_of_the_node(&status) => None,
             Ok(Ok(answer)) => Some(answer),
-            Ok(Err(ForwardError::NotSent(_) | ForwardError::Unknown(_))) | Err(_) => None,
+            Ok(Err(error)) => {
+                debug!(lane = self.lane, "{error}");
+                None
+            }
+            Err(_) => {
+                debug!(lane = self.lane, "the other node has not answered in time");
+                None
+            }
         }
     }
 }

@@ -7,14 +7,15 @@ use tonic::{Code, Status};
 use super::convert::Violations;
 use super::error::read_error;
 use super::page_token;
+use super::service::CounterService;
 use crate::model::Digests;
 use crate::proto::sum::v1::{
-    BatchGetCountersRequest, BatchGetCountersResponse, Counter, GetCounterRequest,
+    BatchGetCountersRequest, BatchGetCountersResponse, Consistency, Counter, GetCounterRequest,
     GetCounterResponse, ListCountersRequest, ListCountersResponse, SumCountersRequest,
     SumCountersResponse,
 };
 use crate::status;
-use crate::store::{Row, Scan, Store};
+use crate::store::{Row, Rows, Scan, Store};
 
 /// Counters in a page, where the client does not say.
 const DEFAULT_PAGE: usize = 100;
@@ -32,15 +33,54 @@ pub(super) fn counter(name: &str, row: Option<&Row>) -> Counter {
     }
 }
 
+/// What a read has to show.
+enum Wanted {
+    Newest,
+    NotBefore(i64),
+}
+
+fn wanted(violations: &mut Violations, consistency: i32, min_revision: i64) -> Wanted {
+    if min_revision < 0 {
+        violations.add("min_revision", format!("it is {min_revision}, below 0"));
+    }
+    match Consistency::try_from(consistency) {
+        Ok(Consistency::Unspecified | Consistency::Linearizable) => Wanted::Newest,
+        Ok(Consistency::StaleOk) => Wanted::NotBefore(min_revision),
+        Err(_) => {
+            let problem = format!(
+                "it is {consistency}, and takes CONSISTENCY_LINEARIZABLE or CONSISTENCY_STALE_OK"
+            );
+            violations.add("consistency", problem);
+            Wanted::Newest
+        }
+    }
+}
+
+async fn read(
+    service: &CounterService,
+    names: Vec<Arc<str>>,
+    wanted: Wanted,
+) -> Result<Rows, Status> {
+    let rows = match wanted {
+        Wanted::NotBefore(revision) if service.store.lanes() > 1 => {
+            service.stale().read(names, revision).await
+        }
+        // A store of this node alone is as near as its memory.
+        Wanted::Newest | Wanted::NotBefore(_) => service.store.read(names).await,
+    };
+    rows.map_err(|error| read_error(&error))
+}
+
 pub(super) async fn get(
-    store: &dyn Store,
+    service: &CounterService,
     request: GetCounterRequest,
 ) -> Result<GetCounterResponse, Status> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
+    let wanted = wanted(&mut violations, request.consistency, request.min_revision);
     let name = violations.check(request.counter)?;
-    let rows = store.read(vec![name.as_str().into()]).await;
-    let rows = rows.map_err(|error| read_error(&error))?.rows;
+    let rows = read(service, vec![name.as_str().into()], wanted).await;
+    let rows = rows?.rows;
     let row = rows.first().and_then(Option::as_ref);
     Ok(GetCounterResponse {
         counter: Some(counter(&name, row)),
@@ -48,7 +88,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn batch_get(
-    store: &dyn Store,
+    service: &CounterService,
     request: BatchGetCountersRequest,
 ) -> Result<BatchGetCountersResponse, Status> {
     let mut violations = Violations::default();
@@ -61,10 +101,10 @@ pub(super) async fn batch_get(
     {
         violations.name(&format!("counters[{index}]"), name);
     }
+    let wanted = wanted(&mut violations, request.consistency, request.min_revision);
     let names = violations.check(request.counters)?;
-    let wanted = names.iter().map(|name| name.as_str().into()).collect();
-    let rows = store.read(wanted).await;
-    let rows = rows.map_err(|error| read_error(&error))?.rows;
+    let all = names.iter().map(|name| name.as_str().into()).collect();
+    let rows = read(service, all, wanted).await?.rows;
     let pairs = names.iter().zip(&rows);
     Ok(BatchGetCountersResponse {
         counters: pairs

@@ -32,6 +32,9 @@ use parts::{Parts, Whole};
 pub(super) const MAX_INCREMENTS: usize = 1000;
 /// Messages of a stream that wait in the lane: a window, and as many that are sent again.
 const MAX_WAITING: usize = 512;
+/// Parts of a stream that other nodes have, before it is no longer read: of all streams together there is an end to what a
+/// node takes of another.
+const MAX_SENT: usize = 512;
 
 type Answer = lane::Result<Decided>;
 
@@ -91,7 +94,8 @@ where
 impl Stream {
     fn has_room(&self) -> bool {
         let parts = self.parts.as_ref();
-        parts.map_or(self.waiting, Parts::pending) < MAX_WAITING
+        let messages = parts.map_or(self.waiting, Parts::pending);
+        messages < MAX_WAITING && self.sent.len() < MAX_SENT
     }
 
     /// Hands a message to the lanes.

@@ -1,6 +1,6 @@
 //! The methods: convert, ask the lane or the store, convert back.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::Response;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::error;
 use super::operation::Operation;
 use super::peers::{Forwarding, malformed};
+use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::lane::Lanes;
@@ -60,6 +61,8 @@ pub struct CounterService {
     pub(super) digests: Digests,
     /// Where there are other nodes.
     pub(super) forwarding: Option<Forwarding>,
+    /// For reads that may be behind, once there is one.
+    stale: Arc<OnceLock<Stale>>,
 }
 
 impl CounterService {
@@ -75,7 +78,13 @@ impl CounterService {
             digests: store.digests(),
             store,
             forwarding: None,
+            stale: Arc::default(),
         }
+    }
+
+    /// For reads that may be behind.
+    pub(super) fn stale(&self) -> &Stale {
+        self.stale.get_or_init(|| Stale::new(self.store.clone()))
     }
 
     /// The same service as one of several nodes'.
@@ -156,9 +165,9 @@ impl CounterService {
                 let delete = |request: DeleteCounterRequest| self.operate(request, deadline);
                 Box::pin(unary(messages, delete)).await
             }
-            Method::Get => Box::pin(unary(messages, |request| read::get(store, request))).await,
+            Method::Get => Box::pin(unary(messages, |request| read::get(self, request))).await,
             Method::BatchGet => {
-                Box::pin(unary(messages, |request| read::batch_get(store, request))).await
+                Box::pin(unary(messages, |request| read::batch_get(self, request))).await
             }
             Method::List => {
                 let list = |request| read::list(store, self.digests, request);

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::desk::{Outbox, Waiter};
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
-use crate::model::{Bounds, Commit, Head, Millis, Outcome, Request, State};
+use crate::model::{Bounds, Commit, Head, Millis, Outcome, Refused, Request, State};
 use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -29,6 +29,12 @@ const MAX_BYTES: usize = 768 * 1024;
 /// a second or some.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a part of a message waits for the one before it, which is on its way by another node; how often it looks; and how
+/// many there may be of them.
+const OVERTAKING_PATIENCE: Duration = Duration::from_secs(3);
+const OVERTAKING_PAUSE: Duration = Duration::from_millis(5);
+const MAX_OVERTAKING: usize = 4096;
+
 /// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
 const MAX_BEHIND: Millis = 60_000;
 
@@ -37,8 +43,10 @@ pub(super) struct Job {
     pub(super) request: Request,
     pub(super) waiter: Waiter,
     pub(super) desk: usize,
-    /// How much of the lane's room it takes.
+    /// How much of the lanes' room it takes.
     pub(super) weight: usize,
+    /// It is a part that has overtaken the one before it, since then.
+    pub(super) overtaking: Option<Instant>,
 }
 
 pub(super) struct Task {
@@ -50,6 +58,8 @@ pub(super) struct Task {
     started: Instant,
     /// The clock is further ahead than the lane believes.
     clock_is_ahead: bool,
+    /// Parts that have overtaken those before them.
+    overtaking: Vec<Job>,
 }
 
 /// What the rows of a lane make.
@@ -138,6 +148,7 @@ impl Task {
             shared,
             started: Instant::now(),
             clock_is_ahead: false,
+            overtaking: Vec::new(),
         }
     }
 
@@ -176,16 +187,21 @@ impl Task {
 
     /// Waits for something to do and takes what there is, up to a batch; `false` once stopped with nothing left.
     async fn gather(&mut self, batch: &mut Vec<Job>) -> bool {
+        let waits = !self.overtaking.is_empty();
         let first = tokio::select! {
             biased;
-            job = self.jobs.recv() => job,
-            () = self.shared.stop.cancelled() => {
+            job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
+            () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
                 // What was queued before is carried out, and nothing after.
                 self.jobs.close();
                 self.jobs.recv().await
             }
+            () = sleep(OVERTAKING_PAUSE), if waits => None,
         };
-        let Some(first) = first else { return false };
+        batch.append(&mut self.overtaking);
+        let Some(first) = first else {
+            return !batch.is_empty();
+        };
         // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
         // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
         if self.shared.queues.len() == 1 {
@@ -224,7 +240,10 @@ impl Task {
             });
             // Those who were told that nobody knows have left.
             let here = decided.len().min(batch.len());
-            answer(&self.shared, batch.drain(..here).zip(decided));
+            let overtaking = &mut self.overtaking;
+            let jobs = batch.drain(..here).zip(decided);
+            let jobs = jobs.filter_map(|(job, decided)| put_off(job, decided, overtaking));
+            answer(&self.shared, jobs);
         }
         Ok(())
     }
@@ -301,6 +320,19 @@ impl Task {
                 self.catch_up().await?;
                 Ok(None)
             }
+            Err(StoreError::Lost) => {
+                self.state.undo(&commit);
+                let is_lost = |job: &mut Job| {
+                    let operation = &job.request.operation;
+                    job.request.id.is_none() && !operation.is_bulk()
+                };
+                // The others happen once, however often they are decided.
+                let lost = batch.extract_if(.., is_lost);
+                let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
+                answer(&self.shared, lost.map(unknown));
+                self.catch_up().await?;
+                Ok(None)
+            }
             Err(StoreError::Unavailable(problem)) => {
                 self.state.undo(&commit);
                 Err(StartError::Store(StoreError::Unavailable(problem)))
@@ -363,6 +395,24 @@ impl Task {
         }
         Ok(false)
     }
+}
+
+/// Keeps a part until the one before it has come, unless that takes too long.
+fn put_off(
+    mut job: Job,
+    decided: Result<Decided>,
+    overtaking: &mut Vec<Job>,
+) -> Option<(Job, Result<Decided>)> {
+    if !matches!(decided, Err(LaneError::Refused(Refused::Overtaken { .. }))) {
+        return Some((job, decided));
+    }
+    let since = *job.overtaking.get_or_insert_with(Instant::now);
+    if since.elapsed() >= OVERTAKING_PATIENCE || overtaking.len() >= MAX_OVERTAKING {
+        return Some((job, decided));
+    }
+    debug!("a part has overtaken the one before it");
+    overtaking.push(job);
+    None
 }
 
 /// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.

@@ -115,6 +115,12 @@ impl Changes {
         Seen::Changes(commits, end)
     }
 
+    /// Up to where all that was committed was told.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        *self.revision.borrow()
+    }
+
     /// Waits until a revision is reached.
     pub async fn reach(&self, revision: i64) {
         let mut revisions = self.revision.subscribe();

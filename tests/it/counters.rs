@@ -58,6 +58,7 @@ async fn increment(client: &mut Client, counter: &str, delta: i64) -> IncrementC
 async fn get(client: &mut Client, counter: &str) -> Counter {
     let request = GetCounterRequest {
         counter: counter.into(),
+        ..GetCounterRequest::default()
     };
     let answer = soon(client.get_counter(request)).await.expect("an answer");
     answer.into_inner().counter.expect("a counter")
@@ -354,6 +355,7 @@ async fn several_counters_are_read_at_one_moment() {
     increment(&mut client, "g/b", 2).await;
     let names = |names: &[&str]| BatchGetCountersRequest {
         counters: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..BatchGetCountersRequest::default()
     };
     let answer = soon(client.batch_get_counters(names(&["g/b", "g/x", "g/a", "g/b"]))).await;
     let counters = answer.expect("counters").into_inner().counters;

@@ -190,7 +190,11 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     let mut client = client(&server).await;
     let mut get = async |counter: &str| {
         let counter = counter.to_owned();
-        soon(client.get_counter(GetCounterRequest { counter })).await
+        soon(client.get_counter(GetCounterRequest {
+            counter,
+            ..GetCounterRequest::default()
+        }))
+        .await
     };
     let status = get("acme/b").await.expect_err("its row is damaged");
     assert_eq!(

@@ -44,6 +44,7 @@ pub async fn increment(
 pub async fn get(addresses: &str, names: &[&str]) -> Result<(), Failure> {
     let request = BatchGetCountersRequest {
         counters: names.iter().map(ToString::to_string).collect(),
+        ..BatchGetCountersRequest::default()
     };
     let answer = connect(addresses)?
         .call(request, DEADLINE, async |channel, request| {

@@ -25,7 +25,7 @@ use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::StoreError;
 
 /// Transactions of this node in flight: with more of them each is smaller, and a put is cheaper beside others.
-const MAX_IN_FLIGHT: usize = 4;
+const MAX_IN_FLIGHT: usize = 2;
 /// What one transaction holds: etcd takes 1.5 MiB by default.
 const MAX_BYTES: usize = 1 << 20;
 /// For the first answer; then twice as long each time. A member that has lost its leader drops what it is asked.
@@ -214,10 +214,8 @@ impl<K: Kv> Flight<K> {
         let found = kv::read(&self.kv, vec![range]).await?;
         let row = found.ranges.first().and_then(|range| range.kvs.first());
         let Some(row) = row else {
-            // It was some ten minutes: nobody can tell any more.
-            return Err(StoreError::Failed(
-                "what became of a batch is forgotten".into(),
-            ));
+            // Whoever it was by, there were no ids in it.
+            return Err(StoreError::Lost);
         };
         let pack: Pack = self.layout.open(row)?;
         Ok(find(&pack.batches, plan, row.mod_revision))

@@ -180,12 +180,18 @@ pub(super) async fn after(
         return Ok(After::Batches(Vec::new()));
     }
     let head: stored::Head = layout.open(row)?;
-    if head.folded != log.head().folded || log.head().seq != seq {
+    if log.head().seq != seq {
         return Ok(After::TooMany);
     }
+    let has_folded = head.folded != log.head().folded;
+    let mut from = log.head().open_from;
+    if has_folded {
+        // What is recent is another thing now: it is put together anew.
+        from = from.min(head.log_from);
+    }
     let mut packs = Vec::new();
-    if head.open_from > log.head().open_from {
-        let first = layout.pack(lane, log.head().open_from).to_vec();
+    if head.open_from > from {
+        let first = layout.pack(lane, from).to_vec();
         let prefix = layout.packs(lane);
         let read = rows(kv, &prefix, Some(first), found.revision, PAGE).await;
         packs = match read {
@@ -206,6 +212,9 @@ pub(super) async fn after(
     let complete = batches.last().map(|batch| batch.head.seq) == Some(head.seq);
     if !complete || batches.first().map(|batch| batch.head.seq) != Some(seq + 1) {
         return Ok(After::TooMany);
+    }
+    if has_folded {
+        log.restart(head.folded, from);
     }
     for pack_row in &packs {
         log.add_pack(&layout.open(pack_row)?, pack_row.mod_revision)?;

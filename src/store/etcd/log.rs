@@ -25,6 +25,8 @@ const FOLDED_ROWS: usize = 48;
 const RECENT_BYTES: usize = 4 << 20;
 /// Sessions whose rows are not up to date, before they are brought so.
 const RECENT_SESSIONS: usize = 256;
+/// Packs that are kept although nothing in them is needed: who does not know what became of a batch finds it there.
+const KEPT_PACKS: usize = 64;
 /// Packs that are deleted at once: to delete each by itself would be an operation more with each batch.
 const PRUNED_PACKS: usize = 16;
 
@@ -192,7 +194,17 @@ impl Log {
         Ok(())
     }
 
-    /// What is to be folded before anything is read: all batches up to this one are.
+    /// Another node has folded: what is recent is read again, from a pack on.
+    pub(super) fn restart(&mut self, folded: u64, from: u64) {
+        self.recent = Recent::new(RECENT_BYTES);
+        self.sessions.clear();
+        self.folding = None;
+        self.packs.retain(|(first, _)| *first < from);
+        self.head.seq = folded;
+        self.head.folded = folded;
+    }
+
+    /// What is folded, before anything is read: all batches up to this one are.
     pub(super) fn set_folded(&mut self, folded: u64) {
         self.head.folded = folded;
     }
@@ -304,8 +316,9 @@ impl Log {
 
     /// Deletes packs of which nothing is needed, if they are many; gives how many.
     fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
-        let old = self.packs.iter().take_while(|(_, last)| *last < needed);
-        let count = old.count();
+        let kept = self.packs.len().saturating_sub(KEPT_PACKS);
+        let old = self.packs.iter().take(kept);
+        let count = old.take_while(|(_, last)| *last < needed).count();
         let Some((first, _)) = self.packs.front().filter(|_| count >= PRUNED_PACKS) else {
             return 0;
         };

@@ -101,7 +101,10 @@ async fn nodes_count_as_one() {
         let more = b.increment(&counter, "").await.expect("an answer");
         assert_eq!((more.value, more.replayed), (2, false));
         assert!(more.revision > first.revision);
-        let request = GetCounterRequest { counter };
+        let request = GetCounterRequest {
+            counter,
+            ..GetCounterRequest::default()
+        };
         let read = a.counters().get_counter(request).await.expect("an answer");
         let read = read.into_inner().counter.expect("a counter");
         assert_eq!((read.value, read.revision), (2, more.revision));

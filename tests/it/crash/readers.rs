@@ -88,10 +88,18 @@ async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status>
     let asked = clock.now();
     let counters = if kind == 1 {
         let counter = counters.remove(0);
-        let found = soon(client.get_counter(GetCounterRequest { counter })).await?;
+        let found = soon(client.get_counter(GetCounterRequest {
+            counter,
+            ..GetCounterRequest::default()
+        }))
+        .await?;
         found.into_inner().counter.into_iter().collect()
     } else {
-        let found = soon(client.batch_get_counters(BatchGetCountersRequest { counters })).await?;
+        let found = soon(client.batch_get_counters(BatchGetCountersRequest {
+            counters,
+            ..BatchGetCountersRequest::default()
+        }))
+        .await?;
         found.into_inner().counters
     };
     history.reads.push(Read {

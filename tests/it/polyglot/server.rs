@@ -69,7 +69,10 @@ impl Server {
 
     pub async fn value(&self, counter: &str) -> i64 {
         let counter = counter.to_owned();
-        let request = GetCounterRequest { counter };
+        let request = GetCounterRequest {
+            counter,
+            ..GetCounterRequest::default()
+        };
         let got = self.client().await.get_counter(request).await;
         let got = got.expect("an answer").into_inner();
         got.counter.expect("a counter").value

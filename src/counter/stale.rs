@@ -1,0 +1,142 @@
+//! Reads that may be behind: from memory, which is kept up to date by what the store tells of changes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::store::{Changed, Changes, Row, Rows, Seen, Store, StoreError};
+
+/// Counters in memory: those that were asked for of late. Some 10 MiB.
+const MAX_COUNTERS: usize = 64 * 1024;
+/// How long a reader waits for what it has to see; then the store is asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Counters as they were a moment ago.
+pub(super) struct Stale {
+    store: Arc<dyn Store>,
+    known: Arc<Mutex<Known>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// A counter that is not there is known, too.
+    counters: HashMap<Arc<str>, Row>,
+    /// They are as they were at this revision, or later.
+    revision: i64,
+}
+
+impl Known {
+    fn take(&mut self, commits: &[Changed]) {
+        for commit in commits {
+            for change in &*commit.counters {
+                if let Some(row) = self.counters.get_mut(&change.name) {
+                    let revision = commit.base + i64::from(change.place);
+                    if revision > row.revision {
+                        (row.value, row.revision) = (change.value, revision);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Stale {
+    /// Begins to follow what is committed.
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        let known = Arc::<Mutex<Known>>::default();
+        let task = tokio::spawn(follow(store.changes().clone(), known.clone()));
+        Self {
+            store,
+            known,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Counters, all as they were at one moment or after it, which is not before a revision.
+    pub(super) async fn read(
+        &self,
+        names: Vec<Arc<str>>,
+        min_revision: i64,
+    ) -> Result<Rows, StoreError> {
+        let changes = self.store.changes();
+        if min_revision > 0 {
+            // Where it is late, the store has it.
+            let _ = timeout(PATIENCE, changes.reach(min_revision)).await;
+        }
+        if let Some(rows) = self.from_memory(&names, min_revision) {
+            return Ok(rows);
+        }
+        let before = changes.revision();
+        let found = self.store.read(names.clone()).await?;
+        self.remember(names, &found, before);
+        Ok(found)
+    }
+
+    fn from_memory(&self, names: &[Arc<str>], min_revision: i64) -> Option<Rows> {
+        let known = self.known();
+        if known.revision == 0 || known.revision < min_revision {
+            return None;
+        }
+        let rows = names.iter().map(|name| {
+            let row = known.counters.get(name)?;
+            Some((row.revision > 0).then(|| row.clone()))
+        });
+        let rows: Option<Vec<_>> = rows.collect();
+        rows.map(|rows| Rows {
+            rows,
+            revision: known.revision,
+        })
+    }
+
+    /// Takes in what was read after a revision. What has changed since then is told by the changes, or nothing is taken in.
+    fn remember(&self, names: Vec<Arc<str>>, found: &Rows, before: i64) {
+        let mut known = self.known();
+        let Seen::Changes(since, _) = self.store.changes().since(before) else {
+            return;
+        };
+        if known.counters.len() + names.len() > MAX_COUNTERS {
+            known.counters.clear();
+        }
+        for (name, row) in names.into_iter().zip(&found.rows) {
+            let none = || Row {
+                name: name.clone(),
+                value: None,
+                revision: 0,
+            };
+            let row = row.clone().unwrap_or_else(none);
+            known.counters.insert(name, row);
+        }
+        known.take(&since);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    // It holds in every state that a panic could leave it in.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps what is known up to date. After a gap nothing is known.
+async fn follow(changes: Changes, known: Arc<Mutex<Known>>) {
+    let mut seen = changes.revision();
+    loop {
+        changes.reach(seen + 1).await;
+        let news = changes.since(seen);
+        let mut known = lock(&known);
+        if let Seen::Changes(commits, end) = news {
+            known.take(&commits);
+            seen = end;
+        } else {
+            known.counters.clear();
+            seen = changes.revision();
+        }
+        known.revision = seen;
+    }
+}
