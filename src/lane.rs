@@ -35,6 +35,8 @@ pub struct Decided {
     pub answer: Answer,
     /// Its place in the order.
     pub revision: i64,
+    /// Which lane has decided.
+    pub lane: LaneNumber,
 }
 
 /// Why there is no answer.

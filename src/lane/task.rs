@@ -215,10 +215,12 @@ impl Task {
                 // All of it is to be decided again, on top of what another node has committed.
                 continue;
             };
+            let lane = self.lane;
             let decided = outcomes.into_iter().map(|outcome| {
                 let decided = outcome.map(|answer| Decided {
                     revision: answer.revision(base),
                     answer,
+                    lane,
                 });
                 decided.map_err(LaneError::Refused)
             });
