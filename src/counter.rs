@@ -14,4 +14,5 @@ mod watch;
 mod wire;
 
 pub use peers::{Executor, Forwarding};
+pub use record::parts;
 pub use service::{CounterService, Method};

@@ -1,7 +1,7 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
 mod part;
-mod parts;
+pub mod parts;
 
 pub(super) use part::{decode_part, part_answer};
 

@@ -80,6 +80,8 @@ impl<K: Kv> Committer<K> {
         let mut flights = JoinSet::new();
         loop {
             tokio::select! {
+                // So that a simulation can be repeated; neither can keep the other waiting.
+                biased;
                 Some(attempt) = queue.recv() => waiting.push_back(attempt),
                 Some(landed) = flights.join_next() => match landed {
                     Ok(again) => waiting.extend(again),

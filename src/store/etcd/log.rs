@@ -17,17 +17,6 @@ use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session, Session
 use crate::store::LaneNumber;
 use crate::store::recent::{Merged, Recent, Run};
 
-/// What the head's row may hold of batches. It is written with each of them.
-const MAX_OPEN_BYTES: usize = 4096;
-/// Rows that are brought up to date with one batch.
-const FOLDED_ROWS: usize = 48;
-/// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
-const RECENT_BYTES: usize = 4 << 20;
-/// Sessions whose rows are not up to date, before they are brought so.
-const RECENT_SESSIONS: usize = 256;
-/// Packs that are deleted at once: to delete each by itself would be an operation more with each batch.
-const PRUNED_PACKS: usize = 16;
-
 /// A lane.
 pub(super) struct Log {
     layout: Layout,
@@ -124,6 +113,7 @@ impl Log {
     /// A lane that nothing was ever committed to.
     pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
         Self {
+            recent: Recent::new(layout.sizes.recent_bytes),
             layout,
             lane,
             revision: 0,
@@ -134,7 +124,6 @@ impl Log {
             },
             open_bytes: 0,
             packs: VecDeque::new(),
-            recent: Recent::new(RECENT_BYTES),
             sessions: BTreeMap::new(),
             folding: None,
         }
@@ -199,6 +188,7 @@ impl Log {
 
     /// Plans the writing of the next batch.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
+        let sizes = self.layout.sizes;
         let batch = to_batch(commit, attempt.clone());
         let size = batch.encoded_len();
         let mut head = Head {
@@ -211,7 +201,7 @@ impl Log {
         };
         head.batches.push(batch);
         let first = self.head.open_from;
-        let pack = (self.open_bytes + size > MAX_OPEN_BYTES).then(|| {
+        let pack = (self.open_bytes + size > sizes.open_bytes).then(|| {
             head.open_from = commit.seq + 1;
             Pack {
                 batches: std::mem::take(&mut head.batches),
@@ -219,7 +209,7 @@ impl Log {
         });
         let mut others = Vec::new();
         if self.folding.is_none()
-            && (self.recent.is_full() || self.sessions.len() > RECENT_SESSIONS)
+            && (self.recent.is_full() || self.sessions.len() > sizes.recent_sessions)
         {
             self.begin_fold();
         }
@@ -270,10 +260,11 @@ impl Log {
 
     /// Brings the next rows up to date; `true` where these are the last.
     fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
+        let most = self.layout.sizes.folded_rows;
         let done = folding.name.clone();
         let runs = self.recent.folding();
         for latest in Merged::new(runs, &done).filter(|latest| latest.name != done) {
-            if operations.len() == FOLDED_ROWS {
+            if operations.len() == most {
                 return false;
             }
             let key = self.layout.counter(latest.name);
@@ -289,7 +280,7 @@ impl Log {
             });
             latest.name.clone_into(&mut folding.name);
         }
-        while operations.len() < FOLDED_ROWS
+        while operations.len() < most
             && let Some((id, state)) = folding.sessions.pop_front()
         {
             let key = self.layout.session(self.lane, &id);
@@ -299,14 +290,18 @@ impl Log {
                 put(key.clone(), self.layout.seal(&key, &Session { state }))
             });
         }
-        folding.sessions.is_empty() && operations.len() < FOLDED_ROWS
+        folding.sessions.is_empty() && operations.len() < most
     }
 
     /// Deletes packs of which nothing is needed, if they are many; gives how many.
     fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
         let old = self.packs.iter().take_while(|(_, last)| *last < needed);
         let count = old.count();
-        let Some((first, _)) = self.packs.front().filter(|_| count >= PRUNED_PACKS) else {
+        let Some((first, _)) = self
+            .packs
+            .front()
+            .filter(|_| count >= self.layout.sizes.pruned_packs)
+        else {
             return 0;
         };
         let kept = self.packs.get(count).map(|(first, _)| *first);
