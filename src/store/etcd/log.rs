@@ -15,7 +15,7 @@ use crate::model::{Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
 use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session, SessionChange};
 use crate::store::LaneNumber;
-use crate::store::recent::{Merged, Recent, Run};
+use crate::store::recent::{Lookup, Merged, Recent, Run};
 
 /// A lane.
 pub(super) struct Log {
@@ -259,14 +259,21 @@ impl Log {
     }
 
     /// Brings the next rows up to date; `true` where these are the last.
+    ///
+    /// They are written as they are now, not as they were when this fold began: another node may have begun one later, and
+    /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
+    /// fold is done.
     fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
         let most = self.layout.sizes.folded_rows;
         let done = folding.name.clone();
         let runs = self.recent.folding();
-        for latest in Merged::new(runs, &done).filter(|latest| latest.name != done) {
+        let now = self.recent.view(0).runs;
+        let mut now = Lookup::new(&now);
+        for old in Merged::new(runs, &done).filter(|old| old.name != done) {
             if operations.len() == most {
                 return false;
             }
+            let latest = now.find(old.name).unwrap_or(old);
             let key = self.layout.counter(latest.name);
             operations.push(if let Some(value) = latest.value {
                 let row = Counter {
@@ -281,8 +288,9 @@ impl Log {
             latest.name.clone_into(&mut folding.name);
         }
         while operations.len() < most
-            && let Some((id, state)) = folding.sessions.pop_front()
+            && let Some((id, old)) = folding.sessions.pop_front()
         {
+            let state = self.sessions.get(&id).cloned().unwrap_or(old);
             let key = self.layout.session(self.lane, &id);
             operations.push(if state.is_empty() {
                 delete(key)
