@@ -79,9 +79,10 @@ sanitize: ## Run the summing kernel's tests under AddressSanitizer (needs a nigh
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" --lib sum::wire
 
 .PHONY: soak
-soak: ## Kill the server under load, and lose its power, for half an hour or SUMD_SOAK_SECONDS
+soak: ## Kill the server under load, lose its power and simulate clusters, each for half an hour or SUMD_SOAK_SECONDS
 	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),1800) \
-		cargo test --release --locked --test it -- --ignored --exact crash::soak power::soak --nocapture
+		cargo test --release --locked --test it -- --ignored --exact \
+		crash::soak power::soak simulation::soak --nocapture
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)

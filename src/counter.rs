@@ -15,4 +15,5 @@ mod watch;
 mod wire;
 
 pub use peers::{Executor, Forwarding};
+pub use record::parts;
 pub use service::{CounterService, Method};

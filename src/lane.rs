@@ -3,6 +3,7 @@
 //! While one batch is being stored the next one gathers: an idle lane answers at the speed of one commit, and a busy one
 //! spreads it over thousands of operations.
 
+mod clock;
 mod desk;
 mod share;
 mod task;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Answer, Bounds, Corrupt, Refused, Request};
 use crate::store::{LaneNumber, Store, StoreError};
+pub use clock::Clock;
 use desk::{Desks, Waiter};
 use share::Memory;
 use task::{Job, Task};
@@ -35,6 +37,8 @@ pub struct Decided {
     pub answer: Answer,
     /// Its place in the order.
     pub revision: i64,
+    /// Which lane has decided.
+    pub lane: LaneNumber,
 }
 
 /// Why there is no answer.
@@ -80,6 +84,7 @@ struct Shared {
     room: Room,
     desks: Desks,
     memory: Memory,
+    clock: Clock,
     stop: CancellationToken,
     /// The ways to those that have begun.
     queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
@@ -158,13 +163,10 @@ impl Running {
         let (ended, end) = oneshot::channel();
         let work = move || {
             let served = runtime.block_on(async {
-                match begin(store, bounds).await {
+                match begin(store, bounds, Clock::default()).await {
                     Ok((shared, serve)) => {
-                        let _ = opened.send(Ok(shared.clone()));
-                        let end = serve.await;
-                        // Who waits for room would wait for ever.
-                        shared.room.bulk.close();
-                        end
+                        let _ = opened.send(Ok(shared));
+                        serve.await
                     }
                     Err(error) => {
                         let _ = opened.send(Err(error));
@@ -181,11 +183,38 @@ impl Running {
         let _thread = thread.spawn(work).map_err(StartError::Thread)?;
         let panicked = |_| Err(StartError::Store(ended_by("has panicked")).into());
         let shared = opening.await.unwrap_or_else(panicked)?;
+        Ok(Self::new(shared, end))
+    }
+
+    /// The same on the runtime that this is called on, by a clock of the caller's: for a simulation, where many nodes share
+    /// one thread and one time.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn here(
+        store: Arc<dyn Store>,
+        bounds: Bounds,
+        clock: Clock,
+    ) -> std::result::Result<Self, StartError> {
+        let store = async move { Ok::<_, StartError>(store) };
+        let (shared, serve) = begin(store, bounds, clock).await?;
+        let (ended, end) = oneshot::channel();
+        // It is waited for by what it says in the end.
+        let _task = tokio::spawn(async move {
+            let _ = ended.send(serve.await);
+        });
+        Ok(Self::new(shared, end))
+    }
+
+    fn new(
+        shared: Arc<Shared>,
+        end: oneshot::Receiver<std::result::Result<(), StartError>>,
+    ) -> Self {
         let lanes = Lanes {
             desk: shared.desks.open(),
             shared,
         };
-        Ok(Self { lanes, end })
+        Self { lanes, end }
     }
 
     /// Resolves where the lanes have ended by themselves, as they do when the store fails.
@@ -219,6 +248,7 @@ type Served = std::result::Result<(), StartError>;
 async fn begin<E: From<StartError>>(
     store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>>,
     bounds: Bounds,
+    clock: Clock,
 ) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>), E> {
     let store = store.await?;
     let only = match store.lanes() {
@@ -233,6 +263,7 @@ async fn begin<E: From<StartError>>(
         },
         desks: Desks::default(),
         memory: Memory::new(bounds),
+        clock,
         stop: CancellationToken::new(),
         queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
         beginning,
@@ -244,12 +275,21 @@ async fn begin<E: From<StartError>>(
         let _ = shared.queues[0].set(queue);
         tasks.spawn(Task::new(0, state, jobs, shared.clone()).run());
     }
-    Ok((shared.clone(), serve(shared, begun, tasks)))
+    let serve = {
+        let shared = shared.clone();
+        async move {
+            let end = serve(&shared, begun, tasks).await;
+            // Who waits for room would wait for ever.
+            shared.room.bulk.close();
+            end
+        }
+    };
+    Ok((shared, serve))
 }
 
 /// Serves the lanes that begin, until all have ended after a stop, or one has failed.
 async fn serve(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     mut begun: mpsc::UnboundedReceiver<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
     mut tasks: JoinSet<Served>,
 ) -> Served {

@@ -1,7 +1,7 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
 mod part;
-mod parts;
+pub mod parts;
 
 pub(super) use part::{decode_part, part_answer};
 
@@ -193,7 +193,7 @@ impl Stream {
                 let (session, time) = self.session.as_ref().expect("the first message has set it");
                 let payload =
                     fields.encode((session, *time), (sequence, acknowledged), lane, &part);
-                self.sent.push(part::send(elsewhere, payload));
+                self.sent.push(part::send(elsewhere, lane, payload));
                 continue;
             }
             let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
@@ -321,18 +321,23 @@ impl Stream {
             add(reply, acknowledged, revision, part::failures(&failures));
             return true;
         };
-        let whole = parts.durable(acknowledged, decided.revision, part::failures(&failures));
+        let whole = parts.durable(
+            decided.lane,
+            acknowledged,
+            decided.revision,
+            part::failures(&failures),
+        );
         add_whole(reply, whole)
     }
 
     /// Sends what comes of the answer of another node. Where that has none, the part is carried out here.
     async fn reply_of_part(
         &mut self,
-        (payload, answer): part::Answered,
+        (lane, payload, answer): part::Answered,
         replies: &Replies,
     ) -> Result<(), Status> {
         let Some(answer) = answer else {
-            let (lane, request) = decode_part(payload, self.service.digests)?;
+            let (_, request) = decode_part(payload, self.service.digests)?;
             return self.enqueue(lane, request).await;
         };
         let answer = answer?;
@@ -340,7 +345,7 @@ impl Stream {
             return Ok(());
         };
         let mut reply = reply();
-        let whole = parts.durable(answer.acknowledged, answer.revision, answer.failures);
+        let whole = parts.durable(lane, answer.acknowledged, answer.revision, answer.failures);
         if add_whole(&mut reply, whole) {
             replies.send(&reply).await;
         }

@@ -67,7 +67,7 @@ impl Stale {
             // Where it is late, the store has it.
             let _ = timeout(PATIENCE, changes.reach(min_revision)).await;
         }
-        if let Some(rows) = self.from_memory(&names, min_revision) {
+        if let Some(rows) = self.known_rows(&names, min_revision) {
             return Ok(rows);
         }
         let before = changes.revision();
@@ -76,7 +76,7 @@ impl Stale {
         Ok(found)
     }
 
-    fn from_memory(&self, names: &[Arc<str>], min_revision: i64) -> Option<Rows> {
+    fn known_rows(&self, names: &[Arc<str>], min_revision: i64) -> Option<Rows> {
         let known = self.known();
         if known.revision == 0 || known.revision < min_revision {
             return None;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use humantime::FormattedDuration;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::desk::{Outbox, Waiter};
@@ -139,7 +139,7 @@ impl Task {
         jobs: mpsc::UnboundedReceiver<Job>,
         shared: Arc<Shared>,
     ) -> Self {
-        compare_clock(state.head());
+        compare_clock(state.head(), shared.clock.now());
         Self {
             lane,
             state,
@@ -196,7 +196,8 @@ impl Task {
                 self.jobs.close();
                 self.jobs.recv().await
             }
-            () = sleep(OVERTAKING_PAUSE), if waits => None,
+            // Made only when it is waited for: the only lane of a store has no timer.
+            () = async { sleep(OVERTAKING_PAUSE).await }, if waits => None,
         };
         batch.append(&mut self.overtaking);
         let Some(first) = first else {
@@ -231,10 +232,12 @@ impl Task {
                 // All of it is to be decided again, on top of what another node has committed.
                 continue;
             };
+            let lane = self.lane;
             let decided = outcomes.into_iter().map(|outcome| {
                 let decided = outcome.map(|answer| Decided {
                     revision: answer.revision(base),
                     answer,
+                    lane,
                 });
                 decided.map_err(LaneError::Refused)
             });
@@ -269,7 +272,9 @@ impl Task {
     /// Decides as many jobs as one commit takes, one at least.
     fn decide(&mut self, jobs: &[Job]) -> Vec<Outcome> {
         let elapsed = Millis::try_from(self.started.elapsed().as_millis());
-        let ahead = self.state.begin(now(), elapsed.unwrap_or(0));
+        let ahead = self
+            .state
+            .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
         self.tell_of_clock(ahead);
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -416,8 +421,7 @@ fn put_off(
 }
 
 /// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.
-pub(super) fn compare_clock(head: Head) {
-    let now = now();
+fn compare_clock(head: Head, now: Millis) {
     if head.time - now > MAX_BEHIND {
         warn!(
             "the clock is {} behind that of the last batch. What was forgotten by that one stays forgotten: for the \
@@ -432,10 +436,4 @@ pub(super) fn compare_clock(head: Head) {
 fn duration(millis: Millis) -> FormattedDuration {
     let seconds = u64::try_from(millis / 1000).unwrap_or(0);
     humantime::format_duration(Duration::from_secs(seconds))
-}
-
-fn now() -> Millis {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    let millis = since_1970.map_or(0, |time| time.as_millis());
-    Millis::try_from(millis).unwrap_or(Millis::MAX)
 }

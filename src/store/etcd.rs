@@ -11,10 +11,12 @@ mod log;
 mod meta;
 mod reader;
 mod rows;
+mod sizes;
 mod upkeep;
 
 pub use kv::Kv;
 pub use meta::OpenError;
+pub use sizes::Sizes;
 
 use std::sync::Arc;
 
@@ -90,8 +92,14 @@ impl<K: Kv> EtcdStore<K> {
     ///
     /// # Errors
     /// As [`EtcdStore::open`].
-    pub async fn over(kv: K, prefix: &str, max_operations: usize) -> Result<Self, OpenError> {
-        let layout = meta::open(&kv, prefix).await?;
+    pub async fn over(
+        kv: K,
+        prefix: &str,
+        max_operations: usize,
+        sizes: Sizes,
+    ) -> Result<Self, OpenError> {
+        let mut layout = meta::open(&kv, prefix).await?;
+        layout.sizes = sizes;
         Ok(Self::start(
             kv,
             layout,

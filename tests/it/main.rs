@@ -13,5 +13,6 @@ mod polyglot;
 mod power;
 mod process;
 mod shutdown;
+mod simulation;
 mod stores;
 mod support;

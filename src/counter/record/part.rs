@@ -23,8 +23,12 @@ use crate::store::LaneNumber;
 
 /// A part that another node carries out.
 pub(super) type Sent = Pin<Box<dyn Future<Output = Answered> + Send>>;
-/// A part, and what came of it there; nothing where it is to be carried out here.
-pub(super) type Answered = (Bytes, Option<Result<RecordIncrementsResponse, Status>>);
+/// A lane's part, and what came of it there; nothing where it is to be carried out here.
+pub(super) type Answered = (
+    LaneNumber,
+    Bytes,
+    Option<Result<RecordIncrementsResponse, Status>>,
+);
 
 /// A message as it came, and where its increments are in it.
 pub(super) struct Fields<'a> {
@@ -72,7 +76,7 @@ impl Fields<'_> {
     }
 }
 
-pub(super) fn send(elsewhere: Elsewhere, payload: Bytes) -> Sent {
+pub(super) fn send(elsewhere: Elsewhere, lane: LaneNumber, payload: Bytes) -> Sent {
     Box::pin(async move {
         let kind = cluster::Kind::RecordPart;
         let answer = elsewhere.call(kind, payload.clone(), None).await;
@@ -84,7 +88,7 @@ pub(super) fn send(elsewhere: Elsewhere, payload: Bytes) -> Sent {
             Err(status) if status.code() == tonic::Code::Unavailable => None,
             Err(status) => Some(Err(status)),
         });
-        (payload, answer)
+        (lane, payload, answer)
     })
 }
 

@@ -13,22 +13,24 @@ use crate::store::LaneNumber;
 /// A message that was taken apart.
 struct Pending {
     sequence: u64,
-    left: usize,
+    /// The lanes whose parts are not known to be durable.
+    left: Vec<LaneNumber>,
     revision: i64,
     failures: Vec<IncrementFailure>,
 }
 
 /// A message all of whose parts are durable, as are all messages before it.
-pub(super) struct Whole {
-    pub(super) sequence: u64,
+pub struct Whole {
+    /// Its number.
+    pub sequence: u64,
     /// That of its last part.
-    pub(super) revision: i64,
+    pub revision: i64,
     /// In the order of its increments.
-    pub(super) failures: Vec<IncrementFailure>,
+    pub failures: Vec<IncrementFailure>,
 }
 
 /// What a stream knows of its session.
-pub(super) struct Parts {
+pub struct Parts {
     digests: Digests,
     lanes: u32,
     /// Where increments go that name no counter, and messages without any.
@@ -42,12 +44,8 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Messages up to `acknowledged` are durable.
-    pub(super) fn new(
-        digests: Digests,
-        lanes: u32,
-        session: &SessionId,
-        acknowledged: u64,
-    ) -> Self {
+    #[must_use]
+    pub fn new(digests: Digests, lanes: u32, session: &SessionId, acknowledged: u64) -> Self {
         Self {
             digests,
             lanes,
@@ -59,17 +57,22 @@ impl Parts {
     }
 
     /// The number of the message that has to come next, unless an earlier one is sent again.
-    pub(super) fn expected(&self) -> u64 {
+    #[must_use]
+    pub fn expected(&self) -> u64 {
         self.last + 1
     }
 
     /// Messages whose parts are not all durable.
-    pub(super) fn pending(&self) -> usize {
+    #[must_use]
+    pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
     /// Takes a message apart, whose number is not above the expected one.
-    pub(super) fn split(
+    ///
+    /// # Panics
+    /// Where it has more parts than there can be lanes.
+    pub fn split(
         &mut self,
         sequence: u64,
         acknowledged: u64,
@@ -79,7 +82,7 @@ impl Parts {
         let parts = self.by_lane(increments);
         self.pending.push_back(Pending {
             sequence,
-            left: parts.len(),
+            left: parts.iter().map(|(lane, ..)| *lane).collect(),
             revision: 0,
             failures: Vec::new(),
         });
@@ -130,23 +133,29 @@ impl Parts {
         parts
     }
 
-    /// A part of a message is durable. Gives the messages that are whole by that, in their order.
-    pub(super) fn durable(
+    /// A lane's part of a message is durable. Gives the messages that are whole by that, in their order.
+    pub fn durable(
         &mut self,
+        lane: LaneNumber,
         sequence: u64,
         revision: i64,
         failures: Vec<IncrementFailure>,
     ) -> Vec<Whole> {
-        // Of a message that was sent again on this stream the first is answered first, in every lane.
-        let is_it = |pending: &&mut Pending| pending.sequence == sequence && pending.left > 0;
-        if let Some(pending) = self.pending.iter_mut().find(is_it) {
-            pending.left -= 1;
+        // A message that was sent again on this stream is answered twice by each lane, in whatever order those answer.
+        let of_it = self.pending.iter_mut();
+        let mut of_it = of_it.filter(|pending| pending.sequence == sequence);
+        let left = of_it.find_map(|pending| {
+            let at = pending.left.iter().position(|left| *left == lane)?;
+            Some((pending, at))
+        });
+        if let Some((pending, at)) = left {
+            pending.left.swap_remove(at);
             pending.revision = pending.revision.max(revision);
             pending.failures.extend(failures);
         }
         let mut whole = Vec::new();
         while let Some(mut pending) = self.pending.pop_front() {
-            if pending.left > 0 {
+            if !pending.left.is_empty() {
                 self.pending.push_front(pending);
                 break;
             }
@@ -160,5 +169,30 @@ impl Parts {
             });
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Limits;
+
+    /// What one lane says twice of a message that was sent twice does not stand for what another lane has not said.
+    #[test]
+    fn a_message_is_whole_when_every_lane_has_answered() {
+        let digests = Digests::new([7; 16]);
+        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 0);
+        let mut split = || {
+            let mut increments = Increments::default();
+            increments.push("a/1", 1, Limits::default());
+            increments.push("b/1", 1, Limits::default());
+            let parts = parts.split(1, 0, increments);
+            parts.into_iter().map(|(lane, ..)| lane).collect::<Vec<_>>()
+        };
+        let lanes = split();
+        assert_eq!((split().len(), lanes.len()), (2, 2));
+        let mut durable = |lane| parts.durable(lane, 1, 5, Vec::new()).len();
+        assert_eq!((durable(lanes[0]), durable(lanes[0])), (0, 0));
+        assert_eq!((durable(lanes[1]), durable(lanes[1])), (1, 1));
     }
 }

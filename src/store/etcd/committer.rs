@@ -80,6 +80,8 @@ impl<K: Kv> Committer<K> {
         let mut flights = JoinSet::new();
         loop {
             tokio::select! {
+                // So that a simulation can be repeated; neither can keep the other waiting.
+                biased;
                 Some(attempt) = queue.recv() => waiting.push_back(attempt),
                 Some(landed) = flights.join_next() => match landed {
                     Ok(again) => waiting.extend(again),
@@ -193,10 +195,17 @@ impl<K: Kv> Flight<K> {
                 continue;
             }
             let outcome = match head {
-                Some(head) => self.find(&attempt.plan, head).await,
+                Some(head) => self.find(&attempt, head).await,
                 None => Err(StoreError::Failed("a lane's head has vanished".into())),
             };
             let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
+            if let Err(StoreError::Unavailable(_)) = answer {
+                // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
+                attempt.in_doubt = true;
+                attempt.tries += 1;
+                left.push(attempt);
+                continue;
+            }
             let _ = attempt
                 .reply
                 .send(answer.map(|landed| (attempt.plan, landed)));
@@ -205,7 +214,8 @@ impl<K: Kv> Flight<K> {
     }
 
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
-    async fn find(&self, plan: &Plan, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
+    async fn find(&self, attempt: &Attempt, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
+        let plan = &attempt.plan;
         let newest: Head = self.layout.open(head)?;
         if newest.open_from <= plan.seq {
             return Ok(find(&newest.batches, plan, head.mod_revision));
@@ -214,8 +224,13 @@ impl<K: Kv> Flight<K> {
         let found = kv::read(&self.kv, vec![range]).await?;
         let row = found.ranges.first().and_then(|range| range.kvs.first());
         let Some(row) = row else {
-            // Whoever it was by, there were no ids in it.
-            return Err(StoreError::Lost);
+            // The lane has been elsewhere for so long that the pack is deleted. That matters only where a copy was on its way;
+            // and whoever the batch is by that took its place, there were no ids in it.
+            return if attempt.in_doubt {
+                Err(StoreError::Lost)
+            } else {
+                Ok(None)
+            };
         };
         let pack: Pack = self.layout.open(row)?;
         Ok(find(&pack.batches, plan, row.mod_revision))

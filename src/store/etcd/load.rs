@@ -9,11 +9,6 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::{After, LaneNumber, Loaded, StoreError};
 
-/// Packs that are read at once: each is a MiB at the most.
-const PAGE: i64 = 32;
-/// Packs behind, beyond which a lane is loaded again.
-const MAX_BEHIND: usize = 64;
-
 /// All rows with a prefix, as they were at a revision of etcd.
 pub(super) async fn rows(
     kv: &impl Kv,
@@ -76,7 +71,8 @@ async fn try_load(
         };
         return Ok((log, Ok(nothing)));
     };
-    let packs = rows(kv, &layout.packs(lane), None, revision, PAGE).await?;
+    let page = layout.sizes.packs_page;
+    let packs = rows(kv, &layout.packs(lane), None, revision, page).await?;
     let sessions = rows(kv, &layout.sessions(lane), None, revision, 1000).await?;
     let loaded = put_together(layout, &mut log, head, &packs, &sessions);
     Ok((log, loaded))
@@ -193,14 +189,15 @@ pub(super) async fn after(
     if head.open_from > from {
         let first = layout.pack(lane, from).to_vec();
         let prefix = layout.packs(lane);
-        let read = rows(kv, &prefix, Some(first), found.revision, PAGE).await;
+        let page = layout.sizes.packs_page;
+        let read = rows(kv, &prefix, Some(first), found.revision, page).await;
         packs = match read {
             Ok(packs) => packs,
             Err(ReadError::Compacted) => return Ok(After::TooMany),
             Err(error) => return Err(error.into()),
         };
     }
-    if packs.len() > MAX_BEHIND {
+    if packs.len() > layout.sizes.packs_behind {
         return Ok(After::TooMany);
     }
     let mut batches = Vec::new();

@@ -15,20 +15,7 @@ use crate::model::{Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
 use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session, SessionChange};
 use crate::store::LaneNumber;
-use crate::store::recent::{Merged, Recent, Run};
-
-/// What the head's row may hold of batches. It is written with each of them.
-const MAX_OPEN_BYTES: usize = 4096;
-/// Rows that are brought up to date with one batch.
-const FOLDED_ROWS: usize = 48;
-/// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
-const RECENT_BYTES: usize = 4 << 20;
-/// Sessions whose rows are not up to date, before they are brought so.
-const RECENT_SESSIONS: usize = 256;
-/// Packs that are kept although nothing in them is needed: who does not know what became of a batch finds it there.
-const KEPT_PACKS: usize = 64;
-/// Packs that are deleted at once: to delete each by itself would be an operation more with each batch.
-const PRUNED_PACKS: usize = 16;
+use crate::store::recent::{Lookup, Merged, Recent, Run};
 
 /// A lane.
 pub(super) struct Log {
@@ -126,6 +113,7 @@ impl Log {
     /// A lane that nothing was ever committed to.
     pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
         Self {
+            recent: Recent::new(layout.sizes.recent_bytes),
             layout,
             lane,
             revision: 0,
@@ -136,7 +124,6 @@ impl Log {
             },
             open_bytes: 0,
             packs: VecDeque::new(),
-            recent: Recent::new(RECENT_BYTES),
             sessions: BTreeMap::new(),
             folding: None,
         }
@@ -196,7 +183,7 @@ impl Log {
 
     /// Another node has folded: what is recent is read again, from a pack on.
     pub(super) fn restart(&mut self, folded: u64, from: u64) {
-        self.recent = Recent::new(RECENT_BYTES);
+        self.recent = Recent::new(self.layout.sizes.recent_bytes);
         self.sessions.clear();
         self.folding = None;
         self.packs.retain(|(first, _)| *first < from);
@@ -211,6 +198,7 @@ impl Log {
 
     /// Plans the writing of the next batch.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
+        let sizes = self.layout.sizes;
         let batch = to_batch(commit, attempt.clone());
         let size = batch.encoded_len();
         let mut head = Head {
@@ -223,7 +211,7 @@ impl Log {
         };
         head.batches.push(batch);
         let first = self.head.open_from;
-        let pack = (self.open_bytes + size > MAX_OPEN_BYTES).then(|| {
+        let pack = (self.open_bytes + size > sizes.open_bytes).then(|| {
             head.open_from = commit.seq + 1;
             Pack {
                 batches: std::mem::take(&mut head.batches),
@@ -231,7 +219,7 @@ impl Log {
         });
         let mut others = Vec::new();
         if self.folding.is_none()
-            && (self.recent.is_full() || self.sessions.len() > RECENT_SESSIONS)
+            && (self.recent.is_full() || self.sessions.len() > sizes.recent_sessions)
         {
             self.begin_fold();
         }
@@ -281,13 +269,21 @@ impl Log {
     }
 
     /// Brings the next rows up to date; `true` where these are the last.
+    ///
+    /// They are written as they are now, not as they were when this fold began: another node may have begun one later, and
+    /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
+    /// fold is done.
     fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
+        let most = self.layout.sizes.folded_rows;
         let done = folding.name.clone();
         let runs = self.recent.folding();
-        for latest in Merged::new(runs, &done).filter(|latest| latest.name != done) {
-            if operations.len() == FOLDED_ROWS {
+        let now = self.recent.view(0).runs;
+        let mut now = Lookup::new(&now);
+        for old in Merged::new(runs, &done).filter(|old| old.name != done) {
+            if operations.len() == most {
                 return false;
             }
+            let latest = now.find(old.name).unwrap_or(old);
             let key = self.layout.counter(latest.name);
             operations.push(if let Some(value) = latest.value {
                 let row = Counter {
@@ -301,9 +297,10 @@ impl Log {
             });
             latest.name.clone_into(&mut folding.name);
         }
-        while operations.len() < FOLDED_ROWS
-            && let Some((id, state)) = folding.sessions.pop_front()
+        while operations.len() < most
+            && let Some((id, old)) = folding.sessions.pop_front()
         {
+            let state = self.sessions.get(&id).cloned().unwrap_or(old);
             let key = self.layout.session(self.lane, &id);
             operations.push(if state.is_empty() {
                 delete(key)
@@ -311,15 +308,20 @@ impl Log {
                 put(key.clone(), self.layout.seal(&key, &Session { state }))
             });
         }
-        folding.sessions.is_empty() && operations.len() < FOLDED_ROWS
+        folding.sessions.is_empty() && operations.len() < most
     }
 
     /// Deletes packs of which nothing is needed, if they are many; gives how many.
     fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
-        let kept = self.packs.len().saturating_sub(KEPT_PACKS);
+        let kept = self.packs.len();
+        let kept = kept.saturating_sub(self.layout.sizes.kept_packs);
         let old = self.packs.iter().take(kept);
         let count = old.take_while(|(_, last)| *last < needed).count();
-        let Some((first, _)) = self.packs.front().filter(|_| count >= PRUNED_PACKS) else {
+        let Some((first, _)) = self
+            .packs
+            .front()
+            .filter(|_| count >= self.layout.sizes.pruned_packs)
+        else {
             return 0;
         };
         let kept = self.packs.get(count).map(|(first, _)| *first);

@@ -20,11 +20,6 @@ use crate::store::{LaneNumber, Page, Row, Rows, Scan, StoreError, Sum};
 
 /// Ranges in one transaction.
 const MAX_RANGES: usize = 128;
-/// Rows of counters that are read at once.
-const PAGE: i64 = 1000;
-/// What is kept of a log, in bytes of its batches, before it is read anew without what is folded by then.
-const MAX_KEPT: usize = 8 << 20;
-
 /// What is known of the logs.
 #[derive(Default)]
 struct Replicas {
@@ -234,7 +229,8 @@ impl<K: Kv> Shared<K> {
             from = self.layout.counter(after).to_vec();
             from.push(0);
         }
-        let limit = i64::try_from(scan.limit).unwrap_or(PAGE).clamp(1, PAGE);
+        let page = self.layout.sizes.rows_page;
+        let limit = i64::try_from(scan.limit).unwrap_or(page).clamp(1, page);
         let (found, overlay) = self.snapshot(&scan.prefix, range(from, end, limit)).await?;
         // Rows that were read are all there are up to the last of them, or to the end.
         let last = found.kvs.last().filter(|_| found.more);
@@ -279,7 +275,8 @@ impl<K: Kv> Shared<K> {
     async fn sum(&self, prefix: &str) -> Result<Sum, Problem> {
         let start = self.layout.counter(prefix);
         let end = prefix_end(&start);
-        let first = range(start.clone(), end, PAGE);
+        let page = self.layout.sizes.rows_page;
+        let first = range(start.clone(), end, page);
         let (mut found, overlay) = self.snapshot(prefix, first).await?;
         let newer: BTreeMap<&str, Option<i64>> = overlay
             .rows
@@ -304,7 +301,7 @@ impl<K: Kv> Shared<K> {
             };
             let mut from = last.key.to_vec();
             from.push(0);
-            let mut next = range(from, prefix_end(&start), PAGE);
+            let mut next = range(from, prefix_end(&start), page);
             next.revision = overlay.etcd_revision;
             let read = kv::read(&self.kv, vec![next]).await?;
             found = read.ranges.into_iter().next().unwrap_or_default();
@@ -411,7 +408,7 @@ impl<K: Kv> Shared<K> {
             // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
             let is_of_use = |known: &Replica| {
                 known.seq + 1 >= head.log_from
-                    && (known.kept <= MAX_KEPT || head.folded == known.folded)
+                    && (known.kept <= self.layout.sizes.kept_bytes || head.folded == known.folded)
             };
             let replica = replicas.lanes.remove(&lane).filter(is_of_use);
             let mut replica = replica.unwrap_or_else(|| Replica {
@@ -428,7 +425,8 @@ impl<K: Kv> Shared<K> {
                 let from = replica.open_from.max(head.log_from);
                 let first = self.layout.pack(lane, from).to_vec();
                 let prefix = self.layout.packs(lane);
-                let packs = load::rows(&self.kv, &prefix, Some(first), revision, 32).await?;
+                let page = self.layout.sizes.packs_page;
+                let packs = load::rows(&self.kv, &prefix, Some(first), revision, page).await?;
                 for row in packs {
                     let pack: Pack = self.layout.open(&row)?;
                     replica.take(&self.layout, &pack.batches, row.mod_revision)?;

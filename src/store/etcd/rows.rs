@@ -3,6 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
+use super::sizes::Sizes;
 use crate::model::{Corrupt, CounterChange, Digests};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
@@ -17,7 +18,7 @@ const PLACE_BITS: u32 = 20;
 /// How many places one transaction may take.
 pub(super) const MAX_PLACES: u32 = (1 << PLACE_BITS) - 1;
 
-/// What belongs to the data as a whole.
+/// What belongs to the data as a whole, and how this node deals with them.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     prefix: String,
@@ -25,6 +26,7 @@ pub(super) struct Layout {
     pub(super) lanes: u32,
     /// What is added to every revision.
     revisions_before: i64,
+    pub(super) sizes: Sizes,
 }
 
 /// The key of the row that says what the data are.
@@ -54,6 +56,7 @@ impl Layout {
             digests: Digests::new(key),
             lanes: meta.lanes,
             revisions_before: meta.revisions_before,
+            sizes: Sizes::default(),
         })
     }
 

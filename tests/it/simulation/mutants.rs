@@ -1,0 +1,113 @@
+//! What the protocol must not be: each mistake is made by the model of etcd and the way there, so that the code under test is
+//! the code that is delivered, and each has to be found.
+
+use sumd::proto::etcd::etcdserverpb::compare::TargetUnion;
+use sumd::proto::etcd::etcdserverpb::request_op::Request;
+use sumd::proto::etcd::etcdserverpb::{ResponseHeader, TxnRequest, TxnResponse};
+use sumd::proto::sumd::store::v1::{Batch, Head, Pack};
+use sumd::store::etcd::client::Refusal;
+
+use super::network::Inner;
+use super::rows;
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Batches are committed on top of whatever is there.
+    NoGuard,
+    /// Request ids are not stored.
+    NoIds,
+    /// Success is answered before anything is stored, and sometimes nothing is.
+    EarlyAnswer,
+    /// What is sent again is taken for something new, and made to fit where it does not.
+    NewAttempt,
+    /// What nobody knows the outcome of is taken for not done.
+    Guess,
+    /// Reads may see an earlier state.
+    StaleReads,
+}
+
+impl Mutant {
+    /// What becomes of a transaction.
+    pub fn carry_out(
+        self,
+        world: &mut Inner,
+        mut request: TxnRequest,
+    ) -> Result<TxnResponse, Refusal> {
+        match self {
+            Self::NoGuard => request.compare.clear(),
+            Self::NoIds => each_log(&mut request, |batch| batch.ids.clear()),
+            Self::EarlyAnswer if !request.compare.is_empty() && world.rng.u8(..16) == 0 => {
+                return Ok(TxnResponse {
+                    header: Some(ResponseHeader {
+                        revision: world.etcd.revision() + 1,
+                        ..ResponseHeader::default()
+                    }),
+                    succeeded: true,
+                    responses: Vec::new(),
+                });
+            }
+            Self::NewAttempt => {
+                let mut sent_before = !request.compare.is_empty();
+                each_log(&mut request, |batch| {
+                    sent_before &= !world.attempts.insert(batch.attempt.clone());
+                });
+                if sent_before {
+                    for compare in &mut request.compare {
+                        let now = world.etcd.changed(&compare.key);
+                        compare.target_union = Some(TargetUnion::ModRevision(now));
+                    }
+                }
+            }
+            Self::StaleReads if request.compare.is_empty() && world.rng.u8(..4) == 0 => {
+                return stale(world, &request);
+            }
+            Self::EarlyAnswer | Self::Guess | Self::StaleReads => {}
+        }
+        world.etcd.txn(&request)
+    }
+}
+
+fn stale(world: &mut Inner, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+    let now = world.etcd.revision();
+    let then = now - world.rng.i64(1..20);
+    let mut old = request.clone();
+    for operation in &mut old.success {
+        if let Some(Request::RequestRange(range)) = &mut operation.request
+            && range.revision == 0
+        {
+            range.revision = then.max(1);
+        }
+    }
+    let Ok(mut response) = world.etcd.txn(&old) else {
+        // That early state is forgotten.
+        return world.etcd.txn(request);
+    };
+    if let Some(header) = &mut response.header {
+        header.revision = then.max(1);
+    }
+    Ok(response)
+}
+
+/// Changes the last batch of each lane that a transaction writes: the one that it is made for.
+fn each_log(request: &mut TxnRequest, mut change: impl FnMut(&mut Batch)) {
+    let digests = rows::digests();
+    for operation in &mut request.success {
+        let Some(Request::RequestPut(put)) = &mut operation.request else {
+            continue;
+        };
+        if put.key.starts_with(rows::HEADS.as_bytes()) {
+            let mut head: Head = rows::open(digests, &put.key, &put.value);
+            if let Some(batch) = head.batches.last_mut() {
+                change(batch);
+            }
+            put.value = rows::seal(digests, &put.key, &head);
+        } else if put.key.starts_with(rows::PACKS.as_bytes()) {
+            let mut pack: Pack = rows::open(digests, &put.key, &put.value);
+            if let Some(batch) = pack.batches.last_mut() {
+                change(batch);
+            }
+            put.value = rows::seal(digests, &put.key, &pack);
+        }
+    }
+}

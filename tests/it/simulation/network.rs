@@ -1,0 +1,290 @@
+//! The way from a node to etcd, where what is sent is lost, comes late, or comes again.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
+use sumd::store::etcd::Kv;
+use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::etcd::Etcd;
+use super::mutants::Mutant;
+
+/// What all nodes share: etcd, and chance.
+#[derive(Clone)]
+pub struct World(Arc<Mutex<Inner>>);
+
+pub struct Inner {
+    pub etcd: Etcd,
+    pub rng: Rng,
+    pub mutant: Option<Mutant>,
+    /// The network is as it should be.
+    pub healed: bool,
+    /// Attempts that have come before, where a mutant asks.
+    pub attempts: BTreeSet<Bytes>,
+    /// A digest of all that has happened.
+    pub trace: u64,
+    pub transactions: usize,
+    pub faults: usize,
+    /// Nodes that have failed for no good reason.
+    pub problems: Vec<String>,
+}
+
+impl World {
+    pub fn new(rng: Rng, mutant: Option<Mutant>) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            etcd: Etcd::new(),
+            rng,
+            mutant,
+            healed: false,
+            attempts: BTreeSet::new(),
+            trace: 0,
+            transactions: 0,
+            faults: 0,
+            problems: Vec::new(),
+        })))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    pub fn note(&mut self, what: u64) {
+        self.trace = (self.trace.rotate_left(5) ^ what).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// What a node's network is like for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    Calm,
+    /// One in so many goes wrong.
+    Flaky(u32),
+    /// Nothing can be read, and what is written gets through.
+    OnlyWrites,
+    /// Nothing gets through, or nothing comes back.
+    Cut,
+    /// The node stands still until then: what it sends and what is sent to it waits.
+    Paused(Instant),
+}
+
+/// What becomes of a transaction that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Arrives,
+    /// It is refused, and certainly not carried out.
+    Refused(Refusal),
+    /// It gets lost on the way.
+    Lost,
+    /// It is carried out, and the answer gets lost.
+    AnswerLost,
+    /// It is carried out long after everybody has given it up.
+    Late,
+    /// It is answered with this, and carried out or not.
+    Doubtful(Doubt, bool),
+}
+
+/// One life of a node, as the network sees it. Once it is over, nothing that is left of the node gets through: that is all
+/// that a crash is to others, at whatever point of its work it happens.
+#[derive(Clone)]
+pub struct Link {
+    pub world: World,
+    pub alive: CancellationToken,
+    pub weather: Arc<Mutex<Weather>>,
+}
+
+impl Link {
+    /// Of a node that nothing happens to.
+    pub fn calm(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            alive: CancellationToken::new(),
+            weather: Arc::new(Mutex::new(Weather::Calm)),
+        }
+    }
+
+    pub fn weather(&self) -> Weather {
+        *self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the node does not know it takes for not done.
+    pub fn guesses(&self) -> bool {
+        self.world.lock().mutant == Some(Mutant::Guess)
+    }
+
+    /// Waits until the node does not stand still.
+    pub async fn awake(&self) {
+        while let Weather::Paused(until) = self.weather() {
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    async fn send(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        self.awake().await;
+        let writes = !request.compare.is_empty();
+        let (fate, copies, there, back) = {
+            let mut world = self.world.lock();
+            world.transactions += 1;
+            let weather = if world.healed {
+                Weather::Calm
+            } else {
+                self.weather()
+            };
+            let fate = fate(&mut world.rng, weather, writes);
+            world.faults += usize::from(fate != Fate::Arrives);
+            let copies = match weather {
+                Weather::Flaky(_) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
+                _ => 0,
+            };
+            (fate, copies, short(&mut world.rng), short(&mut world.rng))
+        };
+        for _ in 0..copies {
+            // The first that arrives is the one that is answered.
+            let delay = there + long(&mut self.world.lock().rng);
+            self.deliver(request.clone(), delay, None);
+        }
+        let unknown = |doubt| Err(error(Outcome::Unknown(doubt)));
+        match fate {
+            Fate::Arrives => {
+                let (reply, answer) = oneshot::channel();
+                self.deliver(request, there, Some(reply));
+                let answer = tokio::select! {
+                    biased;
+                    Ok(answer) = answer => answer,
+                    () = sleep_until(deadline) => return unknown(Doubt::Deadline),
+                };
+                sleep(back).await;
+                self.awake().await;
+                answer.map_err(|refusal| error(Outcome::Definite(refusal)))
+            }
+            Fate::Refused(refusal) => {
+                // Those who look for another member first take their time.
+                let patience = self.world.lock().rng.u64(..800);
+                sleep(there + Duration::from_millis(patience)).await;
+                Err(error(Outcome::Definite(refusal)))
+            }
+            Fate::Lost => {
+                sleep_until(deadline).await;
+                unknown(Doubt::Deadline)
+            }
+            Fate::AnswerLost | Fate::Late => {
+                let delay = match fate {
+                    Fate::Late => long(&mut self.world.lock().rng),
+                    _ => there,
+                };
+                self.deliver(request, delay, None);
+                if self.world.lock().rng.bool() {
+                    sleep(there + back).await;
+                    return unknown(Doubt::Unavailable);
+                }
+                sleep_until(deadline).await;
+                unknown(Doubt::Deadline)
+            }
+            Fate::Doubtful(doubt, applied) => {
+                if applied {
+                    self.deliver(request, there, None);
+                }
+                sleep(there + back).await;
+                unknown(doubt)
+            }
+        }
+    }
+
+    /// Lets a transaction arrive, whatever becomes of who has sent it.
+    fn deliver(
+        &self,
+        request: TxnRequest,
+        delay: Duration,
+        reply: Option<oneshot::Sender<Result<TxnResponse, Refusal>>>,
+    ) {
+        let world = self.world.clone();
+        tokio::spawn(async move {
+            sleep(delay).await;
+            let mut world = world.lock();
+            let answer = world.carry_out(request);
+            if let Some(reply) = reply {
+                let _ = reply.send(answer);
+            }
+        });
+    }
+}
+
+impl Inner {
+    fn carry_out(&mut self, request: TxnRequest) -> Result<TxnResponse, Refusal> {
+        let answer = match self.mutant {
+            None => self.etcd.txn(&request),
+            Some(mutant) => mutant.carry_out(self, request),
+        };
+        let succeeded = answer.as_ref().is_ok_and(|answer| answer.succeeded);
+        let revision = self.etcd.revision();
+        self.note(revision.cast_unsigned() * 2 + u64::from(succeeded));
+        answer
+    }
+}
+
+impl Kv for Link {
+    async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        tokio::select! {
+            biased;
+            // It is over: what is left of the node comes to an end soonest where everything fails.
+            () = self.alive.cancelled() => Err(error(Outcome::Definite(Refusal::Denied))),
+            answer = self.send(request, deadline) => answer,
+        }
+    }
+}
+
+fn error(outcome: Outcome) -> Error {
+    Error {
+        outcome,
+        endpoint: None,
+        code: None,
+        message: format!("{outcome:?}"),
+    }
+}
+
+/// A way that a message takes: some ms, seldom many.
+fn short(rng: &mut Rng) -> Duration {
+    let most = if rng.u8(..16) == 0 { 400_000 } else { 8_000 };
+    Duration::from_micros(rng.u64(100..most))
+}
+
+/// A way that nobody would wait for.
+fn long(rng: &mut Rng) -> Duration {
+    let most = [500, 5_000, 60_000][rng.usize(..3)];
+    Duration::from_millis(rng.u64(1..most))
+}
+
+fn fate(rng: &mut Rng, weather: Weather, writes: bool) -> Fate {
+    match weather {
+        Weather::Flaky(one_in) if rng.u32(..one_in) == 0 => match rng.u8(..12) {
+            0 => Fate::Refused(Refusal::NotConnected),
+            1 => Fate::Refused(Refusal::NoLeader),
+            2 => Fate::Refused(Refusal::Overloaded),
+            3 | 4 => Fate::Lost,
+            5..=7 => Fate::AnswerLost,
+            8 | 9 => Fate::Late,
+            10 => Fate::Doubtful(Doubt::NoSpace, rng.bool()),
+            _ => Fate::Doubtful(Doubt::Unavailable, rng.bool()),
+        },
+        Weather::OnlyWrites if !writes => Fate::Refused(Refusal::NoLeader),
+        Weather::OnlyWrites if rng.bool() => Fate::AnswerLost,
+        Weather::Cut => match rng.u8(..4) {
+            0 => Fate::Refused(Refusal::NoLeader),
+            1 => Fate::AnswerLost,
+            2 => Fate::Late,
+            _ => Fate::Lost,
+        },
+        _ => Fate::Arrives,
+    }
+}

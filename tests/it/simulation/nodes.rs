@@ -1,0 +1,253 @@
+//! Nodes: sumd's store, lanes and model, each life of them over a link of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use sumd::lane::{Clock, Decided, LaneError, Lanes, Running};
+use sumd::model::{Millis, Request};
+use sumd::store::etcd::EtcdStore;
+use sumd::store::{LaneNumber, Store, StoreError};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::network::{Link, Weather, World};
+use super::plan::Plan;
+use super::rows::PREFIX;
+
+/// The time of day when a simulation begins.
+pub const BEGAN: Millis = 1_700_000_000_000;
+
+/// A node that is there.
+#[derive(Clone)]
+pub struct Node {
+    pub lanes: Lanes,
+    pub store: Arc<dyn Store>,
+    link: Link,
+}
+
+/// Where the nodes are, as clients see them.
+#[derive(Clone)]
+pub struct Cluster {
+    pub plan: Arc<Plan>,
+    pub world: World,
+    pub began: Instant,
+    slots: Arc<[Slot]>,
+    /// The faults are over.
+    pub healed: CancellationToken,
+    pub stop: CancellationToken,
+}
+
+struct Slot {
+    node: Mutex<Option<Node>>,
+    weather: Arc<Mutex<Weather>>,
+}
+
+/// What came of a call.
+pub enum Answer {
+    Done(Decided),
+    Failed(LaneError),
+    /// It was certainly not carried out, as far as this call goes.
+    NotSent,
+    /// There was no answer.
+    Lost,
+}
+
+impl Cluster {
+    pub fn new(plan: Plan, world: World) -> Self {
+        let slot = || Slot {
+            node: Mutex::default(),
+            weather: Arc::new(Mutex::new(Weather::Calm)),
+        };
+        Self {
+            slots: (0..plan.nodes).map(|_| slot()).collect(),
+            plan: Arc::new(plan),
+            world,
+            began: Instant::now(),
+            healed: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Some node that is up.
+    pub fn any(&self, rng: &mut Rng) -> Option<Node> {
+        let at = rng.usize(..self.slots.len());
+        let node = self.slots[at].node.lock();
+        node.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn now(&self) -> Millis {
+        BEGAN + Millis::try_from(self.began.elapsed().as_millis()).expect("a short time")
+    }
+
+    pub fn lane(&self, group: &str) -> LaneNumber {
+        super::rows::digests().lane(group, self.plan.lanes)
+    }
+
+    /// Opens a node.
+    ///
+    /// # Errors
+    /// Where what it reads is not to be had, or not right.
+    pub async fn open(
+        &self,
+        link: Link,
+        at: usize,
+        skew: Millis,
+    ) -> Result<(Running, Node), String> {
+        let plan = &self.plan;
+        let store =
+            EtcdStore::over(link.clone(), PREFIX, plan.max_operations, plan.sizes[at]).await;
+        let store: Arc<dyn Store> = Arc::new(store.map_err(|error| error.to_string())?);
+        let began = self.began;
+        let clock = Clock::new(move || {
+            BEGAN + skew + Millis::try_from(began.elapsed().as_millis()).expect("a short time")
+        });
+        let running = Running::here(store.clone(), plan.bounds, clock).await;
+        let running = running.map_err(|error| error.to_string())?;
+        let node = Node {
+            lanes: running.lanes.clone(),
+            store,
+            link,
+        };
+        Ok((running, node))
+    }
+
+    /// Begins a node, and begins it again whenever it has come to an end.
+    pub async fn keep(self, at: usize, mut rng: Rng) {
+        while !self.stop.is_cancelled() {
+            let link = Link {
+                world: self.world.clone(),
+                alive: CancellationToken::new(),
+                weather: self.slots[at].weather.clone(),
+            };
+            let skew = self.plan.skew;
+            let skew = rng.i64(-skew..=skew);
+            if let Ok((running, node)) = self.open(link.clone(), at, skew).await {
+                self.set(at, Some(node));
+                self.live(running, at, &mut rng).await;
+                self.set(at, None);
+            }
+            link.alive.cancel();
+            sleep(Duration::from_millis(rng.u64(10..1500))).await;
+        }
+    }
+
+    fn set(&self, at: usize, node: Option<Node>) {
+        let mut slot = self.slots[at].node.lock();
+        *slot.as_deref_mut().expect("nobody panics with it") = node;
+    }
+
+    /// Until it fails, crashes, or is stopped as one should be.
+    async fn live(&self, mut running: Running, at: usize, rng: &mut Rng) {
+        let life = Duration::from_millis(rng.u64(..self.plan.life));
+        tokio::select! {
+            biased;
+            failure = running.failure() => {
+                self.failed(at, &failure.to_string());
+                return;
+            }
+            () = self.stop.cancelled() => {}
+            () = sleep(life), if !self.healed.is_cancelled() => {}
+        }
+        if rng.u8(..4) == 0 {
+            self.set(at, None);
+            let _ = timeout(Duration::from_secs(20), running.close()).await;
+        }
+    }
+
+    /// A node may give up where it can know no more what it has done, and for no other reason.
+    fn failed(&self, at: usize, why: &str) {
+        if !why.contains("what became of a batch is forgotten") {
+            let problem = format!("node {at}: {why}");
+            self.world.lock().problems.push(problem);
+        }
+    }
+
+    /// Lets the weather change until it is over.
+    pub async fn weather(self, at: usize, mut rng: Rng) {
+        while !self.healed.is_cancelled() {
+            let (weather, most) = match rng.u8(..10) {
+                0..=3 => (Weather::Calm, 4_000),
+                4..=6 => (Weather::Flaky(rng.u32(2..12)), 8_000),
+                7 => (Weather::OnlyWrites, 14_000),
+                8 => (Weather::Cut, 12_000),
+                _ => {
+                    let pause = Duration::from_millis(rng.u64(10..9_000));
+                    (Weather::Paused(Instant::now() + pause), 9_000)
+                }
+            };
+            self.set_weather(at, weather);
+            let change = sleep(Duration::from_millis(rng.u64(10..most)));
+            tokio::select! {
+                biased;
+                () = change => {}
+                () = self.healed.cancelled() => {}
+            }
+        }
+        self.set_weather(at, Weather::Calm);
+    }
+
+    fn set_weather(&self, at: usize, weather: Weather) {
+        let slot = self.slots[at].weather.lock();
+        *slot.unwrap_or_else(PoisonError::into_inner) = weather;
+    }
+
+    /// Lets etcd forget what is old.
+    pub async fn compact(self, mut rng: Rng) {
+        loop {
+            sleep(Duration::from_millis(rng.u64(50..6_000))).await;
+            let kept = [0, 5, 100][rng.usize(..3)];
+            let mut world = self.world.lock();
+            let revision = world.etcd.revision() - kept;
+            world.etcd.compact(revision);
+        }
+    }
+}
+
+impl Node {
+    /// Asks a node, over a network of the same kind.
+    pub async fn ask(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        patience: Duration,
+        rng: &mut Rng,
+    ) -> Answer {
+        let (there, back) = (rng.u64(..4), rng.u64(..4));
+        sleep(Duration::from_millis(there)).await;
+        self.link.awake().await;
+        if self.link.alive.is_cancelled() {
+            return Answer::NotSent;
+        }
+        let answer = tokio::select! {
+            biased;
+            () = self.link.alive.cancelled() => return Answer::Lost,
+            answer = self.lanes.execute(lane, request) => answer,
+            () = sleep(patience) => {
+                if !self.link.guesses() {
+                    return Answer::Lost;
+                }
+                Err(LaneError::Unknown(StoreError::Unavailable("no answer".into())))
+            }
+        };
+        sleep(Duration::from_millis(back)).await;
+        match answer {
+            Ok(decided) => Answer::Done(decided),
+            Err(LaneError::Unknown(error)) if self.link.guesses() => {
+                Answer::Failed(LaneError::Unavailable(error))
+            }
+            Err(error) => Answer::Failed(error),
+        }
+    }
+
+    /// Waits for something that a node does, which may come to nothing with the node.
+    pub async fn lives<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.link.awake().await;
+        tokio::select! {
+            biased;
+            () = self.link.alive.cancelled() => None,
+            done = work => Some(done),
+            () = sleep(Duration::from_secs(20)) => None,
+        }
+    }
+}

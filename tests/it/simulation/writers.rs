@@ -1,0 +1,314 @@
+//! Clients that change counters.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use sumd::lane::{Decided, LaneError};
+use sumd::model::{Done, Limits, Millis, OnLimit, Refused, Request};
+use tokio::time::{Instant, sleep};
+
+use super::history::{Add, Bit, End, Failing, History, Named, Span, What};
+use super::nodes::{Answer, Cluster};
+use super::plan::{BITS, Bits, NAMED, NAMES};
+
+/// One client.
+pub struct Client {
+    pub cluster: Cluster,
+    pub rng: Rng,
+    pub history: History,
+}
+
+/// What became of one attempt.
+enum Tried {
+    Done(Decided),
+    Refused(Refused),
+    /// This attempt was certainly not carried out.
+    NotApplied,
+    Unknown,
+}
+
+impl Client {
+    pub fn new(cluster: &Cluster, rng: Rng) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            rng,
+            history: History::default(),
+        }
+    }
+
+    pub async fn rest(&mut self) {
+        let most = self.cluster.plan.rest.as_millis();
+        let most = u64::try_from(most).expect("a short time");
+        sleep(Duration::from_millis(self.rng.u64(..most))).await;
+    }
+
+    pub fn problem(&mut self, what: String) {
+        self.history.problems.push(what);
+    }
+
+    /// Asks some node once.
+    async fn attempt(&mut self, what: &What, id: Option<(&str, Option<Millis>)>) -> Tried {
+        let Some(node) = self.cluster.any(&mut self.rng) else {
+            sleep(Duration::from_millis(50)).await;
+            return Tried::NotApplied;
+        };
+        let operation = what.operation();
+        let lane = self.cluster.lane(operation.group());
+        let digests = super::rows::digests();
+        let id = id.map(|(id, time)| digests.id(id, time, &operation));
+        let request = Request { id, operation };
+        let patience = Duration::from_millis([300, 2_000, 10_000][self.rng.usize(..3)]);
+        match node.ask(lane, request, patience, &mut self.rng).await {
+            Answer::Done(decided) => Tried::Done(decided),
+            Answer::Failed(LaneError::Refused(refused)) => Tried::Refused(refused),
+            Answer::Failed(LaneError::Unknown(_)) | Answer::Lost => Tried::Unknown,
+            Answer::Failed(
+                LaneError::Unavailable(_) | LaneError::Overloaded | LaneError::Closed,
+            )
+            | Answer::NotSent => Tried::NotApplied,
+        }
+    }
+
+    /// Asks until there is an answer.
+    async fn insist(&mut self, id: &str, what: &What) -> (Decided, usize) {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.attempt(what, Some((id, None))).await {
+                Tried::Done(decided) => return (decided, attempts),
+                Tried::Refused(refused) => {
+                    self.problem(format!("{id} was refused: {refused:?}"));
+                    sleep(Duration::from_secs(1)).await;
+                }
+                Tried::NotApplied | Tried::Unknown => {
+                    sleep(Duration::from_millis(self.rng.u64(1..300))).await;
+                }
+            }
+        }
+    }
+}
+
+/// Changes counters with ids, each until it is answered, and often once more.
+pub async fn with_ids(mut client: Client, who: usize) -> History {
+    for number in 0..client.cluster.plan.operations {
+        let id = format!("{who}-{number}");
+        let what = what(&mut client.rng);
+        let asked = Instant::now();
+        let (answer, attempts) = if client.rng.u8(..4) == 0 {
+            hedged(&mut client, &id, &what).await
+        } else {
+            client.insist(&id, &what).await
+        };
+        let span = Span {
+            asked,
+            answered: Instant::now(),
+        };
+        if attempts == 1 && answer.answer.replayed {
+            client.problem(format!("{id} is said to have come before"));
+        }
+        if client.rng.u8(..4) == 0 {
+            again(&mut client, &id, &what, &answer).await;
+        }
+        client.history.named.push(Named {
+            id,
+            what,
+            span,
+            answer,
+        });
+        client.rest().await;
+    }
+    client.history
+}
+
+/// Asks twice at the same time, which is to make no difference.
+async fn hedged(client: &mut Client, id: &str, what: &What) -> (Decided, usize) {
+    let mut other = Client::new(&client.cluster, client.rng.fork());
+    let (one, two) = tokio::join!(client.insist(id, what), other.insist(id, what));
+    client.history.add(other.history);
+    same(client, id, &one.0, &two.0);
+    let (first, second) = (&one.0.answer, &two.0.answer);
+    if !first.replayed && !second.replayed {
+        client.problem(format!("{id} was carried out twice: {one:?}, {two:?}"));
+    }
+    (one.0, one.1 + two.1)
+}
+
+/// Sends an id that was answered once more, or with something else.
+async fn again(client: &mut Client, id: &str, what: &What, first: &Decided) {
+    client.rest().await;
+    let other = What::Set("na/0".into(), -12345);
+    let forged = client.rng.u8(..3) == 0 && what.operation().group() == "na";
+    let sent = if forged { &other } else { what };
+    match client.attempt(sent, Some((id, None))).await {
+        Tried::Done(_) if forged => client.problem(format!("{id} was forged")),
+        Tried::Done(second) => {
+            same(client, id, first, &second);
+            if !second.answer.replayed {
+                client.problem(format!("{id} was carried out again: {second:?}"));
+            }
+        }
+        Tried::Refused(Refused::IdReused) if forged => {}
+        Tried::Refused(refused) => client.problem(format!("{id} was refused then: {refused:?}")),
+        Tried::NotApplied | Tried::Unknown => {}
+    }
+}
+
+fn same(client: &mut Client, id: &str, one: &Decided, two: &Decided) {
+    let known = |decided: &Decided| (decided.answer.done.clone(), decided.revision);
+    if known(one) != known(two) {
+        client.problem(format!("{id} was answered {one:?}, and {two:?}"));
+    }
+}
+
+fn what(rng: &mut Rng) -> What {
+    let of = NAMED[rng.usize(..NAMED.len())];
+    let name = |rng: &mut Rng| format!("{of}/{}", rng.usize(..NAMES));
+    match rng.u8(..10) {
+        0..=5 => {
+            let name = name(rng);
+            What::Add(add(rng, name))
+        }
+        6 | 7 => What::Batch(
+            (0..rng.usize(1..5))
+                .map(|_| {
+                    let name = name(rng);
+                    add(rng, name)
+                })
+                .collect(),
+        ),
+        8 => What::Set(name(rng), rng.i64(-100..100)),
+        _ => What::Delete(name(rng)),
+    }
+}
+
+fn add(rng: &mut Rng, name: String) -> Add {
+    let mut limits = Limits::default();
+    if rng.u8(..3) == 0 {
+        let min = rng.i64(-60..60);
+        limits.min = rng.bool().then_some(min);
+        limits.max = rng.bool().then(|| min + rng.i64(0..60));
+        if rng.bool() {
+            limits.on_limit = OnLimit::Saturate;
+        }
+    }
+    let delta = if rng.u8(..30) == 0 {
+        [i64::MAX, i64::MIN][rng.usize(..2)]
+    } else {
+        rng.i64(-50..50)
+    };
+    Add {
+        name,
+        delta,
+        limits,
+    }
+}
+
+/// Adds bits without ids, which are sent once, and makes increments that fail.
+pub async fn without_ids(mut client: Client, bits: Bits) -> History {
+    for _ in 0..client.cluster.plan.operations {
+        if client.rng.u8(..4) == 0 {
+            failing(&mut client).await;
+        }
+        let group = BITS[client.rng.usize(..BITS.len())];
+        let (counter, delta) = bits.next(group);
+        let what = bit(&counter, delta);
+        let asked = Instant::now();
+        let end = match client.attempt(&what, None).await {
+            Tried::Done(decided) => End::Done(decided),
+            Tried::Unknown => End::Unknown,
+            Tried::NotApplied => End::NotApplied,
+            Tried::Refused(refused) => {
+                client.problem(format!("{what:?} was refused: {refused:?}"));
+                End::NotApplied
+            }
+        };
+        let answered = Instant::now();
+        client.history.bits.push(Bit {
+            counter,
+            delta,
+            span: Span { asked, answered },
+            end,
+        });
+        client.rest().await;
+    }
+    client.history
+}
+
+fn bit(counter: &str, delta: i64) -> What {
+    What::Add(Add {
+        name: counter.to_owned(),
+        delta,
+        limits: Limits::default(),
+    })
+}
+
+async fn failing(client: &mut Client) {
+    let of = NAMED[client.rng.usize(..NAMED.len())];
+    let add = Add {
+        name: format!("{of}/{}", client.rng.usize(..NAMES)),
+        delta: 1,
+        limits: Limits {
+            max: Some(i64::MIN),
+            ..Limits::default()
+        },
+    };
+    if let Tried::Done(answer) = client.attempt(&What::Add(add.clone()), None).await {
+        if !matches!(answer.answer.done, Done::Failed(_)) {
+            client.problem(format!("{add:?} was answered {answer:?}"));
+        }
+        client.history.failing.push(Failing { add, answer });
+    }
+}
+
+/// Adds bits with ids that have a time, and is late now and then: what is too old then is refused, and not done again.
+pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
+    for number in 0..client.cluster.plan.operations {
+        let id = format!("timed-{who}-{number}");
+        let group = BITS[client.rng.usize(..BITS.len())];
+        let (counter, delta) = bits.next(group);
+        let what = bit(&counter, delta);
+        let time = client.cluster.now() + client.rng.i64(-2_000..2_000);
+        let asked = Instant::now();
+        let mut in_doubt = false;
+        let end = loop {
+            match client.attempt(&what, Some((&id, Some(time)))).await {
+                Tried::Done(decided) => break End::Done(decided),
+                Tried::Refused(Refused::TooOld { .. }) if in_doubt => break End::Unknown,
+                Tried::Refused(Refused::TooOld { .. }) => break End::NotApplied,
+                Tried::Refused(refused) => {
+                    client.problem(format!("{id} was refused: {refused:?}"));
+                    break End::Unknown;
+                }
+                Tried::Unknown => in_doubt = true,
+                Tried::NotApplied => {}
+            }
+            let most = [300, 30_000, 120_000][client.rng.usize(..3)];
+            let most = if client.cluster.healed.is_cancelled() {
+                300
+            } else {
+                most
+            };
+            sleep(Duration::from_millis(client.rng.u64(1..most))).await;
+        };
+        let answered = Instant::now();
+        // Late, once more: it is the same, or refused.
+        if matches!(end, End::Done(_)) && client.rng.u8(..3) == 0 {
+            let late = [1_000, 30_000, 120_000][client.rng.usize(..3)];
+            sleep(Duration::from_millis(client.rng.u64(1..late))).await;
+            let again = client.attempt(&what, Some((&id, Some(time)))).await;
+            if let (End::Done(first), Tried::Done(second)) = (&end, &again)
+                && (!second.answer.replayed || first.revision != second.revision)
+            {
+                client.problem(format!("{id} was carried out again: {first:?}, {second:?}"));
+            }
+        }
+        client.history.bits.push(Bit {
+            counter,
+            delta,
+            span: Span { asked, answered },
+            end,
+        });
+        client.rest().await;
+    }
+    client.history
+}
