@@ -150,9 +150,9 @@ impl Stream {
     /// Tells what is acknowledged so far, in all lanes.
     async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
         let (session, _) = self.session.clone().expect("the first message has set it");
-        let lanes = self.service.store.session(session.clone()).await;
-        let lanes = lanes.map_err(|error| read_error(&error))?;
-        let (applied, failures) = Session::merge(&lanes);
+        let found = self.service.store.session(session.clone()).await;
+        let found = found.map_err(|error| read_error(&error))?;
+        let (applied, failures) = Session::merge(&found.lanes);
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
@@ -164,7 +164,8 @@ impl Stream {
             ));
         }
         let mut reply = reply();
-        add(&mut reply, acknowledged, 0, part::failures(&failures));
+        let revision = if acknowledged > 0 { found.revision } else { 0 };
+        add(&mut reply, acknowledged, revision, part::failures(&failures));
         replies.send(&reply).await;
         Ok(())
     }
