@@ -330,6 +330,8 @@ fn what_is_sent_again_is_answered_as_it_was_first(facts: &Facts<'_>) -> Vec<Stri
                 format!("refused as too old when it was {age:?} old")
             }
             Again::TooOld(_) | Again::Forged => continue,
+            Again::Mistaken => "its contents are said to be others".into(),
+            Again::Confused(answer) => format!("with other contents, and answered {answer:?}"),
         };
         problems.push(format!("{operation:?} sent again: {problem}"));
     }
