@@ -165,7 +165,12 @@ impl Stream {
         }
         let mut reply = reply();
         let revision = if acknowledged > 0 { found.revision } else { 0 };
-        add(&mut reply, acknowledged, revision, part::failures(&failures));
+        add(
+            &mut reply,
+            acknowledged,
+            revision,
+            part::failures(&failures),
+        );
         replies.send(&reply).await;
         Ok(())
     }
