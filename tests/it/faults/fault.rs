@@ -25,6 +25,12 @@ pub enum Fault {
     StoreCut(usize, Way),
     /// A node and the member that it may be using.
     LinkCut(usize, usize, Way),
+    /// A node and what other nodes would have it do.
+    PeersCut(usize, Way),
+    /// All nodes and each other.
+    NodesApart(Way),
+    /// A node and everything.
+    NodeAlone(usize, Way),
     /// Everything is slow to and from a node.
     Slow(usize, Duration),
     /// A member is killed with -9.
@@ -63,6 +69,9 @@ impl Fault {
             Self::ClientsCut(node(rng), way(rng)),
             Self::StoreCut(node(rng), way(rng)),
             Self::LinkCut(node(rng), rng.usize(..SIZE), way(rng)),
+            Self::PeersCut(node(rng), way(rng)),
+            Self::NodesApart(way(rng)),
+            Self::NodeAlone(node(rng), way(rng)),
             Self::Slow(node(rng), Duration::from_millis(rng.u64(5..100))),
             Self::MemberDies { leads: true },
             Self::MemberDies { leads: false },
@@ -109,6 +118,9 @@ impl Fault {
             Self::ClientsCut(..) => "clients cut off",
             Self::StoreCut(..) => "a node cut off from etcd",
             Self::LinkCut(..) => "a node cut off from a member",
+            Self::PeersCut(..) => "a node cut off from another",
+            Self::NodesApart(_) => "nodes cut off from each other",
+            Self::NodeAlone(..) => "a node cut off from everything",
             Self::Slow(..) => "a node's ways are slow",
             Self::MemberDies { leads: true } => "the leader dies",
             Self::MemberDies { leads: false } => "a follower dies",
@@ -163,10 +175,10 @@ impl Fault {
             Self::ClientsCut(node, way) => fleet.nodes[node].clients.set(way),
             Self::StoreCut(node, way) => fleet.nodes[node].set_etcd(way),
             Self::LinkCut(node, member, way) => fleet.nodes[node].etcd[member].set(way),
-            Self::Slow(node, delay) => {
-                fleet.nodes[node].set_etcd(Way::Slow(delay));
-                fleet.nodes[node].clients.set(Way::Slow(delay));
-            }
+            Self::PeersCut(node, way) => fleet.nodes[node].peers.set(way),
+            Self::NodesApart(way) => fleet.set_peers(way),
+            Self::NodeAlone(node, way) => fleet.nodes[node].set_all(way),
+            Self::Slow(node, delay) => fleet.nodes[node].set_all(Way::Slow(delay)),
             Self::MemberDies { .. } => fleet.cluster.members[member].kill().await,
             Self::MemberHangs { .. } => fleet.cluster.members[member].stop(),
             Self::MemberCut { way, .. } => {
@@ -219,9 +231,10 @@ impl Wound {
             Fault::ClientsCut(node, _) => fleet.nodes[node].clients.set(Way::Open),
             Fault::StoreCut(node, _) => fleet.nodes[node].set_etcd(Way::Open),
             Fault::LinkCut(node, member, _) => fleet.nodes[node].etcd[member].set(Way::Open),
-            Fault::Slow(node, _) => {
-                fleet.nodes[node].set_etcd(Way::Open);
-                fleet.nodes[node].clients.set(Way::Open);
+            Fault::PeersCut(node, _) => fleet.nodes[node].peers.set(Way::Open),
+            Fault::NodesApart(_) => fleet.set_peers(Way::Open),
+            Fault::NodeAlone(node, _) | Fault::Slow(node, _) => {
+                fleet.nodes[node].set_all(Way::Open);
             }
             Fault::MemberDies { .. } => fleet.cluster.members[self.member].start(),
             Fault::MemberHangs { .. } => fleet.cluster.members[self.member].resume(),

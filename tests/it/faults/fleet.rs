@@ -91,6 +91,13 @@ impl Fleet {
         }
     }
 
+    /// Does something to the ways between nodes.
+    pub fn set_peers(&self, way: Way) {
+        for node in &self.nodes {
+            node.peers.set(way);
+        }
+    }
+
     /// The number of the member that leads, or of one that does not.
     pub async fn member(&mut self, leads: bool) -> usize {
         let name = self.cluster.leader().await.name.clone();

@@ -25,6 +25,8 @@ pub struct Node {
     pub name: String,
     /// The clients' way to it.
     pub clients: Proxy,
+    /// The other nodes' way to it.
+    pub peers: Proxy,
     /// Its ways to the members of etcd.
     pub etcd: Vec<Proxy>,
     pub clock: Clock,
@@ -39,10 +41,11 @@ impl Node {
     /// A node that is not running yet. The members are found where the `hosts` are.
     pub async fn new(name: String, hosts: &[Host], shim: &Shim, flags: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let nowhere = "127.0.0.1:9".parse().expect("a host");
+        let nowhere: Host = "127.0.0.1:9".parse().expect("a host");
         Self {
             name,
-            clients: Proxy::start(nowhere).await,
+            clients: Proxy::start(nowhere.clone()).await,
+            peers: Proxy::start(nowhere).await,
             etcd: join_all(hosts.iter().cloned().map(Proxy::start)).await,
             clock: Clock::new(folder.path().join("clock")),
             program: SUMD.into(),
@@ -65,7 +68,8 @@ impl Node {
         });
         let address = started.await;
         let address = address.unwrap_or_else(|_| panic!("{} does not start", self.name));
-        self.clients.lead_to(address);
+        self.clients.lead_to(address.clone());
+        self.peers.lead_to(address);
     }
 
     /// Where it listens, if it does not end before.
@@ -77,10 +81,11 @@ impl Node {
             tls: false,
             hosts: self.etcd.iter().map(|proxy| proxy.host.clone()).collect(),
         };
-        // Nodes that talk to each other are to be told here where, each by a proxy: `--advertise`, `--node-id`.
         let child = Command::new(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--store", &store.to_string()])
+            .args(["--advertise", &self.peers.host.to_string()])
+            .args(["--node-id", &self.name])
             .args(&self.flags)
             .env("LD_PRELOAD", &self.shim)
             .env("CLOCK_FILE", self.clock.file())
@@ -134,6 +139,13 @@ impl Node {
         for proxy in &self.etcd {
             proxy.set(way);
         }
+    }
+
+    /// Does the same to all ways to it, and to those from it to etcd.
+    pub fn set_all(&self, way: Way) {
+        self.clients.set(way);
+        self.peers.set(way);
+        self.set_etcd(way);
     }
 
     /// Fails where it has ended by itself.
