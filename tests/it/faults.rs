@@ -262,13 +262,8 @@ async fn run(plan: &Plan) -> Figures {
     let stored = Stored::default();
     // The clocks of nodes differ by twice as much as each may be wrong.
     let horizon = plan.horizon.saturating_sub(plan.jump * 2);
-    checks::all(&Facts::new(
-        &context.names,
-        &history,
-        &now,
-        &stored,
-        horizon,
-    ));
+    let facts = Facts::new(&context.names, &history, &now, &stored, horizon);
+    checks::all(&facts.of_several_nodes());
     Figures {
         faults: events.len(),
         operations: history.operations(),
