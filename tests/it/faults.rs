@@ -15,6 +15,7 @@ mod mutants;
 mod nemesis;
 mod node;
 mod pulse;
+mod resume;
 
 use std::env;
 use std::fmt;
