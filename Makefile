@@ -79,10 +79,12 @@ sanitize: ## Run the summing kernel's tests under AddressSanitizer (needs a nigh
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" --lib sum::wire
 
 .PHONY: soak
-soak: ## Kill the server under load, lose its power and simulate clusters, each for half an hour or SUMD_SOAK_SECONDS
+soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power: an hour or half of each, or SUMD_SOAK_SECONDS
 	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),1800) \
 		cargo test --release --locked --test it -- --ignored --exact \
 		crash::soak power::soak simulation::soak --nocapture
+	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),3600) \
+		cargo test --release --locked --test it -- --ignored --exact faults::soak --nocapture
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)

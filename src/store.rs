@@ -36,7 +36,7 @@ pub trait Store: Send + Sync {
     fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64>;
 
     /// What each lane has of a session, as it is at a moment after this was called.
-    fn session(&self, id: SessionId) -> Reply<Vec<Session>>;
+    fn session(&self, id: SessionId) -> Reply<SessionRows>;
 
     /// Reads counters, all as they were at one moment after this was called.
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows>;
@@ -53,6 +53,15 @@ pub trait Store: Send + Sync {
 
 /// Which lane, from 0.
 pub type LaneNumber = u32;
+
+/// The rows of a session.
+#[derive(Default)]
+pub struct SessionRows {
+    /// What lanes have of it.
+    pub lanes: Vec<Session>,
+    /// Everything that these have is of this revision or before it.
+    pub revision: i64,
+}
 
 /// What was committed to a lane.
 pub enum After {

@@ -12,6 +12,7 @@ use http_body::Body;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use super::convert::Violations;
 use super::error::{Kind, lane_error, read_error};
@@ -49,6 +50,8 @@ struct Stream {
     waiting: usize,
     /// Parts that other nodes carry out.
     sent: FuturesUnordered<part::Sent>,
+    /// The last message that the client has said on this stream it knows acknowledged.
+    told: u64,
 }
 
 pub(super) async fn serve<B>(
@@ -68,6 +71,7 @@ where
         answers,
         waiting: 0,
         sent: FuturesUnordered::new(),
+        told: 0,
     };
     // How the stream ends, once what has come in before is answered.
     let mut end = None;
@@ -113,6 +117,7 @@ impl Stream {
             fields,
             ..
         } = message;
+        self.told = self.told.max(acknowledged);
         let is_first = self.session.is_none();
         if is_first {
             self.session = Some(begin(&message.session_id, message.session_time.as_ref())?);
@@ -154,9 +159,9 @@ impl Stream {
     /// Tells what is acknowledged so far, in all lanes.
     async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
         let (session, _) = self.session.clone().expect("the first message has set it");
-        let lanes = self.service.store.session(session.clone()).await;
-        let lanes = lanes.map_err(|error| read_error(&error))?;
-        let (applied, failures) = Session::merge(&lanes);
+        let found = self.service.store.session(session.clone()).await;
+        let found = found.map_err(|error| read_error(&error))?;
+        let (applied, failures) = Session::merge(&found.lanes);
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
@@ -168,7 +173,13 @@ impl Stream {
             ));
         }
         let mut reply = reply();
-        add(&mut reply, acknowledged, 0, part::failures(&failures));
+        let revision = if acknowledged > 0 { found.revision } else { 0 };
+        add(
+            &mut reply,
+            acknowledged,
+            revision,
+            part::failures(&failures),
+        );
         replies.send(&reply).await;
         Ok(())
     }
@@ -181,6 +192,11 @@ impl Stream {
         increments: Increments,
         fields: part::Fields<'_>,
     ) -> Result<(), Status> {
+        if sequence <= self.told {
+            let acknowledged = self.told;
+            let known = LaneError::Refused(Refused::Acknowledged { acknowledged });
+            return Err(lane_error(known, Kind::Session));
+        }
         let parts = self.parts.as_mut().expect("the first message has set it");
         let expected = parts.expected();
         if sequence > expected {
@@ -287,7 +303,7 @@ impl Stream {
             match answer {
                 Ok(decided) => any |= self.add(&mut reply, decided),
                 Err(refused) => {
-                    error = Some(lane_error(refused, Kind::Session));
+                    error = Some(self.refused(lane_error(refused, Kind::Session)));
                     break;
                 }
             }
@@ -330,6 +346,24 @@ impl Stream {
         add_whole(reply, whole)
     }
 
+    /// Why a message was refused. One that was not known to be acknowledged when it came, and is by now, came to its lane behind
+    /// later ones: it was sent again, and what this stream was told first did not wait for it. That is no fault of the client's.
+    fn refused(&self, status: Status) -> Status {
+        let info = status.get_details_error_info();
+        let known = info.filter(|info| info.reason == "SEQUENCE_ACKNOWLEDGED");
+        let known = known.and_then(|info| info.metadata.get("acknowledged")?.parse::<u64>().ok());
+        if self.parts.is_none() || known.is_none_or(|known| known > self.told) {
+            return status;
+        }
+        status::retriable(
+            Code::Unavailable,
+            "a message that was sent again was acknowledged meanwhile",
+            "MESSAGE_OVERTAKEN",
+            &[status::unknown()],
+            std::time::Duration::from_millis(1),
+        )
+    }
+
     /// Sends what comes of the answer of another node. Where that has none, the part is carried out here.
     async fn reply_of_part(
         &mut self,
@@ -340,7 +374,7 @@ impl Stream {
             let (_, request) = decode_part(payload, self.service.digests)?;
             return self.enqueue(lane, request).await;
         };
-        let answer = answer?;
+        let answer = answer.map_err(|status| self.refused(status))?;
         let Some(parts) = &mut self.parts else {
             return Ok(());
         };

@@ -217,6 +217,12 @@ impl Increments {
         });
     }
 
+    /// By how much one is, also where it fails.
+    #[must_use]
+    pub fn delta(&self, index: usize) -> i64 {
+        self.items[index].delta
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

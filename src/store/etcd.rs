@@ -28,8 +28,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
-use crate::model::{Commit, Digests, Session, SessionId};
+use super::{
+    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
+    Sum,
+};
+use crate::model::{Commit, Digests, SessionId};
 use client::{Client, VersionError};
 use committer::Committer;
 use feed::Feed;
@@ -197,7 +200,7 @@ impl<K: Kv> Store for EtcdStore<K> {
         self.on(async move |inner| inner.commit(lane, batch).await)
     }
 
-    fn session(&self, id: SessionId) -> Reply<Vec<Session>> {
+    fn session(&self, id: SessionId) -> Reply<SessionRows> {
         self.on(async move |inner| inner.reader.session(&id).await)
     }
 

@@ -26,8 +26,11 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, Store, StoreError, Sum};
-use crate::model::{Commit, Digests, Session, SessionId};
+use super::{
+    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
+    Sum,
+};
+use crate::model::{Commit, Digests, SessionId};
 use crate::store::recent::{Current, Recent};
 use gate::Gate;
 use reader::Snapshot;
@@ -198,8 +201,8 @@ impl Store for SqliteStore {
     }
 
     /// The only lane has it in memory, and is asked for it by a message.
-    fn session(&self, _id: SessionId) -> Reply<Vec<Session>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn session(&self, _id: SessionId) -> Reply<SessionRows> {
+        Box::pin(std::future::ready(Ok(SessionRows::default())))
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {

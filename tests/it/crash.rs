@@ -7,16 +7,16 @@
 //! What a kill does not show is a disk that loses what was not synced: the kernel keeps what a process has written.
 //! That is lost in `power`.
 
-mod checks;
+pub mod checks;
+pub mod crowd;
 pub mod history;
-mod link;
+pub mod link;
 pub mod operation;
-mod readers;
+pub mod readers;
 mod server;
 mod sessions;
-mod writers;
+pub mod writers;
 
-use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fmt;
 use std::path::Path;
@@ -26,19 +26,16 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use checks::{Facts, Stored};
-use history::{Clock, History, Wanted};
-use link::{Context, Link, Names};
-use operation::{Add, Operation};
-use readers::Ends;
+use crowd::Crowd;
+use history::Clock;
+use link::{Context, Link, Names, Servers};
 use server::Server;
 
-use crate::support::{eventually, soon};
+use crate::support::eventually;
 
 /// Enough counters for some to be read from the disk again and again, and a drain that is over at once.
 const FLAGS: [&str; 4] = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
@@ -184,7 +181,7 @@ async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
     let flags = [&FLAGS[..], &["--id-horizon", &horizon]].concat();
     let mut server = Server::start(data, &flags).await;
     let context = Context {
-        address: server.address().into(),
+        servers: Servers::one(server.address()),
         clock: Clock::start(),
         names: Names(format!("r{}", plan.round).into()),
         answered: Arc::new(AtomicUsize::new(0)),
@@ -192,39 +189,18 @@ async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
         stop: CancellationToken::new(),
         audit: CancellationToken::new(),
     };
-    let (ends, seen) = watch::channel(HashMap::new());
-    let mut clients = start_clients(&context, &mut rng);
-    let mut watchers = start_watchers(&context, &mut rng, &seen);
+    let mut crowd = Crowd::start(&context, &mut rng);
     tokio::select! {
         () = storm(plan, &mut server, &context.answered, &mut rng) => {}
-        Some(early) = clients.join_next() => panic!("a client has ended: {:?}", early.err()),
-        Some(early) = watchers.join_next() => panic!("a watcher has ended: {:?}", early.err()),
+        () = crowd.early() => {}
     }
     context.stop.cancel();
     // Once more, while they come to their ends; and what is done from here on, no kill disturbs.
     server.crash_and_restart(&mut rng).await;
     context.audit.cancel();
-    let mut history = History::default();
-    while let Some(done) = soon(clients.join_next()).await {
-        history.add(done.expect("no client fails"));
-    }
+    let history = crowd.go_home(&mut rng).await;
     let mut link = Link::new(context.clone(), rng.fork());
-    let mut last = HashMap::new();
-    for (_, group) in WATCHED {
-        let counter = context.names.of(group, 0);
-        let operation = Operation::Increment(Add::new(counter.clone(), 0));
-        let revision = writers::change(&mut link, operation, &mut history).await;
-        last.insert(counter, revision);
-    }
-    ends.send(last).expect("watchers wait for it");
-    while let Some(done) = soon(watchers.join_next()).await {
-        history.add(done.expect("no watcher fails"));
-    }
-    let listed = readers::list(link.client().await).await;
-    let now: BTreeMap<_, _> = listed
-        .into_iter()
-        .map(|seen| (seen.counter, (seen.value, seen.revision)))
-        .collect();
+    let now = readers::all(link.client().await).await;
     server.stop().await;
     let facts = Facts::new(&context.names, &history, &now, stored, plan.horizon);
     let last_revision = facts.last_revision();
@@ -254,49 +230,4 @@ async fn storm(plan: &Plan, server: &mut Server, answered: &AtomicUsize, rng: &m
     let before = answered.load(Ordering::Relaxed);
     let enough = || answered.load(Ordering::Relaxed) > before + 500;
     eventually("progress after the last kill", enough).await;
-}
-
-fn start_clients(context: &Context, rng: &mut Rng) -> JoinSet<History> {
-    let mut clients = JoinSet::new();
-    let mut link = || Link::new(context.clone(), rng.fork());
-    for (work, count) in writers::WORKS {
-        for _ in 0..count {
-            clients.spawn(writers::with_ids(link(), work));
-        }
-    }
-    for who in 0..2 {
-        clients.spawn(writers::without_ids(link(), who));
-    }
-    for who in 0..sessions::RECORDERS {
-        clients.spawn(sessions::record(link(), who));
-    }
-    for _ in 0..readers::READERS {
-        clients.spawn(readers::read(link()));
-    }
-    clients
-}
-
-/// What is watched: whole groups, or some counters of one by their names.
-const WATCHED: [(Option<usize>, &str); 6] = [
-    (None, "hot"),
-    (None, "some"),
-    (None, "tally"),
-    (None, "replaced"),
-    (Some(5), "replaced"),
-    (Some(10), "bank"),
-];
-
-fn start_watchers(context: &Context, rng: &mut Rng, ends: &Ends) -> JoinSet<History> {
-    let mut watchers = JoinSet::new();
-    let names = &context.names;
-    for (named, group) in WATCHED {
-        let wanted = match named {
-            Some(count) => Wanted::Names((0..count).map(|i| names.of(group, i)).collect()),
-            None => Wanted::Prefix(names.prefix(group)),
-        };
-        let link = Link::new(context.clone(), rng.fork());
-        let end = names.of(group, 0);
-        watchers.spawn(readers::watch(link, wanted, end, ends.clone()));
-    }
-    watchers
 }

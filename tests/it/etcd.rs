@@ -4,7 +4,7 @@ mod calls;
 pub mod cluster;
 mod leases;
 mod login;
-mod member;
+pub mod member;
 mod outcomes;
 pub mod proxy;
 mod quota;
@@ -19,11 +19,11 @@ use sumd::store::etcd::client::{Client, Error, at_revision, put};
 use tokio::time::Instant;
 
 /// For calls that have to succeed, however busy the machine is.
-fn in_time() -> Instant {
+pub fn in_time() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-fn put_request(key: &str, value: &str) -> PutRequest {
+pub fn put_request(key: &str, value: &str) -> PutRequest {
     PutRequest {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value.as_bytes()),

@@ -6,6 +6,7 @@ mod counters;
 mod crash;
 mod damage;
 mod etcd;
+mod faults;
 mod hostile;
 mod imports;
 mod limits;

@@ -149,3 +149,59 @@ pub(super) fn failures(failures: &[(u64, Failure)]) -> Vec<IncrementFailure> {
     };
     failures.iter().map(failure).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parts::Parts;
+    use super::*;
+    use crate::proto::sum::v1::Increment;
+
+    fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) -> Increment {
+        Increment {
+            counter: counter.to_owned(),
+            delta,
+            min,
+            max,
+            on_limit: 0,
+        }
+    }
+
+    /// Wherever a part is carried out, and however often it is sent again by another way, it is the same: also where an
+    /// increment is one that fails whatever happens.
+    #[test]
+    fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
+        let digests = Digests::new([7; 16]);
+        let message = RecordIncrementsRequest {
+            session_id: "session".to_owned(),
+            sequence: 1,
+            increments: vec![
+                increment("a/1", 1, (None, None)),
+                increment("b/1", -2, (Some(-5), None)),
+                increment("b/2", 3, (Some(1), Some(0))),
+                increment("/", 4, (None, None)),
+                increment("c/1", 5, (None, Some(6))),
+                increment("a/1", i64::MIN, (None, None)),
+            ],
+            ..RecordIncrementsRequest::default()
+        };
+        let encoded = message.encode_to_vec();
+        let decoded = RecordMessage::decode_with_fields(&encoded).expect("a message");
+        let session: SessionId = "session".into();
+        let mut parts = Parts::new(digests, 256, &session, 0);
+        let fields = Fields {
+            message: &encoded,
+            fields: &decoded.fields,
+        };
+        let all = parts.split(1, 0, decoded.increments);
+        assert!(all.len() > 2, "{} lanes", all.len());
+        for (lane, part, increments) in all {
+            let sent = fields.encode((&session, 0), (1, 0), lane, &part);
+            let (_, request) = decode_part(sent, digests).expect("a part");
+            let Operation::Record(record) = request.operation else {
+                panic!("{:?} is no part", request.operation);
+            };
+            assert_eq!(record.contents, digests.message(&increments), "{part:?}");
+            assert_eq!(record.follows, Follows::InLane(part));
+        }
+    }
+}

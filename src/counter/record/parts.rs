@@ -127,7 +127,8 @@ impl Parts {
             indices.push(index);
             match increment {
                 Ok(increment) => part.push(increment.name, increment.delta, increment.limits),
-                Err(invalid) => part.push_invalid(0, invalid),
+                // All of it, for a part is known by its contents, and another node reads it as it came.
+                Err(invalid) => part.push_invalid(increments.delta(index as usize), invalid),
             }
         }
         parts

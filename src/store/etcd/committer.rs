@@ -28,9 +28,10 @@ use crate::store::StoreError;
 const MAX_IN_FLIGHT: usize = 2;
 /// What one transaction holds: etcd takes 1.5 MiB by default.
 const MAX_BYTES: usize = 1 << 20;
-/// For the first answer; then twice as long each time. A member that has lost its leader drops what it is asked.
+/// For the first answer; then twice as long. A member that has lost its leader drops what it is asked, so this is also how long
+/// nothing is committed after an election, at the worst. Where etcd is that slow, the first copy lands all the same.
 const ATTEMPT: Duration = Duration::from_millis(750);
-const MAX_ATTEMPT: Duration = Duration::from_secs(6);
+const MAX_ATTEMPT: Duration = Duration::from_millis(1500);
 /// How long something is tried that certainly was not sent yet, before those who wait for it are told so.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts.

@@ -16,7 +16,7 @@ use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Batch, Head, Pack};
 use crate::store::recent::{Lookup, Merged, Recent, Run, View};
-use crate::store::{LaneNumber, Page, Row, Rows, Scan, StoreError, Sum};
+use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
 
 /// Ranges in one transaction.
 const MAX_RANGES: usize = 128;
@@ -111,7 +111,7 @@ impl<K: Kv> Reader<K> {
         }
     }
 
-    pub(super) async fn session(&self, id: &SessionId) -> Result<Vec<Session>, StoreError> {
+    pub(super) async fn session(&self, id: &SessionId) -> Result<SessionRows, StoreError> {
         loop {
             match self.shared.session(id).await {
                 Err(Problem::Again) => {}
@@ -313,7 +313,7 @@ impl<K: Kv> Shared<K> {
         })
     }
 
-    async fn session(&self, id: &SessionId) -> Result<Vec<Session>, Problem> {
+    async fn session(&self, id: &SessionId) -> Result<SessionRows, Problem> {
         let mut replicas = self.replicas.lock().await;
         let heads = kv::read(&self.kv, vec![prefix(self.layout.heads(), 0)]).await?;
         let revision = heads.revision;
@@ -344,7 +344,10 @@ impl<K: Kv> Shared<K> {
         }
         let states = states.values().filter(|state| !state.is_empty());
         let sessions: Result<Vec<_>, _> = states.map(|state| Session::decode(state)).collect();
-        Ok(sessions?)
+        Ok(SessionRows {
+            lanes: sessions?,
+            revision: self.layout.end(revision),
+        })
     }
 
     /// Reads a range, and what is newer of the counters with a prefix, all at one moment.

@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     /// What was stored at the beginning.
     before: &'a Stored,
     horizon: Duration,
+    /// There are several nodes, which hand requests on to each other, and may do so twice.
+    several: bool,
     /// What became of each counter whose changes are all known by their revisions.
     lines: Lines,
     /// What is wrong with that.
@@ -58,8 +60,17 @@ impl<'a> Facts<'a> {
             now,
             before,
             horizon,
+            several: false,
             lines,
             broken,
+        }
+    }
+
+    /// The same of a cluster.
+    pub fn of_several_nodes(self) -> Self {
+        Self {
+            several: true,
+            ..self
         }
     }
 
@@ -330,11 +341,13 @@ fn what_is_sent_again_is_answered_as_it_was_first(facts: &Facts<'_>) -> Vec<Stri
                 format!("refused as too old when it was {age:?} old")
             }
             Again::TooOld(_) | Again::Forged => continue,
+            Again::Mistaken => "its contents are said to be others".into(),
+            Again::Confused(answer) => format!("with other contents, and answered {answer:?}"),
         };
         problems.push(format!("{operation:?} sent again: {problem}"));
     }
     for change in &facts.history.changes {
-        if change.answer.replayed && change.attempts == 1 {
+        if change.answer.replayed && change.attempts == 1 && !facts.several {
             problems.push(format!("{:?} was sent once", change.operation));
         }
     }

@@ -129,6 +129,10 @@ pub enum Again {
     TooOld(Duration),
     /// It had other contents, and was refused for that.
     Forged,
+    /// It had other contents, and was answered.
+    Confused(Answer),
+    /// It had the same contents, and was refused as if it had others.
+    Mistaken,
 }
 
 /// A power of four that was added once, without an id.

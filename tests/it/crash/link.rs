@@ -1,4 +1,4 @@
-//! A client's way to the server, made anew whenever it breaks.
+//! A client's way to the server, or to one of several, made anew whenever it breaks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -17,7 +18,7 @@ use crate::support::PATIENCE;
 /// What the clients of a run have in common.
 #[derive(Clone)]
 pub struct Context {
-    pub address: Arc<str>,
+    pub servers: Servers,
     pub clock: Clock,
     pub names: Names,
     /// Changes that were answered so far.
@@ -28,6 +29,47 @@ pub struct Context {
     pub stop: CancellationToken,
     /// The server has started for the last time.
     pub audit: CancellationToken,
+}
+
+/// What clients know of those whom they ask.
+#[derive(Clone)]
+pub struct Servers {
+    /// Any of them will do.
+    pub addresses: Arc<[Arc<str>]>,
+    /// Who has not answered by then is asked no more, for another may answer; `None` where there is no other, and an
+    /// answer has to come.
+    pub deadline: Option<Duration>,
+    /// How long it may take at the worst until a change is answered.
+    pub outage: Duration,
+    /// All counters are in one lane, so that a message is applied at one revision.
+    pub one_lane: bool,
+}
+
+impl Servers {
+    /// A server that has no other beside it.
+    pub fn one(address: &str) -> Self {
+        Self {
+            addresses: [address.into()].into(),
+            deadline: None,
+            outage: PATIENCE,
+            one_lane: true,
+        }
+    }
+}
+
+/// Waits for an answer that is due. Where there is a deadline it may stay out, and has to come elsewhere.
+pub async fn in_time<T>(
+    deadline: Option<Duration>,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match (
+        timeout(deadline.unwrap_or(PATIENCE), answer).await,
+        deadline,
+    ) {
+        (Ok(answer), _) => answer,
+        (Err(_), Some(_)) => Err(Status::deadline_exceeded("no answer in time")),
+        (Err(_), None) => panic!("this should have been answered long ago"),
+    }
 }
 
 /// The names of a run's counters: several runs have one database.
@@ -48,6 +90,8 @@ pub struct Link {
     pub context: Context,
     pub rng: Rng,
     client: Option<Client>,
+    /// Which of the servers is asked.
+    at: usize,
 }
 
 /// A change that was answered.
@@ -70,12 +114,26 @@ pub enum Fate {
 }
 
 impl Link {
-    pub fn new(context: Context, rng: Rng) -> Self {
+    pub fn new(context: Context, mut rng: Rng) -> Self {
+        let at = rng.usize(..context.servers.addresses.len());
         Self {
             context,
             rng,
             client: None,
+            at,
         }
+    }
+
+    /// Goes to some server, if there are several, by a new connection.
+    pub fn turn(&mut self) {
+        if self.context.servers.addresses.len() > 1 {
+            self.at = self.rng.usize(..self.context.servers.addresses.len());
+            self.client = None;
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Duration> {
+        self.context.servers.deadline
     }
 
     pub fn stopped(&self) -> bool {
@@ -95,7 +153,7 @@ impl Link {
     /// A connection; waits for the server as long as there is none.
     pub async fn client(&mut self) -> &mut Client {
         if self.client.is_none() {
-            let connected = timeout(PATIENCE, self.connect()).await;
+            let connected = timeout(self.context.servers.outage, self.connect()).await;
             self.client = Some(connected.expect("the server comes back"));
         }
         self.client.as_mut().expect("it was made just now")
@@ -103,10 +161,21 @@ impl Link {
 
     async fn connect(&mut self) -> Client {
         loop {
-            match Client::connect(format!("http://{}", self.context.address)).await {
-                Ok(client) => return client,
-                Err(_) => self.think(Duration::from_millis(20)).await,
+            let uri = format!("http://{}", self.context.servers.addresses[self.at]);
+            let mut endpoint = Endpoint::from_shared(uri).expect("an address is a URI");
+            if let Some(deadline) = self.deadline() {
+                // A stream on which nothing is due would not see that its server has gone without a word.
+                endpoint = endpoint
+                    .connect_timeout(deadline)
+                    .http2_keep_alive_interval(deadline / 2)
+                    .keep_alive_timeout(deadline)
+                    .keep_alive_while_idle(true);
             }
+            if let Ok(channel) = endpoint.connect().await {
+                return Client::new(channel);
+            }
+            self.think(Duration::from_millis(20)).await;
+            self.turn();
         }
     }
 
@@ -120,9 +189,16 @@ impl Link {
                 Code::Internal,
                 Code::Cancelled,
             ];
-            assert!(transport.contains(&status.code()), "{status:?}");
+            let is_late = self.deadline().is_some() && status.code() == Code::DeadlineExceeded;
+            assert!(is_late || transport.contains(&status.code()), "{status:?}");
             self.client = None;
+            self.turn();
             return Fate::Unknown;
+        };
+        let outcome = info.metadata.get("outcome").map(String::as_str);
+        let applied = match outcome {
+            Some("NOT_APPLIED") => Fate::NotApplied,
+            _ => Fate::Unknown,
         };
         match info.reason.as_str() {
             "LIMIT_REACHED" | "COUNTER_OUT_OF_RANGE" => {
@@ -136,10 +212,14 @@ impl Link {
             "REQUEST_ID_REUSED" => Fate::Reused,
             "SHUTTING_DOWN" => {
                 self.client = None;
-                match info.metadata.get("outcome").map(String::as_str) {
-                    Some("NOT_APPLIED") => Fate::NotApplied,
-                    _ => Fate::Unknown,
-                }
+                self.turn();
+                applied
+            }
+            "STORE_UNAVAILABLE" | "STORE_FAILED" | "OVERLOADED" | "MESSAGE_OVERTAKEN"
+                if self.deadline().is_some() =>
+            {
+                self.turn();
+                applied
             }
             _ => panic!("nothing here should lead to {status:?}"),
         }
@@ -148,20 +228,34 @@ impl Link {
     /// Asks once. Now and then it does not wait for the answer, as clients with short deadlines do.
     pub async fn attempt(&mut self, operation: &Operation, id: &str) -> Result<Answer, Fate> {
         let impatient = self.rng.u8(..) < 4;
-        let deadline = Duration::from_micros(self.rng.u64(..4000));
+        let hurry = Duration::from_micros(self.rng.u64(..4000));
+        let deadline = self.deadline();
         let client = self.client().await;
         let asked = operation.send(client, id);
         if impatient {
-            let answer = timeout(deadline, asked).await;
-            let answer = answer.map_err(|_| Fate::Unknown)?;
+            let answer = timeout(hurry, asked).await;
+            let Ok(answer) = answer else {
+                self.turn();
+                return Err(Fate::Unknown);
+            };
             return answer.map_err(|status| self.judge(&status));
         }
-        let answer = timeout(PATIENCE, asked).await.expect("an answer in time");
-        answer.map_err(|status| self.judge(&status))
+        in_time(deadline, asked)
+            .await
+            .map_err(|status| self.judge(&status))
     }
 
     /// Asks until there is an answer, always for the same; also when the server is killed meanwhile.
+    ///
+    /// # Panics
+    /// Where that takes too long.
     pub async fn insist(&mut self, operation: &Operation, id: &str) -> Result<Asked, Fate> {
+        let outage = self.context.servers.outage;
+        let answered = timeout(outage, self.ask_on(operation, id)).await;
+        answered.unwrap_or_else(|_| panic!("no answer to {operation:?} in {outage:?}"))
+    }
+
+    async fn ask_on(&mut self, operation: &Operation, id: &str) -> Result<Asked, Fate> {
         self.client().await;
         let asked = self.context.clock.now();
         let mut attempts = 0;

@@ -10,8 +10,9 @@ use sumd::proto::sum::v1::{
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::checks::Counters;
 use super::history::{History, Read, Seen, Sum, Told, Wanted, Watched};
-use super::link::{Fate, Link};
+use super::link::{Fate, Link, in_time};
 use super::operation::{Client, Name};
 use super::sessions::TALLIES;
 use super::writers::{BANK, EDGE, HOT, REPLACED, SOME};
@@ -55,7 +56,7 @@ pub async fn read(mut link: Link) -> History {
 }
 
 async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status> {
-    let clock = link.context.clock;
+    let (clock, deadline) = (link.context.clock, link.deadline());
     let mut client = link.client().await.clone();
     let kind = link.rng.u8(..4);
     if kind == 0 {
@@ -65,7 +66,9 @@ async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status>
         let request = SumCountersRequest {
             prefix: prefix.clone(),
         };
-        let sum = soon(client.sum_counters(request)).await?.into_inner();
+        let sum = in_time(deadline, client.sum_counters(request))
+            .await?
+            .into_inner();
         history.sums.push(Sum {
             span: clock.since(asked),
             prefix,
@@ -88,18 +91,18 @@ async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status>
     let asked = clock.now();
     let counters = if kind == 1 {
         let counter = counters.remove(0);
-        let found = soon(client.get_counter(GetCounterRequest {
+        let request = GetCounterRequest {
             counter,
             ..GetCounterRequest::default()
-        }))
-        .await?;
+        };
+        let found = in_time(deadline, client.get_counter(request)).await?;
         found.into_inner().counter.into_iter().collect()
     } else {
-        let found = soon(client.batch_get_counters(BatchGetCountersRequest {
+        let request = BatchGetCountersRequest {
             counters,
             ..BatchGetCountersRequest::default()
-        }))
-        .await?;
+        };
+        let found = in_time(deadline, client.batch_get_counters(request)).await?;
         found.into_inner().counters
     };
     history.reads.push(Read {
@@ -110,8 +113,16 @@ async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status>
     Ok(())
 }
 
-/// Everything that there is, page after page.
-pub async fn list(client: &mut Client) -> Vec<Seen> {
+/// Everything that there is.
+pub async fn all(client: &mut Client) -> Counters {
+    let listed = list(client).await.into_iter();
+    listed
+        .map(|seen| (seen.counter, (seen.value, seen.revision)))
+        .collect()
+}
+
+/// The same page after page.
+async fn list(client: &mut Client) -> Vec<Seen> {
     let mut all = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -143,7 +154,8 @@ pub async fn watch(mut link: Link, wanted: Wanted, end: Name, mut ends: Ends) ->
         }
         match watch_once(&mut link, stream, &wanted, &end, &mut ends, &mut told).await {
             Ok(true) => break,
-            Ok(false) => {}
+            // Another server knows where to go on from, too.
+            Ok(false) => link.turn(),
             Err(status) => {
                 let fate = link.judge(&status);
                 assert!(matches!(fate, Fate::Unknown | Fate::NotApplied), "{fate:?}");
@@ -179,8 +191,10 @@ async fn watch_once(
             ..WatchCountersRequest::default()
         },
     };
+    let deadline = link.deadline();
     let client = link.client().await;
-    let mut answers = soon(client.watch_counters(request)).await?.into_inner();
+    let answers = in_time(deadline, client.watch_counters(request)).await;
+    let mut answers = answers?.into_inner();
     loop {
         let last = ends.borrow_and_update().get(end).copied();
         if last.is_some_and(|last| revision >= last) {

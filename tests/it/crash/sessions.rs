@@ -1,6 +1,6 @@
 //! Clients that record in bulk: sessions that outlive their streams and the server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sumd::proto::sum::v1::{RecordIncrementsRequest, RecordIncrementsResponse};
 use tokio::sync::mpsc::{self, UnboundedSender};
@@ -10,9 +10,8 @@ use tonic_types::RpcStatusExt as _;
 use uuid::Uuid;
 
 use super::history::{Acknowledgement, History, Message, Recorded};
-use super::link::{Fate, Link};
+use super::link::{Fate, Link, in_time};
 use super::operation::{Add, Refusal};
-use crate::support::soon;
 
 /// How many clients record.
 pub const RECORDERS: usize = 4;
@@ -51,6 +50,8 @@ struct Stream {
     window: usize,
     /// What the first answer has acknowledged: what is applied later was not there before.
     known: Option<usize>,
+    /// When the last answer came, or nothing was due.
+    heard: Instant,
 }
 
 /// Records until told to stop and all is acknowledged, and once more asks after the last start of the server.
@@ -77,6 +78,11 @@ pub async fn record(link: Link, who: usize) -> History {
         sessions: vec![recorder.recorded],
         ..History::default()
     }
+}
+
+/// What is left of a deadline.
+fn left(deadline: Option<Duration>, since: Instant) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_sub(since.elapsed()))
 }
 
 impl Recorder {
@@ -113,6 +119,7 @@ impl Recorder {
             next: self.acknowledged + 1,
             window: 0,
             known: None,
+            heard: Instant::now(),
         };
         // It asks what is acknowledged, or goes on from what it knows itself.
         if self.is_settled() || self.link.rng.bool() {
@@ -122,10 +129,15 @@ impl Recorder {
             stream.window = 1;
         }
         self.send(&mut stream);
+        let deadline = self.link.deadline();
         let client = self.link.client().await;
         let asked = client.record_increments(UnboundedReceiverStream::new(queue));
-        let mut answers = soon(asked).await?.into_inner();
+        let mut answers = in_time(deadline, asked).await?.into_inner();
+        stream.heard = Instant::now();
         loop {
+            if self.is_settled() {
+                stream.heard = Instant::now();
+            }
             self.send(&mut stream);
             let may_end = self.is_settled() && stream.known.is_some();
             if may_end && (self.link.stopped() || self.link.rng.u8(..) < 3) {
@@ -134,14 +146,16 @@ impl Recorder {
             // A message is worth several calls.
             let rest = 6 * self.link.context.rest.mul_f64(self.link.rng.f64());
             tokio::select! {
-                answer = soon(answers.message()) => {
+                answer = in_time(left(deadline, stream.heard), answers.message()) => {
                     let early = || Status::unknown("the server has ended the stream early");
                     self.take(&mut stream, &answer?.ok_or_else(early)?);
+                    stream.heard = Instant::now();
                 }
                 () = tokio::time::sleep(rest), if !self.link.stopped() => {
                     if self.link.rng.u8(..) < 3 {
                         // It goes, with messages under way.
                         self.doubtful = self.made();
+                        self.link.turn();
                         return Ok(false);
                     }
                     self.make();
@@ -205,7 +219,9 @@ impl Recorder {
                 at,
                 number: last,
                 revision: answer.revision,
-                exact: known.is_some_and(|known| last > known) && last > self.doubtful,
+                exact: known.is_some_and(|known| last > known)
+                    && last > self.doubtful
+                    && self.link.context.servers.one_lane,
             });
         }
         stream.known.get_or_insert(last);
@@ -227,7 +243,8 @@ impl Recorder {
         }
         let (closed, _) = mpsc::unbounded_channel();
         drop(std::mem::replace(&mut stream.messages, closed));
-        while let Some(answer) = soon(answers.message()).await? {
+        let deadline = self.link.deadline();
+        while let Some(answer) = in_time(deadline, answers.message()).await? {
             self.take(&mut stream, &answer);
         }
         Ok(true)

@@ -7,11 +7,14 @@ use sumd::store::etcd::client::{Address, Client, Options};
 use tokio::time::sleep;
 
 use super::member::{Member, Ports};
+use super::proxy::Proxy;
 use crate::support::soon;
 
 /// Members on free ports, which die with the test.
 pub struct Cluster {
     pub members: Vec<Member>,
+    /// The ways of the others to each member, where there are such.
+    pub peers: Vec<Proxy>,
     tls: bool,
 }
 
@@ -21,14 +24,33 @@ impl Cluster {
         Self::start_with(size, flags, false).await
     }
 
+    /// Starts a cluster whose members find each other by ways that can be cut.
+    pub async fn start_apart(size: usize, flags: &[&str]) -> Self {
+        let ports: Vec<_> = (0..size).map(|_| Ports::free()).collect();
+        let peers = ports.iter().map(|ports| {
+            let host = format!("127.0.0.1:{}", ports.peer);
+            Proxy::of_peers(host.parse().expect("a host"))
+        });
+        let peers = join_all(peers).await;
+        Self::begin(&ports, peers, flags, false).await
+    }
+
     /// The same for clients who speak TLS; how, the flags have to say.
     pub async fn start_with(size: usize, flags: &[&str], tls: bool) -> Self {
         let ports: Vec<_> = (0..size).map(|_| Ports::free()).collect();
+        Self::begin(&ports, Vec::new(), flags, tls).await
+    }
+
+    async fn begin(ports: &[Ports], peers: Vec<Proxy>, flags: &[&str], tls: bool) -> Self {
+        let size = ports.len();
         let name = |i: usize| format!("m{i}");
-        let peer = |ports: &Ports| format!("http://127.0.0.1:{}", ports.peer);
-        let all = ports.iter().enumerate();
-        let all: Vec<_> = all
-            .map(|(i, ports)| format!("{}={}", name(i), peer(ports)))
+        let peer = |i: usize| format!("http://127.0.0.1:{}", ports[i].peer);
+        let found_at = |i: usize| match peers.get(i) {
+            Some(proxy) => format!("http://{}", proxy.host),
+            None => peer(i),
+        };
+        let all: Vec<_> = (0..size)
+            .map(|i| format!("{}={}", name(i), found_at(i)))
             .collect();
         let token = format!("sumd-{:016x}", fastrand::u64(..));
         let scheme = if tls { "https" } else { "http" };
@@ -37,8 +59,8 @@ impl Cluster {
             let pairs = [
                 ("--listen-client-urls", client.clone()),
                 ("--advertise-client-urls", client),
-                ("--listen-peer-urls", peer(ports)),
-                ("--initial-advertise-peer-urls", peer(ports)),
+                ("--listen-peer-urls", peer(i)),
+                ("--initial-advertise-peer-urls", found_at(i)),
                 (
                     "--listen-metrics-urls",
                     format!("http://127.0.0.1:{}", ports.health),
@@ -60,6 +82,7 @@ impl Cluster {
         });
         let mut cluster = Self {
             members: members.collect(),
+            peers,
             tls,
         };
         for member in &mut cluster.members {

@@ -94,7 +94,7 @@ impl Recorder {
         let Ok(lanes) = node.store.session(self.session.clone()).await else {
             return;
         };
-        let (applied, failures) = Session::merge(&lanes);
+        let (applied, failures) = Session::merge(&lanes.lanes);
         if applied > self.sent.len() as u64 {
             self.client.problem(format!("{applied} was never sent"));
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
 use sumd::store::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, Store, StoreError, Sum,
+    After, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 use tokio::sync::watch;
 
@@ -191,8 +192,8 @@ impl Store for Unreliable {
         at_once(After::Batches(Vec::new()))
     }
 
-    fn session(&self, _id: SessionId) -> Reply<Vec<Session>> {
-        at_once(Vec::new())
+    fn session(&self, _id: SessionId) -> Reply<SessionRows> {
+        at_once(SessionRows::default())
     }
 
     fn changes(&self) -> &Changes {

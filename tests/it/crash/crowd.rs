@@ -1,0 +1,120 @@
+//! Clients of every kind, at once.
+
+use std::collections::HashMap;
+
+use fastrand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::history::{History, Wanted};
+use super::link::{Context, Link};
+use super::operation::{Add, Name, Operation};
+use super::readers::Ends;
+use super::{readers, sessions, writers};
+use crate::support::soon;
+
+/// What is watched: whole groups, or some counters of one by their names.
+const WATCHED: [(Option<usize>, &str); 6] = [
+    (None, "hot"),
+    (None, "some"),
+    (None, "tally"),
+    (None, "replaced"),
+    (Some(5), "replaced"),
+    (Some(10), "bank"),
+];
+
+pub struct Crowd {
+    context: Context,
+    clients: JoinSet<History>,
+    watchers: JoinSet<History>,
+    ends: watch::Sender<HashMap<Name, i64>>,
+}
+
+impl Crowd {
+    pub fn start(context: &Context, rng: &mut Rng) -> Self {
+        let (ends, seen) = watch::channel(HashMap::new());
+        Self {
+            context: context.clone(),
+            clients: start_clients(context, rng),
+            watchers: start_watchers(context, rng, &seen),
+            ends,
+        }
+    }
+
+    /// Adds a client, who has to go when told to stop.
+    pub fn join(&mut self, client: impl Future<Output = History> + Send + 'static) {
+        self.clients.spawn(client);
+    }
+
+    /// Fails where somebody goes before being told to.
+    pub async fn early(&mut self) {
+        tokio::select! {
+            Some(early) = self.clients.join_next() => fail("a client", early),
+            Some(early) = self.watchers.join_next() => fail("a watcher", early),
+        }
+    }
+
+    /// Waits until all have gone, who were told to stop: clients, and then watchers, once they were told of the last
+    /// changes.
+    pub async fn go_home(mut self, rng: &mut Rng) -> History {
+        let mut history = History::default();
+        while let Some(done) = soon(self.clients.join_next()).await {
+            history.add(done.expect("no client fails"));
+        }
+        let mut link = Link::new(self.context.clone(), rng.fork());
+        let mut last = HashMap::new();
+        for (_, group) in WATCHED {
+            let counter = self.context.names.of(group, 0);
+            let operation = Operation::Increment(Add::new(counter.clone(), 0));
+            let revision = writers::change(&mut link, operation, &mut history).await;
+            last.insert(counter, revision);
+        }
+        self.ends.send(last).expect("watchers wait for it");
+        while let Some(done) = soon(self.watchers.join_next()).await {
+            history.add(done.expect("no watcher fails"));
+        }
+        history
+    }
+}
+
+fn fail(who: &str, early: Result<History, tokio::task::JoinError>) -> ! {
+    match early.map_err(tokio::task::JoinError::try_into_panic) {
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        _ => panic!("{who} has ended early"),
+    }
+}
+
+fn start_clients(context: &Context, rng: &mut Rng) -> JoinSet<History> {
+    let mut clients = JoinSet::new();
+    let mut link = || Link::new(context.clone(), rng.fork());
+    for (work, count) in writers::WORKS {
+        for _ in 0..count {
+            clients.spawn(writers::with_ids(link(), work));
+        }
+    }
+    for who in 0..2 {
+        clients.spawn(writers::without_ids(link(), who));
+    }
+    for who in 0..sessions::RECORDERS {
+        clients.spawn(sessions::record(link(), who));
+    }
+    for _ in 0..readers::READERS {
+        clients.spawn(readers::read(link()));
+    }
+    clients
+}
+
+fn start_watchers(context: &Context, rng: &mut Rng, ends: &Ends) -> JoinSet<History> {
+    let mut watchers = JoinSet::new();
+    let names = &context.names;
+    for (named, group) in WATCHED {
+        let wanted = match named {
+            Some(count) => Wanted::Names((0..count).map(|i| names.of(group, i)).collect()),
+            None => Wanted::Prefix(names.prefix(group)),
+        };
+        let link = Link::new(context.clone(), rng.fork());
+        let end = names.of(group, 0);
+        watchers.spawn(readers::watch(link, wanted, end, ends.clone()));
+    }
+    watchers
+}

@@ -1,0 +1,193 @@
+//! Three members of etcd and three nodes of sumd, and every way between any two of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sumd::proto::etcd::etcdserverpb::DeleteRangeRequest;
+use sumd::store::etcd::client::{Client, Doubt, Host, Outcome, get, prefix_end};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::clock::Shim;
+use super::mutants::{Mutant, Mutator};
+use super::node::Node;
+use crate::crash::link::Servers;
+use crate::etcd::cluster::Cluster;
+use crate::etcd::proxy::Way;
+use crate::etcd::{in_time, put_request};
+
+/// How many members, and how many nodes.
+pub const SIZE: usize = 3;
+
+/// When a client asks elsewhere.
+pub const DEADLINE: Duration = Duration::from_secs(1);
+/// The longest that nothing is answered, on a machine that has other things to do.
+const OUTAGE: Duration = Duration::from_mins(1);
+
+/// What the members take, with what a run writes in between two compactions and a lot to spare.
+const QUOTA: u64 = 64 << 20;
+/// How often what is past is forgotten. Whoever reads at a revision has to bear that.
+const COMPACTION: Duration = Duration::from_secs(2);
+
+/// What fills etcd up.
+const JUNK: &str = "junk/";
+
+pub struct Fleet {
+    pub cluster: Cluster,
+    pub nodes: Vec<Node>,
+    /// What a node is upgraded to.
+    pub upgrade_to: Option<PathBuf>,
+    /// Past all faults.
+    client: Client,
+    _mutators: Vec<Mutator>,
+    _janitor: JoinSet<()>,
+    _shim: Shim,
+}
+
+impl Fleet {
+    pub async fn start(flags: &[String], mutant: Option<Mutant>) -> Self {
+        let quota = QUOTA.to_string();
+        let cluster = Cluster::start_apart(SIZE, &["--quota-backend-bytes", &quota]).await;
+        let mut hosts = cluster.address().hosts;
+        let mut mutators = Vec::new();
+        if let Some(mutant) = mutant {
+            for host in &mut hosts {
+                let mutator = Mutator::start(mutant, host, &cluster.client()).await;
+                *host = mutator.host.clone();
+                mutators.push(mutator);
+            }
+        }
+        let shim = Shim::compile().await;
+        let mut nodes = Vec::new();
+        for i in 0..SIZE {
+            let mut node = Node::new(format!("n{i}"), &hosts, &shim, flags).await;
+            node.start().await;
+            nodes.push(node);
+        }
+        let client = cluster.client();
+        let mut janitor = JoinSet::new();
+        janitor.spawn(compact(client.clone()));
+        Self {
+            cluster,
+            nodes,
+            upgrade_to: std::env::var_os("SUMD_UPGRADE_TO").map(PathBuf::from),
+            client,
+            _mutators: mutators,
+            _janitor: janitor,
+            _shim: shim,
+        }
+    }
+
+    /// What clients know of the nodes.
+    pub fn servers(&self) -> Servers {
+        let hosts = self.nodes.iter().map(|node| &node.clients.host);
+        let addresses: Vec<Arc<str>> = hosts.map(|host| host.to_string().into()).collect();
+        Servers {
+            addresses: addresses.into(),
+            deadline: Some(DEADLINE),
+            outage: OUTAGE,
+            one_lane: false,
+        }
+    }
+
+    /// Does something to the ways between nodes.
+    pub fn set_peers(&self, way: Way) {
+        for node in &self.nodes {
+            node.peers.set(way);
+        }
+    }
+
+    /// The number of the member that leads, or of one that does not.
+    pub async fn member(&mut self, leads: bool) -> usize {
+        let name = self.cluster.leader().await.name.clone();
+        let mut members = self.cluster.members.iter();
+        let found = members.position(|member| (member.name == name) == leads);
+        found.expect("there are several")
+    }
+
+    /// Does something to the ways between a member and the others, in both directions.
+    pub async fn set_apart(&mut self, member: usize, way: Way) {
+        let ids = self.client.members(in_time()).await;
+        let ids = ids
+            .into_iter()
+            .map(|(_, member)| member.expect("it is well").id);
+        for (i, id) in ids.enumerate() {
+            if i == member {
+                for other in (0..SIZE).filter(|other| *other != member) {
+                    self.cluster.peers[other].set_for(id, way);
+                }
+            } else {
+                self.cluster.peers[member].set_for(id, way);
+            }
+        }
+    }
+
+    /// Brings the members together again.
+    pub fn join(&self) {
+        for proxy in &self.cluster.peers {
+            proxy.set(Way::Open);
+        }
+    }
+
+    /// Writes until etcd takes no more.
+    pub async fn fill(&self) {
+        for i in 0.. {
+            let mut request = put_request(&format!("{JUNK}{i}"), "");
+            request.value = vec![0; 1 << 20].into();
+            match self.client.put(request, in_time()).await {
+                Err(error) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => return,
+                Err(error) => assert!(error.is_passing(), "{error}"),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Makes room, as an operator does.
+    pub async fn make_room(&self) {
+        let junk = DeleteRangeRequest {
+            key: JUNK.into(),
+            range_end: prefix_end(JUNK.as_bytes()),
+            ..DeleteRangeRequest::default()
+        };
+        let done = self.client.delete_range(junk, in_time()).await;
+        let revision = done.expect("deleted").header.expect("a header").revision;
+        let compacted = self.client.compact(revision, in_time()).await;
+        compacted.expect("this works without room");
+        let hosts: Vec<Host> = self.cluster.address().hosts;
+        for host in &hosts {
+            // The compaction takes place a little later.
+            loop {
+                let done = self.client.defragment(host, in_time()).await;
+                done.expect("done");
+                let members = self.client.members(in_time()).await;
+                let of_it = members.into_iter().find(|(other, _)| other == host);
+                let size = of_it
+                    .expect("it is one")
+                    .1
+                    .map(|member| member.database_bytes);
+                if u64::try_from(size.expect("it is well")).expect("a size") < QUOTA / 2 {
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        for alarm in self.client.alarms(in_time()).await.expect("an answer") {
+            let done = self.client.disarm(alarm, in_time()).await;
+            done.expect("there is room");
+        }
+    }
+}
+
+/// Has etcd forget what is past, again and again.
+async fn compact(client: Client) {
+    loop {
+        sleep(COMPACTION).await;
+        let deadline = Instant::now() + COMPACTION;
+        if let Ok(found) = client.range(get("none"), deadline).await {
+            let revision = found.header.expect("a header").revision;
+            // Next time will do as well.
+            let _ = client.compact(revision, deadline).await;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What would be wrong, for the harness to find: etcd that does not do what it is asked to. Nodes reach it by something that
+//! understands their transactions, and changes them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use sumd::model::Digests;
+use sumd::proto::etcd::etcdserverpb::kv_client::KvClient;
+use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
+use sumd::proto::etcd::etcdserverpb::{PutRequest, ResponseHeader, TxnRequest, TxnResponse};
+use sumd::proto::sumd::store::v1::{Head, Meta, Pack};
+use sumd::store::etcd::client::{Client, Host, get};
+use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tower::Service as _;
+
+use crate::etcd::in_time;
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Now and then a batch is written whatever the lane's head is by then. Were it always so, nodes would see that the log
+    /// makes no sense, and stop.
+    NoGuard,
+    /// The ids of requests are not recorded.
+    NoIds,
+    /// Now and then a batch is said to be committed, and is not.
+    EarlyAnswer,
+}
+
+/// One transaction in so many is written whatever there is.
+const UNGUARDED: u32 = 8;
+/// One in so many is not carried out.
+const FORGOTTEN: u32 = 64;
+/// What the names of a lane's rows begin with.
+const LOG: &[u8] = b"/sumd/log/";
+const META: &str = "/sumd/meta";
+
+/// Stands before a member of etcd.
+pub struct Mutator {
+    pub host: Host,
+    _task: JoinSet<()>,
+}
+
+#[derive(Clone)]
+struct Way {
+    mutant: Mutant,
+    channel: Channel,
+    state: Arc<Known>,
+}
+
+/// What is known of etcd.
+struct Known {
+    client: Client,
+    digests: OnceCell<Digests>,
+    revision: AtomicI64,
+    seen: AtomicU32,
+}
+
+impl Mutator {
+    pub async fn start(mutant: Mutant, to: &Host, client: &Client) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let endpoint = Endpoint::from_shared(format!("http://{to}"));
+        let way = Way {
+            mutant,
+            channel: endpoint.expect("a host is a URI").connect_lazy(),
+            state: Arc::new(Known {
+                client: client.clone(),
+                digests: OnceCell::new(),
+                revision: AtomicI64::new(0),
+                seen: AtomicU32::new(0),
+            }),
+        };
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, way));
+        Self {
+            host: address.to_string().parse().expect("a host"),
+            _task: task,
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, way: Way) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let _ = stream.set_nodelay(true);
+        let way = way.clone();
+        connections.spawn(async move {
+            let answer = service_fn(move |request| way.clone().answer(request));
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            // Nobody is left to be told of its end.
+            let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+impl Way {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let answer = if request.uri().path() == "/etcdserverpb.KV/Txn" {
+            self.transaction(request).await
+        } else {
+            self.pass(request).await
+        };
+        Ok(answer.unwrap_or_else(Status::into_http))
+    }
+
+    async fn pass(mut self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let lost = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        std::future::poll_fn(|context| self.channel.poll_ready(context))
+            .await
+            .map_err(lost)?;
+        self.channel
+            .call(request.map(Body::new))
+            .await
+            .map_err(lost)
+    }
+
+    async fn transaction(self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let body = request.into_body().collect().await;
+        let body = body.map_err(|error| Status::unavailable(error.to_string()))?;
+        // One message, behind five bytes that say how long it is.
+        let message = body.to_bytes().split_off(5);
+        let mut transaction = TxnRequest::decode(message).expect("a transaction");
+        let of_lanes = |row: &Bytes| row.starts_with(LOG);
+        if !transaction.compare.iter().any(|row| of_lanes(&row.key)) {
+            return self.forward(transaction).await;
+        }
+        let seen = self.state.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.mutant {
+            Mutant::NoGuard if seen.is_multiple_of(UNGUARDED) => transaction.compare.clear(),
+            Mutant::NoIds => {
+                let digests = self.digests().await;
+                for op in &mut transaction.success {
+                    if let Some(Op::RequestPut(put)) = &mut op.request {
+                        forget_ids(digests, put);
+                    }
+                }
+            }
+            Mutant::EarlyAnswer if seen.is_multiple_of(FORGOTTEN) => {
+                return Ok(message_of(&self.promise()));
+            }
+            Mutant::NoGuard | Mutant::EarlyAnswer => {}
+        }
+        self.forward(transaction).await
+    }
+
+    async fn forward(self, transaction: TxnRequest) -> Result<Response<Body>, Status> {
+        let mut client = KvClient::new(self.channel);
+        let response = client.txn(transaction).await?.into_inner();
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        self.state.revision.fetch_max(revision, Ordering::Relaxed);
+        Ok(message_of(&response))
+    }
+
+    /// What etcd answers, as far as anybody can know before it is asked.
+    fn promise(&self) -> TxnResponse {
+        TxnResponse {
+            header: Some(ResponseHeader {
+                revision: self.state.revision.load(Ordering::Relaxed) + 1,
+                ..ResponseHeader::default()
+            }),
+            succeeded: true,
+            ..TxnResponse::default()
+        }
+    }
+
+    /// What the rows of lanes are checked with.
+    async fn digests(&self) -> Digests {
+        let read = async {
+            let found = self.state.client.range(get(META), in_time()).await;
+            let row = found.expect("etcd is well").kvs.remove(0);
+            let meta = Meta::decode(&row.value[4..]).expect("a row");
+            Digests::new((*meta.key).try_into().expect("a key"))
+        };
+        *self.state.digests.get_or_init(|| read).await
+    }
+}
+
+fn forget_ids(digests: Digests, put: &mut PutRequest) {
+    let message = put.value.slice(4..);
+    if put.key.starts_with(b"/sumd/log/head/") {
+        let mut head = Head::decode(message).expect("a head");
+        head.batches.iter_mut().for_each(|batch| batch.ids.clear());
+        put.value = seal(digests, &put.key, &head);
+    } else if put.key.starts_with(b"/sumd/log/pack/") {
+        let mut pack = Pack::decode(message).expect("a pack");
+        pack.batches.iter_mut().for_each(|batch| batch.ids.clear());
+        put.value = seal(digests, &put.key, &pack);
+    }
+}
+
+/// As nodes do it.
+fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
+    let row = row.encode_to_vec();
+    let mut value = BytesMut::new();
+    value.put_u32_le(digests.check(&[key, &row]));
+    value.put_slice(&row);
+    value.freeze()
+}
+
+fn message_of(message: &impl Message) -> Response<Body> {
+    let message = message.encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).expect("a small message"));
+    framed.put_slice(&message);
+    let mut well = http::HeaderMap::new();
+    well.insert("grpc-status", (Code::Ok as i32).into());
+    let body = http_body_util::Full::new(framed.freeze());
+    let body = body.with_trailers(std::future::ready(Some(Ok(well))));
+    let mut response = Response::new(Body::new(body));
+    let kind = http::HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert("content-type", kind);
+    response
+}

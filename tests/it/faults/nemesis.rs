@@ -1,0 +1,62 @@
+//! Lets things go wrong, one after the other, and waits until all is well in between.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::{sleep, timeout};
+
+use super::fault::Fault;
+use super::fleet::Fleet;
+use super::pulse::Served;
+use crate::crash::history::{Clock, Moment};
+
+/// The longest until all is well again, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What has happened.
+pub struct Event {
+    pub fault: Fault,
+    pub begun: Moment,
+    pub mended: Moment,
+    /// When each node was first answered after that.
+    pub served: Vec<Moment>,
+}
+
+/// One of the faults after the other, each for some time.
+pub async fn storm(
+    fleet: &mut Fleet,
+    faults: &[Fault],
+    longest: Duration,
+    served: &mut [Served],
+    clock: Clock,
+    rng: &mut Rng,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    for fault in faults {
+        sleep(Duration::from_millis(rng.u64(50..400))).await;
+        eprintln!("{:>7.3} s: {fault}", clock.now().as_secs_f64());
+        let begun = clock.now();
+        let wound = fault.begin(fleet).await;
+        sleep(longest.mul_f64(0.2 + 0.8 * rng.f64())).await;
+        wound.mend(fleet).await;
+        let mended = clock.now();
+        let mut all = Vec::new();
+        for (node, served) in served.iter_mut().enumerate() {
+            let back = timeout(PATIENCE, served.wait_for(|served| *served > mended)).await;
+            let back = back.unwrap_or_else(|_| panic!("n{node} does not serve after {fault}"));
+            all.push(*back.expect("it is asked"));
+        }
+        for node in &mut fleet.nodes {
+            node.assert_runs();
+        }
+        events.push(Event {
+            fault: *fault,
+            begun,
+            mended,
+            served: all,
+        });
+        // The next one is to be alone, too.
+        fleet.cluster.healthy().await;
+    }
+    events
+}
