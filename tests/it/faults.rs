@@ -39,6 +39,7 @@ use fault::Fault;
 use fleet::Fleet;
 use gaps::Gaps;
 use mutants::Mutant;
+use node::Node;
 
 /// How soon those who measure ask again.
 const IMPATIENCE: Duration = Duration::from_millis(500);
@@ -227,35 +228,35 @@ async fn run(plan: &Plan) -> Figures {
     }
     let mut served = measure(&mut crowd, &context, &mut rng);
     let nodes = served.len();
-    let work = async {
-        let storm = nemesis::storm(
-            &mut fleet,
-            &faults,
-            plan.longest,
-            &mut served,
-            context.clock,
-            &mut of_nemesis,
-        );
-        let events = storm.await;
-        let before = context.answered.load(Ordering::Relaxed);
-        let enough = || context.answered.load(Ordering::Relaxed) > before + 1000;
-        eventually("progress after the last fault", enough).await;
-        events
-    };
+    let storm = nemesis::storm(
+        &mut fleet,
+        &faults,
+        plan.longest,
+        &mut served,
+        context.clock,
+        &mut of_nemesis,
+    );
     let events = tokio::select! {
-        events = work => events,
+        events = storm => events,
         () = crowd.early() => unreachable!("nobody goes early"),
     };
+    let before = context.answered.load(Ordering::Relaxed);
+    let enough = || context.answered.load(Ordering::Relaxed) > before + 1000;
+    tokio::select! {
+        () = eventually("progress after the last fault", enough) => {}
+        () = crowd.early() => unreachable!("nobody goes early"),
+        () = all_run(&mut fleet.nodes) => unreachable!("they run for ever"),
+    }
     context.stop.cancel();
     // Once more, while they come to their ends; and what is done from here on, nothing disturbs.
     let last = of_nemesis.usize(..nodes);
     fleet.nodes[last].kill().await;
     fleet.nodes[last].start().await;
     context.audit.cancel();
-    let history = crowd.go_home(&mut rng).await;
-    for node in &mut fleet.nodes {
-        node.assert_runs();
-    }
+    let history = tokio::select! {
+        history = crowd.go_home(&mut rng) => history,
+        () = all_run(&mut fleet.nodes) => unreachable!("they run for ever"),
+    };
     let now = all_tell_the_same(&context, &mut rng).await;
     for node in &mut fleet.nodes {
         node.end().await;
@@ -273,6 +274,14 @@ async fn run(plan: &Plan) -> Figures {
         replays: history.replays.len(),
         told: history.watches.iter().map(|watch| watch.told.len()).sum(),
         gaps: Gaps::new(&context.names, &history, &events),
+    }
+}
+
+/// Fails where a node ends by itself, whose clients would wait for it in vain.
+async fn all_run(nodes: &mut [Node]) {
+    loop {
+        nodes.iter_mut().for_each(Node::assert_runs);
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -343,7 +352,6 @@ async fn is_caught(mutant: Mutant, by: &[&str]) {
     let report = report.downcast_ref::<String>().expect("what was found");
     let is_right = by.iter().any(|check| report.contains(check));
     assert!(is_right, "{mutant:?} was caught as {report}");
-    sleep(Duration::ZERO).await;
 }
 
 #[tokio::test]
