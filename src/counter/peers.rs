@@ -3,13 +3,14 @@
 //! To hand an operation on is safe whatever becomes of it, since it has an id by then: where the other node does not answer,
 //! it is carried out here under the same id, and happens once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tracing::debug;
@@ -24,9 +25,11 @@ use crate::proto::sum::v1::{
 use crate::status;
 use crate::store::LaneNumber;
 
-/// How long another node may take, at the most; half of what the caller waits, if that is less. One that cannot be reached is
+/// How long another node may answer nothing; half of what the caller waits, if that is less. One that cannot be reached is
 /// known sooner, and one that has much to do must not be given competition.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A node that has answered something in that time is busy, and not dead.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// The way to the other nodes.
 #[derive(Clone)]
@@ -79,6 +82,12 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
+    /// Which one.
+    pub(super) fn node(&self) -> Option<&str> {
+        let owner = self.view.owner(self.lane)?;
+        Some(&owner.id)
+    }
+
     /// Has the other node carry out a call; `None` where it is to be carried out here, for that node does not.
     pub(super) async fn call(
         &self,
@@ -87,24 +96,31 @@ impl Elsewhere {
         deadline: Option<Instant>,
     ) -> Option<Result<Bytes, Status>> {
         let owner = self.view.owner(self.lane)?;
-        let now = Instant::now();
-        let left = deadline.map_or(PATIENCE, |deadline| (deadline - now) / 2);
-        let patience = left.min(PATIENCE);
+        let begun = Instant::now();
+        let until = deadline.map(|deadline| begun + (deadline - begun) / 2);
         let call = Call {
             kind,
             payload,
-            deadline: Some(now + patience),
+            deadline: until,
         };
-        match timeout(patience, self.peers.call(owner, call)).await {
-            Ok(Ok(Err(status))) if is_of_the_node(&status) => None,
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                debug!(lane = self.lane, "{error}");
-                None
-            }
-            Err(_) => {
-                debug!(lane = self.lane, "the other node has not answered in time");
-                None
+        let mut answer = pin!(self.peers.call(owner, call));
+        loop {
+            let patience = Instant::now() + PATIENCE;
+            let patience = until.map_or(patience, |until| until.min(patience));
+            match timeout_at(patience, &mut answer).await {
+                Ok(Ok(Err(status))) if is_of_the_node(&status) => return None,
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(error)) => {
+                    debug!(lane = self.lane, "{error}");
+                    return None;
+                }
+                Err(_) => {
+                    let has_time = until.is_none_or(|until| Instant::now() < until);
+                    if !has_time || !self.peers.has_answered(owner, SIGN_OF_LIFE) {
+                        debug!(lane = self.lane, "the other node has not answered in time");
+                        return None;
+                    }
+                }
             }
         }
     }

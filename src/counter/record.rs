@@ -2,8 +2,11 @@
 
 mod part;
 pub mod parts;
+mod places;
 
 pub(super) use part::{decode_part, part_answer};
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,6 +19,7 @@ use tonic_types::StatusExt as _;
 
 use super::convert::Violations;
 use super::error::{Kind, lane_error, read_error};
+use super::peers::Elsewhere;
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
@@ -28,6 +32,7 @@ use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
 use crate::store::LaneNumber;
 use parts::{Parts, Whole};
+use places::Places;
 
 /// Increments in one message.
 pub(super) const MAX_INCREMENTS: usize = 1000;
@@ -50,6 +55,10 @@ struct Stream {
     waiting: usize,
     /// Parts that other nodes carry out.
     sent: FuturesUnordered<part::Sent>,
+    /// Where those are that are not answered.
+    places: Places,
+    /// Parts that wait until those before them in their lanes are answered, which another node carries out.
+    held: VecDeque<(LaneNumber, Bytes)>,
     /// The last message that the client has said on this stream it knows acknowledged.
     told: u64,
 }
@@ -71,6 +80,8 @@ where
         answers,
         waiting: 0,
         sent: FuturesUnordered::new(),
+        places: Places::default(),
+        held: VecDeque::new(),
         told: 0,
     };
     // How the stream ends, once what has come in before is answered.
@@ -80,9 +91,11 @@ where
             biased;
             Some(answer) = answered.recv(), if stream.waiting > 0 => {
                 stream.reply(answer, &mut answered, &replies).await?;
+                stream.release().await?;
             }
             Some(answer) = stream.sent.next(), if !stream.sent.is_empty() => {
                 stream.reply_of_part(answer, &replies).await?;
+                stream.release().await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
             message = messages.next_encoded(), if end.is_none() && stream.has_room() => match message {
@@ -99,7 +112,7 @@ impl Stream {
     fn has_room(&self) -> bool {
         let parts = self.parts.as_ref();
         let messages = parts.map_or(self.waiting, Parts::pending);
-        messages < MAX_WAITING && self.sent.len() < MAX_SENT
+        messages < MAX_WAITING && self.sent.len() < MAX_SENT && self.held.is_empty()
     }
 
     /// Hands a message to the lanes.
@@ -204,16 +217,46 @@ impl Stream {
             return Err(lane_error(gap, Kind::Session));
         }
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
-            let forwarding = self.service.forwarding.as_ref();
-            if let Some(elsewhere) = forwarding.and_then(|forwarding| forwarding.elsewhere(lane)) {
-                let (session, time) = self.session.as_ref().expect("the first message has set it");
-                let payload =
-                    fields.encode((session, *time), (sequence, acknowledged), lane, &part);
-                self.sent.push(part::send(elsewhere, lane, payload));
+            if self.service.elsewhere(lane).is_none() && self.places.are_free(lane, None) {
+                let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
+                self.places.take(lane, None);
+                self.enqueue(lane, record).await?;
                 continue;
             }
-            let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
-            self.enqueue(lane, record).await?;
+            let (session, time) = self.session.as_ref().expect("the first message has set it");
+            let payload = fields.encode((session, *time), (sequence, acknowledged), lane, &part);
+            self.hand_out(lane, payload).await?;
+        }
+        Ok(())
+    }
+
+    /// Has a part carried out where its lane is committed best, once it cannot overtake those before it.
+    async fn hand_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
+        let elsewhere = self.service.elsewhere(lane);
+        let node = elsewhere.as_ref().and_then(Elsewhere::node);
+        if !self.places.are_free(lane, node) {
+            self.held.push_back((lane, payload));
+            return Ok(());
+        }
+        if let Some(elsewhere) = elsewhere {
+            self.places.take(lane, elsewhere.node());
+            self.sent.push(part::send(elsewhere, lane, payload));
+            return Ok(());
+        }
+        self.carry_out(lane, payload).await
+    }
+
+    /// The same, here.
+    async fn carry_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
+        let (_, request) = decode_part(payload, self.service.digests)?;
+        self.places.take(lane, None);
+        self.enqueue(lane, request).await
+    }
+
+    /// Hands out what was held back, as far as that is possible by now.
+    async fn release(&mut self) -> Result<(), Status> {
+        for (lane, payload) in std::mem::take(&mut self.held) {
+            self.hand_out(lane, payload).await?;
         }
         Ok(())
     }
@@ -337,6 +380,7 @@ impl Stream {
             add(reply, acknowledged, revision, part::failures(&failures));
             return true;
         };
+        self.places.leave(decided.lane);
         let whole = parts.durable(
             decided.lane,
             acknowledged,
@@ -370,9 +414,9 @@ impl Stream {
         (lane, payload, answer): part::Answered,
         replies: &Replies,
     ) -> Result<(), Status> {
+        self.places.leave(lane);
         let Some(answer) = answer else {
-            let (_, request) = decode_part(payload, self.service.digests)?;
-            return self.enqueue(lane, request).await;
+            return self.carry_out(lane, payload).await;
         };
         let answer = answer.map_err(|status| self.refused(status))?;
         let Some(parts) = &mut self.parts else {

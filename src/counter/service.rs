@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::error;
 use super::operation::Operation;
-use super::peers::{Forwarding, malformed};
+use super::peers::{Elsewhere, Forwarding, malformed};
 use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
@@ -194,11 +194,7 @@ impl CounterService {
         mut operation: O,
         deadline: Option<Instant>,
     ) -> Result<O::Answer, Status> {
-        let elsewhere = self.forwarding.as_ref().and_then(|forwarding| {
-            let lane = self.lane(operation.group());
-            forwarding.elsewhere(lane)
-        });
-        let Some(elsewhere) = elsewhere else {
+        let Some(elsewhere) = self.elsewhere(self.lane(operation.group())) else {
             return self.operate_here(operation).await;
         };
         // In a box, since this future is moved a few times, and most have no need of it.
@@ -227,6 +223,11 @@ impl CounterService {
         let lane = self.lane(request.operation.group());
         let decided = self.lanes.execute(lane, request).await;
         O::answer(&context, decided.map_err(error::of_request)?)
+    }
+
+    /// Where a lane's operations are carried out best, if that is not here.
+    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
+        self.forwarding.as_ref()?.elsewhere(lane)
     }
 
     /// The lane that a group's counters are in.

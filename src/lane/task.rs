@@ -29,10 +29,11 @@ const MAX_BYTES: usize = 768 * 1024;
 /// a second or some.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a part of a message waits for the one before it, which is on its way by another node; how often it looks; and how
-/// many there may be of them.
+/// How long a part of a message waits for the one before it, which is on its way by another node; how long it does before
+/// it looks again, at first, and as a part of what it has waited; and how many there may be of them.
 const OVERTAKING_PATIENCE: Duration = Duration::from_secs(3);
 const OVERTAKING_PAUSE: Duration = Duration::from_millis(5);
+const OVERTAKING_PART: u32 = 4;
 const MAX_OVERTAKING: usize = 4096;
 
 /// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
@@ -187,7 +188,12 @@ impl Task {
 
     /// Waits for something to do and takes what there is, up to a batch; `false` once stopped with nothing left.
     async fn gather(&mut self, batch: &mut Vec<Job>) -> bool {
-        let waits = !self.overtaking.is_empty();
+        let oldest = self
+            .overtaking
+            .iter()
+            .filter_map(|job| job.overtaking)
+            .min();
+        let waits = oldest.is_some();
         let first = tokio::select! {
             biased;
             job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
@@ -197,7 +203,7 @@ impl Task {
                 self.jobs.recv().await
             }
             // Made only when it is waited for: the only lane of a store has no timer.
-            () = async { sleep(OVERTAKING_PAUSE).await }, if waits => None,
+            () = async { sleep(pause(oldest)).await }, if waits => None,
         };
         batch.append(&mut self.overtaking);
         let Some(first) = first else {
@@ -418,6 +424,12 @@ fn put_off(
     debug!("a part has overtaken the one before it");
     overtaking.push(job);
     None
+}
+
+/// How long parts that have overtaken others since then wait before they look again.
+fn pause(since: Option<Instant>) -> Duration {
+    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+    OVERTAKING_PAUSE.max(waited / OVERTAKING_PART)
 }
 
 /// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.

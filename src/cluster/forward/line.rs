@@ -44,6 +44,8 @@ struct State {
     sweeps: u32,
     /// The sweep before which the last message was sent.
     last_sent: u32,
+    /// When a call was carried out last.
+    last_answer: Option<Instant>,
     /// Of the stream that takes calls.
     waker: Option<Waker>,
 }
@@ -73,6 +75,11 @@ impl Line {
 
     pub(super) fn is_open(&self) -> bool {
         self.state().phase == Phase::Open
+    }
+
+    /// When a call was carried out last, as far as is known.
+    pub(super) fn last_answer(&self) -> Option<Instant> {
+        self.state().last_answer
     }
 
     /// Queues a call.
@@ -175,6 +182,11 @@ impl Line {
     /// Hands answers out. Those that nobody waits for any more are passed over.
     pub(super) fn answered(&self, answers: Vec<proto::Answer>) {
         let mut state = self.state();
+        let is_well =
+            |answer: &proto::Answer| matches!(answer.result, Some(proto::answer::Result::Ok(_)));
+        if answers.iter().any(is_well) {
+            state.last_answer = Some(Instant::now());
+        }
         for answer in answers {
             if let Some(flown) = state.flying.take(answer.id) {
                 state.bytes -= flown.bytes;

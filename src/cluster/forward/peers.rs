@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -75,6 +76,14 @@ impl Peers {
         let outcome = line.push(call).map_err(ForwardError::NotSent)?;
         let lost = Err(ForwardError::Unknown(Doubt::Broken));
         outcome.await.unwrap_or(lost)
+    }
+
+    /// Whether a node has answered a call well in the last so much time.
+    #[must_use]
+    pub fn has_answered(&self, node: &Node, lately: Duration) -> bool {
+        let line = self.line(node);
+        let last = line.and_then(|line| line.last_answer());
+        last.is_some_and(|last| last.elapsed() < lately)
     }
 
     fn line(&self, node: &Node) -> Option<Arc<Line>> {
