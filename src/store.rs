@@ -11,7 +11,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::model::{Batch, Commit, Digests, Head, Pack, Session, SessionId};
+use crate::model::{Batch, Before, Commit, Digests, Head, Pack, Session, SessionId};
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
@@ -79,6 +79,8 @@ pub struct Loaded {
     pub packs: Vec<Pack>,
     /// All sessions.
     pub sessions: Vec<(SessionId, Session)>,
+    /// The ids that were remembered before the data were moved here, by all lanes together.
+    pub before: Option<Arc<Before>>,
 }
 
 /// A counter that is or was.
