@@ -9,7 +9,7 @@ pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
-pub use store::{EtcdOptions, MemoryOptions, StoreAddress, StoreOptions};
+pub use store::{EtcdOptions, MemoryOptions, MoveOptions, StoreAddress, StoreOptions};
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -55,12 +55,15 @@ pub enum Command {
     /// Ask a server about the nodes of its cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Copy the counters, as they are now, to a new file; a server may be using them
+    /// Copy the counters, as they are now, to a new file; servers may be using them
     Backup(BackupOptions),
     /// Make the counters of a backup; there must be none yet
     Restore(RestoreOptions),
-    /// Look for damage in the counters; a server may be using them
+    /// Look for damage in the counters; servers may be using them
     Check(StoreOptions),
+    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
+    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
+    Move(MoveOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }

@@ -1,11 +1,16 @@
 //! Where a lane's rows are kept.
 
 mod changes;
+mod dump;
 pub mod etcd;
 mod recent;
 pub mod sqlite;
+mod tools;
+pub mod transfer;
 
 pub use changes::{Changed, Changes, Seen};
+pub use dump::Tally;
+pub use tools::{Report, ToolError};
 
 use std::fmt;
 use std::pin::Pin;

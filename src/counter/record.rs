@@ -1,5 +1,6 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+mod moved;
 mod part;
 pub mod parts;
 
@@ -27,6 +28,7 @@ use crate::model::{
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
 use crate::store::LaneNumber;
+use moved::Moved;
 use parts::{Parts, Whole};
 
 /// Increments in one message.
@@ -45,6 +47,8 @@ struct Stream {
     session: Option<(SessionId, Millis)>,
     /// Where there are several lanes, what the session's messages have in each.
     parts: Option<Parts>,
+    /// What was applied before the session was moved to these, where it was.
+    moved: Option<Moved>,
     answers: mpsc::UnboundedSender<Answer>,
     /// Requests to the lanes that they have not answered.
     waiting: usize,
@@ -68,6 +72,7 @@ where
         service,
         session: None,
         parts: None,
+        moved: None,
         answers,
         waiting: 0,
         sent: FuturesUnordered::new(),
@@ -133,7 +138,9 @@ impl Stream {
                 message: encoded,
                 fields: &fields,
             };
-            return self.split(sequence, acknowledged, increments, fields).await;
+            return self
+                .split(sequence, acknowledged, increments, fields, replies)
+                .await;
         }
         if is_first {
             // What is acknowledged so far comes first.
@@ -158,10 +165,21 @@ impl Stream {
 
     /// Tells what is acknowledged so far, in all lanes.
     async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
-        let (session, _) = self.session.clone().expect("the first message has set it");
+        let (session, time) = self.session.clone().expect("the first message has set it");
         let found = self.service.store.session(session.clone()).await;
         let found = found.map_err(|error| read_error(&error))?;
         let (applied, failures) = Session::merge(&found.lanes);
+        self.moved = Moved::of(&found);
+        if let Some(moved) = &self.moved {
+            // No lane has applied anything of it before that.
+            self.session = Some((session.clone(), time.max(moved.at())));
+        }
+        if acknowledged > applied && !found.lanes.is_empty() {
+            let acknowledged = applied;
+            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
+            return Err(lane_error(lost, Kind::Session));
+        }
+        let is_lost = acknowledged > applied;
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
@@ -171,6 +189,16 @@ impl Stream {
                 &session,
                 acknowledged,
             ));
+        }
+        if is_lost {
+            // Its own lane tells whether it is too old to be known, or was never what its client says.
+            let home = self
+                .service
+                .digests
+                .lane(&session, self.service.store.lanes());
+            let none = Increments::default();
+            let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
+            return self.enqueue(home, question).await;
         }
         let mut reply = reply();
         let revision = if acknowledged > 0 { found.revision } else { 0 };
@@ -191,6 +219,7 @@ impl Stream {
         acknowledged: u64,
         increments: Increments,
         fields: part::Fields<'_>,
+        replies: &Replies,
     ) -> Result<(), Status> {
         if sequence <= self.told {
             let acknowledged = self.told;
@@ -202,6 +231,17 @@ impl Stream {
         if sequence > expected {
             let gap = LaneError::Refused(Refused::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
+        }
+        if let Some(moved) = &self.moved
+            && let Some(failures) = moved.replay(sequence, self.service.digests, &increments)
+        {
+            let failures = failures.map_err(|other| lane_error(other, Kind::Session))?;
+            let whole = parts.known(sequence, moved.revision(), part::failures(&failures));
+            let mut reply = reply();
+            if add_whole(&mut reply, whole) {
+                replies.send(&reply).await;
+            }
+            return Ok(());
         }
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
             let forwarding = self.service.forwarding.as_ref();
