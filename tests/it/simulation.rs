@@ -12,7 +12,7 @@ mod network;
 mod nodes;
 mod plan;
 mod readers;
-mod rows;
+pub mod rows;
 mod sessions;
 mod writers;
 
