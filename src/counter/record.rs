@@ -27,7 +27,7 @@ use crate::model::{
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
-use crate::store::LaneNumber;
+use crate::store::{LaneNumber, SessionRows};
 use moved::Moved;
 use parts::{Parts, Whole};
 
@@ -174,12 +174,9 @@ impl Stream {
             // No lane has applied anything of it before that.
             self.session = Some((session.clone(), time.max(moved.at())));
         }
-        if acknowledged > applied && !found.lanes.is_empty() {
-            let acknowledged = applied;
-            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
-            return Err(lane_error(lost, Kind::Session));
+        if acknowledged > applied {
+            self.refuse_lost(&found, acknowledged, applied).await?;
         }
-        let is_lost = acknowledged > applied;
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
@@ -190,16 +187,6 @@ impl Stream {
                 acknowledged,
             ));
         }
-        if is_lost {
-            // Its own lane tells whether it is too old to be known, or was never what its client says.
-            let home = self
-                .service
-                .digests
-                .lane(&session, self.service.store.lanes());
-            let none = Increments::default();
-            let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
-            return self.enqueue(home, question).await;
-        }
         let mut reply = reply();
         let revision = if acknowledged > 0 { found.revision } else { 0 };
         add(
@@ -209,6 +196,29 @@ impl Stream {
             part::failures(&failures),
         );
         replies.send(&reply).await;
+        Ok(())
+    }
+
+    /// Refuses a session whose client knows more acknowledged than is applied. Of one that is not known at all its own lane
+    /// tells whether it is too old to be.
+    async fn refuse_lost(
+        &mut self,
+        found: &SessionRows,
+        acknowledged: u64,
+        applied: u64,
+    ) -> Result<(), Status> {
+        if !found.lanes.is_empty() {
+            let acknowledged = applied;
+            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
+            return Err(lane_error(lost, Kind::Session));
+        }
+        let none = Increments::default();
+        let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
+        let (session, _) = self.session.as_ref().expect("the first message has set it");
+        let lanes = self.service.store.lanes();
+        let home = self.service.digests.lane(session, lanes);
+        let refused = self.service.lanes.execute(home, question).await;
+        refused.map_err(|error| lane_error(error, Kind::Session))?;
         Ok(())
     }
 

@@ -131,7 +131,6 @@ impl Server {
     async fn sum(&mut self, prefix: &str) -> i128 {
         let request = SumCountersRequest {
             prefix: prefix.to_owned(),
-            ..SumCountersRequest::default()
         };
         let answer = soon(self.client.sum_counters(request)).await;
         i128::from(answer.expect("a sum").into_inner().sum)

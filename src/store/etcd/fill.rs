@@ -23,7 +23,7 @@ use crate::store::tools::ToolError;
 const MAX_BYTES: usize = 512 << 10;
 /// For one answer, and until it is given up.
 const ANSWER: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where data are in etcd.

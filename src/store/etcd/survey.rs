@@ -66,10 +66,14 @@ impl<K: Kv> Survey<K> {
         let mut packs = self.pages(self.layout.all_packs(), PACKS);
         let problems = &mut self.report.problems;
         while let Some(page) = heads.next(&self.kv).await? {
-            page.iter().for_each(|row| lanes.head(row, problems));
+            for row in &page {
+                lanes.head(row, problems);
+            }
         }
         while let Some(page) = packs.next(&self.kv).await? {
-            page.iter().for_each(|row| lanes.pack(row, problems));
+            for row in &page {
+                lanes.pack(row, problems);
+            }
         }
         let found = lanes.end(problems);
         (self.overlay, self.answers) = (found.overlay, found.answers);
@@ -179,7 +183,9 @@ impl<K: Kv> Survey<K> {
                 while newer.front().is_some_and(|newer| newer.name < row.name) {
                     rows.extend(newer.pop_front());
                 }
-                match newer.pop_front_if(|newer| newer.name == row.name) {
+                let is_newer = newer.front().is_some_and(|newer| newer.name == row.name);
+                let latest = if is_newer { newer.pop_front() } else { None };
+                match latest {
                     Some(newer) if newer.revision < row.revision => {
                         let problem = format!("counter {:?} is ahead of its lane's log", row.name);
                         self.report.problems.push(problem);
