@@ -32,7 +32,10 @@ pub(crate) async fn restore(RestoreOptions { from, store }: RestoreOptions) -> R
 pub(crate) async fn check(store: StoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::check(&path)?,
-        StoreAddress::Etcd(address) => transfer::check(&place(&address, &store.etcd)?).await?,
+        StoreAddress::Etcd(address) => {
+            let place = place(&address, &store.etcd)?;
+            transfer::check(place.client, &place.prefix).await?
+        }
     })
 }
 

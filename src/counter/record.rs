@@ -27,7 +27,7 @@ use crate::model::{
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
-use crate::store::{LaneNumber, SessionRows};
+use crate::store::LaneNumber;
 use moved::Moved;
 use parts::{Parts, Whole};
 
@@ -199,29 +199,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Refuses a session whose client knows more acknowledged than is applied. Of one that is not known at all its own lane
-    /// tells whether it is too old to be.
-    async fn refuse_lost(
-        &mut self,
-        found: &SessionRows,
-        acknowledged: u64,
-        applied: u64,
-    ) -> Result<(), Status> {
-        if !found.lanes.is_empty() {
-            let acknowledged = applied;
-            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
-            return Err(lane_error(lost, Kind::Session));
-        }
-        let none = Increments::default();
-        let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
-        let (session, _) = self.session.as_ref().expect("the first message has set it");
-        let lanes = self.service.store.lanes();
-        let home = self.service.digests.lane(session, lanes);
-        let refused = self.service.lanes.execute(home, question).await;
-        refused.map_err(|error| lane_error(error, Kind::Session))?;
-        Ok(())
-    }
-
     /// Hands each lane its part of a message.
     async fn split(
         &mut self,
@@ -242,13 +219,15 @@ impl Stream {
             let gap = LaneError::Refused(Refused::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
         }
-        if let Some(moved) = &self.moved
-            && let Some(failures) = moved.replay(sequence, self.service.digests, &increments)
-        {
-            let failures = failures.map_err(|other| lane_error(other, Kind::Session))?;
-            let whole = parts.known(sequence, moved.revision(), part::failures(&failures));
+        if let Some(whole) = moved::replay(
+            self.moved.as_ref(),
+            parts,
+            sequence,
+            self.service.digests,
+            &increments,
+        ) {
             let mut reply = reply();
-            if add_whole(&mut reply, whole) {
+            if add_whole(&mut reply, whole?) {
                 replies.send(&reply).await;
             }
             return Ok(());

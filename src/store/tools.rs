@@ -34,6 +34,8 @@ pub enum ToolError {
     Io(PathBuf, io::Error),
     /// The data cannot be read, or is damaged.
     Data(PathBuf, String),
+    /// The target, which this prefix is of, is not empty.
+    NotEmpty(String),
     /// What there is does not allow it.
     Refused(String),
 }
@@ -48,6 +50,10 @@ impl fmt::Display for ToolError {
             }
             Self::Io(path, error) => write!(f, "cannot write {}: {error}", path.display()),
             Self::Data(path, what) => write!(f, "{}: {what}", path.display()),
+            Self::NotEmpty(prefix) => write!(
+                f,
+                "there are data under {prefix} in etcd already: take another --etcd-prefix, or delete them first"
+            ),
             Self::Refused(why) => f.write_str(why),
         }
     }

@@ -9,10 +9,11 @@
 use std::path::{Path, PathBuf};
 
 use super::dump::{Dump, Tally};
-use super::etcd::Place;
 use super::etcd::close::close;
 use super::etcd::fill::Filling;
 use super::etcd::survey::Survey;
+use super::etcd::{Kv, Place};
+use super::sqlite::OpenError;
 use super::sqlite::fill::Filling as File;
 use super::sqlite::source::{Reading, Source};
 use super::tools::{Report, ToolError, restore_gap};
@@ -25,8 +26,8 @@ const PAGE: usize = 1000;
 ///
 /// # Errors
 /// Where it cannot be read. What is wrong inside is in the report.
-pub async fn check(place: &Place) -> Result<Report, ToolError> {
-    let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
+pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
+    let mut survey = Survey::begin(kv, prefix).await?;
     survey.dump().await?;
     survey.counters(|_| Ok(())).await?;
     if survey.meta.filling {
@@ -62,7 +63,7 @@ pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
     let forgotten = dump.revision.saturating_add(gap);
     let (filling, _) = fill(&reading, &dump, place, (gap, forgotten)).await?;
     filling.open().await?;
-    check(place).await
+    check(place.client.clone(), &place.prefix).await
 }
 
 /// Moves a database to etcd, under a prefix that is empty.
@@ -75,7 +76,7 @@ pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally,
     if let Some(other) = moved_to.as_ref().filter(|before| *before != to) {
         let path = path.to_owned();
         let to = other.clone();
-        return Err(super::sqlite::OpenError::Moved { path, to }.into());
+        return Err(OpenError::Moved { path, to }.into());
     }
     let report = super::sqlite::check(path)?;
     if let Some(problem) = report.problems.first() {
@@ -83,8 +84,16 @@ pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally,
     }
     let reading = source.read()?;
     let dump = reading.dump()?;
-    let (filling, tally) = fill(&reading, &dump, place, (0, dump.forgotten)).await?;
+    let filled = fill(&reading, &dump, place, (0, dump.forgotten)).await;
     drop(reading);
+    let (filling, tally) = match (filled, moved_to) {
+        // That is done.
+        (Err(ToolError::NotEmpty(_)), Some(to)) => {
+            let path = path.to_owned();
+            return Err(OpenError::Moved { path, to }.into());
+        }
+        (filled, _) => filled?,
+    };
     source.close(to)?;
     filling.open().await?;
     Ok(tally)

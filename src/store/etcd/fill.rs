@@ -272,9 +272,7 @@ async fn expected(place: &Place, wanted: &Meta) -> Result<i64, ToolError> {
 }
 
 fn not_empty(prefix: &str) -> ToolError {
-    ToolError::Refused(format!(
-        "there are data under {prefix} in etcd already: take another --etcd-prefix, or delete them first"
-    ))
+    ToolError::NotEmpty(prefix.to_owned())
 }
 
 /// Replaces the row that says what the data are, if it was last changed at a revision.

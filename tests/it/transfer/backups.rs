@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use sumd::model::Digests;
 use sumd::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use sumd::proto::etcd::mvccpb::KeyValue;
+use sumd::proto::sum::v1::IncrementCounterRequest;
 use sumd::proto::sumd::store::v1::{Counter, Head, Meta};
 use sumd::store::etcd::client::{Client, delete, get, prefix, put};
 
@@ -106,6 +107,81 @@ impl Row {
         self.write(put(self.row.key.clone(), self.row.value.clone()))
             .await;
     }
+}
+
+/// What is checked and copied while it changes is as it was at one moment, and fits together.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn what_changes_meanwhile_does_no_harm() {
+    let places = Places::new().await;
+    let there = places.etcd();
+    let node = places.serve(&there).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for i in 0..4 {
+        let mut client = node.client.clone();
+        clients.spawn(async move {
+            for n in 0.. {
+                let request = IncrementCounterRequest {
+                    counter: format!("group-{}/a", n % 7),
+                    delta: 1,
+                    request_id: format!("{i}-{n}"),
+                    ..IncrementCounterRequest::default()
+                };
+                client.increment_counter(request).await.expect("a value");
+            }
+        });
+    }
+    let mut before = 0;
+    for round in 0..5 {
+        sumd(&["check", "--store", &there]).await;
+        let backup = places.path(&format!("{round}.db"));
+        let backup = backup.to_str().expect("a path");
+        sumd(&["backup", backup, "--store", &there]).await;
+        let connection = rusqlite::Connection::open(backup).expect("a database");
+        let sum = "SELECT sum(value) FROM counter";
+        let sum = connection.query_row(sum, [], |row| row.get(0));
+        let sum: i64 = sum.expect("a sum");
+        assert!(sum > before, "{sum} after {before}");
+        before = sum;
+        let report = sumd(&["check", "--store", &format!("sqlite:{backup}")]).await;
+        let ids = format!(" ids={sum} ");
+        assert!(report.contains(&ids), "as many as increments: {report}");
+    }
+}
+
+/// A log that lacks a pack is found.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_log_with_a_gap_is_found() {
+    let places = Places::new().await;
+    let there = places.etcd();
+    let mut node = places.serve(&there).await;
+    for i in 0..300 {
+        node.increment("acme/a", 1, &format!("id-{i}")).await;
+    }
+    node.stop().await;
+    sumd(&["check", "--store", &there]).await;
+    let client = places.etcd.client();
+    let packs = prefix("/sumd/log/pack/".to_owned(), 0);
+    let packs = client.range(packs, in_time()).await.expect("packs").kvs;
+    assert!(packs.len() >= 3, "{} packs", packs.len());
+    for (at, problem) in [
+        (0, "its log is from batch"),
+        (1, "a batch is missing"),
+        (packs.len() - 1, "a batch is missing"),
+    ] {
+        let pack = Row {
+            client: client.clone(),
+            row: packs[at].clone(),
+        };
+        pack.write(delete(pack.row.key.clone())).await;
+        let found = fails(&["check", "--store", &there]).await;
+        assert!(found.contains(problem), "{found}");
+        pack.restore().await;
+    }
+    // Written anew, its batches are not of the row's revision. None says so.
+    let found = fails(&["check", "--store", &there]).await;
+    assert!(found.contains("goes back"), "{found}");
 }
 
 /// Whatever is damaged is found, and neither copied nor served as if it were not.
