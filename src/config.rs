@@ -27,6 +27,7 @@ use crate::telemetry::LogOptions;
 ///   sumd serve --listen 0.0.0.0:8080 --listen unix:/run/sumd.sock
 ///   sumd add 1 2 3
 ///   sumd counter inc acme/api-calls 5
+///   sumd move --from sqlite:sumd-data/sumd.db --to etcd://host1:2379
 ///   grpcurl -plaintext -d '{"values": [1, 2, 3]}' localhost:8080 sum.v1.SumService/Add
 ///
 /// Every option of serve can also come from the environment, as shown with it.

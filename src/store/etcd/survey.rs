@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{prefix_end, range};
 use super::kv::{self, Kv, ReadError};
 use super::rows::Layout;
-use super::{OpenError, meta};
+use super::{BEFORE_LATEST, OpenError, meta};
 use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Meta};
@@ -88,7 +88,7 @@ impl<K: Kv> Survey<K> {
             packs: found.packs,
             sessions: Vec::new(),
         };
-        let before = self.before(&mut dump.packs).await?;
+        let before = self.before(&mut dump).await?;
         self.report.ids = found.ids + before;
         dump.packs.sort_by_key(|pack| pack.base);
         dump.sessions = self.sessions(dump.time).await?;
@@ -96,8 +96,8 @@ impl<K: Kv> Survey<K> {
         Ok(dump)
     }
 
-    /// Reads the ids that came from elsewhere; gives how many they are.
-    async fn before(&mut self, packs: &mut Vec<Remembered>) -> Result<u64, ToolError> {
+    /// Reads the ids that came from elsewhere, and gives how many they are. Those that nobody needs any more stay where they are.
+    async fn before(&mut self, dump: &mut Dump) -> Result<u64, ToolError> {
         let mut count = 0;
         let mut pages = self.pages(self.layout.all_before(), PACKS);
         while let Some(page) = pages.next(&self.kv).await? {
@@ -109,12 +109,15 @@ impl<K: Kv> Survey<K> {
                 for pack in of_it {
                     let entries = PackEntry::read_all(&pack.ids);
                     let entries = note(&row.key, entries, &mut self.report.problems);
+                    if pack.time + BEFORE_LATEST <= dump.horizon {
+                        continue;
+                    }
                     for entry in entries.unwrap_or_default() {
                         count += 1;
                         let at = pack.base + i64::from(entry.place);
                         self.answers.insert(at, entry.done);
                     }
-                    packs.push(pack);
+                    dump.packs.push(pack);
                 }
             }
         }
