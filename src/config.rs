@@ -9,7 +9,7 @@ pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
-pub use store::{EtcdOptions, MemoryOptions, StoreAddress, StoreOptions};
+pub use store::{EtcdOptions, MemoryOptions, MoveOptions, StoreAddress, StoreOptions};
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ use crate::telemetry::LogOptions;
 ///   sumd serve --listen 0.0.0.0:8080 --listen unix:/run/sumd.sock
 ///   sumd add 1 2 3
 ///   sumd counter inc acme/api-calls 5
+///   sumd move --from sqlite:sumd-data/sumd.db --to etcd://host1:2379
 ///   grpcurl -plaintext -d '{"values": [1, 2, 3]}' localhost:8080 sum.v1.SumService/Add
 ///
 /// Every option of serve can also come from the environment, as shown with it.
@@ -55,12 +56,15 @@ pub enum Command {
     /// Ask a server about the nodes of its cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Copy the counters, as they are now, to a new file; a server may be using them
+    /// Copy the counters, as they are now, to a new file; servers may be using them
     Backup(BackupOptions),
     /// Make the counters of a backup; there must be none yet
     Restore(RestoreOptions),
-    /// Look for damage in the counters; a server may be using them
+    /// Look for damage in the counters; servers may be using them
     Check(StoreOptions),
+    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
+    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
+    Move(MoveOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }

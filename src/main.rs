@@ -1,16 +1,16 @@
 //! The `sumd` command: parse, start, exit code.
 
 mod serve;
+mod tools;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use sumd::client;
-use sumd::config::{BackupOptions, Command, Config, RestoreOptions, ServeOptions, StoreAddress};
-use sumd::store::sqlite::{self, ToolError};
+use sumd::config::{Command, Config, ServeOptions};
+use sumd::store::Report;
 use sumd::telemetry;
 use tracing::error;
 
@@ -47,20 +47,10 @@ async fn main() -> ExitCode {
             let lines = client::cluster(command).await;
             report(lines.map(|lines| lines.join("\n")))
         }
-        Some(Command::Backup(BackupOptions { to, store })) => match store.address() {
-            StoreAddress::Sqlite(path) => {
-                report(sqlite::backup(&path, &to).map(|()| String::new()))
-            }
-            StoreAddress::Etcd(_) => not_on_etcd("backup"),
-        },
-        Some(Command::Restore(RestoreOptions { from, store })) => match store.address() {
-            StoreAddress::Sqlite(path) => report(sqlite::restore(&from, &path)),
-            StoreAddress::Etcd(_) => not_on_etcd("restore"),
-        },
-        Some(Command::Check(store)) => match store.address() {
-            StoreAddress::Sqlite(path) => check(&path),
-            StoreAddress::Etcd(_) => not_on_etcd("check"),
-        },
+        Some(Command::Backup(options)) => report(tools::backup(options).await),
+        Some(Command::Restore(options)) => report(tools::restore(options).await),
+        Some(Command::Check(options)) => check(tools::check(options).await),
+        Some(Command::Move(options)) => report(tools::transfer(options).await),
     }
 }
 
@@ -77,11 +67,6 @@ async fn serve(options: ServeOptions) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn not_on_etcd(command: &str) -> ExitCode {
-    eprintln!("sumd: {command} is for sqlite: as yet");
-    ExitCode::from(USAGE)
 }
 
 /// Prints a client command's answer, or why there is none.
@@ -102,20 +87,16 @@ fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     }
 }
 
-fn check(path: &Path) -> ExitCode {
-    match sqlite::check(path) {
-        Ok(found) if found.problems.is_empty() => report::<_, ToolError>(Ok(found)),
-        Ok(found) => {
+fn check(found: Result<Report, tools::Error>) -> ExitCode {
+    match found {
+        Ok(found) if !found.problems.is_empty() => {
             for problem in &found.problems {
                 eprintln!("sumd: {problem}");
             }
             println!("{found}");
             ExitCode::FAILURE
         }
-        Err(error) => {
-            eprintln!("sumd: {error}");
-            ExitCode::FAILURE
-        }
+        found => report(found),
     }
 }
 

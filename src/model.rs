@@ -8,6 +8,7 @@ mod commit;
 mod counters;
 mod ids;
 mod increment;
+mod moved;
 mod name;
 mod request;
 mod sessions;
@@ -18,7 +19,7 @@ pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refuse
 pub use apply::{Bounds, State};
 pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack};
-pub use ids::PackEntry;
+pub use ids::{Before, PackEntry};
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
 pub use request::{

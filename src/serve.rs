@@ -106,6 +106,11 @@ async fn open_etcd(
     let id = node.id.clone();
     info!(id, address = node.address, "joining the cluster");
     let members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
+    // From now on whoever would move the data finds this node; who did so before is found here.
+    if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
+        let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
+        return Err(moved.into());
+    }
     let counters = CounterService::new(lanes.lanes.clone());
     let peers = PeerService::new(Arc::new(Executor::new(&counters)));
     let (available, availability) = watch::channel(true);
@@ -121,6 +126,16 @@ async fn open_etcd(
         lanes,
         members: Some(members),
     })
+}
+
+/// Refuses data that were moved elsewhere, once etcd can be asked.
+async fn check_not_moved(client: &Client, prefix: &str) -> std::result::Result<(), OpenError> {
+    loop {
+        match etcd::check_not_moved(client, prefix).await {
+            Err(OpenError::Unavailable(_)) => sleep(RETRY_PAUSE).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Tells whether etcd can be reached, by asking it now and then.

@@ -1,17 +1,22 @@
 //! Where a lane's rows are kept.
 
 mod changes;
+mod dump;
 pub mod etcd;
 mod recent;
 pub mod sqlite;
+mod tools;
+pub mod transfer;
 
 pub use changes::{Changed, Changes, Seen};
+pub use dump::Tally;
+pub use tools::{Report, ToolError};
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::model::{Batch, Commit, Digests, Head, Pack, Session, SessionId};
+use crate::model::{Batch, Before, Commit, Digests, Head, Pack, Session, SessionId};
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
@@ -79,6 +84,8 @@ pub struct Loaded {
     pub packs: Vec<Pack>,
     /// All sessions.
     pub sessions: Vec<(SessionId, Session)>,
+    /// The ids that were remembered before the data were moved here, by all lanes together.
+    pub before: Option<Arc<Before>>,
 }
 
 /// A counter that is or was.

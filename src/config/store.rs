@@ -120,6 +120,22 @@ impl StoreOptions {
     }
 }
 
+/// What `sumd move` takes.
+#[derive(Args, Clone, Debug)]
+pub struct MoveOptions {
+    /// Where the counters are: sqlite:PATH, or etcd://HOST:PORT,... (etcds:// by TLS). Nobody may be serving them
+    #[arg(long, value_name = "STORE")]
+    pub from: StoreAddress,
+
+    /// Where they are to be, where there are none yet
+    #[arg(long, value_name = "STORE")]
+    pub to: StoreAddress,
+
+    /// The options of etcd.
+    #[command(flatten)]
+    pub etcd: EtcdOptions,
+}
+
 /// A store, as `--store` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreAddress {

@@ -1,5 +1,6 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+mod moved;
 mod part;
 pub mod parts;
 mod places;
@@ -31,6 +32,7 @@ use crate::model::{
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
 use crate::store::LaneNumber;
+use moved::Moved;
 use parts::{Parts, Whole};
 use places::Places;
 
@@ -50,6 +52,8 @@ struct Stream {
     session: Option<(SessionId, Millis)>,
     /// Where there are several lanes, what the session's messages have in each.
     parts: Option<Parts>,
+    /// What was applied before the session was moved to these, where it was.
+    moved: Option<Moved>,
     answers: mpsc::UnboundedSender<Answer>,
     /// Requests to the lanes that they have not answered.
     waiting: usize,
@@ -77,6 +81,7 @@ where
         service,
         session: None,
         parts: None,
+        moved: None,
         answers,
         waiting: 0,
         sent: FuturesUnordered::new(),
@@ -146,7 +151,9 @@ impl Stream {
                 message: encoded,
                 fields: &fields,
             };
-            return self.split(sequence, acknowledged, increments, fields).await;
+            return self
+                .split(sequence, acknowledged, increments, fields, replies)
+                .await;
         }
         if is_first {
             // What is acknowledged so far comes first.
@@ -171,10 +178,18 @@ impl Stream {
 
     /// Tells what is acknowledged so far, in all lanes.
     async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
-        let (session, _) = self.session.clone().expect("the first message has set it");
+        let (session, time) = self.session.clone().expect("the first message has set it");
         let found = self.service.store.session(session.clone()).await;
         let found = found.map_err(|error| read_error(&error))?;
         let (applied, failures) = Session::merge(&found.lanes);
+        self.moved = Moved::of(&found);
+        if let Some(moved) = &self.moved {
+            // No lane has applied anything of it before that.
+            self.session = Some((session.clone(), time.max(moved.at())));
+        }
+        if acknowledged > applied {
+            self.refuse_lost(&found, acknowledged, applied).await?;
+        }
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
@@ -204,6 +219,7 @@ impl Stream {
         acknowledged: u64,
         increments: Increments,
         fields: part::Fields<'_>,
+        replies: &Replies,
     ) -> Result<(), Status> {
         if sequence <= self.told {
             let acknowledged = self.told;
@@ -215,6 +231,19 @@ impl Stream {
         if sequence > expected {
             let gap = LaneError::Refused(Refused::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
+        }
+        if let Some(whole) = moved::replay(
+            self.moved.as_ref(),
+            parts,
+            sequence,
+            self.service.digests,
+            &increments,
+        ) {
+            let mut reply = reply();
+            if add_whole(&mut reply, whole?) {
+                replies.send(&reply).await;
+            }
+            return Ok(());
         }
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
             if self.service.elsewhere(lane).is_none() && self.places.are_free(lane, None) {

@@ -71,7 +71,8 @@ pub(super) async fn load(
 ) -> std::result::Result<State, StartError> {
     let loaded = store.load(lane).await.map_err(StartError::Store)?;
     let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions);
-    state.map_err(StartError::Corrupt)
+    let state = state.map_err(StartError::Corrupt)?;
+    Ok(state.moved_here(store.digests(), loaded.before))
 }
 
 /// Loads a lane and serves it.

@@ -6,10 +6,12 @@ use super::answer::{Answer, Done, Failure, Outcome, Place, Refused};
 use super::codec::Corrupt;
 use super::commit::{Batch, Changes, Commit, Head, Pack};
 use super::counters::{At, Counters};
-use super::ids::Ids;
+use super::ids::{Before, Ids};
 use super::increment::Added;
+use super::moved::Applied;
 use super::request::{
-    Follows, Increment, Increments, Millis, Operation, Record, Request, SessionId, hash_name,
+    Digests, Follows, Increment, Increments, Millis, Operation, Record, Request, SessionId,
+    hash_name,
 };
 use super::sessions::{Message, Session, Sessions};
 
@@ -51,7 +53,11 @@ pub struct State {
     head: Head,
     counters: Counters,
     ids: Ids,
+    /// What was remembered elsewhere, where the data were moved, until it may be forgotten.
+    before: Option<Arc<Before>>,
     sessions: Sessions,
+    /// Tells the lanes of sessions that were moved.
+    digests: Option<Digests>,
     bounds: Bounds,
     /// The lane's time when it started, which is that of the last batch of its life before.
     started: Millis,
@@ -81,7 +87,9 @@ impl State {
             head,
             counters: Counters::new(),
             ids: Ids::new(packs.iter().map(|pack| pack.ids.len()).sum()),
+            before: None,
             sessions: Sessions::default(),
+            digests: None,
             bounds,
             started: head.time,
             steady: head.time,
@@ -97,6 +105,15 @@ impl State {
             state.sessions.load(id, session);
         }
         Ok(state)
+    }
+
+    /// The same with what was moved here from another store: what makes the digests in both, and the ids that were remembered
+    /// there.
+    #[must_use]
+    pub fn moved_here(mut self, digests: Digests, before: Option<Arc<Before>>) -> Self {
+        self.digests = Some(digests);
+        self.before = before;
+        self
     }
 
     /// The last batch that was committed.
@@ -136,6 +153,11 @@ impl State {
             steady - self.bounds.id_horizon,
             MAX_FORGOTTEN,
         );
+        // As those of the lane's own life before.
+        let waited = steady - self.started >= self.bounds.id_horizon;
+        let up_to = head.horizon - MAX_SKEW;
+        self.before
+            .take_if(|before| waited && before.newest() <= up_to);
         self.sessions
             .forget(head.session_horizon - MAX_SKEW, head.time);
         ahead
@@ -175,7 +197,8 @@ impl State {
             return self.record(record);
         }
         if let Some(id) = &request.id {
-            if let Some(known) = self.ids.find(id) {
+            let elsewhere = || self.before.as_ref()?.find(id);
+            if let Some(known) = self.ids.find(id).or_else(elsewhere) {
                 let same = known.contents == id.contents;
                 return same.then_some(known.answer).ok_or(Refused::IdReused);
             }
@@ -297,8 +320,9 @@ impl State {
         if record.sequence <= acknowledged {
             return Err(Refused::Acknowledged { acknowledged });
         }
-        if record.sequence <= applied {
-            return if session.contents(record.sequence) == Some(record.contents) {
+        if session.is_applied(record.sequence) {
+            let of_whole = record.follows == Follows::TheOneBefore;
+            return if session.is_same(record.sequence, record.contents, of_whole) {
                 let failures = session.failures(|at| at == record.sequence);
                 Ok(self.recorded(record.sequence, failures, true))
             } else {
@@ -330,13 +354,26 @@ impl State {
         // Sessions that are there may still go on where new ones may not begin, but not without an end.
         let max = self.bounds.id_bytes;
         self.check_room(if is_new { max } else { max + max / 4 })?;
+        // Before the session was moved here, parts of the message may have been applied.
+        let done = match record.follows {
+            Follows::TheOneBefore => session.done(record.sequence),
+            Follows::InLane(_) => Applied::default(),
+        };
+        let digests = self.digests;
         self.places += 1;
         let mut failures = Vec::new();
         for (index, increment) in (0..).zip(record.increments.iter()) {
+            if done.has(digests, &record.session, increment.as_ref().ok()) {
+                continue;
+            }
             if let Err(refusal) = self.increment(increment, self.places) {
                 let index = record.index(index);
                 failures.push((record.sequence, Failure { index, refusal }));
             }
+        }
+        if !done.failures.is_empty() {
+            failures.extend(done.failures);
+            failures.sort_unstable_by_key(|(_, failure)| failure.index);
         }
         let now = self.head.time;
         let message = Message {

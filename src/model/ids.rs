@@ -34,6 +34,40 @@ pub(super) struct Ids {
     bytes: usize,
 }
 
+/// The ids that a store remembered before its data were moved to another: whichever lane their groups are in now, all lanes of
+/// a node share them, and forget them when the newest may be forgotten.
+pub struct Before {
+    ids: Ids,
+    newest: Millis,
+}
+
+impl Before {
+    /// What was remembered.
+    ///
+    /// # Errors
+    /// Where a pack is not what was written.
+    pub fn new(packs: Vec<Pack>) -> Result<Self, Corrupt> {
+        let mut ids = Ids::new(packs.iter().map(|pack| pack.ids.len()).sum());
+        let newest = packs.iter().map(|pack| pack.time).max();
+        for pack in packs {
+            ids.load(pack, Millis::MIN)?;
+        }
+        Ok(Self {
+            ids,
+            newest: newest.unwrap_or(Millis::MIN),
+        })
+    }
+
+    pub(super) fn find(&self, id: &Id) -> Option<Known> {
+        self.ids.find(id)
+    }
+
+    /// The time of the last pack.
+    pub(super) fn newest(&self) -> Millis {
+        self.newest
+    }
+}
+
 /// Where an id's entry is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Slot {

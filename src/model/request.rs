@@ -316,6 +316,12 @@ impl Digests {
         Self { key }
     }
 
+    /// The key: it goes where the data go, so that ids stay known there, and groups fall as they do.
+    #[must_use]
+    pub fn key(&self) -> [u8; 16] {
+        self.key
+    }
+
     /// An operation's id.
     #[must_use]
     pub fn id(&self, id: &str, time: Option<Millis>, operation: &Operation) -> Id {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::answer::Failure;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::moved::Moved;
 use super::request::{Millis, SessionId};
 
 /// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
@@ -14,9 +15,11 @@ const SESSION_BYTES: usize = 256;
 const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
 /// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
 pub const MAX_FAILURES: usize = 4000;
-/// How a session is stored. The format before it had messages without a gap, and no parts.
+/// How a session is stored that was not moved, which older versions read, too; and how one that was. The first format had
+/// messages without a gap, and no parts.
 const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_PARTS: u8 = 1;
+const FORMAT_MOVED: u8 = 3;
 
 /// A session as it is stored: that of a client, or what it has in one of several lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +30,16 @@ pub struct Session {
     pub(super) applied: u64,
     /// The last message that the client has said it knows acknowledged.
     pub(super) acknowledged: u64,
-    /// The messages after that which were applied.
-    messages: VecDeque<Message>,
+    /// The messages after that which were applied. Of those that were applied before a move not all may be known.
+    pub(super) messages: VecDeque<Message>,
     /// Their failures, each with its message's sequence.
-    failures: VecDeque<(u64, Failure)>,
+    pub(super) failures: VecDeque<(u64, Failure)>,
+    /// What was applied elsewhere, where it was moved.
+    pub(super) moved: Option<Box<Moved>>,
 }
 
 /// A message that was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Message {
     pub(super) sequence: u64,
     pub(super) contents: u64,
@@ -62,12 +67,30 @@ impl Session {
         (left > MAX_FAILURES).then_some(left)
     }
 
+    /// A message was applied before.
+    pub(super) fn is_applied(&self, sequence: u64) -> bool {
+        sequence <= self.applied.max(self.moved_up_to())
+    }
+
+    /// A message that was applied before is this one, as far as can be told.
+    pub(super) fn is_same(&self, sequence: u64, contents: u64, of_whole: bool) -> bool {
+        let is_moved = sequence <= self.moved_up_to();
+        match self.contents(sequence) {
+            // What is known of it is its contents as a whole.
+            Some(known) if of_whole || !is_moved => known == contents,
+            _ => is_moved,
+        }
+    }
+
     /// A message is applied.
     pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)], now: Millis) {
         self.used = now;
         self.applied = message.sequence;
         self.messages.push_back(message);
         self.failures.extend(failures);
+        if let Some(moved) = &mut self.moved {
+            moved.drop_parts(message.sequence);
+        }
     }
 
     /// The client knows of these messages and their failures.
@@ -90,15 +113,20 @@ impl Session {
         SESSION_BYTES
             + size_of::<Message>() * self.messages.len()
             + FAILURE_BYTES * self.failures.len()
+            + self.moved.as_ref().map_or(0, |moved| moved.bytes())
     }
 
     /// The bytes to store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        let format = self.moved.as_ref().map_or(FORMAT, |_| FORMAT_MOVED);
+        let mut out = vec![format];
         put_i64(&mut out, self.used);
         put_u64(&mut out, self.applied);
         put_u64(&mut out, self.acknowledged);
+        if let Some(moved) = &self.moved {
+            moved.put(&mut out);
+        }
         put_u64(&mut out, self.messages.len() as u64);
         let mut before = 0;
         for message in &self.messages {
@@ -127,8 +155,11 @@ impl Session {
             acknowledged: reader.u64()?,
             ..Self::default()
         };
+        if format == FORMAT_MOVED {
+            session.moved = Some(Box::new(Moved::read(&mut reader)?));
+        }
         let count = match format {
-            FORMAT => Some(reader.u64()?),
+            FORMAT | FORMAT_MOVED => Some(reader.u64()?),
             FORMAT_WITHOUT_PARTS => session.applied.checked_sub(session.acknowledged),
             _ => return Err(Corrupt("a session of an unknown format")),
         };
@@ -136,16 +167,16 @@ impl Session {
             return Err(Corrupt("a session that is ahead of itself"));
         };
         let mut before = match format {
-            FORMAT => 0,
-            _ => session.acknowledged,
+            FORMAT_WITHOUT_PARTS => session.acknowledged,
+            _ => 0,
         };
         for _ in 0..count {
             let (step, parts) = match format {
-                FORMAT => (reader.u64()?, reader.u32()?),
-                _ => (1, 1),
+                FORMAT_WITHOUT_PARTS => (1, 1),
+                _ => (reader.u64()?, reader.u32()?),
             };
             let after = before.checked_add(step);
-            let Some(sequence) = after.filter(|at| step > 0 && *at <= session.applied) else {
+            let Some(sequence) = after.filter(|at| step > 0 && session.is_applied(*at)) else {
                 return Err(Corrupt("a session whose messages are out of order"));
             };
             session.messages.push_back(Message {
@@ -169,7 +200,10 @@ impl Session {
     #[must_use]
     pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
         let told = lanes.iter().map(|lane| lane.acknowledged).max();
-        let mut applied = told.unwrap_or(0);
+        let told = told.unwrap_or(0);
+        let moved = lanes.iter().map(Self::moved_up_to).max();
+        let mut applied = told.max(moved.unwrap_or(0));
+        let first = told + 1;
         let mut parts: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
         for message in lanes.iter().flat_map(|lane| &lane.messages) {
             let (_, found) = parts.entry(message.sequence).or_insert((message.parts, 0));
@@ -184,7 +218,7 @@ impl Session {
         }
         let failures = lanes.iter().flat_map(|lane| &lane.failures);
         let mut failures: Vec<_> = failures
-            .filter(|(at, _)| (after..=applied).contains(at))
+            .filter(|(at, _)| (first..=applied).contains(at))
             .copied()
             .collect();
         failures.sort_unstable_by_key(|(at, failure)| (*at, failure.index));

@@ -1,5 +1,6 @@
 //! The rules against a model that is as simple as it can be: maps, and nothing bounded but what is tested.
 
+mod moved;
 mod nodes;
 
 use std::collections::{BTreeMap, HashMap};

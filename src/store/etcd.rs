@@ -3,8 +3,10 @@
 //! `proto/sumd/store/v1/etcd.proto` tells what is kept there.
 
 pub mod client;
+pub(super) mod close;
 mod committer;
 mod feed;
+pub(super) mod fill;
 mod kv;
 mod load;
 mod log;
@@ -12,16 +14,18 @@ mod meta;
 mod reader;
 mod rows;
 mod sizes;
+pub(super) mod survey;
 mod upkeep;
 
+pub use fill::Place;
 pub use kv::Kv;
-pub use meta::OpenError;
+pub use meta::{OpenError, check_not_moved};
 pub use sizes::Sizes;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
@@ -32,7 +36,7 @@ use super::{
     After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
     Sum,
 };
-use crate::model::{Commit, Digests, SessionId};
+use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
 use committer::Committer;
 use feed::Feed;
@@ -42,6 +46,10 @@ use rows::Layout;
 
 /// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
 pub const MIN_TXN_OPS: usize = 64;
+/// How far a lane's horizon is behind the last of the ids that came from elsewhere, in milliseconds, when they are not read for
+/// it any more. A lane that has them in memory forgets them earlier; this is for those that begin later, whose horizon may
+/// have been moved by a clock that jumped by up to a day.
+const BEFORE_LATEST: Millis = 2 * 24 * 3_600_000;
 /// How long a start waits for etcd to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,6 +61,8 @@ struct Inner<K> {
     layout: Layout,
     /// Each lane's log, once it is loaded.
     logs: Box<[Mutex<Option<Log>>]>,
+    /// The ids that came from elsewhere, for as long as a lane needs them.
+    before: Mutex<Weak<Before>>,
     commits: committer::Queue,
     reader: Reader<K>,
     feed: Feed,
@@ -130,6 +140,7 @@ impl<K: Kv> EtcdStore<K> {
         let reader = Reader::start(kv.clone(), layout.clone());
         Self(Arc::new(Inner {
             logs: (0..layout.lanes).map(|_| Mutex::default()).collect(),
+            before: Mutex::default(),
             kv,
             layout,
             commits,
@@ -150,9 +161,24 @@ impl<K: Kv> EtcdStore<K> {
 impl<K: Kv> Inner<K> {
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
-        let (log, loaded) = load::load(&self.kv, &self.layout, lane).await?;
+        let (log, mut loaded) = load::load(&self.kv, &self.layout, lane).await?;
         *known = Some(log);
+        let until = self.layout.before_until;
+        if until.is_some_and(|until| loaded.head.horizon < until + BEFORE_LATEST) {
+            loaded.before = Some(self.before().await?);
+        }
         Ok(loaded)
+    }
+
+    /// The ids that came from elsewhere, which are read once, and again where no lane has needed them for a while.
+    async fn before(&self) -> Result<Arc<Before>, StoreError> {
+        let mut known = self.before.lock().await;
+        if let Some(before) = known.upgrade() {
+            return Ok(before);
+        }
+        let before = Arc::new(survey::before(&self.kv, &self.layout).await?);
+        *known = Arc::downgrade(&before);
+        Ok(before)
     }
 
     async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {

@@ -4,16 +4,18 @@
 //! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
 //! not a wrong answer.
 
+pub(super) mod fill;
 mod fold;
 mod gate;
 mod reader;
 mod rows;
 mod schema;
+pub(super) mod source;
 mod tools;
 mod writer;
 
 pub use schema::OpenError;
-pub use tools::{Report, ToolError, backup, check, restore};
+pub use tools::{backup, check, restore};
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -72,6 +74,11 @@ impl SqliteStore {
         }
         let lock = lock(path)?;
         let (connection, digests) = schema::open(path)?;
+        let moved_to = schema::moved_to(&connection);
+        if let Some(to) = moved_to.map_err(|error| OpenError::Sqlite(path.to_owned(), error))? {
+            let path = path.to_owned();
+            return Err(OpenError::Moved { path, to });
+        }
         let gate = Gate::default();
         let recent = Recent::new(recent_bytes);
         let wal = beside(path, "-wal");

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 9] = [
     &["server", "telemetry"],
     &["config"],
     &["client"],
-    &["lib", "main", "serve"],
+    &["lib", "main", "serve", "tools"],
 ];
 
 /// Crates that a room must not name, though it stands on a floor that may.

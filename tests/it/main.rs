@@ -17,3 +17,4 @@ mod shutdown;
 mod simulation;
 mod stores;
 mod support;
+mod transfer;

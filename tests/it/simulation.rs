@@ -12,7 +12,7 @@ mod network;
 mod nodes;
 mod plan;
 mod readers;
-mod rows;
+pub mod rows;
 mod sessions;
 mod writers;
 
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sumd::model::{Increments, Limits, Operation, Request};
 use sumd::store::etcd::Sizes;
-use sumd::store::{Scan, Store};
+use sumd::store::{Scan, Store, transfer};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -302,6 +302,11 @@ async fn audit(cluster: &Cluster, history: &mut History, rng: &mut Rng) -> Resul
         loaded.map_err(|error| format!("lane {lane}: {error}"))?;
     }
     remembered(cluster, &node, history, rng).await;
+    let checked = transfer::check(Link::calm(&cluster.world), rows::PREFIX).await;
+    let checked = checked.map_err(|error| error.to_string())?;
+    if let Some(problem) = checked.problems.first() {
+        return Err(format!("a check has found: {problem}"));
+    }
     let stored = everything(&*node.store).await?;
     let names: Vec<_> = stored.keys().cloned().collect();
     let rows = node

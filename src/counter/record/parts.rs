@@ -154,6 +154,26 @@ impl Parts {
             pending.revision = pending.revision.max(revision);
             pending.failures.extend(failures);
         }
+        self.whole()
+    }
+
+    /// A message is durable of which no lane has a part. Gives the messages that are whole by that, in their order.
+    pub fn known(
+        &mut self,
+        sequence: u64,
+        revision: i64,
+        failures: Vec<IncrementFailure>,
+    ) -> Vec<Whole> {
+        self.pending.push_back(Pending {
+            sequence,
+            left: Vec::new(),
+            revision,
+            failures,
+        });
+        self.whole()
+    }
+
+    fn whole(&mut self) -> Vec<Whole> {
         let mut whole = Vec::new();
         while let Some(mut pending) = self.pending.pop_front() {
             if !pending.left.is_empty() {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::client::{Doubt, Error, Outcome, get};
+use super::client::{Doubt, Error, Outcome, at_revision, get};
 use super::kv::{self, Kv};
 use super::log::{Landed, Plan};
 use super::rows::{Layout, MAX_PLACES};
@@ -110,7 +110,8 @@ impl<K: Kv> Committer<K> {
     /// Takes what goes into one transaction, one attempt at least.
     fn group(&self, waiting: &mut VecDeque<Attempt>) -> Vec<Attempt> {
         let mut group = Vec::new();
-        let (mut operations, mut bytes, mut places) = (0, 0, 0);
+        // One comparison, and one operation where it fails, are of the data as a whole.
+        let (mut operations, mut bytes, mut places) = (1, 0, 0);
         while let Some(attempt) = waiting.pop_front() {
             let plan = &attempt.plan;
             operations += plan.operations();
@@ -161,6 +162,9 @@ impl<K: Kv> Flight<K> {
             offsets.push(offset);
             offset += plan.places;
         }
+        let meta = at_revision(self.layout.meta(), self.layout.meta_revision);
+        request.compare.push(meta);
+        request.failure.push(get(self.layout.meta()).into());
         (request, offsets)
     }
 
@@ -182,13 +186,23 @@ impl<K: Kv> Flight<K> {
             }
             return Vec::new();
         }
+        let mut responses = response.responses;
+        let meta = responses.pop().and_then(|meta| meta.response);
+        let is_closed = !matches!(meta, Some(Response::ResponseRange(range))
+            if range.kvs.first().is_some_and(|meta| meta.mod_revision == self.layout.meta_revision));
         let mut left = Vec::new();
-        for (mut attempt, response) in group.into_iter().zip(response.responses) {
+        for (mut attempt, response) in group.into_iter().zip(responses) {
             let Some(Response::ResponseRange(range)) = response.response else {
                 continue;
             };
             let head = range.kvs.first();
             let revision = head.map_or(0, |head| head.mod_revision);
+            if revision == attempt.plan.revision && is_closed {
+                // No copy can land any more.
+                let closed = "the data were moved elsewhere, or are about to be";
+                let _ = attempt.reply.send(Err(StoreError::Failed(closed.into())));
+                continue;
+            }
             if revision == attempt.plan.revision {
                 // Another lane's head has moved. This attempt was not carried out, but for copies sent before.
                 attempt.tries += 1;

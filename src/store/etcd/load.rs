@@ -68,6 +68,7 @@ async fn try_load(
             head: Head::default(),
             packs: Vec::new(),
             sessions: Vec::new(),
+            before: None,
         };
         return Ok((log, Ok(nothing)));
     };
@@ -91,6 +92,7 @@ fn put_together(
         head: Head::default(),
         packs: Vec::new(),
         sessions: Vec::new(),
+        before: None,
     };
     let mut states = std::collections::BTreeMap::new();
     let prefix = layout.sessions(head_lane(layout, head_row)?);

@@ -51,16 +51,13 @@ pub(super) async fn open(kv: &impl Kv, prefix: &str) -> Result<Layout, OpenError
         format: FORMAT,
         lanes: LANES,
         key: Uuid::from_u128(random()).into_bytes().to_vec().into(),
-        revisions_before: 0,
+        ..Meta::default()
     };
     let row = rows::seal(rows::meta_digests(), &key, &new);
     loop {
-        let found = kv::read(kv, vec![get(key.clone())]).await?;
-        let row_now = found.ranges.first().and_then(|range| range.kvs.first());
-        if let Some(row) = row_now {
-            let meta = rows::open(rows::meta_digests(), row);
-            let meta = meta.map_err(|error| OpenError::Data(error.to_string()))?;
-            return Layout::new(prefix, &meta).map_err(OpenError::Data);
+        if let (Some((meta, revision)), _) = read(kv, prefix).await? {
+            check_open(prefix, &meta)?;
+            return Layout::new(prefix, &meta, revision).map_err(OpenError::Data);
         }
         let make = TxnRequest {
             compare: vec![at_revision(key.clone(), 0)],
@@ -75,6 +72,49 @@ pub(super) async fn open(kv: &impl Kv, prefix: &str) -> Result<Layout, OpenError
         {
             return Err(OpenError::Etcd(error.to_string()));
         }
+    }
+}
+
+/// The row, if it is there, with the revision of etcd that it was last changed at; and that of now.
+pub(super) async fn read(
+    kv: &impl Kv,
+    prefix: &str,
+) -> Result<(Option<(Meta, i64)>, i64), OpenError> {
+    let found = kv::read(kv, vec![get(rows::meta_key(prefix))]).await?;
+    let row = found.ranges.first().and_then(|range| range.kvs.first());
+    let Some(row) = row else {
+        return Ok((None, found.revision));
+    };
+    let meta = rows::open(rows::meta_digests(), row);
+    let meta = meta.map_err(|error| OpenError::Data(format!("{prefix}/meta: {error}")))?;
+    Ok((Some((meta, row.mod_revision)), found.revision))
+}
+
+/// Refuses data that were moved elsewhere. A node asks once it is known to the others: whoever moves the data looks for nodes
+/// after having closed them, so that one of the two finds the other.
+///
+/// # Errors
+/// Where they were, or cannot be asked.
+pub async fn check_not_moved(kv: &impl Kv, prefix: &str) -> Result<(), OpenError> {
+    match read(kv, prefix).await?.0 {
+        Some((meta, _)) => check_open(prefix, &meta),
+        None => Err(OpenError::Data(format!("the data under {prefix} are gone"))),
+    }
+}
+
+/// Refuses data that nobody is to change.
+pub(super) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
+    if meta.filling {
+        return Err(OpenError::Data(format!(
+            "the data under {prefix} are not complete: sumd move or sumd restore is writing them, or has not come to its \
+             end; run it again"
+        )));
+    }
+    match &*meta.moved_to {
+        "" => Ok(()),
+        to => Err(OpenError::Data(format!(
+            "the data under {prefix} were moved to {to}: serve that. (If it is not there the move was interrupted; run it again)"
+        ))),
     }
 }
 

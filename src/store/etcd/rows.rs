@@ -4,13 +4,14 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
 use super::sizes::Sizes;
-use crate::model::{Corrupt, CounterChange, Digests};
+use crate::model::{Corrupt, CounterChange, Digests, Millis};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::LaneNumber;
 
-/// The format that this version writes.
+/// The format of data that were begun here, and that of data that came from elsewhere, or have gone there.
 pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT_MOVED: u32 = 2;
 /// Into how many lanes new data are divided.
 pub(super) const LANES: u32 = 256;
 /// Bits of a revision that tell places of one revision of etcd apart.
@@ -26,6 +27,10 @@ pub(super) struct Layout {
     pub(super) lanes: u32,
     /// What is added to every revision.
     revisions_before: i64,
+    /// The revision of etcd that the row that tells all this was last changed at: it is compared, with every change.
+    pub(super) meta_revision: i64,
+    /// The time of the last of the ids that came from elsewhere, if any did.
+    pub(super) before_until: Option<Millis>,
     pub(super) sizes: Sizes,
 }
 
@@ -40,12 +45,14 @@ pub(super) fn meta_digests() -> Digests {
 }
 
 impl Layout {
+    /// Of data that may be incomplete, or closed.
+    ///
     /// # Errors
     /// Where the data are of a format that is not known here.
-    pub(super) fn new(prefix: &str, meta: &Meta) -> Result<Self, String> {
-        if meta.format != FORMAT {
+    pub(super) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
+        if !(FORMAT..=FORMAT_MOVED).contains(&meta.format) {
             return Err(format!(
-                "the data are of format {}, and this version of sumd knows format {FORMAT}",
+                "the data are of format {}, and this version of sumd knows formats {FORMAT} to {FORMAT_MOVED}",
                 meta.format
             ));
         }
@@ -56,8 +63,27 @@ impl Layout {
             digests: Digests::new(key),
             lanes: meta.lanes,
             revisions_before: meta.revisions_before,
+            meta_revision,
+            before_until: (meta.format == FORMAT_MOVED).then_some(meta.before_until),
             sizes: Sizes::default(),
         })
+    }
+
+    pub(super) fn meta(&self) -> Bytes {
+        meta_key(&self.prefix)
+    }
+
+    /// What all keys of nodes begin with.
+    pub(super) fn nodes(&self) -> Bytes {
+        format!("{}/nodes/", self.prefix).into()
+    }
+
+    pub(super) fn all_before(&self) -> Bytes {
+        format!("{}/before/", self.prefix).into()
+    }
+
+    pub(super) fn before(&self, index: u32) -> Bytes {
+        format!("{}/before/{index:08x}", self.prefix).into()
     }
 
     /// What all keys of lanes begin with, heads and packs.
@@ -78,6 +104,22 @@ impl Layout {
         let lane = key.strip_prefix(&*self.heads())?;
         let lane = LaneNumber::from_str_radix(std::str::from_utf8(lane).ok()?, 16);
         lane.ok().filter(|lane| *lane < self.lanes)
+    }
+
+    pub(super) fn all_packs(&self) -> Bytes {
+        format!("{}/log/pack/", self.prefix).into()
+    }
+
+    pub(super) fn all_sessions(&self) -> Bytes {
+        format!("{}/sessions/", self.prefix).into()
+    }
+
+    /// The lane that stands in a key behind what all of its kind begin with, and what is behind that.
+    pub(super) fn lane_of<'a>(&self, key: &'a [u8], all: &[u8]) -> Option<(LaneNumber, &'a str)> {
+        let rest = std::str::from_utf8(key.strip_prefix(all)?).ok()?;
+        let (lane, rest) = rest.split_once('/')?;
+        let lane = LaneNumber::from_str_radix(lane, 16).ok()?;
+        Some((lane, rest)).filter(|_| lane < self.lanes)
     }
 
     pub(super) fn packs(&self, lane: LaneNumber) -> Bytes {

@@ -294,6 +294,7 @@ pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
         head: Head::default(),
         packs: Vec::new(),
         sessions: Vec::new(),
+        before: None,
     };
     each_batch(&snapshot, digests, |batch| {
         let BatchRow { head, pack } = batch?;

@@ -13,7 +13,7 @@ use crate::model::Digests;
 const APPLICATION_ID: i32 = 0x7375_6d64;
 
 /// The statements that make each version of the schema from the one before.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE meta (
         name TEXT PRIMARY KEY NOT NULL,
         value ANY NOT NULL
@@ -62,6 +62,11 @@ const MIGRATIONS: [&str; 2] = ["
     -- What the batch has changed. The row of a counter may lack what batches after this one have logged:
     INSERT INTO meta VALUES ('folded', 0);
     ALTER TABLE batch ADD COLUMN log BLOB NOT NULL DEFAULT x'';
+", "
+    -- Where the data were moved to, or are being moved to: nobody changes them any more.
+    INSERT INTO meta VALUES ('moved_to', '');
+    -- How many lanes the data had where they came from.
+    INSERT INTO meta VALUES ('lanes', 1);
 "];
 
 /// The version that this program writes.
@@ -71,6 +76,8 @@ const MIGRATIONS: [&str; 2] = ["
     reason = "a handful"
 )]
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+/// The oldest that it reads without bringing it up to date: that which has logs.
+const READABLE: i32 = 2;
 
 /// Pages of the write-ahead log after which it is copied into the database: some 30 MiB.
 const CHECKPOINT_PAGES: u32 = 8000;
@@ -111,6 +118,13 @@ pub enum OpenError {
     Missing(PathBuf),
     /// SQLite cannot use it.
     Sqlite(PathBuf, rusqlite::Error),
+    /// Its data were moved elsewhere.
+    Moved {
+        /// Which.
+        path: PathBuf,
+        /// Where they are.
+        to: String,
+    },
     /// It is damaged.
     Damaged(PathBuf, String),
     /// No thread can be had.
@@ -136,6 +150,11 @@ impl fmt::Display for OpenError {
             Self::Older { path, version } => write!(
                 f,
                 "{} was written by an older sumd (its format is {version}); start sumd on it once, which brings it to format {VERSION}",
+                path.display()
+            ),
+            Self::Moved { path, to } => write!(
+                f,
+                "the data of {} were moved to {to}: serve that. (If it is not there the move was interrupted; run it again)",
                 path.display()
             ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
@@ -165,11 +184,11 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
     Ok((connection, digests))
 }
 
-/// Opens a database of this version to read from it, beside whoever writes.
+/// Opens a database to read from it, beside whoever writes.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let connection = open_any(path)?;
     match version(path, &connection)? {
-        VERSION => Ok(connection),
+        READABLE.. => Ok(connection),
         version => Err(OpenError::Older {
             path: path.to_owned(),
             version,
@@ -195,6 +214,19 @@ pub(super) fn open_any(path: &Path) -> Result<Connection, OpenError> {
         .and_then(|()| connection.pragma_update(None, "cache_size", -READER_CACHE_KIB))
         .map_err(sqlite)?;
     Ok(connection)
+}
+
+/// Where the data were moved to, if they were.
+pub(super) fn moved_to(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let to = "SELECT value FROM meta WHERE name = 'moved_to' AND value <> ''";
+    connection.query_row(to, [], |row| row.get(0)).optional()
+}
+
+/// How many lanes the data had where they came from.
+pub(super) fn lanes(connection: &Connection) -> rusqlite::Result<u32> {
+    let lanes = "SELECT value FROM meta WHERE name = 'lanes'";
+    let lanes = connection.query_row(lanes, [], |row| row.get(0)).optional();
+    Ok(lanes?.unwrap_or(1))
 }
 
 pub(super) fn digests(connection: &Connection) -> rusqlite::Result<Digests> {

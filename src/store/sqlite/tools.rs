@@ -1,87 +1,18 @@
 //! Backup, restore and check: on a database file, also while a server uses it.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::{Connection, params};
 
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
-use super::{OpenError, beside, folder, lock, make_folder, reader, schema};
-use crate::model::{Changes, Commit, Digests, Done, Head, PackEntry};
-
-/// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again.
-const RESTORE_GAP: i64 = 1 << 40;
-
-/// Why a tool has not done its work.
-#[derive(Debug)]
-pub enum ToolError {
-    /// A database cannot be had.
-    Open(OpenError),
-    /// The target is there already.
-    Exists(PathBuf),
-    /// A file cannot be written.
-    Io(PathBuf, io::Error),
-    /// The data cannot be read, or is damaged.
-    Data(PathBuf, String),
-}
-
-impl fmt::Display for ToolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(error) => error.fmt(f),
-            Self::Exists(path) => {
-                write!(f, "{} is there already; move it away first", path.display())
-            }
-            Self::Io(path, error) => write!(f, "cannot write {}: {error}", path.display()),
-            Self::Data(path, what) => write!(f, "{}: {what}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for ToolError {}
-
-impl From<OpenError> for ToolError {
-    fn from(error: OpenError) -> Self {
-        Self::Open(error)
-    }
-}
-
-/// What a check has found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Counters that are there.
-    pub counters: u64,
-    /// Counters that were deleted, and are remembered for watchers.
-    pub deleted: u64,
-    /// Request ids that are remembered.
-    pub ids: u64,
-    /// Sessions that are remembered.
-    pub sessions: u64,
-    /// The revision of the last change.
-    pub revision: i64,
-    /// What is wrong.
-    pub problems: Vec<String>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "counters={} deleted={} ids={} sessions={} revision={} problems={}",
-            self.counters,
-            self.deleted,
-            self.ids,
-            self.sessions,
-            self.revision,
-            self.problems.len()
-        )
-    }
-}
+use super::{beside, folder, lock, make_folder, reader, schema};
+use crate::model::{Changes, Commit, Digests, Head, PackEntry};
+use crate::store::tools::{Answers, Report, ToolError, restore_gap};
 
 /// Copies a database, as it is at one moment, to a new file.
 ///
@@ -125,7 +56,7 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
     Ok(report)
 }
 
-fn refuse_existing(path: &Path) -> Result<(), ToolError> {
+pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     // A log that a crash has left would be taken for that of whatever file has its name.
     for suffix in ["", "-wal", "-journal"] {
         let file = beside(path, suffix);
@@ -136,10 +67,10 @@ fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
-    // What an earlier attempt has left.
+/// Removes what an earlier attempt has left.
+pub(super) fn remove(path: &Path) -> Result<(), ToolError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
-        let file = beside(to, suffix);
+        let file = beside(path, suffix);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(ToolError::Io(file, error));
@@ -147,6 +78,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
+    remove(to)?;
     let connection = schema::open_any(from)?;
     let target = to.to_string_lossy();
     connection
@@ -157,7 +93,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
 }
 
 /// Gives a file that is complete its name, durably.
-fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
+pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
     File::open(partial)
         .and_then(|file| file.sync_all())
@@ -178,7 +114,8 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
             None => Head::default(),
         }
     };
-    let base = head.revision + RESTORE_GAP;
+    let gap = restore_gap(schema::lanes(connection)?);
+    let base = head.revision.saturating_add(gap);
     let transaction = connection.unchecked_transaction()?;
     let batch = Commit {
         seq: head.seq + 1,
@@ -200,6 +137,7 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
         "UPDATE meta SET value = ?1 WHERE name = 'forgotten'",
         params![base],
     )?;
+    transaction.execute("UPDATE meta SET value = '' WHERE name = 'moved_to'", [])?;
     transaction.commit()?;
     Ok(())
 }
@@ -252,8 +190,8 @@ fn check_batches(
     connection: &Connection,
     digests: Digests,
     report: &mut Report,
-) -> rows::Result<HashMap<i64, Done>> {
-    let mut answers = HashMap::new();
+) -> rows::Result<Answers> {
+    let mut answers = Answers::new();
     let mut ids = HashSet::new();
     let (mut revision, mut time) = (0, i64::MIN);
     reader::each_batch(connection, digests, |batch| {
@@ -285,27 +223,12 @@ fn check_batches(
 /// Checks the counters, each against what the operation that changed it last was answered.
 fn check_counters(
     snapshot: &Snapshot<'_>,
-    answers: &HashMap<i64, Done>,
+    answers: &Answers,
     report: &mut Report,
 ) -> rows::Result<()> {
     snapshot.walk("", Walk::All, |latest| {
-        let Some(latest) = note(latest, &mut report.problems) else {
-            return ControlFlow::Continue(());
-        };
-        match latest.value {
-            Some(_) => report.counters += 1,
-            None => report.deleted += 1,
-        }
-        let fits = match (answers.get(&latest.revision), latest.value) {
-            (Some(Done::Incremented(added)), value) => value == Some(added.value),
-            (Some(Done::Batch(all)), Some(value)) => all.iter().any(|added| added.value == value),
-            (Some(Done::Failed(_) | Done::Batch(_)), _) => false,
-            _ => true,
-        };
-        let (name, revision) = (latest.name, latest.revision);
-        if !fits || revision <= 0 || revision > report.revision {
-            let problem = format!("counter {name:?} is not what revision {revision} made it");
-            report.problems.push(problem);
+        if let Some(latest) = note(latest, &mut report.problems) {
+            report.take(answers, latest.name, latest.value, latest.revision);
         }
         ControlFlow::Continue(())
     })

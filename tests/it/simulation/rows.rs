@@ -27,6 +27,7 @@ pub fn begin(etcd: &mut Etcd, lanes: u32) {
         lanes,
         key: KEY.to_vec().into(),
         revisions_before: 0,
+        ..Meta::default()
     };
     let value = seal(Digests::new(*b"sumd's meta rows"), key.as_bytes(), &meta);
     let request = TxnRequest {

@@ -185,6 +185,7 @@ impl Store for Unreliable {
             head: data.head,
             packs: data.packs.clone(),
             sessions: data.sessions.iter().map(decode).collect(),
+            before: None,
         })
     }
 

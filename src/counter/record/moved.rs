@@ -1,0 +1,81 @@
+//! Sessions that came from another store, and those whose clients know more than there is.
+
+use tonic::Status;
+
+use super::super::error::{Kind, lane_error};
+use super::parts::{Parts, Whole};
+use super::{Stream, part};
+use crate::lane::LaneError;
+use crate::model::{Digests, Follows, Increments, Millis, Refused, Session};
+use crate::store::SessionRows;
+
+/// A session that was moved, as its own lane has it.
+pub(super) struct Moved {
+    session: Session,
+    /// Everything that was moved is of this revision or before it.
+    revision: i64,
+}
+
+impl Moved {
+    /// What the rows of a session tell of a move.
+    pub(super) fn of(found: &SessionRows) -> Option<Self> {
+        let mut rows = found.lanes.iter();
+        let session = rows.find(|row| row.moved_at().is_some())?.clone();
+        Some(Self {
+            session,
+            revision: found.revision,
+        })
+    }
+
+    /// When that was.
+    pub(super) fn at(&self) -> Millis {
+        self.session.moved_at().unwrap_or_default()
+    }
+}
+
+/// Answers a message that was applied before the session was moved: no lane has a part of it. Gives the messages that are whole
+/// by that; `None` where it is to be applied.
+pub(super) fn replay(
+    moved: Option<&Moved>,
+    parts: &mut Parts,
+    sequence: u64,
+    digests: Digests,
+    increments: &Increments,
+) -> Option<Result<Vec<Whole>, Status>> {
+    let Moved { session, revision } =
+        moved.filter(|moved| sequence <= moved.session.moved_up_to())?;
+    Some(
+        match session.moved_message(sequence, digests.message(increments)) {
+            Some(failures) => Ok(parts.known(sequence, *revision, part::failures(&failures))),
+            None => Err(lane_error(
+                LaneError::Refused(Refused::IdReused),
+                Kind::Session,
+            )),
+        },
+    )
+}
+
+impl Stream {
+    /// Refuses a session whose client knows more acknowledged than is applied, as where an older backup was restored. Of one
+    /// that is not known at all its own lane tells whether it is too old to be.
+    pub(super) async fn refuse_lost(
+        &mut self,
+        found: &SessionRows,
+        acknowledged: u64,
+        applied: u64,
+    ) -> Result<(), Status> {
+        if !found.lanes.is_empty() {
+            let acknowledged = applied;
+            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
+            return Err(lane_error(lost, Kind::Session));
+        }
+        let none = Increments::default();
+        let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
+        let (session, _) = self.session.as_ref().expect("the first message has set it");
+        let lanes = self.service.store.lanes();
+        let home = self.service.digests.lane(session, lanes);
+        let refused = self.service.lanes.execute(home, question).await;
+        refused.map_err(|error| lane_error(error, Kind::Session))?;
+        Ok(())
+    }
+}

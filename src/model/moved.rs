@@ -1,0 +1,325 @@
+//! A session that was moved to another store, which has other lanes.
+//!
+//! Between stores a session is a whole: what was applied of it up to some message, and parts of messages after that. A store of
+//! one lane has it like that. In one of several lanes the session's own lane has the whole, and each lane the parts that it
+//! applied itself.
+
+use std::collections::BTreeMap;
+
+use super::answer::Failure;
+use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::name::group;
+use super::request::{Digests, Increment, Millis, SessionId};
+use super::sessions::{Message, Session};
+
+/// What a part takes in memory beside its failures.
+const PART_BYTES: usize = size_of::<MovedPart>();
+const FAILURE_BYTES: usize = size_of::<Failure>();
+
+/// What was applied of a session elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// All messages up to this one.
+    pub(super) up_to: u64,
+    /// The time of the move: no lane here has applied anything of the session before it.
+    pub(super) time: Millis,
+    /// How many lanes there were.
+    pub(super) lanes: u32,
+    /// Of later messages what is not applied as a whole, in the order of messages and lanes.
+    pub(super) parts: Vec<MovedPart>,
+}
+
+/// A part of a message that was applied in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MovedPart {
+    /// Which message, the part's contents, and how many parts the message has.
+    pub(super) message: Message,
+    /// Which lane.
+    pub(super) lane: u32,
+    /// What failed, each with which increment of the message it is.
+    pub(super) failures: Vec<Failure>,
+}
+
+impl Moved {
+    /// Forgets the parts of messages up to one.
+    pub(super) fn drop_parts(&mut self, up_to: u64) {
+        self.parts.retain(|part| part.message.sequence > up_to);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let parts = self.parts.iter();
+        let parts = parts.map(|part| PART_BYTES + FAILURE_BYTES * part.failures.len());
+        size_of::<Self>() + parts.sum::<usize>()
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.up_to);
+        put_i64(out, self.time);
+        put_u64(out, self.lanes.into());
+        put_u64(out, self.parts.len() as u64);
+        for part in &self.parts {
+            put_u64(out, part.message.sequence);
+            put_u64(out, part.message.parts.into());
+            out.extend_from_slice(&part.message.contents.to_le_bytes());
+            put_u64(out, part.lane.into());
+            put_u64(out, part.failures.len() as u64);
+            part.failures.iter().for_each(|failure| failure.put(out));
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        let mut moved = Self {
+            up_to: reader.u64()?,
+            time: reader.i64()?,
+            lanes: reader.u32()?,
+            parts: Vec::new(),
+        };
+        for _ in 0..reader.u64()? {
+            let (sequence, parts) = (reader.u64()?, reader.u32()?);
+            let contents = u64::from_le_bytes(reader.bytes()?);
+            let lane = reader.u32()?;
+            let failures = (0..reader.u64()?).map(|_| Failure::read(reader));
+            moved.parts.push(MovedPart {
+                message: Message {
+                    sequence,
+                    contents,
+                    parts,
+                },
+                lane,
+                failures: failures.collect::<Result<_, _>>()?,
+            });
+        }
+        Ok(moved)
+    }
+}
+
+/// What is applied already of a message that is to be applied in one lane: what others had of it elsewhere.
+#[derive(Default)]
+pub(super) struct Applied {
+    lanes: u32,
+    of_it: Vec<u32>,
+    pub(super) failures: Vec<(u64, Failure)>,
+}
+
+impl Applied {
+    /// An increment of the message is applied, or failed; where it names no counter, in the session's own lane.
+    pub(super) fn has(
+        &self,
+        digests: Option<Digests>,
+        session: &str,
+        increment: Option<&Increment<'_>>,
+    ) -> bool {
+        if self.of_it.is_empty() {
+            return false;
+        }
+        let digests = digests.expect("a session that was moved comes with what tells its lanes");
+        let of = increment.map_or(session, |increment| group(increment.name));
+        self.of_it.contains(&digests.lane(of, self.lanes))
+    }
+}
+
+impl Session {
+    /// All messages up to this one were applied before the session was moved here.
+    #[must_use]
+    pub fn moved_up_to(&self) -> u64 {
+        self.moved.as_ref().map_or(0, |moved| moved.up_to)
+    }
+
+    /// When it was moved here, if it was: no lane has applied anything of it before.
+    #[must_use]
+    pub fn moved_at(&self) -> Option<Millis> {
+        self.moved.as_ref().map(|moved| moved.time)
+    }
+
+    /// Parts of messages are applied whose other parts are not: how many lanes those were.
+    #[must_use]
+    pub fn torn(&self) -> Option<u32> {
+        let moved = self.moved.as_ref();
+        moved
+            .filter(|moved| !moved.parts.is_empty())
+            .map(|moved| moved.lanes)
+    }
+
+    /// What is applied already of a message.
+    pub(super) fn done(&self, sequence: u64) -> Applied {
+        let Some(moved) = self.moved.as_ref() else {
+            return Applied::default();
+        };
+        let of_it = moved.parts.iter();
+        let of_it = of_it.filter(|part| part.message.sequence == sequence);
+        let mut done = Applied {
+            lanes: moved.lanes,
+            ..Applied::default()
+        };
+        for part in of_it {
+            done.of_it.push(part.lane);
+            let failures = part.failures.iter();
+            done.failures
+                .extend(failures.map(|failure| (sequence, *failure)));
+        }
+        done
+    }
+
+    /// A message that was applied before the session was moved here may be this one, and what failed of it; `None` where it
+    /// is another.
+    #[must_use]
+    pub fn moved_message(&self, sequence: u64, contents: u64) -> Option<Vec<(u64, Failure)>> {
+        let same = self.is_same(sequence, contents, true);
+        same.then(|| self.failures(|at| at == sequence))
+    }
+
+    /// The whole of what so many lanes have of a session, each with its number.
+    #[must_use]
+    pub fn gather(of: &[(u32, Self)], lanes: u32, time: Millis) -> Self {
+        let rows: Vec<_> = of.iter().map(|(_, row)| row.clone()).collect();
+        let (applied, failures) = Self::merge(&rows);
+        let acknowledged = rows.iter().map(|row| row.acknowledged).max();
+        let acknowledged = acknowledged.unwrap_or(0);
+        let messages = rows.iter().flat_map(|row| &row.messages);
+        // Of one that is in one lane the contents are known as a whole.
+        let whole = messages.filter(|message| {
+            message.parts == 1 && (acknowledged + 1..=applied).contains(&message.sequence)
+        });
+        let mut whole: Vec<_> = whole.copied().collect();
+        whole.sort_unstable();
+        let mut parts = Vec::new();
+        for (lane, row) in of {
+            let later = row.messages.iter();
+            for message in later.filter(|message| message.sequence > applied) {
+                let failures = row.failures(|at| at == message.sequence);
+                parts.push(MovedPart {
+                    message: *message,
+                    lane: *lane,
+                    failures: failures.into_iter().map(|(_, failure)| failure).collect(),
+                });
+            }
+        }
+        parts.sort_unstable_by_key(|part| (part.message.sequence, part.lane));
+        Self {
+            used: rows.iter().map(|row| row.used).max().unwrap_or(0),
+            applied,
+            acknowledged,
+            messages: whole.into(),
+            failures: failures.into(),
+            moved: Some(Box::new(Moved {
+                up_to: applied,
+                time,
+                lanes,
+                parts,
+            })),
+        }
+    }
+
+    /// What each of so many lanes has of a session that is moved there at a time, given its whole. These are the lanes that
+    /// its parts were in, where there are any.
+    #[must_use]
+    pub fn spread(
+        &self,
+        id: &SessionId,
+        digests: Digests,
+        lanes: u32,
+        time: Millis,
+    ) -> Vec<(u32, Self)> {
+        let home = Self {
+            used: self.used,
+            applied: 0,
+            acknowledged: self.acknowledged,
+            messages: self.messages.clone(),
+            failures: self.failures.clone(),
+            moved: Some(Box::new(Moved {
+                up_to: self.applied,
+                time,
+                ..Moved::default()
+            })),
+        };
+        let mut rows = BTreeMap::from([(digests.lane(id, lanes), home)]);
+        let parts = self.moved.iter().flat_map(|moved| &moved.parts);
+        for part in parts {
+            let row = rows.entry(part.lane).or_insert_with(|| Self {
+                acknowledged: self.acknowledged,
+                ..Self::default()
+            });
+            let sequence = part.message.sequence;
+            let failures = part.failures.iter().map(|failure| (sequence, *failure));
+            let failures: Vec<_> = failures.collect();
+            row.advance(part.message, &failures, self.used);
+        }
+        rows.into_iter().collect()
+    }
+
+    /// What has to be the same of a session's whole in two stores.
+    #[must_use]
+    pub fn essence(&self) -> Vec<u8> {
+        let parts = self.moved.iter().flat_map(|moved| moved.parts.clone());
+        let essence = Self {
+            used: 0,
+            moved: Some(Box::new(Moved {
+                parts: parts.collect(),
+                ..Moved::default()
+            })),
+            ..self.clone()
+        };
+        essence.encode()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(sequence: u64, parts: u32) -> Message {
+        Message {
+            sequence,
+            contents: sequence * 10,
+            parts,
+        }
+    }
+
+    /// What several lanes have of a session is the same whole after it was spread over the same lanes again, and what is
+    /// torn of it is in the lanes that it was in.
+    #[test]
+    fn a_session_that_is_gathered_and_spread_is_the_same() {
+        let digests = Digests::new([3; 16]);
+        let id: SessionId = "meter-7".into();
+        let failure = Failure {
+            index: 3,
+            refusal: super::super::Refusal::OutOfRange { value: 1, delta: 2 },
+        };
+        let mut one = Session::default();
+        one.advance(message(3, 1), &[(3, failure)], 50);
+        one.advance(message(4, 2), &[], 50);
+        one.advance(message(6, 2), &[(6, failure)], 60);
+        one.acknowledge(2);
+        let mut other = Session::default();
+        other.advance(message(4, 2), &[], 55);
+        let home = digests.lane(&id, 256);
+        for lanes in [
+            [(home, one.clone()), (9, other.clone())],
+            [(9, one), (home, other)],
+        ] {
+            let whole = Session::gather(&lanes, 256, 100);
+            assert_eq!((whole.applied, whole.acknowledged, whole.used), (4, 2, 60));
+            assert_eq!(whole.torn(), Some(256));
+            assert_eq!(Session::decode(&whole.encode()), Ok(whole.clone()));
+            assert_eq!(whole.moved_message(3, 30), Some(vec![(3, failure)]));
+            assert_eq!(whole.moved_message(3, 31), None, "other contents");
+            assert_eq!(whole.moved_message(4, 77), Some(vec![]), "unknown contents");
+            assert_eq!(whole.moved_message(5, 50), None);
+
+            let spread = whole.spread(&id, digests, 256, 200);
+            for (_, row) in &spread {
+                assert_eq!(Session::decode(&row.encode()).as_ref(), Ok(row));
+            }
+            let again = Session::gather(&spread, 256, 300);
+            assert_eq!(again.essence(), whole.essence());
+            let rows: Vec<_> = spread.iter().map(|(_, row)| row.clone()).collect();
+            assert_eq!(Session::merge(&rows), (4, vec![(3, failure)]));
+            let at = spread.iter().filter_map(|(_, row)| row.moved_at());
+            assert_eq!(
+                at.collect::<Vec<_>>(),
+                [200],
+                "the session's own lane tells"
+            );
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What was remembered in one store, in another.
+
+use super::*;
+
+const LANES: u32 = 4;
+
+/// A lane that begins where others were, with what they remembered and counted.
+fn arrived(from: &[&Lane], before: Option<Arc<Before>>) -> Lane {
+    let mut lane = Lane::new(bounds());
+    let heads = from.iter().map(|lane| lane.stored.head);
+    lane.stored.head = Head {
+        seq: 1,
+        ..heads.max_by_key(|head| head.time).expect("one")
+    };
+    for other in from {
+        lane.stored.counters.extend(other.stored.counters.clone());
+        lane.now = lane.now.max(other.now);
+    }
+    lane.restart();
+    let state = lane.stored.load(bounds());
+    lane.state = state.moved_here(digests(), before);
+    lane
+}
+
+/// Ids that came from elsewhere are answered as they were, by every lane, until they are too old to count again.
+#[test]
+fn ids_from_elsewhere_are_known_until_they_are_too_old() {
+    let mut old = Lane::new(bounds());
+    let first = old.one(named("one", None, add("a/x", 5))).expect("done");
+    let timed = named("two", Some(START), add("a/x", 1));
+    old.one(timed).expect("done");
+    let before = Before::new(old.stored.packs.clone()).expect("what was stored");
+    let before = Arc::new(before);
+    let mut lanes = [0; 3].map(|_| arrived(&[&old], Some(before.clone())));
+    drop(before);
+    for lane in &mut lanes {
+        let again = lane.one(named("one", None, add("a/x", 5)));
+        assert_eq!(again, Ok((first.0.clone(), first.1, true)));
+        let other = lane.one(named("one", None, add("a/x", 6)));
+        assert_eq!(other, Err(Refused::IdReused));
+        assert_eq!(lane.value("a/x"), 6);
+    }
+    let lane = &mut lanes[0];
+    // As far as the clock tells it may be forgotten; it was set, and less than that has passed.
+    lane.set_clock(HORIZON + 2 * SKEW);
+    let again = lane.one(named("one", None, add("a/x", 5)));
+    assert!(again.expect("it is known").2);
+    lane.now += HORIZON;
+    let new = lane.one(named("one", None, add("a/x", 5))).expect("done");
+    assert_eq!((value(&new.0), new.2), (11, false), "it is forgotten");
+    let refused = lane.one(named("two", Some(START), add("a/x", 1)));
+    assert!(
+        matches!(refused, Err(Refused::TooOld { .. })),
+        "{refused:?}"
+    );
+}
+
+type Messages = Vec<Vec<(u8, i8)>>;
+
+fn increments<'a>(message: impl IntoIterator<Item = &'a (u8, i8)>) -> Increments {
+    let mut increments = Increments::default();
+    for (group, delta) in message {
+        increments.push(&format!("{group}/x"), (*delta).into(), Limits::default());
+    }
+    increments
+}
+
+fn record(sequence: u64, follows: Follows, increments: Increments) -> Request {
+    Request {
+        id: None,
+        operation: Operation::Record(Record {
+            session: "meter-7".into(),
+            time: START,
+            sequence,
+            acknowledged: 0,
+            follows,
+            contents: digests().message(&increments),
+            increments,
+        }),
+    }
+}
+
+/// What a lane gets of the messages, each with its number.
+fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
+    let of = |group: u8| digests().lane(&group.to_string(), LANES);
+    let mut previous = None;
+    let mut parts = Vec::new();
+    for (sequence, message) in (1..).zip(messages) {
+        let mut lanes: Vec<_> = message.iter().map(|(group, _)| of(*group)).collect();
+        let here = message.iter().filter(|(group, _)| of(*group) == lane);
+        let indices = (0..).zip(&lanes).filter(|(_, of)| **of == lane);
+        let indices: Box<[u32]> = indices.map(|(index, _)| index).collect();
+        let increments = increments(here);
+        if increments.is_empty() {
+            continue;
+        }
+        lanes.sort_unstable();
+        lanes.dedup();
+        let part = Part {
+            previous: previous.replace(sequence),
+            parts: u32::try_from(lanes.len()).expect("few"),
+            indices: if lanes.len() == 1 { [].into() } else { indices },
+        };
+        parts.push((
+            sequence,
+            record(sequence, Follows::InLane(part), increments),
+        ));
+    }
+    parts
+}
+
+proptest! {
+    /// However far each lane has come with a session, it goes on in one lane, and in several again: each message is applied
+    /// once, and none is skipped.
+    #[test]
+    fn a_torn_session_is_completed(
+        messages in prop::collection::vec(prop::collection::vec((0..8_u8, any::<i8>()), 1..6), 1..8),
+        reached in prop::collection::vec(0..8_usize, LANES as usize),
+    ) {
+        let id: SessionId = "meter-7".into();
+        let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+        for (group, delta) in messages.iter().flatten() {
+            *expected.entry(format!("{group}/x")).or_default() += i64::from(*delta);
+        }
+        let mut lanes: Vec<Lane> = (0..LANES).map(|_| Lane::new(bounds())).collect();
+        for ((number, lane), reached) in (0..).zip(&mut lanes).zip(reached) {
+            for (_, part) in parts(&messages, number).into_iter().take(reached) {
+                lane.one(part).expect("in order");
+            }
+        }
+        let row = |(number, lane): (u32, &Lane)| {
+            let row = lane.stored.sessions.get(&id)?;
+            Some((number, Session::decode(row).expect("what was stored")))
+        };
+        let rows: Vec<_> = (0..).zip(&lanes).filter_map(row).collect();
+        let whole = Session::gather(&rows, LANES, START);
+
+        // In one lane, by a client that knows of nothing.
+        let all: Vec<_> = lanes.iter().collect();
+        let mut one = arrived(&all, None);
+        one.stored.sessions.insert(id.clone(), whole.encode());
+        one.state = one.stored.load(bounds()).moved_here(digests(), None);
+        for (sequence, message) in (1..).zip(&messages) {
+            let request = record(sequence, Follows::TheOneBefore, increments(message));
+            prop_assert!(one.one(request).is_ok());
+        }
+        // In several again, where what is whole is answered before it comes to them.
+        let mut spread: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
+        for (number, row) in whole.spread(&id, digests(), LANES, START) {
+            let lane = &mut spread[number as usize];
+            lane.stored.sessions.insert(id.clone(), row.encode());
+            lane.state = lane.stored.load(bounds()).moved_here(digests(), None);
+        }
+        let moved = whole.moved_up_to();
+        for (number, lane) in (0..).zip(&mut spread) {
+            for (sequence, mut part) in parts(&messages, number) {
+                if sequence <= moved {
+                    continue;
+                }
+                // Who takes messages apart does not know of those that did not come to it.
+                if let Operation::Record(Record { follows: Follows::InLane(part), .. }) = &mut part.operation {
+                    part.previous = part.previous.filter(|previous| *previous > moved);
+                }
+                prop_assert!(lane.one(part).is_ok());
+            }
+        }
+        let found = |lanes: &[Lane]| -> BTreeMap<String, i64> {
+            let names = lanes.iter().flat_map(|lane| lane.stored.counters.keys());
+            let value = |name: &Arc<str>| lanes.iter().map(|lane| lane.value(name)).sum();
+            names.map(|name| (name.to_string(), value(name))).collect()
+        };
+        prop_assert_eq!(&found(&[one]), &expected);
+        prop_assert_eq!(&found(&spread), &expected);
+    }
+}

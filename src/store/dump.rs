@@ -1,0 +1,115 @@
+//! What a store holds, but for its counters: on its way to another store, which has other lanes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::{Corrupt, Digests, Millis, Pack, PackEntry, Session, SessionId};
+
+/// What a store held at one moment.
+#[derive(Debug)]
+pub(super) struct Dump {
+    /// Its key goes along, so that ids stay known.
+    pub(super) digests: Digests,
+    /// How many lanes it had.
+    pub(super) lanes: u32,
+    /// Every change had a revision up to this.
+    pub(super) revision: i64,
+    /// Of the counters deleted up to this revision some may have no row any more.
+    pub(super) forgotten: i64,
+    /// That of the lane that is furthest, as the two that follow.
+    pub(super) time: Millis,
+    pub(super) horizon: Millis,
+    pub(super) session_horizon: Millis,
+    /// Request ids, in the order of their revisions.
+    pub(super) packs: Vec<Remembered>,
+    /// Each as a whole, in the order of their ids.
+    pub(super) sessions: Vec<(SessionId, Session)>,
+}
+
+/// The request ids of one batch.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered {
+    pub(super) time: Millis,
+    /// The revision before its first place.
+    pub(super) base: i64,
+    pub(super) places: u32,
+    pub(super) ids: Arc<[u8]>,
+}
+
+impl Remembered {
+    /// As a lane takes it, which does not know the batch's number.
+    pub(super) fn pack(&self) -> Pack {
+        Pack {
+            seq: 0,
+            time: self.time,
+            base: self.base,
+            ids: self.ids.clone(),
+        }
+    }
+}
+
+/// What has to be the same on both sides of a move. Counters come in the order of their names, and then the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Counters that are there.
+    pub counters: u64,
+    /// Of all their values.
+    pub sum: i128,
+    /// Request ids that are remembered.
+    pub ids: u64,
+    /// Sessions that are remembered.
+    pub sessions: u64,
+    /// Of every name, value, revision, answer and session.
+    pub check: u32,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        Self {
+            counters: 0,
+            sum: 0,
+            ids: 0,
+            sessions: 0,
+            check: 0,
+        }
+    }
+
+    pub(super) fn counter(&mut self, digests: Digests, name: &str, value: i64, revision: i64) {
+        self.counters += 1;
+        self.sum += i128::from(value);
+        let numbers = [value, revision].map(i64::to_le_bytes);
+        self.add(digests, &[name.as_bytes(), numbers.as_flattened()]);
+    }
+
+    /// # Errors
+    /// Where a pack is none.
+    pub(super) fn rest(&mut self, dump: &Dump) -> Result<(), Corrupt> {
+        for pack in &dump.packs {
+            self.ids += PackEntry::read_all(&pack.ids)?.len() as u64;
+            self.add(dump.digests, &[&pack.base.to_le_bytes(), &pack.ids]);
+        }
+        for (id, session) in &dump.sessions {
+            self.sessions += 1;
+            self.add(dump.digests, &[id.as_bytes(), &session.essence()]);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, digests: Digests, parts: &[&[u8]]) {
+        let before = self.check.to_le_bytes();
+        let parts: Vec<_> = std::iter::once(&before[..])
+            .chain(parts.iter().copied())
+            .collect();
+        self.check = digests.check(&parts);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "counters={} sum={} ids={} sessions={} check={:08x}",
+            self.counters, self.sum, self.ids, self.sessions, self.check
+        )
+    }
+}

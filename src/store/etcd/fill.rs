@@ -1,0 +1,320 @@
+//! Writes what another store held under a prefix that is empty.
+//!
+//! That takes many transactions. The row that says what the data are comes first and says that they are incomplete, so that no
+//! node begins with them; it is put right last. Each transaction compares it, so that a copy which was held up somewhere
+//! cannot land later. Who finds data of the same key that are incomplete goes on by beginning anew.
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::time::{Duration, Instant, sleep};
+use uuid::Uuid;
+
+use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, get, prefix, put};
+use super::rows::{self, FORMAT_MOVED, LANES, Layout};
+use super::{OpenError, kv, meta};
+use crate::model::group;
+use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
+use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
+use crate::store::Row;
+use crate::store::dump::Dump;
+use crate::store::tools::ToolError;
+
+/// What one transaction, or one row of ids, holds: etcd takes 1.5 MiB by default.
+const MAX_BYTES: usize = 512 << 10;
+/// For one answer, and until it is given up.
+const ANSWER: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Where data are in etcd.
+#[derive(Clone)]
+pub struct Place {
+    /// How it is reached.
+    pub client: Client,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Operations that etcd takes in one transaction.
+    pub max_operations: usize,
+}
+
+/// Data that are being written.
+pub(in crate::store) struct Filling {
+    place: Place,
+    layout: Layout,
+    meta: Meta,
+    /// The revision that the row which says so was last changed at.
+    guard: i64,
+    operations: Vec<RequestOp>,
+    bytes: usize,
+    /// By lane, the revision of the last counter that is gone without a row.
+    forgotten: Vec<i64>,
+}
+
+impl Filling {
+    /// Begins to write what a store held, whose revisions go on after a gap.
+    pub(in crate::store) async fn begin(
+        place: &Place,
+        dump: &Dump,
+        gap: i64,
+    ) -> Result<Self, ToolError> {
+        let lanes = LANES;
+        let is_foreign = |(_, session): &&(_, crate::model::Session)| {
+            session.torn().is_some_and(|of| of != lanes)
+        };
+        if let Some((id, _)) = dump.sessions.iter().find(is_foreign) {
+            return Err(ToolError::Refused(format!(
+                "session {id:?} has messages of which some parts are applied, in lanes that are not those of etcd: serve the \
+                 source until its client has sent them again"
+            )));
+        }
+        let Place { client, prefix, .. } = place;
+        let mut meta = Meta {
+            format: FORMAT_MOVED,
+            lanes,
+            key: dump.digests.key().to_vec().into(),
+            filling: true,
+            ..Meta::default()
+        };
+        let expected = expected(place, &meta).await?;
+        let key = rows::meta_key(prefix);
+        let value = rows::seal(rows::meta_digests(), &key, &meta);
+        let first = TxnRequest {
+            compare: vec![at_revision(key.clone(), expected)],
+            success: vec![put(key, value)],
+            ..TxnRequest::default()
+        };
+        let answer = client.txn(first, Instant::now() + ANSWER).await;
+        let answer = answer.map_err(|error| OpenError::Etcd(error.to_string()))?;
+        if !answer.succeeded {
+            return Err(not_empty(prefix));
+        }
+        let guard = answer.header.map_or(0, |header| header.revision);
+        // The next revision of etcd is the first of a change here.
+        let zero = Layout::new(prefix, &meta, guard).map_err(OpenError::Data)?;
+        let last = dump.revision.checked_add(gap);
+        let last = last.and_then(|last| last.checked_sub(zero.base(guard, 0)));
+        meta.revisions_before =
+            last.ok_or_else(|| ToolError::Refused("there are no revisions left".to_owned()))?;
+        let newest = dump.packs.iter().map(|pack| pack.time).max();
+        meta.before_until = newest.unwrap_or(0);
+        swap(place, &meta, guard).await?;
+        let guard = match meta::read(client, prefix).await? {
+            (Some((now, revision)), _) if now == meta => revision,
+            _ => return Err(not_empty(prefix)),
+        };
+        let mut filling = Self {
+            layout: Layout::new(prefix, &meta, guard).map_err(OpenError::Data)?,
+            place: place.clone(),
+            meta,
+            guard,
+            operations: Vec::new(),
+            bytes: 0,
+            forgotten: vec![0; lanes as usize],
+        };
+        filling.wipe().await?;
+        Ok(filling)
+    }
+
+    /// What an earlier attempt has left.
+    async fn wipe(&mut self) -> Result<(), ToolError> {
+        let layout = self.layout.clone();
+        for rows in [
+            layout.log(),
+            layout.counters(),
+            layout.all_sessions(),
+            layout.all_before(),
+        ] {
+            self.operations.push(delete_prefix(rows));
+        }
+        self.send().await
+    }
+
+    /// Writes the next counters. Those that were deleted have no rows here.
+    pub(in crate::store) async fn counters(&mut self, rows: &[Row]) -> Result<(), ToolError> {
+        for row in rows {
+            if let Some(value) = row.value {
+                let key = self.layout.counter(&row.name);
+                let revision = row.revision;
+                let sealed = self.layout.seal(&key, &Counter { value, revision });
+                self.put(key, sealed).await?;
+            } else {
+                let lane = self.layout.digests.lane(group(&row.name), LANES);
+                let forgotten = &mut self.forgotten[lane as usize];
+                *forgotten = row.revision.max(*forgotten);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all but the counters, which are written. From `forgotten` on watchers need not start afresh, unless a counter
+    /// was deleted after that.
+    pub(in crate::store) async fn rest(
+        &mut self,
+        dump: &Dump,
+        forgotten: i64,
+    ) -> Result<(), ToolError> {
+        let layout = self.layout.clone();
+        for (lane, deleted) in (0..).zip(std::mem::take(&mut self.forgotten)) {
+            // A lane goes on from its last batch, so that it has one.
+            let batch = Batch {
+                seq: 1,
+                attempt: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
+                time: dump.time,
+                ..Batch::default()
+            };
+            let head = Head {
+                seq: 1,
+                time: dump.time,
+                horizon: dump.horizon,
+                session_horizon: dump.session_horizon,
+                forget_before: 1,
+                folded: 1,
+                forgotten: forgotten.max(deleted),
+                log_from: 1,
+                open_from: 1,
+                batches: vec![batch],
+            };
+            let key = layout.head(lane);
+            let value = layout.seal(&key, &head);
+            self.put(key, value).await?;
+        }
+        for (id, session) in &dump.sessions {
+            for (lane, row) in session.spread(id, dump.digests, LANES, dump.time) {
+                let key = layout.session(lane, id);
+                let state = row.encode().into();
+                let value = layout.seal(&key, &Session { state });
+                self.put(key, value).await?;
+            }
+        }
+        let mut row = Before::default();
+        let mut index = 0;
+        for pack in &dump.packs {
+            let pack = BeforePack {
+                time: pack.time,
+                base: pack.base,
+                places: pack.places,
+                ids: Bytes::copy_from_slice(&pack.ids),
+            };
+            if !row.packs.is_empty() && row.encoded_len() + pack.encoded_len() > MAX_BYTES {
+                self.put_before(index, std::mem::take(&mut row)).await?;
+                index += 1;
+            }
+            row.packs.push(pack);
+        }
+        self.put_before(index, row).await?;
+        self.send().await
+    }
+
+    async fn put_before(&mut self, index: u32, row: Before) -> Result<(), ToolError> {
+        if row.packs.is_empty() {
+            return Ok(());
+        }
+        let key = self.layout.before(index);
+        let value = self.layout.seal(&key, &row);
+        self.put(key, value).await
+    }
+
+    /// All of it is there, and of use from now on.
+    pub(in crate::store) async fn open(mut self) -> Result<(), ToolError> {
+        self.meta.filling = false;
+        let meta = Meta {
+            filling: false,
+            ..self.meta.clone()
+        };
+        swap(&self.place, &meta, self.guard).await
+    }
+
+    async fn put(&mut self, key: Bytes, value: Bytes) -> Result<(), ToolError> {
+        let bytes = key.len() + value.len();
+        let is_full =
+            self.operations.len() >= self.place.max_operations || self.bytes + bytes > MAX_BYTES;
+        if is_full {
+            self.send().await?;
+        }
+        self.bytes += bytes;
+        self.operations.push(put(key, value));
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), ToolError> {
+        let operations = std::mem::take(&mut self.operations);
+        self.bytes = 0;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let request = TxnRequest {
+            compare: vec![at_revision(self.layout.meta(), self.guard)],
+            success: operations,
+            ..TxnRequest::default()
+        };
+        if insist(&self.place.client, request).await? {
+            return Ok(());
+        }
+        Err(ToolError::Refused(format!(
+            "somebody else has begun to write under {}",
+            self.place.prefix
+        )))
+    }
+}
+
+/// The revision of the row that says what the data are, which may be replaced: there is none, or it says that an attempt to
+/// write these data has not come to its end.
+async fn expected(place: &Place, wanted: &Meta) -> Result<i64, ToolError> {
+    let Place { client, prefix, .. } = place;
+    if let (Some((meta, revision)), _) = meta::read(client, prefix).await? {
+        let is_ours = meta.filling && meta.key == wanted.key;
+        return is_ours.then_some(revision).ok_or_else(|| not_empty(prefix));
+    }
+    let any = self::prefix(format!("{prefix}/"), 1);
+    let found = kv::read(client, vec![any]).await.map_err(OpenError::from)?;
+    let is_empty = found.ranges.iter().all(|range| range.kvs.is_empty());
+    is_empty.then_some(0).ok_or_else(|| not_empty(prefix))
+}
+
+fn not_empty(prefix: &str) -> ToolError {
+    ToolError::NotEmpty(prefix.to_owned())
+}
+
+/// Replaces the row that says what the data are, if it was last changed at a revision.
+pub(super) async fn swap(place: &Place, meta: &Meta, guard: i64) -> Result<(), ToolError> {
+    let key = rows::meta_key(&place.prefix);
+    let value = rows::seal(rows::meta_digests(), &key, meta);
+    let request = TxnRequest {
+        compare: vec![at_revision(key.clone(), guard)],
+        success: vec![put(key.clone(), value.clone())],
+        ..TxnRequest::default()
+    };
+    if insist(&place.client, request).await? {
+        return Ok(());
+    }
+    // It may have been an earlier copy of the same that has landed.
+    let found = kv::read(&place.client, vec![get(key)]).await;
+    let found = found.map_err(OpenError::from)?;
+    let row = found.ranges.first().and_then(|range| range.kvs.first());
+    if row.is_some_and(|row| row.value == value) {
+        return Ok(());
+    }
+    Err(ToolError::Refused(format!(
+        "somebody else has changed {}/meta meanwhile",
+        place.prefix
+    )))
+}
+
+/// Carries out a transaction that may be carried out twice; `false` where its comparison has failed.
+async fn insist(client: &Client, request: TxnRequest) -> Result<bool, ToolError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = client.txn(request.clone(), Instant::now() + ANSWER).await;
+        match answer {
+            Ok(answer) => return Ok(answer.succeeded),
+            Err(error) if error.is_passing() && Instant::now() < end => sleep(PAUSE).await,
+            Err(error) => {
+                let hint = match error.outcome {
+                    Outcome::Definite(Refusal::TooManyOperations) => " (--etcd-max-txn-ops)",
+                    _ => "",
+                };
+                return Err(OpenError::Etcd(format!("{error}{hint}")).into());
+            }
+        }
+    }
+}

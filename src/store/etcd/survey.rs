@@ -1,0 +1,314 @@
+//! Everything that is under a prefix, read and checked as it was at one revision of etcd, whoever goes on writing.
+//!
+//! A backup takes what it gives; a check what it finds wrong.
+
+mod lanes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::client::{prefix_end, range};
+use super::kv::{self, Kv, ReadError};
+use super::rows::Layout;
+use super::{BEFORE_LATEST, OpenError, meta};
+use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::{self as stored, Meta};
+use crate::store::dump::{Dump, Remembered};
+use crate::store::tools::{Answers, Report, ToolError};
+use crate::store::{LaneNumber, Row};
+use lanes::{Lanes, Overlay};
+
+/// Rows that are read at once. A pack, as a row of ids, is a MiB at the most.
+const ROWS: i64 = 1000;
+const PACKS: i64 = 16;
+
+/// What is under a prefix.
+pub(in crate::store) struct Survey<K> {
+    kv: K,
+    layout: Layout,
+    pub(in crate::store) meta: Meta,
+    revision: i64,
+    pub(in crate::store) report: Report,
+    answers: Answers,
+    overlay: Overlay,
+}
+
+impl<K: Kv> Survey<K> {
+    /// Begins, at a revision that is after this was called.
+    pub(in crate::store) async fn begin(kv: K, prefix: &str) -> Result<Self, ToolError> {
+        let (Some((meta, meta_revision)), revision) = meta::read(&kv, prefix).await? else {
+            let problem = format!("there are no counters under {prefix}");
+            return Err(ToolError::Refused(problem));
+        };
+        let layout = Layout::new(prefix, &meta, meta_revision).map_err(OpenError::Data)?;
+        let report = Report {
+            revision: layout.end(revision),
+            ..Report::default()
+        };
+        Ok(Self {
+            kv,
+            layout,
+            meta,
+            revision,
+            report,
+            answers: Answers::new(),
+            overlay: Overlay::default(),
+        })
+    }
+
+    /// Reads all but the counters.
+    pub(in crate::store) async fn dump(&mut self) -> Result<Dump, ToolError> {
+        let mut lanes = Lanes::new(&self.layout);
+        let mut heads = self.pages(self.layout.heads(), ROWS);
+        let mut packs = self.pages(self.layout.all_packs(), PACKS);
+        let problems = &mut self.report.problems;
+        while let Some(page) = heads.next(&self.kv).await? {
+            for row in &page {
+                lanes.head(row, problems);
+            }
+        }
+        while let Some(page) = packs.next(&self.kv).await? {
+            for row in &page {
+                lanes.pack(row, problems);
+            }
+        }
+        let found = lanes.end(problems);
+        (self.overlay, self.answers) = (found.overlay, found.answers);
+        let mut dump = Dump {
+            digests: self.layout.digests,
+            lanes: self.layout.lanes,
+            revision: self.report.revision,
+            forgotten: found.forgotten,
+            time: found.time,
+            horizon: found.horizon,
+            session_horizon: found.session_horizon,
+            packs: found.packs,
+            sessions: Vec::new(),
+        };
+        let before = self.before(&mut dump).await?;
+        self.report.ids = found.ids + before;
+        dump.packs.sort_by_key(|pack| pack.base);
+        dump.sessions = self.sessions(dump.time).await?;
+        self.report.sessions = dump.sessions.len() as u64;
+        Ok(dump)
+    }
+
+    /// Reads the ids that came from elsewhere, and gives how many they are. Those that nobody needs any more stay where they are.
+    async fn before(&mut self, dump: &mut Dump) -> Result<u64, ToolError> {
+        let mut count = 0;
+        let mut pages = self.pages(self.layout.all_before(), PACKS);
+        while let Some(page) = pages.next(&self.kv).await? {
+            for row in &page {
+                let of_it = remembered(&self.layout, row);
+                let Some(of_it) = note(&row.key, of_it, &mut self.report.problems) else {
+                    continue;
+                };
+                for pack in of_it {
+                    let entries = PackEntry::read_all(&pack.ids);
+                    let entries = note(&row.key, entries, &mut self.report.problems);
+                    if pack.time + BEFORE_LATEST <= dump.horizon {
+                        continue;
+                    }
+                    for entry in entries.unwrap_or_default() {
+                        count += 1;
+                        let at = pack.base + i64::from(entry.place);
+                        self.answers.insert(at, entry.done);
+                    }
+                    dump.packs.push(pack);
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Reads all sessions, each as a whole, in the order of their ids.
+    async fn sessions(&mut self, time: Millis) -> Result<Vec<(SessionId, Session)>, ToolError> {
+        let mut states = std::mem::take(&mut self.overlay.sessions);
+        let all = self.layout.all_sessions();
+        let mut pages = self.pages(all.clone(), ROWS);
+        let problems = &mut self.report.problems;
+        while let Some(page) = pages.next(&self.kv).await? {
+            for row in &page {
+                let place = self.layout.lane_of(&row.key, &all);
+                let place = place.ok_or(Corrupt("its key names no session"));
+                let opened = self.layout.open::<stored::Session>(row);
+                let both = place.and_then(|place| Ok((place, opened?)));
+                if let Some(((lane, id), session)) = note(&row.key, both, problems) {
+                    let id = id.to_owned();
+                    // What the log has is newer.
+                    states.entry((id, lane)).or_insert(session.state);
+                }
+            }
+        }
+        let mut of_ids: BTreeMap<String, Vec<(LaneNumber, Session)>> = BTreeMap::new();
+        for ((id, lane), state) in states {
+            if state.is_empty() {
+                continue;
+            }
+            let key = self.layout.session(lane, &id);
+            if let Some(session) = note(&key, Session::decode(&state), problems) {
+                of_ids.entry(id).or_default().push((lane, session));
+            }
+        }
+        let lanes = self.layout.lanes;
+        let whole = |(id, rows): (String, Vec<_>)| {
+            let session = Session::gather(&rows, lanes, time);
+            (SessionId::from(id), session)
+        };
+        Ok(of_ids.into_iter().map(whole).collect())
+    }
+
+    /// Reads the counters, after the rest, those that were deleted too, in the order of their names. They are counted, and
+    /// what is wrong with them is noted.
+    pub(in crate::store) async fn counters(
+        &mut self,
+        mut each: impl FnMut(&[Row]) -> Result<(), ToolError>,
+    ) -> Result<(), ToolError> {
+        let mut newer: VecDeque<Row> = std::mem::take(&mut self.overlay.counters)
+            .into_iter()
+            .map(|(name, (value, revision))| Row {
+                name,
+                value,
+                revision,
+            })
+            .collect();
+        let mut pages = self.pages(self.layout.counters(), ROWS);
+        loop {
+            let page = pages.next(&self.kv).await?;
+            let is_last = page.is_none();
+            let mut rows = Vec::new();
+            for row in page.unwrap_or_default() {
+                let row = note(&row.key, self.row(&row), &mut self.report.problems);
+                let Some(row) = row else { continue };
+                while newer.front().is_some_and(|newer| newer.name < row.name) {
+                    rows.extend(newer.pop_front());
+                }
+                let is_newer = newer.front().is_some_and(|newer| newer.name == row.name);
+                let latest = if is_newer { newer.pop_front() } else { None };
+                match latest {
+                    Some(newer) if newer.revision < row.revision => {
+                        let problem = format!("counter {:?} is ahead of its lane's log", row.name);
+                        self.report.problems.push(problem);
+                    }
+                    Some(newer) => rows.push(newer),
+                    None => rows.push(row),
+                }
+            }
+            if is_last {
+                rows.extend(newer.drain(..));
+            }
+            for row in &rows {
+                self.report
+                    .take(&self.answers, &row.name, row.value, row.revision);
+            }
+            each(&rows)?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn row(&self, row: &KeyValue) -> Result<Row, Corrupt> {
+        let name = self.layout.name(&row.key);
+        let name = name.filter(|name| check_name(name).is_ok());
+        let name = name.ok_or(Corrupt("its key names no counter"))?;
+        let counter: stored::Counter = self.layout.open(row)?;
+        Ok(Row {
+            name: name.into(),
+            value: Some(counter.value),
+            revision: counter.revision,
+        })
+    }
+
+    fn pages(&self, prefix: Bytes, limit: i64) -> Pages {
+        Pages::new(prefix, limit, self.revision)
+    }
+}
+
+/// The ids that data have which came from elsewhere, for the lanes of a node to share.
+pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, ReadError> {
+    let failed = |error: Corrupt| ReadError::Failed(error.to_string().into());
+    let mut packs = Vec::new();
+    // They do not change.
+    let mut pages = Pages::new(layout.all_before(), PACKS, 0);
+    while let Some(page) = pages.read(kv).await? {
+        for row in &page {
+            let of_it = remembered(layout, row).map_err(failed)?;
+            packs.extend(of_it.iter().map(Remembered::pack));
+        }
+    }
+    Before::new(packs).map_err(failed)
+}
+
+fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
+    let before: stored::Before = layout.open(row)?;
+    let packs = before.packs.into_iter().map(|pack| Remembered {
+        time: pack.time,
+        base: pack.base,
+        places: pack.places,
+        ids: Arc::from(&*pack.ids),
+    });
+    Ok(packs.collect())
+}
+
+/// Notes what is wrong with a row.
+fn note<T>(key: &[u8], read: Result<T, Corrupt>, problems: &mut Vec<String>) -> Option<T> {
+    let name = || String::from_utf8_lossy(key).into_owned();
+    read.map_err(|Corrupt(what)| problems.push(format!("{}: {what}", name())))
+        .ok()
+}
+
+/// The rows with a prefix, some at a time.
+struct Pages {
+    from: Vec<u8>,
+    end: Bytes,
+    limit: i64,
+    revision: i64,
+    is_done: bool,
+}
+
+impl Pages {
+    fn new(prefix: Bytes, limit: i64, revision: i64) -> Self {
+        Self {
+            end: prefix_end(&prefix),
+            from: prefix.into(),
+            limit,
+            revision,
+            is_done: false,
+        }
+    }
+
+    async fn next(&mut self, kv: &impl Kv) -> Result<Option<Vec<KeyValue>>, ToolError> {
+        self.read(kv).await.map_err(|error| match error {
+            ReadError::Compacted => ToolError::Refused(
+                "it took longer than etcd keeps its history, a minute where nodes are at work; try it when less is going on"
+                    .to_owned(),
+            ),
+            error => OpenError::from(error).into(),
+        })
+    }
+
+    async fn read(&mut self, kv: &impl Kv) -> Result<Option<Vec<KeyValue>>, ReadError> {
+        if self.is_done {
+            return Ok(None);
+        }
+        let mut request = range(self.from.clone(), self.end.clone(), self.limit);
+        request.revision = self.revision;
+        let found = kv::read(kv, vec![request]).await?;
+        let found = found.ranges.into_iter().next().unwrap_or_default();
+        self.is_done = !found.more;
+        if let Some(last) = found.kvs.last() {
+            self.from = last.key.to_vec();
+            self.from.push(0);
+        }
+        Ok(Some(found.kvs))
+    }
+}
+
+/// A counter's lane.
+fn lane_of(layout: &Layout, name: &str) -> LaneNumber {
+    layout.digests.lane(group(name), layout.lanes)
+}

@@ -1,0 +1,226 @@
+//! The logs of all lanes: whether each is without a gap, and what it says.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::rows::{self, Layout};
+use super::{lane_of, note};
+use crate::model::{Corrupt, Millis, PackEntry, check_name};
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::{Batch, Head, Pack};
+use crate::store::LaneNumber;
+use crate::store::dump::Remembered;
+use crate::store::tools::Answers;
+
+/// What logs have that is newer than the rows.
+#[derive(Default)]
+pub(super) struct Overlay {
+    /// Counters, each with its revision.
+    pub(super) counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
+    /// Sessions by their ids and lanes; empty where they were forgotten.
+    pub(super) sessions: BTreeMap<(String, LaneNumber), Bytes>,
+}
+
+/// What all logs say.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) overlay: Overlay,
+    pub(super) packs: Vec<Remembered>,
+    pub(super) answers: Answers,
+    pub(super) ids: u64,
+    pub(super) forgotten: i64,
+    pub(super) time: Millis,
+    pub(super) horizon: Millis,
+    pub(super) session_horizon: Millis,
+}
+
+/// A log, as far as it was read.
+struct Log {
+    head: Head,
+    row_revision: i64,
+    /// The first batch that is there.
+    first: Option<u64>,
+    /// The last batch so far, and its revision and time.
+    seq: u64,
+    revision: i64,
+    time: Millis,
+    ids: HashSet<[u8; 16]>,
+}
+
+/// All logs: the heads come first, and then the packs in the order of their keys.
+pub(super) struct Lanes<'a> {
+    layout: &'a Layout,
+    logs: BTreeMap<LaneNumber, Log>,
+    found: Found,
+}
+
+impl<'a> Lanes<'a> {
+    pub(super) fn new(layout: &'a Layout) -> Self {
+        Self {
+            layout,
+            logs: BTreeMap::new(),
+            found: Found::default(),
+        }
+    }
+
+    pub(super) fn head(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
+        let lane = self.layout.lane_of_head(&row.key);
+        let lane = lane.ok_or(Corrupt("its key names no lane"));
+        let read = lane.and_then(|lane| Ok((lane, self.layout.open::<Head>(row)?)));
+        let Some((lane, head)) = note(&row.key, read, problems) else {
+            return;
+        };
+        let fits = head.folded <= head.seq
+            && head.forget_before <= head.seq + 1
+            && head.horizon <= head.time
+            && head.log_from <= head.open_from
+            && head.open_from <= head.seq + 1
+            && head.forgotten <= self.layout.end(row.mod_revision);
+        if !fits {
+            problems.push(format!("lane {lane:04x}: its head does not fit together"));
+        }
+        let found = &mut self.found;
+        found.forgotten = found.forgotten.max(head.forgotten);
+        found.time = found.time.max(head.time);
+        found.horizon = found.horizon.max(head.horizon);
+        found.session_horizon = found.session_horizon.max(head.session_horizon);
+        let log = Log {
+            head,
+            row_revision: row.mod_revision,
+            first: None,
+            seq: 0,
+            revision: i64::MIN,
+            time: Millis::MIN,
+            ids: HashSet::new(),
+        };
+        self.logs.insert(lane, log);
+    }
+
+    pub(super) fn pack(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
+        let all = self.layout.all_packs();
+        let place = self.layout.lane_of(&row.key, &all);
+        let place = place.and_then(|(lane, seq)| Some((lane, u64::from_str_radix(seq, 16).ok()?)));
+        let place = place.ok_or(Corrupt("its key names no pack"));
+        let read = place.and_then(|place| Ok((place, self.layout.open::<Pack>(row)?)));
+        let Some(((lane, first), pack)) = note(&row.key, read, problems) else {
+            return;
+        };
+        let Some(log) = self.logs.get_mut(&lane) else {
+            problems.push(format!("lane {lane:04x}: there is a pack and no head"));
+            return;
+        };
+        if pack.batches.first().map(|batch| batch.seq) != Some(first) {
+            problems.push(format!("lane {lane:04x}: pack {first} begins with another"));
+        }
+        for batch in &pack.batches {
+            if batch.seq >= log.head.open_from {
+                let seq = batch.seq;
+                problems.push(format!(
+                    "lane {lane:04x}: batch {seq} is in a pack too soon"
+                ));
+            }
+            let taken = take(
+                self.layout,
+                lane,
+                log,
+                &mut self.found,
+                batch,
+                row.mod_revision,
+            );
+            note(&row.key, taken, problems);
+        }
+    }
+
+    pub(super) fn end(mut self, problems: &mut Vec<String>) -> Found {
+        for (lane, mut log) in self.logs {
+            let batches = std::mem::take(&mut log.head.batches);
+            for batch in &batches {
+                let revision = log.row_revision;
+                let taken = take(
+                    self.layout,
+                    lane,
+                    &mut log,
+                    &mut self.found,
+                    batch,
+                    revision,
+                );
+                note(&self.layout.head(lane), taken, problems);
+            }
+            let needed = log.head.forget_before.min(log.head.folded + 1).max(1);
+            let begins = log.first.is_some_and(|first| first <= needed);
+            if log.seq != log.head.seq || !begins {
+                problems.push(format!(
+                    "lane {lane:04x}: its log is from batch {} to {}, and should be from {needed} to {}",
+                    log.first.unwrap_or(0),
+                    log.seq,
+                    log.head.seq
+                ));
+            }
+            self.found.ids += log.ids.len() as u64;
+        }
+        self.found
+    }
+}
+
+/// Takes in the next batch of a log.
+fn take(
+    layout: &Layout,
+    lane: LaneNumber,
+    log: &mut Log,
+    found: &mut Found,
+    batch: &Batch,
+    row_revision: i64,
+) -> Result<(), Corrupt> {
+    let base = layout.base_of(batch, row_revision);
+    let follows = log.first.is_none() || batch.seq == log.seq + 1;
+    let is_later = base >= log.revision && batch.time >= log.time;
+    log.first.get_or_insert(batch.seq);
+    log.seq = batch.seq;
+    log.revision = base + i64::from(batch.places);
+    log.time = batch.time;
+    if !follows {
+        return Err(Corrupt("a batch is missing before one of its own"));
+    }
+    if !is_later || batch.etcd_revision > row_revision {
+        return Err(Corrupt("a batch goes back behind the one before it"));
+    }
+    for change in rows::changes(batch)? {
+        if check_name(&change.name).is_err() || lane_of(layout, &change.name) != lane {
+            return Err(Corrupt("a batch has changed what is none of its lane's"));
+        }
+        if change.place > batch.places {
+            return Err(Corrupt("a change is behind its batch"));
+        }
+        if batch.seq > log.head.folded {
+            let revision = base + i64::from(change.place);
+            let latest = (change.value, revision);
+            found.overlay.counters.insert(change.name, latest);
+        }
+    }
+    if batch.seq > log.head.folded {
+        for session in &batch.sessions {
+            let key = (session.id.clone(), lane);
+            found.overlay.sessions.insert(key, session.state.clone());
+        }
+    }
+    if batch.seq < log.head.forget_before || batch.ids.is_empty() {
+        return Ok(());
+    }
+    for entry in PackEntry::read_all(&batch.ids)? {
+        if entry.place > batch.places || !log.ids.insert(entry.digest) {
+            return Err(Corrupt("a batch has an id twice, or out of place"));
+        }
+        found
+            .answers
+            .insert(base + i64::from(entry.place), entry.done);
+    }
+    found.packs.push(Remembered {
+        time: batch.time,
+        base,
+        places: batch.places,
+        ids: Arc::from(&*batch.ids),
+    });
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Reads all of a database, to write it elsewhere.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use super::reader::{Snapshot, Walk};
+use super::{OpenError, lock, reader, rows, schema};
+use crate::store::Row;
+use crate::store::dump::{Dump, Remembered};
+use crate::store::tools::ToolError;
+
+/// A database that is read.
+pub(in crate::store) struct Source {
+    path: PathBuf,
+    connection: Connection,
+    /// Where nobody else is to have it.
+    _lock: Option<File>,
+}
+
+/// All of it as it was at one moment.
+pub(in crate::store) struct Reading<'a> {
+    path: &'a Path,
+    snapshot: Snapshot<'a>,
+}
+
+impl Source {
+    /// A database that others may be using.
+    pub(in crate::store) fn open(path: &Path) -> Result<Self, ToolError> {
+        Ok(Self {
+            path: path.to_owned(),
+            connection: schema::open_reader(path)?,
+            _lock: None,
+        })
+    }
+
+    /// A database that this process has to itself, brought up to date.
+    pub(in crate::store) fn take(path: &Path) -> Result<Self, ToolError> {
+        if !path.exists() {
+            return Err(OpenError::Missing(path.to_owned()).into());
+        }
+        let lock = lock(path)?;
+        drop(schema::open(path)?);
+        Ok(Self {
+            _lock: Some(lock),
+            ..Self::open(path)?
+        })
+    }
+
+    /// Where its data were moved to, if they were.
+    pub(in crate::store) fn moved_to(&self) -> Result<Option<String>, ToolError> {
+        schema::moved_to(&self.connection).map_err(|error| data(&self.path, &error))
+    }
+
+    /// Nobody is to change the data any more, which are moved.
+    pub(in crate::store) fn close(self, to: &str) -> Result<(), ToolError> {
+        let (connection, _) = schema::open(&self.path)?;
+        let sql = "UPDATE meta SET value = ?1 WHERE name = 'moved_to'";
+        let closed = connection.execute(sql, params![to]);
+        closed.map_err(|error| data(&self.path, &error))?;
+        Ok(())
+    }
+
+    pub(in crate::store) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
+        let path = &*self.path;
+        let snapshot = schema::digests(&self.connection)
+            .map_err(rows::Error::from)
+            .and_then(|digests| Snapshot::of_file(&mut self.connection, digests));
+        Ok(Reading {
+            path,
+            snapshot: snapshot.map_err(|error| data(path, &error))?,
+        })
+    }
+}
+
+impl Reading<'_> {
+    /// All but the counters.
+    pub(in crate::store) fn dump(&self) -> Result<Dump, ToolError> {
+        self.try_dump().map_err(|error| data(self.path, &error))
+    }
+
+    fn try_dump(&self) -> rows::Result<Dump> {
+        let connection = self.snapshot.connection();
+        let digests = schema::digests(connection)?;
+        let mut dump = Dump {
+            digests,
+            lanes: schema::lanes(connection)?,
+            revision: self.snapshot.revision(),
+            forgotten: reader::meta(connection, "forgotten")?,
+            time: 0,
+            horizon: 0,
+            session_horizon: 0,
+            packs: Vec::new(),
+            sessions: Vec::new(),
+        };
+        reader::each_batch(connection, digests, |batch| {
+            let rows::BatchRow { head, pack } = batch?;
+            (dump.time, dump.horizon) = (head.time, head.horizon);
+            dump.session_horizon = head.session_horizon;
+            if !pack.ids.is_empty() {
+                dump.packs.push(Remembered {
+                    time: pack.time,
+                    base: pack.base,
+                    places: u32::try_from(head.revision - pack.base).unwrap_or(u32::MAX),
+                    ids: pack.ids,
+                });
+            }
+            Ok(())
+        })?;
+        let mut statement = connection.prepare(&format!("{} ORDER BY id", rows::SESSION))?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            dump.sessions.push(rows::session(digests, row)?);
+        }
+        Ok(dump)
+    }
+
+    /// The next counters after a name, those that were deleted too, in the order of their names.
+    pub(in crate::store) fn counters(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<Row>, ToolError> {
+        let mut page = Vec::new();
+        let walked = self
+            .snapshot
+            .walk(after.unwrap_or(""), Walk::All, |latest| {
+                let latest = match latest {
+                    Ok(latest) => latest,
+                    Err(damaged) => return ControlFlow::Break(Err(damaged)),
+                };
+                if after == Some(latest.name) {
+                    return ControlFlow::Continue(());
+                }
+                page.push(Row {
+                    name: Arc::from(latest.name),
+                    value: latest.value,
+                    revision: latest.revision,
+                });
+                if page.len() == count {
+                    return ControlFlow::Break(Ok(()));
+                }
+                ControlFlow::Continue(())
+            });
+        walked.map_err(|error| data(self.path, &error))?;
+        Ok(page)
+    }
+}
+
+fn data(path: &Path, problem: &impl std::fmt::Display) -> ToolError {
+    ToolError::Data(path.to_owned(), problem.to_string())
+}

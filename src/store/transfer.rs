@@ -1,0 +1,229 @@
+//! From one store to another: backups of etcd, which are files like those of SQLite, and moves.
+//!
+//! A move writes all of it, reads both sides again and compares them, and only then has one of them be of use in place of the
+//! other. On SQLite the source is closed when its copy in etcd is complete but for a mark, which is put right last: a crash
+//! between the two leaves a source that is closed, and the move is run again. In etcd the source is closed first, since any
+//! number of nodes might begin to use it; the target has its name last. At no time are both of use, and at no time is
+//! anything lost: run again towards the same target, a move begins anew.
+
+use std::path::{Path, PathBuf};
+
+use super::dump::{Dump, Tally};
+use super::etcd::close::close;
+use super::etcd::fill::Filling;
+use super::etcd::survey::Survey;
+use super::etcd::{Kv, Place};
+use super::sqlite::OpenError;
+use super::sqlite::fill::Filling as File;
+use super::sqlite::source::{Reading, Source};
+use super::tools::{Report, ToolError, restore_gap};
+
+/// Counters that are read at once.
+const PAGE: usize = 1000;
+
+/// Looks at everything that is in etcd: every row's check sum, and whether heads, packs, counters, ids and sessions fit
+/// together. Nodes may be using it.
+///
+/// # Errors
+/// Where it cannot be read. What is wrong inside is in the report.
+pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
+    let mut survey = Survey::begin(kv, prefix).await?;
+    survey.dump().await?;
+    survey.counters(|_| Ok(())).await?;
+    if survey.meta.filling {
+        let problem =
+            "it is not complete: a move or a restore has not come to its end; run it again";
+        survey.report.problems.push(problem.to_owned());
+    }
+    Ok(survey.report)
+}
+
+/// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
+///
+/// # Errors
+/// Where the file is there already, or what is in etcd is damaged or cannot be read.
+pub async fn backup(place: &Place, to: &Path) -> Result<(), ToolError> {
+    let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
+    file.publish(|_| Ok(()))
+}
+
+/// Writes a backup to etcd, under a prefix that is empty. Revisions go on far behind the backup's.
+///
+/// # Errors
+/// Where the backup is damaged, or there are data already.
+pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
+    let report = super::sqlite::check(from)?;
+    if let Some(problem) = report.problems.first() {
+        return Err(ToolError::Data(from.to_owned(), problem.clone()));
+    }
+    let mut source = Source::open(from)?;
+    let reading = source.read()?;
+    let dump = reading.dump()?;
+    let gap = restore_gap(0);
+    let forgotten = dump.revision.saturating_add(gap);
+    let (filling, _) = fill(&reading, &dump, place, (gap, forgotten)).await?;
+    filling.open().await?;
+    check(place.client.clone(), &place.prefix).await
+}
+
+/// Moves a database to etcd, under a prefix that is empty.
+///
+/// # Errors
+/// Where either is in use, or cannot be read or written.
+pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally, ToolError> {
+    let mut source = Source::take(path)?;
+    let moved_to = source.moved_to()?;
+    if let Some(other) = moved_to.as_ref().filter(|before| *before != to) {
+        let path = path.to_owned();
+        let to = other.clone();
+        return Err(OpenError::Moved { path, to }.into());
+    }
+    let report = super::sqlite::check(path)?;
+    if let Some(problem) = report.problems.first() {
+        return Err(ToolError::Data(path.to_owned(), problem.clone()));
+    }
+    let reading = source.read()?;
+    let dump = reading.dump()?;
+    let filled = fill(&reading, &dump, place, (0, dump.forgotten)).await;
+    drop(reading);
+    let (filling, tally) = match (filled, moved_to) {
+        // That is done.
+        (Err(ToolError::NotEmpty(_)), Some(to)) => {
+            let path = path.to_owned();
+            return Err(OpenError::Moved { path, to }.into());
+        }
+        (filled, _) => filled?,
+    };
+    source.close(to)?;
+    filling.open().await?;
+    Ok(tally)
+}
+
+/// Moves what is in etcd to a new database file.
+///
+/// # Errors
+/// Where either is in use, or cannot be read or written.
+pub async fn move_to_sqlite(place: &Place, path: &Path, to: &str) -> Result<Tally, ToolError> {
+    if path.exists() {
+        return Err(ToolError::Exists(path.to_owned()));
+    }
+    close(place, to).await?;
+    let (file, tally) = copy(place, |dump| File::database(path, dump)).await?;
+    file.publish(|partial| {
+        let mut written = Source::open(partial)?;
+        let reading = written.read()?;
+        let dump = reading.dump()?;
+        let mut found = Tally::new();
+        let mut after = None;
+        while let Some(rows) = next(&reading, &mut after)? {
+            tell(&mut found, &dump, &rows);
+        }
+        rest(&mut found, &dump)?;
+        compare(&tally, &found)
+    })?;
+    Ok(tally)
+}
+
+/// Writes what is in etcd to a file, which is complete but for its name.
+async fn copy(
+    place: &Place,
+    begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
+) -> Result<(File, Tally), ToolError> {
+    let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
+    if survey.meta.filling {
+        let problem = "what is there is not complete: a move or a restore has not come to its end";
+        return Err(ToolError::Refused(problem.to_owned()));
+    }
+    let dump = survey.dump().await?;
+    let file = begin(&dump)?;
+    let mut tally = Tally::new();
+    let written = survey.counters(|rows| {
+        tell(&mut tally, &dump, rows);
+        file.counters(rows)
+    });
+    written.await?;
+    rest(&mut tally, &dump)?;
+    healthy(&survey.report)?;
+    Ok((file, tally))
+}
+
+/// Writes what is in a file to etcd, and compares the two.
+async fn fill(
+    reading: &Reading<'_>,
+    dump: &Dump,
+    place: &Place,
+    (gap, forgotten): (i64, i64),
+) -> Result<(Filling, Tally), ToolError> {
+    let mut filling = Filling::begin(place, dump, gap).await?;
+    let mut tally = Tally::new();
+    let mut after = None;
+    while let Some(rows) = next(reading, &mut after)? {
+        tell(&mut tally, dump, &rows);
+        filling.counters(&rows).await?;
+    }
+    rest(&mut tally, dump)?;
+    filling.rest(dump, forgotten).await?;
+
+    let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
+    let written = survey.dump().await?;
+    let mut found = Tally::new();
+    let read = survey.counters(|rows| {
+        tell(&mut found, &written, rows);
+        Ok(())
+    });
+    read.await?;
+    rest(&mut found, &written)?;
+    healthy(&survey.report)?;
+    compare(&tally, &found)?;
+    Ok((filling, tally))
+}
+
+/// The next counters of a file.
+fn next(
+    reading: &Reading<'_>,
+    after: &mut Option<std::sync::Arc<str>>,
+) -> Result<Option<Vec<super::Row>>, ToolError> {
+    let rows = reading.counters(after.as_deref(), PAGE)?;
+    let Some(last) = rows.last() else {
+        return Ok(None);
+    };
+    *after = Some(last.name.clone());
+    Ok(Some(rows))
+}
+
+fn tell(tally: &mut Tally, dump: &Dump, rows: &[super::Row]) {
+    for row in rows {
+        if let Some(value) = row.value {
+            tally.counter(dump.digests, &row.name, value, row.revision);
+        }
+    }
+}
+
+fn rest(tally: &mut Tally, dump: &Dump) -> Result<(), ToolError> {
+    tally
+        .rest(dump)
+        .map_err(|error| ToolError::Refused(error.to_string()))
+}
+
+fn healthy(report: &Report) -> Result<(), ToolError> {
+    let problem = report.problems.first();
+    problem.map_or(Ok(()), |problem| {
+        let problem = format!("what is in etcd is damaged: {problem}");
+        Err(ToolError::Refused(problem))
+    })
+}
+
+fn compare(source: &Tally, target: &Tally) -> Result<(), ToolError> {
+    if source == target {
+        return Ok(());
+    }
+    Err(ToolError::Refused(format!(
+        "the target is not what the source is, and is not put to use: {source} became {target}"
+    )))
+}
+
+/// Where a file is, from wherever it is asked.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

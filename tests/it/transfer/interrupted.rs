@@ -1,0 +1,131 @@
+//! Moves that are killed: the source is of use, or the move is run again, and never are both sides.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use sumd::store::etcd::check_not_moved;
+use sumd::store::sqlite::SqliteStore;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::{Places, Server, does_not_move, does_not_serve, run};
+use crate::support::process::SUMD;
+use crate::support::soon;
+
+const COUNTERS: i64 = 200;
+
+async fn fill(server: &mut Server) {
+    for i in 0..COUNTERS {
+        let counter = format!("group-{}/{i}", i % 20);
+        server.increment(&counter, i, &format!("id-{i}")).await;
+    }
+}
+
+/// Everything is there, and remembered.
+async fn is_whole(server: &mut Server) {
+    let sum = i128::from(COUNTERS * (COUNTERS - 1) / 2);
+    assert_eq!(server.sum("").await, sum);
+    for i in [0, 7, COUNTERS - 1] {
+        let counter = format!("group-{}/{i}", i % 20);
+        let again = server.increment(&counter, i, &format!("id-{i}")).await;
+        assert!(again.replayed, "{counter}");
+    }
+    assert_eq!(server.sum("").await, sum);
+}
+
+async fn sides(places: &Places, path: &Path) -> (bool, bool) {
+    let file = path.exists() && SqliteStore::open(path, 1 << 20).is_ok();
+    let etcd = check_not_moved(&places.etcd.client(), "/sumd").await;
+    (file, etcd.is_ok())
+}
+
+/// Kills moves later and later, until one is done before.
+async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) -> usize {
+    let args = ["move", "--from", from, "--to", to, "--etcd-max-txn-ops=64"];
+    for attempt in 0.. {
+        let mut child = Command::new(SUMD)
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program is built");
+        let after = Duration::from_millis(4 * attempt);
+        if let Ok(ended) = timeout(after, child.wait()).await {
+            let ended = ended.expect("a child");
+            let (file, etcd) = sides(places, path).await;
+            assert!(file != etcd, "{file} and {etcd} after {attempt} attempts");
+            if !ended.success() {
+                // An attempt that was killed had done all there was to do.
+                let target_is_of_use = if from.starts_with("sqlite") {
+                    etcd
+                } else {
+                    file
+                };
+                assert!(target_is_of_use, "it has failed");
+            }
+            return usize::try_from(attempt).expect("few");
+        }
+        soon(child.kill()).await.expect("it runs");
+        let (file, etcd) = sides(places, path).await;
+        assert!(!(file && etcd), "both are of use");
+    }
+    unreachable!("it takes some time at the most");
+}
+
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_move_that_is_killed_is_run_again() {
+    let places = Places::new().await;
+    let (here, there) = (places.file("a.db"), places.etcd());
+    let mut server = places.serve(&here).await;
+    fill(&mut server).await;
+    server.stop().await;
+    let attempts = kill_until_moved(&places, &places.path("a.db"), &here, &there).await;
+    assert!(attempts > 3, "{attempts} attempts");
+    let mut node = places.serve(&there).await;
+    is_whole(&mut node).await;
+    node.stop().await;
+
+    let back = places.file("b.db");
+    let attempts = kill_until_moved(&places, &places.path("b.db"), &there, &back).await;
+    assert!(attempts > 3, "{attempts} attempts");
+    let mut server = places.serve(&back).await;
+    is_whole(&mut server).await;
+}
+
+/// Nodes that are at work go on as if nobody had tried to move their counters; one that slept while they were moved does not.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_source_that_is_in_use_is_not_harmed() {
+    let places = Places::new().await;
+    let there = places.etcd();
+    let mut node = places.serve(&there).await;
+    fill(&mut node).await;
+    for _ in 0..3 {
+        let problem = does_not_move(&there, &places.file("a.db")).await;
+        assert!(problem.contains("stop all nodes first"), "{problem}");
+        node.increment("acme/a", 0, "").await;
+    }
+    // One that has fallen silent, so that its lease ends, finds that the data are closed when it wakes up.
+    node.process.signal("STOP");
+    let gone = async {
+        while run(&["move", "--from", &there, "--to", &places.file("a.db")])
+            .await
+            .status
+            .code()
+            != Some(0)
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    soon(gone).await;
+    node.process.signal("CONT");
+    let late = node.try_increment("acme/a", 1, "").await;
+    late.expect_err("the data are elsewhere");
+    assert_eq!(node.process.exit().await.code(), Some(1));
+    assert!(does_not_serve(&there).await.contains("were moved to"));
+    let mut server = places.serve(&places.file("a.db")).await;
+    is_whole(&mut server).await;
+}
