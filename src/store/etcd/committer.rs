@@ -28,6 +28,8 @@ use crate::store::StoreError;
 const MAX_IN_FLIGHT: usize = 2;
 /// What one transaction holds: etcd takes 1.5 MiB by default.
 const MAX_BYTES: usize = 1 << 20;
+/// Operations of one transaction with those inside it: etcd does nothing else meanwhile.
+const MAX_OPERATIONS: usize = 1024;
 /// For the first answer; then twice as long. A member that has lost its leader drops what it is asked, so this is also how long
 /// nothing is committed after an election, at the worst. Where etcd is that slow, the first copy lands all the same.
 const ATTEMPT: Duration = Duration::from_millis(750);
@@ -110,15 +112,19 @@ impl<K: Kv> Committer<K> {
     /// Takes what goes into one transaction, one attempt at least.
     fn group(&self, waiting: &mut VecDeque<Attempt>) -> Vec<Attempt> {
         let mut group = Vec::new();
-        // One comparison, and one operation where it fails, are of the data as a whole.
-        let (mut operations, mut bytes, mut places) = (1, 0, 0);
+        let (mut operations, mut most, mut bytes, mut places) = (0, 0, 0, 0);
         while let Some(attempt) = waiting.pop_front() {
             let plan = &attempt.plan;
             operations += plan.operations();
+            most = plan.operations().max(most);
             bytes += plan.bytes;
             places += plan.places;
-            let fits =
-                operations <= self.max_operations && bytes <= MAX_BYTES && places <= MAX_PLACES;
+            // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
+            let nested = group.len() + 1 + most;
+            let fits = nested <= self.max_operations
+                && operations <= MAX_OPERATIONS
+                && bytes <= MAX_BYTES
+                && places <= MAX_PLACES;
             if !fits && !group.is_empty() {
                 waiting.push_front(attempt);
                 break;
@@ -151,20 +157,26 @@ impl<K: Kv> Flight<K> {
         }
     }
 
+    /// A transaction of a transaction for each lane, so that one whose head has moved is no hindrance for the others.
     fn request(&self, group: &[Attempt]) -> (TxnRequest, Vec<u32>) {
-        let mut request = TxnRequest::default();
+        let mut request = TxnRequest {
+            compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision)],
+            ..TxnRequest::default()
+        };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
         for Attempt { plan, .. } in group {
-            request.compare.push(plan.guard(&self.layout));
-            plan.write(&self.layout, offset, &mut request.success);
             let head = RequestOp::from(get(self.layout.head(plan.lane)));
+            let mut lane = TxnRequest {
+                compare: vec![plan.guard(&self.layout)],
+                failure: vec![head.clone()],
+                ..TxnRequest::default()
+            };
+            plan.write(&self.layout, offset, &mut lane.success);
+            request.success.push(lane.into());
             request.failure.push(head);
             offsets.push(offset);
             offset += plan.places;
         }
-        let meta = at_revision(self.layout.meta(), self.layout.meta_revision);
-        request.compare.push(meta);
-        request.failure.push(get(self.layout.meta()).into());
         (request, offsets)
     }
 
@@ -175,38 +187,33 @@ impl<K: Kv> Flight<K> {
         response: TxnResponse,
     ) -> Vec<Attempt> {
         let etcd_revision = response.header.map_or(0, |header| header.revision);
-        if response.succeeded {
-            for (attempt, offset) in group.into_iter().zip(offsets) {
-                let landed = Landed {
-                    etcd_revision,
-                    offset: *offset,
-                };
-                // Who has stopped waiting finds it when the lane is loaded again.
-                let _ = attempt.reply.send(Ok((attempt.plan, landed)));
-            }
-            return Vec::new();
-        }
-        let mut responses = response.responses;
-        let meta = responses.pop().and_then(|meta| meta.response);
-        let is_closed = !matches!(meta, Some(Response::ResponseRange(range))
-            if range.kvs.first().is_some_and(|meta| meta.mod_revision == self.layout.meta_revision));
+        let is_closed = !response.succeeded;
         let mut left = Vec::new();
-        for (mut attempt, response) in group.into_iter().zip(responses) {
-            let Some(Response::ResponseRange(range)) = response.response else {
+        for ((mut attempt, offset), response) in
+            group.into_iter().zip(offsets).zip(response.responses)
+        {
+            let head = match response.response {
+                Some(Response::ResponseTxn(lane)) if lane.succeeded => {
+                    let landed = Landed {
+                        etcd_revision,
+                        offset: *offset,
+                    };
+                    // Who has stopped waiting finds it when the lane is loaded again.
+                    let _ = attempt.reply.send(Ok((attempt.plan, landed)));
+                    continue;
+                }
+                Some(Response::ResponseTxn(lane)) => lane.responses.into_iter().next(),
+                _ => Some(response),
+            };
+            let Some(Response::ResponseRange(range)) = head.and_then(|head| head.response) else {
                 continue;
             };
             let head = range.kvs.first();
             let revision = head.map_or(0, |head| head.mod_revision);
-            if revision == attempt.plan.revision && is_closed {
+            if is_closed && revision == attempt.plan.revision {
                 // No copy can land any more.
                 let closed = "the data were moved elsewhere, or are about to be";
                 let _ = attempt.reply.send(Err(StoreError::Failed(closed.into())));
-                continue;
-            }
-            if revision == attempt.plan.revision {
-                // Another lane's head has moved. This attempt was not carried out, but for copies sent before.
-                attempt.tries += 1;
-                left.push(attempt);
                 continue;
             }
             let outcome = match head {

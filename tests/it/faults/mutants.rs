@@ -15,7 +15,10 @@ use prost::Message;
 use sumd::model::Digests;
 use sumd::proto::etcd::etcdserverpb::kv_client::KvClient;
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
-use sumd::proto::etcd::etcdserverpb::{PutRequest, ResponseHeader, TxnRequest, TxnResponse};
+use sumd::proto::etcd::etcdserverpb::response_op::Response as Answer;
+use sumd::proto::etcd::etcdserverpb::{
+    PutRequest, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+};
 use sumd::proto::sumd::store::v1::{Head, Meta, Pack};
 use sumd::store::etcd::client::{Client, Host, get};
 use tokio::net::TcpListener;
@@ -44,8 +47,6 @@ pub enum Mutant {
 const UNGUARDED: u32 = 8;
 /// One in so many is not carried out.
 const FORGOTTEN: u32 = 64;
-/// What the names of a lane's rows begin with.
-const LOG: &[u8] = b"/sumd/log/";
 const META: &str = "/sumd/meta";
 
 /// Stands before a member of etcd.
@@ -135,23 +136,24 @@ impl Way {
         // One message, behind five bytes that say how long it is.
         let message = body.to_bytes().split_off(5);
         let mut transaction = TxnRequest::decode(message).expect("a transaction");
-        let of_lanes = |row: &Bytes| row.starts_with(LOG);
-        if !transaction.compare.iter().any(|row| of_lanes(&row.key)) {
+        if lanes(&mut transaction).next().is_none() {
             return self.forward(transaction).await;
         }
         let seen = self.state.seen.fetch_add(1, Ordering::Relaxed) + 1;
         match self.mutant {
-            Mutant::NoGuard if seen.is_multiple_of(UNGUARDED) => transaction.compare.clear(),
+            Mutant::NoGuard if seen.is_multiple_of(UNGUARDED) => {
+                lanes(&mut transaction).for_each(|lane| lane.compare.clear());
+            }
             Mutant::NoIds => {
                 let digests = self.digests().await;
-                for op in &mut transaction.success {
+                for op in lanes(&mut transaction).flat_map(|lane| &mut lane.success) {
                     if let Some(Op::RequestPut(put)) = &mut op.request {
                         forget_ids(digests, put);
                     }
                 }
             }
             Mutant::EarlyAnswer if seen.is_multiple_of(FORGOTTEN) => {
-                return Ok(message_of(&self.promise()));
+                return Ok(message_of(&self.promise(&transaction)));
             }
             Mutant::NoGuard | Mutant::EarlyAnswer => {}
         }
@@ -167,14 +169,20 @@ impl Way {
     }
 
     /// What etcd answers, as far as anybody can know before it is asked.
-    fn promise(&self) -> TxnResponse {
+    fn promise(&self, transaction: &TxnRequest) -> TxnResponse {
+        let done = |_| ResponseOp {
+            response: Some(Answer::ResponseTxn(TxnResponse {
+                succeeded: true,
+                ..TxnResponse::default()
+            })),
+        };
         TxnResponse {
             header: Some(ResponseHeader {
                 revision: self.state.revision.load(Ordering::Relaxed) + 1,
                 ..ResponseHeader::default()
             }),
             succeeded: true,
-            ..TxnResponse::default()
+            responses: transaction.success.iter().map(done).collect(),
         }
     }
 
@@ -188,6 +196,15 @@ impl Way {
         };
         *self.state.digests.get_or_init(|| read).await
     }
+}
+
+/// What a transaction holds for each lane.
+fn lanes(transaction: &mut TxnRequest) -> impl Iterator<Item = &mut TxnRequest> {
+    let operations = transaction.success.iter_mut();
+    operations.filter_map(|op| match &mut op.request {
+        Some(Op::RequestTxn(lane)) => Some(lane),
+        _ => None,
+    })
 }
 
 fn forget_ids(digests: Digests, put: &mut PutRequest) {

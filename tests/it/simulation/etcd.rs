@@ -32,6 +32,28 @@ struct Version {
     value: Option<Bytes>,
 }
 
+/// What a transaction comes to.
+struct Path<'a> {
+    succeeded: bool,
+    steps: Vec<Step<'a>>,
+}
+
+enum Step<'a> {
+    Operation(&'a RequestOp),
+    Inner(Path<'a>),
+}
+
+impl<'a> Path<'a> {
+    fn operations(&self, all: &mut Vec<&'a RequestOp>) {
+        for step in &self.steps {
+            match step {
+                Step::Operation(operation) => all.push(operation),
+                Step::Inner(inner) => inner.operations(all),
+            }
+        }
+    }
+}
+
 impl Etcd {
     pub fn new() -> Self {
         Self {
@@ -50,47 +72,76 @@ impl Etcd {
     /// # Errors
     /// As etcd refuses; nothing is changed then.
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
-        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
-        let operations = if succeeded {
-            &request.success
-        } else {
-            &request.failure
-        };
-        self.check(operations)?;
-        let next = self.revision + 1;
+        let path = self.path(request);
+        let mut operations = Vec::new();
+        path.operations(&mut operations);
+        self.check(&operations)?;
         let mut changed = false;
-        let mut responses = Vec::new();
-        for operation in operations {
-            let response = match operation.request.as_ref() {
-                Some(Request::RequestRange(range)) => Response::ResponseRange(self.range(range)),
-                Some(Request::RequestPut(put)) => {
-                    changed = true;
-                    self.put(put, next);
-                    Response::ResponsePut(PutResponse::default())
-                }
-                Some(Request::RequestDeleteRange(delete)) => {
-                    let deleted = self.delete(delete, next);
-                    changed |= deleted > 0;
-                    Response::ResponseDeleteRange(DeleteRangeResponse {
-                        deleted,
-                        ..DeleteRangeResponse::default()
-                    })
-                }
-                other => panic!("the model has no {other:?}"),
-            };
-            responses.push(ResponseOp {
-                response: Some(response),
-            });
-        }
+        let responses = self.carry_out(&path, &mut changed);
         self.revision += i64::from(changed);
         Ok(TxnResponse {
             header: Some(ResponseHeader {
                 revision: self.revision,
                 ..ResponseHeader::default()
             }),
-            succeeded,
+            succeeded: path.succeeded,
             responses,
         })
+    }
+
+    /// Which operations are to be carried out: all comparisons are made before any of them.
+    fn path<'a>(&self, request: &'a TxnRequest) -> Path<'a> {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        let operations = if succeeded {
+            &request.success
+        } else {
+            &request.failure
+        };
+        let step = |operation: &'a RequestOp| match operation.request.as_ref() {
+            Some(Request::RequestTxn(inner)) => Step::Inner(self.path(inner)),
+            _ => Step::Operation(operation),
+        };
+        Path {
+            succeeded,
+            steps: operations.iter().map(step).collect(),
+        }
+    }
+
+    fn carry_out(&mut self, path: &Path<'_>, changed: &mut bool) -> Vec<ResponseOp> {
+        let next = self.revision + 1;
+        let mut responses = Vec::new();
+        for step in &path.steps {
+            let response = match step {
+                Step::Inner(inner) => Response::ResponseTxn(TxnResponse {
+                    succeeded: inner.succeeded,
+                    responses: self.carry_out(inner, changed),
+                    ..TxnResponse::default()
+                }),
+                Step::Operation(operation) => match operation.request.as_ref() {
+                    Some(Request::RequestRange(range)) => {
+                        Response::ResponseRange(self.range(range))
+                    }
+                    Some(Request::RequestPut(put)) => {
+                        *changed = true;
+                        self.put(put, next);
+                        Response::ResponsePut(PutResponse::default())
+                    }
+                    Some(Request::RequestDeleteRange(delete)) => {
+                        let deleted = self.delete(delete, next);
+                        *changed |= deleted > 0;
+                        Response::ResponseDeleteRange(DeleteRangeResponse {
+                            deleted,
+                            ..DeleteRangeResponse::default()
+                        })
+                    }
+                    other => panic!("the model has no {other:?}"),
+                },
+            };
+            responses.push(ResponseOp {
+                response: Some(response),
+            });
+        }
+        responses
     }
 
     /// Forgets what was before a revision.
@@ -121,7 +172,7 @@ impl Etcd {
         self.changed(&compare.key) == expected
     }
 
-    fn check(&self, operations: &[RequestOp]) -> Result<(), Refusal> {
+    fn check(&self, operations: &[&RequestOp]) -> Result<(), Refusal> {
         let mut written: Vec<&Bytes> = Vec::new();
         let mut deleted: Vec<&DeleteRangeRequest> = Vec::new();
         for operation in operations {

@@ -3,7 +3,10 @@
 
 use sumd::proto::etcd::etcdserverpb::compare::TargetUnion;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
-use sumd::proto::etcd::etcdserverpb::{ResponseHeader, TxnRequest, TxnResponse};
+use sumd::proto::etcd::etcdserverpb::response_op::Response;
+use sumd::proto::etcd::etcdserverpb::{
+    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+};
 use sumd::proto::sumd::store::v1::{Batch, Head, Pack};
 use sumd::store::etcd::client::Refusal;
 
@@ -35,7 +38,7 @@ impl Mutant {
         mut request: TxnRequest,
     ) -> Result<TxnResponse, Refusal> {
         match self {
-            Self::NoGuard => request.compare.clear(),
+            Self::NoGuard => each_lane(&mut request, |lane| lane.compare.clear()),
             Self::NoIds => each_log(&mut request, |batch| batch.ids.clear()),
             Self::EarlyAnswer if !request.compare.is_empty() && world.rng.u8(..16) == 0 => {
                 return Ok(TxnResponse {
@@ -44,21 +47,21 @@ impl Mutant {
                         ..ResponseHeader::default()
                     }),
                     succeeded: true,
-                    responses: Vec::new(),
+                    responses: request.success.iter().map(done).collect(),
                 });
             }
-            Self::NewAttempt => {
-                let mut sent_before = !request.compare.is_empty();
-                each_log(&mut request, |batch| {
+            Self::NewAttempt => each_lane(&mut request, |lane| {
+                let mut sent_before = true;
+                each_row(lane, &mut |batch| {
                     sent_before &= !world.attempts.insert(batch.attempt.clone());
                 });
                 if sent_before {
-                    for compare in &mut request.compare {
+                    for compare in &mut lane.compare {
                         let now = world.etcd.changed(&compare.key);
                         compare.target_union = Some(TargetUnion::ModRevision(now));
                     }
                 }
-            }
+            }),
             Self::StaleReads if request.compare.is_empty() && world.rng.u8(..4) == 0 => {
                 return stale(world, &request);
             }
@@ -89,10 +92,34 @@ fn stale(world: &mut Inner, request: &TxnRequest) -> Result<TxnResponse, Refusal
     Ok(response)
 }
 
+/// What is answered for a transaction inside another, where that was carried out.
+fn done(_: &RequestOp) -> ResponseOp {
+    let inner = TxnResponse {
+        succeeded: true,
+        ..TxnResponse::default()
+    };
+    ResponseOp {
+        response: Some(Response::ResponseTxn(inner)),
+    }
+}
+
+/// Changes what a transaction holds for each lane.
+fn each_lane(request: &mut TxnRequest, mut change: impl FnMut(&mut TxnRequest)) {
+    for operation in &mut request.success {
+        if let Some(Request::RequestTxn(lane)) = &mut operation.request {
+            change(lane);
+        }
+    }
+}
+
 /// Changes the last batch of each lane that a transaction writes: the one that it is made for.
 fn each_log(request: &mut TxnRequest, mut change: impl FnMut(&mut Batch)) {
+    each_lane(request, |lane| each_row(lane, &mut change));
+}
+
+fn each_row(lane: &mut TxnRequest, change: &mut impl FnMut(&mut Batch)) {
     let digests = rows::digests();
-    for operation in &mut request.success {
+    for operation in &mut lane.success {
         let Some(Request::RequestPut(put)) = &mut operation.request else {
             continue;
         };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcd::etcdserverpb::request_op::Request;
 use crate::proto::etcd::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 
 /// The end of the range of keys that begin with a prefix: the first key after all of them.
@@ -115,6 +115,13 @@ impl From<RangeRequest> for RequestOp {
 impl From<PutRequest> for RequestOp {
     fn from(request: PutRequest) -> Self {
         let request = Some(Request::RequestPut(request));
+        Self { request }
+    }
+}
+
+impl From<TxnRequest> for RequestOp {
+    fn from(request: TxnRequest) -> Self {
+        let request = Some(Request::RequestTxn(request));
         Self { request }
     }
 }
