@@ -362,6 +362,7 @@ async fn a_store_without_its_guard_is_caught() {
         "answers_follow_from_one_another",
         "nodes differ",
         "has ended by itself",
+        "SESSION_LOST",
     ];
     is_caught(Mutant::NoGuard, &checks).await;
 }
@@ -376,7 +377,11 @@ async fn ids_that_are_not_recorded_are_caught() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_answer_before_the_commit_is_caught() {
-    // A node that finds less of a session than its client was told of says so.
-    let checks = ["what_is_stored_is_what_was_acknowledged", "SESSION_LOST"];
+    // A node that finds less of a session than its client was told of says so, or that a batch is missing.
+    let checks = [
+        "what_is_stored_is_what_was_acknowledged",
+        "SESSION_LOST",
+        "the store has failed",
+    ];
     is_caught(Mutant::EarlyAnswer, &checks).await;
 }
