@@ -14,7 +14,7 @@ use super::etcd::fill::Filling;
 use super::etcd::survey::Survey;
 use super::etcd::{Kv, Place};
 use super::sqlite::OpenError;
-use super::sqlite::fill::Filling as File;
+use super::sqlite::fill::{Filling as File, reserve};
 use super::sqlite::source::{Reading, Source};
 use super::tools::{Report, ToolError, restore_gap};
 
@@ -104,11 +104,10 @@ pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally,
 /// # Errors
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_sqlite(place: &Place, path: &Path, to: &str) -> Result<Tally, ToolError> {
-    if path.exists() {
-        return Err(ToolError::Exists(path.to_owned()));
-    }
+    // Nothing is closed for a target that cannot be.
+    let lock = reserve(path)?;
     close(place, to).await?;
-    let (file, tally) = copy(place, |dump| File::database(path, dump)).await?;
+    let (file, tally) = copy(place, |dump| File::database(path, lock, dump)).await?;
     file.publish(|partial| {
         let mut written = Source::open(partial)?;
         let reading = written.read()?;

@@ -23,18 +23,28 @@ pub(in crate::store) struct Filling {
     _lock: Option<File>,
 }
 
+/// Takes the place of a database that is to be made, where there is none.
+pub(in crate::store) fn reserve(path: &Path) -> Result<File, ToolError> {
+    if let Some(folder) = folder(path) {
+        make_folder(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
+    }
+    let lock = lock(path)?;
+    refuse_existing(path)?;
+    Ok(lock)
+}
+
 impl Filling {
     /// Begins a file that is a backup.
     pub(in crate::store) fn backup(path: &Path, dump: &Dump) -> Result<Self, ToolError> {
         Self::begin(path, dump, None)
     }
 
-    /// Begins a database that is to be served.
-    pub(in crate::store) fn database(path: &Path, dump: &Dump) -> Result<Self, ToolError> {
-        if let Some(folder) = folder(path) {
-            make_folder(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
-        }
-        let lock = lock(path)?;
+    /// Begins a database that is to be served, in a place that is [reserved](reserve).
+    pub(in crate::store) fn database(
+        path: &Path,
+        lock: File,
+        dump: &Dump,
+    ) -> Result<Self, ToolError> {
         Self::begin(path, dump, Some(lock))
     }
 

@@ -187,6 +187,8 @@ async fn a_target_that_is_not_empty_is_refused() {
         problem.contains("there are no counters under /none"),
         "{problem}"
     );
+    let problem = does_not_move(&there, "sqlite:/proc/nowhere/a.db").await;
+    assert!(problem.contains("cannot write /proc/nowhere"), "{problem}");
     // Neither is closed by that.
     places.serve(&here).await.stop().await;
     let mut node = places.serve(&there).await;
