@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{Digests, Increments, Part, SESSION_WINDOW, SessionId, group};
+use crate::model::{Digests, Increments, Part, SessionId, group};
 use crate::proto::sum::v1::IncrementFailure;
 use crate::store::LaneNumber;
 
@@ -37,8 +37,8 @@ pub struct Parts {
     home: LaneNumber,
     /// The last message that has come.
     last: u64,
-    /// By lane, the last message that has a part there.
-    last_in: HashMap<LaneNumber, u64>,
+    /// By lane, the messages that have a part there, in their order, since what was acknowledged when the last of them came.
+    sent_to: HashMap<LaneNumber, VecDeque<u64>>,
     pending: VecDeque<Pending>,
 }
 
@@ -51,7 +51,7 @@ impl Parts {
             lanes,
             home: digests.lane(session, lanes),
             last: acknowledged,
-            last_in: HashMap::new(),
+            sent_to: HashMap::new(),
             pending: VecDeque::new(),
         }
     }
@@ -88,21 +88,22 @@ impl Parts {
         });
         let count = u32::try_from(parts.len()).expect("a message is bounded");
         let part = |(lane, indices, increments): (LaneNumber, Vec<u32>, Increments)| {
-            let last_in = self.last_in.entry(lane).or_insert(0);
+            let sent = self.sent_to.entry(lane).or_default();
+            while sent.front().is_some_and(|first| *first <= acknowledged) {
+                sent.pop_front();
+            }
+            let at = sent.partition_point(|earlier| *earlier < sequence);
             let part = Part {
-                previous: Some(*last_in).filter(|last| (acknowledged + 1..sequence).contains(last)),
+                previous: at.checked_sub(1).map(|before| sent[before]),
                 parts: count,
                 indices: indices.into(),
             };
-            *last_in = sequence.max(*last_in);
+            if sent.get(at) != Some(&sequence) {
+                sent.insert(at, sequence);
+            }
             (lane, part, increments)
         };
-        let parts = parts.into_iter().map(part).collect();
-        // What is known by all to be acknowledged matters no more.
-        if self.last_in.len() as u64 > 4 * SESSION_WINDOW {
-            self.last_in.retain(|_, last| *last > acknowledged);
-        }
-        parts
+        parts.into_iter().map(part).collect()
     }
 
     /// The increments of each lane, and which of the message's they are: none where they are all of them.
@@ -197,6 +198,23 @@ impl Parts {
 mod tests {
     use super::*;
     use crate::model::Limits;
+
+    /// A message that is sent again follows the same one as it did at first, whatever was sent since: the one before may not
+    /// have been applied.
+    #[test]
+    fn what_a_part_follows_stays_the_same() {
+        let digests = Digests::new([7; 16]);
+        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 7);
+        let mut previous = |sequence, acknowledged| {
+            let mut increments = Increments::default();
+            increments.push("a/1", 1, Limits::default());
+            let mut parts = parts.split(sequence, acknowledged, increments);
+            parts.remove(0).1.previous
+        };
+        assert_eq!((previous(8, 7), previous(9, 7)), (None, Some(8)));
+        assert_eq!((previous(9, 7), previous(8, 7)), (Some(8), None));
+        assert_eq!((previous(10, 8), previous(10, 9)), (Some(9), None));
+    }
 
     /// What one lane says twice of a message that was sent twice does not stand for what another lane has not said.
     #[test]
