@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Answer, Bounds, Corrupt, Refused, Request};
+use crate::model::{Answer, Bounds, Corrupt, Millis, Refused, Request};
 use crate::store::{LaneNumber, Store, StoreError};
 pub use clock::Clock;
 use desk::{Desks, Waiter};
@@ -319,6 +319,12 @@ impl Lanes {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.shared.store
+    }
+
+    /// The time of day, as the lanes have it.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.shared.clock.now()
     }
 
     /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.

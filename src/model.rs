@@ -16,7 +16,7 @@ mod sessions;
 mod tests;
 
 pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
-pub use apply::{Bounds, State};
+pub use apply::{Bounds, MAX_SKEW, State};
 pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack};
 pub use ids::{Before, PackEntry};

@@ -1,5 +1,7 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+mod age;
+mod lanes;
 mod moved;
 mod part;
 pub mod parts;
@@ -16,18 +18,16 @@ use http_body::Body;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use super::convert::Violations;
-use super::error::{Kind, lane_error, read_error};
-use super::peers::Elsewhere;
+use super::error::{Kind, lane_error};
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
-use crate::lane::{self, Decided, LaneError};
+use crate::lane::{self, Decided};
 use crate::model::{
-    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Refused, Request,
-    SESSION_WINDOW, Session, SessionId,
+    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Request, SESSION_WINDOW,
+    SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
@@ -50,6 +50,8 @@ type Answer = lane::Result<Decided>;
 struct Stream {
     service: CounterService,
     session: Option<(SessionId, Millis)>,
+    /// The first message that cannot have been sent on an earlier stream.
+    first_sent_here: u64,
     /// Where there are several lanes, what the session's messages have in each.
     parts: Option<Parts>,
     /// What was applied before the session was moved to these, where it was.
@@ -80,6 +82,7 @@ where
     let mut stream = Stream {
         service,
         session: None,
+        first_sent_here: 0,
         parts: None,
         moved: None,
         answers,
@@ -174,120 +177,6 @@ impl Stream {
         let none = Increments::default();
         let record = self.record(0, acknowledged, Follows::TheOneBefore, none);
         self.enqueue(0, record).await
-    }
-
-    /// Tells what is acknowledged so far, in all lanes.
-    async fn resume(&mut self, acknowledged: u64, replies: &Replies) -> Result<(), Status> {
-        let (session, time) = self.session.clone().expect("the first message has set it");
-        let found = self.service.store.session(session.clone()).await;
-        let found = found.map_err(|error| read_error(&error))?;
-        let (applied, failures) = Session::merge(&found.lanes);
-        self.moved = Moved::of(&found);
-        if let Some(moved) = &self.moved {
-            // No lane has applied anything of it before that.
-            self.session = Some((session.clone(), time.max(moved.at())));
-        }
-        if acknowledged > applied {
-            self.refuse_lost(&found, acknowledged, applied).await?;
-        }
-        let acknowledged = acknowledged.max(applied);
-        if self.parts.is_none() {
-            let lanes = self.service.store.lanes();
-            self.parts = Some(Parts::new(
-                self.service.digests,
-                lanes,
-                &session,
-                acknowledged,
-            ));
-        }
-        let mut reply = reply();
-        let revision = if acknowledged > 0 { found.revision } else { 0 };
-        add(
-            &mut reply,
-            acknowledged,
-            revision,
-            part::failures(&failures),
-        );
-        replies.send(&reply).await;
-        Ok(())
-    }
-
-    /// Hands each lane its part of a message.
-    async fn split(
-        &mut self,
-        sequence: u64,
-        acknowledged: u64,
-        increments: Increments,
-        fields: part::Fields<'_>,
-        replies: &Replies,
-    ) -> Result<(), Status> {
-        if sequence <= self.told {
-            let acknowledged = self.told;
-            let known = LaneError::Refused(Refused::Acknowledged { acknowledged });
-            return Err(lane_error(known, Kind::Session));
-        }
-        let parts = self.parts.as_mut().expect("the first message has set it");
-        let expected = parts.expected();
-        if sequence > expected {
-            let gap = LaneError::Refused(Refused::Gap { expected });
-            return Err(lane_error(gap, Kind::Session));
-        }
-        if let Some(whole) = moved::replay(
-            self.moved.as_ref(),
-            parts,
-            sequence,
-            self.service.digests,
-            &increments,
-        ) {
-            let mut reply = reply();
-            if add_whole(&mut reply, whole?) {
-                replies.send(&reply).await;
-            }
-            return Ok(());
-        }
-        for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
-            if self.service.elsewhere(lane).is_none() && self.places.are_free(lane, None) {
-                let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
-                self.places.take(lane, None);
-                self.enqueue(lane, record).await?;
-                continue;
-            }
-            let (session, time) = self.session.as_ref().expect("the first message has set it");
-            let payload = fields.encode((session, *time), (sequence, acknowledged), lane, &part);
-            self.hand_out(lane, payload).await?;
-        }
-        Ok(())
-    }
-
-    /// Has a part carried out where its lane is committed best, once it cannot overtake those before it.
-    async fn hand_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
-        let elsewhere = self.service.elsewhere(lane);
-        let node = elsewhere.as_ref().and_then(Elsewhere::node);
-        if !self.places.are_free(lane, node) {
-            self.held.push_back((lane, payload));
-            return Ok(());
-        }
-        if let Some(elsewhere) = elsewhere {
-            self.places.take(lane, elsewhere.node());
-            self.sent.push(part::send(elsewhere, lane, payload));
-            return Ok(());
-        }
-        self.carry_out(lane, payload).await
-    }
-
-    /// The same, here.
-    async fn carry_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
-        let (_, request) = decode_part(payload, self.service.digests)?;
-        self.places.take(lane, None);
-        self.enqueue(lane, request).await
-    }
-
-    /// Hands out what was held back, as far as that is possible by now.
-    async fn release(&mut self) -> Result<(), Status> {
-        for (lane, payload) in std::mem::take(&mut self.held) {
-            self.hand_out(lane, payload).await?;
-        }
-        Ok(())
     }
 
     fn check(&self, message: &RecordMessage) -> Result<(), Status> {
@@ -416,47 +305,19 @@ impl Stream {
             decided.revision,
             part::failures(&failures),
         );
-        add_whole(reply, whole)
+        self.add_whole(reply, whole)
     }
 
-    /// Why a message was refused. One that was not known to be acknowledged when it came, and is by now, came to its lane behind
-    /// later ones: it was sent again, and what this stream was told first did not wait for it. That is no fault of the client's.
-    fn refused(&self, status: Status) -> Status {
-        let info = status.get_details_error_info();
-        let known = info.filter(|info| info.reason == "SEQUENCE_ACKNOWLEDGED");
-        let known = known.and_then(|info| info.metadata.get("acknowledged")?.parse::<u64>().ok());
-        if self.parts.is_none() || known.is_none_or(|known| known > self.told) {
-            return status;
+    /// Adds messages that are whole; `false` where there are none.
+    fn add_whole(&mut self, reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
+        let last = whole.last().map(|message| message.sequence);
+        for message in whole {
+            add(reply, message.sequence, message.revision, message.failures);
         }
-        status::retriable(
-            Code::Unavailable,
-            "a message that was sent again was acknowledged meanwhile",
-            "MESSAGE_OVERTAKEN",
-            &[status::unknown()],
-            std::time::Duration::from_millis(1),
-        )
-    }
-
-    /// Sends what comes of the answer of another node. Where that has none, the part is carried out here.
-    async fn reply_of_part(
-        &mut self,
-        (lane, payload, answer): part::Answered,
-        replies: &Replies,
-    ) -> Result<(), Status> {
-        self.places.leave(lane);
-        let Some(answer) = answer else {
-            return self.carry_out(lane, payload).await;
-        };
-        let answer = answer.map_err(|status| self.refused(status))?;
-        let Some(parts) = &mut self.parts else {
-            return Ok(());
-        };
-        let mut reply = reply();
-        let whole = parts.durable(lane, answer.acknowledged, answer.revision, answer.failures);
-        if add_whole(&mut reply, whole) {
-            replies.send(&reply).await;
+        if let Some(last) = last {
+            self.stay_young(last);
         }
-        Ok(())
+        last.is_some()
     }
 }
 
@@ -476,15 +337,6 @@ fn add(
     reply.acknowledged = reply.acknowledged.max(acknowledged);
     reply.revision = reply.revision.max(revision);
     reply.failures.extend(failures);
-}
-
-/// Adds messages that are whole; `false` where there are none.
-fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
-    let any = !whole.is_empty();
-    for message in whole {
-        add(reply, message.sequence, message.revision, message.failures);
-    }
-    any
 }
 
 /// The session that a stream's first message names.

@@ -195,6 +195,14 @@ impl Session {
         Ok(session)
     }
 
+    /// When a session was used last, if nothing of it is missing: all that any lane has applied, the others have, too.
+    #[must_use]
+    pub fn last_used(lanes: &[Self], applied: u64) -> Option<Millis> {
+        let is_whole = lanes.iter().all(|lane| lane.applied <= applied);
+        let used = lanes.iter().map(|lane| lane.used).max();
+        used.filter(|_| is_whole)
+    }
+
     /// What all lanes together know of a session of which each has its own part: the last message up to which all are
     /// applied, and the failures of those that the client has not acknowledged.
     #[must_use]

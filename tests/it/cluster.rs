@@ -4,6 +4,7 @@ mod forward;
 mod members;
 mod nodes;
 mod service;
+mod sessions;
 mod together;
 
 use std::time::Duration;
