@@ -65,7 +65,7 @@ impl Forwarding {
         let view = self.view.borrow().clone();
         let lane = u16::try_from(lane).ok()?;
         let owner = view.owner(lane)?;
-        let is_elsewhere = *owner.id != *self.own_id && peers.is_reachable(owner);
+        let is_elsewhere = *owner.id != *self.own_id && peers.takes_calls(owner);
         is_elsewhere.then(|| Elsewhere {
             peers: peers.clone(),
             view,

@@ -53,13 +53,22 @@ struct State {
 /// What becomes of a call now.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    /// It is refused, for there is no connection.
+    /// It waits, for the first connection is being made. Who would carry it out meanwhile would get in the way of the node that
+    /// does so as soon as there is one.
     #[default]
+    Opening,
+    /// It is refused, for there is no connection.
     Shut,
     /// It is taken.
     Open,
     /// It is refused, and the stream ends. Answers still come.
     Closing,
+}
+
+impl Phase {
+    fn takes(self) -> bool {
+        matches!(self, Self::Open | Self::Opening)
+    }
 }
 
 struct Waiting {
@@ -77,6 +86,11 @@ impl Line {
         self.state().phase == Phase::Open
     }
 
+    /// Whether calls are taken, to be sent now or once there is a connection.
+    pub(super) fn takes_calls(&self) -> bool {
+        self.state().phase.takes()
+    }
+
     /// When a call was carried out last, as far as is known.
     pub(super) fn last_answer(&self) -> Option<Instant> {
         self.state().last_answer
@@ -88,7 +102,7 @@ impl Line {
             return Err(NotSent::TooLarge);
         }
         let mut state = self.state();
-        if state.phase != Phase::Open {
+        if !state.phase.takes() {
             return Err(NotSent::NotConnected);
         }
         let calls = state.waiting.len() + state.flying.count;
@@ -114,7 +128,9 @@ impl Line {
 
     /// Begins a connection, which takes no calls yet. Gives its number.
     pub(super) fn begin(&self) -> u64 {
-        self.fail();
+        if self.state().phase != Phase::Opening {
+            self.fail();
+        }
         let mut state = self.state();
         state.epoch += 1;
         state.greeted = false;
@@ -123,7 +139,13 @@ impl Line {
 
     /// Takes calls from now on.
     pub(super) fn open(&self) {
-        self.state().phase = Phase::Open;
+        let mut state = self.state();
+        state.phase = Phase::Open;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Takes no more calls, and ends the stream of them. Those that were not sent are told so, and those that were are
@@ -162,7 +184,10 @@ impl Line {
         if state.epoch != epoch {
             return Poll::Ready(None);
         }
-        let calls = state.take_waiting();
+        let calls = match state.phase {
+            Phase::Opening => Vec::new(),
+            _ => state.take_waiting(),
+        };
         let greeting = !std::mem::replace(&mut state.greeted, true);
         let sign_of_life = std::mem::take(&mut state.sign_of_life);
         if calls.is_empty() && !greeting && !sign_of_life {

@@ -59,7 +59,13 @@ impl Peers {
         Self::new(self.0.own_id.clone(), self.0.view.clone())
     }
 
-    /// Whether a call to this node would be sent, as far as is known.
+    /// Whether a call to this node would be sent, as far as is known, or wait for the first connection to it.
+    #[must_use]
+    pub fn takes_calls(&self, node: &Node) -> bool {
+        self.line(node).is_some_and(|line| line.takes_calls())
+    }
+
+    /// Whether there is a connection to this node, as far as is known.
     #[must_use]
     pub fn is_reachable(&self, node: &Node) -> bool {
         self.line(node).is_some_and(|line| line.is_open())
@@ -69,7 +75,7 @@ impl Peers {
     /// sent.
     ///
     /// # Errors
-    /// Where the node has certainly not carried it out and will not, at once if it cannot be reached; or where nobody knows.
+    /// Where the node has certainly not carried it out and will not, at once if it cannot be reached, or once it is known that it cannot; or where nobody knows.
     pub async fn call(&self, node: &Node, call: Call) -> Result<Answer, ForwardError> {
         let line = self.line(node);
         let line = line.ok_or(ForwardError::NotSent(NotSent::NotConnected))?;

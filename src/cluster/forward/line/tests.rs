@@ -42,10 +42,31 @@ fn error(outcome: &mut Outcomes) -> Option<ForwardError> {
 fn open() -> (Line, u64) {
     let line = Line::new();
     let epoch = line.begin();
-    assert_eq!(line.push(call("x")).err(), Some(NotSent::NotConnected));
     assert_eq!(message(&line, epoch).map(|it| it.protocol), Some(PROTOCOL));
     line.open();
     (line, epoch)
+}
+
+/// Calls wait for the first connection, and are refused where it cannot be made, until there is one.
+#[test]
+fn calls_wait_for_the_first_connection_only() {
+    let line = Line::new();
+    let epoch = line.begin();
+    let early = line.push(call("x")).expect("it waits");
+    assert!(ids(message(&line, epoch)).is_empty(), "a greeting");
+    line.open();
+    let sent = ids(message(&line, epoch));
+    answer(&line, sent[0]);
+    assert!(early.now_or_never().expect("answered").is_ok());
+
+    let line = Line::new();
+    line.begin();
+    let mut early = line.push(call("x")).expect("it waits");
+    line.fail();
+    let not_sent = ForwardError::NotSent(NotSent::NotConnected);
+    assert_eq!(error(&mut early), Some(not_sent));
+    line.begin();
+    assert_eq!(line.push(call("x")).err(), Some(NotSent::NotConnected));
 }
 
 /// An id that was used before is another one: an answer that comes late, or twice, is nobody's.
