@@ -3,6 +3,7 @@
 mod forward;
 mod members;
 mod nodes;
+mod process;
 mod service;
 mod together;
 
