@@ -1,5 +1,8 @@
 //! Reads that may be behind: from memory, which is kept up to date by what the store tells of changes.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,8 +50,14 @@ impl Known {
 impl Stale {
     /// Begins to follow what is committed.
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        let known = Arc::<Mutex<Known>>::default();
-        let task = tokio::spawn(follow(store.changes().clone(), known.clone()));
+        let changes = store.changes().clone();
+        // Others may have followed it before: nothing that is read from now on lacks what they were told.
+        let seen = changes.revision();
+        let known = Arc::new(Mutex::new(Known {
+            revision: seen,
+            ..Known::default()
+        }));
+        let task = tokio::spawn(follow(changes, known.clone(), seen));
         Self {
             store,
             known,
@@ -123,9 +132,8 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps what is known up to date. After a gap nothing is known.
-async fn follow(changes: Changes, known: Arc<Mutex<Known>>) {
-    let mut seen = changes.revision();
+/// Keeps up to date what is known as it was at a revision. After a gap nothing is known.
+async fn follow(changes: Changes, known: Arc<Mutex<Known>>, mut seen: i64) {
     loop {
         changes.reach(seen + 1).await;
         let news = changes.since(seen);
