@@ -26,7 +26,7 @@ pub(super) struct Stale {
 
 #[derive(Default)]
 struct Known {
-    /// A counter that is not there is known, too.
+    /// A counter that is not there is known, too, with the moment when it was not.
     counters: HashMap<Arc<str>, Row>,
     /// They are as they were at this revision, or later.
     revision: i64,
@@ -65,7 +65,7 @@ impl Stale {
         }
     }
 
-    /// Counters, all as they were at one moment or after it, which is not before a revision.
+    /// Counters, all as they were at one moment, which is not before a revision.
     pub(super) async fn read(
         &self,
         names: Vec<Arc<str>>,
@@ -90,13 +90,12 @@ impl Stale {
         if known.revision == 0 || known.revision < min_revision {
             return None;
         }
-        let rows = names.iter().map(|name| {
-            let row = known.counters.get(name)?;
-            Some((row.revision > 0).then(|| row.clone()))
-        });
-        let rows: Option<Vec<_>> = rows.collect();
-        rows.map(|rows| Rows {
-            rows,
+        let rows = names.iter().map(|name| known.counters.get(name));
+        let rows: Vec<_> = rows.collect::<Option<_>>()?;
+        // What was read may be ahead of what was told, and of the others.
+        let is_ahead = rows.iter().any(|row| row.revision > known.revision);
+        (rows.len() == 1 || !is_ahead).then(|| Rows {
+            rows: rows.into_iter().cloned().map(Some).collect(),
             revision: known.revision,
         })
     }
@@ -114,7 +113,7 @@ impl Stale {
             let none = || Row {
                 name: name.clone(),
                 value: None,
-                revision: 0,
+                revision: found.revision,
             };
             let row = row.clone().unwrap_or_else(none);
             known.counters.insert(name, row);
