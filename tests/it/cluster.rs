@@ -5,6 +5,7 @@ mod members;
 mod nodes;
 mod process;
 mod service;
+mod stale;
 mod together;
 
 use std::time::Duration;
