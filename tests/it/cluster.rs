@@ -7,6 +7,8 @@ mod process;
 mod service;
 mod stale;
 mod together;
+mod upgrade;
+mod watches;
 
 use std::time::Duration;
 
