@@ -1,5 +1,8 @@
 //! Reads that may be behind: from memory, which is kept up to date by what the store tells of changes.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +26,7 @@ pub(super) struct Stale {
 
 #[derive(Default)]
 struct Known {
-    /// A counter that is not there is known, too.
+    /// A counter that is not there is known, too, with the moment when it was not.
     counters: HashMap<Arc<str>, Row>,
     /// They are as they were at this revision, or later.
     revision: i64,
@@ -47,8 +50,14 @@ impl Known {
 impl Stale {
     /// Begins to follow what is committed.
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        let known = Arc::<Mutex<Known>>::default();
-        let task = tokio::spawn(follow(store.changes().clone(), known.clone()));
+        let changes = store.changes().clone();
+        // Others may have followed it before: nothing that is read from now on lacks what they were told.
+        let seen = changes.revision();
+        let known = Arc::new(Mutex::new(Known {
+            revision: seen,
+            ..Known::default()
+        }));
+        let task = tokio::spawn(follow(changes, known.clone(), seen));
         Self {
             store,
             known,
@@ -56,7 +65,7 @@ impl Stale {
         }
     }
 
-    /// Counters, all as they were at one moment or after it, which is not before a revision.
+    /// Counters, all as they were at one moment, which is not before a revision.
     pub(super) async fn read(
         &self,
         names: Vec<Arc<str>>,
@@ -81,13 +90,12 @@ impl Stale {
         if known.revision == 0 || known.revision < min_revision {
             return None;
         }
-        let rows = names.iter().map(|name| {
-            let row = known.counters.get(name)?;
-            Some((row.revision > 0).then(|| row.clone()))
-        });
-        let rows: Option<Vec<_>> = rows.collect();
-        rows.map(|rows| Rows {
-            rows,
+        let rows = names.iter().map(|name| known.counters.get(name));
+        let rows: Vec<_> = rows.collect::<Option<_>>()?;
+        // What was read may be ahead of what was told, and of the others.
+        let is_ahead = rows.iter().any(|row| row.revision > known.revision);
+        (rows.len() == 1 || !is_ahead).then(|| Rows {
+            rows: rows.into_iter().cloned().map(Some).collect(),
             revision: known.revision,
         })
     }
@@ -105,7 +113,7 @@ impl Stale {
             let none = || Row {
                 name: name.clone(),
                 value: None,
-                revision: 0,
+                revision: found.revision,
             };
             let row = row.clone().unwrap_or_else(none);
             known.counters.insert(name, row);
@@ -123,9 +131,8 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps what is known up to date. After a gap nothing is known.
-async fn follow(changes: Changes, known: Arc<Mutex<Known>>) {
-    let mut seen = changes.revision();
+/// Keeps up to date what is known as it was at a revision. After a gap nothing is known.
+async fn follow(changes: Changes, known: Arc<Mutex<Known>>, mut seen: i64) {
     loop {
         changes.reach(seen + 1).await;
         let news = changes.since(seen);

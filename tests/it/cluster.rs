@@ -3,9 +3,13 @@
 mod forward;
 mod members;
 mod nodes;
+mod process;
 mod service;
 mod sessions;
+mod stale;
 mod together;
+mod upgrade;
+mod watches;
 
 use std::time::Duration;
 

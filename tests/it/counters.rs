@@ -2,7 +2,7 @@
 
 mod bulk;
 mod hostile;
-mod watch;
+pub mod watch;
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use tonic_types::StatusExt as _;
 use crate::support::process::Process;
 use crate::support::{TestServer, reason, soon};
 
-type Client = CounterServiceClient<Channel>;
+pub type Client = CounterServiceClient<Channel>;
 
 async fn serve() -> (TestServer, Client) {
     let server = TestServer::start(&[]).await;

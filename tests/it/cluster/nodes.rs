@@ -1,85 +1,13 @@
 //! Whole nodes, as processes of their own, on real etcd.
 
-use std::time::Duration;
-
-use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
-use sumd::proto::sum::v1::{
-    AddRequest, GetCounterRequest, IncrementCounterRequest, IncrementCounterResponse,
-    SumCountersRequest,
-};
-use sumd::store::etcd::client::Address;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
-use tonic_health::pb::HealthCheckRequest;
+use sumd::proto::sum::v1::{AddRequest, GetCounterRequest, SumCountersRequest};
+use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
+use super::process::Node;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::Process;
 use crate::support::soon;
-
-struct Node {
-    process: Process,
-    channel: Channel,
-}
-
-impl Node {
-    /// Starts a node, which may have to wait for etcd.
-    async fn begin(etcd: &Address, id: &str) -> Self {
-        let store = etcd.to_string();
-        let flags = ["--store", &store, "--node-id", id, "--drain-delay", "0s"];
-        let process = Process::serve(&flags).await;
-        let channel = Channel::from_shared(format!("http://{}", process.address));
-        let channel = channel.expect("a URI").connect().await;
-        Self {
-            channel: channel.expect("it listens"),
-            process,
-        }
-    }
-
-    /// Starts a node, and waits until it counts.
-    async fn start(etcd: &Address, id: &str) -> Self {
-        let mut node = Self::begin(etcd, id).await;
-        node.process.logged("counting").await;
-        node
-    }
-
-    fn counters(&self) -> CounterServiceClient<Channel> {
-        CounterServiceClient::new(self.channel.clone())
-    }
-
-    async fn increment(&self, counter: &str, id: &str) -> Result<IncrementCounterResponse, Status> {
-        let mut request = Request::new(IncrementCounterRequest {
-            counter: counter.to_owned(),
-            delta: 1,
-            request_id: id.to_owned(),
-            ..IncrementCounterRequest::default()
-        });
-        request.set_timeout(Duration::from_secs(10));
-        let answer = self.counters().increment_counter(request).await;
-        answer.map(tonic::Response::into_inner)
-    }
-
-    /// Waits until a service's health is told so.
-    async fn becomes(&self, service: &str, status: ServingStatus) {
-        let told = async {
-            while self.health(service).await != status {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        soon(told).await;
-    }
-
-    async fn health(&self, service: &str) -> ServingStatus {
-        let request = HealthCheckRequest {
-            service: service.to_owned(),
-        };
-        let mut client = HealthClient::new(self.channel.clone());
-        let answer = soon(client.check(request)).await;
-        answer.expect("it is known").into_inner().status()
-    }
-}
 
 /// Whichever node is asked, it is one counter; and the same id is one increment, on whichever it is repeated.
 #[tokio::test]

@@ -3,23 +3,23 @@
 use std::collections::BTreeMap;
 
 use sumd::proto::sum::v1::{DeleteCounterRequest, WatchCountersRequest, WatchCountersResponse};
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::hostile::flood;
 use super::{Client, increment, refused, serve};
 use crate::support::{reason, soon};
 
 /// What a client makes of the answers.
-struct View {
+pub struct View {
     answers: Streaming<WatchCountersResponse>,
     counters: BTreeMap<String, (i64, i64)>,
-    revision: i64,
-    restarts: usize,
+    pub revision: i64,
+    pub restarts: usize,
     answered: usize,
 }
 
 impl View {
-    async fn open(client: &mut Client, request: WatchCountersRequest) -> Self {
+    pub async fn open(client: &mut Client, request: WatchCountersRequest) -> Self {
         let answers = soon(client.watch_counters(request))
             .await
             .expect("a stream");
@@ -32,8 +32,22 @@ impl View {
         }
     }
 
-    async fn next(&mut self) -> WatchCountersResponse {
-        let answer = soon(self.answers.message()).await.expect("no error");
+    /// Goes on by a new stream, which may be of another node.
+    pub async fn resume(&mut self, client: &mut Client, request: WatchCountersRequest) {
+        let from = WatchCountersRequest {
+            from_revision: self.revision,
+            ..request
+        };
+        let answers = soon(client.watch_counters(from)).await.expect("a stream");
+        self.answers = answers.into_inner();
+    }
+
+    pub async fn next(&mut self) -> WatchCountersResponse {
+        self.try_next().await.expect("no error")
+    }
+
+    pub async fn try_next(&mut self) -> Result<WatchCountersResponse, Status> {
+        let answer = soon(self.answers.message()).await?;
         let answer = answer.expect("a watch has no end");
         if answer.restarted {
             self.counters.clear();
@@ -54,21 +68,21 @@ impl View {
         );
         self.revision = answer.revision;
         self.answered += 1;
-        answer
+        Ok(answer)
     }
 
-    async fn until_synced(&mut self) {
+    pub async fn until_synced(&mut self) {
         while !self.next().await.synced {}
     }
 
     /// Reads until everything up to a revision has come.
-    async fn until(&mut self, revision: i64) {
+    pub async fn until(&mut self, revision: i64) {
         while self.revision < revision {
             self.next().await;
         }
     }
 
-    fn values(&self) -> Vec<(&str, i64)> {
+    pub fn values(&self) -> Vec<(&str, i64)> {
         let counters = self.counters.iter();
         counters
             .map(|(name, (value, _))| (&**name, *value))
@@ -76,7 +90,7 @@ impl View {
     }
 }
 
-fn prefix(prefix: &str, from_revision: i64) -> WatchCountersRequest {
+pub fn prefix(prefix: &str, from_revision: i64) -> WatchCountersRequest {
     WatchCountersRequest {
         prefix: prefix.into(),
         from_revision,
@@ -84,7 +98,7 @@ fn prefix(prefix: &str, from_revision: i64) -> WatchCountersRequest {
     }
 }
 
-async fn delete(client: &mut Client, counter: &str) -> i64 {
+pub async fn delete(client: &mut Client, counter: &str) -> i64 {
     let request = DeleteCounterRequest {
         counter: counter.into(),
         ..DeleteCounterRequest::default()

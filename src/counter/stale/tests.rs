@@ -1,0 +1,184 @@
+//! What is in memory, beside a store that is ahead of it.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::{Commit, CounterChange, Digests, SessionId};
+use crate::store::{After, LaneNumber, Loaded, Page, Reply, Scan, SessionRows, Sum};
+
+/// A store whose readers are ahead of what it tells, by as much as a test wants.
+struct Ahead {
+    changes: Changes,
+    /// `None` while it cannot be reached.
+    stored: Mutex<Option<Stored>>,
+}
+
+/// The counters that there are, and the moment.
+type Stored = (BTreeMap<Arc<str>, Row>, i64);
+
+impl Ahead {
+    /// One that has told everything up to a revision.
+    fn new(revision: i64) -> Arc<Self> {
+        Arc::new(Self {
+            changes: Changes::new(revision),
+            stored: Mutex::new(Some((BTreeMap::new(), revision))),
+        })
+    }
+
+    /// Sets counters, or deletes them, at a revision, without telling.
+    fn store(&self, names: &[&str], value: Option<i64>, revision: i64) {
+        let mut stored = self.stored.lock().expect("no panic");
+        let (rows, moment) = stored.as_mut().expect("it can be reached");
+        for name in names {
+            let name = Arc::from(*name);
+            match value {
+                Some(_) => rows.insert(Arc::clone(&name), row(&name, value, revision)),
+                None => rows.remove(&name),
+            };
+        }
+        *moment = revision;
+    }
+
+    fn fail(&self) {
+        *self.stored.lock().expect("no panic") = None;
+    }
+
+    /// Tells of what was done at a revision.
+    fn tell(&self, names: &[&str], value: Option<i64>, revision: i64) {
+        let change = |name: &&str| CounterChange {
+            name: (*name).into(),
+            value,
+            place: 1,
+            is_new: false,
+        };
+        let counters: Vec<_> = names.iter().map(change).collect();
+        self.changes
+            .publish(counters.into(), revision - 1, revision);
+    }
+}
+
+impl Store for Ahead {
+    fn digests(&self) -> Digests {
+        Digests::new([0; 16])
+    }
+
+    fn lanes(&self) -> u32 {
+        256
+    }
+
+    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        let stored = self.stored.lock().expect("no panic").clone();
+        Box::pin(async move {
+            let unreachable = || StoreError::Unavailable("it is down".into());
+            let (rows, revision) = stored.ok_or_else(unreachable)?;
+            Ok(Rows {
+                rows: names.iter().map(|name| rows.get(name).cloned()).collect(),
+                revision,
+            })
+        })
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    fn load(&self, _: LaneNumber) -> Reply<Loaded> {
+        unreachable!("who reads does not ask for it")
+    }
+
+    fn after(&self, _: LaneNumber, _: u64) -> Reply<After> {
+        unreachable!("who reads does not ask for it")
+    }
+
+    fn commit(&self, _: LaneNumber, _: Arc<Commit>) -> Reply<i64> {
+        unreachable!("who reads does not ask for it")
+    }
+
+    fn session(&self, _: SessionId) -> Reply<SessionRows> {
+        unreachable!("who reads does not ask for it")
+    }
+
+    fn scan(&self, _: Scan) -> Reply<Page> {
+        unreachable!("who reads does not ask for it")
+    }
+
+    fn sum(&self, _: Arc<str>) -> Reply<Sum> {
+        unreachable!("who reads does not ask for it")
+    }
+}
+
+fn row(name: &Arc<str>, value: Option<i64>, revision: i64) -> Row {
+    Row {
+        name: name.clone(),
+        value,
+        revision,
+    }
+}
+
+/// The values of counters, where they are there.
+async fn read(stale: &Stale, names: &[&str]) -> Vec<Option<i64>> {
+    let found = try_read(stale, names).await.expect("it is there");
+    let value = |row: Option<Row>| row.and_then(|row| row.value);
+    found.rows.into_iter().map(value).collect()
+}
+
+async fn try_read(stale: &Stale, names: &[&str]) -> Result<Rows, StoreError> {
+    let names = names.iter().map(|name| Arc::from(*name)).collect();
+    stale.read(names, 0).await
+}
+
+/// Lets the task that follows take in what was told.
+async fn reached(stale: &Stale, revision: i64) {
+    while stale.known().revision < revision {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Where somebody else had the changes followed before, and nothing has changed since.
+#[tokio::test]
+async fn what_was_read_is_in_memory_although_nothing_changes() {
+    let store = Ahead::new(10);
+    let stale = Stale::new(store.clone());
+    assert_eq!(read(&stale, &["a"]).await, [None]);
+    store.fail();
+    assert_eq!(read(&stale, &["a"]).await, [None]);
+    let unknown = try_read(&stale, &["b"]).await;
+    assert!(unknown.is_err(), "it was not read before");
+}
+
+/// Also where some of them were read before a change of all, and the others after it, ahead of what was told.
+#[tokio::test]
+async fn several_counters_are_of_one_moment() {
+    let store = Ahead::new(10);
+    let stale = Stale::new(store.clone());
+    assert_eq!(read(&stale, &["a"]).await, [None]);
+    for (value, revision) in [(Some(1), 20), (None, 30), (Some(2), 40)] {
+        let both = ["a", "b"];
+        store.store(&both, value, revision);
+        assert_eq!(read(&stale, &["c", "b"]).await, [None, value]);
+        assert_eq!(read(&stale, &both).await, [value, value]);
+        store.tell(&both, value, revision);
+        reached(&stale, revision).await;
+        assert_eq!(read(&stale, &both).await, [value, value]);
+        // For the next round it is forgotten.
+        stale.known().counters.remove("b");
+        stale.known().counters.remove("c");
+    }
+}
+
+/// A counter that was read as deleted is not there again, because it was made before that is told only then.
+#[tokio::test]
+async fn what_is_told_late_brings_nothing_back() {
+    let store = Ahead::new(10);
+    let stale = Stale::new(store.clone());
+    store.store(&["a"], Some(1), 20);
+    store.store(&["a"], None, 30);
+    assert_eq!(read(&stale, &["a"]).await, [None]);
+    store.tell(&["a"], Some(1), 20);
+    reached(&stale, 20).await;
+    assert_eq!(read(&stale, &["a"]).await, [None]);
+    store.tell(&["a"], None, 30);
+    store.tell(&["a"], Some(2), 40);
+    reached(&stale, 40).await;
+    assert_eq!(read(&stale, &["a"]).await, [Some(2)]);
+}

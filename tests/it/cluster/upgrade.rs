@@ -1,0 +1,213 @@
+//! A rolling upgrade: nodes are replaced one after another, while clients go on. `SUMD_UPGRADE_TO` names the program that they
+//! are upgraded to; without it that is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
+use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
+use sumd::proto::sum::v1::{
+    GetCounterRequest, IncrementCounterRequest, IncrementCounterResponse, NodeHealth,
+    WatchNodesRequest, WatchNodesResponse,
+};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use uuid::Uuid;
+
+use super::process::Node;
+use crate::etcd::cluster::Cluster;
+use crate::support::process::SUMD;
+use crate::support::{eventually, soon};
+
+const IDS: [&str; 3] = ["a", "b", "c"];
+const CLIENTS: usize = 6;
+/// Of as many groups, so that every node owns some.
+const COUNTERS: usize = 24;
+/// What is counted before something happens next.
+const PROGRESS: usize = 200;
+/// How long a client waits before it asks the next node.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A client has to get through at one of the nodes that are there, and has been at each of them a few times by then.
+const MAX_ATTEMPTS: u32 = 50;
+
+/// What the clients have in common.
+#[derive(Clone, Default)]
+struct Load {
+    /// Where the nodes are, as one that resolves their names would know.
+    addresses: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    answered: Arc<AtomicUsize>,
+    retried: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Load {
+    /// Waits until clients have got on.
+    async fn progress(&self) {
+        let enough = self.answered.load(Ordering::Relaxed) + PROGRESS;
+        let is_enough = || self.answered.load(Ordering::Relaxed) >= enough;
+        eventually("progress", is_enough).await;
+    }
+}
+
+/// Increments, each with an id, which it sends again to the next node where one is unavailable; any other error is one too
+/// many. Gives the values that it was answered, of each counter.
+async fn count(load: Load, who: usize) -> Vec<(usize, i64)> {
+    let mut rng = fastrand::Rng::new();
+    let (mut at, mut client) = (who, None);
+    let mut values = Vec::new();
+    while !load.stop.is_cancelled() {
+        let counter = rng.usize(..COUNTERS);
+        let request = IncrementCounterRequest {
+            counter: name(counter),
+            delta: 1,
+            request_id: Uuid::now_v7().to_string(),
+            ..IncrementCounterRequest::default()
+        };
+        for attempt in 1.. {
+            match attempt_at(&load, at, &mut client, &request).await {
+                Ok(answer) => {
+                    values.push((counter, answer.value));
+                    break;
+                }
+                Err(status) => {
+                    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                    assert!(attempt < MAX_ATTEMPTS, "never again: {status:?}");
+                    load.retried.fetch_add(1, Ordering::Relaxed);
+                    (at, client) = (at + 1, None);
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+        load.answered.fetch_add(1, Ordering::Relaxed);
+    }
+    values
+}
+
+async fn attempt_at(
+    load: &Load,
+    at: usize,
+    client: &mut Option<CounterServiceClient<Channel>>,
+    request: &IncrementCounterRequest,
+) -> Result<IncrementCounterResponse, Status> {
+    if client.is_none() {
+        let id = IDS[at % IDS.len()];
+        let address = load.addresses.lock().expect("no panic")[id].clone();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URI");
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        *client = Some(CounterServiceClient::new(channel));
+    }
+    let client = client.as_mut().expect("it was made just now");
+    let answer = soon(client.increment_counter(Request::new(request.clone()))).await;
+    answer.map(tonic::Response::into_inner)
+}
+
+fn name(counter: usize) -> String {
+    format!("group-{counter}/x")
+}
+
+/// What one node is told of all.
+struct Nodes(Streaming<WatchNodesResponse>);
+
+impl Nodes {
+    async fn of(node: &Node) -> Self {
+        let mut client = ClusterServiceClient::new(node.channel.clone());
+        let answers = soon(client.watch_nodes(WatchNodesRequest {})).await;
+        Self(answers.expect("a stream").into_inner())
+    }
+
+    /// Waits until a node is told to own that many lanes, with this health; none where it is not told of at all. The lanes
+    /// are all owned, whatever happens.
+    async fn until(&mut self, id: &str, expected: impl Fn(Option<(u32, NodeHealth)>) -> bool) {
+        loop {
+            let answer = soon(self.0.message()).await.expect("no error");
+            let answer = answer.expect("it has no end");
+            let owned: u32 = answer.nodes.iter().map(|node| node.lanes).sum();
+            assert_eq!(owned, answer.total_lanes, "{answer:?}");
+            let node = answer.nodes.iter().find(|node| node.id == id);
+            if expected(node.map(|node| (node.lanes, node.health()))) {
+                return;
+            }
+        }
+    }
+}
+
+async fn start(etcd: &Cluster, program: &str, id: &'static str, load: &Load) -> Node {
+    let address = etcd.address();
+    let mut node = Node::begin_as(&mut Command::new(program), &address, id, &[]).await;
+    node.process.logged("counting").await;
+    let at = node.process.address.clone();
+    load.addresses.lock().expect("no panic").insert(id, at);
+    node
+}
+
+/// No call fails but those that are to be sent again, and these get through; everything is counted once; and each node that
+/// goes has given its lanes away before.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn an_upgrade_is_not_noticed() {
+    let etcd = Cluster::start(3, &[]).await;
+    let load = Load::default();
+    let mut nodes = Vec::new();
+    for id in IDS {
+        nodes.push(start(&etcd, SUMD, id, &load).await);
+    }
+    let mut clients = JoinSet::new();
+    for who in 0..CLIENTS {
+        clients.spawn(count(load.clone(), who));
+    }
+    load.progress().await;
+
+    let program = env::var("SUMD_UPGRADE_TO").unwrap_or_else(|_| SUMD.to_owned());
+    for (i, id) in IDS.into_iter().enumerate() {
+        let mut told = Nodes::of(&nodes[(i + 1) % IDS.len()]).await;
+        told.until(id, |node| {
+            node.is_some_and(|(lanes, health)| lanes > 0 && health == NodeHealth::Serving)
+        })
+        .await;
+        nodes[i].process.signal("TERM");
+        told.until(id, |node| node == Some((0, NodeHealth::Draining)))
+            .await;
+        told.until(id, |node| node.is_none()).await;
+        assert!(nodes[i].process.exit().await.success());
+        load.progress().await;
+
+        nodes[i] = start(&etcd, &program, id, &load).await;
+        told.until(id, |node| {
+            node.is_some_and(|(lanes, health)| lanes > 0 && health == NodeHealth::Serving)
+        })
+        .await;
+        load.progress().await;
+    }
+
+    load.stop.cancel();
+    let mut values = vec![BTreeSet::new(); COUNTERS];
+    let mut answered = vec![0; COUNTERS];
+    while let Some(client) = soon(clients.join_next()).await {
+        for (counter, value) in client.expect("every call got through") {
+            values[counter].insert(value);
+            answered[counter] += 1;
+        }
+    }
+    let mut client = nodes[0].counters();
+    for (counter, (values, answered)) in values.into_iter().zip(answered).enumerate() {
+        // Each increment was answered with a value of its own, and there are no others.
+        assert_eq!(values, (1..=answered).collect(), "{}", name(counter));
+        let request = GetCounterRequest {
+            counter: name(counter),
+            ..GetCounterRequest::default()
+        };
+        let read = soon(client.get_counter(request)).await.expect("an answer");
+        let read = read.into_inner().counter.expect("a counter");
+        assert_eq!(read.value, answered, "{}", name(counter));
+    }
+    let (answered, retried) = (&load.answered, &load.retried);
+    eprintln!("{answered:?} increments, {retried:?} sent again");
+}
