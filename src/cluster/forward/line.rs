@@ -118,11 +118,7 @@ impl Line {
             caller,
             since,
         });
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
         Ok(outcome)
     }
 
@@ -141,11 +137,7 @@ impl Line {
     pub(super) fn open(&self) {
         let mut state = self.state();
         state.phase = Phase::Open;
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
     }
 
     /// Takes no more calls, and ends the stream of them. Those that were not sent are told so, and those that were are
@@ -154,11 +146,7 @@ impl Line {
         let mut state = self.state();
         state.phase = Phase::Closing;
         state.refuse_waiting(NotSent::NotConnected);
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(state);
     }
 
     /// The connection is no more.
@@ -303,6 +291,15 @@ impl State {
             self.bytes -= waiting.call.payload.len();
             tell(waiting.caller, Err(ForwardError::NotSent(why)));
         }
+    }
+}
+
+/// Has the stream that takes calls look again, once it can.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

@@ -75,7 +75,8 @@ impl Peers {
     /// sent.
     ///
     /// # Errors
-    /// Where the node has certainly not carried it out and will not, at once if it cannot be reached, or once it is known that it cannot; or where nobody knows.
+    /// Where the node has certainly not carried it out and will not, as soon as it is known that it cannot be reached; or where
+    /// nobody knows.
     pub async fn call(&self, node: &Node, call: Call) -> Result<Answer, ForwardError> {
         let line = self.line(node);
         let line = line.ok_or(ForwardError::NotSent(NotSent::NotConnected))?;

@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 use super::super::error::{Kind, lane_error, read_error};
 use super::super::peers::Elsewhere;
 use super::moved::{self, Moved};
-use super::parts::Parts;
+use super::parts::{Parts, Whole};
 use super::{Stream, add, decode_part, part, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
@@ -86,14 +86,12 @@ impl Stream {
             self.service.digests,
             &increments,
         ) {
-            let mut reply = reply();
-            if self.add_whole(&mut reply, whole?) {
-                replies.send(&reply).await;
-            }
+            self.tell_whole(whole?, replies).await;
             return Ok(());
         }
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
-            if self.service.elsewhere(lane).is_none() && self.places.are_free(lane, None) {
+            let elsewhere = self.service.elsewhere(lane);
+            if elsewhere.is_none() && self.places.are_free(lane, None) {
                 let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
                 self.places.take(lane, None);
                 self.enqueue(lane, record).await?;
@@ -101,14 +99,18 @@ impl Stream {
             }
             let (session, time) = self.session.as_ref().expect("the first message has set it");
             let payload = fields.encode((session, *time), (sequence, acknowledged), lane, &part);
-            self.hand_out(lane, payload).await?;
+            self.hand_out(lane, elsewhere, payload).await?;
         }
         Ok(())
     }
 
     /// Has a part carried out where its lane is committed best, once it cannot overtake those before it.
-    async fn hand_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
-        let elsewhere = self.service.elsewhere(lane);
+    async fn hand_out(
+        &mut self,
+        lane: LaneNumber,
+        elsewhere: Option<Elsewhere>,
+        payload: Bytes,
+    ) -> Result<(), Status> {
         let node = elsewhere.as_ref().and_then(Elsewhere::node);
         if !self.places.are_free(lane, node) {
             self.held.push_back((lane, payload));
@@ -132,7 +134,8 @@ impl Stream {
     /// Hands out what was held back, as far as that is possible by now.
     pub(super) async fn release(&mut self) -> Result<(), Status> {
         for (lane, payload) in std::mem::take(&mut self.held) {
-            self.hand_out(lane, payload).await?;
+            let elsewhere = self.service.elsewhere(lane);
+            self.hand_out(lane, elsewhere, payload).await?;
         }
         Ok(())
     }
@@ -169,11 +172,15 @@ impl Stream {
         let Some(parts) = &mut self.parts else {
             return Ok(());
         };
-        let mut reply = reply();
         let whole = parts.durable(lane, answer.acknowledged, answer.revision, answer.failures);
+        self.tell_whole(whole, replies).await;
+        Ok(())
+    }
+
+    async fn tell_whole(&mut self, whole: Vec<Whole>, replies: &Replies) {
+        let mut reply = reply();
         if self.add_whole(&mut reply, whole) {
             replies.send(&reply).await;
         }
-        Ok(())
     }
 }

@@ -215,11 +215,10 @@ impl Filling {
     }
 
     /// All of it is there, and of use from now on.
-    pub(in crate::store) async fn open(mut self) -> Result<(), ToolError> {
-        self.meta.filling = false;
+    pub(in crate::store) async fn open(self) -> Result<(), ToolError> {
         let meta = Meta {
             filling: false,
-            ..self.meta.clone()
+            ..self.meta
         };
         swap(&self.place, &meta, self.guard).await
     }
