@@ -11,6 +11,7 @@ mod increment;
 mod moved;
 mod name;
 mod request;
+mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ mod tests;
 pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
 pub use apply::{Bounds, MAX_SKEW, State};
 pub use codec::Corrupt;
-pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack};
+pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack, SessionChange};
 pub use ids::{Before, PackEntry};
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
@@ -26,4 +27,4 @@ pub use request::{
     Digests, Follows, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Part, Record,
     Request, SessionId, hash_name,
 };
-pub use sessions::{MAX_FAILURES, SESSION_WINDOW, Session};
+pub use session::{MAX_FAILURES, SESSION_WINDOW, Session};

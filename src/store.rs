@@ -83,7 +83,7 @@ pub struct Loaded {
     /// What is remembered of it and those before it, in their order.
     pub packs: Vec<Pack>,
     /// All sessions.
-    pub sessions: Vec<(SessionId, Session)>,
+    pub sessions: Vec<(SessionId, Arc<Session>)>,
     /// The ids that were remembered before the data were moved here, by all lanes together.
     pub before: Option<Arc<Before>>,
 }

@@ -13,7 +13,8 @@ use super::request::{
     Digests, Follows, Increment, Increments, Millis, Operation, Record, Request, SessionId,
     hash_name,
 };
-use super::sessions::{Message, Session, Sessions};
+use super::session::{Message, Session};
+use super::sessions::Sessions;
 
 /// How far a client's clock may be ahead of the lane's, and the clocks of nodes apart.
 pub const MAX_SKEW: Millis = 60_000;
@@ -81,7 +82,7 @@ impl State {
         bounds: Bounds,
         head: Head,
         packs: Vec<Pack>,
-        sessions: Vec<(SessionId, Session)>,
+        sessions: Vec<(SessionId, Arc<Session>)>,
     ) -> Result<Self, Corrupt> {
         let mut state = Self {
             head,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::request::{Millis, SessionId};
-use super::sessions::Session;
+use super::session::Session;
 
 /// Where a lane is: the last batch that was committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Batch {
     /// The counters that it changed, as it left them.
     pub counters: Vec<(Arc<str>, Option<i64>)>,
     /// The sessions that it changed, as it left them; `None` where it forgot one.
-    pub sessions: Vec<(SessionId, Option<Session>)>,
+    pub sessions: Vec<(SessionId, Option<Arc<Session>>)>,
 }
 
 /// A batch, to be committed as a whole or not at all.
@@ -73,8 +73,8 @@ pub struct Commit {
 pub struct Changes {
     /// Counters, in the order of their names.
     pub counters: Arc<[CounterChange]>,
-    /// Sessions, encoded; `None` to forget one.
-    pub sessions: Vec<(SessionId, Option<Vec<u8>>)>,
+    /// Sessions, in the order of their ids.
+    pub sessions: Vec<(SessionId, SessionChange)>,
 }
 
 /// A counter as a batch leaves it.
@@ -88,6 +88,15 @@ pub struct CounterChange {
     pub place: u32,
     /// It was not there before this batch.
     pub is_new: bool,
+}
+
+/// A session as a batch leaves it.
+#[derive(Clone, Debug)]
+pub struct SessionChange {
+    /// As it was before, where it is still that session: it may do to store what was added.
+    pub before: Option<Arc<Session>>,
+    /// As it is now; `None` where it is forgotten.
+    pub after: Option<Arc<Session>>,
 }
 
 const IS_NEW: u8 = 1;

@@ -10,7 +10,7 @@ use super::answer::Failure;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::name::group;
 use super::request::{Digests, Increment, Millis, SessionId};
-use super::sessions::{Message, Session};
+use super::session::{Message, Session};
 
 /// What a part takes in memory beside its failures.
 const PART_BYTES: usize = size_of::<MovedPart>();

@@ -1,245 +1,19 @@
-//! The sessions of bulk clients.
+//! The sessions of a lane.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
-use super::answer::Failure;
-use super::codec::{Corrupt, Reader, put_i64, put_u64};
-use super::moved::Moved;
+use super::commit::SessionChange;
 use super::request::{Millis, SessionId};
-
-/// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
-pub const SESSION_WINDOW: u64 = 256;
-
-/// What a session takes in memory beside its id, messages and failures.
-const SESSION_BYTES: usize = 256;
-const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
-/// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
-pub const MAX_FAILURES: usize = 4000;
-/// How a session is stored that was not moved, which older versions read, too; and how one that was. The first format had
-/// messages without a gap, and no parts.
-const FORMAT: u8 = 2;
-const FORMAT_WITHOUT_PARTS: u8 = 1;
-const FORMAT_MOVED: u8 = 3;
-
-/// A session as it is stored: that of a client, or what it has in one of several lanes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Session {
-    /// The lane's time at the last message.
-    pub(super) used: Millis,
-    /// The last message that was applied.
-    pub(super) applied: u64,
-    /// The last message that the client has said it knows acknowledged.
-    pub(super) acknowledged: u64,
-    /// The messages after that which were applied. Of those that were applied before a move not all may be known.
-    pub(super) messages: VecDeque<Message>,
-    /// Their failures, each with its message's sequence.
-    pub(super) failures: VecDeque<(u64, Failure)>,
-    /// What was applied elsewhere, where it was moved.
-    pub(super) moved: Option<Box<Moved>>,
-}
-
-/// A message that was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Message {
-    pub(super) sequence: u64,
-    pub(super) contents: u64,
-    /// How many lanes have a part of it.
-    pub(super) parts: u32,
-}
-
-impl Session {
-    /// The contents of a message that was applied and is not known to be acknowledged.
-    pub(super) fn contents(&self, sequence: u64) -> Option<u64> {
-        let by_sequence = |message: &Message| message.sequence;
-        let found = self.messages.binary_search_by_key(&sequence, by_sequence);
-        found.ok().map(|at| self.messages[at].contents)
-    }
-
-    pub(super) fn failures(&self, of: impl Fn(u64) -> bool) -> Vec<(u64, Failure)> {
-        let failures = self.failures.iter();
-        failures.filter(|(at, _)| of(*at)).copied().collect()
-    }
-
-    /// How many failures there are where there is no room for more.
-    pub(super) fn too_many_failures(&self, acknowledged: u64) -> Option<usize> {
-        let failures = self.failures.iter();
-        let left = failures.filter(|(at, _)| *at > acknowledged).count();
-        (left > MAX_FAILURES).then_some(left)
-    }
-
-    /// A message was applied before.
-    pub(super) fn is_applied(&self, sequence: u64) -> bool {
-        sequence <= self.applied.max(self.moved_up_to())
-    }
-
-    /// A message that was applied before is this one, as far as can be told.
-    pub(super) fn is_same(&self, sequence: u64, contents: u64, of_whole: bool) -> bool {
-        let is_moved = sequence <= self.moved_up_to();
-        match self.contents(sequence) {
-            // What is known of it is its contents as a whole.
-            Some(known) if of_whole || !is_moved => known == contents,
-            _ => is_moved,
-        }
-    }
-
-    /// A message is applied.
-    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)], now: Millis) {
-        self.used = now;
-        self.applied = message.sequence;
-        self.messages.push_back(message);
-        self.failures.extend(failures);
-        if let Some(moved) = &mut self.moved {
-            moved.drop_parts(message.sequence);
-        }
-    }
-
-    /// The client knows of these messages and their failures.
-    pub(super) fn acknowledge(&mut self, acknowledged: u64) {
-        self.acknowledged = self.acknowledged.max(acknowledged);
-        let known = self.acknowledged;
-        while self
-            .messages
-            .front()
-            .is_some_and(|message| message.sequence <= known)
-        {
-            self.messages.pop_front();
-        }
-        while self.failures.front().is_some_and(|(at, _)| *at <= known) {
-            self.failures.pop_front();
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        SESSION_BYTES
-            + size_of::<Message>() * self.messages.len()
-            + FAILURE_BYTES * self.failures.len()
-            + self.moved.as_ref().map_or(0, |moved| moved.bytes())
-    }
-
-    /// The bytes to store.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let format = self.moved.as_ref().map_or(FORMAT, |_| FORMAT_MOVED);
-        let mut out = vec![format];
-        put_i64(&mut out, self.used);
-        put_u64(&mut out, self.applied);
-        put_u64(&mut out, self.acknowledged);
-        if let Some(moved) = &self.moved {
-            moved.put(&mut out);
-        }
-        put_u64(&mut out, self.messages.len() as u64);
-        let mut before = 0;
-        for message in &self.messages {
-            put_u64(&mut out, message.sequence - before);
-            put_u64(&mut out, message.parts.into());
-            out.extend_from_slice(&message.contents.to_le_bytes());
-            before = message.sequence;
-        }
-        for (sequence, failure) in &self.failures {
-            put_u64(&mut out, *sequence);
-            failure.put(&mut out);
-        }
-        out
-    }
-
-    /// A session from its bytes.
-    ///
-    /// # Errors
-    /// Where they are none.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
-        let mut reader = Reader(bytes);
-        let format = reader.u8()?;
-        let mut session = Self {
-            used: reader.i64()?,
-            applied: reader.u64()?,
-            acknowledged: reader.u64()?,
-            ..Self::default()
-        };
-        if format == FORMAT_MOVED {
-            session.moved = Some(Box::new(Moved::read(&mut reader)?));
-        }
-        let count = match format {
-            FORMAT | FORMAT_MOVED => Some(reader.u64()?),
-            FORMAT_WITHOUT_PARTS => session.applied.checked_sub(session.acknowledged),
-            _ => return Err(Corrupt("a session of an unknown format")),
-        };
-        let Some(count @ ..=SESSION_WINDOW) = count else {
-            return Err(Corrupt("a session that is ahead of itself"));
-        };
-        let mut before = match format {
-            FORMAT_WITHOUT_PARTS => session.acknowledged,
-            _ => 0,
-        };
-        for _ in 0..count {
-            let (step, parts) = match format {
-                FORMAT_WITHOUT_PARTS => (1, 1),
-                _ => (reader.u64()?, reader.u32()?),
-            };
-            let after = before.checked_add(step);
-            let Some(sequence) = after.filter(|at| step > 0 && session.is_applied(*at)) else {
-                return Err(Corrupt("a session whose messages are out of order"));
-            };
-            session.messages.push_back(Message {
-                sequence,
-                contents: u64::from_le_bytes(reader.bytes()?),
-                parts,
-            });
-            before = sequence;
-        }
-        while !reader.is_empty() {
-            let sequence = reader.u64()?;
-            session
-                .failures
-                .push_back((sequence, Failure::read(&mut reader)?));
-        }
-        Ok(session)
-    }
-
-    /// When a session was used last, if nothing of it is missing: all that any lane has applied, the others have, too.
-    #[must_use]
-    pub fn last_used(lanes: &[Self], applied: u64) -> Option<Millis> {
-        let is_whole = lanes.iter().all(|lane| lane.applied <= applied);
-        let used = lanes.iter().map(|lane| lane.used).max();
-        used.filter(|_| is_whole)
-    }
-
-    /// What all lanes together know of a session of which each has its own part: the last message up to which all are
-    /// applied, and the failures of those that the client has not acknowledged.
-    #[must_use]
-    pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
-        let told = lanes.iter().map(|lane| lane.acknowledged).max();
-        let told = told.unwrap_or(0);
-        let moved = lanes.iter().map(Self::moved_up_to).max();
-        let mut applied = told.max(moved.unwrap_or(0));
-        let first = told + 1;
-        let mut parts: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
-        for message in lanes.iter().flat_map(|lane| &lane.messages) {
-            let (_, found) = parts.entry(message.sequence).or_insert((message.parts, 0));
-            *found += 1;
-        }
-        let after = applied + 1;
-        for (sequence, (parts, found)) in parts.range(after..) {
-            if *sequence != applied + 1 || found < parts {
-                break;
-            }
-            applied = *sequence;
-        }
-        let failures = lanes.iter().flat_map(|lane| &lane.failures);
-        let mut failures: Vec<_> = failures
-            .filter(|(at, _)| (first..=applied).contains(at))
-            .copied()
-            .collect();
-        failures.sort_unstable_by_key(|(at, failure)| (*at, failure.index));
-        (applied, failures)
-    }
-}
+use super::session::Session;
 
 /// All sessions of a lane.
 #[derive(Default)]
 pub(super) struct Sessions {
-    all: HashMap<SessionId, Session>,
-    /// Those that the batch changes, as they were before it.
-    changed: HashMap<SessionId, Option<Session>>,
+    all: HashMap<SessionId, Arc<Session>>,
+    /// Those that the batch changes.
+    changed: HashMap<SessionId, Changed>,
     /// What these take in the batch, about.
     changed_bytes: usize,
     bytes: usize,
@@ -249,34 +23,49 @@ pub(super) struct Sessions {
     oldest: Millis,
 }
 
+/// What a batch has done to a session.
+struct Changed {
+    /// As it was before.
+    before: Option<Arc<Session>>,
+    /// It was not replaced by another one of its name.
+    is_same: bool,
+}
+
 /// How often unused sessions are looked for.
 const SWEEP_INTERVAL: Millis = 60_000;
 
 impl Sessions {
-    pub(super) fn load(&mut self, id: SessionId, session: Session) {
+    pub(super) fn load(&mut self, id: SessionId, session: Arc<Session>) {
         self.bytes += id.len() + session.bytes();
         self.all.insert(id, session);
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Session> {
-        self.all.get(id)
+        self.all.get(id).map(|session| &**session)
     }
 
     /// Changes a session, which is made where there is none.
     pub(super) fn change(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) {
-        let is_new = !self.all.contains_key(id);
-        let session = self.all.entry(id.clone()).or_default();
-        let before = id.len() + session.bytes();
-        if !self.changed.contains_key(id) {
-            let undo = (!is_new).then(|| session.clone());
-            self.changed.insert(id.clone(), undo);
-            self.changed_bytes += before;
+        let found = self.all.get(id);
+        let counted = found.map_or(0, |session| id.len() + session.bytes());
+        match self.changed.entry(id.clone()) {
+            Entry::Vacant(entry) => {
+                let before = found.cloned();
+                entry.insert(Changed {
+                    before,
+                    is_same: true,
+                });
+                // A store may keep all of it.
+                self.changed_bytes += counted.max(id.len());
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().is_same &= found.is_some(),
         }
+        let session = Arc::make_mut(self.all.entry(id.clone()).or_default());
+        let before = session.bytes();
         change(session);
-        let after = id.len() + session.bytes();
+        let after = session.bytes();
         self.changed_bytes += after.saturating_sub(before);
-        let counted = if is_new { 0 } else { before };
-        self.bytes = self.bytes + after - counted;
+        self.bytes = self.bytes + id.len() + after - counted;
     }
 
     /// Forgets sessions that were last used before a time, but not at every turn.
@@ -297,7 +86,11 @@ impl Sessions {
         for (id, session) in old {
             self.bytes -= id.len() + session.bytes();
             self.changed_bytes += id.len();
-            self.changed.insert(id, Some(session));
+            let forgotten = Changed {
+                before: Some(session),
+                is_same: false,
+            };
+            self.changed.insert(id, forgotten);
         }
         self.oldest = oldest;
     }
@@ -308,12 +101,18 @@ impl Sessions {
         (!self.all.is_empty()).then_some(forgotten_at)
     }
 
-    /// Gives the batch away: what has changed, encoded. Until the next one begins it can be undone.
-    pub(super) fn changed(&self) -> Vec<(SessionId, Option<Vec<u8>>)> {
-        let encode = |id: &SessionId| (id.clone(), self.all.get(id).map(Session::encode));
-        let mut changed: Vec<_> = self.changed.keys().map(encode).collect();
-        changed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        changed
+    /// Gives the batch away. Until the next one begins it can be undone.
+    pub(super) fn changed(&self) -> Vec<(SessionId, SessionChange)> {
+        let change = |(id, changed): (&SessionId, &Changed)| {
+            let change = SessionChange {
+                before: changed.before.clone().filter(|_| changed.is_same),
+                after: self.all.get(id).cloned(),
+            };
+            (id.clone(), change)
+        };
+        let mut changes: Vec<_> = self.changed.iter().map(change).collect();
+        changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        changes
     }
 
     /// The batch is over.
@@ -324,14 +123,14 @@ impl Sessions {
 
     /// The batch was not made.
     pub(super) fn undo(&mut self) {
-        for (id, before) in std::mem::take(&mut self.changed) {
-            self.replace(id, before);
+        for (id, changed) in std::mem::take(&mut self.changed) {
+            self.replace(id, changed.before);
         }
         self.changed_bytes = 0;
     }
 
     /// Takes in a session as another node has left it.
-    pub(super) fn replace(&mut self, id: SessionId, session: Option<Session>) {
+    pub(super) fn replace(&mut self, id: SessionId, session: Option<Arc<Session>>) {
         if let Some(before) = self.all.remove(&id) {
             self.bytes -= id.len() + before.bytes();
         }

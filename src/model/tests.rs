@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::codec::{Reader, put_i64, put_u64};
-use super::sessions::Session;
+use super::session::Session;
 use super::*;
 
 const HORIZON: Millis = 600_000;
@@ -51,9 +51,10 @@ impl Stored {
             self.counters
                 .insert(change.name.clone(), (change.value, revision));
         }
-        for (id, session) in &commit.changes.sessions {
-            match session {
-                Some(session) => self.sessions.insert(id.clone(), session.clone()),
+        for (id, change) in &commit.changes.sessions {
+            check_added(change);
+            match &change.after {
+                Some(session) => self.sessions.insert(id.clone(), session.encode()),
                 None => self.sessions.remove(id),
             };
         }
@@ -72,10 +73,26 @@ impl Stored {
     fn load(&self, bounds: Bounds) -> State {
         let decode = |(id, bytes): (&SessionId, &Vec<u8>)| {
             let session = Session::decode(bytes).expect("what was encoded");
-            (id.clone(), session)
+            (id.clone(), Arc::new(session))
         };
         let sessions = self.sessions.iter().map(decode).collect();
         State::new(bounds, self.head, self.packs.clone(), sessions).expect("what was stored")
+    }
+}
+
+/// What was added to a session makes of its earlier state the later one, and nothing of that.
+fn check_added(change: &SessionChange) {
+    let (Some(before), Some(after)) = (&change.before, &change.after) else {
+        return;
+    };
+    let Some(added) = after.since(before) else {
+        return;
+    };
+    let added = Session::decode(&added.encode()).expect("what was encoded");
+    let mut again = Session::clone(before);
+    for _ in 0..2 {
+        again.add(&added);
+        assert_eq!(again, **after);
     }
 }
 

@@ -13,6 +13,7 @@ mod log;
 mod meta;
 mod reader;
 mod rows;
+mod sessions;
 mod sizes;
 pub(super) mod survey;
 mod upkeep;
@@ -200,7 +201,7 @@ impl<K: Kv> Inner<K> {
         let attempt = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
         let plan = log.plan(&commit, attempt);
         let (plan, landed) = committer::commit(&self.commits, plan).await?;
-        log.landed(plan, &commit.changes.counters, landed);
+        log.landed(plan, &commit.changes, landed);
         Ok(self.layout.base(landed.etcd_revision, landed.offset))
     }
 }

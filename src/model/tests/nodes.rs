@@ -20,7 +20,6 @@ impl Shared {
             return None;
         }
         let base = self.stored.commit(commit);
-        let decode = |bytes: &Vec<u8>| Session::decode(bytes).expect("what was encoded");
         let sessions = commit.changes.sessions.iter();
         let counters = commit.changes.counters.iter();
         self.log.push(Batch {
@@ -33,7 +32,7 @@ impl Shared {
             },
             counters: counters.map(|c| (c.name.clone(), c.value)).collect(),
             sessions: sessions
-                .map(|(id, session)| (id.clone(), session.as_ref().map(decode)))
+                .map(|(id, change)| (id.clone(), change.after.clone()))
                 .collect(),
         });
         Some(base)

@@ -26,7 +26,7 @@ pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolE
     check_nodes(place, &layout).await?;
     let closed = Meta {
         // Versions that do not know of this do not know this format.
-        format: FORMAT_MOVED,
+        format: meta.format.max(FORMAT_MOVED),
         moved_to: to.to_owned(),
         ..meta.clone()
     };

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, get, prefix, put};
-use super::rows::{self, FORMAT_MOVED, LANES, Layout};
+use super::rows::{self, FORMAT, LANES, Layout};
 use super::{OpenError, kv, meta};
 use crate::model::group;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
@@ -69,7 +69,7 @@ impl Filling {
         }
         let Place { client, prefix, .. } = place;
         let mut meta = Meta {
-            format: FORMAT_MOVED,
+            format: FORMAT,
             lanes,
             key: dump.digests.key().to_vec().into(),
             filling: true,

@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Ranges that are read at once, in one transaction.
+pub(super) const MAX_RANGES: usize = 128;
+
 /// Transactions, as etcd has them.
 pub trait Kv: Clone + Send + Sync + 'static {
     /// Carries out a transaction, once at most.

@@ -1,10 +1,15 @@
 //! Reading a lane: all of it, or what was committed since.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use super::client::{get, range};
-use super::kv::{self, Kv, ReadError};
+use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::log::Log;
 use super::rows::{self, Layout};
-use crate::model::{Batch, Corrupt, Head, Pack, Session};
+use super::sessions::Told;
+use crate::model::{Batch, Corrupt, Head, Pack, Session, SessionId};
+use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::{After, LaneNumber, Loaded, StoreError};
@@ -94,15 +99,16 @@ fn put_together(
         sessions: Vec::new(),
         before: None,
     };
-    let mut states = std::collections::BTreeMap::new();
+    let mut told: BTreeMap<SessionId, Told> = BTreeMap::new();
     let prefix = layout.sessions(head_lane(layout, head_row)?);
     for row in sessions {
         let id = row.key.strip_prefix(&*prefix);
         let id = id.and_then(|id| std::str::from_utf8(id).ok());
         let id = id.ok_or(Corrupt("a session's key is not UTF-8"))?;
         let session: stored::Session = layout.open(row)?;
-        states.insert(id.to_owned(), session.state);
+        told.entry(id.into()).or_default().set_row(session.state);
     }
+    let mut changed = BTreeSet::new();
     let mut last = None;
     let mut take = |batch: &stored::Batch, row_revision: i64| {
         let base = layout.base_of(batch, row_revision);
@@ -111,8 +117,10 @@ fn put_together(
             loaded.packs.push(pack(batch, base));
         }
         if batch.seq > head.folded {
-            for session in &batch.sessions {
-                states.insert(session.id.clone(), session.state.clone());
+            for change in &batch.sessions {
+                let id = SessionId::from(change.id.as_str());
+                told.entry(id.clone()).or_default().take(change);
+                changed.insert(id);
             }
         }
     };
@@ -136,10 +144,12 @@ fn put_together(
         horizon: head.horizon,
         session_horizon: head.session_horizon,
     };
-    for (id, state) in states.iter().filter(|(_, state)| !state.is_empty()) {
-        loaded
-            .sessions
-            .push((id.as_str().into(), Session::decode(state)?));
+    for (id, told) in told {
+        let session = told.session()?.map(Arc::new);
+        if changed.contains(&id) {
+            log.set_session(id.clone(), session.clone());
+        }
+        loaded.sessions.extend(session.map(|session| (id, session)));
     }
     log.set_head(head, head_row.mod_revision)?;
     Ok(loaded)
@@ -212,14 +222,82 @@ pub(super) async fn after(
     if !complete || batches.first().map(|batch| batch.head.seq) != Some(seq + 1) {
         return Ok(After::TooMany);
     }
-    if has_folded {
+    let known = if has_folded {
         log.restart(head.folded, from);
-    }
+        head.folded.min(seq)
+    } else {
+        seq
+    };
+    let mut told = BTreeMap::new();
     for pack_row in &packs {
-        log.add_pack(&layout.open(pack_row)?, pack_row.mod_revision)?;
+        let pack = layout.open(pack_row)?;
+        log.add_pack(&pack, pack_row.mod_revision)?;
+        tell(known, &pack.batches, &mut told);
     }
+    tell(known, &head.batches, &mut told);
     log.set_head(head, row.mod_revision)?;
+    let sessions = match put_on_known(kv, layout, log, told, found.revision).await {
+        Err(ReadError::Compacted) => return Ok(After::TooMany),
+        sessions => sessions??,
+    };
+    for (id, session) in &sessions {
+        log.set_session(id.clone(), session.clone());
+    }
+    if let Some(last) = batches.last_mut() {
+        last.sessions = sessions;
+    }
     Ok(After::Batches(batches))
+}
+
+/// What batches after one have done to sessions.
+fn tell(known: u64, batches: &[stored::Batch], told: &mut BTreeMap<SessionId, Told>) {
+    for batch in batches.iter().filter(|batch| batch.seq > known) {
+        for change in &batch.sessions {
+            let told = told.entry(change.id.as_str().into());
+            told.or_default().take(change);
+        }
+    }
+}
+
+type Sessions = Vec<(SessionId, Option<Arc<Session>>)>;
+
+/// Puts what is told on top of what the log knows, or the rows say.
+async fn put_on_known(
+    kv: &impl Kv,
+    layout: &Layout,
+    log: &Log,
+    mut told: BTreeMap<SessionId, Told>,
+    revision: i64,
+) -> Result<Result<Sessions, Corrupt>, ReadError> {
+    let unknown = told.iter_mut();
+    let mut unknown: Vec<_> = unknown
+        .filter(|(id, told)| told.needs_row() && log.session(id).is_none())
+        .collect();
+    for some in unknown.chunks_mut(MAX_RANGES) {
+        let row = |(id, _): &(&SessionId, _)| RangeRequest {
+            revision,
+            ..get(layout.session(log.lane(), id))
+        };
+        let found = kv::read(kv, some.iter().map(row).collect()).await?;
+        for ((_, told), range) in some.iter_mut().zip(found.ranges) {
+            let Some(row) = range.kvs.first() else {
+                continue;
+            };
+            match layout.open::<stored::Session>(row) {
+                Ok(session) => told.set_row(session.state),
+                Err(corrupt) => return Ok(Err(corrupt)),
+            }
+        }
+    }
+    let put = |(id, told): (SessionId, Told)| {
+        let known = log.session(&id).flatten().filter(|_| told.needs_row());
+        let session = match known {
+            Some(known) => Some(told.put_on(Session::clone(known))?),
+            None => told.session()?,
+        };
+        Ok((id, session.map(Arc::new)))
+    };
+    Ok(told.into_iter().map(put).collect())
 }
 
 fn take_new(
@@ -236,14 +314,6 @@ fn take_new(
         for change in rows::changes(batch)? {
             counters.push((change.name, change.value));
         }
-        let mut sessions = Vec::new();
-        for session in &batch.sessions {
-            let state = match &*session.state {
-                [] => None,
-                state => Some(Session::decode(state)?),
-            };
-            sessions.push((session.id.as_str().into(), state));
-        }
         batches.push(Batch {
             head: Head {
                 seq: batch.seq,
@@ -255,7 +325,8 @@ fn take_new(
             },
             pack: pack(batch, base),
             counters,
-            sessions,
+            // They are told with the last one.
+            sessions: Vec::new(),
         });
     }
     Ok(())

@@ -5,15 +5,17 @@
 //! at a time, along with batches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::client::{at_revision, delete, put};
 use super::rows::Layout;
-use crate::model::{Commit, Corrupt, CounterChange, SessionId};
+use super::sessions;
+use crate::model::{self, Changes, Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
-use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session, SessionChange};
+use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session};
 use crate::store::LaneNumber;
 use crate::store::recent::{Lookup, Merged, Recent, Run};
 
@@ -28,7 +30,8 @@ pub(super) struct Log {
     /// The first and the last batch of each pack that is there.
     packs: VecDeque<(u64, u64)>,
     recent: Recent,
-    sessions: BTreeMap<SessionId, Bytes>,
+    /// Those whose rows are not up to date, as they are now; `None` where they were forgotten.
+    sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
     folding: Option<Folding>,
 }
 
@@ -40,7 +43,7 @@ struct Folding {
     /// It is done up to this name.
     name: String,
     /// What is left of these.
-    sessions: VecDeque<(SessionId, Bytes)>,
+    sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
     /// The revision of the last deletion among them.
     forgotten: i64,
 }
@@ -129,6 +132,10 @@ impl Log {
         }
     }
 
+    pub(super) fn lane(&self) -> LaneNumber {
+        self.lane
+    }
+
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
@@ -174,11 +181,19 @@ impl Log {
         let base = self.layout.base_of(batch, row_revision);
         self.recent.log(batch.encoded_len());
         self.recent.push(Run::new(&changes, base));
-        for session in &batch.sessions {
-            self.sessions
-                .insert(session.id.as_str().into(), session.state.clone());
-        }
         Ok(())
+    }
+
+    /// Takes in a session that batches have changed which were read.
+    pub(super) fn set_session(&mut self, id: SessionId, session: Option<Arc<model::Session>>) {
+        self.sessions.insert(id, session);
+    }
+
+    /// A session whose row is not up to date; `Some(None)` where it was forgotten.
+    pub(super) fn session(&self, id: &str) -> Option<Option<&Arc<model::Session>>> {
+        let folding = self.folding.as_ref();
+        let folding = || folding.and_then(|folding| folding.sessions.get(id));
+        self.sessions.get(id).or_else(folding).map(Option::as_ref)
     }
 
     /// Another node has folded: what is recent is read again, from a pack on.
@@ -199,7 +214,7 @@ impl Log {
     /// Plans the writing of the next batch.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
         let sizes = self.layout.sizes;
-        let batch = to_batch(commit, attempt.clone());
+        let batch = to_batch(commit, attempt.clone(), self.layout.whole_sessions);
         let size = batch.encoded_len();
         let mut head = Head {
             seq: commit.seq,
@@ -263,7 +278,7 @@ impl Log {
         self.folding = Some(Folding {
             up_to: self.head.seq,
             name: String::new(),
-            sessions: std::mem::take(&mut self.sessions).into_iter().collect(),
+            sessions: std::mem::take(&mut self.sessions),
             forgotten: 0,
         });
     }
@@ -298,14 +313,15 @@ impl Log {
             latest.name.clone_into(&mut folding.name);
         }
         while operations.len() < most
-            && let Some((id, old)) = folding.sessions.pop_front()
+            && let Some((id, old)) = folding.sessions.pop_first()
         {
             let state = self.sessions.get(&id).cloned().unwrap_or(old);
             let key = self.layout.session(self.lane, &id);
-            operations.push(if state.is_empty() {
-                delete(key)
-            } else {
+            operations.push(if let Some(session) = state {
+                let state = session.encode().into();
                 put(key.clone(), self.layout.seal(&key, &Session { state }))
+            } else {
+                delete(key)
             });
         }
         folding.sessions.is_empty() && operations.len() < most
@@ -337,7 +353,7 @@ impl Log {
     }
 
     /// The batch is committed as planned.
-    pub(super) fn landed(&mut self, plan: Plan, changes: &[CounterChange], at: Landed) {
+    pub(super) fn landed(&mut self, plan: Plan, changes: &Changes, at: Landed) {
         self.revision = at.etcd_revision;
         self.head = plan.head;
         let batch = match plan.pack {
@@ -356,10 +372,9 @@ impl Log {
         let batch = batch.unwrap_or_default();
         self.recent.log(batch.encoded_len());
         let base = self.layout.base(at.etcd_revision, at.offset);
-        self.recent.push(Run::new(changes, base));
-        for session in &batch.sessions {
-            self.sessions
-                .insert(session.id.as_str().into(), session.state.clone());
+        self.recent.push(Run::new(&changes.counters, base));
+        for (id, change) in &changes.sessions {
+            self.sessions.insert(id.clone(), change.after.clone());
         }
         self.folding = plan.folding.filter(|_| !plan.fold_is_done);
         if plan.fold_is_done {
@@ -369,10 +384,10 @@ impl Log {
     }
 }
 
-fn to_batch(commit: &Commit, attempt: Bytes) -> Batch {
+fn to_batch(commit: &Commit, attempt: Bytes, whole_sessions: bool) -> Batch {
     let mut counters = Vec::new();
     CounterChange::put_all(&commit.changes.counters, &mut counters);
-    let sessions = commit.changes.sessions.iter();
+    let changed = commit.changes.sessions.iter();
     Batch {
         seq: commit.seq,
         attempt,
@@ -382,11 +397,8 @@ fn to_batch(commit: &Commit, attempt: Bytes) -> Batch {
         etcd_revision: 0,
         ids: Bytes::copy_from_slice(&commit.ids),
         counters: counters.into(),
-        sessions: sessions
-            .map(|(id, state)| SessionChange {
-                id: id.to_string(),
-                state: state.clone().unwrap_or_default().into(),
-            })
+        sessions: changed
+            .map(|(id, change)| sessions::to_stored(id, change, whole_sessions))
             .collect(),
     }
 }

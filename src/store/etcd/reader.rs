@@ -8,18 +8,17 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::client::{get, prefix, prefix_end, range};
-use super::kv::{self, Kv, ReadError};
+use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::load;
 use super::rows::{self, Layout};
-use crate::model::{Corrupt, Session, SessionId, group};
+use super::sessions::Told;
+use crate::model::{Corrupt, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Batch, Head, Pack};
 use crate::store::recent::{Lookup, Merged, Recent, Run, View};
 use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
 
-/// Ranges in one transaction.
-const MAX_RANGES: usize = 128;
 /// What is known of the logs.
 #[derive(Default)]
 struct Replicas {
@@ -35,8 +34,8 @@ struct Replica {
     forgotten: i64,
     open_from: u64,
     recent: Recent,
-    /// The latest of each session since it was folded.
-    sessions: BTreeMap<String, bytes::Bytes>,
+    /// What has become of each session since it was folded.
+    sessions: BTreeMap<String, Told>,
     kept: usize,
 }
 
@@ -324,8 +323,8 @@ impl<K: Kv> Shared<K> {
             let lane = self.lane(&head)?;
             let replica = self.refresh(&mut replicas, lane, &head, revision).await?;
             lanes.push(lane);
-            if let Some(state) = replica.sessions.get(&**id) {
-                states.insert(lane, state.clone());
+            if let Some(told) = replica.sessions.get(&**id) {
+                states.insert(lane, told.clone());
             }
         }
         drop(replicas);
@@ -338,12 +337,14 @@ impl<K: Kv> Shared<K> {
             for (lane, range) in lanes.iter().zip(found.ranges) {
                 if let Some(row) = range.kvs.first() {
                     let row: stored::Session = self.layout.open(row)?;
-                    states.entry(*lane).or_insert(row.state);
+                    states.entry(*lane).or_default().set_row(row.state);
                 }
             }
         }
-        let states = states.values().filter(|state| !state.is_empty());
-        let sessions: Result<Vec<_>, _> = states.map(|state| Session::decode(state)).collect();
+        let sessions = states
+            .values()
+            .filter_map(|told| told.session().transpose());
+        let sessions: Result<Vec<_>, _> = sessions.collect();
         Ok(SessionRows {
             lanes: sessions?,
             revision: self.layout.end(revision),
@@ -484,9 +485,9 @@ impl Replica {
             let changes = rows::changes(batch)?;
             self.recent
                 .push(Run::new(&changes, layout.base_of(batch, row)));
-            for session in &batch.sessions {
-                self.sessions
-                    .insert(session.id.clone(), session.state.clone());
+            for change in &batch.sessions {
+                let told = self.sessions.entry(change.id.clone());
+                told.or_default().take(change);
             }
             self.kept += prost::Message::encoded_len(batch);
             self.seq = batch.seq;

@@ -9,9 +9,12 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::LaneNumber;
 
-/// The format of data that were begun here, and that of data that came from elsewhere, or have gone there.
-pub(super) const FORMAT: u32 = 1;
+/// The format of data that are begun now.
+pub(super) const FORMAT: u32 = FORMAT_ADDED;
+/// The first format, and the first ones in which data may have been moved, and sessions be told by what was added.
+const FORMAT_FIRST: u32 = 1;
 pub(super) const FORMAT_MOVED: u32 = 2;
+const FORMAT_ADDED: u32 = 3;
 /// Into how many lanes new data are divided.
 pub(super) const LANES: u32 = 256;
 /// Bits of a revision that tell places of one revision of etcd apart.
@@ -31,6 +34,8 @@ pub(super) struct Layout {
     pub(super) meta_revision: i64,
     /// The time of the last of the ids that came from elsewhere, if any did.
     pub(super) before_until: Option<Millis>,
+    /// Older versions may read the data, which know sessions as a whole only.
+    pub(super) whole_sessions: bool,
     pub(super) sizes: Sizes,
 }
 
@@ -50,9 +55,9 @@ impl Layout {
     /// # Errors
     /// Where the data are of a format that is not known here.
     pub(super) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
-        if !(FORMAT..=FORMAT_MOVED).contains(&meta.format) {
+        if !(FORMAT_FIRST..=FORMAT).contains(&meta.format) {
             return Err(format!(
-                "the data are of format {}, and this version of sumd knows formats {FORMAT} to {FORMAT_MOVED}",
+                "the data are of format {}, and this version of sumd knows formats {FORMAT_FIRST} to {FORMAT}",
                 meta.format
             ));
         }
@@ -64,7 +69,8 @@ impl Layout {
             lanes: meta.lanes,
             revisions_before: meta.revisions_before,
             meta_revision,
-            before_until: (meta.format == FORMAT_MOVED).then_some(meta.before_until),
+            before_until: (meta.before_until > 0).then_some(meta.before_until),
+            whole_sessions: meta.format < FORMAT_ADDED,
             sizes: Sizes::default(),
         })
     }

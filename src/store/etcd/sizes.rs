@@ -29,7 +29,7 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            open_bytes: 4096,
+            open_bytes: 1024,
             folded_rows: 48,
             recent_bytes: 4 << 20,
             recent_sessions: 256,

@@ -137,19 +137,15 @@ impl<K: Kv> Survey<K> {
                 let opened = self.layout.open::<stored::Session>(row);
                 let both = place.and_then(|place| Ok((place, opened?)));
                 if let Some(((lane, id), session)) = note(&row.key, both, problems) {
-                    let id = id.to_owned();
-                    // What the log has is newer.
-                    states.entry((id, lane)).or_insert(session.state);
+                    let told = states.entry((id.to_owned(), lane));
+                    told.or_default().set_row(session.state);
                 }
             }
         }
         let mut of_ids: BTreeMap<String, Vec<(LaneNumber, Session)>> = BTreeMap::new();
-        for ((id, lane), state) in states {
-            if state.is_empty() {
-                continue;
-            }
+        for ((id, lane), told) in states {
             let key = self.layout.session(lane, &id);
-            if let Some(session) = note(&key, Session::decode(&state), problems) {
+            if let Some(Some(session)) = note(&key, told.session(), problems) {
                 of_ids.entry(id).or_default().push((lane, session));
             }
         }

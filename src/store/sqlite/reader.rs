@@ -307,7 +307,8 @@ pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
     let mut statement = snapshot.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        loaded.sessions.push(rows::session(digests, row)?);
+        let (id, session) = rows::session(digests, row)?;
+        loaded.sessions.push((id, Arc::new(session)));
     }
     Ok(loaded)
 }

@@ -232,9 +232,9 @@ impl Writer {
 fn put_sessions(connection: &Connection, digests: Digests, batch: &Commit) -> Result<()> {
     let mut put = connection.prepare_cached(rows::PUT_SESSION)?;
     let mut delete = connection.prepare_cached("DELETE FROM session WHERE id = ?1")?;
-    for (id, state) in &batch.changes.sessions {
-        match state {
-            Some(state) => rows::put_session(&mut put, digests, id, state)?,
+    for (id, change) in &batch.changes.sessions {
+        match &change.after {
+            Some(session) => rows::put_session(&mut put, digests, id, &session.encode())?,
             None => {
                 delete.execute(params![id])?;
             }

@@ -121,9 +121,9 @@ impl Data {
             };
             self.rows.insert(change.name.clone(), row);
         }
-        for (id, state) in &batch.changes.sessions {
-            match state {
-                Some(state) => self.sessions.insert(id.clone(), state.clone()),
+        for (id, change) in &batch.changes.sessions {
+            match &change.after {
+                Some(session) => self.sessions.insert(id.clone(), session.encode()),
                 None => self.sessions.remove(id),
             };
         }
@@ -176,10 +176,8 @@ impl Store for Unreliable {
     fn load(&self, _lane: LaneNumber) -> Reply<Loaded> {
         let data = self.data();
         let decode = |(id, state): (&SessionId, &Vec<u8>)| {
-            (
-                id.clone(),
-                Session::decode(state).expect("what was encoded"),
-            )
+            let session = Session::decode(state).expect("what was encoded");
+            (id.clone(), Arc::new(session))
         };
         at_once(Loaded {
             head: data.head,

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::super::rows::{self, Layout};
+use super::super::sessions::Told;
 use super::{lane_of, note};
 use crate::model::{Corrupt, Millis, PackEntry, check_name};
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -19,8 +18,8 @@ use crate::store::tools::Answers;
 pub(super) struct Overlay {
     /// Counters, each with its revision.
     pub(super) counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
-    /// Sessions by their ids and lanes; empty where they were forgotten.
-    pub(super) sessions: BTreeMap<(String, LaneNumber), Bytes>,
+    /// Sessions by their ids and lanes.
+    pub(super) sessions: BTreeMap<(String, LaneNumber), Told>,
 }
 
 /// What all logs say.
@@ -200,9 +199,9 @@ fn take(
         }
     }
     if batch.seq > log.head.folded {
-        for session in &batch.sessions {
-            let key = (session.id.clone(), lane);
-            found.overlay.sessions.insert(key, session.state.clone());
+        for change in &batch.sessions {
+            let told = found.overlay.sessions.entry((change.id.clone(), lane));
+            told.or_default().take(change);
         }
     }
     if batch.seq < log.head.forget_before || batch.ids.is_empty() {

@@ -1,0 +1,160 @@
+//! What a lane's log tells of its sessions: of most of them only what each batch has added, since a session may hold a few
+//! KiB, and a batch adds a few bytes.
+
+use bytes::Bytes;
+
+use crate::model::{Corrupt, Session, SessionChange, SessionId};
+use crate::proto::sumd::store::v1 as stored;
+
+/// What is known of a session, put together once it is asked for.
+#[derive(Clone, Default)]
+pub(super) struct Told {
+    /// As it was at some time; empty where it was forgotten. `None` is what its row says.
+    state: Option<Bytes>,
+    /// What was added since, and maybe before: it is added once.
+    added: Vec<Bytes>,
+}
+
+impl Told {
+    /// Takes in what the next batch has done.
+    pub(super) fn take(&mut self, change: &stored::SessionChange) {
+        if change.added.is_empty() {
+            self.state = Some(change.state.clone());
+            self.added.clear();
+        } else {
+            // What came along with it is large, and goes.
+            self.added.push(Bytes::copy_from_slice(&change.added));
+        }
+    }
+
+    /// Takes in the row, which has what is folded, and maybe more.
+    pub(super) fn set_row(&mut self, state: Bytes) {
+        self.state.get_or_insert(state);
+    }
+
+    /// It is not known without its row.
+    pub(super) fn needs_row(&self) -> bool {
+        self.state.is_none()
+    }
+
+    /// The session; `None` where it was forgotten.
+    pub(super) fn session(&self) -> Result<Option<Session>, Corrupt> {
+        let state = self.state.as_ref().filter(|state| !state.is_empty());
+        let Some(state) = state else {
+            let is_forgotten = self.state.is_some() && self.added.is_empty();
+            let missing = Corrupt("what was added to a session is there, and not the session");
+            return if is_forgotten { Ok(None) } else { Err(missing) };
+        };
+        self.put_on(Session::decode(state)?).map(Some)
+    }
+
+    /// What was added, on top of a session that is no older than the first of it.
+    pub(super) fn put_on(&self, mut session: Session) -> Result<Session, Corrupt> {
+        for added in &self.added {
+            session.add(&Session::decode(added)?);
+        }
+        Ok(session)
+    }
+}
+
+/// What to store of a change; as a whole where that is asked for.
+pub(super) fn to_stored(
+    id: &SessionId,
+    change: &SessionChange,
+    whole: bool,
+) -> stored::SessionChange {
+    let SessionChange { before, after } = change;
+    let before = before.as_ref().filter(|_| !whole);
+    let added = before
+        .zip(after.as_ref())
+        .and_then(|(before, after)| after.since(before));
+    let mut stored = stored::SessionChange {
+        id: id.to_string(),
+        ..stored::SessionChange::default()
+    };
+    match (added, after) {
+        (Some(added), _) => stored.added = added.encode().into(),
+        (None, Some(after)) => stored.state = after.encode().into(),
+        (None, None) => {}
+    }
+    stored
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A session whose last messages are these.
+    fn session(acknowledged: u8, messages: &[u8]) -> Arc<Session> {
+        let last = messages.last().copied().unwrap_or(0);
+        let count = u8::try_from(messages.len()).expect("few");
+        let mut bytes = vec![2, 2 * last, last, acknowledged, count];
+        let mut before = 0;
+        for message in messages {
+            bytes.extend([message - before, 1]);
+            bytes.extend([*message; 8]);
+            before = *message;
+        }
+        Arc::new(Session::decode(&bytes).expect("a session"))
+    }
+
+    fn stored(
+        before: Option<&Arc<Session>>,
+        after: Option<&Arc<Session>>,
+        whole: bool,
+    ) -> stored::SessionChange {
+        let change = SessionChange {
+            before: before.cloned(),
+            after: after.cloned(),
+        };
+        to_stored(&"meter-7".into(), &change, whole)
+    }
+
+    /// What was added is put on what the row says, which may be newer; and older versions are told all of it.
+    #[test]
+    fn a_session_is_what_its_row_and_the_log_make() {
+        let before = session(1, &[2, 3, 4, 5]);
+        let after = session(3, &[4, 5, 6]);
+        let added = stored(Some(&before), Some(&after), false);
+        assert!(
+            added.state.is_empty() && added.added.len() < 20,
+            "{added:?}"
+        );
+        for row in [&before, &after] {
+            let mut told = Told::default();
+            told.take(&added);
+            assert!(told.needs_row());
+            told.set_row(row.encode().into());
+            assert_eq!(told.session(), Ok(Some(Session::clone(&after))));
+        }
+        let whole = stored(Some(&before), Some(&after), true);
+        assert_eq!((&*whole.state, whole.added.len()), (&*after.encode(), 0));
+    }
+
+    /// One that was forgotten is so whatever its row says, and what is added later is to another one.
+    #[test]
+    fn what_is_forgotten_does_not_come_back() {
+        let old = session(1, &[2]);
+        let new = session(0, &[1]);
+        let mut told = Told::default();
+        told.take(&stored(None, Some(&old), false));
+        told.take(&stored(Some(&old), None, false));
+        told.set_row(old.encode().into());
+        assert_eq!(told.session(), Ok(None));
+        told.take(&stored(None, Some(&new), false));
+        let later = session(0, &[1, 2]);
+        told.take(&stored(Some(&new), Some(&later), false));
+        assert_eq!(told.session(), Ok(Some(Session::clone(&later))));
+    }
+
+    /// What was added to a session that is nowhere is damage, and is not taken for a session.
+    #[test]
+    fn a_session_without_its_beginning_is_corrupt() {
+        let mut told = Told::default();
+        let (before, after) = (session(0, &[1]), session(0, &[1, 2]));
+        told.take(&stored(Some(&before), Some(&after), false));
+        assert!(told.session().is_err());
+    }
+}
