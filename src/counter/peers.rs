@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 use tracing::debug;
 
 use super::operation::Operation;
-use super::record;
+use super::record::{self, Gathering};
 use super::service::CounterService;
 use crate::cluster::{self, Call, Kind, Peers, Reply, View};
 use crate::proto::sum::v1::{
@@ -164,20 +164,21 @@ impl Executor {
         });
     }
 
-    fn run_part(&self, call: &Call, reply: Reply) {
-        match record::decode_part(call.payload.clone(), self.0.digests) {
-            Err(status) => reply.send(Err(status)),
-            Ok((lane, request)) => {
-                self.0.lanes.execute_then(lane, request, move |decided| {
-                    let answer = record::part_answer(decided);
-                    reply.send(answer.map(|answer| answer.encode_to_vec().into()));
-                });
-            }
+    fn run_parts(&self, call: &Call, reply: Reply) {
+        let parts = match record::decode_parts(call.payload.clone(), self.0.digests) {
+            Ok(parts) => parts,
+            Err(status) => return reply.send(Err(status)),
+        };
+        let gathering = Arc::new(Gathering::new(parts.len(), reply));
+        for (index, (lane, request)) in parts.into_iter().enumerate() {
+            let gathering = gathering.clone();
+            let put = move |decided| gathering.put(index, decided);
+            self.0.lanes.execute_then(lane, request, put);
         }
     }
 }
 
-pub(super) fn malformed(error: &prost::DecodeError) -> Status {
+pub(super) fn malformed(error: &dyn std::fmt::Display) -> Status {
     status::with_reason(
         Code::Internal,
         format!("another node's call cannot be read: {error}"),
@@ -193,7 +194,7 @@ impl cluster::Executor for Executor {
             Kind::BatchIncrement => self.run::<BatchIncrementCountersRequest>(&call, reply),
             Kind::Set => self.run::<SetCounterRequest>(&call, reply),
             Kind::Delete => self.run::<DeleteCounterRequest>(&call, reply),
-            Kind::RecordPart => self.run_part(&call, reply),
+            Kind::RecordParts => self.run_parts(&call, reply),
         }
     }
 

@@ -7,7 +7,7 @@ mod part;
 pub mod parts;
 mod places;
 
-pub(super) use part::{decode_part, part_answer};
+pub(super) use part::{Gathering, decode_parts};
 
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ use places::Places;
 pub(super) const MAX_INCREMENTS: usize = 1000;
 /// Messages of a stream that wait in the lane: a window, and as many that are sent again.
 const MAX_WAITING: usize = 512;
-/// Parts of a stream that other nodes have, before it is no longer read: of all streams together there is an end to what a
+/// Calls of a stream that other nodes have, before it is no longer read: of all streams together there is an end to what a
 /// node takes of another.
 const MAX_SENT: usize = 512;
 
@@ -59,7 +59,7 @@ struct Stream {
     answers: mpsc::UnboundedSender<Answer>,
     /// Requests to the lanes that they have not answered.
     waiting: usize,
-    /// Parts that other nodes carry out.
+    /// What other nodes carry out.
     sent: FuturesUnordered<part::Sent>,
     /// Where those are that are not answered.
     places: Places,
@@ -102,7 +102,7 @@ where
                 stream.release().await?;
             }
             Some(answer) = stream.sent.next(), if !stream.sent.is_empty() => {
-                stream.reply_of_part(answer, &replies).await?;
+                stream.reply_of_parts(answer, &replies).await?;
                 stream.release().await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),

@@ -217,10 +217,30 @@ impl Increments {
         });
     }
 
-    /// By how much one is, also where it fails.
-    #[must_use]
-    pub fn delta(&self, index: usize) -> i64 {
-        self.items[index].delta
+    /// Adds one of others, also where it fails.
+    ///
+    /// # Panics
+    /// Where there is no such one.
+    pub fn push_same(&mut self, others: &Self, index: usize) {
+        let start = index
+            .checked_sub(1)
+            .map_or(0, |before| others.items[before].end);
+        let Item {
+            hash,
+            delta,
+            end: to,
+            at,
+            ref special,
+        } = others.items[index];
+        self.names
+            .push_str(&others.names[start as usize..to as usize]);
+        self.items.push(Item {
+            hash,
+            delta,
+            end: end(self.names.len()),
+            at,
+            special: special.clone(),
+        });
     }
 
     /// How many there are.

@@ -19,8 +19,8 @@ pub enum Kind {
     Set,
     /// To delete a counter.
     Delete,
-    /// What a message of a session has for one lane.
-    RecordPart,
+    /// What a message of a session has for some lanes.
+    RecordParts,
 }
 
 /// One call, on its way.
@@ -93,7 +93,7 @@ impl From<Kind> for proto::Kind {
             Kind::BatchIncrement => Self::BatchIncrement,
             Kind::Set => Self::Set,
             Kind::Delete => Self::Delete,
-            Kind::RecordPart => Self::RecordPart,
+            Kind::RecordParts => Self::RecordParts,
         }
     }
 }
@@ -102,12 +102,12 @@ impl Kind {
     /// The kind of a number, if this version knows it.
     pub(super) fn from_number(number: i32) -> Option<Self> {
         match proto::Kind::try_from(number).ok()? {
-            proto::Kind::Unspecified => None,
+            proto::Kind::Unspecified | proto::Kind::RecordPart => None,
             proto::Kind::Increment => Some(Self::Increment),
             proto::Kind::BatchIncrement => Some(Self::BatchIncrement),
             proto::Kind::Set => Some(Self::Set),
             proto::Kind::Delete => Some(Self::Delete),
-            proto::Kind::RecordPart => Some(Self::RecordPart),
+            proto::Kind::RecordParts => Some(Self::RecordParts),
         }
     }
 }

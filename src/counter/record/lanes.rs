@@ -10,10 +10,11 @@ use super::super::error::{Kind, lane_error, read_error};
 use super::super::peers::Elsewhere;
 use super::moved::{self, Moved};
 use super::parts::{Parts, Whole};
-use super::{Stream, add, decode_part, part, reply};
+use super::{Stream, add, decode_parts, part, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
-use crate::model::{Follows, Increments, Refused, Session};
+use crate::model::{Follows, Increments, Part, Refused, Session};
+use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::status;
 use crate::store::LaneNumber;
 
@@ -89,53 +90,78 @@ impl Stream {
             self.tell_whole(whole?, replies).await;
             return Ok(());
         }
+        let mut sent: Vec<(Elsewhere, Vec<(LaneNumber, Part)>)> = Vec::new();
         for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
             let elsewhere = self.service.elsewhere(lane);
-            if elsewhere.is_none() && self.places.are_free(lane, None) {
-                let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
-                self.places.take(lane, None);
-                self.enqueue(lane, record).await?;
+            let node = elsewhere.as_ref().and_then(Elsewhere::node);
+            if !self.places.are_free(lane, node) {
+                let payload = self.encode(&fields, (sequence, acknowledged), &[(lane, part)]);
+                self.held.push_back((lane, payload));
                 continue;
             }
-            let (session, time) = self.session.as_ref().expect("the first message has set it");
-            let payload = fields.encode((session, *time), (sequence, acknowledged), lane, &part);
-            self.hand_out(lane, elsewhere, payload).await?;
+            self.places.take(lane, node);
+            let Some(elsewhere) = elsewhere else {
+                let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
+                self.enqueue(lane, record).await?;
+                continue;
+            };
+            let to_same = sent
+                .iter_mut()
+                .find(|(to, _)| to.node() == elsewhere.node());
+            match to_same {
+                Some((_, parts)) => parts.push((lane, part)),
+                None => sent.push((elsewhere, vec![(lane, part)])),
+            }
+        }
+        for (elsewhere, parts) in sent {
+            let payload = self.encode(&fields, (sequence, acknowledged), &parts);
+            let lanes = parts.into_iter().map(|(lane, _)| lane).collect();
+            self.sent.push(part::send(elsewhere, lanes, payload));
         }
         Ok(())
     }
 
-    /// Has a part carried out where its lane is committed best, once it cannot overtake those before it.
-    async fn hand_out(
-        &mut self,
-        lane: LaneNumber,
-        elsewhere: Option<Elsewhere>,
-        payload: Bytes,
-    ) -> Result<(), Status> {
-        let node = elsewhere.as_ref().and_then(Elsewhere::node);
-        if !self.places.are_free(lane, node) {
-            self.held.push_back((lane, payload));
-            return Ok(());
-        }
-        if let Some(elsewhere) = elsewhere {
-            self.places.take(lane, elsewhere.node());
-            self.sent.push(part::send(elsewhere, lane, payload));
-            return Ok(());
-        }
-        self.carry_out(lane, payload).await
+    fn encode(
+        &self,
+        fields: &part::Fields<'_>,
+        numbers: (u64, u64),
+        parts: &[(LaneNumber, Part)],
+    ) -> Bytes {
+        let (session, time) = self.session.as_ref().expect("the first message has set it");
+        fields.encode((session, *time), numbers, parts)
     }
 
-    /// The same, here.
-    async fn carry_out(&mut self, lane: LaneNumber, payload: Bytes) -> Result<(), Status> {
-        let (_, request) = decode_part(payload, self.service.digests)?;
-        self.places.take(lane, None);
-        self.enqueue(lane, request).await
+    /// Carries out parts here, as another node would have: those of the lanes that are wanted.
+    async fn carry_out(
+        &mut self,
+        payload: Bytes,
+        wanted: impl Fn(LaneNumber) -> bool,
+    ) -> Result<(), Status> {
+        for (lane, request) in decode_parts(payload, self.service.digests)? {
+            if wanted(lane) {
+                self.places.take(lane, None);
+                self.enqueue(lane, request).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Hands out what was held back, as far as that is possible by now.
     pub(super) async fn release(&mut self) -> Result<(), Status> {
         for (lane, payload) in std::mem::take(&mut self.held) {
             let elsewhere = self.service.elsewhere(lane);
-            self.hand_out(lane, elsewhere, payload).await?;
+            let node = elsewhere.as_ref().and_then(Elsewhere::node);
+            if !self.places.are_free(lane, node) {
+                self.held.push_back((lane, payload));
+                continue;
+            }
+            match elsewhere {
+                Some(elsewhere) => {
+                    self.places.take(lane, elsewhere.node());
+                    self.sent.push(part::send(elsewhere, vec![lane], payload));
+                }
+                None => self.carry_out(payload, |_| true).await?,
+            }
         }
         Ok(())
     }
@@ -158,22 +184,44 @@ impl Stream {
         )
     }
 
-    /// Sends what comes of the answer of another node. Where that has none, the part is carried out here.
-    pub(super) async fn reply_of_part(
+    /// Sends what comes of the answer of another node. Where that has none, the parts are carried out here.
+    pub(super) async fn reply_of_parts(
         &mut self,
-        (lane, payload, answer): part::Answered,
+        answered: part::Answered,
         replies: &Replies,
     ) -> Result<(), Status> {
-        self.places.leave(lane);
-        let Some(answer) = answer else {
-            return self.carry_out(lane, payload).await;
+        let lanes = answered.lanes;
+        for lane in &lanes {
+            self.places.leave(*lane);
+        }
+        let Some(answers) = answered.answers else {
+            return self.carry_out(answered.payload, |_| true).await;
         };
-        let answer = answer.map_err(|status| self.refused(status))?;
-        let Some(parts) = &mut self.parts else {
-            return Ok(());
-        };
-        let whole = parts.durable(lane, answer.acknowledged, answer.revision, answer.failures);
+        let parts = self.parts.as_mut().expect("the first message has set it");
+        let (mut whole, mut left) = (Vec::new(), Vec::new());
+        let mut refused = Ok(());
+        for (lane, answer) in lanes.into_iter().zip(answers?) {
+            match answer {
+                Ok(answer) => {
+                    let RecordIncrementsResponse {
+                        acknowledged,
+                        revision,
+                        failures,
+                        ..
+                    } = answer;
+                    whole.extend(parts.durable(lane, acknowledged, revision, failures));
+                }
+                // Here it waits until there is room.
+                Err(status) if status.code() == Code::Unavailable => left.push(lane),
+                Err(status) => refused = Err(status),
+            }
+        }
         self.tell_whole(whole, replies).await;
+        refused.map_err(|status| self.refused(status))?;
+        if !left.is_empty() {
+            self.carry_out(answered.payload, |lane| left.contains(&lane))
+                .await?;
+        }
         Ok(())
     }
 

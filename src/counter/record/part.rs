@@ -1,9 +1,10 @@
-//! A part of a message, on its way to another node and back.
+//! Parts of a message, on their way to another node and back: all that the node has of it in one call.
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use prost::Message as _;
 use tonic::Status;
 
@@ -14,21 +15,30 @@ use super::reply;
 use crate::cluster;
 use crate::lane::{self, Decided};
 use crate::model::{
-    Digests, Done, Failure, Follows, Millis, Operation, Part, Record, Request, SessionId,
+    Digests, Done, Failure, Follows, Increments, Millis, Operation, Part, Record, Request,
+    SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
-use crate::proto::sumd::cluster::v1::RecordPart;
+use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
+use crate::proto::sumd::cluster::v1::{
+    RecordPart, RecordPartAnswer, RecordParts, RecordPartsAnswer,
+};
 use crate::status;
 use crate::store::LaneNumber;
 
-/// A part that another node carries out.
+/// Parts that another node carries out.
 pub(super) type Sent = Pin<Box<dyn Future<Output = Answered> + Send>>;
-/// A lane's part, and what came of it there; nothing where it is to be carried out here.
-pub(super) type Answered = (
-    LaneNumber,
-    Bytes,
-    Option<Result<RecordIncrementsResponse, Status>>,
-);
+
+/// What came of them there.
+pub(super) struct Answered {
+    pub(super) lanes: Vec<LaneNumber>,
+    pub(super) payload: Bytes,
+    /// One for each lane; nothing where they are to be carried out here.
+    pub(super) answers: Option<Result<Vec<PartAnswer>, Status>>,
+}
+
+/// What came of a part.
+pub(super) type PartAnswer = Result<RecordIncrementsResponse, Status>;
 
 /// A message as it came, and where its increments are in it.
 pub(super) struct Fields<'a> {
@@ -37,13 +47,12 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// A part of the message.
+    /// Some of the message's parts.
     pub(super) fn encode(
         &self,
         (session, time): (&SessionId, Millis),
         (sequence, acknowledged): (u64, u64),
-        lane: LaneNumber,
-        part: &Part,
+        parts: &[(LaneNumber, Part)],
     ) -> Bytes {
         let head = RecordIncrementsRequest {
             session_id: session.to_string(),
@@ -56,74 +65,147 @@ impl Fields<'_> {
             increments: Vec::new(),
         };
         // The increments are copied as they came, so that the other node reads what this one would have.
-        let mut message = BytesMut::from(&head.encode_to_vec()[..]);
-        if part.indices.is_empty() {
-            for field in self.fields {
-                message.put_slice(&self.message[field.clone()]);
+        let mut message = head.encode_to_vec();
+        let mut put = |field: &Range<usize>| message.put_slice(&self.message[field.clone()]);
+        for (_, part) in parts {
+            if part.indices.is_empty() {
+                self.fields.iter().for_each(&mut put);
             }
+            let fields = part.indices.iter();
+            fields.for_each(|index| put(&self.fields[*index as usize]));
         }
-        for index in &part.indices {
-            message.put_slice(&self.message[self.fields[*index as usize].clone()]);
-        }
-        let part = RecordPart {
-            message: message.freeze(),
-            lane,
+        let of_lane = |(lane, part): &(LaneNumber, Part)| RecordPart {
+            lane: *lane,
             previous: part.previous,
-            parts: part.parts,
             indices: part.indices.to_vec(),
+            ..RecordPart::default()
         };
-        part.encode_to_vec().into()
+        let parts = RecordParts {
+            message: message.into(),
+            count: parts.first().map_or(0, |(_, part)| part.parts),
+            parts: parts.iter().map(of_lane).collect(),
+        };
+        parts.encode_to_vec().into()
     }
 }
 
-pub(super) fn send(elsewhere: Elsewhere, lane: LaneNumber, payload: Bytes) -> Sent {
+pub(super) fn send(elsewhere: Elsewhere, lanes: Vec<LaneNumber>, payload: Bytes) -> Sent {
     Box::pin(async move {
-        let kind = cluster::Kind::RecordPart;
+        let kind = cluster::Kind::RecordParts;
         let answer = elsewhere.call(kind, payload.clone(), None).await;
-        let answer = answer.and_then(|answer| match answer {
-            Ok(answer) => {
-                Some(RecordIncrementsResponse::decode(answer).map_err(|error| malformed(&error)))
-            }
-            // Here it waits until there is room.
-            Err(status) if status.code() == tonic::Code::Unavailable => None,
-            Err(status) => Some(Err(status)),
-        });
-        (lane, payload, answer)
+        let read = |answer| read_answers(answer).map_err(|error| malformed(&error));
+        Answered {
+            lanes,
+            payload,
+            answers: answer.map(|answer| answer.and_then(read)),
+        }
     })
 }
 
-/// A part as another node has sent it, and the lane that it is for.
-pub(crate) fn decode_part(
+fn read_answers(answer: Bytes) -> Result<Vec<PartAnswer>, prost::DecodeError> {
+    let read = |answer: RecordPartAnswer| match answer.result {
+        Some(Of::Ok(response)) => RecordIncrementsResponse::decode(response).map(Ok),
+        Some(Of::Error(error)) => Ok(Err(status::from_encoded(error))),
+        None => Ok(Err(Status::unavailable(
+            "another node has said nothing of it",
+        ))),
+    };
+    let answers = RecordPartsAnswer::decode(answer)?.answers;
+    answers.into_iter().map(read).collect()
+}
+
+/// Parts as another node has sent them, and the lanes that they are for.
+pub(crate) fn decode_parts(
     payload: Bytes,
     digests: Digests,
-) -> Result<(LaneNumber, Request), Status> {
-    let part = RecordPart::decode(payload).map_err(|error| malformed(&error))?;
-    let message = RecordMessage::decode(&part.message)?;
+) -> Result<Vec<(LaneNumber, Request)>, Status> {
+    let parts = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
+    let message = RecordMessage::decode(&parts.message)?;
     let time = message.session_time.unwrap_or_default();
-    let record = Record {
-        session: message.session_id.into(),
-        time: time.seconds * 1000 + i64::from(time.nanos / 1_000_000),
-        sequence: message.sequence,
-        acknowledged: message.acknowledged,
-        follows: Follows::InLane(Part {
-            previous: part.previous,
-            parts: part.parts,
-            indices: part.indices.into(),
-        }),
-        contents: digests.message(&message.increments),
-        increments: message.increments,
+    let session = SessionId::from(message.session_id);
+    let count = parts.count;
+    let request = |part: RecordPart, increments: Increments| {
+        let record = Record {
+            session: session.clone(),
+            time: time.seconds * 1000 + i64::from(time.nanos / 1_000_000),
+            sequence: message.sequence,
+            acknowledged: message.acknowledged,
+            follows: Follows::InLane(Part {
+                previous: part.previous,
+                parts: count,
+                indices: part.indices.into(),
+            }),
+            contents: digests.message(&increments),
+            increments,
+        };
+        let request = Request {
+            id: None,
+            operation: Operation::Record(record),
+        };
+        (part.lane, request)
     };
-    let request = Request {
-        id: None,
-        operation: Operation::Record(record),
+    let all = message.increments;
+    let mut parts = parts.parts;
+    if parts.len() == 1
+        && let Some(part) = parts.pop()
+    {
+        return Ok(vec![request(part, all)]);
+    }
+    let indices = parts.iter().map(|part| part.indices.len());
+    if indices.sum::<usize>() != all.len() {
+        return Err(malformed(&"its parts are not its increments"));
+    }
+    let mut next = 0..all.len();
+    let split = |part: RecordPart| {
+        let mut increments = Increments::default();
+        for index in next.by_ref().take(part.indices.len()) {
+            increments.push_same(&all, index);
+        }
+        request(part, increments)
     };
-    Ok((part.lane, request))
+    Ok(parts.into_iter().map(split).collect())
+}
+
+/// The answers to parts, until all are there.
+pub(crate) struct Gathering(Mutex<Gathered>);
+
+struct Gathered {
+    answers: Vec<RecordPartAnswer>,
+    left: usize,
+    reply: Option<cluster::Reply>,
+}
+
+impl Gathering {
+    /// Of so many parts, one at least. What becomes of all goes to `reply`.
+    pub(crate) fn new(parts: usize, reply: cluster::Reply) -> Self {
+        Self(Mutex::new(Gathered {
+            answers: vec![RecordPartAnswer::default(); parts],
+            left: parts,
+            reply: Some(reply),
+        }))
+    }
+
+    /// One part is answered.
+    pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
+        let result = match part_answer(decided) {
+            Ok(response) => Of::Ok(response.encode_to_vec().into()),
+            Err(status) => Of::Error(status::to_proto(&status).encode_to_vec().into()),
+        };
+        // Whole after each of its changes.
+        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gathered.answers[index].result = Some(result);
+        gathered.left -= 1;
+        if gathered.left == 0
+            && let Some(reply) = gathered.reply.take()
+        {
+            let answers = std::mem::take(&mut gathered.answers);
+            reply.send(Ok(RecordPartsAnswer { answers }.encode_to_vec().into()));
+        }
+    }
 }
 
 /// What a part is answered, for the node that has sent it.
-pub(crate) fn part_answer(
-    decided: lane::Result<Decided>,
-) -> Result<RecordIncrementsResponse, Status> {
+fn part_answer(decided: lane::Result<Decided>) -> Result<RecordIncrementsResponse, Status> {
     let decided = decided.map_err(|error| lane_error(error, Kind::Session))?;
     let Done::Recorded {
         acknowledged,
@@ -194,14 +276,22 @@ mod tests {
         };
         let all = parts.split(1, 0, decoded.increments);
         assert!(all.len() > 2, "{} lanes", all.len());
-        for (lane, part, increments) in all {
-            let sent = fields.encode((&session, 0), (1, 0), lane, &part);
-            let (_, request) = decode_part(sent, digests).expect("a part");
-            let Operation::Record(record) = request.operation else {
-                panic!("{:?} is no part", request.operation);
-            };
-            assert_eq!(record.contents, digests.message(&increments), "{part:?}");
-            assert_eq!(record.follows, Follows::InLane(part));
+        let told: Vec<_> = all
+            .iter()
+            .map(|(lane, part, _)| (*lane, part.clone()))
+            .collect();
+        let sent = [&told[..], &told[1..], &told[..1]];
+        for (sent, of) in sent.into_iter().zip([&all[..], &all[1..], &all[..1]]) {
+            let sent = fields.encode((&session, 0), (1, 0), sent);
+            let requests = decode_parts(sent, digests).expect("parts");
+            assert_eq!(requests.len(), of.len());
+            for ((at, request), (lane, part, increments)) in requests.into_iter().zip(of) {
+                let Operation::Record(record) = request.operation else {
+                    panic!("{:?} is no part", request.operation);
+                };
+                assert_eq!(record.contents, digests.message(increments), "{part:?}");
+                assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
+            }
         }
     }
 }

@@ -119,18 +119,15 @@ impl Parts {
         }
         let mut parts: Vec<(LaneNumber, Vec<u32>, Increments)> = Vec::new();
         let mut at: HashMap<LaneNumber, usize> = HashMap::new();
-        for ((index, increment), lane) in (0..).zip(increments.iter()).zip(lanes) {
+        for (index, lane) in (0..).zip(lanes) {
             let at = *at.entry(lane).or_insert_with(|| {
                 parts.push((lane, Vec::new(), Increments::default()));
                 parts.len() - 1
             });
             let (_, indices, part) = &mut parts[at];
             indices.push(index);
-            match increment {
-                Ok(increment) => part.push(increment.name, increment.delta, increment.limits),
-                // All of it, for a part is known by its contents, and another node reads it as it came.
-                Err(invalid) => part.push_invalid(increments.delta(index as usize), invalid),
-            }
+            // All of it, for a part is known by its contents, and another node reads it as it came.
+            part.push_same(&increments, index as usize);
         }
         parts
     }

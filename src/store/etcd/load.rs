@@ -290,7 +290,7 @@ async fn put_on_known(
         }
     }
     let put = |(id, told): (SessionId, Told)| {
-        let known = log.session(&id).flatten().filter(|_| told.needs_row());
+        let known = log.session(&id).filter(|_| told.needs_row());
         let session = match known {
             Some(known) => Some(told.put_on(Session::clone(known))?),
             None => told.session()?,

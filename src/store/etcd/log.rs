@@ -189,11 +189,11 @@ impl Log {
         self.sessions.insert(id, session);
     }
 
-    /// A session whose row is not up to date; `Some(None)` where it was forgotten.
-    pub(super) fn session(&self, id: &str) -> Option<Option<&Arc<model::Session>>> {
+    /// A session whose row is not up to date.
+    pub(super) fn session(&self, id: &str) -> Option<&Arc<model::Session>> {
         let folding = self.folding.as_ref();
         let folding = || folding.and_then(|folding| folding.sessions.get(id));
-        self.sessions.get(id).or_else(folding).map(Option::as_ref)
+        self.sessions.get(id).or_else(folding)?.as_ref()
     }
 
     /// Another node has folded: what is recent is read again, from a pack on.
