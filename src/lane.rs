@@ -50,6 +50,8 @@ pub enum LaneError {
     Unknown(StoreError),
     /// It was not carried out, for the store cannot be reached.
     Unavailable(StoreError),
+    /// It was not carried out, for another node commits to the lane, and does so best.
+    Moved,
     /// It was not carried out, for too much waits.
     Overloaded,
     /// It was not carried out, for the lane has ended.
@@ -61,6 +63,7 @@ impl fmt::Display for LaneError {
         match self {
             Self::Refused(refused) => write!(f, "{refused:?}"),
             Self::Unknown(error) | Self::Unavailable(error) => error.fmt(f),
+            Self::Moved => f.write_str("another node commits to the lane"),
             Self::Overloaded => f.write_str("too much waits"),
             Self::Closed => f.write_str("the lane has ended"),
         }
@@ -86,6 +89,8 @@ struct Shared {
     memory: Memory,
     clock: Clock,
     stop: CancellationToken,
+    /// Which lanes another node commits best, where there are other nodes.
+    elsewhere: OnceLock<Box<dyn Fn(LaneNumber) -> bool + Send + Sync>>,
     /// The ways to those that have begun.
     queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
     beginning: mpsc::UnboundedSender<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
@@ -265,6 +270,7 @@ async fn begin<E: From<StartError>>(
         memory: Memory::new(bounds),
         clock,
         stop: CancellationToken::new(),
+        elsewhere: OnceLock::new(),
         queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
         beginning,
         store,
@@ -327,6 +333,13 @@ impl Lanes {
         self.shared.clock.now()
     }
 
+    /// Has requests that may move handed back, where another node has committed to their lane and does so best: who goes on
+    /// trying beside one that has much to do would come too late again and again.
+    pub fn hand_back(&self, elsewhere: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {
+        // Once is enough: it is asked again each time.
+        let _ = self.shared.elsewhere.set(Box::new(elsewhere));
+    }
+
     /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
@@ -341,14 +354,18 @@ impl Lanes {
     /// # Errors
     /// Where it was refused, or its outcome is not known.
     pub async fn execute(&self, lane: LaneNumber, request: Request) -> Result<Decided> {
-        let (reply, answer) = oneshot::channel();
-        self.submit(lane, request, Waiter::Single(reply))?;
-        // A task that died has taken what it was asked with it.
-        let lost = || Err(LaneError::Unknown(ended_by("has ended")));
-        answer.await.unwrap_or_else(|_| lost())
+        self.submit(lane, request, false).await
     }
 
-    /// The same, for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its
+    /// The same for a request that may be carried out by another node.
+    ///
+    /// # Errors
+    /// The same, and [`LaneError::Moved`].
+    pub async fn execute_or_move(&self, lane: LaneNumber, request: Request) -> Result<Decided> {
+        self.submit(lane, request, true).await
+    }
+
+    /// The same but for bulk, which does not move, and for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its
     /// requests were made in this lane.
     pub fn execute_then(
         &self,
@@ -366,17 +383,24 @@ impl Lanes {
             return done(Err(LaneError::Overloaded));
         };
         permit.forget();
+        let may_move = !request.operation.is_bulk();
         let waiter = Waiter::Then(Box::new(done));
-        if let Err((Waiter::Then(done), error)) = self.try_send(lane, request, waiter, weight) {
+        let sent = self.send(lane, request, waiter, weight, may_move);
+        if let Err((Waiter::Then(done), error)) = sent {
             done(Err(error));
         }
     }
 
-    fn submit(&self, lane: LaneNumber, request: Request, waiter: Waiter) -> Result<()> {
+    async fn submit(&self, lane: LaneNumber, request: Request, may_move: bool) -> Result<Decided> {
+        let (reply, answer) = oneshot::channel();
         let weight = request.operation.weight();
         let permit = self.shared.room.singles.try_acquire_many(permits(weight));
         permit.map_err(|_| LaneError::Overloaded)?.forget();
-        self.send(lane, request, waiter, weight)
+        let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
+        sent.map_err(|(_, error)| error)?;
+        // A task that died has taken what it was asked with it.
+        let lost = || Err(LaneError::Unknown(ended_by("has ended")));
+        answer.await.unwrap_or_else(|_| lost())
     }
 
     /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued in this lane.
@@ -393,7 +417,8 @@ impl Lanes {
         let weight = increments + 1;
         let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
         permit.map_err(|_| LaneError::Closed)?.forget();
-        self.send(lane, request, Waiter::Bulk(replies), weight)
+        let sent = self.send(lane, request, Waiter::Bulk(replies), weight, false);
+        sent.map_err(|(_, error)| error)
     }
 
     fn send(
@@ -402,17 +427,7 @@ impl Lanes {
         request: Request,
         waiter: Waiter,
         weight: usize,
-    ) -> Result<()> {
-        let sent = self.try_send(lane, request, waiter, weight);
-        sent.map_err(|(_, error)| error)
-    }
-
-    fn try_send(
-        &self,
-        lane: LaneNumber,
-        request: Request,
-        waiter: Waiter,
-        weight: usize,
+        may_move: bool,
     ) -> std::result::Result<(), (Waiter, LaneError)> {
         let shared = &self.shared;
         let queue = shared.queues[lane as usize].get_or_init(|| {
@@ -426,6 +441,7 @@ impl Lanes {
             waiter,
             desk: self.desk,
             weight,
+            may_move,
             overtaking: None,
         };
         let sent = queue.send(job);

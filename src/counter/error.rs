@@ -33,6 +33,13 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
         LaneError::Refused(refused) => refusal(&refused, kind),
         LaneError::Unknown(error) => store_failed(&error, unknown()),
         LaneError::Unavailable(error) => store_failed(&error, not_applied()),
+        LaneError::Moved => status::retriable(
+            Code::Unavailable,
+            "another node carries it out best",
+            "LANE_MOVED",
+            &[not_applied()],
+            Duration::from_millis(1),
+        ),
         LaneError::Overloaded => status::retriable(
             Code::Unavailable,
             "too many increments wait, and nothing was changed",

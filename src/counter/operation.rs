@@ -16,7 +16,7 @@ use crate::proto::sum::v1::{
 };
 
 /// A request for an operation.
-pub(super) trait Operation: Message + Default + Send + 'static {
+pub(super) trait Operation: Message + Default + Clone + Send + 'static {
     type Answer: Message + Default;
     /// What of the request its answer needs.
     type Context: Send + 'static;

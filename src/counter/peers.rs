@@ -59,6 +59,18 @@ impl Forwarding {
         }
     }
 
+    /// Whether another node carries out a lane's operations best.
+    pub(super) fn is_elsewhere(&self, lane: LaneNumber) -> bool {
+        let owner = |lane| {
+            self.view
+                .borrow()
+                .owner(lane)
+                .map(|owner| *owner.id == *self.own_id)
+        };
+        let is_here = u16::try_from(lane).ok().and_then(owner);
+        is_here == Some(false)
+    }
+
     /// Where a lane's operations are carried out best, if that is not here and it can be reached.
     pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
         let peers = self.peers.as_ref()?;

@@ -17,7 +17,7 @@ use super::peers::{Elsewhere, Forwarding, malformed};
 use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
-use crate::lane::Lanes;
+use crate::lane::{LaneError, Lanes};
 use crate::model::Digests;
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
@@ -52,6 +52,9 @@ pub enum Method {
     /// Tells of changes.
     Watch,
 }
+
+/// How often an operation is handed on, and back, before it is carried out here beside whoever does the same.
+const MAX_MOVES: usize = 4;
 
 /// The service, over lanes and their store.
 #[derive(Clone)]
@@ -90,6 +93,8 @@ impl CounterService {
     /// The same service as one of several nodes'.
     #[must_use]
     pub fn among(self, forwarding: Forwarding) -> Self {
+        let others = forwarding.clone();
+        self.lanes.hand_back(move |lane| others.is_elsewhere(lane));
         Self {
             forwarding: Some(forwarding),
             ..self
@@ -191,31 +196,84 @@ impl CounterService {
     /// Carries out an operation, here or on the node that commits its lane best.
     async fn operate<O: Operation>(
         &self,
-        mut operation: O,
+        operation: O,
         deadline: Option<Instant>,
     ) -> Result<O::Answer, Status> {
-        let Some(elsewhere) = self.elsewhere(self.lane(operation.group())) else {
+        if self.forwarding.is_none() {
             return self.operate_here(operation).await;
-        };
+        }
+        let lane = self.lane(operation.group());
+        if self.elsewhere(lane).is_none()
+            && let Some(answer) = self.try_here(operation.clone(), lane).await?
+        {
+            return Ok(answer);
+        }
         // In a box, since this future is moved a few times, and most have no need of it.
-        let answer = Box::pin(async move {
-            let has_id = !operation.id().is_empty();
-            if !has_id {
-                // So that it happens once, whatever becomes of the other node.
-                *operation.id() = Uuid::new_v4().simple().to_string();
+        Box::pin(self.operate_anywhere(operation, lane, deadline)).await
+    }
+
+    async fn operate_anywhere<O: Operation>(
+        &self,
+        mut operation: O,
+        lane: LaneNumber,
+        deadline: Option<Instant>,
+    ) -> Result<O::Answer, Status> {
+        let has_id = !operation.id().is_empty();
+        if !has_id {
+            // So that it happens once, whatever becomes of other nodes.
+            *operation.id() = Uuid::new_v4().simple().to_string();
+        }
+        let mut answer = match self.hand_around(&operation, lane, deadline).await {
+            Some(answer) => answer,
+            None => self.operate_here(operation).await,
+        };
+        if let Ok(answer) = &mut answer {
+            *O::replayed(answer) &= has_id;
+        }
+        answer
+    }
+
+    /// Has an operation carried out where its lane is committed best, which may change meanwhile. Nothing where that does not
+    /// come to an end: then somebody has to insist.
+    async fn hand_around<O: Operation>(
+        &self,
+        operation: &O,
+        lane: LaneNumber,
+        deadline: Option<Instant>,
+    ) -> Option<Result<O::Answer, Status>> {
+        let mut failed: Option<String> = None;
+        for _ in 0..MAX_MOVES {
+            let elsewhere = self.elsewhere(lane);
+            if let Some(to) = elsewhere.filter(|to| to.node() != failed.as_deref()) {
+                let payload = operation.encode_to_vec().into();
+                if let Some(answer) = to.call(O::KIND, payload, deadline).await {
+                    let decode =
+                        |answer| O::Answer::decode(answer).map_err(|error| malformed(&error));
+                    return Some(answer.and_then(decode));
+                }
+                failed = to.node().map(str::to_owned);
+            } else {
+                let answer = self.try_here(operation.clone(), lane).await;
+                if let Some(answer) = answer.transpose() {
+                    return Some(answer);
+                }
+                failed = None;
             }
-            let payload = operation.encode_to_vec().into();
-            let mut answer = match elsewhere.call(O::KIND, payload, deadline).await {
-                Some(Ok(answer)) => O::Answer::decode(answer).map_err(|error| malformed(&error)),
-                Some(Err(status)) => Err(status),
-                None => self.operate_here(operation).await,
-            };
-            if let Ok(answer) = &mut answer {
-                *O::replayed(answer) &= has_id;
-            }
-            answer
-        });
-        answer.await
+        }
+        None
+    }
+
+    /// Carries out an operation here, unless another node commits its lane best, and does so.
+    async fn try_here<O: Operation>(
+        &self,
+        operation: O,
+        lane: LaneNumber,
+    ) -> Result<Option<O::Answer>, Status> {
+        let (request, context) = operation.into_request(self.digests)?;
+        match self.lanes.execute_or_move(lane, request).await {
+            Err(LaneError::Moved) => Ok(None),
+            decided => O::answer(&context, decided.map_err(error::of_request)?).map(Some),
+        }
     }
 
     async fn operate_here<O: Operation>(&self, operation: O) -> Result<O::Answer, Status> {

@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) desk: usize,
     /// How much of the lanes' room it takes.
     pub(super) weight: usize,
+    /// It may be carried out by another node.
+    pub(super) may_move: bool,
     /// It is a part that has overtaken the one before it, since then.
     pub(super) overtaking: Option<Instant>,
 }
@@ -329,6 +331,11 @@ impl Task {
             Err(StoreError::Moved) => {
                 debug!(lane = self.lane, "another node has committed");
                 self.state.undo(&commit);
+                let elsewhere = self.shared.elsewhere.get();
+                if elsewhere.is_some_and(|elsewhere| elsewhere(self.lane)) {
+                    let moved = batch.extract_if(.., |job| job.may_move);
+                    answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
+                }
                 self.catch_up().await?;
                 Ok(None)
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::lane::{Clock, Decided, LaneError, Lanes, Running};
+use sumd::lane::{self, Clock, Decided, LaneError, Lanes, Running};
 use sumd::model::{Millis, Request};
 use sumd::store::etcd::EtcdStore;
 use sumd::store::{LaneNumber, Store, StoreError};
@@ -104,6 +104,8 @@ impl Cluster {
         });
         let running = Running::here(store.clone(), plan.bounds, clock).await;
         let running = running.map_err(|error| error.to_string())?;
+        // Whoever has committed, it might as well be another one.
+        running.lanes.hand_back(|_| true);
         let node = Node {
             lanes: running.lanes.clone(),
             store,
@@ -214,6 +216,7 @@ impl Node {
         rng: &mut Rng,
     ) -> Answer {
         let (there, back) = (rng.u64(..4), rng.u64(..4));
+        let may_move = rng.bool();
         sleep(Duration::from_millis(there)).await;
         self.link.awake().await;
         if self.link.alive.is_cancelled() {
@@ -222,7 +225,7 @@ impl Node {
         let answer = tokio::select! {
             biased;
             () = self.link.alive.cancelled() => return Answer::Lost,
-            answer = self.lanes.execute(lane, request) => answer,
+            answer = self.carry_out(lane, request, may_move) => answer,
             () = sleep(patience) => {
                 if !self.link.guesses() {
                     return Answer::Lost;
@@ -237,6 +240,19 @@ impl Node {
                 Answer::Failed(LaneError::Unavailable(error))
             }
             Err(error) => Answer::Failed(error),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        may_move: bool,
+    ) -> lane::Result<Decided> {
+        if may_move {
+            self.lanes.execute_or_move(lane, request).await
+        } else {
+            self.lanes.execute(lane, request).await
         }
     }
 

@@ -63,7 +63,10 @@ impl Client {
             Answer::Failed(LaneError::Refused(refused)) => Tried::Refused(refused),
             Answer::Failed(LaneError::Unknown(_)) | Answer::Lost => Tried::Unknown,
             Answer::Failed(
-                LaneError::Unavailable(_) | LaneError::Overloaded | LaneError::Closed,
+                LaneError::Moved
+                | LaneError::Unavailable(_)
+                | LaneError::Overloaded
+                | LaneError::Closed,
             )
             | Answer::NotSent => Tried::NotApplied,
         }
