@@ -77,13 +77,11 @@ async fn open_etcd(
     let etcd = &options.store.etcd;
     let node = node(&options.node, addresses)?;
     // Each of two threads has a connection of its own.
-    let client = Client::new(etcd.client(address)?)?;
+    let place = etcd.place(Client::new(etcd.client(address)?)?);
     let own = Client::new(etcd.client(address)?)?;
-    let prefix = etcd.etcd_prefix.clone();
-    let operations = etcd.etcd_max_txn_ops as usize;
     let store = async move {
         loop {
-            match EtcdStore::open(client.clone(), &prefix, operations).await {
+            match EtcdStore::open(place.clone()).await {
                 Ok(store) => return Ok(Arc::new(store) as Arc<dyn Store>),
                 Err(OpenError::Unavailable(problem)) => {
                     warn!("no counters yet: etcd cannot be reached: {problem}");

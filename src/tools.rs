@@ -55,9 +55,5 @@ pub(crate) async fn transfer(options: MoveOptions) -> Result<Tally> {
 }
 
 fn place(address: &Address, options: &EtcdOptions) -> Result<Place> {
-    Ok(Place {
-        client: Client::new(options.client(address)?)?,
-        prefix: options.etcd_prefix.clone(),
-        max_operations: options.etcd_max_txn_ops as usize,
-    })
+    Ok(options.place(Client::new(options.client(address)?)?))
 }

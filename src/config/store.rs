@@ -9,8 +9,8 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use crate::model::Bounds;
-use crate::store::etcd::MIN_TXN_OPS;
-use crate::store::etcd::client::{Address, Identity, Login, Options, ParseAddressError};
+use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
+use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
 
 /// The database's file in a data directory.
 const FILE: &str = "sumd.db";
@@ -55,6 +55,12 @@ pub struct EtcdOptions {
     #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = 128,
           value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
     pub etcd_max_txn_ops: u32,
+
+    /// Lanes that new counters are divided into: a lane's groups are committed together, by one node. Counters that are there
+    /// keep theirs
+    #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N", default_value_t = DEFAULT_LANES,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
+    pub etcd_lanes: u32,
 
     /// Who has to have signed the members' certificates, a PEM file [default: whom the system trusts]
     #[arg(long, env = "SUMD_ETCD_CACERT", value_name = "FILE")]
@@ -108,6 +114,17 @@ impl EtcdOptions {
             });
         }
         Ok(options)
+    }
+
+    /// The data that a client reaches.
+    #[must_use]
+    pub fn place(&self, client: Client) -> Place {
+        Place {
+            client,
+            prefix: self.etcd_prefix.clone(),
+            max_operations: self.etcd_max_txn_ops as usize,
+            lanes: self.etcd_lanes,
+        }
     }
 }
 

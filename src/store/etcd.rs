@@ -18,7 +18,6 @@ mod sizes;
 pub(super) mod survey;
 mod upkeep;
 
-pub use fill::Place;
 pub use kv::Kv;
 pub use meta::{OpenError, check_not_moved};
 pub use sizes::Sizes;
@@ -47,12 +46,29 @@ use rows::Layout;
 
 /// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
 pub const MIN_TXN_OPS: usize = 64;
+/// Into how many lanes data are divided, unless it is said.
+pub const DEFAULT_LANES: u32 = 64;
+/// The most there may be.
+pub const MAX_LANES: u32 = 4096;
 /// How far a lane's horizon is behind the last of the ids that came from elsewhere, in milliseconds, when they are not read for
 /// it any more. A lane that has them in memory forgets them earlier; this is for those that begin later, whose horizon may
 /// have been moved by a clock that jumped by up to a day.
 const BEFORE_LATEST: Millis = 2 * 24 * 3_600_000;
 /// How long a start waits for etcd to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where data are in etcd.
+#[derive(Clone)]
+pub struct Place {
+    /// How it is reached.
+    pub client: Client,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Operations that etcd takes in one transaction.
+    pub max_operations: usize,
+    /// Into how many lanes data are divided that are begun there.
+    pub lanes: u32,
+}
 
 /// Counters under a prefix of etcd's keys.
 pub struct EtcdStore<K = Client>(Arc<Inner<K>>);
@@ -72,15 +88,12 @@ struct Inner<K> {
 }
 
 impl EtcdStore {
-    /// Opens the data under a prefix, which are begun where there are none. It works on the runtime that this is called on.
+    /// Opens the data of a place, which are begun where there are none. It works on the runtime that this is called on.
     ///
     /// # Errors
     /// Where etcd cannot be reached or refuses, and where the data are not for this version.
-    pub async fn open(
-        client: Client,
-        prefix: &str,
-        max_operations: usize,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(place: Place) -> Result<Self, OpenError> {
+        let Place { client, prefix, .. } = place;
         let versions = client.check_versions(Instant::now() + PATIENCE).await;
         versions.map_err(|error| match error {
             VersionError::Unknown(error) if error.is_passing() => {
@@ -88,13 +101,13 @@ impl EtcdStore {
             }
             error => OpenError::Etcd(error.to_string()),
         })?;
-        let layout = meta::open(&client, prefix).await?;
+        let layout = meta::open(&client, &prefix, place.lanes).await?;
         let feed = Feed::new(Some((client.clone(), layout.clone())));
         let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone())));
         Ok(Self::start(
             client,
             layout,
-            max_operations,
+            place.max_operations,
             feed,
             Some(upkeep),
         ))
@@ -112,7 +125,7 @@ impl<K: Kv> EtcdStore<K> {
         max_operations: usize,
         sizes: Sizes,
     ) -> Result<Self, OpenError> {
-        let mut layout = meta::open(&kv, prefix).await?;
+        let mut layout = meta::open(&kv, prefix, DEFAULT_LANES).await?;
         layout.sizes = sizes;
         Ok(Self::start(
             kv,

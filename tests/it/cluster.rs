@@ -1,6 +1,7 @@
 //! Nodes of a cluster: who is there, as real etcd tells it, and what they hand on to each other.
 
 mod forward;
+mod hand_back;
 mod members;
 mod nodes;
 mod process;

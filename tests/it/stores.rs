@@ -60,7 +60,7 @@ struct Etcd(Cluster);
 
 impl Reopen for Etcd {
     async fn open(&self) -> Arc<dyn Store> {
-        let store = EtcdStore::open(self.0.client(), "/sumd", 128).await;
+        let store = EtcdStore::open(self.0.place()).await;
         Arc::new(store.expect("it is well"))
     }
 }

@@ -92,7 +92,7 @@ impl Bench {
             Kind::Peers => 0,
             _ => NODES,
         };
-        let mut system = System::start(&self.programs, members, nodes).await?;
+        let mut system = System::start(&self.programs, members, nodes, None).await?;
         match work.kind {
             Kind::Peers => {
                 for peer in &PEERS {

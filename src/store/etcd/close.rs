@@ -1,7 +1,8 @@
 //! Closes data that are moved elsewhere, so that nobody changes them any more.
 
+use super::Place;
 use super::client::prefix;
-use super::fill::{Place, swap};
+use super::fill::swap;
 use super::rows::{FORMAT_MOVED, Layout};
 use super::{OpenError, kv, meta};
 use crate::proto::sumd::store::v1::Meta;

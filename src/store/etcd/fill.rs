@@ -9,8 +9,9 @@ use prost::Message as _;
 use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
+use super::Place;
 use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, get, prefix, put};
-use super::rows::{self, FORMAT, LANES, Layout};
+use super::rows::{self, FORMAT, Layout};
 use super::{OpenError, kv, meta};
 use crate::model::group;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
@@ -25,17 +26,6 @@ const MAX_BYTES: usize = 512 << 10;
 const ANSWER: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// Where data are in etcd.
-#[derive(Clone)]
-pub struct Place {
-    /// How it is reached.
-    pub client: Client,
-    /// What all keys begin with.
-    pub prefix: String,
-    /// Operations that etcd takes in one transaction.
-    pub max_operations: usize,
-}
 
 /// Data that are being written.
 pub(in crate::store) struct Filling {
@@ -57,15 +47,14 @@ impl Filling {
         dump: &Dump,
         gap: i64,
     ) -> Result<Self, ToolError> {
-        let lanes = LANES;
-        let is_foreign = |(_, session): &&(_, crate::model::Session)| {
-            session.torn().is_some_and(|of| of != lanes)
-        };
-        if let Some((id, _)) = dump.sessions.iter().find(is_foreign) {
-            return Err(ToolError::Refused(format!(
-                "session {id:?} has messages of which some parts are applied, in lanes that are not those of etcd: serve the \
-                 source until its client has sent them again"
-            )));
+        let lanes = place.lanes;
+        for (id, session) in &dump.sessions {
+            if let Some(of) = session.torn().filter(|of| *of != lanes) {
+                return Err(ToolError::Refused(format!(
+                    "session {id:?} has messages of which some parts are applied, in some of {of} lanes: serve the source until \
+                     its client has sent them again, or divide the target into as many, by --etcd-lanes"
+                )));
+            }
         }
         let Place { client, prefix, .. } = place;
         let mut meta = Meta {
@@ -138,7 +127,10 @@ impl Filling {
                 let sealed = self.layout.seal(&key, &Counter { value, revision });
                 self.put(key, sealed).await?;
             } else {
-                let lane = self.layout.digests.lane(group(&row.name), LANES);
+                let lane = self
+                    .layout
+                    .digests
+                    .lane(group(&row.name), self.layout.lanes);
                 let forgotten = &mut self.forgotten[lane as usize];
                 *forgotten = row.revision.max(*forgotten);
             }
@@ -179,7 +171,7 @@ impl Filling {
             self.put(key, value).await?;
         }
         for (id, session) in &dump.sessions {
-            for (lane, row) in session.spread(id, dump.digests, LANES, dump.time) {
+            for (lane, row) in session.spread(id, dump.digests, self.layout.lanes, dump.time) {
                 let key = layout.session(lane, id);
                 let state = row.encode().into();
                 let value = layout.seal(&key, &Session { state });

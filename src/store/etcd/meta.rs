@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::client::{Error, at_revision, get, put};
 use super::kv::{self, Kv, ReadError};
-use super::rows::{self, FORMAT, LANES, Layout};
+use super::rows::{self, FORMAT, Layout};
 use crate::proto::etcd::etcdserverpb::TxnRequest;
 use crate::proto::sumd::store::v1::Meta;
 use tokio::time::Instant;
@@ -44,12 +44,12 @@ impl From<ReadError> for OpenError {
     }
 }
 
-/// What the data under a prefix are; they are begun where there are none.
-pub(super) async fn open(kv: &impl Kv, prefix: &str) -> Result<Layout, OpenError> {
+/// What the data under a prefix are; where there are none they are begun, with so many lanes.
+pub(super) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layout, OpenError> {
     let key = rows::meta_key(prefix);
     let new = Meta {
         format: FORMAT,
-        lanes: LANES,
+        lanes,
         key: Uuid::from_u128(random()).into_bytes().to_vec().into(),
         ..Meta::default()
     };

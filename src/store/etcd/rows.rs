@@ -15,8 +15,6 @@ pub(super) const FORMAT: u32 = FORMAT_ADDED;
 const FORMAT_FIRST: u32 = 1;
 pub(super) const FORMAT_MOVED: u32 = 2;
 const FORMAT_ADDED: u32 = 3;
-/// Into how many lanes new data are divided.
-pub(super) const LANES: u32 = 256;
 /// Bits of a revision that tell places of one revision of etcd apart.
 const PLACE_BITS: u32 = 20;
 /// How many places one transaction may take.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sumd::store::etcd::client::{Address, Client, Options};
+use sumd::store::etcd::{DEFAULT_LANES, Place};
 use tokio::time::sleep;
 
 use super::member::{Member, Ports};
@@ -111,6 +112,16 @@ impl Cluster {
     /// A client of all members.
     pub fn client(&self) -> Client {
         Client::new(self.options()).expect("no TLS")
+    }
+
+    /// Where `sumd serve` keeps its data, unless it is told otherwise.
+    pub fn place(&self) -> Place {
+        Place {
+            client: self.client(),
+            prefix: "/sumd".to_owned(),
+            max_operations: 128,
+            lanes: DEFAULT_LANES,
+        }
     }
 
     /// The member that leads, of those that run.

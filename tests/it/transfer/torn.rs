@@ -4,19 +4,55 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sumd::lane::Running;
-use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request};
+use sumd::model::{
+    Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request, group,
+};
 use sumd::store::Store;
 use sumd::store::etcd::EtcdStore;
 
 use super::{Places, Server, moves, sumd};
 use crate::support::soon;
 
-const MESSAGE: [(&str, i64); 4] = [("s/a", 10), ("t/a", 20), ("s/a", i64::MAX), ("u/a", 30)];
+/// Three counters, each in a lane of its own.
+struct Counters {
+    s: String,
+    t: String,
+    u: String,
+}
+
+impl Counters {
+    async fn new(places: &Places) -> Self {
+        let store = open(places).await;
+        let mut lanes = Vec::new();
+        let mut next = |group: char| {
+            let names = (0..).map(|number| format!("{group}{number}"));
+            let lane = |name: &str| store.digests().lane(name, store.lanes());
+            let mut free = names.filter(|name| !lanes.contains(&lane(name)));
+            let name = free.next().expect("there are lanes");
+            lanes.push(lane(&name));
+            name + "/a"
+        };
+        Self {
+            s: next('s'),
+            t: next('t'),
+            u: next('u'),
+        }
+    }
+
+    fn message(&self) -> [(&str, i64); 4] {
+        let Self { s, t, u } = self;
+        [(s, 10), (t, 20), (s, i64::MAX), (u, 30)]
+    }
+}
+
+async fn open(places: &Places) -> Arc<dyn Store> {
+    let store = EtcdStore::open(places.etcd.place()).await;
+    Arc::new(store.expect("it is well"))
+}
 
 /// Applies what the second message has for its first lane, and nothing else of it.
-async fn tear(places: &Places, begun: SystemTime) {
-    let store = EtcdStore::open(places.etcd.client(), "/sumd", 128).await;
-    let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
+async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
+    let store = open(places).await;
     let bounds = Bounds {
         id_bytes: 1 << 20,
         counter_bytes: 1 << 20,
@@ -28,7 +64,7 @@ async fn tear(places: &Places, begun: SystemTime) {
     let digests = store.digests();
     let mut increments = Increments::default();
     for index in [0, 2] {
-        let (name, delta) = MESSAGE[index];
+        let (name, delta) = counters.message()[index];
         increments.push(name, delta, Limits::default());
     }
     let since_1970 = begun.duration_since(UNIX_EPOCH).expect("later");
@@ -49,7 +85,7 @@ async fn tear(places: &Places, begun: SystemTime) {
         id: None,
         operation: Operation::Record(record),
     };
-    let lane = digests.lane("s", store.lanes());
+    let lane = digests.lane(group(&counters.s), store.lanes());
     let decided = soon(running.lanes.execute(lane, request)).await;
     let Done::Recorded { failures, .. } = decided.expect("it is applied").answer.done else {
         panic!("it is a message");
@@ -59,23 +95,24 @@ async fn tear(places: &Places, begun: SystemTime) {
 }
 
 /// Sent again, such a message is completed, and answered as a whole.
-async fn completes(server: &mut Server, begun: SystemTime) {
+async fn completes(server: &mut Server, counters: &Counters, begun: SystemTime) {
+    let Counters { s, t, u } = counters;
     assert_eq!(server.sum("").await, 1 + 2 + 10);
     let mut stream = server.session("meter", begun).await;
-    stream.send(2, 1, &MESSAGE).await;
+    stream.send(2, 1, &counters.message()).await;
     assert_eq!(stream.acknowledged(2).await, [(2, 2)]);
-    for (prefix, sum) in [("s/", 11), ("t/", 22), ("u/", 30)] {
+    for (prefix, sum) in [(s, 11), (t, 22), (u, 30)] {
         assert_eq!(server.sum(prefix).await, sum, "{prefix}");
     }
     // And it goes on, over the same and other lanes.
-    stream.send(3, 1, &[("s/a", 1), ("v/a", 1)]).await;
-    stream.send(4, 2, &[("t/a", 1), ("s/a", 1)]).await;
+    stream.send(3, 1, &[(s, 1), ("v/a", 1)]).await;
+    stream.send(4, 2, &[(t, 1), (s, 1)]).await;
     stream.acknowledged(4).await;
     let mut again = server.session("meter", begun).await;
     again.send(0, 2, &[]).await;
-    again.send(3, 2, &[("s/a", 1), ("v/a", 1)]).await;
-    again.send(4, 2, &[("t/a", 1), ("s/a", 1)]).await;
-    again.send(5, 2, &[("u/a", 1)]).await;
+    again.send(3, 2, &[(s, 1), ("v/a", 1)]).await;
+    again.send(4, 2, &[(t, 1), (s, 1)]).await;
+    again.send(5, 2, &[(u, 1)]).await;
     again.acknowledged(5).await;
     assert_eq!(server.sum("").await, 11 + 22 + 30 + 5);
 }
@@ -86,13 +123,15 @@ async fn what_is_torn_is_completed_wherever_it_is() {
     let places = Places::new().await;
     let there = places.etcd();
     let begun = SystemTime::now();
+    let counters = Counters::new(&places).await;
     let mut node = places.serve(&there).await;
     let mut stream = node.session("meter", begun).await;
-    stream.send(1, 0, &[("s/a", 1), ("t/a", 2)]).await;
+    let first = [(&*counters.s, 1), (&*counters.t, 2)];
+    stream.send(1, 0, &first).await;
     stream.acknowledged(1).await;
     drop(stream);
     node.stop().await;
-    tear(&places, begun).await;
+    tear(&places, &counters, begun).await;
     let backup = places.path("backup.db");
     let backup = backup.to_str().expect("a path");
     sumd(&["backup", backup, "--store", &there]).await;
@@ -108,7 +147,7 @@ async fn what_is_torn_is_completed_wherever_it_is() {
             sumd(&["move", "--from", &by_file, "--to", &there, &prefix]).await;
         }
         let mut node = places.serve_with(&there, &[&prefix]).await;
-        completes(&mut node, begun).await;
+        completes(&mut node, &counters, begun).await;
         node.stop().await;
         sumd(&["check", "--store", &there, &prefix]).await;
     }
@@ -117,7 +156,7 @@ async fn what_is_torn_is_completed_wherever_it_is() {
     let here = places.file("a.db");
     moves(&there, &here).await;
     let mut server = places.serve(&here).await;
-    completes(&mut server, begun).await;
+    completes(&mut server, &counters, begun).await;
     server.stop().await;
     sumd(&["check", "--store", &here]).await;
 }

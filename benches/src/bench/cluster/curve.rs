@@ -9,7 +9,7 @@ use super::{
     Programs, drive,
     system::{Figures, System},
     works::{
-        CURVE_COUNTERS, CURVE_GROUPS, CURVE_IDS, CURVE_MEMBERS, CURVE_NODES, Load, NODES, bulk,
+        CURVE_COUNTERS, CURVE_IDS, CURVE_LANES, CURVE_MEMBERS, CURVE_NODES, Load, NODES, bulk,
         unary,
     },
 };
@@ -38,7 +38,7 @@ pub async fn measure(programs: &Programs, window: Duration, points: &mut Vec<Poi
         points,
     };
     curve.nodes().await.context("nodes")?;
-    curve.lanes().await.context("groups")?;
+    curve.lanes().await.context("lanes")?;
     for (over, layout) in [
         ("counters of one group", ONE_GROUP),
         ("counters, a group each", GROUP_EACH),
@@ -71,13 +71,20 @@ impl Curve<'_> {
     }
 
     async fn lanes(&mut self) -> Result<()> {
-        let mut system = self.system(NODES).await?;
-        for groups in CURVE_GROUPS {
-            let load = unary(GROUP_EACH, groups);
-            let (over, count) = ("groups of one counter", groups.into());
-            self.point(&mut system, over, count, "unary", load).await?;
+        for lanes in CURVE_LANES {
+            let mut system =
+                System::start(self.programs, CURVE_MEMBERS, NODES, Some(lanes)).await?;
+            for (work, load) in [
+                ("one counter", unary(ONE_GROUP, 1)),
+                ("1,000 groups", unary(GROUP_EACH, 1_000)),
+                ("10,000 groups, in bulk", bulk(GROUP_EACH, 10_000)),
+            ] {
+                self.point(&mut system, "lanes", lanes.into(), work, load)
+                    .await?;
+            }
+            system.finish().await?;
         }
-        system.finish().await
+        Ok(())
     }
 
     async fn counters(&mut self, over: &'static str, layout: Layout) -> Result<()> {
@@ -118,7 +125,7 @@ impl Curve<'_> {
     }
 
     async fn system(&self, nodes: usize) -> Result<System> {
-        System::start(self.programs, CURVE_MEMBERS, nodes).await
+        System::start(self.programs, CURVE_MEMBERS, nodes, None).await
     }
 
     async fn point(

@@ -28,8 +28,14 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts so many nodes, and waits until each of them serves counters.
-    pub async fn start(program: &Path, count: usize, etcd: &Address) -> Result<Self> {
+    /// Starts so many nodes, with so many lanes or as many as they take by default, and waits until each of them serves
+    /// counters.
+    pub async fn start(
+        program: &Path,
+        count: usize,
+        etcd: &Address,
+        lanes: Option<u32>,
+    ) -> Result<Self> {
         let mut running = Vec::new();
         for node in 0..count {
             let address = free_address()?;
@@ -40,6 +46,9 @@ impl Nodes {
                 .args(["--node-id", &format!("n{node}")])
                 .args(["--store", &etcd.to_string(), "--etcd-prefix", PREFIX])
                 .args(ID_MEMORY);
+            if let Some(lanes) = lanes {
+                command.args(["--etcd-lanes", &lanes.to_string()]);
+            }
             running.push(Running::spawn(command, "sumd-node", address)?);
         }
         for node in &mut running {

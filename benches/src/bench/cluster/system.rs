@@ -21,10 +21,15 @@ pub struct System {
 
 impl System {
     /// Starts etcd anew, with so many members, and so many nodes before it.
-    pub async fn start(programs: &Programs, members: usize, nodes: usize) -> Result<Self> {
+    pub async fn start(
+        programs: &Programs,
+        members: usize,
+        nodes: usize,
+        lanes: Option<u32>,
+    ) -> Result<Self> {
         let etcd = Etcd::start(&programs.etcd, members).await;
         let etcd = etcd.context("etcd does not start")?;
-        let nodes = Nodes::start(&programs.sumd, nodes, &etcd.address).await?;
+        let nodes = Nodes::start(&programs.sumd, nodes, &etcd.address, lanes).await?;
         Ok(Self { etcd, nodes })
     }
 

@@ -229,8 +229,7 @@ const fn times(
 /// Members that etcd has there: three of them would leave two cores no room in which nodes could be seen to scale.
 pub const CURVE_MEMBERS: usize = 1;
 pub const CURVE_NODES: [usize; 4] = [1, 2, 4, 8];
-/// Groups of one counter each; they share 256 lanes.
-pub const CURVE_GROUPS: [u32; 6] = [1, 4, 16, 64, 256, 1_024];
+pub const CURVE_LANES: [u32; 5] = [1, 4, 16, 64, 256];
 pub const CURVE_COUNTERS: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// A window alone gives some hundred thousand.
 pub const CURVE_IDS: [u64; 4] = [0, 1_000_000, 3_000_000, 10_000_000];
