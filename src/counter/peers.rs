@@ -177,7 +177,8 @@ impl Executor {
     }
 
     fn run_parts(&self, call: &Call, reply: Reply) {
-        let parts = match record::decode_parts(call.payload.clone(), self.0.digests) {
+        let lanes = self.0.store.lanes();
+        let parts = match record::decode_parts(call.payload.clone(), self.0.digests, lanes) {
             Ok(parts) => parts,
             Err(status) => return reply.send(Err(status)),
         };

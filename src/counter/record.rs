@@ -80,6 +80,7 @@ where
 {
     let (answers, mut answered) = mpsc::unbounded_channel();
     let mut stream = Stream {
+        places: Places::new(service.store.lanes()),
         service,
         session: None,
         first_sent_here: 0,
@@ -88,7 +89,6 @@ where
         answers,
         waiting: 0,
         sent: FuturesUnordered::new(),
-        places: Places::default(),
         held: VecDeque::new(),
         told: 0,
     };

@@ -217,30 +217,31 @@ impl Increments {
         });
     }
 
-    /// Adds one of others, also where it fails.
+    /// Some of them, in this order, also those that fail.
     ///
     /// # Panics
     /// Where there is no such one.
-    pub fn push_same(&mut self, others: &Self, index: usize) {
-        let start = index
-            .checked_sub(1)
-            .map_or(0, |before| others.items[before].end);
-        let Item {
-            hash,
-            delta,
-            end: to,
-            at,
-            ref special,
-        } = others.items[index];
-        self.names
-            .push_str(&others.names[start as usize..to as usize]);
-        self.items.push(Item {
-            hash,
-            delta,
-            end: end(self.names.len()),
-            at,
-            special: special.clone(),
-        });
+    #[must_use]
+    pub fn select(&self, indices: impl Iterator<Item = usize> + Clone) -> Self {
+        let start = |index: usize| {
+            index
+                .checked_sub(1)
+                .map_or(0, |before| self.items[before].end)
+        };
+        let name =
+            |index: usize| &self.names[start(index) as usize..self.items[index].end as usize];
+        let bytes = indices.clone().map(|index| name(index).len()).sum();
+        let mut selected = Self::with_capacity(indices.clone().count(), bytes);
+        for index in indices {
+            selected.names.push_str(name(index));
+            let item = &self.items[index];
+            selected.items.push(Item {
+                end: end(selected.names.len()),
+                special: item.special.clone(),
+                ..*item
+            });
+        }
+        selected
     }
 
     /// How many there are.

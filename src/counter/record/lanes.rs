@@ -137,7 +137,9 @@ impl Stream {
         payload: Bytes,
         wanted: impl Fn(LaneNumber) -> bool,
     ) -> Result<(), Status> {
-        for (lane, request) in decode_parts(payload, self.service.digests)? {
+        for (lane, request) in
+            decode_parts(payload, self.service.digests, self.service.store.lanes())?
+        {
             if wanted(lane) {
                 self.places.take(lane, None);
                 self.enqueue(lane, request).await?;

@@ -118,8 +118,12 @@ fn read_answers(answer: Bytes) -> Result<Vec<PartAnswer>, prost::DecodeError> {
 pub(crate) fn decode_parts(
     payload: Bytes,
     digests: Digests,
+    lanes: u32,
 ) -> Result<Vec<(LaneNumber, Request)>, Status> {
     let parts = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
+    if let Some(part) = parts.parts.iter().find(|part| part.lane >= lanes) {
+        return Err(malformed(&format_args!("there is no lane {}", part.lane)));
+    }
     let message = RecordMessage::decode(&parts.message)?;
     let time = message.session_time.unwrap_or_default();
     let session = SessionId::from(message.session_id);
@@ -155,13 +159,11 @@ pub(crate) fn decode_parts(
     if indices.sum::<usize>() != all.len() {
         return Err(malformed(&"its parts are not its increments"));
     }
-    let mut next = 0..all.len();
+    let mut next = 0;
     let split = |part: RecordPart| {
-        let mut increments = Increments::default();
-        for index in next.by_ref().take(part.indices.len()) {
-            increments.push_same(&all, index);
-        }
-        request(part, increments)
+        let first = next;
+        next += part.indices.len();
+        request(part, all.select(first..next))
     };
     Ok(parts.into_iter().map(split).collect())
 }
@@ -283,7 +285,7 @@ mod tests {
         let sent = [&told[..], &told[1..], &told[..1]];
         for (sent, of) in sent.into_iter().zip([&all[..], &all[1..], &all[..1]]) {
             let sent = fields.encode((&session, 0), (1, 0), sent);
-            let requests = decode_parts(sent, digests).expect("parts");
+            let requests = decode_parts(sent, digests, 256).expect("parts");
             assert_eq!(requests.len(), of.len());
             for ((at, request), (lane, part, increments)) in requests.into_iter().zip(of) {
                 let Operation::Record(record) = request.operation else {

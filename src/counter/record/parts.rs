@@ -4,7 +4,7 @@
 //! on another way to its lane, is neither skipped nor applied twice, each names the session's last message before it that has
 //! a part in its lane. A message is acknowledged once all of its parts, and all messages before it, are durable.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::model::{Digests, Increments, Part, SessionId, group};
 use crate::proto::sum::v1::IncrementFailure;
@@ -38,7 +38,7 @@ pub struct Parts {
     /// The last message that has come.
     last: u64,
     /// By lane, the messages that have a part there, in their order, since what was acknowledged when the last of them came.
-    sent_to: HashMap<LaneNumber, VecDeque<u64>>,
+    sent_to: Vec<VecDeque<u64>>,
     pending: VecDeque<Pending>,
 }
 
@@ -51,7 +51,7 @@ impl Parts {
             lanes,
             home: digests.lane(session, lanes),
             last: acknowledged,
-            sent_to: HashMap::new(),
+            sent_to: vec![VecDeque::new(); lanes as usize],
             pending: VecDeque::new(),
         }
     }
@@ -88,7 +88,7 @@ impl Parts {
         });
         let count = u32::try_from(parts.len()).expect("a message is bounded");
         let part = |(lane, indices, increments): (LaneNumber, Vec<u32>, Increments)| {
-            let sent = self.sent_to.entry(lane).or_default();
+            let sent = &mut self.sent_to[lane as usize];
             while sent.front().is_some_and(|first| *first <= acknowledged) {
                 sent.pop_front();
             }
@@ -110,26 +110,21 @@ impl Parts {
     fn by_lane(&self, increments: Increments) -> Vec<(LaneNumber, Vec<u32>, Increments)> {
         let lane = |name: &str| self.digests.lane(group(name), self.lanes);
         let all = increments.iter();
-        let lanes: Vec<_> = all
-            .map(|increment| increment.map_or(self.home, |increment| lane(increment.name)))
-            .collect();
-        let first = lanes.first().copied().unwrap_or(self.home);
-        if lanes.iter().all(|lane| *lane == first) {
+        let lanes = all.map(|increment| increment.map_or(self.home, |found| lane(found.name)));
+        let mut order: Vec<(LaneNumber, u32)> = lanes.zip(0..).collect();
+        let first = order.first().map_or(self.home, |(lane, _)| *lane);
+        if order.iter().all(|(lane, _)| *lane == first) {
             return vec![(first, Vec::new(), increments)];
         }
-        let mut parts: Vec<(LaneNumber, Vec<u32>, Increments)> = Vec::new();
-        let mut at: HashMap<LaneNumber, usize> = HashMap::new();
-        for (index, lane) in (0..).zip(lanes) {
-            let at = *at.entry(lane).or_insert_with(|| {
-                parts.push((lane, Vec::new(), Increments::default()));
-                parts.len() - 1
-            });
-            let (_, indices, part) = &mut parts[at];
-            indices.push(index);
-            // All of it, for a part is known by its contents, and another node reads it as it came.
-            part.push_same(&increments, index as usize);
-        }
+        order.sort_unstable();
+        let parts = order.chunk_by(|(lane, _), (next, _)| lane == next);
         parts
+            .map(|part| {
+                let indices = part.iter().map(|(_, index)| *index);
+                let increments = increments.select(indices.clone().map(|index| index as usize));
+                (part[0].0, indices.collect(), increments)
+            })
+            .collect()
     }
 
     /// A lane's part of a message is durable. Gives the messages that are whole by that, in their order.

@@ -1,33 +1,32 @@
 //! Which node carries out a stream's parts of each lane. Those of one lane are with one node at a time: on two ways at once
 //! the later ones would come first, and the two nodes would get in each other's way in the lane.
 
-use std::collections::HashMap;
-
 use crate::store::LaneNumber;
 
 /// Parts that are not answered, by their lanes.
-#[derive(Default)]
-pub(super) struct Places(HashMap<LaneNumber, Place>);
+pub(super) struct Places(Vec<Place>);
 
+#[derive(Clone, Default)]
 struct Place {
-    /// `None` is this one.
-    node: Option<String>,
     parts: usize,
+    /// Who has them; `None` is this one. It tells nothing where there are none.
+    node: Option<String>,
 }
 
 impl Places {
+    pub(super) fn new(lanes: u32) -> Self {
+        Self(vec![Place::default(); lanes as usize])
+    }
+
     /// Whether a part of a lane may be given to a node: no other has any.
     pub(super) fn are_free(&self, lane: LaneNumber, node: Option<&str>) -> bool {
-        let place = self.0.get(&lane);
-        place.is_none_or(|place| place.node.as_deref() == node)
+        let place = &self.0[lane as usize];
+        place.parts == 0 || place.node.as_deref() == node
     }
 
     /// A part is given to a node.
     pub(super) fn take(&mut self, lane: LaneNumber, node: Option<&str>) {
-        let place = self.0.entry(lane).or_insert_with(|| Place {
-            node: node.map(str::to_owned),
-            parts: 0,
-        });
+        let place = &mut self.0[lane as usize];
         if place.node.as_deref() != node {
             place.node = node.map(str::to_owned);
         }
@@ -36,12 +35,7 @@ impl Places {
 
     /// A part is answered, or comes back without an answer.
     pub(super) fn leave(&mut self, lane: LaneNumber) {
-        if let Some(place) = self.0.get_mut(&lane) {
-            place.parts -= 1;
-            if place.parts == 0 {
-                self.0.remove(&lane);
-            }
-        }
+        self.0[lane as usize].parts -= 1;
     }
 }
 
@@ -51,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_lane_changes_its_place_when_all_is_answered() {
-        let mut places = Places::default();
+        let mut places = Places::new(16);
         places.take(7, None);
         places.take(7, None);
         assert!(places.are_free(7, None));
@@ -65,7 +59,7 @@ mod tests {
     /// A part that comes back is carried out here; those after it wait until all that were with the other node are back.
     #[test]
     fn a_part_that_comes_back_is_carried_out_here() {
-        let mut places = Places::default();
+        let mut places = Places::new(16);
         places.take(7, Some("b"));
         places.take(7, Some("b"));
         places.leave(7);
