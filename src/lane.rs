@@ -365,8 +365,8 @@ impl Lanes {
         self.submit(lane, request, true).await
     }
 
-    /// The same but for bulk, which does not move, and for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its
-    /// requests were made in this lane.
+    /// The same for a caller that goes on meanwhile, but that bulk does not move: `done` is told, on this one's runtime, in the
+    /// order in which its requests were made in this lane.
     pub fn execute_then(
         &self,
         lane: LaneNumber,
