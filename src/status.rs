@@ -104,6 +104,12 @@ pub fn to_proto(status: &Status) -> tonic_types::Status {
     })
 }
 
+/// A status as an encoded message.
+#[must_use]
+pub fn to_encoded(status: &Status) -> Bytes {
+    to_proto(status).encode_to_vec().into()
+}
+
 /// The status that was made an encoded message.
 #[must_use]
 pub fn from_encoded(encoded: Bytes) -> Status {

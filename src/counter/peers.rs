@@ -18,7 +18,7 @@ use tracing::debug;
 use super::operation::Operation;
 use super::record::{self, Gathering};
 use super::service::CounterService;
-use crate::cluster::{self, Call, Kind, Peers, Reply, View};
+use crate::cluster::{self, Call, Kind, Node, Peers, Reply, View};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
@@ -61,23 +61,20 @@ impl Forwarding {
 
     /// Whether another node carries out a lane's operations best.
     pub(super) fn is_elsewhere(&self, lane: LaneNumber) -> bool {
-        let owner = |lane| {
-            self.view
-                .borrow()
-                .owner(lane)
-                .map(|owner| *owner.id == *self.own_id)
-        };
-        let is_here = u16::try_from(lane).ok().and_then(owner);
-        is_here == Some(false)
+        self.other_owner(&self.view.borrow(), lane).is_some()
+    }
+
+    fn other_owner<'a>(&self, view: &'a View, lane: LaneNumber) -> Option<&'a Node> {
+        let owner = view.owner(u16::try_from(lane).ok()?)?;
+        (*owner.id != *self.own_id).then_some(owner)
     }
 
     /// Where a lane's operations are carried out best, if that is not here and it can be reached.
     pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
         let peers = self.peers.as_ref()?;
         let view = self.view.borrow().clone();
+        let is_elsewhere = peers.takes_calls(self.other_owner(&view, lane)?);
         let lane = u16::try_from(lane).ok()?;
-        let owner = view.owner(lane)?;
-        let is_elsewhere = *owner.id != *self.own_id && peers.takes_calls(owner);
         is_elsewhere.then(|| Elsewhere {
             peers: peers.clone(),
             view,

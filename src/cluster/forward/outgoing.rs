@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use tonic::{Code, Status};
 
 use super::call::Answer;
@@ -138,9 +137,7 @@ impl Outgoing {
         };
         let result = match result {
             Ok(answer) => proto::answer::Result::Ok(answer),
-            Err(error) => {
-                proto::answer::Result::Error(status::to_proto(&error).encode_to_vec().into())
-            }
+            Err(error) => proto::answer::Result::Error(status::to_encoded(&error)),
         };
         let answer = proto::Answer {
             id,

@@ -191,7 +191,7 @@ impl Gathering {
     pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
         let result = match part_answer(decided) {
             Ok(response) => Of::Ok(response.encode_to_vec().into()),
-            Err(status) => Of::Error(status::to_proto(&status).encode_to_vec().into()),
+            Err(status) => Of::Error(status::to_encoded(&status)),
         };
         // Whole after each of its changes.
         let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,8 +10,8 @@ use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use super::Place;
-use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, get, prefix, put};
-use super::rows::{self, FORMAT, Layout};
+use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, prefix, put};
+use super::rows::{FORMAT, Layout};
 use super::{OpenError, kv, meta};
 use crate::model::group;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
@@ -65,13 +65,7 @@ impl Filling {
             ..Meta::default()
         };
         let expected = expected(place, &meta).await?;
-        let key = rows::meta_key(prefix);
-        let value = rows::seal(rows::meta_digests(), &key, &meta);
-        let first = TxnRequest {
-            compare: vec![at_revision(key.clone(), expected)],
-            success: vec![put(key, value)],
-            ..TxnRequest::default()
-        };
+        let first = meta::replace(prefix, &meta, expected);
         let answer = client.txn(first, Instant::now() + ANSWER).await;
         let answer = answer.map_err(|error| OpenError::Etcd(error.to_string()))?;
         if !answer.succeeded {
@@ -268,21 +262,13 @@ fn not_empty(prefix: &str) -> ToolError {
 
 /// Replaces the row that says what the data are, if it was last changed at a revision.
 pub(super) async fn swap(place: &Place, meta: &Meta, guard: i64) -> Result<(), ToolError> {
-    let key = rows::meta_key(&place.prefix);
-    let value = rows::seal(rows::meta_digests(), &key, meta);
-    let request = TxnRequest {
-        compare: vec![at_revision(key.clone(), guard)],
-        success: vec![put(key.clone(), value.clone())],
-        ..TxnRequest::default()
-    };
+    let request = meta::replace(&place.prefix, meta, guard);
     if insist(&place.client, request).await? {
         return Ok(());
     }
     // It may have been an earlier copy of the same that has landed.
-    let found = kv::read(&place.client, vec![get(key)]).await;
-    let found = found.map_err(OpenError::from)?;
-    let row = found.ranges.first().and_then(|range| range.kvs.first());
-    if row.is_some_and(|row| row.value == value) {
+    let (found, _) = meta::read(&place.client, &place.prefix).await?;
+    if found.is_some_and(|(found, _)| found == *meta) {
         return Ok(());
     }
     Err(ToolError::Refused(format!(

@@ -1,13 +1,13 @@
 //! Reading a lane: all of it, or what was committed since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::client::{get, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::log::Log;
 use super::rows::{self, Layout};
-use super::sessions::Told;
+use super::sessions::{Told, tell};
 use crate::model::{Batch, Corrupt, Head, Pack, Session, SessionId};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -99,16 +99,7 @@ fn put_together(
         sessions: Vec::new(),
         before: None,
     };
-    let mut told: BTreeMap<SessionId, Told> = BTreeMap::new();
-    let prefix = layout.sessions(head_lane(layout, head_row)?);
-    for row in sessions {
-        let id = row.key.strip_prefix(&*prefix);
-        let id = id.and_then(|id| std::str::from_utf8(id).ok());
-        let id = id.ok_or(Corrupt("a session's key is not UTF-8"))?;
-        let session: stored::Session = layout.open(row)?;
-        told.entry(id.into()).or_default().set_row(session.state);
-    }
-    let mut changed = BTreeSet::new();
+    let mut told = BTreeMap::new();
     let mut last = None;
     let mut take = |batch: &stored::Batch, row_revision: i64| {
         let base = layout.base_of(batch, row_revision);
@@ -117,11 +108,7 @@ fn put_together(
             loaded.packs.push(pack(batch, base));
         }
         if batch.seq > head.folded {
-            for change in &batch.sessions {
-                let id = SessionId::from(change.id.as_str());
-                told.entry(id.clone()).or_default().take(change);
-                changed.insert(id);
-            }
+            tell(batch, &mut told);
         }
     };
     for row in packs {
@@ -144,20 +131,30 @@ fn put_together(
         horizon: head.horizon,
         session_horizon: head.session_horizon,
     };
+    let prefix = layout.sessions(log.lane());
+    for row in sessions {
+        let id = row.key.strip_prefix(&*prefix);
+        let id = id.and_then(|id| std::str::from_utf8(id).ok());
+        let id = id.ok_or(Corrupt("a session's key is not UTF-8"))?;
+        let session: stored::Session = layout.open(row)?;
+        if let Some(told) = told.get_mut(id) {
+            told.set_row(session.state);
+        } else {
+            let mut told = Told::default();
+            told.set_row(session.state);
+            let session = told.session()?.map(Arc::new);
+            loaded
+                .sessions
+                .extend(session.map(|session| (id.into(), session)));
+        }
+    }
     for (id, told) in told {
         let session = told.session()?.map(Arc::new);
-        if changed.contains(&id) {
-            log.set_session(id.clone(), session.clone());
-        }
+        log.set_session(id.clone(), session.clone());
         loaded.sessions.extend(session.map(|session| (id, session)));
     }
     log.set_head(head, head_row.mod_revision)?;
     Ok(loaded)
-}
-
-fn head_lane(layout: &Layout, row: &KeyValue) -> Result<LaneNumber, Corrupt> {
-    let lane = layout.lane_of_head(&row.key);
-    lane.ok_or(Corrupt("a head's key names no lane"))
 }
 
 fn pack(batch: &stored::Batch, base: i64) -> Pack {
@@ -232,9 +229,11 @@ pub(super) async fn after(
     for pack_row in &packs {
         let pack = layout.open(pack_row)?;
         log.add_pack(&pack, pack_row.mod_revision)?;
-        tell(known, &pack.batches, &mut told);
+        let new = pack.batches.iter().filter(|batch| batch.seq > known);
+        new.for_each(|batch| tell(batch, &mut told));
     }
-    tell(known, &head.batches, &mut told);
+    let new = head.batches.iter().filter(|batch| batch.seq > known);
+    new.for_each(|batch| tell(batch, &mut told));
     log.set_head(head, row.mod_revision)?;
     let sessions = match put_on_known(kv, layout, log, told, found.revision).await {
         Err(ReadError::Compacted) => return Ok(After::TooMany),
@@ -247,16 +246,6 @@ pub(super) async fn after(
         last.sessions = sessions;
     }
     Ok(After::Batches(batches))
-}
-
-/// What batches after one have done to sessions.
-fn tell(known: u64, batches: &[stored::Batch], told: &mut BTreeMap<SessionId, Told>) {
-    for batch in batches.iter().filter(|batch| batch.seq > known) {
-        for change in &batch.sessions {
-            let told = told.entry(change.id.as_str().into());
-            told.or_default().take(change);
-        }
-    }
 }
 
 type Sessions = Vec<(SessionId, Option<Arc<Session>>)>;

@@ -46,24 +46,18 @@ impl From<ReadError> for OpenError {
 
 /// What the data under a prefix are; where there are none they are begun, with so many lanes.
 pub(super) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layout, OpenError> {
-    let key = rows::meta_key(prefix);
     let new = Meta {
         format: FORMAT,
         lanes,
         key: Uuid::from_u128(random()).into_bytes().to_vec().into(),
         ..Meta::default()
     };
-    let row = rows::seal(rows::meta_digests(), &key, &new);
     loop {
         if let (Some((meta, revision)), _) = read(kv, prefix).await? {
             check_open(prefix, &meta)?;
             return Layout::new(prefix, &meta, revision).map_err(OpenError::Data);
         }
-        let make = TxnRequest {
-            compare: vec![at_revision(key.clone(), 0)],
-            success: vec![put(key.clone(), row.clone())],
-            ..TxnRequest::default()
-        };
+        let make = replace(prefix, &new, 0);
         let deadline = Instant::now() + std::time::Duration::from_secs(2);
         // Whatever becomes of it: what is there then is read.
         let answer: Result<_, Error> = kv.txn(make, deadline).await;
@@ -72,6 +66,17 @@ pub(super) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layou
         {
             return Err(OpenError::Etcd(error.to_string()));
         }
+    }
+}
+
+/// Puts the row where it was last changed at a revision of etcd; 0 is where there is none.
+pub(super) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
+    let key = rows::meta_key(prefix);
+    let value = rows::seal(rows::meta_digests(), &key, meta);
+    TxnRequest {
+        compare: vec![at_revision(key.clone(), revision)],
+        success: vec![put(key, value)],
+        ..TxnRequest::default()
     }
 }
 

@@ -11,7 +11,7 @@ use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::load;
 use super::rows::{self, Layout};
-use super::sessions::Told;
+use super::sessions::{Told, tell};
 use crate::model::{Corrupt, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -35,7 +35,7 @@ struct Replica {
     open_from: u64,
     recent: Recent,
     /// What has become of each session since it was folded.
-    sessions: BTreeMap<String, Told>,
+    sessions: BTreeMap<SessionId, Told>,
     kept: usize,
 }
 
@@ -323,7 +323,7 @@ impl<K: Kv> Shared<K> {
             let lane = self.lane(&head)?;
             let replica = self.refresh(&mut replicas, lane, &head, revision).await?;
             lanes.push(lane);
-            if let Some(told) = replica.sessions.get(&**id) {
+            if let Some(told) = replica.sessions.get(id) {
                 states.insert(lane, told.clone());
             }
         }
@@ -485,10 +485,7 @@ impl Replica {
             let changes = rows::changes(batch)?;
             self.recent
                 .push(Run::new(&changes, layout.base_of(batch, row)));
-            for change in &batch.sessions {
-                let told = self.sessions.entry(change.id.clone());
-                told.or_default().take(change);
-            }
+            tell(batch, &mut self.sessions);
             self.kept += prost::Message::encoded_len(batch);
             self.seq = batch.seq;
         }

@@ -1,6 +1,8 @@
 //! What a lane's log tells of its sessions: of most of them only what each batch has added, since a session may hold a few
 //! KiB, and a batch adds a few bytes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::model::{Corrupt, Session, SessionChange, SessionId};
@@ -54,6 +56,14 @@ impl Told {
             session.add(&Session::decode(added)?);
         }
         Ok(session)
+    }
+}
+
+/// Takes in what the next batch has done to sessions.
+pub(super) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) {
+    for change in &batch.sessions {
+        let told = told.entry(change.id.as_str().into());
+        told.or_default().take(change);
     }
 }
 

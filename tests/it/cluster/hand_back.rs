@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use sumd::lane::{self, LaneError, Running};
-use sumd::model::{Bounds, Done, Increments, Limits, Operation, Request};
+use sumd::model::{Done, Increments, Limits, Operation, Request};
 use sumd::store::Store;
-use sumd::store::etcd::EtcdStore;
 
 use crate::etcd::cluster::Cluster;
 use crate::support::soon;
@@ -18,19 +17,8 @@ struct Node {
 
 impl Node {
     async fn start(etcd: &Cluster) -> Self {
-        let store = EtcdStore::open(etcd.place()).await;
-        let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
-        let bounds = Bounds {
-            id_bytes: 1 << 20,
-            counter_bytes: 1 << 20,
-            id_horizon: 600_000,
-            session_horizon: 600_000,
-        };
-        let running = Running::start(store.clone(), bounds).await;
-        Self {
-            running: running.expect("it begins"),
-            store,
-        }
+        let (store, running) = etcd.lanes().await;
+        Self { running, store }
     }
 
     /// Adds 1. Gives the total.

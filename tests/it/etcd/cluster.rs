@@ -1,10 +1,14 @@
 //! Clusters of etcd, of one member or three.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sumd::lane::Running;
+use sumd::model::Bounds;
+use sumd::store::Store;
 use sumd::store::etcd::client::{Address, Client, Options};
-use sumd::store::etcd::{DEFAULT_LANES, Place};
+use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
 use tokio::time::sleep;
 
 use super::member::{Member, Ports};
@@ -122,6 +126,20 @@ impl Cluster {
             max_operations: 128,
             lanes: DEFAULT_LANES,
         }
+    }
+
+    /// The same data, and a node's lanes over them.
+    pub async fn lanes(&self) -> (Arc<dyn Store>, Running) {
+        let store = EtcdStore::open(self.place()).await;
+        let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
+        let bounds = Bounds {
+            id_bytes: 1 << 20,
+            counter_bytes: 1 << 20,
+            id_horizon: 600_000,
+            session_horizon: 86_400_000,
+        };
+        let running = Running::start(store.clone(), bounds).await;
+        (store, running.expect("it begins"))
     }
 
     /// The member that leads, of those that run.

@@ -1,12 +1,8 @@
 //! Messages of a session that were applied in some lanes and not in others when they were moved.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sumd::lane::Running;
-use sumd::model::{
-    Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request, group,
-};
+use sumd::model::{Done, Follows, Increments, Limits, Operation, Part, Record, Request, group};
 use sumd::store::Store;
 use sumd::store::etcd::EtcdStore;
 
@@ -22,7 +18,8 @@ struct Counters {
 
 impl Counters {
     async fn new(places: &Places) -> Self {
-        let store = open(places).await;
+        let store = EtcdStore::open(places.etcd.place()).await;
+        let store = store.expect("it is well");
         let mut lanes = Vec::new();
         let mut next = |group: char| {
             let names = (0..).map(|number| format!("{group}{number}"));
@@ -45,22 +42,9 @@ impl Counters {
     }
 }
 
-async fn open(places: &Places) -> Arc<dyn Store> {
-    let store = EtcdStore::open(places.etcd.place()).await;
-    Arc::new(store.expect("it is well"))
-}
-
 /// Applies what the second message has for its first lane, and nothing else of it.
 async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
-    let store = open(places).await;
-    let bounds = Bounds {
-        id_bytes: 1 << 20,
-        counter_bytes: 1 << 20,
-        id_horizon: 600_000,
-        session_horizon: 86_400_000,
-    };
-    let running = Running::start(store.clone(), bounds).await;
-    let running = running.expect("it begins");
+    let (store, running) = places.etcd.lanes().await;
     let digests = store.digests();
     let mut increments = Increments::default();
     for index in [0, 2] {

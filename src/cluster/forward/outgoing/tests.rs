@@ -1,5 +1,6 @@
 use futures_util::FutureExt as _;
 use futures_util::future::poll_fn;
+use prost::Message as _;
 
 use super::*;
 
