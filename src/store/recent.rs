@@ -7,6 +7,7 @@
 //!
 //! Runs never change once they are made: a reader's view of them is a handful of pointers.
 
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
@@ -135,10 +136,9 @@ impl Run {
     fn merge(newer: &Self, older: &Self) -> Self {
         let entries = newer.entries.len() + older.entries.len();
         let mut merged = Self::with_capacity(entries, newer.names.len() + older.names.len());
-        Merged {
-            cursors: vec![(newer, 0), (older, 0)],
-        }
-        .for_each(|latest| merged.push(latest));
+        let both = [newer, older].map(|run| Cursor::new(run, 0));
+        let cursors = both.into();
+        Merged { cursors }.for_each(|latest| merged.push(latest));
         // Where the same counters change again and again, it is half as large.
         merged.entries.shrink_to_fit();
         merged.names.shrink_to_fit();
@@ -198,13 +198,27 @@ impl Gathered {
 
 /// The counters of several runs, the newest of them first, in the order of their names.
 pub(super) struct Merged<'a> {
-    cursors: Vec<(&'a Run, usize)>,
+    cursors: Vec<Cursor<'a>>,
+}
+
+struct Cursor<'a> {
+    run: &'a Run,
+    at: usize,
+    /// It is at the first name of those that the cursors up to it are at.
+    is_first: bool,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(run: &'a Run, at: usize) -> Self {
+        let is_first = false;
+        Self { run, at, is_first }
+    }
 }
 
 impl<'a> Merged<'a> {
     /// Those whose names are not before `from`.
     pub(super) fn new(runs: &'a [Arc<Run>], from: &str) -> Self {
-        let cursors = runs.iter().map(|run| (&**run, run.seek(0, from)));
+        let cursors = runs.iter().map(|run| Cursor::new(run, run.seek(0, from)));
         Self {
             cursors: cursors.collect(),
         }
@@ -216,22 +230,27 @@ impl<'a> Iterator for Merged<'a> {
 
     fn next(&mut self) -> Option<Latest<'a>> {
         let mut first: Option<Latest<'a>> = None;
-        for (run, at) in &self.cursors {
-            let Some(latest) = run.get(*at) else { continue };
-            match &mut first {
-                Some(first) if first.name < latest.name => {}
+        // Those before it are not at the first name.
+        let mut begin = 0;
+        for (index, cursor) in self.cursors.iter_mut().enumerate() {
+            cursor.is_first = false;
+            let Some(latest) = cursor.run.get(cursor.at) else {
+                continue;
+            };
+            // Names are compared once, which is most of the work.
+            let order = first.map_or(Ordering::Greater, |first| first.name.cmp(latest.name));
+            match (order, &mut first) {
+                (Ordering::Less, _) => continue,
                 // The newer of the two comes first.
-                Some(first) if first.name == latest.name => first.is_new |= latest.is_new,
-                _ => first = Some(latest),
+                (Ordering::Equal, Some(first)) => first.is_new |= latest.is_new,
+                (..) => (first, begin) = (Some(latest), index),
             }
+            cursor.is_first = true;
         }
-        let first = first?;
-        for (run, at) in &mut self.cursors {
-            if *at < run.entries.len() && run.name(*at) == first.name {
-                *at += 1;
-            }
+        for cursor in &mut self.cursors[begin..] {
+            cursor.at += usize::from(cursor.is_first);
         }
-        Some(first)
+        first
     }
 }
 
