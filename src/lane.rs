@@ -349,20 +349,28 @@ impl Lanes {
         }
     }
 
-    /// Carries out a request in a lane. It is carried out also where the caller stops waiting.
+    /// Carries out a request in a lane, where it waits from now on. It is carried out also where the caller stops waiting.
     ///
     /// # Errors
     /// Where it was refused, or its outcome is not known.
-    pub async fn execute(&self, lane: LaneNumber, request: Request) -> Result<Decided> {
-        self.submit(lane, request, false).await
+    pub fn execute(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+    ) -> impl Future<Output = Result<Decided>> + use<> {
+        self.submit(lane, request, false)
     }
 
     /// The same for a request that may be carried out by another node.
     ///
     /// # Errors
     /// The same, and [`LaneError::Moved`].
-    pub async fn execute_or_move(&self, lane: LaneNumber, request: Request) -> Result<Decided> {
-        self.submit(lane, request, true).await
+    pub fn execute_or_move(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+    ) -> impl Future<Output = Result<Decided>> + use<> {
+        self.submit(lane, request, true)
     }
 
     /// The same for a caller that goes on meanwhile, but that bulk does not move: `done` is told, on this one's runtime, in the
@@ -391,16 +399,29 @@ impl Lanes {
         }
     }
 
-    async fn submit(&self, lane: LaneNumber, request: Request, may_move: bool) -> Result<Decided> {
+    /// The future is no larger than what it waits for, since each call has one.
+    fn submit(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        may_move: bool,
+    ) -> impl Future<Output = Result<Decided>> + use<> {
         let (reply, answer) = oneshot::channel();
         let weight = request.operation.weight();
-        let permit = self.shared.room.singles.try_acquire_many(permits(weight));
-        permit.map_err(|_| LaneError::Overloaded)?.forget();
-        let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
-        sent.map_err(|(_, error)| error)?;
-        // A task that died has taken what it was asked with it.
-        let lost = || Err(LaneError::Unknown(ended_by("has ended")));
-        answer.await.unwrap_or_else(|_| lost())
+        let queued = match self.shared.room.singles.try_acquire_many(permits(weight)) {
+            Ok(permit) => {
+                permit.forget();
+                let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
+                sent.map_err(|(_, error)| error)
+            }
+            Err(_) => Err(LaneError::Overloaded),
+        };
+        async move {
+            queued?;
+            // A task that died has taken what it was asked with it.
+            let lost = || Err(LaneError::Unknown(ended_by("has ended")));
+            answer.await.unwrap_or_else(|_| lost())
+        }
     }
 
     /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued in this lane.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::Response;
 use http_body::Body;
 use prost::Message;
@@ -154,31 +155,36 @@ impl CounterService {
         let answer = match method {
             Method::Increment => {
                 let increment = |request: IncrementCounterRequest| self.operate(request, deadline);
-                unary(messages, increment).await
+                unary(&mut messages, increment).await
             }
             // The others in boxes, lest this future, which is moved a few times, be as large as the largest.
             Method::BatchIncrement => {
                 let batch =
                     |request: BatchIncrementCountersRequest| self.operate(request, deadline);
-                Box::pin(unary(messages, batch)).await
+                Box::pin(unary(&mut messages, batch)).await
             }
             Method::Set => {
                 let set = |request: SetCounterRequest| self.operate(request, deadline);
-                Box::pin(unary(messages, set)).await
+                Box::pin(unary(&mut messages, set)).await
             }
             Method::Delete => {
                 let delete = |request: DeleteCounterRequest| self.operate(request, deadline);
-                Box::pin(unary(messages, delete)).await
+                Box::pin(unary(&mut messages, delete)).await
             }
-            Method::Get => Box::pin(unary(messages, |request| read::get(self, request))).await,
+            Method::Get => Box::pin(unary(&mut messages, |request| read::get(self, request))).await,
             Method::BatchGet => {
-                Box::pin(unary(messages, |request| read::batch_get(self, request))).await
+                Box::pin(unary(&mut messages, |request| {
+                    read::batch_get(self, request)
+                }))
+                .await
             }
             Method::List => {
                 let list = |request| read::list(store, self.digests, request);
-                Box::pin(unary(messages, list)).await
+                Box::pin(unary(&mut messages, list)).await
             }
-            Method::Sum => Box::pin(unary(messages, |request| read::sum(store, request))).await,
+            Method::Sum => {
+                Box::pin(unary(&mut messages, |request| read::sum(store, request))).await
+            }
             Method::Record => {
                 let (service, draining) = (self.clone(), draining.clone());
                 Ok(grpc::stream(move |replies| {
@@ -194,36 +200,25 @@ impl CounterService {
     }
 
     /// Carries out an operation, here or on the node that commits its lane best.
-    async fn operate<O: Operation>(
+    fn operate<O: Operation>(
         &self,
         operation: O,
         deadline: Option<Instant>,
-    ) -> Result<O::Answer, Status> {
-        if self.forwarding.is_none() {
-            return self.operate_here(operation).await;
+    ) -> impl Future<Output = Result<O::Answer, Status>> {
+        match self.forwarding {
+            None => Either::Left(self.operate_here(operation)),
+            // In a box, since it is large, and a node alone has no need of it.
+            Some(_) => Either::Right(Box::pin(self.operate_among(operation, deadline))),
         }
-        let lane = self.lane(operation.group());
-        if self.elsewhere(lane).is_none()
-            && let Some(answer) = self.try_here(operation.clone(), lane).await?
-        {
-            return Ok(answer);
-        }
-        // In a box, since this future is moved a few times, and most have no need of it.
-        Box::pin(self.operate_anywhere(operation, lane, deadline)).await
     }
 
-    async fn operate_anywhere<O: Operation>(
+    async fn operate_among<O: Operation>(
         &self,
         mut operation: O,
-        lane: LaneNumber,
         deadline: Option<Instant>,
     ) -> Result<O::Answer, Status> {
         let has_id = !operation.id().is_empty();
-        if !has_id {
-            // So that it happens once, whatever becomes of other nodes.
-            *operation.id() = Uuid::new_v4().simple().to_string();
-        }
-        let mut answer = match self.hand_around(&operation, lane, deadline).await {
+        let mut answer = match self.hand_around(&mut operation, deadline).await {
             Some(answer) => answer,
             None => self.operate_here(operation).await,
         };
@@ -237,14 +232,18 @@ impl CounterService {
     /// come to an end: then somebody has to insist.
     async fn hand_around<O: Operation>(
         &self,
-        operation: &O,
-        lane: LaneNumber,
+        operation: &mut O,
         deadline: Option<Instant>,
     ) -> Option<Result<O::Answer, Status>> {
+        let lane = self.lane(operation.group());
         let mut failed: Option<String> = None;
         for _ in 0..MAX_MOVES {
             let elsewhere = self.elsewhere(lane);
             if let Some(to) = elsewhere.filter(|to| to.node() != failed.as_deref()) {
+                if operation.id().is_empty() {
+                    // So that it happens once, whatever becomes of other nodes.
+                    *operation.id() = Uuid::new_v4().simple().to_string();
+                }
                 let payload = operation.encode_to_vec().into();
                 if let Some(answer) = to.call(O::KIND, payload, deadline).await {
                     let decode =
@@ -276,11 +275,21 @@ impl CounterService {
         }
     }
 
-    async fn operate_here<O: Operation>(&self, operation: O) -> Result<O::Answer, Status> {
-        let (request, context) = operation.into_request(self.digests)?;
-        let lane = self.lane(request.operation.group());
-        let decided = self.lanes.execute(lane, request).await;
-        O::answer(&context, decided.map_err(error::of_request)?)
+    /// Carries out an operation here. It waits in its lane from now on, and the future does not hold it.
+    fn operate_here<O: Operation>(
+        &self,
+        operation: O,
+    ) -> impl Future<Output = Result<O::Answer, Status>> + use<O> {
+        let queued = operation
+            .into_request(self.digests)
+            .map(|(request, context)| {
+                let lane = self.lane(request.operation.group());
+                (self.lanes.execute(lane, request), context)
+            });
+        async move {
+            let (decided, context) = queued?;
+            O::answer(&context, decided.await.map_err(error::of_request)?)
+        }
     }
 
     /// Where a lane's operations are carried out best, if that is not here.
@@ -296,7 +305,7 @@ impl CounterService {
 
 /// A call of one message and one answer.
 async fn unary<B, M, A, F>(
-    mut messages: Messages<B>,
+    messages: &mut Messages<B>,
     handler: impl FnOnce(M) -> F,
 ) -> Result<Response<ResponseBody>, Status>
 where

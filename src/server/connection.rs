@@ -93,11 +93,14 @@ where
     let shared = Arc::new((local.clone(), closing.clone()));
     let service = service_fn(|request: Request<Incoming>| {
         let shared = shared.clone();
+        let call = shared.0.node.routes.accept(request, &shared.0);
         // In a box, since hyper and tokio move it several times.
         Box::pin(async move {
             let (local, closing) = &*shared;
-            let answer = local.node.routes.answer(request, local, closing);
-            Ok::<_, Infallible>(answer.await)
+            Ok::<_, Infallible>(match call {
+                Ok(call) => local.node.routes.answer(call, local, closing).await,
+                Err(refusal) => *refusal,
+            })
         })
     });
     let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));

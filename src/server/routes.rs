@@ -27,7 +27,7 @@ use crate::counter::{self, CounterService};
 use crate::grpc;
 use crate::proto;
 use crate::status;
-use crate::sum::SumService;
+use crate::sum::{self, SumService};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
@@ -43,6 +43,25 @@ struct TonicRoute {
     /// Its calls count as calls in flight.
     counted: bool,
 }
+
+/// A request, as far as it was read.
+pub(super) struct Call {
+    target: Target,
+    deadline: Option<Instant>,
+    body: RequestBody<Incoming>,
+}
+
+enum Target {
+    Sum(sum::Method),
+    Counter(counter::Method),
+    Cluster(cluster::Method),
+    Peer,
+    /// Which one, and what it is asked.
+    Tonic(usize, Box<http::request::Parts>),
+}
+
+/// The answer to a request that is no call. In a box, for it is rare, and all calls would be as large.
+pub(super) type Refusal = Box<Response<ResponseBody>>;
 
 pub(super) struct Routes {
     sum: SumService,
@@ -76,93 +95,109 @@ impl Routes {
         }
     }
 
-    /// Answers a request. Once `closing` is cancelled, its connection takes no new ones.
-    pub(super) async fn answer(
+    /// Finds out what a request asks for: what is over with here takes no room in the future of its call.
+    pub(super) fn accept(
         &self,
         request: Request<Incoming>,
         local: &Local,
-        closing: &CancellationToken,
-    ) -> Response<ResponseBody> {
+    ) -> Result<Call, Refusal> {
         if let Some(refusal) = refuse(&request) {
-            return refusal;
+            return Err(Box::new(refusal));
         }
-        let phase = &local.phase;
-        let timeout = match call::timeout(request.headers()) {
-            Ok(timeout) => timeout,
-            Err(status) => return status.into_http(),
-        };
+        let call = self.find(request, local);
+        call.map_err(|status| Box::new(refused(status)))
+    }
+
+    fn find(&self, request: Request<Incoming>, local: &Local) -> Result<Call, Status> {
+        let timeout = call::timeout(request.headers())?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let (parts, body) = request.into_parts();
-        let body = RequestBody::new(body, self.idle_timeout);
         let path = parts.uri.path();
 
-        let response = if let Some(method) = SumService::method(path) {
-            let bounds = Bounds {
-                deadline,
-                shutdown: &phase.ending,
-            };
-            // Pinned here, since what is handed on by value takes its room in each future on the way.
-            let answer = pin!(self.sum.call(method, body));
-            self.answer_ours(&parts.headers, answer, bounds).await
-        } else if let Some(method) = CounterService::method(path) {
-            let Some(counters) = local.counters() else {
-                return no_store().into_http();
-            };
-            let shutdown = match method {
-                // It has no end of its own.
-                counter::Method::Watch => &phase.draining,
-                _ => &phase.ending,
-            };
-            let bounds = Bounds { deadline, shutdown };
-            let answer = pin!(counters.call(method, body, deadline, &phase.draining));
-            self.answer_ours(&parts.headers, answer, bounds).await
-        } else if let Some(method) = ClusterService::method(path) {
-            let shutdown = match method {
-                cluster::Method::Watch => &phase.draining,
-                cluster::Method::List => &phase.ending,
-            };
-            let bounds = Bounds { deadline, shutdown };
-            // In a box, for it is rarely called.
-            let answer = Box::pin(async { local.node.cluster().call(method, body).await });
-            self.answer_ours(&parts.headers, answer, bounds).await
-        } else if let (true, Some(peers)) = (PeerService::is_method(path), local.peers()) {
-            let bounds = Bounds {
-                deadline,
-                shutdown: &phase.ending,
-            };
-            let answer = pin!(async { peers.call(body, closing) });
-            self.answer_ours(&parts.headers, answer, bounds).await
-        } else if let Some(route) = self.tonic.iter().find(|r| path.starts_with(&r.prefix)) {
-            // These calls have no end of their own (a health watch), so they end where draining begins.
-            let bounds = Bounds {
-                deadline,
-                shutdown: &phase.draining,
-            };
-            let request = Request::from_parts(parts, body);
-            // In a box, for it is large, and rarely called.
-            Box::pin(self.answer_tonic(route, request, bounds)).await
+        let target = if let Some(target) = ours(path, local) {
+            check_encoding(&parts.headers)?;
+            target
+        } else if let Some(route) = self.tonic.iter().position(|r| path.starts_with(&r.prefix)) {
+            Target::Tonic(route, Box::new(parts))
         } else {
             let message = format!("there is no method {path}");
-            Err(status::with_reason(
+            let reason = "UNKNOWN_METHOD";
+            return Err(status::with_reason(
                 Code::Unimplemented,
                 message,
-                "UNKNOWN_METHOD",
+                reason,
                 &[],
-            ))
+            ));
         };
-        response.unwrap_or_else(|status| {
-            debug!(code = ?status.code(), "refused");
-            status.into_http()
+        Ok(Call {
+            target,
+            deadline,
+            body: RequestBody::new(body, self.idle_timeout),
         })
+    }
+
+    /// Answers a call. Once `closing` is cancelled, its connection takes no new ones.
+    pub(super) async fn answer(
+        &self,
+        call: Call,
+        local: &Local,
+        closing: &CancellationToken,
+    ) -> Response<ResponseBody> {
+        let phase = &local.phase;
+        let Call {
+            target,
+            deadline,
+            body,
+        } = call;
+        let within = |shutdown| Bounds { deadline, shutdown };
+        let response = match target {
+            Target::Sum(method) => {
+                // Pinned here, since what is handed on by value takes its room in each future on the way.
+                let answer = pin!(self.sum.call(method, body));
+                self.answer_ours(answer, within(&phase.ending)).await
+            }
+            Target::Counter(method) => {
+                let Some(counters) = local.counters() else {
+                    return no_store().into_http();
+                };
+                let shutdown = match method {
+                    // It has no end of its own.
+                    counter::Method::Watch => &phase.draining,
+                    _ => &phase.ending,
+                };
+                let answer = pin!(counters.call(method, body, deadline, &phase.draining));
+                self.answer_ours(answer, within(shutdown)).await
+            }
+            Target::Cluster(method) => {
+                let shutdown = match method {
+                    cluster::Method::Watch => &phase.draining,
+                    cluster::Method::List => &phase.ending,
+                };
+                // In a box, for it is rarely called.
+                let answer = Box::pin(async { local.node.cluster().call(method, body).await });
+                self.answer_ours(answer, within(shutdown)).await
+            }
+            Target::Peer => {
+                let peers = local.peers().expect("one is not taken away again");
+                let answer = pin!(async { peers.call(body, closing) });
+                self.answer_ours(answer, within(&phase.ending)).await
+            }
+            Target::Tonic(route, parts) => {
+                let request = Request::from_parts(*parts, body);
+                // These calls have no end of their own (a health watch), so they end where draining begins. In a box, for
+                // it is large, and rarely called.
+                let route = &self.tonic[route];
+                Box::pin(self.answer_tonic(route, request, within(&phase.draining))).await
+            }
+        };
+        response.unwrap_or_else(refused)
     }
 
     async fn answer_ours(
         &self,
-        headers: &HeaderMap,
         answer: impl Future<Output = Response<grpc::ResponseBody>>,
         bounds: Bounds<'_>,
     ) -> Result<Response<ResponseBody>, Status> {
-        check_encoding(headers)?;
         let permit = self.calls.admit()?;
         let response = bounds.run(answer).await?;
         Ok(response.map(|body| match body {
@@ -210,6 +245,20 @@ impl TonicRoute {
             counted,
         }
     }
+}
+
+/// The method of a service of ours that a path asks for.
+fn ours(path: &str, local: &Local) -> Option<Target> {
+    let sum = || SumService::method(path).map(Target::Sum);
+    let counter = || CounterService::method(path).map(Target::Counter);
+    let cluster = || ClusterService::method(path).map(Target::Cluster);
+    let peer = || (PeerService::is_method(path) && local.peers().is_some()).then_some(Target::Peer);
+    sum().or_else(counter).or_else(cluster).or_else(peer)
+}
+
+fn refused(status: Status) -> Response<ResponseBody> {
+    debug!(code = ?status.code(), "refused");
+    status.into_http()
 }
 
 /// There are no counters yet.
