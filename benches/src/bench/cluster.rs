@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use report::Results;
 use system::{Figures, System};
-use works::{ADDS, HALF, Kind, Load, NODES, PEERS, SIZES};
+use works::{ADDS, BESIDE, HALF, Kind, Load, NODES, PEERS, SIZES};
 
 pub use works::{WORKS, Work as ClusterWork};
 
@@ -106,8 +106,9 @@ impl Bench {
                 self.add(members, work.name, figures);
             }
             Kind::Half(load) => {
-                let figures = self.half(&mut system, load).await?;
+                let (figures, commits) = self.half(&mut system, load).await?;
                 self.add(members, work.name, figures);
+                self.add(members, BESIDE, commits);
             }
             Kind::Adds => return self.adds(system, members).await,
             Kind::Curve => {}
@@ -115,9 +116,16 @@ impl Bench {
         system.finish().await
     }
 
-    async fn half(&self, system: &mut System, load: Load) -> Result<Figures> {
+    /// What the increments come to, and what etcd's commits do beside them.
+    async fn half(&self, system: &mut System, load: Load) -> Result<(Figures, Figures)> {
         let full = drive::closed(system, load, self.window).await?;
-        pace::open(system, load, HALF * full.per_second, self.window).await
+        let rate = HALF * full.per_second;
+        let (increments, commits) = tokio::try_join!(
+            pace::open(system, load, rate, self.window),
+            peers::beside(system, self.window),
+        )?;
+        system.nodes.acknowledged += increments.answered;
+        Ok((increments, commits))
     }
 
     /// Kills etcd, and has the nodes go on.

@@ -9,7 +9,10 @@ use sumd::{
     proto::etcd::etcdserverpb::{RequestOp, TxnRequest, response_op::Response},
     store::etcd::client::{Client, at_revision, get, put},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval},
+};
 
 use super::{
     system::{Figures, System, Window},
@@ -24,6 +27,9 @@ const KEYS: u32 = 10_000;
 const HOT: u32 = KEYS;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Seldom enough not to be felt.
+const BESIDE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Has etcd do what `peer` does for the warm-up and a window of that length.
 pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Figures> {
@@ -73,6 +79,30 @@ pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Fig
         figures.answered
     );
     Ok(figures)
+}
+
+/// Has etcd commit now and then while something else is done: what one commit takes there and then.
+pub async fn beside(system: &System, length: Duration) -> Result<Figures> {
+    let client = Client::new(system.etcd.leader().await?)?;
+    let latencies = Latencies::default();
+    let window = Window::of(length);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(now_and_then(client, window.end, latencies.clone()));
+    system.measure(tasks, window, &latencies, 1).await
+}
+
+async fn now_and_then(client: Client, end: Instant, latencies: Latencies) -> Result<()> {
+    let mut turns = interval(BESIDE_PAUSE);
+    while turns.tick().await < end {
+        let sent = Instant::now();
+        let request = TxnRequest {
+            success: vec![put(name(HOT), "0".to_owned())],
+            ..TxnRequest::default()
+        };
+        client.txn(request, patience()).await?;
+        latencies.with(|all| all.push(sent.elapsed()));
+    }
+    Ok(())
 }
 
 fn patience() -> Instant {

@@ -65,6 +65,8 @@ const HOT: &str = "cluster-hot";
 const SOME: &str = "cluster-1k";
 const SOME_GROUPS: &str = "cluster-1k-groups";
 const HALF_NAME: &str = "cluster-half";
+/// One commit at a time, now and then, while increments come in at that rate.
+pub const BESIDE: &str = "cluster-half, commits beside it";
 const RECORD_HOT: &str = "cluster-record-hot";
 const RECORD: &str = "cluster-record-10k";
 const RECORD_GROUPS: &str = "cluster-record-10k-groups";
@@ -195,7 +197,7 @@ pub enum Goal {
     Latency(f64),
 }
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     times(HOT, "compare-and-swap", CAS, 50.0),
     times(HOT, "1-op transactions", TXNS, 3.0),
     times(SOME, "1-op transactions", TXNS, 2.0),
@@ -208,6 +210,13 @@ pub const TARGETS: [Target; 9] = [
         work: HALF_NAME,
         against: "one commit",
         peers: COMMIT,
+        goal: Goal::Latency(5.0),
+    },
+    // The same where etcd has as little of the processors as it has then.
+    Target {
+        work: HALF_NAME,
+        against: "a commit beside it",
+        peers: &[BESIDE],
         goal: Goal::Latency(5.0),
     },
 ];
