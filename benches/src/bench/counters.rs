@@ -16,6 +16,7 @@ pub mod works;
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use fastrand::Rng;
 use tokio::time::timeout;
 
 use crate::measure::WARM_UP;
@@ -32,6 +33,8 @@ const RUN_GRACE: Duration = Duration::from_secs(60);
 /// What a work may take that is measured once: the counters and ids of a large server.
 const LARGE_GRACE: Duration = Duration::from_secs(600);
 
+const ORDER_SEED: u64 = 1;
+
 /// Does `works` so many times, prints the results, and returns how many runs failed.
 pub async fn bench(
     works: &[&'static Work],
@@ -43,6 +46,7 @@ pub async fn bench(
     let mut bench = Bench {
         programs,
         window,
+        rng: Rng::with_seed(ORDER_SEED),
         results: Results::default(),
         failures: 0,
     };
@@ -61,6 +65,8 @@ pub async fn bench(
 struct Bench {
     programs: Programs,
     window: Duration,
+    /// Each run has an order of its own, and each bench the same ones.
+    rng: Rng,
     results: Results,
     failures: usize,
 }
@@ -77,7 +83,10 @@ impl Bench {
 
     async fn interleaved(&mut self, work: &'static Work, run: &str) {
         let can = |contender: &&Contender| self.programs.can(contender, work);
-        for contender in CONTENDERS.iter().filter(can).collect::<Vec<_>>() {
+        let mut contenders: Vec<_> = CONTENDERS.iter().filter(can).collect();
+        // What one leaves the disk and the processors with is not to be the same one's every time.
+        self.rng.shuffle(&mut contenders);
+        for contender in contenders {
             eprint!("{run} {} {}: ", work.name, contender.name);
             let limit = WARM_UP + self.window + RUN_GRACE;
             let done = match work.kind {
