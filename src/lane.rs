@@ -387,10 +387,9 @@ impl Lanes {
         } else {
             &self.shared.room.singles
         };
-        let Ok(permit) = room.try_acquire_many(permits(weight)) else {
-            return done(Err(LaneError::Overloaded));
-        };
-        permit.forget();
+        if let Err(error) = take(room, weight) {
+            return done(Err(error));
+        }
         let may_move = !request.operation.is_bulk();
         let waiter = Waiter::Then(Box::new(done));
         let sent = self.send(lane, request, waiter, weight, may_move);
@@ -408,14 +407,10 @@ impl Lanes {
     ) -> impl Future<Output = Result<Decided>> + use<> {
         let (reply, answer) = oneshot::channel();
         let weight = request.operation.weight();
-        let queued = match self.shared.room.singles.try_acquire_many(permits(weight)) {
-            Ok(permit) => {
-                permit.forget();
-                let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
-                sent.map_err(|(_, error)| error)
-            }
-            Err(_) => Err(LaneError::Overloaded),
-        };
+        let queued = take(&self.shared.room.singles, weight).and_then(|()| {
+            let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
+            sent.map_err(|(_, error)| error)
+        });
         async move {
             queued?;
             // A task that died has taken what it was asked with it.
@@ -468,6 +463,13 @@ impl Lanes {
         let sent = queue.send(job);
         sent.map_err(|unsent| (unsent.0.waiter, LaneError::Closed))
     }
+}
+
+/// Takes room, if there is any, until what takes it is answered.
+fn take(room: &Semaphore, weight: usize) -> Result<()> {
+    let permit = room.try_acquire_many(permits(weight));
+    permit.map_err(|_| LaneError::Overloaded)?.forget();
+    Ok(())
 }
 
 fn permits(weight: usize) -> u32 {

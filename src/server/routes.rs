@@ -121,11 +121,10 @@ impl Routes {
             Target::Tonic(route, Box::new(parts))
         } else {
             let message = format!("there is no method {path}");
-            let reason = "UNKNOWN_METHOD";
             return Err(status::with_reason(
                 Code::Unimplemented,
                 message,
-                reason,
+                "UNKNOWN_METHOD",
                 &[],
             ));
         };

@@ -136,8 +136,7 @@ impl Run {
     fn merge(newer: &Self, older: &Self) -> Self {
         let entries = newer.entries.len() + older.entries.len();
         let mut merged = Self::with_capacity(entries, newer.names.len() + older.names.len());
-        let both = [newer, older].map(|run| Cursor::new(run, 0));
-        let cursors = both.into();
+        let cursors = vec![Cursor::new(newer, 0), Cursor::new(older, 0)];
         Merged { cursors }.for_each(|latest| merged.push(latest));
         // Where the same counters change again and again, it is half as large.
         merged.entries.shrink_to_fit();
