@@ -453,7 +453,7 @@ impl Lanes {
             queue
         });
         let job = Job {
-            request,
+            request: Box::new(request),
             waiter,
             desk: self.desk,
             weight,

@@ -45,6 +45,7 @@ impl RecordMessage {
         let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
         let mut message = Self {
             increments: Increments::with_capacity(expected, bytes.len()),
+            fields: Vec::with_capacity(if FIELDS { expected } else { 0 }),
             ..Self::default()
         };
         while !bytes.is_empty() {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Decided, Result};
+use crate::model::Request;
 
 /// Who waits for an answer.
 pub(super) enum Waiter {
@@ -28,20 +29,22 @@ impl Waiter {
     }
 }
 
-type Answers = Vec<(Waiter, Result<Decided>)>;
+/// Who is told what, and what was asked: it goes back to be freed, for memory that one thread has allocated and another frees is
+/// dear to both.
+pub(super) type Told = (Waiter, Result<Decided>, Box<Request>);
 
 /// Where answers are handed out: a desk for each runtime that has callers, which are known by their numbers, since to count
 /// references from several threads would cost more than the rest of it.
 #[derive(Clone, Default)]
-pub(super) struct Desks(Arc<Mutex<Vec<mpsc::UnboundedSender<Answers>>>>);
+pub(super) struct Desks(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Told>>>>>);
 
 impl Desks {
     /// Opens a desk on the runtime that this is called on.
     pub(super) fn open(&self) -> usize {
-        let (sender, mut answers) = mpsc::unbounded_channel::<Answers>();
+        let (sender, mut answers) = mpsc::unbounded_channel::<Vec<Told>>();
         tokio::spawn(async move {
             while let Some(answers) = answers.recv().await {
-                for (waiter, answer) in answers {
+                for (waiter, answer, _asked) in answers {
                     waiter.tell(answer);
                 }
             }
@@ -51,7 +54,7 @@ impl Desks {
         desks.len() - 1
     }
 
-    fn desks(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Answers>>> {
+    fn desks(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Told>>>> {
         // One more or one less: it is whole in between.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,14 +62,14 @@ impl Desks {
 
 /// Answers on their way, by the desk that they go to.
 #[derive(Default)]
-pub(super) struct Outbox(Vec<Answers>);
+pub(super) struct Outbox(Vec<Vec<Told>>);
 
 impl Outbox {
-    pub(super) fn put(&mut self, desk: usize, waiter: Waiter, answer: Result<Decided>) {
+    pub(super) fn put(&mut self, desk: usize, told: Told) {
         if self.0.len() <= desk {
             self.0.resize_with(desk + 1, Vec::new);
         }
-        self.0[desk].push((waiter, answer));
+        self.0[desk].push(told);
     }
 
     pub(super) fn send(self, desks: &Desks) {

@@ -41,7 +41,8 @@ const MAX_BEHIND: Millis = 60_000;
 
 /// Something to do, and who is told.
 pub(super) struct Job {
-    pub(super) request: Request,
+    /// In a box, since it is moved several times, and goes back to the thread that made it.
+    pub(super) request: Box<Request>,
     pub(super) waiter: Waiter,
     pub(super) desk: usize,
     /// How much of the lanes' room it takes.
@@ -129,7 +130,7 @@ fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)
         } else {
             singles += job.weight;
         }
-        outbox.put(job.desk, job.waiter, answer);
+        outbox.put(job.desk, (job.waiter, answer, job.request));
     }
     outbox.send(&shared.desks);
     shared.room.bulk.add_permits(bulk);

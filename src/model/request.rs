@@ -134,8 +134,18 @@ pub struct Part {
     pub previous: Option<u64>,
     /// How many parts the message has.
     pub parts: u32,
-    /// Which increments of the message these are.
-    pub indices: Box<[u32]>,
+    /// Which increments of the message these are; none are named where they are all of them.
+    pub indices: Vec<u32>,
+}
+
+impl Part {
+    /// Takes these out of the message's increments, where each is of one part.
+    pub fn take(&self, all: &mut Increments) -> Increments {
+        if self.indices.is_empty() {
+            return std::mem::take(all);
+        }
+        all.select(self.indices.iter().map(|index| *index as usize))
+    }
 }
 
 /// Increments, their names beside each other in one text: a bulk message is two allocations.

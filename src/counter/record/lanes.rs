@@ -65,7 +65,7 @@ impl Stream {
         &mut self,
         sequence: u64,
         acknowledged: u64,
-        increments: Increments,
+        mut increments: Increments,
         fields: part::Fields<'_>,
         replies: &Replies,
     ) -> Result<(), Status> {
@@ -91,16 +91,17 @@ impl Stream {
             return Ok(());
         }
         let mut sent: Vec<(Elsewhere, Vec<(LaneNumber, Part)>)> = Vec::new();
-        for (lane, part, increments) in parts.split(sequence, acknowledged, increments) {
+        for (lane, part) in parts.split(sequence, acknowledged, &increments) {
             let elsewhere = self.service.elsewhere(lane);
             let node = elsewhere.as_ref().and_then(Elsewhere::node);
             if !self.places.are_free(lane, node) {
-                let payload = self.encode(&fields, (sequence, acknowledged), &[(lane, part)]);
+                let payload = self.encode(&fields, (sequence, acknowledged), vec![(lane, part)]);
                 self.held.push_back((lane, payload));
                 continue;
             }
             self.places.take(lane, node);
             let Some(elsewhere) = elsewhere else {
+                let increments = part.take(&mut increments);
                 let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
                 self.enqueue(lane, record).await?;
                 continue;
@@ -114,8 +115,8 @@ impl Stream {
             }
         }
         for (elsewhere, parts) in sent {
-            let payload = self.encode(&fields, (sequence, acknowledged), &parts);
-            let lanes = parts.into_iter().map(|(lane, _)| lane).collect();
+            let lanes = parts.iter().map(|(lane, _)| *lane).collect();
+            let payload = self.encode(&fields, (sequence, acknowledged), parts);
             self.sent.push(part::send(elsewhere, lanes, payload));
         }
         Ok(())
@@ -125,7 +126,7 @@ impl Stream {
         &self,
         fields: &part::Fields<'_>,
         numbers: (u64, u64),
-        parts: &[(LaneNumber, Part)],
+        parts: Vec<(LaneNumber, Part)>,
     ) -> Bytes {
         let (session, time) = self.session.as_ref().expect("the first message has set it");
         fields.encode((session, *time), numbers, parts)

@@ -52,7 +52,7 @@ impl Fields<'_> {
         &self,
         (session, time): (&SessionId, Millis),
         (sequence, acknowledged): (u64, u64),
-        parts: &[(LaneNumber, Part)],
+        parts: Vec<(LaneNumber, Part)>,
     ) -> Bytes {
         let head = RecordIncrementsRequest {
             session_id: session.to_string(),
@@ -65,27 +65,40 @@ impl Fields<'_> {
             increments: Vec::new(),
         };
         // The increments are copied as they came, so that the other node reads what this one would have.
-        let mut message = head.encode_to_vec();
-        let mut put = |field: &Range<usize>| message.put_slice(&self.message[field.clone()]);
-        for (_, part) in parts {
-            if part.indices.is_empty() {
-                self.fields.iter().for_each(&mut put);
-            }
-            let fields = part.indices.iter();
-            fields.for_each(|index| put(&self.fields[*index as usize]));
+        let fields = parts.iter().map(|(_, part)| self.of(part).map(<[u8]>::len));
+        let length = head.encoded_len() + fields.flatten().sum::<usize>();
+        let mut message = Vec::with_capacity(length);
+        head.encode_raw(&mut message);
+        for (_, part) in &parts {
+            self.of(part).for_each(|field| message.put_slice(field));
         }
-        let of_lane = |(lane, part): &(LaneNumber, Part)| RecordPart {
-            lane: *lane,
+        let count = parts.first().map_or(0, |(_, part)| part.parts);
+        let of_lane = |(lane, part): (LaneNumber, Part)| RecordPart {
+            lane,
             previous: part.previous,
-            indices: part.indices.to_vec(),
+            indices: part.indices,
             ..RecordPart::default()
         };
         let parts = RecordParts {
             message: message.into(),
-            count: parts.first().map_or(0, |(_, part)| part.parts),
-            parts: parts.iter().map(of_lane).collect(),
+            count,
+            parts: parts.into_iter().map(of_lane).collect(),
         };
         parts.encode_to_vec().into()
+    }
+
+    /// The increments of a part.
+    fn of<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = &'a [u8]> {
+        let all = if part.indices.is_empty() {
+            self.fields
+        } else {
+            &[]
+        };
+        let some = part.indices.iter();
+        let fields = all
+            .iter()
+            .chain(some.map(|index| &self.fields[*index as usize]));
+        fields.map(|field| &self.message[field.clone()])
     }
 }
 
@@ -137,7 +150,7 @@ pub(crate) fn decode_parts(
             follows: Follows::InLane(Part {
                 previous: part.previous,
                 parts: count,
-                indices: part.indices.into(),
+                indices: part.indices,
             }),
             contents: digests.message(&increments),
             increments,
@@ -276,22 +289,19 @@ mod tests {
             message: &encoded,
             fields: &decoded.fields,
         };
-        let all = parts.split(1, 0, decoded.increments);
+        let mut increments = decoded.increments;
+        let all = parts.split(1, 0, &increments);
         assert!(all.len() > 2, "{} lanes", all.len());
-        let told: Vec<_> = all
-            .iter()
-            .map(|(lane, part, _)| (*lane, part.clone()))
-            .collect();
-        let sent = [&told[..], &told[1..], &told[..1]];
-        for (sent, of) in sent.into_iter().zip([&all[..], &all[1..], &all[..1]]) {
-            let sent = fields.encode((&session, 0), (1, 0), sent);
+        for of in [&all[..], &all[1..], &all[..1]] {
+            let sent = fields.encode((&session, 0), (1, 0), of.to_vec());
             let requests = decode_parts(sent, digests, 256).expect("parts");
             assert_eq!(requests.len(), of.len());
-            for ((at, request), (lane, part, increments)) in requests.into_iter().zip(of) {
+            for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
                 let Operation::Record(record) = request.operation else {
                     panic!("{:?} is no part", request.operation);
                 };
-                assert_eq!(record.contents, digests.message(increments), "{part:?}");
+                let here = digests.message(&part.take(&mut increments));
+                assert_eq!(record.contents, here, "{part:?}");
                 assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
             }
         }

@@ -76,18 +76,18 @@ impl Parts {
         &mut self,
         sequence: u64,
         acknowledged: u64,
-        increments: Increments,
-    ) -> Vec<(LaneNumber, Part, Increments)> {
+        increments: &Increments,
+    ) -> Vec<(LaneNumber, Part)> {
         self.last = self.last.max(sequence);
         let parts = self.by_lane(increments);
         self.pending.push_back(Pending {
             sequence,
-            left: parts.iter().map(|(lane, ..)| *lane).collect(),
+            left: parts.iter().map(|(lane, _)| *lane).collect(),
             revision: 0,
             failures: Vec::new(),
         });
         let count = u32::try_from(parts.len()).expect("a message is bounded");
-        let part = |(lane, indices, increments): (LaneNumber, Vec<u32>, Increments)| {
+        let part = |(lane, indices): (LaneNumber, Vec<u32>)| {
             let sent = &mut self.sent_to[lane as usize];
             while sent.front().is_some_and(|first| *first <= acknowledged) {
                 sent.pop_front();
@@ -96,34 +96,30 @@ impl Parts {
             let part = Part {
                 previous: at.checked_sub(1).map(|before| sent[before]),
                 parts: count,
-                indices: indices.into(),
+                indices,
             };
             if sent.get(at) != Some(&sequence) {
                 sent.insert(at, sequence);
             }
-            (lane, part, increments)
+            (lane, part)
         };
         parts.into_iter().map(part).collect()
     }
 
-    /// The increments of each lane, and which of the message's they are: none where they are all of them.
-    fn by_lane(&self, increments: Increments) -> Vec<(LaneNumber, Vec<u32>, Increments)> {
+    /// Which increments are each lane's: none are named where they are all of them.
+    fn by_lane(&self, increments: &Increments) -> Vec<(LaneNumber, Vec<u32>)> {
         let lane = |name: &str| self.digests.lane(group(name), self.lanes);
         let all = increments.iter();
         let lanes = all.map(|increment| increment.map_or(self.home, |found| lane(found.name)));
         let mut order: Vec<(LaneNumber, u32)> = lanes.zip(0..).collect();
         let first = order.first().map_or(self.home, |(lane, _)| *lane);
         if order.iter().all(|(lane, _)| *lane == first) {
-            return vec![(first, Vec::new(), increments)];
+            return vec![(first, Vec::new())];
         }
         order.sort_unstable();
         let parts = order.chunk_by(|(lane, _), (next, _)| lane == next);
         parts
-            .map(|part| {
-                let indices = part.iter().map(|(_, index)| *index);
-                let increments = increments.select(indices.clone().map(|index| index as usize));
-                (part[0].0, indices.collect(), increments)
-            })
+            .map(|part| (part[0].0, part.iter().map(|(_, index)| *index).collect()))
             .collect()
     }
 
@@ -200,7 +196,7 @@ mod tests {
         let mut previous = |sequence, acknowledged| {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
-            let mut parts = parts.split(sequence, acknowledged, increments);
+            let mut parts = parts.split(sequence, acknowledged, &increments);
             parts.remove(0).1.previous
         };
         assert_eq!((previous(8, 7), previous(9, 7)), (None, Some(8)));
@@ -217,8 +213,8 @@ mod tests {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
             increments.push("b/1", 1, Limits::default());
-            let parts = parts.split(1, 0, increments);
-            parts.into_iter().map(|(lane, ..)| lane).collect::<Vec<_>>()
+            let parts = parts.split(1, 0, &increments);
+            parts.into_iter().map(|(lane, _)| lane).collect::<Vec<_>>()
         };
         let lanes = split();
         assert_eq!((split().len(), lanes.len()), (2, 2));

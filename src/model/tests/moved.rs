@@ -89,7 +89,7 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
         let mut lanes: Vec<_> = message.iter().map(|(group, _)| of(*group)).collect();
         let here = message.iter().filter(|(group, _)| of(*group) == lane);
         let indices = (0..).zip(&lanes).filter(|(_, of)| **of == lane);
-        let indices: Box<[u32]> = indices.map(|(index, _)| index).collect();
+        let indices: Vec<u32> = indices.map(|(index, _)| index).collect();
         let increments = increments(here);
         if increments.is_empty() {
             continue;
@@ -99,7 +99,11 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
         let part = Part {
             previous: previous.replace(sequence),
             parts: u32::try_from(lanes.len()).expect("few"),
-            indices: if lanes.len() == 1 { [].into() } else { indices },
+            indices: if lanes.len() == 1 {
+                Vec::new()
+            } else {
+                indices
+            },
         };
         parts.push((
             sequence,

@@ -158,7 +158,7 @@ fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, parts: u32) -> 
         record.follows = Follows::InLane(Part {
             previous,
             parts,
-            indices: Box::new([]),
+            indices: Vec::new(),
         });
     }
     Request { id, operation }

@@ -140,9 +140,10 @@ impl Recorder {
         replies: &mpsc::UnboundedSender<lane::Result<Decided>>,
     ) -> Result<(), LaneError> {
         let at = usize::try_from(sequence - 1).expect("few");
-        let whole = increments(&self.messages[at]);
+        let mut whole = increments(&self.messages[at]);
         self.sent.entry(sequence).or_insert_with(Instant::now);
-        for (lane, part, increments) in parts.split(sequence, self.acknowledged, whole) {
+        for (lane, part) in parts.split(sequence, self.acknowledged, &whole) {
+            let increments = part.take(&mut whole);
             let count = increments.len();
             let record = Record {
                 session: self.session.clone(),
