@@ -97,6 +97,14 @@ impl Elsewhere {
         Some(&owner.id)
     }
 
+    /// Whether a lane's operations are carried out best there, too.
+    pub(super) fn is_of(&self, lane: LaneNumber) -> bool {
+        let owner = u16::try_from(lane)
+            .ok()
+            .and_then(|lane| self.view.owner(lane));
+        owner.map(|owner| &*owner.id) == self.node()
+    }
+
     /// Has the other node carry out a call; `None` where it is to be carried out here, for that node does not.
     pub(super) async fn call(
         &self,

@@ -29,25 +29,76 @@ const TYPICAL_INCREMENT_BYTES: usize = 20;
 
 impl RecordMessage {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        let message = Self::try_decode::<false>(bytes);
-        message.map_err(|error| FrameError::Malformed(error.to_string()))
+        Self::decode_some::<false>(bytes)
     }
 
     /// The same, for who may have to send parts of it elsewhere.
     pub(super) fn decode_with_fields(bytes: &[u8]) -> Result<Self, FrameError> {
-        let message = Self::try_decode::<true>(bytes);
+        Self::decode_some::<true>(bytes)
+    }
+
+    /// The same for a message whose increments are those of several parts, so many of each, one part behind the other: they come
+    /// by themselves. Nothing where there are more or fewer.
+    pub(super) fn decode_parts(
+        bytes: &[u8],
+        sizes: &[usize],
+    ) -> Result<Option<(Self, Vec<Increments>)>, FrameError> {
+        let all = sizes.iter().sum::<usize>();
+        let name_bytes = |size| bytes.len() * size / all.max(1);
+        let room = |size| Increments::with_capacity(size, name_bytes(size));
+        let mut parts: Vec<_> = sizes.iter().map(|&size| room(size)).collect();
+        let (mut part, mut count) = (0, 0);
+        let message = Self::read(bytes, |increment, _| {
+            while sizes
+                .get(part)
+                .is_some_and(|size| parts[part].len() == *size)
+            {
+                part += 1;
+            }
+            count += 1;
+            let part = parts.get_mut(part);
+            part.map_or(Ok(()), |part| push_increment(increment, part))
+        });
+        Ok((count == all).then_some((message?, parts)))
+    }
+
+    fn decode_some<const FIELDS: bool>(bytes: &[u8]) -> Result<Self, FrameError> {
+        let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
+        let mut increments = Increments::with_capacity(expected, bytes.len());
+        let mut fields = Vec::with_capacity(if FIELDS { expected } else { 0 });
+        let message = Self::read(bytes, |increment, field| {
+            // One too many is enough to refuse the message.
+            if increments.len() > MAX_INCREMENTS {
+                return Ok(());
+            }
+            if FIELDS {
+                fields.push(field);
+            }
+            push_increment(increment, &mut increments)
+        })?;
+        Ok(Self {
+            increments,
+            fields,
+            ..message
+        })
+    }
+
+    /// All but the increments, each of which is given to `take`, and where it is.
+    fn read(
+        bytes: &[u8],
+        take: impl FnMut(&[u8], Range<usize>) -> Result<(), DecodeError>,
+    ) -> Result<Self, FrameError> {
+        let message = Self::try_read(bytes, take);
         message.map_err(|error| FrameError::Malformed(error.to_string()))
     }
 
-    fn try_decode<const FIELDS: bool>(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+    fn try_read(
+        mut bytes: &[u8],
+        mut take: impl FnMut(&[u8], Range<usize>) -> Result<(), DecodeError>,
+    ) -> Result<Self, DecodeError> {
         let length = bytes.len();
         let context = DecodeContext::default();
-        let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
-        let mut message = Self {
-            increments: Increments::with_capacity(expected, bytes.len()),
-            fields: Vec::with_capacity(if FIELDS { expected } else { 0 }),
-            ..Self::default()
-        };
+        let mut message = Self::default();
         while !bytes.is_empty() {
             let start = length - bytes.len();
             let (tag, wire_type) = decode_key(&mut bytes)?;
@@ -62,16 +113,9 @@ impl RecordMessage {
                 }
                 3 => message.sequence = varint(wire_type, &mut bytes)?,
                 4 => message.acknowledged = varint(wire_type, &mut bytes)?,
-                // One too many is enough to refuse the message.
-                5 if message.increments.len() > MAX_INCREMENTS => {
-                    delimited(wire_type, &mut bytes)?;
-                }
                 5 => {
                     let increment = delimited(wire_type, &mut bytes)?;
-                    push_increment(increment, &mut message.increments)?;
-                    if FIELDS {
-                        message.fields.push(start..length - bytes.len());
-                    }
+                    take(increment, start..length - bytes.len())?;
                 }
                 _ => skip_field(wire_type, tag, &mut bytes, context.clone())?,
             }

@@ -49,6 +49,9 @@ impl fmt::Display for NameError {
 /// # Errors
 /// It says what is wrong with it.
 pub fn check_name(name: &str) -> Result<(), NameError> {
+    if is_plain_name(name.as_bytes()) {
+        return Ok(());
+    }
     check_text(name, MAX_NAME_BYTES)?;
     let mut before = b'/';
     for (at, &byte) in name.as_bytes().iter().enumerate() {
@@ -62,6 +65,21 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
         return Err(NameError::EmptySegment { at });
     }
     Ok(())
+}
+
+/// Whether it is a name of plain ASCII, as nearly all names are. One pass, that does not look for where it is not.
+fn is_plain_name(name: &[u8]) -> bool {
+    let (mut plain, mut before) = (name.len() <= MAX_NAME_BYTES, b'/');
+    for &byte in name {
+        let is_empty_segment = byte == b'/' && before == b'/';
+        plain &= is_plain(byte) && !is_empty_segment;
+        before = byte;
+    }
+    plain && before != b'/'
+}
+
+fn is_plain(byte: u8) -> bool {
+    (b' '..0x7f).contains(&byte)
 }
 
 /// Whether `text` has 1 to `max` bytes and no control character.
@@ -87,8 +105,7 @@ pub fn check_prefix(text: &str, max: usize) -> Result<(), NameError> {
         });
     }
     // Text of plain ASCII, which nearly all names are, needs no decoding.
-    let plain = |&byte: &u8| (b' '..0x7f).contains(&byte);
-    if text.as_bytes().iter().all(plain) {
+    if text.bytes().all(is_plain) {
         return Ok(());
     }
     match text.char_indices().find(|(_, c)| c.is_control()) {

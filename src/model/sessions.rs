@@ -1,8 +1,9 @@
 //! The sessions of a lane.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::commit::SessionChange;
 use super::request::{Millis, SessionId};
@@ -46,21 +47,26 @@ impl Sessions {
 
     /// Changes a session, which is made where there is none.
     pub(super) fn change(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) {
-        let found = self.all.get(id);
-        let counted = found.map_or(0, |session| id.len() + session.bytes());
+        let (session, counted) = match self.all.entry(id.clone()) {
+            Entry::Vacant(entry) => (entry.insert(Arc::default()), 0),
+            Entry::Occupied(entry) => {
+                let session = entry.into_mut();
+                let bytes = id.len() + session.bytes();
+                (session, bytes)
+            }
+        };
         match self.changed.entry(id.clone()) {
             Entry::Vacant(entry) => {
-                let before = found.cloned();
                 entry.insert(Changed {
-                    before,
+                    before: (counted > 0).then(|| session.clone()),
                     is_same: true,
                 });
                 // A store may keep all of it.
                 self.changed_bytes += counted.max(id.len());
             }
-            Entry::Occupied(mut entry) => entry.get_mut().is_same &= found.is_some(),
+            Entry::Occupied(mut entry) => entry.get_mut().is_same &= counted > 0,
         }
-        let session = Arc::make_mut(self.all.entry(id.clone()).or_default());
+        let session = Arc::make_mut(session);
         let before = session.bytes();
         change(session);
         let after = session.bytes();

@@ -92,26 +92,28 @@ impl Stream {
         }
         let mut sent: Vec<(Elsewhere, Vec<(LaneNumber, Part)>)> = Vec::new();
         for (lane, part) in parts.split(sequence, acknowledged, &increments) {
-            let elsewhere = self.service.elsewhere(lane);
-            let node = elsewhere.as_ref().and_then(Elsewhere::node);
+            let known = sent.iter().position(|(to, _)| to.is_of(lane));
+            let elsewhere = match known {
+                Some(_) => None,
+                None => self.service.elsewhere(lane),
+            };
+            let to = known.map(|at| &sent[at].0).or(elsewhere.as_ref());
+            let node = to.and_then(Elsewhere::node);
             if !self.places.are_free(lane, node) {
                 let payload = self.encode(&fields, (sequence, acknowledged), vec![(lane, part)]);
                 self.held.push_back((lane, payload));
                 continue;
             }
             self.places.take(lane, node);
-            let Some(elsewhere) = elsewhere else {
-                let increments = part.take(&mut increments);
-                let record = self.record(sequence, acknowledged, Follows::InLane(part), increments);
-                self.enqueue(lane, record).await?;
-                continue;
-            };
-            let to_same = sent
-                .iter_mut()
-                .find(|(to, _)| to.node() == elsewhere.node());
-            match to_same {
-                Some((_, parts)) => parts.push((lane, part)),
-                None => sent.push((elsewhere, vec![(lane, part)])),
+            match (known, elsewhere) {
+                (Some(at), _) => sent[at].1.push((lane, part)),
+                (None, Some(to)) => sent.push((to, vec![(lane, part)])),
+                (None, None) => {
+                    let increments = part.take(&mut increments);
+                    let follows = Follows::InLane(part);
+                    let record = self.record(sequence, acknowledged, follows, increments);
+                    self.enqueue(lane, record).await?;
+                }
             }
         }
         for (elsewhere, parts) in sent {

@@ -133,15 +133,30 @@ pub(crate) fn decode_parts(
     digests: Digests,
     lanes: u32,
 ) -> Result<Vec<(LaneNumber, Request)>, Status> {
-    let parts = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
-    if let Some(part) = parts.parts.iter().find(|part| part.lane >= lanes) {
+    let RecordParts {
+        message,
+        count,
+        parts,
+    } = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
+    if let Some(part) = parts.iter().find(|part| part.lane >= lanes) {
         return Err(malformed(&format_args!("there is no lane {}", part.lane)));
     }
-    let message = RecordMessage::decode(&parts.message)?;
+    let (message, increments) = match &parts[..] {
+        // It may be all of the message.
+        [_] => {
+            let mut message = RecordMessage::decode(&message)?;
+            let increments = std::mem::take(&mut message.increments);
+            (message, vec![increments])
+        }
+        parts => {
+            let sizes: Vec<_> = parts.iter().map(|part| part.indices.len()).collect();
+            RecordMessage::decode_parts(&message, &sizes)?
+                .ok_or_else(|| malformed(&"its parts are not its increments"))?
+        }
+    };
     let time = message.session_time.unwrap_or_default();
     let session = SessionId::from(message.session_id);
-    let count = parts.count;
-    let request = |part: RecordPart, increments: Increments| {
+    let request = |(part, increments): (RecordPart, Increments)| {
         let record = Record {
             session: session.clone(),
             time: time.seconds * 1000 + i64::from(time.nanos / 1_000_000),
@@ -161,24 +176,7 @@ pub(crate) fn decode_parts(
         };
         (part.lane, request)
     };
-    let all = message.increments;
-    let mut parts = parts.parts;
-    if parts.len() == 1
-        && let Some(part) = parts.pop()
-    {
-        return Ok(vec![request(part, all)]);
-    }
-    let indices = parts.iter().map(|part| part.indices.len());
-    if indices.sum::<usize>() != all.len() {
-        return Err(malformed(&"its parts are not its increments"));
-    }
-    let mut next = 0;
-    let split = |part: RecordPart| {
-        let first = next;
-        next += part.indices.len();
-        request(part, all.select(first..next))
-    };
-    Ok(parts.into_iter().map(split).collect())
+    Ok(parts.into_iter().zip(increments).map(request).collect())
 }
 
 /// The answers to parts, until all are there.
@@ -260,6 +258,39 @@ mod tests {
             min,
             max,
             on_limit: 0,
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_the_messages_increments_are_refused() {
+        let increments = vec![increment("a/1", 1, (None, None)); 3];
+        let message = RecordIncrementsRequest {
+            increments,
+            ..RecordIncrementsRequest::default()
+        };
+        let decode = |sizes: [usize; 2]| {
+            let part = |(lane, size)| RecordPart {
+                lane,
+                indices: vec![0; size],
+                ..RecordPart::default()
+            };
+            let parts = RecordParts {
+                message: message.encode_to_vec().into(),
+                count: 2,
+                parts: (0..).zip(sizes).map(part).collect(),
+            };
+            let decoded = decode_parts(parts.encode_to_vec().into(), Digests::new([7; 16]), 256)?;
+            let sizes = decoded
+                .iter()
+                .map(|(_, request)| request.operation.weight());
+            Ok::<_, Status>(sizes.collect::<Vec<_>>())
+        };
+        for sizes in [[1, 2], [3, 0], [0, 3]] {
+            assert_eq!(decode(sizes).expect("parts"), sizes);
+        }
+        for sizes in [[1, 1], [2, 2], [0, 0]] {
+            let refused = decode(sizes).expect_err("other increments");
+            assert_eq!(refused.code(), tonic::Code::Internal, "{sizes:?}");
         }
     }
 

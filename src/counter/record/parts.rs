@@ -116,7 +116,8 @@ impl Parts {
         if order.iter().all(|(lane, _)| *lane == first) {
             return vec![(first, Vec::new())];
         }
-        order.sort_unstable();
+        // As one number, which compares without a branch.
+        order.sort_unstable_by_key(|&(lane, index)| u64::from(lane) << 32 | u64::from(index));
         let parts = order.chunk_by(|(lane, _), (next, _)| lane == next);
         parts
             .map(|part| (part[0].0, part.iter().map(|(_, index)| *index).collect()))
