@@ -1,6 +1,8 @@
-//! Which lane is whose: highest random weight, so that a node that comes or goes moves only its own lanes.
+//! Which lane is whose: highest random weight (rendezvous hashing), so that a node that comes or goes moves its own lanes and
+//! few others; with a bound on what one node has, since of few lanes by chance alone one would have twice its share.
+//! <https://arxiv.org/abs/1608.01350>, with an epsilon of 0 and its balls in the order of their weights.
 //!
-//! All nodes, of whatever version, come to the same answer from the same nodes. A wrong answer costs conflicts, no more.
+//! All nodes come to the same answer from the same nodes. A wrong answer costs conflicts, no more.
 
 use std::hash::Hasher as _;
 
@@ -18,13 +20,26 @@ pub(super) struct Owners(Vec<Option<usize>>);
 impl Owners {
     /// Gives each of the lanes to one of the nodes that are not about to stop, if there is one.
     pub(super) fn new(nodes: &[Node], lanes: u16) -> Self {
-        let best = |lane| {
-            let able = nodes.iter().enumerate().filter(|(_, node)| !node.draining);
-            // Of two weights that are the same, which there never were, the id decides.
-            let best = able.max_by_key(|(_, node)| (weight(&node.id, lane), node.id.as_str()));
-            best.map(|(place, _)| place)
-        };
-        Self((0..lanes).map(best).collect())
+        let able = nodes.iter().enumerate().filter(|(_, node)| !node.draining);
+        let mut wishes: Vec<(u64, &str, u16, usize)> = able
+            .clone()
+            .flat_map(|(place, node)| {
+                // Of two weights that are the same, which there never were, the id decides.
+                (0..lanes).map(move |lane| (weight(&node.id, lane), &*node.id, lane, place))
+            })
+            .collect();
+        wishes.sort_unstable_by(|a, b| b.cmp(a));
+        let share = usize::from(lanes).div_ceil(able.count().max(1));
+        let mut left = vec![share; nodes.len()];
+        let mut owners = vec![None; usize::from(lanes)];
+        for (_, _, lane, place) in wishes {
+            let owner = &mut owners[usize::from(lane)];
+            if owner.is_none() && left[place] > 0 {
+                *owner = Some(place);
+                left[place] -= 1;
+            }
+        }
+        Self(owners)
     }
 
     pub(super) fn count(&self) -> u16 {
@@ -76,21 +91,21 @@ mod tests {
     }
 
     proptest! {
-        /// A node that goes, or says that it will, leaves all other lanes where they are.
+        /// A node that goes is as one that says that it will: its lanes move, and few others.
         #[test]
-        fn only_the_lanes_of_a_node_that_goes_move(ids in ids(1..9), which: prop::sample::Index) {
+        fn the_lanes_of_a_node_that_goes_move(ids in ids(1..9), which: prop::sample::Index) {
             let all = nodes(&ids);
             let gone = which.index(all.len());
             let (mut rest, mut draining) = (all.clone(), all.clone());
             rest.remove(gone);
             draining[gone].draining = true;
             prop_assert_eq!(owners(&rest), owners(&draining));
-            for (before, after) in owners(&all).into_iter().zip(owners(&rest)) {
-                if before != Some(&all[gone].id) {
-                    prop_assert_eq!(before, after);
-                }
-                prop_assert_ne!(after, Some(all[gone].id.as_str()));
-            }
+            let gone = Some(all[gone].id.as_str());
+            let (before, after) = (owners(&all), owners(&rest));
+            prop_assert!(!after.contains(&gone));
+            let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
+            let others = moved.filter(|(before, _)| **before != gone).count();
+            prop_assert!(others <= usize::from(LANES) / 8, "{}", others);
         }
 
         /// The order in which nodes are known does not matter.
@@ -102,16 +117,16 @@ mod tests {
             prop_assert_eq!(owners(&all), owners(&reversed));
         }
 
-        /// No node has more than twice its share, or less than half, and a bit: six standard deviations.
+        /// Each lane is somebody's, and no node has more than its share.
         #[test]
-        fn shares_are_alike(ids in ids(1..9)) {
+        fn shares_are_alike(ids in ids(1..9), lanes in 1..=LANES) {
             let all = nodes(&ids);
-            let owners = Owners::new(&all, LANES);
-            let share = usize::from(LANES) / all.len();
-            for place in 0..all.len() {
-                let lanes = owners.lanes_of(place).count();
-                prop_assert!(lanes <= 2 * share + 16 && lanes + 16 >= share / 2, "{} of {}", lanes, share);
-            }
+            let owners = Owners::new(&all, lanes);
+            let counts = (0..all.len()).map(|place| owners.lanes_of(place).count());
+            let counts: Vec<_> = counts.collect();
+            prop_assert_eq!(counts.iter().sum::<usize>(), usize::from(lanes));
+            let share = usize::from(lanes).div_ceil(all.len());
+            prop_assert!(counts.iter().all(|count| *count <= share), "{:?}", counts);
         }
     }
 
