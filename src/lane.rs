@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::{fmt, io, thread};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -373,28 +373,18 @@ impl Lanes {
         self.submit(lane, request, true)
     }
 
-    /// The same for a caller that goes on meanwhile, but that bulk does not move: `done` is told, on this one's runtime, in the
-    /// order in which its requests were made in this lane.
+    /// The same for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its requests
+    /// were made in this lane.
     pub fn execute_then(
         &self,
         lane: LaneNumber,
         request: Request,
         done: impl FnOnce(Result<Decided>) + Send + 'static,
     ) {
-        let weight = request.operation.weight() + 1;
-        let room = if request.operation.is_bulk() {
-            &self.shared.room.bulk
-        } else {
-            &self.shared.room.singles
-        };
-        if let Err(error) = take(room, weight) {
-            return done(Err(error));
-        }
-        let may_move = !request.operation.is_bulk();
-        let waiter = Waiter::Then(Box::new(done));
-        let sent = self.send(lane, request, waiter, weight, may_move);
-        if let Err((Waiter::Then(done), error)) = sent {
-            done(Err(error));
+        let weight = request.operation.weight();
+        match take(&self.shared.room.singles, weight) {
+            Ok(()) => self.send_then(lane, request, weight, true, done),
+            Err(error) => done(Err(error)),
         }
     }
 
@@ -416,6 +406,43 @@ impl Lanes {
             // A task that died has taken what it was asked with it.
             let lost = || Err(LaneError::Unknown(ended_by("has ended")));
             answer.await.unwrap_or_else(|_| lost())
+        }
+    }
+
+    /// Queues parts of a message, each for its lane, once there is room for all of them: who asks for the next ones only then has
+    /// them in the order in which they came. `done` is told of each, by its place, as [`Lanes::execute_then`] does.
+    pub async fn enqueue_all(
+        &self,
+        parts: Vec<(LaneNumber, Request)>,
+        done: impl FnOnce(usize, Result<Decided>) + Clone + Send + 'static,
+    ) {
+        let weight = |request: &Request| request.operation.weight() + 1;
+        let all = parts.iter().map(|(_, request)| weight(request)).sum();
+        let room = self.shared.room.bulk.acquire_many(permits(all)).await;
+        let room = room.map(SemaphorePermit::forget);
+        for (index, (lane, request)) in parts.into_iter().enumerate() {
+            let done = done.clone();
+            let done = move |decided| done(index, decided);
+            let weight = weight(&request);
+            match room {
+                Ok(()) => self.send_then(lane, request, weight, false, done),
+                Err(_) => done(Err(LaneError::Closed)),
+            }
+        }
+    }
+
+    fn send_then(
+        &self,
+        lane: LaneNumber,
+        request: Request,
+        weight: usize,
+        may_move: bool,
+        done: impl FnOnce(Result<Decided>) + Send + 'static,
+    ) {
+        let waiter = Waiter::Then(Box::new(done));
+        let sent = self.send(lane, request, waiter, weight, may_move);
+        if let Err((Waiter::Then(done), error)) = sent {
+            done(Err(error));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Neither side waits to gather: a message takes what is there when the connection can take it, so that an idle stream is
 //! as fast as a call, and a busy one as cheap as its bytes. Every queue is bounded, each peer has its own, and the bound
-//! tells at once: whoever is not taken can do it by itself.
+//! tells at once: whoever is not taken can do it by itself, but for bulk, which waits for its turn.
 
 mod call;
 mod line;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -155,17 +155,25 @@ fn is_of_the_node(status: &Status) -> bool {
 }
 
 /// Carries out what other nodes hand on.
-pub struct Executor(CounterService);
+pub struct Executor {
+    service: CounterService,
+    /// Parts of messages, which wait for room in the lanes: the senders bound how many. Were they refused, their node would
+    /// carry them out itself, and be in the way of this one just when that has too much to do.
+    parts: mpsc::UnboundedSender<(Bytes, Reply)>,
+}
 
 impl Executor {
-    /// By the lanes of a service, which does not hand on anything itself.
+    /// By the lanes of a service, which does not hand on anything itself, for calls on the runtime that this is called on.
     #[must_use]
     pub fn new(service: &CounterService) -> Self {
-        Self(service.alone())
+        let service = service.alone();
+        let (parts, waiting) = mpsc::unbounded_channel();
+        tokio::spawn(run_parts(service.clone(), waiting));
+        Self { service, parts }
     }
 
     fn run<O: Operation>(&self, call: &Call, reply: Reply) {
-        let service = &self.0;
+        let service = &self.service;
         let request = O::decode(call.payload.clone());
         let request = request.map_err(|error| malformed(&error));
         let converted = request.and_then(|request| request.into_request(service.digests));
@@ -180,18 +188,18 @@ impl Executor {
             reply.send(answer.map(|answer| answer.encode_to_vec().into()));
         });
     }
+}
 
-    fn run_parts(&self, call: &Call, reply: Reply) {
-        let lanes = self.0.store.lanes();
-        let parts = match record::decode_parts(call.payload.clone(), self.0.digests, lanes) {
-            Ok(parts) => parts,
-            Err(status) => return reply.send(Err(status)),
-        };
-        let gathering = Arc::new(Gathering::new(parts.len(), reply));
-        for (index, (lane, request)) in parts.into_iter().enumerate() {
-            let gathering = gathering.clone();
-            let put = move |decided| gathering.put(index, decided);
-            self.0.lanes.execute_then(lane, request, put);
+/// One call after the other, so that the parts of each lane stay in their order.
+async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
+    while let Some((payload, reply)) = waiting.recv().await {
+        match record::decode_parts(payload, service.digests, service.store.lanes()) {
+            Ok(parts) => {
+                let gathering = Arc::new(Gathering::new(parts.len(), reply));
+                let put = move |index, decided| gathering.put(index, decided);
+                service.lanes.enqueue_all(parts, put).await;
+            }
+            Err(status) => reply.send(Err(status)),
         }
     }
 }
@@ -212,11 +220,14 @@ impl cluster::Executor for Executor {
             Kind::BatchIncrement => self.run::<BatchIncrementCountersRequest>(&call, reply),
             Kind::Set => self.run::<SetCounterRequest>(&call, reply),
             Kind::Delete => self.run::<DeleteCounterRequest>(&call, reply),
-            Kind::RecordParts => self.run_parts(&call, reply),
+            Kind::RecordParts => {
+                // Where that is gone, the reply says that the call is lost.
+                let _ = self.parts.send((call.payload, reply));
+            }
         }
     }
 
     fn for_this_runtime(&self) -> Arc<dyn cluster::Executor> {
-        Arc::new(Self(self.0.for_this_runtime()))
+        Arc::new(Self::new(&self.service.for_this_runtime()))
     }
 }

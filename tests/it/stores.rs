@@ -4,6 +4,7 @@ mod unreliable;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sumd::lane::{Decided, LaneError, Running};
 use sumd::model::{Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request};
@@ -11,9 +12,10 @@ use sumd::store::etcd::EtcdStore;
 use sumd::store::sqlite::SqliteStore;
 use sumd::store::{LaneNumber, Scan, Store};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use crate::etcd::cluster::Cluster;
-use crate::support::soon;
+use crate::support::{eventually, soon};
 use unreliable::Unreliable;
 
 /// A store that can be closed and opened again, over the same data.
@@ -406,6 +408,57 @@ async fn while_a_commit_hangs_the_next_batch_gathers() {
         "each gets its own value"
     );
     assert!(data.commits() <= 3, "{} commits", data.commits());
+}
+
+/// Parts of messages that find no room wait for it, in their order, and none is refused.
+#[tokio::test]
+async fn bulk_waits_for_room() {
+    const MESSAGES: u64 = 600;
+    let data = Unreliable::default();
+    let (running, store) = start(&data).await;
+    data.freeze();
+    let (told, mut answers) = mpsc::unbounded_channel();
+    let queued = Arc::new(AtomicU64::new(0));
+    let (lanes, counted, time) = (running.lanes.clone(), queued.clone(), now());
+    let sender = tokio::spawn(async move {
+        for sequence in 1..=MESSAGES {
+            let mut increments = Increments::default();
+            (0..1000).for_each(|_| increments.push("g/a", 1, Limits::default()));
+            let operation = Operation::Record(Record {
+                session: "meter".into(),
+                time,
+                sequence,
+                acknowledged: 0,
+                follows: Follows::TheOneBefore,
+                contents: store.digests().message(&increments),
+                increments,
+            });
+            let request = Request {
+                id: None,
+                operation,
+            };
+            let told = told.clone();
+            let done = move |_, decided| drop(told.send(decided));
+            lanes.enqueue_all(vec![(0, request)], done).await;
+            counted.store(sequence, Ordering::Relaxed);
+        }
+    });
+    data.commit_hangs().await;
+    // As many as 512 Ki increments are.
+    eventually("what there is room for", || {
+        queued.load(Ordering::Relaxed) == 523
+    })
+    .await;
+    data.thaw();
+    soon(sender).await.expect("no panic");
+    for sequence in 1..=MESSAGES {
+        let decided = soon(answers.recv()).await.expect("an answer");
+        let Ok(Done::Recorded { acknowledged, .. }) = decided.map(|decided| decided.answer.done)
+        else {
+            panic!("message {sequence} was refused");
+        };
+        assert_eq!(acknowledged, sequence);
+    }
 }
 
 /// Of a store that loses what it had not synced, nothing is lost that was answered.

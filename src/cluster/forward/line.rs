@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -26,7 +26,12 @@ const ANSWER_SWEEPS: u32 = 40;
 /// Sweeps after which a sign of life is sent where nothing else was: well before either side takes the stream for idle.
 const IDLE_SWEEPS: u32 = 40;
 
-pub(super) struct Line(Mutex<State>);
+#[derive(Default)]
+pub(super) struct Line {
+    state: Mutex<State>,
+    /// Told when there may be room for calls again, or none will be taken any more.
+    room: Notify,
+}
 
 #[derive(Default)]
 struct State {
@@ -78,10 +83,6 @@ struct Waiting {
 }
 
 impl Line {
-    pub(super) fn new() -> Self {
-        Self(Mutex::default())
-    }
-
     pub(super) fn is_open(&self) -> bool {
         self.state().phase == Phase::Open
     }
@@ -122,6 +123,21 @@ impl Line {
         Ok(outcome)
     }
 
+    /// Queues a call as soon as there is room for it.
+    pub(super) async fn push_in_turn(
+        &self,
+        call: Call,
+    ) -> Result<oneshot::Receiver<Outcome>, NotSent> {
+        loop {
+            // Made before it is tried, lest room that comes in between be missed.
+            let room = self.room.notified();
+            match self.push(call.clone()) {
+                Err(NotSent::Full) => room.await,
+                pushed => return pushed,
+            }
+        }
+    }
+
     /// Begins a connection, which takes no calls yet. Gives its number.
     pub(super) fn begin(&self) -> u64 {
         if self.state().phase != Phase::Opening {
@@ -147,6 +163,7 @@ impl Line {
         state.phase = Phase::Closing;
         state.refuse_waiting(NotSent::NotConnected);
         wake(state);
+        self.room.notify_waiters();
     }
 
     /// The connection is no more.
@@ -160,6 +177,7 @@ impl Line {
             tell(flown.caller, Err(ForwardError::Unknown(Doubt::Broken)));
         }
         state.bytes = 0;
+        self.room.notify_waiters();
     }
 
     /// The next message of a connection: all that waits, up to a bound. `None` at its end.
@@ -206,6 +224,7 @@ impl Line {
                 tell(flown.caller, outcome(answer.result));
             }
         }
+        self.room.notify_waiters();
     }
 
     /// To be called now and then: ends what has waited for too long, and what nobody waits for. Gives whether anything is
@@ -238,12 +257,13 @@ impl Line {
                 waker.wake();
             }
         }
+        self.room.notify_waiters();
         !state.waiting.is_empty() || state.flying.count > 0
     }
 
     /// Whole after each of its changes.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

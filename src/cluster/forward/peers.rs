@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::{Node, View};
-use super::call::{Answer, Call, Doubt, ForwardError, NotSent};
+use super::call::{Answer, Call, Doubt, ForwardError, Kind, NotSent};
 use super::line::Line;
 use super::link::Link;
 
@@ -80,7 +80,12 @@ impl Peers {
     pub async fn call(&self, node: &Node, call: Call) -> Result<Answer, ForwardError> {
         let line = self.line(node);
         let line = line.ok_or(ForwardError::NotSent(NotSent::NotConnected))?;
-        let outcome = line.push(call).map_err(ForwardError::NotSent)?;
+        let pushed = match call.kind {
+            // Bulk waits for its turn: were it done here, it would be in the way of that node just when that has much to do.
+            Kind::RecordParts => line.push_in_turn(call).await,
+            _ => line.push(call),
+        };
+        let outcome = pushed.map_err(ForwardError::NotSent)?;
         let lost = Err(ForwardError::Unknown(Doubt::Broken));
         outcome.await.unwrap_or(lost)
     }
@@ -120,7 +125,7 @@ async fn follow(
                 let new = || {
                     let peer = Peer {
                         address: node.address.clone(),
-                        line: Arc::new(Line::new()),
+                        line: Arc::new(Line::default()),
                         retired: CancellationToken::new(),
                     };
                     let link = Link {

@@ -40,7 +40,7 @@ fn error(outcome: &mut Outcomes) -> Option<ForwardError> {
 
 /// A line whose connection has sent its first message.
 fn open() -> (Line, u64) {
-    let line = Line::new();
+    let line = Line::default();
     let epoch = line.begin();
     assert_eq!(message(&line, epoch).map(|it| it.protocol), Some(PROTOCOL));
     line.open();
@@ -50,7 +50,7 @@ fn open() -> (Line, u64) {
 /// Calls wait for the first connection, and are refused where it cannot be made, until there is one.
 #[test]
 fn calls_wait_for_the_first_connection_only() {
-    let line = Line::new();
+    let line = Line::default();
     let epoch = line.begin();
     let early = line.push(call("x")).expect("it waits");
     assert!(ids(message(&line, epoch)).is_empty(), "a greeting");
@@ -59,7 +59,7 @@ fn calls_wait_for_the_first_connection_only() {
     answer(&line, sent[0]);
     assert!(early.now_or_never().expect("answered").is_ok());
 
-    let line = Line::new();
+    let line = Line::default();
     line.begin();
     let mut early = line.push(call("x")).expect("it waits");
     line.fail();
@@ -145,6 +145,32 @@ fn what_waits_is_bounded() {
         "what nobody waits for has gone"
     );
     assert_eq!(line.push(call("x")).err(), Some(NotSent::Full));
+}
+
+/// Who takes a turn is taken when there is room, or told when there never will be.
+#[test]
+fn a_turn_comes_with_room() {
+    let (line, epoch) = open();
+    let fill = || line.push(call(vec![0; MAX_PAYLOAD_BYTES]));
+    let taken: Vec<_> = (0..MAX_CALLS_BYTES / MAX_PAYLOAD_BYTES)
+        .map(|_| fill())
+        .collect();
+    assert!(taken.iter().all(Result::is_ok));
+    let mut turns = [0, 1].map(|_| Box::pin(line.push_in_turn(call("x"))));
+    for turn in &mut turns {
+        assert!(turn.now_or_never().is_none(), "there is no room");
+    }
+    answer(&line, ids(message(&line, epoch))[0]);
+    let [first, second] = &mut turns;
+    assert!(first.now_or_never().is_some_and(|pushed| pushed.is_ok()));
+    assert!(second.now_or_never().is_some_and(|pushed| pushed.is_ok()));
+
+    assert!(fill().is_err());
+    let mut late = Box::pin(line.push_in_turn(call(vec![0; MAX_PAYLOAD_BYTES])));
+    assert!((&mut late).now_or_never().is_none(), "there is no room");
+    line.fail();
+    let told = late.now_or_never().expect("told");
+    assert_eq!(told.err(), Some(NotSent::NotConnected));
 }
 
 /// Those who have gone are not called for, and what is late is told so.
