@@ -382,14 +382,15 @@ async fn ids_that_are_not_recorded_are_caught() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_answer_before_the_commit_is_caught() {
-    // A node that finds less of a session than its client was told of says so, or that a batch is missing; and what comes late
-    // is there for one reader and not for another.
+    // A node that finds less of a session than its client was told of says so, or that a batch is missing; what comes late
+    // is there for one reader and not for another; and a session whose part is missing in a lane cannot go on there.
     let checks = [
         "what_is_stored_is_what_was_acknowledged",
         "nodes differ",
         "SESSION_LOST",
         "the store has failed",
         "has ended by itself",
+        "this should have come long ago",
     ];
     is_caught(Mutant::EarlyAnswer, &checks).await;
 }
