@@ -388,8 +388,11 @@ async fn an_answer_before_the_commit_is_caught() {
         "what_is_stored_is_what_was_acknowledged",
         "nodes differ",
         "SESSION_LOST",
+        "answers_follow_from_one_another",
+        "what_is_sent_again_is_answered_as_it_was_first",
         "the store has failed",
         "has ended by itself",
+        "SEQUENCE_REUSED",
         "this should have come long ago",
     ];
     is_caught(Mutant::EarlyAnswer, &checks).await;
