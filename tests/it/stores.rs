@@ -207,6 +207,16 @@ fn message(store: &dyn Store, sequence: u64, acknowledged: u64, time: Millis) ->
     let mut increments = Increments::default();
     increments.push("g/a", 1, Limits::default());
     increments.push("g/b", i64::MAX, Limits::default());
+    record(store, sequence, acknowledged, time, increments)
+}
+
+fn record(
+    store: &dyn Store,
+    sequence: u64,
+    acknowledged: u64,
+    time: Millis,
+    increments: Increments,
+) -> Operation {
     Operation::Record(Record {
         session: "meter".into(),
         time,
@@ -424,18 +434,9 @@ async fn bulk_waits_for_room() {
         for sequence in 1..=MESSAGES {
             let mut increments = Increments::default();
             (0..1000).for_each(|_| increments.push("g/a", 1, Limits::default()));
-            let operation = Operation::Record(Record {
-                session: "meter".into(),
-                time,
-                sequence,
-                acknowledged: 0,
-                follows: Follows::TheOneBefore,
-                contents: store.digests().message(&increments),
-                increments,
-            });
             let request = Request {
                 id: None,
-                operation,
+                operation: record(&*store, sequence, 0, time, increments),
             };
             let told = told.clone();
             let done = move |_, decided| drop(told.send(decided));
