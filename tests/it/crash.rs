@@ -9,6 +9,7 @@
 
 pub mod checks;
 pub mod crowd;
+pub mod finding;
 pub mod history;
 pub mod link;
 pub mod operation;

@@ -25,16 +25,18 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::checks::{self, Facts, Stored};
 use crate::crash::crowd::Crowd;
+use crate::crash::finding::{finding, found};
 use crate::crash::history::{Clock, Moment};
 use crate::crash::link::{Context, Link, Names, Servers};
 use crate::crash::{readers, writers};
 use crate::etcd::proxy::Way;
-use crate::support::eventually;
+use crate::support::{PATIENCE, eventually};
 use fault::Fault;
 use fleet::Fleet;
 use gaps::Gaps;
@@ -201,17 +203,18 @@ async fn run(plan: &Plan) -> Figures {
     let flags = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
     let mut flags: Vec<_> = flags.map(str::to_owned).into();
     flags.extend(["--id-horizon".to_owned(), horizon]);
-    if plan.mutant.is_some() {
-        // Of few lanes each has so much of what is wrong that nodes hang or stop, by themselves and in many ways, before it shows.
-        flags.extend(["--etcd-lanes".to_owned(), "64".to_owned()]);
-    }
     let mut fleet = Fleet::start(&flags, plan.mutant).await;
     if plan.mutant.is_some() {
         // What etcd does wrong shows where several nodes write to a lane.
         fleet.set_peers(Way::Closed);
     }
+    let mut servers = fleet.servers();
+    if plan.mutant.is_some() {
+        // Nothing goes wrong that lasts.
+        servers.outage = PATIENCE;
+    }
     let context = Context {
-        servers: fleet.servers(),
+        servers,
         clock: Clock::start(),
         names: Names("f".into()),
         answered: Arc::new(AtomicUsize::new(0)),
@@ -331,13 +334,15 @@ async fn all_tell_the_same(context: &Context, rng: &mut Rng) -> checks::Counters
     }
     let first = told.pop().expect("there are nodes");
     for other in told {
-        assert!(first == other, "nodes differ: {first:?} and {other:?}");
+        if first != other {
+            found(format!("nodes differ: {first:?} and {other:?}"));
+        }
     }
     first
 }
 
-/// A way to do it wrong is found out, by one of these checks.
-async fn is_caught(mutant: Mutant, by: &[&str]) {
+/// Lets clients loose on nodes whose etcd does not do what it is asked to, and gives what that has led to.
+async fn run_with(mutant: Mutant) -> Result<Figures, JoinError> {
     let plan = Plan {
         seed: seed(),
         times: 0,
@@ -348,52 +353,43 @@ async fn is_caught(mutant: Mutant, by: &[&str]) {
         severe: false,
         mutant: Some(mutant),
     };
-    let failed = tokio::spawn(async move { run(&plan).await }).await;
-    let Err(failed) = failed else {
+    tokio::spawn(async move { run(&plan).await }).await
+}
+
+/// A way to do it wrong is found out. It does not matter how: one fault shows in many ways, of which nodes that see that what
+/// they read makes no sense, and stop, are one. That something merely takes too long is none.
+async fn is_caught(mutant: Mutant) {
+    let Err(failed) = run_with(mutant).await else {
         panic!("{mutant:?} was not caught");
     };
-    let report = failed.into_panic();
-    let report = report.downcast_ref::<String>().expect("what was found");
-    let is_right = by.iter().any(|check| report.contains(check));
-    assert!(is_right, "{mutant:?} was caught as {report}");
+    let panic = failed.into_panic();
+    let Some(found) = finding(&*panic) else {
+        std::panic::resume_unwind(panic);
+    };
+    eprintln!("{mutant:?}: {found}");
+}
+
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn nothing_is_found_where_nothing_is_wrong() {
+    let done = run_with(Mutant::None).await;
+    done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
 }
 
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_store_without_its_guard_is_caught() {
-    // Nodes may see by themselves that what they read makes no sense, and stop.
-    let checks = [
-        "answers_follow_from_one_another",
-        "nodes differ",
-        "has ended by itself",
-        "SESSION_LOST",
-        "SEQUENCE_REUSED",
-    ];
-    is_caught(Mutant::NoGuard, &checks).await;
+    is_caught(Mutant::NoGuard).await;
 }
 
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn ids_that_are_not_recorded_are_caught() {
-    let check = "what_is_sent_again_is_answered_as_it_was_first";
-    is_caught(Mutant::NoIds, &[check]).await;
+    is_caught(Mutant::NoIds).await;
 }
 
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_answer_before_the_commit_is_caught() {
-    // A node that finds less of a session than its client was told of says so, or that a batch is missing; what comes late
-    // is there for one reader and not for another; and a session whose part is missing in a lane cannot go on there.
-    let checks = [
-        "what_is_stored_is_what_was_acknowledged",
-        "nodes differ",
-        "SESSION_LOST",
-        "answers_follow_from_one_another",
-        "what_is_sent_again_is_answered_as_it_was_first",
-        "the store has failed",
-        "has ended by itself",
-        "SEQUENCE_REUSED",
-        "this should have come long ago",
-    ];
-    is_caught(Mutant::EarlyAnswer, &checks).await;
+    is_caught(Mutant::EarlyAnswer).await;
 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use fastrand::Rng;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 
+use super::finding::found;
 use super::history::{History, Wanted};
 use super::link::{Context, Link};
 use super::operation::{Add, Name, Operation};
 use super::readers::Ends;
 use super::{readers, sessions, writers};
-use crate::support::soon;
 
 /// What is watched: whole groups, or some counters of one by their names.
 const WATCHED: [(Option<usize>, &str); 6] = [
@@ -48,18 +49,25 @@ impl Crowd {
 
     /// Fails where somebody goes before being told to.
     pub async fn early(&mut self) {
-        tokio::select! {
-            Some(early) = self.clients.join_next() => fail("a client", early),
-            Some(early) = self.watchers.join_next() => fail("a watcher", early),
-        }
+        let early = tokio::select! {
+            Some(early) = self.clients.join_next() => early,
+            Some(early) = self.watchers.join_next() => early,
+        };
+        history_of(early);
+        panic!("somebody has ended early");
     }
 
     /// Waits until all have gone, who were told to stop: clients, and then watchers, once they were told of the last
     /// changes.
     pub async fn go_home(mut self, rng: &mut Rng) -> History {
         let mut history = History::default();
-        while let Some(done) = soon(self.clients.join_next()).await {
-            history.add(done.expect("no client fails"));
+        // Each of them fails where it is not answered for as long as that.
+        let outage = self.context.servers.outage;
+        while let Some(done) = timeout(2 * outage, self.clients.join_next())
+            .await
+            .expect("clients go")
+        {
+            history.add(history_of(done));
         }
         let mut link = Link::new(self.context.clone(), rng.fork());
         let mut last = HashMap::new();
@@ -70,18 +78,24 @@ impl Crowd {
             last.insert(counter, revision);
         }
         self.ends.send(last).expect("watchers wait for it");
-        while let Some(done) = soon(self.watchers.join_next()).await {
-            history.add(done.expect("no watcher fails"));
+        loop {
+            match timeout(outage, self.watchers.join_next()).await {
+                Ok(Some(done)) => history.add(history_of(done)),
+                Ok(None) => return history,
+                Err(_) => {
+                    let operation =
+                        Operation::Increment(Add::new(self.context.names.of("hot", 0), 0));
+                    writers::change(&mut link, operation, &mut history).await;
+                    found("watchers are not told of the last changes, while others are answered");
+                }
+            }
         }
-        history
     }
 }
 
-fn fail(who: &str, early: Result<History, tokio::task::JoinError>) -> ! {
-    match early.map_err(tokio::task::JoinError::try_into_panic) {
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        _ => panic!("{who} has ended early"),
-    }
+/// Fails with what a client has failed with.
+fn history_of(done: Result<History, JoinError>) -> History {
+    done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
 }
 
 fn start_clients(context: &Context, rng: &mut Rng) -> JoinSet<History> {

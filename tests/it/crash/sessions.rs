@@ -1,5 +1,6 @@
 //! Clients that record in bulk: sessions that outlive their streams and the server.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sumd::proto::sum::v1::{RecordIncrementsRequest, RecordIncrementsResponse};
@@ -9,6 +10,7 @@ use tonic::{Status, Streaming};
 use tonic_types::RpcStatusExt as _;
 use uuid::Uuid;
 
+use super::finding::found;
 use super::history::{Acknowledgement, History, Message, Recorded};
 use super::link::{Fate, Link, in_time};
 use super::operation::{Add, Refusal};
@@ -39,6 +41,8 @@ struct Recorder {
     offset: usize,
     /// The last message that is acknowledged, numbered through all sessions like all messages here.
     acknowledged: usize,
+    /// When it last was acknowledged more, or had nothing to wait for; and how many changes of all clients were answered by then.
+    progress: (Instant, usize),
     /// Up to here an abandoned stream may still apply messages: when they took place is not known.
     doubtful: usize,
 }
@@ -65,6 +69,7 @@ pub async fn record(link: Link, who: usize) -> History {
         session: Uuid::now_v7().to_string(),
         offset: 0,
         acknowledged: 0,
+        progress: (Instant::now(), 0),
         doubtful: 0,
     };
     while !(recorder.link.stopped() && recorder.is_settled()) {
@@ -105,11 +110,37 @@ impl Recorder {
             Ok(closed) => closed,
             Err(status) => {
                 let fate = self.link.judge(&status);
-                assert!(matches!(fate, Fate::Unknown | Fate::NotApplied), "{fate:?}");
+                if !matches!(fate, Fate::Unknown | Fate::NotApplied) {
+                    found(format!("{status:?} to a session"));
+                }
+                self.assert_goes_on(&status);
                 self.link.think(Duration::from_millis(10)).await;
                 false
             }
         }
+    }
+
+    /// Fails where it is never acknowledged more. Others are answered where that is no outage of the servers.
+    fn assert_goes_on(&self, last: &Status) {
+        let (since, answered) = self.progress;
+        let outage = self.link.context.servers.outage;
+        if since.elapsed() > outage {
+            let others = self.link.context.answered.load(Ordering::Relaxed) - answered;
+            let what = format!(
+                "message {} of a session was not acknowledged in {outage:?}, and others were answered {others} times: {last:?}",
+                self.acknowledged + 1
+            );
+            if others > 0 {
+                found(what)
+            } else {
+                panic!("{what}")
+            }
+        }
+    }
+
+    fn goes_on(&mut self) {
+        let answered = self.link.context.answered.load(Ordering::Relaxed);
+        self.progress = (Instant::now(), answered);
     }
 
     async fn try_stream(&mut self) -> Result<bool, Status> {
@@ -137,6 +168,7 @@ impl Recorder {
         loop {
             if self.is_settled() {
                 stream.heard = Instant::now();
+                self.goes_on();
             }
             self.send(&mut stream);
             let may_end = self.is_settled() && stream.known.is_some();
@@ -213,7 +245,9 @@ impl Recorder {
         stream.window = answer.window as usize;
         let last = number(answer.acknowledged);
         if answer.acknowledged > 0 {
-            assert!(last <= self.made(), "{answer:?}");
+            if last > self.made() {
+                found(format!("{answer:?} of {} messages", self.made()));
+            }
             let known = stream.known;
             self.recorded.acknowledgements.push(Acknowledgement {
                 at,
@@ -225,7 +259,10 @@ impl Recorder {
             });
         }
         stream.known.get_or_insert(last);
-        self.acknowledged = self.acknowledged.max(last);
+        if last > self.acknowledged {
+            self.acknowledged = last;
+            self.goes_on();
+        }
         stream.next = stream.next.max(self.acknowledged + 1);
     }
 

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use uuid::Uuid;
 
+use super::finding::found;
 use super::history::{
     Again, Change, History, Outcome, Replay, Span, Unnamed, UnnamedFate, Verdict,
 };
@@ -143,7 +144,7 @@ pub async fn with_ids(mut link: Link, work: Work) -> History {
 async fn named(link: &mut Link, operation: Operation, history: &mut History) -> Known {
     let id = Uuid::now_v7().to_string();
     let asked = link.insist(&operation, &id).await;
-    let asked = asked.unwrap_or_else(|fate| panic!("{operation:?} has led to {fate:?}"));
+    let asked = asked.unwrap_or_else(|fate| found(format!("{operation:?} has led to {fate:?}")));
     history.changes.push(Change {
         operation: operation.clone(),
         span: asked.span,
@@ -162,7 +163,7 @@ async fn named(link: &mut Link, operation: Operation, history: &mut History) -> 
 pub async fn change(link: &mut Link, operation: Operation, history: &mut History) -> i64 {
     match named(link, operation, history).await.verdict {
         Verdict::Done { revision, .. } => revision,
-        Verdict::Refused { refusal, .. } => panic!("{refusal:?}"),
+        Verdict::Refused { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
     }
 }
 
@@ -181,7 +182,7 @@ async fn again(link: &mut Link, known: &Known, history: &mut History) {
         }
         Err(Fate::Reused) if forge => Again::Forged,
         Err(Fate::Reused) => Again::Mistaken,
-        Err(fate) => panic!("{operation:?} sent again has led to {fate:?}"),
+        Err(fate) => found(format!("{operation:?} sent again has led to {fate:?}")),
     };
     history.replays.push(Replay {
         operation,
@@ -208,7 +209,7 @@ pub async fn without_ids(mut link: Link, who: usize) -> History {
                 Ok(answer) => applied(&answer.verdict, delta),
                 Err(Fate::NotApplied) => UnnamedFate::NotApplied,
                 Err(Fate::Unknown) => UnnamedFate::Unknown,
-                Err(fate) => panic!("{operation:?} has led to {fate:?}"),
+                Err(fate) => found(format!("{operation:?} has led to {fate:?}")),
             };
             let span = link.context.clock.since(asked);
             history.unnamed.push(Unnamed {
@@ -230,8 +231,10 @@ fn applied(verdict: &Verdict, delta: i64) -> UnnamedFate {
                 value,
                 revision: *revision,
             },
-            _ => panic!("{results:?} does not answer an increment by {delta}"),
+            _ => found(format!(
+                "{results:?} does not answer an increment by {delta}"
+            )),
         },
-        Verdict::Refused { refusal, .. } => panic!("{refusal:?}"),
+        Verdict::Refused { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
     }
 }

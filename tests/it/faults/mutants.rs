@@ -34,6 +34,8 @@ use crate::etcd::in_time;
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
+    /// Nothing: transactions are only taken apart and put together again.
+    None,
     /// Now and then a batch is written whatever the lane's head is by then. Were it always so, nodes would see that the log
     /// makes no sense, and stop.
     NoGuard,
@@ -155,7 +157,7 @@ impl Way {
             Mutant::EarlyAnswer if seen.is_multiple_of(FORGOTTEN) => {
                 return Ok(message_of(&self.promise(&transaction)));
             }
-            Mutant::NoGuard | Mutant::EarlyAnswer => {}
+            Mutant::None | Mutant::NoGuard | Mutant::EarlyAnswer => {}
         }
         self.forward(transaction).await
     }
