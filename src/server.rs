@@ -12,6 +12,7 @@ mod request;
 mod routes;
 mod services;
 mod stream;
+mod timer;
 mod worker;
 
 pub use address::Address;

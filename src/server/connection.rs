@@ -11,7 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
@@ -19,6 +19,7 @@ use tracing::debug;
 use super::Limits;
 use super::listener::Stream;
 use super::stream::Streams;
+use super::timer::{self, PolledTimer};
 use super::worker::Local;
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
@@ -107,7 +108,7 @@ where
 
     tokio::select! {
         biased;
-        result = connection.as_mut() => return log_end(result),
+        result = timer::run(connection.as_mut()) => return log_end(result),
         () = phase.draining.cancelled() => {}
         () = after(limits.max_connection_age.map(jittered)) => {}
     }
@@ -118,7 +119,7 @@ where
     let grace = (!draining).then_some(limits.max_connection_age_grace);
     tokio::select! {
         biased;
-        result = connection => log_end(result),
+        result = timer::run(connection) => log_end(result),
         () = phase.dropping.cancelled() => debug!("dropped at shutdown"),
         () = after(grace) => debug!("dropped after --max-connection-age-grace"),
     }
@@ -146,7 +147,7 @@ fn log_end(result: hyper::Result<()>) {
 fn http2(limits: &Limits) -> http2::Builder<Streams> {
     let mut http2 = http2::Builder::new(Streams);
     http2
-        .timer(TokioTimer::new())
+        .timer(PolledTimer)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
