@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::{BufMut as _, Bytes};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use tonic::Status;
 
@@ -183,7 +183,7 @@ pub(crate) fn decode_parts(
 pub(crate) struct Gathering(Mutex<Gathered>);
 
 struct Gathered {
-    answers: Vec<RecordPartAnswer>,
+    answers: Vec<Option<PartAnswer>>,
     left: usize,
     reply: Option<cluster::Reply>,
 }
@@ -192,7 +192,7 @@ impl Gathering {
     /// Of so many parts, one at least. What becomes of all goes to `reply`.
     pub(crate) fn new(parts: usize, reply: cluster::Reply) -> Self {
         Self(Mutex::new(Gathered {
-            answers: vec![RecordPartAnswer::default(); parts],
+            answers: (0..parts).map(|_| None).collect(),
             left: parts,
             reply: Some(reply),
         }))
@@ -200,21 +200,38 @@ impl Gathering {
 
     /// One part is answered.
     pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
-        let result = match part_answer(decided) {
-            Ok(response) => Of::Ok(response.encode_to_vec().into()),
-            Err(status) => Of::Error(status::to_encoded(&status)),
-        };
+        let answer = part_answer(decided);
         // Whole after each of its changes.
         let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.answers[index].result = Some(result);
+        gathered.answers[index] = Some(answer);
         gathered.left -= 1;
         if gathered.left == 0
             && let Some(reply) = gathered.reply.take()
         {
             let answers = std::mem::take(&mut gathered.answers);
-            reply.send(Ok(RecordPartsAnswer { answers }.encode_to_vec().into()));
+            reply.send(Ok(encode_answers(answers.into_iter().flatten())));
         }
     }
+}
+
+fn encode_answers(answers: impl Iterator<Item = PartAnswer>) -> Bytes {
+    // Of one buffer: each by itself would be two allocations.
+    let mut buffer = BytesMut::new();
+    let mut encode = |answer| {
+        let result = match answer {
+            Ok(response) => {
+                let response: RecordIncrementsResponse = response;
+                response.encode_raw(&mut buffer);
+                Of::Ok(buffer.split().freeze())
+            }
+            Err(status) => Of::Error(status::to_encoded(&status)),
+        };
+        RecordPartAnswer {
+            result: Some(result),
+        }
+    };
+    let answers = answers.map(&mut encode).collect();
+    RecordPartsAnswer { answers }.encode_to_vec().into()
 }
 
 /// What a part is answered, for the node that has sent it.
