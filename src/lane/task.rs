@@ -17,8 +17,8 @@ use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
 const MAX_REQUESTS: usize = 8192;
-/// Increments in one batch, beyond which no further message is taken in.
-const MAX_INCREMENTS: usize = 128 * 1024;
+/// Increments in one batch, and bulk messages, beyond which no further request is taken in.
+const MAX_WEIGHT: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
 /// Bytes that one batch takes, about, beyond which no further request is decided: etcd takes 1.5 MiB in one transaction, and
@@ -218,13 +218,14 @@ impl Task {
         if self.shared.queues.len() == 1 {
             thread::yield_now();
         }
-        let mut increments = first.request.operation.weight();
+        // What each asks for is looked at later, in one go: another core has written it, and each look from in between waits for that.
+        let mut weight = first.weight;
         batch.push(first);
         while batch.len() < MAX_REQUESTS
-            && increments < MAX_INCREMENTS
+            && weight < MAX_WEIGHT
             && let Ok(job) = self.jobs.try_recv()
         {
-            increments += job.request.operation.weight();
+            weight += job.weight;
             batch.push(job);
         }
         true
