@@ -56,8 +56,8 @@ pub struct EtcdOptions {
           value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
     pub etcd_max_txn_ops: u32,
 
-    /// Lanes that new counters are divided into: a lane's groups are committed together, by one node, so take some three for
-    /// each node, and no more than that. Counters that are there keep theirs
+    /// Lanes that new counters are divided into: a lane's groups are committed together, by one node, so take one or two
+    /// for each node, and no more than that. Counters that are there keep theirs
     #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N", default_value_t = DEFAULT_LANES,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
     pub etcd_lanes: u32,
