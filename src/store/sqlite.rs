@@ -1,6 +1,6 @@
 //! Counters in an SQLite database: one writer, and threads that read beside it.
 //!
-//! Each batch is one transaction in WAL mode with `synchronous=FULL`: one fsync, after which it is durable, and
+//! Each batch is one transaction in WAL mode with `synchronous=FULL`: one fdatasync, after which it is durable, and
 //! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
 //! not a wrong answer.
 
