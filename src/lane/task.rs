@@ -218,7 +218,8 @@ impl Task {
         if self.shared.queues.len() == 1 {
             thread::yield_now();
         }
-        // What each asks for is looked at later, in one go: another core has written it, and each look from in between waits for that.
+        // What each asks for is looked at later, in one go: another core has written it, and each look from in between
+        // waits for that.
         let mut weight = first.weight;
         batch.push(first);
         while batch.len() < MAX_REQUESTS

@@ -193,8 +193,8 @@ impl Counters {
     }
 }
 
-/// Most names are told apart by the eight bytes after what all of them begin with. With these beside each other, few names have
-/// to be compared, which are all over memory.
+/// Most names are told apart by the eight bytes after what all of them begin with. With these beside each other, few
+/// names have to be compared, which are all over memory.
 fn sort_by_name(rows: &mut [CounterChange]) {
     let Some((first, others)) = rows.split_first() else {
         return;

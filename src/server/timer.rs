@@ -13,8 +13,9 @@ thread_local! {
     static POLLED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Tells the time at which a connection was polled last. hyper asks with every frame, lest a client that was heard of just now
-/// be pinged, and where the clock is dear, as in many virtual machines, to read it each time is a twentieth of a call.
+/// Tells the time at which a connection was polled last. hyper asks with every frame, lest a client that was heard of
+/// just now be pinged, and where the clock is dear, as in many virtual machines, to read it each time is a twentieth of
+/// a call.
 #[derive(Clone, Debug)]
 pub(super) struct PolledTimer;
 

@@ -46,9 +46,9 @@ use rows::Layout;
 
 /// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
 pub const MIN_TXN_OPS: usize = 64;
-/// Into how many lanes data are divided, unless it is said. Each is committed by itself: what comes in at once is fewer commits,
-/// and larger ones, where there are fewer. Three nodes have 3, 3 and 2 of
-/// these, and five at most 2: of twice as many, the largest part is as large.
+/// Into how many lanes data are divided, unless it is said. Each is committed by itself: what comes in at once is fewer
+/// commits, and larger ones, where there are fewer. Three nodes have 3, 3 and 2 of these, and five at most 2: of twice as
+/// many, the largest part is as large.
 pub const DEFAULT_LANES: u32 = 8;
 /// The most there may be.
 pub const MAX_LANES: u32 = 4096;

@@ -41,7 +41,8 @@ struct Recorder {
     offset: usize,
     /// The last message that is acknowledged, numbered through all sessions like all messages here.
     acknowledged: usize,
-    /// When it last was acknowledged more, or had nothing to wait for; and how many changes of all clients were answered by then.
+    /// When it last was acknowledged more, or had nothing to wait for; and how many changes of all clients were
+    /// answered by then.
     progress: (Instant, usize),
     /// Up to here an abandoned stream may still apply messages: when they took place is not known.
     doubtful: usize,
@@ -127,7 +128,8 @@ impl Recorder {
         if since.elapsed() > outage {
             let others = self.link.context.answered.load(Ordering::Relaxed) - answered;
             let what = format!(
-                "message {} of a session was not acknowledged in {outage:?}, and others were answered {others} times: {last:?}",
+                "message {} of a session was not acknowledged in {outage:?}, and others were answered {others} times: \
+                 {last:?}",
                 self.acknowledged + 1
             );
             if others > 0 {
