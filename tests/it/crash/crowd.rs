@@ -13,6 +13,7 @@ use super::link::{Context, Link};
 use super::operation::{Add, Name, Operation};
 use super::readers::Ends;
 use super::{readers, sessions, writers};
+use crate::support::{PATIENCE, soon};
 
 /// What is watched: whole groups, or some counters of one by their names.
 const WATCHED: [(Option<usize>, &str); 6] = [
@@ -61,12 +62,7 @@ impl Crowd {
     /// changes.
     pub async fn go_home(mut self, rng: &mut Rng) -> History {
         let mut history = History::default();
-        // Each of them fails where it is not answered for as long as that.
-        let outage = self.context.servers.outage;
-        while let Some(done) = timeout(2 * outage, self.clients.join_next())
-            .await
-            .expect("clients go")
-        {
+        while let Some(done) = soon(self.clients.join_next()).await {
             history.add(history_of(done));
         }
         let mut link = Link::new(self.context.clone(), rng.fork());
@@ -79,7 +75,7 @@ impl Crowd {
         }
         self.ends.send(last).expect("watchers wait for it");
         loop {
-            match timeout(outage, self.watchers.join_next()).await {
+            match timeout(PATIENCE, self.watchers.join_next()).await {
                 Ok(Some(done)) => history.add(history_of(done)),
                 Ok(None) => return history,
                 Err(_) => {

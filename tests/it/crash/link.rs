@@ -226,6 +226,14 @@ impl Link {
         }
     }
 
+    /// The same after what can be asked again: nothing may have refused it.
+    pub fn excuse(&mut self, status: &Status) {
+        let fate = self.judge(status);
+        if !matches!(fate, Fate::Unknown | Fate::NotApplied) {
+            found(format!("{status:?} has led to {fate:?}"));
+        }
+    }
+
     /// Asks once. Now and then it does not wait for the answer, as clients with short deadlines do.
     pub async fn attempt(&mut self, operation: &Operation, id: &str) -> Result<Answer, Fate> {
         let impatient = self.rng.u8(..) < 4;

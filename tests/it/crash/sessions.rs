@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::finding::found;
 use super::history::{Acknowledgement, History, Message, Recorded};
-use super::link::{Fate, Link, in_time};
+use super::link::{Link, in_time};
 use super::operation::{Add, Refusal};
 
 /// How many clients record.
@@ -79,6 +79,7 @@ pub async fn record(link: Link, who: usize) -> History {
         }
     }
     recorder.link.context.audit.clone().cancelled().await;
+    recorder.goes_on();
     while !recorder.stream().await {}
     History {
         sessions: vec![recorder.recorded],
@@ -110,10 +111,7 @@ impl Recorder {
         match self.try_stream().await {
             Ok(closed) => closed,
             Err(status) => {
-                let fate = self.link.judge(&status);
-                if !matches!(fate, Fate::Unknown | Fate::NotApplied) {
-                    found(format!("{status:?} to a session"));
-                }
+                self.link.excuse(&status);
                 self.assert_goes_on(&status);
                 self.link.think(Duration::from_millis(10)).await;
                 false

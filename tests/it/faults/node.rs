@@ -152,7 +152,8 @@ impl Node {
     /// Fails where it has ended by itself.
     pub fn assert_runs(&mut self) {
         let ended = self.child.as_mut().and_then(|child| child.try_wait().ok());
-        if let Some(Some(status)) = ended {
+        let ended = ended.unwrap_or_else(|| panic!("{} is not known to run", self.name));
+        if let Some(status) = ended {
             let log = self.log();
             let last = log.lines().last().unwrap_or_default();
             found(format!(
