@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::{fmt, io, thread};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -418,15 +418,14 @@ impl Lanes {
     ) {
         let weight = |request: &Request| request.operation.weight() + 1;
         let all = parts.iter().map(|(_, request)| weight(request)).sum();
-        let room = self.shared.room.bulk.acquire_many(permits(all)).await;
-        let room = room.map(SemaphorePermit::forget);
+        let room = self.wait_for_room(all).await;
         for (index, (lane, request)) in parts.into_iter().enumerate() {
             let done = done.clone();
             let done = move |decided| done(index, decided);
             let weight = weight(&request);
-            match room {
+            match &room {
                 Ok(()) => self.send_then(lane, request, weight, false, done),
-                Err(_) => done(Err(LaneError::Closed)),
+                Err(error) => done(Err(error.clone())),
             }
         }
     }
@@ -458,10 +457,16 @@ impl Lanes {
         replies: mpsc::UnboundedSender<Result<Decided>>,
     ) -> Result<()> {
         let weight = increments + 1;
-        let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
-        permit.map_err(|_| LaneError::Closed)?.forget();
+        self.wait_for_room(weight).await?;
         let sent = self.send(lane, request, Waiter::Bulk(replies), weight, false);
         sent.map_err(|(_, error)| error)
+    }
+
+    /// Takes room for bulk once there is some, until what takes it is answered.
+    async fn wait_for_room(&self, weight: usize) -> Result<()> {
+        let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
+        permit.map_err(|_| LaneError::Closed)?.forget();
+        Ok(())
     }
 
     fn send(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::name::shared_bytes;
 use super::request::{Millis, SessionId};
 use super::session::Session;
 
@@ -109,7 +110,7 @@ impl CounterChange {
         let mut before: &[u8] = &[];
         for change in changes {
             let name = change.name.as_bytes();
-            let same = before.iter().zip(name).take_while(|(a, b)| a == b).count();
+            let same = shared_bytes(before, name);
             put_u64(out, same as u64);
             put_u64(out, (name.len() - same) as u64);
             out.extend_from_slice(&name[same..]);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::commit::CounterChange;
+use super::name::shared_bytes;
 use super::request::hash_name;
 
 /// What a counter takes in memory beside its name: its slot, its share of the table, the name's allocation.
@@ -199,11 +200,9 @@ fn sort_by_name(rows: &mut [CounterChange]) {
     let Some((first, others)) = rows.split_first() else {
         return;
     };
-    let shared = others.iter().fold(first.name.len(), |shared, other| {
-        let pairs = first.name.as_bytes()[..shared]
-            .iter()
-            .zip(other.name.as_bytes());
-        pairs.take_while(|(a, b)| a == b).count()
+    let first = first.name.as_bytes();
+    let shared = others.iter().fold(first.len(), |shared, other| {
+        shared_bytes(&first[..shared], other.name.as_bytes())
     });
     let key = |row: &CounterChange| {
         let mut key = [0; 8];

@@ -123,3 +123,8 @@ fn position(at: usize) -> u32 {
 pub fn group(name: &str) -> &str {
     name.split_once('/').map_or(name, |(group, _)| group)
 }
+
+/// How many bytes two names begin with alike.
+pub(super) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
+}

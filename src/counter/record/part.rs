@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::Message as _;
+use prost::Message;
 use tonic::Status;
 
 use super::super::error::{self, Kind, lane_error};
@@ -209,18 +209,19 @@ impl Gathering {
             && let Some(reply) = gathered.reply.take()
         {
             let answers = std::mem::take(&mut gathered.answers);
-            reply.send(Ok(encode_answers(answers.into_iter().flatten())));
+            let answers = answers.into_iter().flatten().collect();
+            reply.send(Ok(encode_answers(answers)));
         }
     }
 }
 
-fn encode_answers(answers: impl Iterator<Item = PartAnswer>) -> Bytes {
+fn encode_answers(answers: Vec<PartAnswer>) -> Bytes {
     // Of one buffer: each by itself would be two allocations.
-    let mut buffer = BytesMut::new();
-    let mut encode = |answer| {
+    let lengths = answers.iter().flatten().map(Message::encoded_len);
+    let mut buffer = BytesMut::with_capacity(lengths.sum());
+    let answers = answers.into_iter().map(|answer| {
         let result = match answer {
             Ok(response) => {
-                let response: RecordIncrementsResponse = response;
                 response.encode_raw(&mut buffer);
                 Of::Ok(buffer.split().freeze())
             }
@@ -229,8 +230,8 @@ fn encode_answers(answers: impl Iterator<Item = PartAnswer>) -> Bytes {
         RecordPartAnswer {
             result: Some(result),
         }
-    };
-    let answers = answers.map(&mut encode).collect();
+    });
+    let answers = answers.collect();
     RecordPartsAnswer { answers }.encode_to_vec().into()
 }
 
