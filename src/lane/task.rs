@@ -25,6 +25,10 @@ const MAX_ROWS: usize = 16 * 1024;
 /// one message is 300 KiB at the most.
 const MAX_BYTES: usize = 768 * 1024;
 
+/// A batch is decided so many increments at a time: they are made before their counters, once found, have left the processor's
+/// cache, and those that no longer fit into a commit are not looked for.
+const MAX_PORTION: usize = 1024;
+
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -237,9 +241,8 @@ impl Task {
         while !batch.is_empty() {
             self.shared.memory.share(&mut self.taken, &mut self.state);
             self.state.make_room();
-            self.load_missing(batch).await.map_err(StartError::Store)?;
             // Those that are not decided follow in a commit of their own.
-            let outcomes = self.decide(batch);
+            let outcomes = self.decide(batch).await.map_err(StartError::Store)?;
             let Some(base) = self.store(batch, outcomes.len()).await? else {
                 // All of it is to be decided again, on top of what another node has committed.
                 continue;
@@ -263,39 +266,56 @@ impl Task {
         Ok(())
     }
 
-    async fn load_missing(&mut self, batch: &mut [Job]) -> std::result::Result<(), StoreError> {
+    /// Decides as many jobs as one commit takes, one at least.
+    async fn decide(&mut self, batch: &mut [Job]) -> std::result::Result<Vec<Outcome>, StoreError> {
+        let elapsed = Millis::try_from(self.started.elapsed().as_millis());
+        let ahead = self
+            .state
+            .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
+        self.tell_of_clock(ahead);
+        let mut outcomes = Vec::with_capacity(batch.len());
+        while outcomes.len() < batch.len() {
+            let next = match self.locate(&mut batch[outcomes.len()..]).await {
+                Ok(next) => next,
+                Err(error) if outcomes.is_empty() => return Err(error),
+                // What is decided is committed, and then it is tried again.
+                Err(_) => break,
+            };
+            for job in next {
+                outcomes.push(self.state.apply(&job.request));
+                if self.state.changes() >= MAX_ROWS || self.state.bytes() >= MAX_BYTES {
+                    return Ok(outcomes);
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Finds the counters of as many of the jobs as are to be decided next, one at least.
+    async fn locate<'a>(
+        &mut self,
+        jobs: &'a mut [Job],
+    ) -> std::result::Result<&'a [Job], StoreError> {
         let mut missing = Vec::new();
-        for job in batch {
-            let operation = &mut job.request.operation;
-            self.state.locate(operation, &mut missing);
+        let mut locate = |jobs: &mut [Job]| {
+            for job in jobs {
+                self.state.locate(&mut job.request.operation, &mut missing);
+            }
+            missing.is_empty()
+        };
+        let next = portion(jobs);
+        if locate(&mut jobs[..next]) {
+            return Ok(&jobs[..next]);
         }
-        if missing.is_empty() {
-            return Ok(());
-        }
+        // To read is a round trip, or a walk over the disk in the order of names: all that is missing comes along.
+        locate(&mut jobs[next..]);
         missing.sort_unstable();
         missing.dedup();
         let found = self.shared.store.read(missing.clone()).await?;
         for (name, row) in missing.into_iter().zip(found.rows) {
             self.state.load(name, row.and_then(|row| row.value));
         }
-        Ok(())
-    }
-
-    /// Decides as many jobs as one commit takes, one at least.
-    fn decide(&mut self, jobs: &[Job]) -> Vec<Outcome> {
-        let elapsed = Millis::try_from(self.started.elapsed().as_millis());
-        let ahead = self
-            .state
-            .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
-        self.tell_of_clock(ahead);
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            outcomes.push(self.state.apply(&job.request));
-            if self.state.changes() >= MAX_ROWS || self.state.bytes() >= MAX_BYTES {
-                break;
-            }
-        }
-        outcomes
+        Ok(jobs)
     }
 
     /// Says so when the clock is not believed any more, and when it is again.
@@ -417,6 +437,17 @@ impl Task {
         }
         Ok(false)
     }
+}
+
+/// How many of the jobs are decided next, one at least.
+fn portion(jobs: &[Job]) -> usize {
+    let mut weight = 0;
+    let fits = |job: &&Job| {
+        let fits = weight < MAX_PORTION;
+        weight += job.weight;
+        fits
+    };
+    jobs.iter().take_while(fits).count()
 }
 
 /// Keeps a part until the one before it has come, unless that takes too long.

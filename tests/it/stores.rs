@@ -387,6 +387,48 @@ async fn a_commit_that_fails_ends_the_lane() {
     }
 }
 
+/// Where a counter cannot be read, what its batch has decided before is committed, and nothing is of what is refused.
+#[tokio::test]
+async fn what_cannot_be_read_takes_nothing_with_it() {
+    // More than are decided at a time; those that are to be decided together with it are refused, too.
+    const BEFORE: usize = 2000;
+    let data = Unreliable::default();
+    let (running, store) = start(&data).await;
+    let execute = |operation| {
+        let request = Request {
+            id: None,
+            operation,
+        };
+        running.lanes.execute(0, request)
+    };
+    let mut counted = value(&ask(&running, &*store, add("g/a", 1)).await);
+    data.freeze();
+    let first = execute(add("g/first", 1));
+    data.commit_hangs().await;
+    data.fail_reads_of(Some("g/unreadable"));
+    let before: Vec<_> = (0..BEFORE).map(|_| execute(add("g/a", 1))).collect();
+    let unreadable = execute(add("g/unreadable", 1));
+    data.thaw();
+    assert_eq!(value(&soon(first).await.expect("an answer")), 1);
+    let is_refused = |error: LaneError| assert!(matches!(error, LaneError::Unavailable(_)));
+    for answer in before {
+        match soon(answer).await {
+            Ok(decided) => {
+                counted += 1;
+                assert_eq!(value(&decided), counted);
+            }
+            Err(error) => is_refused(error),
+        }
+    }
+    assert!(counted > 1, "none was answered");
+    is_refused(soon(unreadable).await.expect_err("it cannot be read"));
+    data.fail_reads_of(None);
+    for (name, before) in [("g/a", counted), ("g/unreadable", 0)] {
+        let decided = ask(&running, &*store, add(name, 1)).await;
+        assert_eq!(value(&decided), before + 1);
+    }
+}
+
 /// Nothing is answered while a commit hangs, and what comes in meanwhile shares the next one.
 #[tokio::test]
 async fn while_a_commit_hangs_the_next_batch_gathers() {

@@ -21,6 +21,8 @@ struct Inner {
     synced: Mutex<Data>,
     /// What happens to the next commit: it fails, before it is applied or after.
     fail: Mutex<Option<bool>>,
+    /// The counter that cannot be read.
+    unreadable: Mutex<Option<Arc<str>>>,
     frozen: watch::Sender<bool>,
     /// Counts the times that power was lost: what was in flight then is gone.
     life: watch::Sender<u32>,
@@ -41,6 +43,11 @@ struct Data {
 impl Unreliable {
     pub fn fail_next_commit(&self, applied: bool) {
         *self.0.fail.lock().expect("no panic") = Some(applied);
+    }
+
+    /// Whoever asks for this counter, too, gets nothing.
+    pub fn fail_reads_of(&self, name: Option<&str>) {
+        *self.0.unreadable.lock().expect("no panic") = name.map(Arc::from);
     }
 
     /// Commits begin, and do not end.
@@ -204,6 +211,11 @@ impl Store for Unreliable {
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        let unreadable = self.0.unreadable.lock().expect("no panic");
+        if unreadable.as_ref().is_some_and(|name| names.contains(name)) {
+            let error = StoreError::Unavailable("told to fail".into());
+            return Box::pin(async { Err(error) });
+        }
         let data = self.data();
         let rows = names.iter().map(|name| data.rows.get(name).cloned());
         at_once(Rows {
