@@ -2,6 +2,7 @@
 
 mod cluster;
 mod counter;
+mod memory;
 mod store;
 
 pub use cluster::{ClusterCommand, NodeOptions, StatusOptions};

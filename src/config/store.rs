@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
+use super::memory;
 use crate::model::Bounds;
 use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
@@ -204,21 +205,29 @@ pub struct MemoryOptions {
 
     /// Memory for request ids and sessions, some 50 bytes an id; once it is full new ids are refused
     #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", default_value = "256MiB",
-          value_parser = memory)]
+          value_parser = size)]
     pub id_memory: usize,
 
-    /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Half of it
-    /// is for those of which only the log is up to date on disk
-    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", default_value = "256MiB",
-          value_parser = memory)]
-    pub counter_memory: usize,
+    /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Up to half of it,
+    /// and to 128 MiB, is for those of which only the log is up to date on disk [default: a quarter of the machine's memory, or
+    /// of what its control group may have]
+    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = size)]
+    counter_memory: Option<usize>,
 }
 
+/// More than this is not kept from the disk's rows, however much memory there is: the next start reads it all again from the log.
+const MAX_RECENT_BYTES: usize = 64 << 20;
+
 impl MemoryOptions {
+    fn counter_memory(&self) -> usize {
+        let quarter = || usize::try_from(memory::available() / 4).unwrap_or(usize::MAX);
+        self.counter_memory.unwrap_or_else(quarter)
+    }
+
     /// The bytes of counters whose rows are not up to date; while these are written, there may be as many again.
     #[must_use]
     pub fn recent_bytes(&self) -> usize {
-        self.counter_memory / 4
+        (self.counter_memory() / 4).min(MAX_RECENT_BYTES)
     }
 
     /// The same for a lane.
@@ -227,7 +236,7 @@ impl MemoryOptions {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         Bounds {
             id_bytes: self.id_memory,
-            counter_bytes: self.counter_memory / 2,
+            counter_bytes: self.counter_memory() - 2 * self.recent_bytes(),
             id_horizon: millis(self.id_horizon),
             session_horizon: millis(self.session_horizon),
         }
@@ -244,7 +253,7 @@ fn horizon(text: &str) -> Result<Duration, String> {
 }
 
 /// 64 KiB to 1 TiB.
-fn memory(text: &str) -> Result<usize, String> {
+fn size(text: &str) -> Result<usize, String> {
     let size = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
     size.filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
         .and_then(|bytes| usize::try_from(bytes).ok())
