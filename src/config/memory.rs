@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// Where nobody says how much there is.
 const UNKNOWN: u64 = 1 << 30;
 
 /// The bytes that this process may take: the machine's, or what its control group has of them
-/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`).
+/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`). Looked at once, lest two parts be of
+/// different wholes.
 pub(super) fn available() -> u64 {
-    available_in(Path::new("/")).unwrap_or(UNKNOWN)
+    static AVAILABLE: LazyLock<u64> =
+        LazyLock::new(|| available_in(Path::new("/")).unwrap_or(UNKNOWN));
+    *AVAILABLE
 }
 
 fn available_in(root: &Path) -> Option<u64> {

@@ -209,13 +209,14 @@ pub struct MemoryOptions {
     pub id_memory: usize,
 
     /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Up to half of it,
-    /// and to 128 MiB, is for those of which only the log is up to date on disk [default: a quarter of the machine's memory, or
-    /// of what its control group may have]
+    /// and to 128 MiB, is for those of which only the log is up to date on disk [default: a quarter of the machine's memory,
+    /// or of what its control group may have]
     #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = size)]
     counter_memory: Option<usize>,
 }
 
-/// More than this is not kept from the disk's rows, however much memory there is: the next start reads it all again from the log.
+/// However much memory there is, no more than this waits to be written into its rows: the next start reads it all again,
+/// from the log.
 const MAX_RECENT_BYTES: usize = 64 << 20;
 
 impl MemoryOptions {

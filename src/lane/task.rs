@@ -25,8 +25,8 @@ const MAX_ROWS: usize = 16 * 1024;
 /// one message is 300 KiB at the most.
 const MAX_BYTES: usize = 768 * 1024;
 
-/// A batch is decided so many increments at a time: they are made before their counters, once found, have left the processor's
-/// cache, and those that no longer fit into a commit are not looked for.
+/// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
+/// processor's cache, and those that no longer fit into a commit are not looked for.
 const MAX_PORTION: usize = 1024;
 
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd

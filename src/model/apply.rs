@@ -46,7 +46,7 @@ pub struct Bounds {
 /// The state of a lane: what its store has, as far as it is in memory, and the batch that is being made.
 ///
 /// ```text
-/// make_room; begin; locate some, load what is missing and apply each; and others; commit; once that is stored, committed
+/// make_room; begin; some at a time: locate, load what is missing, apply each; commit; and once that is stored, committed
 /// ```
 ///
 /// Where another node has committed meanwhile: undo; catch_up with what it has committed; and all of it again.
