@@ -26,6 +26,10 @@ cluster: $(ETCD) ## Build and start three members of etcd and three nodes before
 	cargo build --release --locked
 	deploy/local/cluster $(ETCD) target/release/sumd
 
+.PHONY: release
+release: $(ETCD) ## Build target/pgo/sumd, for production: guided by a profile, which takes some minutes (deploy/release)
+	deploy/release
+
 .PHONY: test
 test: clients $(GRPCURL) $(ETCD) ## Run every test, installing what they need
 	cargo test --locked -- --include-ignored

@@ -137,7 +137,7 @@ impl Bench {
             let figures = drive::adds(&system, self.window).await?;
             self.add(members, work, figures);
         }
-        system.nodes.kill().await
+        system.nodes.end().await
     }
 
     fn add(&mut self, members: usize, work: &'static str, figures: Figures) {

@@ -13,7 +13,7 @@ pub mod store;
 pub mod sumd;
 pub mod works;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
@@ -21,9 +21,10 @@ use tokio::time::timeout;
 
 use crate::measure::WARM_UP;
 use report::Results;
-use store::{Programs, Store};
+use store::Store;
 use works::{CONTENDERS, Contender, Kind, Work};
 
+pub use store::Programs;
 pub use works::{WORKS, Work as CounterWork};
 
 /// What a run may take beyond its window: the start of the server, its connections and rows, and what
@@ -40,9 +41,8 @@ pub async fn bench(
     works: &[&'static Work],
     runs: u32,
     window: Duration,
-    sumd: &Path,
+    programs: Programs,
 ) -> Result<usize> {
-    let programs = Programs::found(sumd)?;
     let mut bench = Bench {
         programs,
         window,

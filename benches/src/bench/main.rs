@@ -47,6 +47,7 @@ const RUN_GRACE: Duration = Duration::from_secs(30);
 ///
 /// Peers are looked for in the folder of this program; those that are not there are skipped.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Options {
     /// Runs of every server on every work, interleaved; medians are printed [default: 5, of counters and clusters 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -63,6 +64,9 @@ struct Options {
     /// The program to measure against its peers
     #[arg(long, default_value = "target/release/sumd", value_name = "PATH")]
     sumd: PathBuf,
+    /// Leave out the peers in sums and counters, and measure sumd alone
+    #[arg(long)]
+    no_peers: bool,
     /// The etcd that clusters are made of
     #[arg(long, default_value = ".tools/bin/etcd", value_name = "PATH")]
     etcd: PathBuf,
@@ -105,7 +109,12 @@ async fn bench(options: &Options) -> Result<usize> {
         server::pin_ourselves(BOTH_CORES).await?;
         let runs = options.runs.unwrap_or(COUNTER_RUNS);
         let window = Duration::from_secs(options.seconds);
-        failures += counters::bench(&chosen.counters, runs, window, &options.sumd).await?;
+        let programs = if options.no_peers {
+            counters::Programs::alone(&options.sumd)
+        } else {
+            counters::Programs::found(&options.sumd)
+        };
+        failures += counters::bench(&chosen.counters, runs, window, programs?).await?;
     }
     if !chosen.cluster.is_empty() {
         server::pin_ourselves(BOTH_CORES).await?;
@@ -122,7 +131,7 @@ async fn bench(options: &Options) -> Result<usize> {
 
 /// Measures what sums and holds connections.
 async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
-    let servers = found(&options.sumd)?;
+    let servers = found(&options.sumd, options.no_peers)?;
     let runs = options.runs.unwrap_or(RUNS);
     let window = Duration::from_secs(options.seconds);
     let mut results = Results::default();
@@ -222,9 +231,10 @@ impl Chosen {
 }
 
 /// The servers whose programs are there, with their paths.
-fn found(sumd: &Path) -> Result<Vec<(&'static Server, PathBuf)>> {
+fn found(sumd: &Path, no_peers: bool) -> Result<Vec<(&'static Server, PathBuf)>> {
     let mut found = Vec::new();
-    for server in &SERVERS {
+    let wanted = |server: &&Server| !no_peers || server.name == SUMD.name;
+    for server in SERVERS.iter().filter(wanted) {
         let program = if server.name == SUMD.name {
             sumd.to_owned()
         } else {
@@ -251,7 +261,7 @@ async fn measure(
             Protocol::Grpc => load::drive(&running, work, window).await?,
             Protocol::NetRpc => netrpc::drive(&running, work, window).await?,
         };
-        running.kill().await?;
+        running.end().await?;
         Ok(measured)
     };
     timeout(WARM_UP + window + RUN_GRACE, run)
@@ -267,7 +277,7 @@ async fn measure_memory(sumd: &Path, work: &MemoryWork) -> Result<f64> {
         } else {
             memory::connections(&running).await?
         };
-        running.kill().await?;
+        running.end().await?;
         Ok(mib)
     };
     timeout(RUN_GRACE, run).await.context("took too long")?

@@ -37,6 +37,7 @@ const FIRST_PORT: u16 = 10_000;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(20);
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Running {
     pub address: SocketAddr,
@@ -105,11 +106,17 @@ impl Running {
         self.child.kill().await.context("cannot kill it")
     }
 
+    /// Ends it as whoever runs it would: one that was built to count what it does writes that down in the end.
+    pub async fn end(self) -> Result<()> {
+        self.end_by("TERM").await
+    }
+
     /// Sends it a signal that ends it, and waits for its end.
     pub async fn end_by(mut self, signal: &str) -> Result<()> {
         let id = self.child.id().context("it has ended before")?;
         run(Command::new("sh").args(["-c", &format!("kill -s {signal} {id}")])).await?;
-        self.child.wait().await?;
+        let ended = timeout(END_TIMEOUT, self.child.wait()).await;
+        ended.context("does not end")??;
         Ok(())
     }
 }

@@ -124,9 +124,9 @@ impl Nodes {
         Ok(())
     }
 
-    pub async fn kill(self) -> Result<()> {
+    pub async fn end(self) -> Result<()> {
         for node in self.running {
-            node.kill().await?;
+            node.end().await?;
         }
         Ok(())
     }

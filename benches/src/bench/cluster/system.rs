@@ -36,7 +36,7 @@ impl System {
     /// Compares what counters come to with what was acknowledged, and ends everything.
     pub async fn finish(mut self) -> Result<()> {
         self.nodes.check().await?;
-        self.nodes.kill().await?;
+        self.nodes.end().await?;
         self.etcd.kill().await
     }
 

@@ -34,8 +34,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    pub fn found(sumd: &Path) -> Result<Self> {
+    /// No peers.
+    pub fn alone(sumd: &Path) -> Result<Self> {
         ensure!(sumd.exists(), "no {}", sumd.display());
+        Ok(Self {
+            sumd: sumd.to_owned(),
+            redis: None,
+            postgres: None,
+        })
+    }
+
+    pub fn found(sumd: &Path) -> Result<Self> {
         let redis = on_path("redis-server");
         let postgres = on_path("postgres").or_else(debian_postgres);
         for (name, found) in [("redis", &redis), ("postgres", &postgres)] {
@@ -44,9 +53,9 @@ impl Programs {
             }
         }
         Ok(Self {
-            sumd: sumd.to_owned(),
             redis,
             postgres,
+            ..Self::alone(sumd)?
         })
     }
 
@@ -243,7 +252,7 @@ impl Store {
         match self.kind {
             // Killed, it would leave a piece of shared memory behind.
             Kind::Postgres(_) => self.running.end_by("QUIT").await,
-            _ => self.running.kill().await,
+            _ => self.running.end().await,
         }
     }
 }
