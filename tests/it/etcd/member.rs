@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Shell, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::support::process::signal;
 use crate::support::soon;
 
 /// Far longer than an election takes, on a machine that has other things to do, too.
@@ -160,12 +161,8 @@ impl Member {
         status["leader"] == status["header"]["member_id"]
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
-        let sent = Shell::new("kill")
-            .args(["-s", signal, &pid.to_string()])
-            .status();
-        assert!(sent.expect("kill").success());
+    fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("it runs"), name);
     }
 
     fn log(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Shell, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::clock::{Clock, Shim};
 use crate::crash::finding::found;
 use crate::etcd::proxy::{Proxy, Way};
-use crate::support::process::SUMD;
+use crate::support::process::{SUMD, signal};
 use crate::support::soon;
 
 /// To start in: etcd may have no leader at first.
@@ -168,12 +168,8 @@ impl Node {
         soon(child.wait()).await.expect("a child")
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
-        let sent = Shell::new("kill")
-            .args(["-s", signal, &pid.to_string()])
-            .status();
-        assert!(sent.expect("kill").success());
+    fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("it runs"), name);
     }
 
     fn path(&self) -> PathBuf {

@@ -1,13 +1,15 @@
 //! The real program: its standard error, its signals, its exit code, its memory.
 
 use std::process::{ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
-use super::soon;
+use super::{PATIENCE, soon};
 
 pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
 
@@ -64,12 +66,8 @@ impl Process {
         logged(&mut self.log, message, drop).await
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.pid().to_string();
-        let sent = std::process::Command::new("kill")
-            .args(["-s", signal, &pid])
-            .status();
-        assert!(sent.expect("kill").success());
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     pub async fn exit(&mut self) -> ExitStatus {
@@ -100,6 +98,31 @@ impl Process {
             .filter(|target| target.to_string_lossy().starts_with("socket:"))
             .count()
     }
+}
+
+/// Sends a signal to a child that runs. One that is to stop it has stopped all of it by then.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-s", name, &pid])
+        .status();
+    assert!(sent.expect("kill").success());
+    let late = Instant::now() + PATIENCE;
+    while name == "STOP" && !has_stopped(&pid) {
+        assert!(Instant::now() < late, "{pid} does not stop");
+        thread::yield_now();
+    }
+}
+
+fn has_stopped(pid: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
+    let mut states = threads.flatten().map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // After the name, which is in parentheses and may have some itself.
+        let state = stat.rsplit(") ").next();
+        state.is_none_or(|state| state.starts_with('T'))
+    });
+    states.all(|stopped| stopped)
 }
 
 async fn logged(
