@@ -5,23 +5,25 @@
 
 mod clock;
 mod desk;
+mod overtaking;
+mod running;
 mod share;
 mod task;
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::{fmt, io, thread};
 
-use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Answer, Bounds, Corrupt, Millis, Refused, Request};
+use crate::model::{Answer, Millis, Refused, Request};
 use crate::store::{LaneNumber, Store, StoreError};
 pub use clock::Clock;
 use desk::{Desks, Waiter};
+use running::ended_by;
+pub use running::{Running, StartError};
 use share::Memory;
-use task::{Job, Task};
+use task::Job;
 
 /// Increments of bulk messages that wait in all lanes together, or are being stored: beyond that their streams are not read.
 /// A few batches' worth; each takes some 50 bytes.
@@ -101,223 +103,6 @@ struct Shared {
 struct Room {
     bulk: Semaphore,
     singles: Semaphore,
-}
-
-/// Lanes at work.
-pub struct Running {
-    /// The way to them.
-    pub lanes: Lanes,
-    end: oneshot::Receiver<std::result::Result<(), StartError>>,
-}
-
-/// Why lanes cannot begin, or have ended.
-#[derive(Debug)]
-pub enum StartError {
-    /// The store has failed.
-    Store(StoreError),
-    /// The rows are not what was written.
-    Corrupt(Corrupt),
-    /// No thread can be had, or it has died.
-    Thread(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::Corrupt(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "the lanes' thread: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl Running {
-    /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The only lane of a store is
-    /// loaded at once; of several each is when something is asked of it.
-    ///
-    /// # Errors
-    /// Where the store cannot be read.
-    pub async fn start(
-        store: Arc<dyn Store>,
-        bounds: Bounds,
-    ) -> std::result::Result<Self, StartError> {
-        let mut runtime = runtime::Builder::new_current_thread();
-        if store.lanes() > 1 {
-            // It is reached by the network.
-            runtime.enable_all();
-        }
-        let runtime = runtime.build().map_err(StartError::Thread)?;
-        Self::open(runtime, async move { Ok(store) }, bounds).await
-    }
-
-    /// The same for a store that works on the lanes' thread, and is opened there.
-    ///
-    /// # Errors
-    /// Where the store cannot be opened or read.
-    pub async fn open<E>(
-        runtime: runtime::Runtime,
-        store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>> + Send + 'static,
-        bounds: Bounds,
-    ) -> std::result::Result<Self, E>
-    where
-        E: From<StartError> + Send + 'static,
-    {
-        let (opened, opening) = oneshot::channel();
-        let (ended, end) = oneshot::channel();
-        let work = move || {
-            let served = runtime.block_on(async {
-                match begin(store, bounds, Clock::default()).await {
-                    Ok((shared, serve)) => {
-                        let _ = opened.send(Ok(shared));
-                        serve.await
-                    }
-                    Err(error) => {
-                        let _ = opened.send(Err(error));
-                        Ok(())
-                    }
-                }
-            });
-            // Who is told that it has ended may open the store again.
-            drop(runtime);
-            let _ = ended.send(served);
-        };
-        let thread = thread::Builder::new().name("lane".to_owned());
-        // It is waited for by what it says in the end.
-        let _thread = thread.spawn(work).map_err(StartError::Thread)?;
-        let panicked = |_| Err(StartError::Store(ended_by("has panicked")).into());
-        let shared = opening.await.unwrap_or_else(panicked)?;
-        Ok(Self::new(shared, end))
-    }
-
-    /// The same on the runtime that this is called on, by a clock of the caller's: for a simulation, where many nodes share
-    /// one thread and one time.
-    ///
-    /// # Errors
-    /// Where the store cannot be read.
-    pub async fn here(
-        store: Arc<dyn Store>,
-        bounds: Bounds,
-        clock: Clock,
-    ) -> std::result::Result<Self, StartError> {
-        let store = async move { Ok::<_, StartError>(store) };
-        let (shared, serve) = begin(store, bounds, clock).await?;
-        let (ended, end) = oneshot::channel();
-        // It is waited for by what it says in the end.
-        let _task = tokio::spawn(async move {
-            let _ = ended.send(serve.await);
-        });
-        Ok(Self::new(shared, end))
-    }
-
-    fn new(
-        shared: Arc<Shared>,
-        end: oneshot::Receiver<std::result::Result<(), StartError>>,
-    ) -> Self {
-        let lanes = Lanes {
-            desk: shared.desks.open(),
-            shared,
-        };
-        Self { lanes, end }
-    }
-
-    /// Resolves where the lanes have ended by themselves, as they do when the store fails.
-    pub async fn failure(&mut self) -> StartError {
-        let end = self.end().await;
-        end.err()
-            .unwrap_or_else(|| StartError::Store(ended_by("has ended")))
-    }
-
-    /// Carries out what waits, and ends.
-    ///
-    /// # Errors
-    /// Where the store fails under it, or has failed before.
-    ///
-    /// # Panics
-    /// Where [`Running::failure`] has told so already.
-    pub async fn close(mut self) -> std::result::Result<(), StartError> {
-        self.lanes.shared.stop.cancel();
-        self.end().await
-    }
-
-    async fn end(&mut self) -> std::result::Result<(), StartError> {
-        let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
-        (&mut self.end).await.unwrap_or_else(panicked)
-    }
-}
-
-type Served = std::result::Result<(), StartError>;
-
-/// Opens a store, and gives what serves its lanes.
-async fn begin<E: From<StartError>>(
-    store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>>,
-    bounds: Bounds,
-    clock: Clock,
-) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>), E> {
-    let store = store.await?;
-    let only = match store.lanes() {
-        1 => Some(task::load(&*store, 0, bounds).await?),
-        _ => None,
-    };
-    let (beginning, begun) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared {
-        room: Room {
-            bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
-            singles: Semaphore::new(MAX_WAITING_SINGLES),
-        },
-        desks: Desks::default(),
-        memory: Memory::new(bounds),
-        clock,
-        stop: CancellationToken::new(),
-        elsewhere: OnceLock::new(),
-        queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
-        beginning,
-        store,
-    });
-    let mut tasks = JoinSet::new();
-    if let Some(state) = only {
-        let (queue, jobs) = mpsc::unbounded_channel();
-        let _ = shared.queues[0].set(queue);
-        tasks.spawn(Task::new(0, state, jobs, shared.clone()).run());
-    }
-    let serve = {
-        let shared = shared.clone();
-        async move {
-            let end = serve(&shared, begun, tasks).await;
-            // Who waits for room would wait for ever.
-            shared.room.bulk.close();
-            end
-        }
-    };
-    Ok((shared, serve))
-}
-
-/// Serves the lanes that begin, until all have ended after a stop, or one has failed.
-async fn serve(
-    shared: &Arc<Shared>,
-    mut begun: mpsc::UnboundedReceiver<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
-    mut tasks: JoinSet<Served>,
-) -> Served {
-    loop {
-        tokio::select! {
-            biased;
-            Some(ended) = tasks.join_next() => {
-                // One that has failed takes the others with it: the process is to be started again.
-                let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
-                ended.unwrap_or_else(panicked)?;
-            }
-            Some((lane, jobs)) = begun.recv() => {
-                tasks.spawn(task::begin(lane, jobs, shared.clone()));
-            }
-            () = shared.stop.cancelled(), if !begun.is_closed() => begun.close(),
-            else => return Ok(()),
-        }
-    }
-}
-
-fn ended_by(what: &str) -> StoreError {
-    StoreError::Failed(format!("its lane {what}").into())
 }
 
 impl Lanes {

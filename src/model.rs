@@ -6,6 +6,7 @@ mod apply;
 mod codec;
 mod commit;
 mod counters;
+mod digests;
 mod ids;
 mod increment;
 mod moved;
@@ -20,11 +21,12 @@ pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refuse
 pub use apply::{Bounds, MAX_SKEW, State};
 pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack, SessionChange};
+pub use digests::Digests;
 pub use ids::{Before, PackEntry};
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
 pub use request::{
-    Digests, Follows, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Part, Record,
-    Request, SessionId, hash_name,
+    Follows, Id, Increment, Increments, MAX_ID_BYTES, Millis, Operation, Part, Record, Request,
+    SessionId, hash_name,
 };
 pub use session::{MAX_FAILURES, SESSION_WINDOW, Session};

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use humantime::FormattedDuration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error, warn};
 
+use super::clock::{self, Trust};
 use super::desk::{Outbox, Waiter};
+use super::overtaking::Overtaking;
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
-use crate::model::{Bounds, Commit, Head, Millis, Outcome, Refused, Request, State};
+use crate::model::{Bounds, Commit, Millis, Outcome, Request, State};
 use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -32,16 +33,6 @@ const MAX_PORTION: usize = 1024;
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a part of a message waits for the one before it, which is on its way by another node; how long it does before
-/// it looks again, at first, and as a part of what it has waited; and how many there may be of them.
-const OVERTAKING_PATIENCE: Duration = Duration::from_secs(3);
-const OVERTAKING_PAUSE: Duration = Duration::from_millis(5);
-const OVERTAKING_PART: u32 = 4;
-const MAX_OVERTAKING: usize = 4096;
-
-/// How far the clock may be behind at a start without a word, in milliseconds: what is corrected all the time.
-const MAX_BEHIND: Millis = 60_000;
 
 /// Something to do, and who is told.
 pub(super) struct Job {
@@ -64,10 +55,8 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     taken: Taken,
     started: Instant,
-    /// The clock is further ahead than the lane believes.
-    clock_is_ahead: bool,
-    /// Parts that have overtaken those before them.
-    overtaking: Vec<Job>,
+    trust: Trust,
+    overtaking: Overtaking,
 }
 
 /// What the rows of a lane make.
@@ -148,7 +137,7 @@ impl Task {
         jobs: mpsc::UnboundedReceiver<Job>,
         shared: Arc<Shared>,
     ) -> Self {
-        compare_clock(state.head(), shared.clock.now());
+        clock::compare(state.head(), shared.clock.now());
         Self {
             lane,
             state,
@@ -156,8 +145,8 @@ impl Task {
             taken: shared.memory.join(),
             shared,
             started: Instant::now(),
-            clock_is_ahead: false,
-            overtaking: Vec::new(),
+            trust: Trust::default(),
+            overtaking: Overtaking::default(),
         }
     }
 
@@ -196,12 +185,7 @@ impl Task {
 
     /// Waits for something to do and takes what there is, up to a batch; `false` once stopped with nothing left.
     async fn gather(&mut self, batch: &mut Vec<Job>) -> bool {
-        let oldest = self
-            .overtaking
-            .iter()
-            .filter_map(|job| job.overtaking)
-            .min();
-        let waits = oldest.is_some();
+        let waits = !self.overtaking.is_empty();
         let first = tokio::select! {
             biased;
             job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
@@ -210,10 +194,9 @@ impl Task {
                 self.jobs.close();
                 self.jobs.recv().await
             }
-            // Made only when it is waited for: the only lane of a store has no timer.
-            () = async { sleep(pause(oldest)).await }, if waits => None,
+            () = self.overtaking.pause(), if waits => None,
         };
-        batch.append(&mut self.overtaking);
+        self.overtaking.give_to(batch);
         let Some(first) = first else {
             return !batch.is_empty();
         };
@@ -260,7 +243,7 @@ impl Task {
             let here = decided.len().min(batch.len());
             let overtaking = &mut self.overtaking;
             let jobs = batch.drain(..here).zip(decided);
-            let jobs = jobs.filter_map(|(job, decided)| put_off(job, decided, overtaking));
+            let jobs = jobs.filter_map(|(job, decided)| overtaking.put_off(job, decided));
             answer(&self.shared, jobs);
         }
         Ok(())
@@ -272,7 +255,7 @@ impl Task {
         let ahead = self
             .state
             .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
-        self.tell_of_clock(ahead);
+        self.trust.tell(ahead);
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let next = match self.locate(&mut batch[outcomes.len()..]).await {
@@ -316,22 +299,6 @@ impl Task {
             self.state.load(name, row.and_then(|row| row.value));
         }
         Ok(jobs)
-    }
-
-    /// Says so when the clock is not believed any more, and when it is again.
-    fn tell_of_clock(&mut self, ahead: Option<Millis>) {
-        if std::mem::replace(&mut self.clock_is_ahead, ahead.is_some()) == ahead.is_some() {
-            return;
-        }
-        let Some(ahead) = ahead else {
-            info!("the clock is believed again");
-            return;
-        };
-        warn!(
-            "the clock was set forward by {}, which is not believed: ids of that time are refused \
-             (REQUEST_FROM_FUTURE). If it is right, as after the machine was suspended, start sumd again",
-            duration(ahead)
-        );
     }
 
     /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
@@ -448,46 +415,4 @@ fn portion(jobs: &[Job]) -> usize {
         fits
     };
     jobs.iter().take_while(fits).count()
-}
-
-/// Keeps a part until the one before it has come, unless that takes too long.
-fn put_off(
-    mut job: Job,
-    decided: Result<Decided>,
-    overtaking: &mut Vec<Job>,
-) -> Option<(Job, Result<Decided>)> {
-    if !matches!(decided, Err(LaneError::Refused(Refused::Overtaken { .. }))) {
-        return Some((job, decided));
-    }
-    let since = *job.overtaking.get_or_insert_with(Instant::now);
-    if since.elapsed() >= OVERTAKING_PATIENCE || overtaking.len() >= MAX_OVERTAKING {
-        return Some((job, decided));
-    }
-    debug!("a part has overtaken the one before it");
-    overtaking.push(job);
-    None
-}
-
-/// How long parts that have overtaken others since then wait before they look again.
-fn pause(since: Option<Instant>) -> Duration {
-    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
-    OVERTAKING_PAUSE.max(waited / OVERTAKING_PART)
-}
-
-/// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.
-fn compare_clock(head: Head, now: Millis) {
-    if head.time - now > MAX_BEHIND {
-        warn!(
-            "the clock is {} behind that of the last batch. What was forgotten by that one stays forgotten: for the \
-             next {} ids with a time are refused (REQUEST_TOO_OLD), and others are remembered. If it is wrong now, \
-             mend it",
-            duration(head.time - now),
-            duration(head.horizon - now)
-        );
-    }
-}
-
-fn duration(millis: Millis) -> FormattedDuration {
-    let seconds = u64::try_from(millis / 1000).unwrap_or(0);
-    humantime::format_duration(Duration::from_secs(seconds))
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use super::answer::Failure;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::digests::Digests;
 use super::name::group;
-use super::request::{Digests, Increment, Millis, SessionId};
+use super::request::{Increment, Millis, SessionId};
 use super::session::{Message, Session};
 
 /// What a part takes in memory beside its failures.

@@ -1,11 +1,9 @@
 //! What is asked of a lane.
 
-use std::hash::{BuildHasher as _, Hasher as _};
+use std::hash::{BuildHasher as _, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use hashbrown::DefaultHashBuilder;
-use siphasher::sip::SipHasher13;
-use siphasher::sip128::{Hasher128 as _, SipHasher13 as SipHasher13_128};
 
 use super::answer::Invalid;
 use super::counters::At;
@@ -287,6 +285,21 @@ impl Increments {
         })
     }
 
+    /// What they are known by: all of it, in their order.
+    pub(super) fn write_to(&self, hasher: &mut impl Hasher) {
+        hasher.write(self.names.as_bytes());
+        for item in &self.items {
+            hasher.write_u64(item.delta.cast_unsigned());
+            match item.special.as_deref() {
+                None => hasher.write_u32(item.end),
+                Some(special) => {
+                    hasher.write_u32(item.end | 1 << 31);
+                    special.write_to(hasher);
+                }
+            }
+        }
+    }
+
     /// Notes where each counter is in memory; those that are nowhere are given to `missing`.
     pub(super) fn locate(
         &mut self,
@@ -308,6 +321,21 @@ impl Increments {
     }
 }
 
+impl Special {
+    fn write_to(&self, hasher: &mut impl Hasher) {
+        match self {
+            Self::Limits(limits) => {
+                for limit in [limits.min, limits.max] {
+                    hasher.write_u8(limit.is_some().into());
+                    hasher.write_i64(limit.unwrap_or(0));
+                }
+                hasher.write_u8((limits.on_limit == OnLimit::Saturate).into());
+            }
+            Self::Invalid(_) => hasher.write_u8(2),
+        }
+    }
+}
+
 impl Item {
     fn new(name: &str, end_of_name: usize, delta: i64, limits: Limits) -> Self {
         let limited = limits != Limits::default();
@@ -321,7 +349,7 @@ impl Item {
     }
 }
 
-fn end(at: usize) -> u32 {
+pub(super) fn end(at: usize) -> u32 {
     u32::try_from(at).expect("messages are far below 4 GiB")
 }
 
@@ -331,119 +359,4 @@ pub fn hash_name(name: &str) -> u64 {
     // Seeded at random: which names collide cannot be known outside.
     static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
     HASHES.hash_one(name)
-}
-
-/// Makes digests. Its key belongs to the data that they are stored in, and is secret, so that nobody can
-/// make an id that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.
-#[derive(Clone, Copy, Debug)]
-pub struct Digests {
-    key: [u8; 16],
-}
-
-impl Digests {
-    /// Digests under a key.
-    #[must_use]
-    pub fn new(key: [u8; 16]) -> Self {
-        Self { key }
-    }
-
-    /// The key: it goes where the data go, so that ids stay known there, and groups fall as they do.
-    #[must_use]
-    pub fn key(&self) -> [u8; 16] {
-        self.key
-    }
-
-    /// An operation's id.
-    #[must_use]
-    pub fn id(&self, id: &str, time: Option<Millis>, operation: &Operation) -> Id {
-        let mut hasher = SipHasher13_128::new_with_key(&self.key);
-        hasher.write(operation.group().as_bytes());
-        // No name has this byte.
-        hasher.write_u8(0);
-        hasher.write(id.as_bytes());
-        Id {
-            digest: hasher.finish128().as_bytes(),
-            contents: self.contents(operation),
-            time,
-        }
-    }
-
-    /// Which of so many lanes a group's counters are in. Which groups share one cannot be known outside.
-    #[must_use]
-    pub fn lane(&self, group: &str, lanes: u32) -> u32 {
-        if lanes == 1 {
-            return 0;
-        }
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        hasher.write(group.as_bytes());
-        let lane = hasher.finish() % u64::from(lanes);
-        u32::try_from(lane).unwrap_or_default()
-    }
-
-    fn contents(&self, operation: &Operation) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        match operation {
-            Operation::Increment(increments) => write_increments(&mut hasher, 1, increments),
-            Operation::Batch(increments) => write_increments(&mut hasher, 2, increments),
-            Operation::Set(name, value) => {
-                hasher.write_u8(3);
-                hasher.write(name.as_bytes());
-                hasher.write_i64(*value);
-            }
-            Operation::Delete(name) => {
-                hasher.write_u8(4);
-                hasher.write(name.as_bytes());
-            }
-            Operation::Record(record) => return record.contents,
-        }
-        hasher.finish()
-    }
-
-    /// What a message of a session is known by.
-    #[must_use]
-    pub fn message(&self, increments: &Increments) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        write_increments(&mut hasher, 5, increments);
-        hasher.finish()
-    }
-
-    /// A check sum of something stored.
-    #[must_use]
-    pub fn check(&self, parts: &[&[u8]]) -> u32 {
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        for part in parts {
-            hasher.write_u32(end(part.len()));
-            hasher.write(part);
-        }
-        let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
-        u32::from_le_bytes([a, b, c, d])
-    }
-}
-
-fn write_increments(hasher: &mut SipHasher13, kind: u8, increments: &Increments) {
-    hasher.write_u8(kind);
-    hasher.write(increments.names.as_bytes());
-    for item in &increments.items {
-        hasher.write_u64(item.delta.cast_unsigned());
-        match item.special.as_deref() {
-            None => hasher.write_u32(item.end),
-            Some(special) => {
-                hasher.write_u32(item.end | 1 << 31);
-                write_special(hasher, special);
-            }
-        }
-    }
-}
-
-fn write_special(hasher: &mut SipHasher13, special: &Special) {
-    match special {
-        Special::Limits(limits) => {
-            for limit in [limits.min, limits.max] {
-                hasher.write_u8(limit.is_some().into());
-                hasher.write_i64(limit.unwrap_or(0));
-            }
-            hasher.write_u8((limits.on_limit == OnLimit::Saturate).into());
-        }
-        Special::Invalid(_) => hasher.write_u8(2),
-    }
 }

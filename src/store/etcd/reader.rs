@@ -1,6 +1,6 @@
 //! Reading counters: their rows, and over them what the logs have that is not folded, all at one revision of etcd.
-//!
-//! What was read of a log is kept, since packs do not change, so that the next reader reads only what is new.
+
+mod replicas;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,35 +9,14 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
-use super::load;
-use super::rows::{self, Layout};
-use super::sessions::{Told, tell};
+use super::rows::Layout;
 use crate::model::{Corrupt, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
-use crate::proto::sumd::store::v1::{self as stored, Batch, Head, Pack};
-use crate::store::recent::{Lookup, Merged, Recent, Run, View};
+use crate::proto::sumd::store::v1 as stored;
+use crate::store::recent::{Lookup, Merged, View};
 use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
-
-/// What is known of the logs.
-#[derive(Default)]
-struct Replicas {
-    lanes: HashMap<LaneNumber, Replica>,
-}
-
-/// What is known of one lane's log.
-struct Replica {
-    /// That of the head's row.
-    revision: i64,
-    seq: u64,
-    folded: u64,
-    forgotten: i64,
-    open_from: u64,
-    recent: Recent,
-    /// What has become of each session since it was folded.
-    sessions: BTreeMap<SessionId, Told>,
-    kept: usize,
-}
+use replicas::Replicas;
 
 struct Point {
     names: Vec<Arc<str>>,
@@ -198,8 +177,8 @@ impl<K: Kv> Shared<K> {
         for lane in lanes {
             let head = ranges.next().and_then(|range| range.kvs.into_iter().next());
             if let Some(head) = head {
-                let replica = self
-                    .refresh(&mut replicas, lane, &head, found.revision)
+                let replica = replicas
+                    .refresh(&self.kv, &self.layout, lane, &head, found.revision)
                     .await?;
                 views.insert(lane, replica.recent.view(0));
             }
@@ -321,7 +300,9 @@ impl<K: Kv> Shared<K> {
         let mut states = HashMap::new();
         for head in heads {
             let lane = self.lane(&head)?;
-            let replica = self.refresh(&mut replicas, lane, &head, revision).await?;
+            let replica = replicas
+                .refresh(&self.kv, &self.layout, lane, &head, revision)
+                .await?;
             lanes.push(lane);
             if let Some(told) = replica.sessions.get(id) {
                 states.insert(lane, told.clone());
@@ -373,8 +354,8 @@ impl<K: Kv> Shared<K> {
         let mut forgotten = 0;
         for head in heads.kvs {
             let lane = self.lane(&head)?;
-            let replica = self
-                .refresh(&mut replicas, lane, &head, found.revision)
+            let replica = replicas
+                .refresh(&self.kv, &self.layout, lane, &head, found.revision)
                 .await?;
             views.push(replica.recent.view(0));
             forgotten = forgotten.max(replica.forgotten);
@@ -396,53 +377,6 @@ impl<K: Kv> Shared<K> {
             forgotten,
         };
         Ok((rows.unwrap_or_default(), overlay))
-    }
-
-    /// Brings what is known of a lane's log up to its head, as it was at a revision of etcd.
-    async fn refresh<'a>(
-        &self,
-        replicas: &'a mut Replicas,
-        lane: LaneNumber,
-        row: &KeyValue,
-        revision: i64,
-    ) -> Result<&'a Replica, Problem> {
-        let known = replicas.lanes.get(&lane);
-        if known.is_none_or(|known| known.revision != row.mod_revision) {
-            let head: Head = self.layout.open(row)?;
-            // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
-            let is_of_use = |known: &Replica| {
-                known.seq + 1 >= head.log_from
-                    && (known.kept <= self.layout.sizes.kept_bytes || head.folded == known.folded)
-            };
-            let replica = replicas.lanes.remove(&lane).filter(is_of_use);
-            let mut replica = replica.unwrap_or_else(|| Replica {
-                revision: 0,
-                seq: head.folded,
-                folded: head.folded,
-                forgotten: 0,
-                open_from: head.log_from,
-                recent: Recent::new(usize::MAX),
-                sessions: BTreeMap::new(),
-                kept: 0,
-            });
-            if head.open_from > replica.open_from {
-                let from = replica.open_from.max(head.log_from);
-                let first = self.layout.pack(lane, from).to_vec();
-                let prefix = self.layout.packs(lane);
-                let page = self.layout.sizes.packs_page;
-                let packs = load::rows(&self.kv, &prefix, Some(first), revision, page).await?;
-                for row in packs {
-                    let pack: Pack = self.layout.open(&row)?;
-                    replica.take(&self.layout, &pack.batches, row.mod_revision)?;
-                }
-            }
-            replica.take(&self.layout, &head.batches, row.mod_revision)?;
-            replica.revision = row.mod_revision;
-            replica.open_from = head.open_from;
-            replica.forgotten = head.forgotten;
-            replicas.lanes.insert(lane, replica);
-        }
-        Ok(&replicas.lanes[&lane])
     }
 
     fn lane(&self, head: &KeyValue) -> Result<LaneNumber, Corrupt> {
@@ -471,26 +405,6 @@ struct Overlay {
     etcd_revision: i64,
     revision: i64,
     forgotten: i64,
-}
-
-impl Replica {
-    fn take(&mut self, layout: &Layout, batches: &[Batch], row: i64) -> Result<(), Corrupt> {
-        for batch in batches {
-            if batch.seq <= self.seq {
-                continue;
-            }
-            if batch.seq != self.seq + 1 {
-                return Err(Corrupt("a batch is missing in a log"));
-            }
-            let changes = rows::changes(batch)?;
-            self.recent
-                .push(Run::new(&changes, layout.base_of(batch, row)));
-            tell(batch, &mut self.sessions);
-            self.kept += prost::Message::encoded_len(batch);
-            self.seq = batch.seq;
-        }
-        Ok(())
-    }
 }
 
 fn to_row(latest: crate::store::recent::Latest<'_>) -> Row {

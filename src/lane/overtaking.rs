@@ -1,0 +1,58 @@
+//! Parts of messages that have come before those they follow.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::task::Job;
+use super::{Decided, LaneError, Result};
+use crate::model::Refused;
+
+/// How long a part waits for the one before it, which is on its way by another node.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// When it looks again, at first, and later on, as a part of what it has waited.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_PART: u32 = 4;
+const MOST: usize = 4096;
+
+/// Those that wait.
+#[derive(Default)]
+pub(super) struct Overtaking(Vec<Job>);
+
+impl Overtaking {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps a part until the one before it has come, unless that takes too long.
+    pub(super) fn put_off(
+        &mut self,
+        mut job: Job,
+        decided: Result<Decided>,
+    ) -> Option<(Job, Result<Decided>)> {
+        if !matches!(decided, Err(LaneError::Refused(Refused::Overtaken { .. }))) {
+            return Some((job, decided));
+        }
+        let since = *job.overtaking.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PATIENCE || self.0.len() >= MOST {
+            return Some((job, decided));
+        }
+        debug!("a part has overtaken the one before it");
+        self.0.push(job);
+        None
+    }
+
+    /// Waits until they are to look again.
+    pub(super) fn pause(&self) -> impl Future<Output = ()> + use<> {
+        let oldest = self.0.iter().filter_map(|job| job.overtaking).min();
+        let waited = oldest.map_or(Duration::ZERO, |since| since.elapsed());
+        // Made only when it is waited for: the only lane of a store has no timer.
+        async move { sleep(PAUSE.max(waited / PAUSE_PART)).await }
+    }
+
+    /// Has them tried again.
+    pub(super) fn give_to(&mut self, batch: &mut Vec<Job>) {
+        batch.append(&mut self.0);
+    }
+}

@@ -1,0 +1,124 @@
+//! Messages of sessions.
+
+use super::State;
+use crate::model::answer::{Answer, Done, Failure, Outcome, Place, Refused};
+use crate::model::moved::Applied;
+use crate::model::request::{Follows, Record};
+use crate::model::session::{Message, Session};
+
+impl State {
+    /// Decides a message of a session: it is applied on top of the one before it, and on nothing else.
+    pub(super) fn record(&mut self, record: &Record) -> Outcome {
+        let unknown = Session::default();
+        let session = self.sessions.get(&record.session);
+        let is_new = session.is_none();
+        // One that is about to be forgotten is so already: other lanes may be further, and what these have applied would be
+        // taken for new there.
+        let horizon = self.head.session_horizon;
+        let in_lane = matches!(record.follows, Follows::InLane(_));
+        let is_old = in_lane && session.is_some_and(|session| session.used <= horizon);
+        if is_new || is_old {
+            self.check_time(Some(record.time), horizon)?;
+        }
+        let session = session.unwrap_or(&unknown);
+        let applied = session.applied;
+        if record.follows == Follows::TheOneBefore && record.acknowledged > applied {
+            return Err(Refused::SessionLost {
+                acknowledged: applied,
+            });
+        }
+        let acknowledged = session.acknowledged.max(record.acknowledged);
+        if record.sequence == 0 {
+            let failures = session.failures(|at| at > acknowledged);
+            if acknowledged > session.acknowledged {
+                let now = self.head.time;
+                self.sessions.change(&record.session, |session| {
+                    session.acknowledge(acknowledged);
+                    session.used = now;
+                });
+            }
+            return Ok(self.recorded(applied, failures, true));
+        }
+        if record.sequence <= acknowledged {
+            return Err(Refused::Acknowledged { acknowledged });
+        }
+        if session.is_applied(record.sequence) {
+            let of_whole = record.follows == Follows::TheOneBefore;
+            return if session.is_same(record.sequence, record.contents, of_whole) {
+                let failures = session.failures(|at| at == record.sequence);
+                Ok(self.recorded(record.sequence, failures, true))
+            } else {
+                Err(Refused::IdReused)
+            };
+        }
+        let parts = match &record.follows {
+            Follows::TheOneBefore if record.sequence != applied + 1 => {
+                return Err(Refused::Gap {
+                    expected: applied + 1,
+                });
+            }
+            Follows::TheOneBefore => 1,
+            Follows::InLane(part) => {
+                let follows = match part.previous {
+                    Some(previous) if previous > acknowledged => applied == previous,
+                    // What was applied here before was acknowledged as a whole.
+                    _ => applied <= acknowledged,
+                };
+                if !follows {
+                    return Err(Refused::Overtaken { applied });
+                }
+                part.parts
+            }
+        };
+        if let Some(failures) = session.too_many_failures(acknowledged) {
+            return Err(Refused::FailuresUnacknowledged { failures });
+        }
+        // Sessions that are there may still go on where new ones may not begin, but not without an end.
+        let max = self.bounds.id_bytes;
+        self.check_room(if is_new { max } else { max + max / 4 })?;
+        // Before the session was moved here, parts of the message may have been applied.
+        let done = match record.follows {
+            Follows::TheOneBefore => session.done(record.sequence),
+            Follows::InLane(_) => Applied::default(),
+        };
+        let digests = self.digests;
+        self.places += 1;
+        let mut failures = Vec::new();
+        for (index, increment) in (0..).zip(record.increments.iter()) {
+            if done.has(digests, &record.session, increment.as_ref().ok()) {
+                continue;
+            }
+            if let Err(refusal) = self.increment(increment, self.places) {
+                let index = record.index(index);
+                failures.push((record.sequence, Failure { index, refusal }));
+            }
+        }
+        if !done.failures.is_empty() {
+            failures.extend(done.failures);
+            failures.sort_unstable_by_key(|(_, failure)| failure.index);
+        }
+        let now = self.head.time;
+        let message = Message {
+            sequence: record.sequence,
+            contents: record.contents,
+            parts,
+        };
+        self.sessions.change(&record.session, |session| {
+            session.acknowledge(acknowledged);
+            session.advance(message, &failures, now);
+        });
+        Ok(self.recorded(record.sequence, failures, false))
+    }
+
+    fn recorded(&self, acknowledged: u64, failures: Vec<(u64, Failure)>, replayed: bool) -> Answer {
+        Answer {
+            done: Done::Recorded {
+                acknowledged,
+                failures,
+            },
+            // After all that is applied so far, this message among it.
+            place: Place::InBatch(self.places),
+            replayed,
+        }
+    }
+}
