@@ -1,4 +1,5 @@
 """Checks deploy/ as far as that goes without a cluster, a daemon or an init: by schema, by linter, and against sumd itself.
+Other folders' scripts are linted with its own.
 
 `make lint` runs it.
 """
@@ -17,6 +18,7 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 UNIT = DEPLOY / "systemd" / "sumd.service"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
+SCRIPTS = [".ci/run", "benches/run", "deploy/local/cluster", "deploy/release"]
 TOOLS = Path(sys.executable).parent
 
 # The oldest release that has everything that is used, and the newest that there is a schema of.
@@ -156,7 +158,17 @@ def compose(help):
 
 
 def dockerfile(help):
-    run(TOOLS / "hadolint", "--no-color", DEPLOY / "Dockerfile")
+    file, ignored = DEPLOY / "Dockerfile", DEPLOY / "Dockerfile.dockerignore"
+    run(TOOLS / "hadolint", "--no-color", file)
+    copies = re.findall(r"^COPY (?!--from)(.*)$", file.read_text(), re.M)
+    copied = {name for copy in copies for name in copy.split()[:-1]}
+    let_in = {line[1:] for line in ignored.read_text().splitlines() if line.startswith("!")}
+    for name in sorted(copied ^ let_in):
+        yield f"{name} is copied but not let in by {ignored.name}, or the other way round"
+
+
+def scripts(help):
+    run(TOOLS / "shellcheck", *SCRIPTS)
     return []
 
 
@@ -205,7 +217,7 @@ def helps():
 def main():
     help = helps()
     failed = 0
-    checks = [kubernetes, systemd, compose, dockerfile, names]
+    checks = [kubernetes, systemd, compose, dockerfile, scripts, names]
     for check in checks:
         try:
             problems = list(check(help))
