@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// When it looks again, at first, and later on, as a part of what it has waited.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_PART: u32 = 4;
+/// So many may wait; whichever comes then is refused at once.
 const MOST: usize = 4096;
 
 /// Those that wait.

@@ -233,10 +233,11 @@ impl Chosen {
 /// The servers whose programs are there, with their paths.
 fn found(sumd: &Path, no_peers: bool) -> Result<Vec<(&'static Server, PathBuf)>> {
     let mut found = Vec::new();
-    let wanted = |server: &&Server| !no_peers || server.name == SUMD.name;
-    for server in SERVERS.iter().filter(wanted) {
+    for server in &SERVERS {
         let program = if server.name == SUMD.name {
             sumd.to_owned()
+        } else if no_peers {
+            continue;
         } else {
             server::beside_us(server.name)?
         };

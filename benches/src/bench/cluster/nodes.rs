@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use ::sumd::store::etcd::client::Address;
 use anyhow::{Context as _, Result, ensure};
+use tokio::task::JoinSet;
 
 use crate::{
     counters::{
@@ -124,9 +125,12 @@ impl Nodes {
         Ok(())
     }
 
+    /// Ends them all at once, since each drains for a while.
     pub async fn end(self) -> Result<()> {
-        for node in self.running {
-            node.end().await?;
+        let ends = self.running.into_iter().map(Running::end);
+        let mut ends: JoinSet<_> = ends.collect();
+        while let Some(ended) = ends.join_next().await {
+            ended??;
         }
         Ok(())
     }
