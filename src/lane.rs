@@ -118,6 +118,12 @@ impl Lanes {
         self.shared.clock.now()
     }
 
+    /// How long sessions are remembered that are not used.
+    #[must_use]
+    pub fn session_horizon(&self) -> Millis {
+        self.shared.memory.bounds().session_horizon
+    }
+
     /// Has requests that may move handed back, where another node has committed to their lane and does so best: who goes on
     /// trying beside one that has much to do would come too late again and again.
     pub fn hand_back(&self, elsewhere: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {

@@ -54,7 +54,9 @@ async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
                 let store = SqliteStore::open(&path, recent_bytes)?;
                 Ok(Arc::new(store) as Arc<dyn Store>)
             };
-            let runtime = runtime::Builder::new_current_thread().build()?;
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()?;
             let bounds = options.memory.bounds();
             let lanes: Result<_> = lane::Running::open(runtime, store, bounds).await;
             let lanes = lanes?;

@@ -16,7 +16,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::model::{Batch, Before, Commit, Digests, Head, Pack, Session, SessionId};
+use crate::model::{Batch, Before, Commit, Digests, Head, Millis, Pack, Session, SessionId};
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
@@ -52,6 +52,9 @@ pub trait Store: Send + Sync {
     /// Adds up the counters whose names begin with a prefix, as they were at one moment after this was called.
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum>;
 
+    /// A lane is served no more, for now: memory that is kept for it may go.
+    fn unload(&self, _lane: LaneNumber) {}
+
     /// What is committed, as it is. It may be behind what the other methods tell.
     fn changes(&self) -> &Changes;
 }
@@ -66,6 +69,8 @@ pub struct SessionRows {
     pub lanes: Vec<Session>,
     /// Everything that these have is of this revision or before it.
     pub revision: i64,
+    /// That of the lane that has forgotten most: sessions with a bound up to this may be forgotten.
+    pub horizon: Millis,
 }
 
 /// What was committed to a lane.

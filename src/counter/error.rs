@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use super::convert::invalid_field;
 use crate::lane::LaneError;
-use crate::model::{Failure, Millis, Refusal, Refused};
+use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
 use crate::status::{self, not_applied, unknown};
 use crate::store::StoreError;
 
@@ -185,6 +185,14 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
             "SEQUENCE_ACKNOWLEDGED",
             format!(
                 "messages up to {acknowledged} were acknowledged, as the client has said itself"
+            ),
+            vec![("acknowledged", acknowledged.to_string())],
+        ),
+        Refused::BeyondWindow { acknowledged } => (
+            Code::InvalidArgument,
+            "INVALID_ARGUMENT",
+            format!(
+                "sequence: it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
             ),
             vec![("acknowledged", acknowledged.to_string())],
         ),

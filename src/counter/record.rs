@@ -1,6 +1,5 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
-mod age;
 mod lanes;
 mod moved;
 mod part;
@@ -26,8 +25,8 @@ use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
 use crate::lane::{self, Decided};
 use crate::model::{
-    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Request, SESSION_WINDOW,
-    SessionId,
+    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Request, Resumed,
+    SESSION_WINDOW, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
@@ -50,8 +49,8 @@ type Answer = lane::Result<Decided>;
 struct Stream {
     service: CounterService,
     session: Option<(SessionId, Millis)>,
-    /// The first message that cannot have been sent on an earlier stream.
-    first_sent_here: u64,
+    /// Where there are several lanes, what these knew of the session.
+    resumed: Option<Resumed>,
     /// Where there are several lanes, what the session's messages have in each.
     parts: Option<Parts>,
     /// What was applied before the session was moved to these, where it was.
@@ -83,7 +82,7 @@ where
         places: Places::new(service.store.lanes()),
         service,
         session: None,
-        first_sent_here: 0,
+        resumed: None,
         parts: None,
         moved: None,
         answers,
@@ -218,7 +217,18 @@ impl Stream {
         follows: Follows,
         increments: Increments,
     ) -> Request {
-        let (session, time) = self.session.clone().expect("the first message has set it");
+        let (_, begun) = self.session.as_ref().expect("the first message has set it");
+        self.record_since(*begun, (sequence, acknowledged), follows, increments)
+    }
+
+    fn record_since(
+        &self,
+        time: Millis,
+        (sequence, acknowledged): (u64, u64),
+        follows: Follows,
+        increments: Increments,
+    ) -> Request {
+        let (session, _) = self.session.clone().expect("the first message has set it");
         let record = Record {
             session,
             time,
@@ -305,19 +315,16 @@ impl Stream {
             decided.revision,
             part::failures(&failures),
         );
-        self.add_whole(reply, whole)
+        Self::add_whole(reply, whole)
     }
 
     /// Adds messages that are whole; `false` where there are none.
-    fn add_whole(&mut self, reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
-        let last = whole.last().map(|message| message.sequence);
+    fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
+        let any = !whole.is_empty();
         for message in whole {
             add(reply, message.sequence, message.revision, message.failures);
         }
-        if let Some(last) = last {
-            self.stay_young(last);
-        }
-        last.is_some()
+        any
     }
 }
 

@@ -1,29 +1,69 @@
 //! The time of day, as a node has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::model::{Head, Millis};
 
-/// How far it may be behind at a start without a word, in milliseconds: what is corrected all the time.
+/// How far the clock may be behind that of the last batch without a word, in milliseconds: corrections of that size are common.
 const MAX_BEHIND: Millis = 60_000;
+/// How far the clock may be set forward while the process runs, and be believed. Ids of the time that it skips are refused as
+/// too old; a machine that was suspended has to be followed.
+const MAX_STEP: Millis = 24 * 3_600_000;
 
-/// What tells lanes the time of day. It may be wrong, and corrected at any moment; what has passed is told by another clock,
-/// the runtime's, which only ticks.
+/// The clock that tells lanes the time of day. It may be wrong, and corrected at any moment. If it is believed is a matter of the
+/// process, and the same for all lanes, whenever they were loaded.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Millis + Send + Sync>);
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    tell: Box<dyn Fn() -> Millis + Send + Sync>,
+    last: Mutex<Option<Last>>,
+}
+
+/// What was told last.
+struct Last {
+    time: Millis,
+    at: Instant,
+    is_believed: bool,
+}
 
 impl Clock {
-    /// A clock that is read by calling `now`.
-    pub fn new(now: impl Fn() -> Millis + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+    /// A clock that is read by calling `tell`.
+    pub fn new(tell: impl Fn() -> Millis + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            tell: Box::new(tell),
+            last: Mutex::default(),
+        }))
     }
 
+    /// The time of day. While the clock is too far ahead to be believed, it is the last time that was believed and what has
+    /// passed since, by a clock that only ticks. At the start of the process there is nothing to compare it with.
     pub(super) fn now(&self) -> Millis {
-        self.0()
+        let (told, at) = ((self.0.tell)(), Instant::now());
+        // Whole after each of its changes.
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = last.as_ref().map_or(told, |last| {
+            let passed = at.saturating_duration_since(last.at).as_millis();
+            last.time
+                .saturating_add(Millis::try_from(passed).unwrap_or(Millis::MAX))
+        });
+        let ahead = told.saturating_sub(expected);
+        let is_believed = ahead <= MAX_STEP;
+        if last.as_ref().is_none_or(|last| last.is_believed) != is_believed {
+            tell(is_believed, ahead);
+        }
+        let time = if is_believed { told } else { expected };
+        *last = Some(Last {
+            time,
+            at,
+            is_believed,
+        });
+        time
     }
 }
 
@@ -38,39 +78,33 @@ impl Default for Clock {
     }
 }
 
-/// Whether a lane believes the clock.
-#[derive(Default)]
-pub(super) struct Trust {
-    is_ahead: bool,
-}
-
-impl Trust {
-    /// Says so when the clock is not believed any more, being ahead by so much, and when it is again.
-    pub(super) fn tell(&mut self, ahead: Option<Millis>) {
-        if std::mem::replace(&mut self.is_ahead, ahead.is_some()) == ahead.is_some() {
-            return;
-        }
-        let Some(ahead) = ahead else {
-            info!("the clock is believed again");
-            return;
-        };
-        warn!(
-            "the clock was set forward by {}, which is not believed: ids of that time are refused \
-             (REQUEST_FROM_FUTURE). If it is right, as after the machine was suspended, start sumd again",
-            duration(ahead)
-        );
+/// Says so when the clock is not believed any more, being ahead by so much, and when it is again.
+fn tell(is_believed: bool, ahead: Millis) {
+    if is_believed {
+        info!("the clock is believed again");
+        return;
     }
+    warn!(
+        "the clock was set forward by {}, which is not believed: ids of that time are refused (REQUEST_FROM_FUTURE). If it is \
+         right, as after the machine was suspended, start sumd again",
+        duration(ahead)
+    );
 }
 
-/// Says so where the clock is behind what it was when the lane was here before: it was wrong then, or is now.
+/// Says so if the clock is behind what it was when the lane was here before: it was wrong then, or is now.
 pub(super) fn compare(head: Head, now: Millis) {
-    if head.time - now > MAX_BEHIND {
+    let refused_until = head.horizon.max(head.session_horizon);
+    if refused_until > now {
         warn!(
-            "the clock is {} behind that of the last batch. What was forgotten by that one stays forgotten: for the \
-             next {} ids with a time are refused (REQUEST_TOO_OLD), and others are remembered. If it is wrong now, \
-             mend it",
-            duration(head.time - now),
-            duration(head.horizon - now)
+            "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} (REQUEST_TOO_OLD, \
+             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it",
+            date(refused_until),
+            duration(refused_until - now)
+        );
+    } else if head.time - now > MAX_BEHIND {
+        warn!(
+            "the clock is {} behind that of the last batch: it was wrong then, or is now",
+            duration(head.time - now)
         );
     }
 }
@@ -78,4 +112,46 @@ pub(super) fn compare(head: Head, now: Millis) {
 fn duration(millis: Millis) -> FormattedDuration {
     let seconds = u64::try_from(millis / 1000).unwrap_or(0);
     humantime::format_duration(Duration::from_secs(seconds))
+}
+
+fn date(millis: Millis) -> String {
+    let since_1970 = Duration::from_millis(millis.max(0).unsigned_abs());
+    let time = UNIX_EPOCH.checked_add(since_1970);
+    time.map_or_else(
+        || "the end of time".to_owned(),
+        |time| humantime::format_rfc3339_millis(time).to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    const DAY: Millis = 24 * 3_600_000;
+
+    /// A clock that jumps by over a day while the process runs is not believed, and time goes on without it; whichever lane asks,
+    /// and whenever the lane was loaded, the answer is the same. Once it is mended it is believed again.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_by_over_a_day_is_not_believed() {
+        let wall = Arc::new(AtomicI64::new(5 * DAY));
+        let clock = Clock::new({
+            let wall = wall.clone();
+            move || wall.load(Ordering::Relaxed)
+        });
+        assert_eq!(clock.now(), 5 * DAY, "at the start it is believed");
+        wall.store(400 * DAY, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let another = clock.clone();
+        assert_eq!(another.now(), 5 * DAY + 3000);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(clock.now(), 5 * DAY + 6000);
+        wall.store(5 * DAY + 5000, Ordering::Relaxed);
+        assert_eq!(clock.now(), 5 * DAY + 5000, "it is mended");
+        wall.store(6 * DAY, Ordering::Relaxed);
+        assert_eq!(clock.now(), 6 * DAY, "of a day, as after a suspend");
+        wall.store(2 * DAY, Ordering::Relaxed);
+        assert_eq!(clock.now(), 2 * DAY, "and back");
+    }
 }

@@ -56,6 +56,8 @@ impl Running {
         bounds: Bounds,
     ) -> std::result::Result<Self, StartError> {
         let mut runtime = runtime::Builder::new_current_thread();
+        // Lanes look after themselves from time to time.
+        runtime.enable_time();
         if store.lanes() > 1 {
             // It is reached by the network.
             runtime.enable_all();
@@ -191,7 +193,8 @@ async fn begin<E: From<StartError>>(
     if let Some(state) = only {
         let (queue, jobs) = mpsc::unbounded_channel();
         let _ = shared.queues[0].set(queue);
-        tasks.spawn(Task::new(0, state, jobs, shared.clone()).run());
+        let task = Task::new(0, state, jobs, None, shared.clone());
+        tasks.spawn(async move { task.run().await.map(drop) });
     }
     let serve = {
         let shared = shared.clone();

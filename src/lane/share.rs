@@ -48,11 +48,14 @@ impl Memory {
         let counters = swap(&self.counters, &mut taken.counters, state.counter_bytes());
         let lanes = self.lanes.load(Ordering::Relaxed).max(1);
         let max = self.bounds.counter_bytes;
-        state.set_bounds(Bounds {
-            id_bytes: self.bounds.id_bytes.saturating_sub(ids),
-            counter_bytes: max.saturating_sub(counters).max(max / lanes),
-            ..self.bounds
-        });
+        state.share(ids, max.saturating_sub(counters).max(max / lanes));
+    }
+
+    /// A lane is in memory no more.
+    pub(super) fn leave(&self, mut taken: Taken) {
+        swap(&self.ids, &mut taken.ids, 0);
+        swap(&self.counters, &mut taken.counters, 0);
+        self.lanes.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

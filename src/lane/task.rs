@@ -1,14 +1,14 @@
 //! Batch after batch.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{iter, thread};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, warn};
 
-use super::clock::{self, Trust};
+use super::clock;
 use super::desk::{Outbox, Waiter};
 use super::overtaking::Overtaking;
 use super::share::Taken;
@@ -34,6 +34,11 @@ const MAX_PORTION: usize = 1024;
 /// a second or some.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a lane is looked after that has something to forget, and that nobody asks for anything.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a lane that another node commits is kept in memory for nothing.
+const IDLE: Duration = Duration::from_mins(1);
+
 /// Something to do, and who is told.
 pub(super) struct Job {
     /// In a box, since it is moved several times, and goes back to the thread that made it.
@@ -54,9 +59,28 @@ pub(super) struct Task {
     jobs: mpsc::UnboundedReceiver<Job>,
     shared: Arc<Shared>,
     taken: Taken,
+    /// Asked for before the lane was loaded.
+    first: Option<Job>,
     started: Instant,
-    trust: Trust,
+    /// When the last batch was begun.
+    begun: Instant,
     overtaking: Overtaking,
+}
+
+/// Why a lane is served no more.
+pub(super) enum End {
+    /// It was stopped, and nothing waits.
+    Stopped,
+    /// Another node commits to it, and nobody here asks for anything: it is loaded again when somebody does.
+    Idle(mpsc::UnboundedReceiver<Job>),
+}
+
+/// What a lane has to do next.
+enum Next {
+    Batch,
+    /// Something may be due.
+    Look,
+    Stop,
 }
 
 /// What the rows of a lane make.
@@ -71,47 +95,44 @@ pub(super) async fn load(
     Ok(state.moved_here(store.digests(), loaded.before))
 }
 
-/// Loads a lane and serves it.
+/// Serves a lane, which is loaded when something is asked of it.
 pub(super) async fn begin(
     lane: LaneNumber,
     mut jobs: mpsc::UnboundedReceiver<Job>,
     shared: Arc<Shared>,
 ) -> std::result::Result<(), StartError> {
-    loop {
+    while let Some(first) = next(&mut jobs, &shared).await {
         match load(&*shared.store, lane, shared.memory.bounds()).await {
-            Ok(state) => return Task::new(lane, state, jobs, shared).run().await,
+            Ok(state) => {
+                let task = Task::new(lane, state, jobs, Some(first), shared.clone());
+                match task.run().await? {
+                    End::Stopped => break,
+                    End::Idle(rest) => jobs = rest,
+                }
+                shared.store.unload(lane);
+            }
             Err(StartError::Store(StoreError::Unavailable(problem))) => {
                 let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
-                // Those who have waited for it; whoever comes now has it tried again.
-                if !refuse_waiting(&mut jobs, &shared, &refusal).await {
-                    return Ok(());
-                }
+                // Callers that have waited for it; at the next request it is tried again.
+                let waiting = iter::once(first).chain(iter::from_fn(|| jobs.try_recv().ok()));
+                answer(&shared, waiting.map(|job| (job, Err(refusal.clone()))));
             }
             Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
-/// Refuses what waits, one at the least; `false` where nobody can come any more.
-async fn refuse_waiting(
-    jobs: &mut mpsc::UnboundedReceiver<Job>,
-    shared: &Shared,
-    refusal: &LaneError,
-) -> bool {
-    let first = tokio::select! {
+/// The next job; `None` if the lane is stopped and none is left.
+async fn next(jobs: &mut mpsc::UnboundedReceiver<Job>, shared: &Shared) -> Option<Job> {
+    tokio::select! {
         biased;
         job = jobs.recv() => job,
         () = shared.stop.cancelled() => {
             jobs.close();
             jobs.recv().await
         }
-    };
-    let Some(first) = first else { return false };
-    answer(shared, [(first, Err(refusal.clone()))]);
-    while let Ok(job) = jobs.try_recv() {
-        answer(shared, [(job, Err(refusal.clone()))]);
     }
-    true
 }
 
 fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
@@ -135,6 +156,7 @@ impl Task {
         lane: LaneNumber,
         state: State,
         jobs: mpsc::UnboundedReceiver<Job>,
+        first: Option<Job>,
         shared: Arc<Shared>,
     ) -> Self {
         clock::compare(state.head(), shared.clock.now());
@@ -143,18 +165,27 @@ impl Task {
             state,
             jobs,
             taken: shared.memory.join(),
+            first,
             shared,
             started: Instant::now(),
-            trust: Trust::default(),
+            begun: Instant::now(),
             overtaking: Overtaking::default(),
         }
     }
 
-    /// Serves until it is stopped, or the store fails. Nothing that waits then is left without an answer.
-    pub(super) async fn run(mut self) -> std::result::Result<(), StartError> {
+    /// Serves until it is stopped, idle, or the store fails. Nothing that waits then is left without an answer.
+    pub(super) async fn run(mut self) -> std::result::Result<End, StartError> {
         let mut batch = Vec::new();
-        while self.gather(&mut batch).await {
-            let result = self.carry_out(&mut batch).await;
+        loop {
+            let result = match self.gather(&mut batch).await {
+                Next::Batch => self.carry_out(&mut batch).await,
+                Next::Look if self.is_elsewhere() && self.begun.elapsed() >= IDLE => {
+                    self.shared.memory.leave(self.taken);
+                    return Ok(End::Idle(self.jobs));
+                }
+                Next::Look => self.look_after(&mut batch).await,
+                Next::Stop => return Ok(End::Stopped),
+            };
             match result {
                 Ok(()) => {}
                 Err(StartError::Store(StoreError::Unavailable(problem))) => {
@@ -180,25 +211,63 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Another node commits to the lane, and does so best.
+    fn is_elsewhere(&self) -> bool {
+        let elsewhere = self.shared.elsewhere.get();
+        elsewhere.is_some_and(|elsewhere| elsewhere(self.lane))
+    }
+
+    /// When the lane is to be looked after although nobody asks for anything.
+    fn look_at(&self) -> Option<Instant> {
+        let due = self.state.due_in();
+        let due = due.map(|due| TICK.max(Duration::from_millis(due.unsigned_abs())));
+        // A lane may become another node's at any time.
+        let is_shared = self.shared.elsewhere.get().is_some();
+        let due = due.into_iter().chain(is_shared.then_some(IDLE)).min();
+        due.map(|due| self.begun + due)
+    }
+
+    /// Forgets what is due, if this node commits to the lane, so that an idle lane gives its memory back.
+    async fn look_after(&mut self, nothing: &mut Vec<Job>) -> std::result::Result<(), StartError> {
+        self.begin();
+        if !self.is_elsewhere() {
+            self.store(nothing, 0).await?;
+        }
+        self.shared.memory.share(&mut self.taken, &mut self.state);
         Ok(())
     }
 
-    /// Waits for something to do and takes what there is, up to a batch; `false` once stopped with nothing left.
-    async fn gather(&mut self, batch: &mut Vec<Job>) -> bool {
+    /// Waits for something to do and takes what there is, up to a batch.
+    async fn gather(&mut self, batch: &mut Vec<Job>) -> Next {
         let waits = !self.overtaking.is_empty();
-        let first = tokio::select! {
-            biased;
-            job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
-            () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
-                // What was queued before is carried out, and nothing after.
-                self.jobs.close();
-                self.jobs.recv().await
+        let look_at = self.look_at().filter(|_| !waits);
+        let first = if let Some(first) = self.first.take() {
+            Some(first)
+        } else {
+            tokio::select! {
+                biased;
+                job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
+                () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
+                    // What was queued before is carried out, and nothing after.
+                    self.jobs.close();
+                    self.jobs.recv().await
+                }
+                () = self.overtaking.pause(), if waits => None,
+                // Made only when it is waited for.
+                () = async { sleep_until(look_at.unwrap_or(self.begun)).await }, if look_at.is_some() => {
+                    return Next::Look;
+                }
             }
-            () = self.overtaking.pause(), if waits => None,
         };
         self.overtaking.give_to(batch);
         let Some(first) = first else {
-            return !batch.is_empty();
+            return if batch.is_empty() {
+                Next::Stop
+            } else {
+                Next::Batch
+            };
         };
         // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
         // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
@@ -216,7 +285,17 @@ impl Task {
             weight += job.weight;
             batch.push(job);
         }
-        true
+        Next::Batch
+    }
+
+    /// The time since the lane was loaded.
+    fn elapsed(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    fn begin(&mut self) {
+        self.begun = Instant::now();
+        self.state.begin(self.shared.clock.now(), self.elapsed());
     }
 
     /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
@@ -251,11 +330,7 @@ impl Task {
 
     /// Decides as many jobs as one commit takes, one at least.
     async fn decide(&mut self, batch: &mut [Job]) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let elapsed = Millis::try_from(self.started.elapsed().as_millis());
-        let ahead = self
-            .state
-            .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
-        self.trust.tell(ahead);
+        self.begin();
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let next = match self.locate(&mut batch[outcomes.len()..]).await {
@@ -321,8 +396,7 @@ impl Task {
             Err(StoreError::Moved) => {
                 debug!(lane = self.lane, "another node has committed");
                 self.state.undo(&commit);
-                let elsewhere = self.shared.elsewhere.get();
-                if elsewhere.is_some_and(|elsewhere| elsewhere(self.lane)) {
+                if self.is_elsewhere() {
                     let moved = batch.extract_if(.., |job| job.may_move);
                     answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
                 }
@@ -392,8 +466,10 @@ impl Task {
         match after.map_err(StartError::Store)? {
             After::Batches(batches) if batches.is_empty() => return Ok(true),
             After::Batches(batches) => {
+                let elapsed = self.elapsed();
                 for batch in batches {
-                    self.state.catch_up(batch).map_err(StartError::Corrupt)?;
+                    let taken = self.state.catch_up(batch, elapsed);
+                    taken.map_err(StartError::Corrupt)?;
                 }
             }
             After::TooMany => {

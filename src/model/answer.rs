@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::extras;
 use super::increment::Added;
 use super::name::NameError;
 use super::request::Millis;
@@ -145,6 +146,11 @@ pub enum Refused {
         /// What it said.
         acknowledged: u64,
     },
+    /// The message is further ahead of what the client knows acknowledged than it may be.
+    BeyondWindow {
+        /// What the client knows acknowledged.
+        acknowledged: u64,
+    },
     /// A message is ahead of the one that it follows in this lane. It may be sent again, behind that.
     Overtaken {
         /// The last message that was applied there.
@@ -166,6 +172,8 @@ const INCREMENTED: u8 = 1;
 const BATCH: u8 = 2;
 const REPLACED: u8 = 3;
 const FAILED: u8 = 4;
+/// Beside the kind: behind the answer are fields of a later version.
+const HAS_EXTRAS: u8 = 0x80;
 
 impl Done {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
@@ -192,7 +200,8 @@ impl Done {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
-        Ok(match reader.u8()? {
+        let kind = reader.u8()?;
+        let done = match kind & !HAS_EXTRAS {
             INCREMENTED => Self::Incremented(Added::read(reader)?),
             BATCH => {
                 let count = reader.u64()?;
@@ -203,7 +212,11 @@ impl Done {
             REPLACED => Self::Replaced(reader.i64()?),
             FAILED => Self::Failed(Failure::read(reader)?),
             _ => return Err(Corrupt("an answer of no known kind")),
-        })
+        };
+        if kind & HAS_EXTRAS != 0 {
+            extras::skip(reader)?;
+        }
+        Ok(done)
     }
 }
 

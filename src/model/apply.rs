@@ -6,22 +6,17 @@ use std::sync::Arc;
 
 use super::answer::{Answer, Done, Failure, Outcome, Place, Refused};
 use super::codec::Corrupt;
-use super::commit::{Batch, Changes, Commit, Head, Pack};
+use super::commit::{Batch, Changes, Commit, Head, Pack, Stamp};
 use super::counters::{At, Counters};
 use super::digests::Digests;
 use super::ids::{Before, Ids};
 use super::increment::Added;
 use super::request::{
-    Increment, Increments, Millis, Operation, Record, Request, SessionId, hash_name,
+    Increment, Increments, MAX_SKEW, Millis, Operation, Record, Request, SessionId, hash_name,
 };
 use super::session::Session;
 use super::sessions::Sessions;
 
-/// How far a client's clock may be ahead of the lane's, and the clocks of nodes apart.
-pub const MAX_SKEW: Millis = 60_000;
-/// How far this node's clock may be set forward while the lane runs, and be believed. The horizons follow it and never come
-/// back, so one that was wrong makes ids too old for that long; one of a machine that was suspended has to be followed.
-const MAX_STEP: Millis = 24 * 3_600_000;
 /// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
 const MAX_FORGOTTEN: usize = 20_000;
 /// Who is refused for lack of room is told to come back after so long at the least, lest the answer be "at once";
@@ -61,13 +56,17 @@ pub struct State {
     /// Tells the lanes of sessions that were moved.
     digests: Option<Digests>,
     bounds: Bounds,
-    /// The lane's time when it started, which is that of the last batch of its life before.
-    started: Millis,
-    /// That, and what has passed since by a clock that only ticks: no correction of the other can hurry it, and a restart
-    /// does not, whatever the clock says then.
-    steady: Millis,
-    /// A batch was begun since the start.
-    begun: bool,
+    /// The time of day that this node believes.
+    now: Millis,
+    /// The lane's age: that of its head, and the time that has passed since the head was made or learned of. The age of each
+    /// batch is that of the one before it or later, and never further from it than they are apart.
+    age: Millis,
+    /// The lane's age when it was loaded.
+    loaded: Millis,
+    /// The time since it was loaded up to which `age` has counted, by a clock that only ticks.
+    counted: Millis,
+    /// Memory for request ids and sessions that other lanes of this node take, of the same room.
+    taken_elsewhere: usize,
     /// The last place of the batch that was given away.
     places: u32,
     /// Packs were forgotten, and the store is to be told.
@@ -85,6 +84,9 @@ impl State {
         packs: Vec<Pack>,
         sessions: Vec<(SessionId, Arc<Session>)>,
     ) -> Result<Self, Corrupt> {
+        // A version that did not store it may have made the last batches.
+        let ages = packs.iter().map(|pack| pack.stamp.age);
+        let age = ages.chain([head.age]).flatten().max().unwrap_or(0);
         let mut state = Self {
             head,
             counters: Counters::new(),
@@ -93,18 +95,20 @@ impl State {
             sessions: Sessions::default(),
             digests: None,
             bounds,
-            started: head.time,
-            steady: head.time,
-            begun: false,
+            now: head.time,
+            age,
+            loaded: age,
+            counted: 0,
+            taken_elsewhere: 0,
             places: 0,
             forgot: false,
         };
         for pack in packs {
-            let closed_at = pack.time;
-            state.ids.load(pack, closed_at)?;
+            let made_at = pack.stamp.age.unwrap_or(age);
+            state.ids.load(pack, made_at)?;
         }
         for (id, session) in sessions {
-            state.sessions.load(id, session);
+            state.sessions.load(id, session, age);
         }
         Ok(state)
     }
@@ -124,45 +128,36 @@ impl State {
         self.head
     }
 
-    /// Changes what may be kept, between batches.
-    pub fn set_bounds(&mut self, bounds: Bounds) {
-        self.bounds = bounds;
+    /// Changes what may be kept, between batches: other lanes take so much of the room for ids, and leave so much for counters.
+    pub fn share(&mut self, id_bytes_elsewhere: usize, counter_bytes: usize) {
+        self.taken_elsewhere = id_bytes_elsewhere;
+        self.bounds.counter_bytes = counter_bytes;
     }
 
-    /// Begins a batch. `now` is the time by this node's clock, which may be corrected at any moment, and `elapsed` what has
-    /// passed since the lane's start by one that only ticks. Where the first is too far ahead to be believed the second
-    /// takes its place, and it is told by how much; at a start there is nothing to compare it with.
+    /// Begins a batch. `now` is the time of day that this node believes, which may be corrected at any moment, and `elapsed`
+    /// the time since the lane was loaded by a clock that only ticks.
     ///
-    /// No clock can make an id with a time count twice: it is at most [`MAX_SKEW`] after the time of its pack, its pack goes
-    /// once the horizon is that far behind it, too, and the horizon only grows. A clock that is not followed keeps more in
-    /// memory, and no less.
-    pub fn begin(&mut self, now: Millis, elapsed: Millis) -> Option<Millis> {
-        let steady = self.started + elapsed;
+    /// No time of day can make anything count twice: what is forgotten is as old as it has to be by the lane's age, and the
+    /// horizons go with it, to the latest time that anything forgotten has had.
+    pub fn begin(&mut self, now: Millis, elapsed: Millis) {
+        self.now = now;
+        self.age += elapsed - self.counted;
+        self.counted = elapsed;
         let head = &mut self.head;
-        let expected = head.time + (steady - self.steady);
-        self.steady = steady;
-        let ahead = now - expected;
-        let ahead = (self.begun && ahead > MAX_STEP).then_some(ahead);
-        self.begun = true;
-        head.time = head.time.max(ahead.map_or(now, |_| expected));
-        head.horizon = head.horizon.max(head.time - self.bounds.id_horizon);
-        head.session_horizon = head
-            .session_horizon
-            .max(head.time - self.bounds.session_horizon);
-        // An id's time is at most so much after its pack's: those that go are all behind the horizon.
-        self.forgot |= self.ids.forget(
-            head.horizon - MAX_SKEW,
-            steady - self.bounds.id_horizon,
-            MAX_FORGOTTEN,
-        );
-        // As those of the lane's own life before.
-        let waited = steady - self.started >= self.bounds.id_horizon;
-        let up_to = head.horizon - MAX_SKEW;
-        self.before
-            .take_if(|before| waited && before.newest() <= up_to);
-        self.sessions
-            .forget(head.session_horizon - MAX_SKEW, head.time);
-        ahead
+        head.time = head.time.max(now);
+        // An answer comes after its commit, which may take its time: the allowance for clocks is one for that, too.
+        let remembered = self.bounds.id_horizon + MAX_SKEW;
+        let forgotten = self.ids.forget(self.age - remembered, MAX_FORGOTTEN);
+        self.forgot |= forgotten.any;
+        head.horizon = head.horizon.max(forgotten.newest.unwrap_or(Millis::MIN));
+        let waited = self.age - self.loaded >= remembered;
+        if let Some(before) = self.before.take_if(|_| waited) {
+            self.forgot = true;
+            head.horizon = head.horizon.max(before.newest());
+        }
+        let remembered = self.bounds.session_horizon + MAX_SKEW;
+        let newest = self.sessions.forget(self.age - remembered, self.age);
+        head.session_horizon = head.session_horizon.max(newest.unwrap_or(Millis::MIN));
     }
 
     /// Looks for the counters that an operation needs; those that are not in memory are to be loaded.
@@ -204,7 +199,7 @@ impl State {
                 let same = known.contents == id.contents;
                 return same.then_some(known.answer).ok_or(Refused::IdReused);
             }
-            self.check_time(id.time, self.head.horizon)?;
+            self.check_time(id.time, self.horizon())?;
             self.check_room(self.bounds.id_bytes)?;
         }
         let place = self.places + 1;
@@ -306,9 +301,21 @@ impl State {
         self.counters.value(at).unwrap_or(0)
     }
 
-    /// Refuses what may be forgotten already, and what could be forgotten too early.
+    /// Ids of times up to this are refused. Those up to the head's horizon may have been forgotten; the others are refused so
+    /// that what is too old does not depend on what else was counted, and only for as long as the clock says so.
+    fn horizon(&self) -> Millis {
+        self.head.horizon.max(self.now - self.bounds.id_horizon)
+    }
+
+    /// The same of sessions.
+    fn session_horizon(&self) -> Millis {
+        let by_the_clock = self.now - self.bounds.session_horizon;
+        self.head.session_horizon.max(by_the_clock)
+    }
+
+    /// Refuses what may be forgotten already, and what would take the horizon along into the future.
     fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Refused> {
-        let now = self.head.time;
+        let now = self.now;
         match time {
             Some(time) if time <= horizon => Err(Refused::TooOld { time, horizon }),
             Some(time) if time > now + MAX_SKEW => Err(Refused::FromFuture { time, now }),
@@ -317,7 +324,7 @@ impl State {
     }
 
     fn check_room(&self, max: usize) -> Result<(), Refused> {
-        if self.id_bytes() < max {
+        if self.id_bytes() + self.taken_elsewhere < max {
             return Ok(());
         }
         Err(Refused::Full {
@@ -326,19 +333,29 @@ impl State {
         })
     }
 
-    /// How long it takes until something is forgotten: the oldest ids, by both clocks, or a session, whichever is first.
+    /// How long it takes until something is forgotten.
     fn room_in(&self) -> Millis {
-        let now = self.head.time;
-        let horizon = self.bounds.id_horizon;
-        let ids = self.ids.oldest().map(|(time, closed_at)| {
-            let by_the_lane = time + MAX_SKEW + horizon - now;
-            by_the_lane.max(closed_at + horizon - self.steady)
-        });
+        // If there is nothing yet it is all of this batch.
+        let first = self
+            .forgets_at()
+            .unwrap_or(self.age + MAX_SKEW + self.bounds.id_horizon);
+        first - self.age
+    }
+
+    /// The age of the lane at which something is forgotten: the oldest ids, or a session, whichever is first.
+    fn forgets_at(&self) -> Option<Millis> {
+        let remembered = self.bounds.id_horizon + MAX_SKEW;
+        let ids = self.ids.oldest_age().map(|made_at| made_at + remembered);
         let remembered = self.bounds.session_horizon + MAX_SKEW;
-        let session = self.sessions.forgotten_at(remembered);
-        let first = ids.into_iter().chain(session.map(|at| at - now)).min();
-        // Where there is neither it is all of this batch.
-        first.unwrap_or(MAX_SKEW + horizon)
+        let sessions = self.sessions.forgotten_at(remembered);
+        ids.into_iter().chain(sessions).min()
+    }
+
+    /// How long after the last batch was begun a batch is due although nobody asks for one, if at all: something is to be
+    /// forgotten then.
+    #[must_use]
+    pub fn due_in(&self) -> Option<Millis> {
+        self.forgets_at().map(|at| (at - self.age).max(0))
     }
 
     /// Memory that request ids and sessions take.
@@ -378,14 +395,20 @@ impl State {
         }
         self.forgot = false;
         let seq = self.head.seq + 1;
+        let (ids, newest) = self.ids.take_open();
         Some(Commit {
             seq,
             time: self.head.time,
+            stamp: Stamp {
+                age: Some(self.age),
+                newest,
+            },
             horizon: self.head.horizon,
             session_horizon: self.head.session_horizon,
             places: self.places,
-            ids: self.ids.take_open(),
+            ids,
             forget_before: self.ids.oldest_seq().unwrap_or(seq),
+            deletions_up_to: self.age - self.bounds.id_horizon,
             changes,
         })
     }
@@ -394,15 +417,17 @@ impl State {
     pub fn committed(&mut self, commit: &Commit, base: i64) {
         self.head.seq = commit.seq;
         self.head.revision = base + i64::from(commit.places);
+        self.head.age = commit.stamp.age;
         self.places = 0;
         self.sessions.close();
         let pack = Pack {
             seq: commit.seq,
             time: commit.time,
+            stamp: commit.stamp,
             base,
             ids: commit.ids.clone(),
         };
-        self.ids.close(pack, self.steady);
+        self.ids.close(pack, self.age);
     }
 
     /// The batch was not stored, and will not be: it is as if it had not been made, but for the time. What it has changed
@@ -418,22 +443,25 @@ impl State {
         self.forgot = true;
     }
 
-    /// Takes in the next batch, which another node has committed.
+    /// Takes in the next batch, which another node has committed. `elapsed` is as in [`State::begin`].
     ///
     /// # Errors
-    /// Where it does not follow, or a row is not what was written.
-    pub fn catch_up(&mut self, batch: Batch) -> Result<(), Corrupt> {
+    /// Returns [`Corrupt`] if it does not follow, or a row is not what was written.
+    pub fn catch_up(&mut self, batch: Batch, elapsed: Millis) -> Result<(), Corrupt> {
         if batch.head.seq != self.head.seq + 1 {
             return Err(Corrupt("a batch does not follow the one before it"));
         }
         for (name, value) in batch.counters {
             self.counters.replace(&name, value);
         }
+        // The age goes on from that of the batch, as of now: since when there is this batch is not known.
+        self.age = batch.head.age.unwrap_or(self.age);
+        self.counted = elapsed;
         for (id, session) in batch.sessions {
-            self.sessions.replace(id, session);
+            self.sessions.replace(id, session, self.age);
         }
         if !batch.pack.ids.is_empty() {
-            self.ids.load(batch.pack, self.steady)?;
+            self.ids.load(batch.pack, self.age)?;
         }
         let (before, after) = (self.head, batch.head);
         self.head = Head {

@@ -67,6 +67,11 @@ impl<'a> Reader<'a> {
         u32::try_from(self.u64()?).map_err(|_| Corrupt("a number is too large"))
     }
 
+    /// The length of something in memory: what does not fit is longer than what there is.
+    pub(super) fn length(&mut self) -> Result<usize, Corrupt> {
+        usize::try_from(self.u64()?).map_err(|_| Corrupt("it is cut off"))
+    }
+
     pub(super) fn i64(&mut self) -> Result<i64, Corrupt> {
         let value = self.u64()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())

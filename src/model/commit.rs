@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::extras;
 use super::name::shared_bytes;
-use super::request::{Millis, SessionId};
+use super::request::{MAX_SKEW, Millis, SessionId};
 use super::session::Session;
 
 /// Where a lane is: the last batch that was committed.
@@ -14,9 +15,14 @@ pub struct Head {
     pub seq: u64,
     /// The revision of the last operation.
     pub revision: i64,
-    /// The lane's time, which never runs backwards.
+    /// The time of day that a node had, which never runs backwards.
     pub time: Millis,
-    /// Request ids of times up to this may be forgotten: those that are not remembered are refused. It only grows.
+    /// The lane's age: the time that has passed between its batches, by clocks that only tick. It is what says how long ago
+    /// an id was counted: no time of day can hurry it, and a restart does not. `None` if the last batch is of a version that
+    /// did not store it.
+    pub age: Option<Millis>,
+    /// Request ids of times up to this may be forgotten: those that are not remembered are refused. It only grows, and moves
+    /// with what is forgotten: to the newest time that a forgotten id had.
     pub horizon: Millis,
     /// The same for sessions.
     pub session_horizon: Millis,
@@ -29,10 +35,69 @@ pub struct Pack {
     pub seq: u64,
     /// Its time.
     pub time: Millis,
+    /// How old the pack is, and which ids it has.
+    pub stamp: Stamp,
     /// The revision before its first operation.
     pub base: i64,
     /// Entries, one behind the other.
     pub ids: Arc<[u8]>,
+}
+
+/// What is stored with a batch to tell when its ids may be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The lane's age when the batch was made; `None` in data of a version that did not store it.
+    pub age: Option<Millis>,
+    /// The latest time that one of the batch's ids has; `None` if none of them has a time.
+    pub newest: Option<Millis>,
+}
+
+const AGE: u64 = 1;
+const NEWEST: u64 = 3;
+
+impl Stamp {
+    /// That of a batch of an earlier version, which stored its time alone: no id was later than [`MAX_SKEW`] after it.
+    #[must_use]
+    pub fn of_time(time: Millis) -> Self {
+        Self {
+            age: None,
+            newest: Some(time.saturating_add(MAX_SKEW)),
+        }
+    }
+
+    /// The bytes to store, which later versions add to.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (tag, value) in [(AGE, self.age), (NEWEST, self.newest)] {
+            if let Some(value) = value {
+                let mut number = Vec::new();
+                put_i64(&mut number, value);
+                extras::put(&mut out, tag, &number);
+            }
+        }
+        out
+    }
+
+    /// A stamp from its bytes.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`] if they are none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut stamp = Self {
+            age: None,
+            newest: None,
+        };
+        extras::read(bytes, |tag, value| {
+            match tag {
+                AGE => stamp.age = Some(value.i64()?),
+                NEWEST => stamp.newest = Some(value.i64()?),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok(stamp)
+    }
 }
 
 /// A batch that was committed, as it is read back.
@@ -53,8 +118,10 @@ pub struct Batch {
 pub struct Commit {
     /// Its number: that of the head that it is made on, plus 1.
     pub seq: u64,
-    /// The lane's time.
+    /// As in [`Head`].
     pub time: Millis,
+    /// The lane's age, and which ids the batch has.
+    pub stamp: Stamp,
     /// As in [`Head`].
     pub horizon: Millis,
     /// As in [`Head`].
@@ -65,6 +132,8 @@ pub struct Commit {
     pub ids: Arc<[u8]>,
     /// Nothing is remembered of the batches before this one.
     pub forget_before: u64,
+    /// The age of the lane up to which watchers may have been told of deletions, and need not be any more.
+    pub deletions_up_to: Millis,
     /// What changes.
     pub changes: Changes,
 }
@@ -102,6 +171,8 @@ pub struct SessionChange {
 
 const IS_NEW: u8 = 1;
 const IS_DELETED: u8 = 2;
+/// Behind the value are fields of a later version.
+const HAS_EXTRAS: u8 = 4;
 
 impl CounterChange {
     /// Appends the bytes of changes that are in the order of their names: of each name what it does not share with the
@@ -151,6 +222,9 @@ impl CounterChange {
             let flags = reader.u8()?;
             let deleted = flags & IS_DELETED != 0;
             let value = (!deleted).then(|| reader.i64()).transpose()?;
+            if flags & HAS_EXTRAS != 0 {
+                extras::skip(&mut reader)?;
+            }
             each(text, value, place, flags & IS_NEW != 0);
         }
         Ok(())

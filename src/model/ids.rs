@@ -23,12 +23,14 @@ const TYPICAL_ENTRY_BYTES: usize = 30;
 const PARTS: usize = 256;
 
 pub(super) struct Ids {
-    /// Each with when it was closed by the lane's steady clock.
+    /// Each with the lane's age when it was made.
     packs: VecDeque<(Pack, Millis)>,
     /// The number of the first of `packs`; it wraps.
     first: u32,
     /// The pack of the batch that is being made: its number comes after the last of `packs`.
     open: Vec<u8>,
+    /// The latest time of an id in it.
+    newest: Option<Millis>,
     index: Vec<HashTable<Slot>>,
     count: usize,
     bytes: usize,
@@ -48,7 +50,7 @@ impl Before {
     /// Where a pack is not what was written.
     pub fn new(packs: Vec<Pack>) -> Result<Self, Corrupt> {
         let mut ids = Ids::new(packs.iter().map(|pack| pack.ids.len()).sum());
-        let newest = packs.iter().map(|pack| pack.time).max();
+        let newest = packs.iter().filter_map(|pack| pack.stamp.newest).max();
         for pack in packs {
             ids.load(pack, Millis::MIN)?;
         }
@@ -62,10 +64,18 @@ impl Before {
         self.ids.find(id)
     }
 
-    /// The time of the last pack.
+    /// The latest time of an id.
     pub(super) fn newest(&self) -> Millis {
         self.newest
     }
+}
+
+/// What was forgotten.
+#[derive(Default)]
+pub(super) struct Forgotten {
+    pub(super) any: bool,
+    /// The latest time of an id among it.
+    pub(super) newest: Option<Millis>,
 }
 
 /// Where an id's entry is.
@@ -126,6 +136,7 @@ impl Ids {
             packs: VecDeque::new(),
             first: 0,
             open: Vec::new(),
+            newest: None,
             index: (0..PARTS)
                 .map(|_| HashTable::with_capacity(ids / PARTS))
                 .collect(),
@@ -134,8 +145,8 @@ impl Ids {
         }
     }
 
-    /// Takes in a pack that was committed, by this lane's last life or by another node.
-    pub(super) fn load(&mut self, pack: Pack, closed_at: Millis) -> Result<(), Corrupt> {
+    /// Takes in a pack that was committed, by this lane's last life or by another node, when the lane had an age.
+    pub(super) fn load(&mut self, pack: Pack, age: Millis) -> Result<(), Corrupt> {
         let number = self.open_number();
         let mut reader = Reader(&pack.ids);
         let mut slots = Vec::new();
@@ -151,7 +162,7 @@ impl Ids {
             ));
         }
         self.bytes += PACK_BYTES + pack.ids.len();
-        self.packs.push_back((pack, closed_at));
+        self.packs.push_back((pack, age));
         for (digest, slot) in slots {
             self.insert(&digest, slot);
         }
@@ -189,14 +200,15 @@ impl Ids {
         self.open.extend_from_slice(&id.contents.to_le_bytes());
         put_u64(&mut self.open, place.into());
         done.put(&mut self.open);
+        self.newest = self.newest.max(id.time);
         self.insert(&id.digest, slot);
     }
 
-    /// The open pack's bytes.
-    pub(super) fn take_open(&mut self) -> Arc<[u8]> {
+    /// The open pack's bytes, and the latest time of an id in it.
+    pub(super) fn take_open(&mut self) -> (Arc<[u8]>, Option<Millis>) {
         let ids = Arc::from(self.open.as_slice());
         self.open.clear();
-        ids
+        (ids, self.newest.take())
     }
 
     /// The batch, whose open pack was taken, was not made.
@@ -211,21 +223,20 @@ impl Ids {
     }
 
     /// The batch is committed.
-    pub(super) fn close(&mut self, pack: Pack, steady: Millis) {
+    pub(super) fn close(&mut self, pack: Pack, age: Millis) {
         if !pack.ids.is_empty() {
             self.bytes += PACK_BYTES + pack.ids.len();
-            self.packs.push_back((pack, steady));
+            self.packs.push_back((pack, age));
         }
     }
 
-    /// Forgets packs up to a time, by both clocks, and about `max_ids` at once; says whether there were any.
-    pub(super) fn forget(&mut self, up_to: Millis, steady_up_to: Millis, max_ids: usize) -> bool {
-        let mut any = false;
+    /// Forgets packs that were made up to an age of the lane, and about `max_ids` at once; says if there were any.
+    pub(super) fn forget(&mut self, up_to: Millis, max_ids: usize) -> Forgotten {
+        let mut forgotten = Forgotten::default();
         let enough = self.count.saturating_sub(max_ids);
         while self.count > enough
-            && let Some((pack, closed_at)) = self.packs.front()
-            && pack.time <= up_to
-            && *closed_at <= steady_up_to
+            && let Some((_, age)) = self.packs.front()
+            && *age <= up_to
         {
             let Some((pack, _)) = self.packs.pop_front() else {
                 break;
@@ -233,9 +244,10 @@ impl Ids {
             self.remove(self.first, &pack.ids);
             self.first = self.first.wrapping_add(1);
             self.bytes -= PACK_BYTES + pack.ids.len();
-            any = true;
+            forgotten.any = true;
+            forgotten.newest = forgotten.newest.max(pack.stamp.newest);
         }
-        any
+        forgotten
     }
 
     /// The oldest batch that something is remembered of.
@@ -243,10 +255,9 @@ impl Ids {
         self.packs.front().map(|(pack, _)| pack.seq)
     }
 
-    /// The time of the oldest pack, and when it was closed by the steady clock.
-    pub(super) fn oldest(&self) -> Option<(Millis, Millis)> {
-        let oldest = self.packs.front();
-        oldest.map(|(pack, closed_at)| (pack.time, *closed_at))
+    /// The lane's age when the oldest pack was made.
+    pub(super) fn oldest_age(&self) -> Option<Millis> {
+        self.packs.front().map(|(_, age)| *age)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -208,6 +208,7 @@ impl Session {
                 lanes,
                 parts,
             })),
+            ..Self::default()
         }
     }
 
@@ -232,6 +233,7 @@ impl Session {
                 time,
                 ..Moved::default()
             })),
+            ..Self::default()
         };
         let mut rows = BTreeMap::from([(digests.lane(id, lanes), home)]);
         let parts = self.moved.iter().flat_map(|moved| &moved.parts);
@@ -243,7 +245,9 @@ impl Session {
             let sequence = part.message.sequence;
             let failures = part.failures.iter().map(|failure| (sequence, *failure));
             let failures: Vec<_> = failures.collect();
-            row.advance(part.message, &failures, self.used);
+            row.advance(part.message, &failures);
+            // No part is taken for one that was applied before the move.
+            row.used = time;
         }
         rows.into_iter().collect()
     }
@@ -254,6 +258,8 @@ impl Session {
         let parts = self.moved.iter().flat_map(|moved| moved.parts.clone());
         let essence = Self {
             used: 0,
+            age: None,
+            lower_bound: None,
             moved: Some(Box::new(Moved {
                 parts: parts.collect(),
                 ..Moved::default()
@@ -287,12 +293,14 @@ mod tests {
             refusal: super::super::Refusal::OutOfRange { value: 1, delta: 2 },
         };
         let mut one = Session::default();
-        one.advance(message(3, 1), &[(3, failure)], 50);
-        one.advance(message(4, 2), &[], 50);
-        one.advance(message(6, 2), &[(6, failure)], 60);
+        one.advance(message(3, 1), &[(3, failure)]);
+        one.advance(message(4, 2), &[]);
+        one.advance(message(6, 2), &[(6, failure)]);
+        one.used = 60;
         one.acknowledge(2);
         let mut other = Session::default();
-        other.advance(message(4, 2), &[], 55);
+        other.advance(message(4, 2), &[]);
+        other.used = 55;
         let home = digests.lane(&id, 256);
         for lanes in [
             [(home, one.clone()), (9, other.clone())],

@@ -13,8 +13,11 @@ use super::name::group;
 /// The longest id of a request or session, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Milliseconds since 1970, by whoever's clock it says.
+/// Milliseconds, since 1970 if nothing else is said, by the clock that is named.
 pub type Millis = i64;
+
+/// How far a client's clock may be ahead of a node's, and the clocks of nodes apart.
+pub const MAX_SKEW: Millis = 60_000;
 
 /// One operation, maybe with an id that makes it happen once.
 #[derive(Debug)]
@@ -92,7 +95,7 @@ pub type SessionId = Arc<str>;
 pub struct Record {
     /// Which session.
     pub session: SessionId,
-    /// When it was begun, by the client's clock.
+    /// When it was begun, by the client's clock. For a part of a message the time of its [`LowerBound`].
     pub time: Millis,
     /// The message's number, from 1; 0 for one that only asks for what is acknowledged.
     pub sequence: u64,
@@ -106,7 +109,31 @@ pub struct Record {
     pub increments: Increments,
 }
 
+/// What is known of how long ago messages of a session may have been applied: no part of a message above `above` was applied, in
+/// any lane, before `time`, by the time of day that nodes have.
+///
+/// A lane that knows nothing of a session may have forgotten it. It has not if the bound of a message is later than anything
+/// that it has forgotten: then the message was never applied there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowerBound {
+    /// Of messages after this one.
+    pub above: u64,
+    /// The earliest time.
+    pub time: Millis,
+}
+
 impl Record {
+    /// What the message tells that may be stored with the session.
+    pub(super) fn lower_bound(&self) -> Option<LowerBound> {
+        let Follows::InLane(part) = &self.follows else {
+            return None;
+        };
+        part.above.map(|above| LowerBound {
+            above,
+            time: self.time,
+        })
+    }
+
     /// Which increment of the whole message this one is.
     pub(super) fn index(&self, index: u32) -> u32 {
         match &self.follows {
@@ -132,6 +159,8 @@ pub struct Part {
     pub previous: Option<u64>,
     /// How many parts the message has.
     pub parts: u32,
+    /// The message of its [`LowerBound`], if the bound is one that holds for the session: it is stored with it then.
+    pub above: Option<u64>,
     /// Which increments of the message these are; none are named where they are all of them.
     pub indices: Vec<u32>,
 }

@@ -1,11 +1,12 @@
 //! The session of a bulk client.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::answer::Failure;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
+use super::extras;
 use super::moved::Moved;
-use super::request::Millis;
+use super::request::{LowerBound, Millis};
 
 /// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
 pub const SESSION_WINDOW: u64 = 256;
@@ -15,17 +16,26 @@ const SESSION_BYTES: usize = 256;
 const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
 /// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
 pub const MAX_FAILURES: usize = 4000;
-/// How a session is stored that was not moved, which older versions read, too; and how one that was. The first format had
-/// messages without a gap, and no parts.
-const FORMAT: u8 = 2;
+/// The format that is written. The first had messages without a gap, and no parts; those before this one ended with their
+/// failures, and so had no room for anything else, and the third was that of sessions which were moved.
+const FORMAT: u8 = 4;
 const FORMAT_WITHOUT_PARTS: u8 = 1;
+const FORMAT_WITHOUT_EXTRAS: u8 = 2;
 const FORMAT_MOVED: u8 = 3;
+
+/// Fields behind a session.
+const AGE: u64 = 1;
+const LOWER_BOUND: u64 = 3;
 
 /// A session as it is stored: that of a client, or what it has in one of several lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
-    /// The lane's time at the last message.
+    /// The time of day at the last message.
     pub(super) used: Millis,
+    /// The lane's age at the last message; `None` if a version has stored it that did not know ages, or another store.
+    pub(super) age: Option<Millis>,
+    /// The latest bound that is known for it.
+    pub(super) lower_bound: Option<LowerBound>,
     /// The last message that was applied.
     pub(super) applied: u64,
     /// The last message that the client has said it knows acknowledged.
@@ -82,9 +92,30 @@ impl Session {
         }
     }
 
+    /// It is used.
+    pub(super) fn use_at(&mut self, now: Millis, age: Millis) {
+        self.used = self.used.max(now);
+        self.age = Some(age);
+    }
+
+    /// Takes a time of day that is later than `now` back to that: a clock was wrong. Says if there was any.
+    pub fn take_back(&mut self, now: Millis) -> bool {
+        let before = (self.used, self.lower_bound);
+        self.used = self.used.min(now);
+        if let Some(bound) = &mut self.lower_bound {
+            bound.time = bound.time.min(now);
+        }
+        before != (self.used, self.lower_bound)
+    }
+
+    /// Takes in a bound: the latest is of use.
+    pub(super) fn keep_bound(&mut self, bound: Option<LowerBound>) {
+        let known = self.lower_bound.into_iter().chain(bound);
+        self.lower_bound = known.max_by_key(|bound| bound.time);
+    }
+
     /// A message is applied.
-    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)], now: Millis) {
-        self.used = now;
+    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)]) {
         self.applied = message.sequence;
         self.messages.push_back(message);
         self.failures.extend(failures);
@@ -119,6 +150,8 @@ impl Session {
         let only_added = self.moved == earlier.moved;
         only_added.then(|| Self {
             used: self.used,
+            age: self.age,
+            lower_bound: self.lower_bound,
             applied: self.applied,
             acknowledged: self.acknowledged,
             messages: self.messages.range(first..).copied().collect(),
@@ -136,6 +169,8 @@ impl Session {
         self.failures.extend(later.failures(|at| at > known));
         self.applied = self.applied.max(later.applied);
         self.used = self.used.max(later.used);
+        self.age = later.age;
+        self.keep_bound(later.lower_bound);
         self.acknowledge(later.acknowledged);
         if let Some(moved) = &mut self.moved {
             moved.drop_parts(self.applied);
@@ -152,27 +187,62 @@ impl Session {
     /// The bytes to store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let format = self.moved.as_ref().map_or(FORMAT, |_| FORMAT_MOVED);
-        let mut out = vec![format];
-        put_i64(&mut out, self.used);
-        put_u64(&mut out, self.applied);
-        put_u64(&mut out, self.acknowledged);
-        if let Some(moved) = &self.moved {
-            moved.put(&mut out);
+        let mut out = vec![FORMAT];
+        self.put_counts(&mut out);
+        out.push(self.moved.is_some().into());
+        self.put_messages(&mut out);
+        put_u64(&mut out, self.failures.len() as u64);
+        self.put_failures(&mut out);
+        let mut number = Vec::new();
+        if let Some(age) = self.age {
+            put_i64(&mut number, age);
+            extras::put(&mut out, AGE, &number);
         }
-        put_u64(&mut out, self.messages.len() as u64);
+        if let Some(bound) = self.lower_bound {
+            number.clear();
+            put_u64(&mut number, bound.above);
+            put_i64(&mut number, bound.time);
+            extras::put(&mut out, LOWER_BOUND, &number);
+        }
+        out
+    }
+
+    /// The bytes to store while there may be nodes that do not know the format above: without ages and bounds.
+    #[must_use]
+    pub fn encode_without_extras(&self) -> Vec<u8> {
+        let moved = self.moved.as_ref();
+        let mut out = vec![moved.map_or(FORMAT_WITHOUT_EXTRAS, |_| FORMAT_MOVED)];
+        self.put_counts(&mut out);
+        self.put_messages(&mut out);
+        self.put_failures(&mut out);
+        out
+    }
+
+    fn put_counts(&self, out: &mut Vec<u8>) {
+        put_i64(out, self.used);
+        put_u64(out, self.applied);
+        put_u64(out, self.acknowledged);
+    }
+
+    fn put_messages(&self, out: &mut Vec<u8>) {
+        if let Some(moved) = &self.moved {
+            moved.put(out);
+        }
+        put_u64(out, self.messages.len() as u64);
         let mut before = 0;
         for message in &self.messages {
-            put_u64(&mut out, message.sequence - before);
-            put_u64(&mut out, message.parts.into());
+            put_u64(out, message.sequence - before);
+            put_u64(out, message.parts.into());
             out.extend_from_slice(&message.contents.to_le_bytes());
             before = message.sequence;
         }
+    }
+
+    fn put_failures(&self, out: &mut Vec<u8>) {
         for (sequence, failure) in &self.failures {
-            put_u64(&mut out, *sequence);
-            failure.put(&mut out);
+            put_u64(out, *sequence);
+            failure.put(out);
         }
-        out
     }
 
     /// A session from its bytes.
@@ -188,11 +258,16 @@ impl Session {
             acknowledged: reader.u64()?,
             ..Self::default()
         };
-        if format == FORMAT_MOVED {
+        let is_moved = match format {
+            FORMAT => reader.u8()? != 0,
+            FORMAT_MOVED => true,
+            _ => false,
+        };
+        if is_moved {
             session.moved = Some(Box::new(Moved::read(&mut reader)?));
         }
         let count = match format {
-            FORMAT | FORMAT_MOVED => Some(reader.u64()?),
+            FORMAT | FORMAT_WITHOUT_EXTRAS | FORMAT_MOVED => Some(reader.u64()?),
             FORMAT_WITHOUT_PARTS => session.applied.checked_sub(session.acknowledged),
             _ => return Err(Corrupt("a session of an unknown format")),
         };
@@ -219,50 +294,34 @@ impl Session {
             });
             before = sequence;
         }
-        while !reader.is_empty() {
+        let mut failures = match format {
+            FORMAT => reader.u64()?,
+            // They go on to the end.
+            _ => u64::MAX,
+        };
+        while failures > 0 && (format == FORMAT || !reader.is_empty()) {
             let sequence = reader.u64()?;
-            session
-                .failures
-                .push_back((sequence, Failure::read(&mut reader)?));
+            let failure = Failure::read(&mut reader)?;
+            session.failures.push_back((sequence, failure));
+            failures -= 1;
         }
+        session.read_extras(reader.0)?;
         Ok(session)
     }
 
-    /// When a session was used last, if nothing of it is missing: all that any lane has applied, the others have, too.
-    #[must_use]
-    pub fn last_used(lanes: &[Self], applied: u64) -> Option<Millis> {
-        let is_whole = lanes.iter().all(|lane| lane.applied <= applied);
-        let used = lanes.iter().map(|lane| lane.used).max();
-        used.filter(|_| is_whole)
-    }
-
-    /// What all lanes together know of a session of which each has its own part: the last message up to which all are
-    /// applied, and the failures of those that the client has not acknowledged.
-    #[must_use]
-    pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
-        let told = lanes.iter().map(|lane| lane.acknowledged).max();
-        let told = told.unwrap_or(0);
-        let moved = lanes.iter().map(Self::moved_up_to).max();
-        let mut applied = told.max(moved.unwrap_or(0));
-        let first = told + 1;
-        let mut parts: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
-        for message in lanes.iter().flat_map(|lane| &lane.messages) {
-            let (_, found) = parts.entry(message.sequence).or_insert((message.parts, 0));
-            *found += 1;
-        }
-        let after = applied + 1;
-        for (sequence, (parts, found)) in parts.range(after..) {
-            if *sequence != applied + 1 || found < parts {
-                break;
+    fn read_extras(&mut self, bytes: &[u8]) -> Result<(), Corrupt> {
+        extras::read(bytes, |tag, value| {
+            match tag {
+                AGE => self.age = Some(value.i64()?),
+                LOWER_BOUND => {
+                    self.lower_bound = Some(LowerBound {
+                        above: value.u64()?,
+                        time: value.i64()?,
+                    });
+                }
+                _ => return Ok(false),
             }
-            applied = *sequence;
-        }
-        let failures = lanes.iter().flat_map(|lane| &lane.failures);
-        let mut failures: Vec<_> = failures
-            .filter(|(at, _)| (first..=applied).contains(at))
-            .copied()
-            .collect();
-        failures.sort_unstable_by_key(|(at, failure)| (*at, failure.index));
-        (applied, failures)
+            Ok(true)
+        })
     }
 }

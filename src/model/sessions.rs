@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::commit::SessionChange;
-use super::request::{Millis, SessionId};
+use super::request::{MAX_SKEW, Millis, SessionId};
 use super::session::Session;
 
 /// All sessions of a lane.
@@ -18,9 +18,9 @@ pub(super) struct Sessions {
     /// What these take in the batch, about.
     changed_bytes: usize,
     bytes: usize,
-    /// The lane's time when unused ones were last looked for.
+    /// The lane's age when unused ones were last looked for.
     swept: Millis,
-    /// When the one that was not used for the longest was used, as it was then.
+    /// Its age at the last use of the one that was not used for the longest, as it was then.
     oldest: Millis,
 }
 
@@ -36,7 +36,11 @@ struct Changed {
 const SWEEP_INTERVAL: Millis = 60_000;
 
 impl Sessions {
-    pub(super) fn load(&mut self, id: SessionId, session: Arc<Session>) {
+    /// Takes in a session that is stored, by a lane of some age: it was used then at the latest.
+    pub(super) fn load(&mut self, id: SessionId, mut session: Arc<Session>, age: Millis) {
+        if session.age.is_none_or(|used_at| used_at > age) {
+            Arc::make_mut(&mut session).age = Some(age);
+        }
         self.bytes += id.len() + session.bytes();
         self.all.insert(id, session);
     }
@@ -74,22 +78,27 @@ impl Sessions {
         self.bytes = self.bytes + id.len() + after - counted;
     }
 
-    /// Forgets sessions that were last used before a time, but not at every turn.
-    pub(super) fn forget(&mut self, up_to: Millis, now: Millis) {
-        if now - self.swept < SWEEP_INTERVAL {
-            return;
+    /// Forgets sessions that were last used up to an age of the lane, which is `age` now, but not at every turn. Gives the
+    /// latest time of day that nothing of them can have a bound after, if there were any.
+    pub(super) fn forget(&mut self, up_to: Millis, age: Millis) -> Option<Millis> {
+        if age - self.swept < SWEEP_INTERVAL {
+            return None;
         }
-        self.swept = now;
+        self.swept = age;
         // Those that are made until the next look are used after this.
-        let mut oldest = now;
+        let mut oldest = age;
         let old = self.all.extract_if(|_, session| {
-            let is_old = session.used <= up_to;
+            let used_at = session.age.unwrap_or(age);
+            let is_old = used_at <= up_to;
             if !is_old {
-                oldest = oldest.min(session.used);
+                oldest = oldest.min(used_at);
             }
             is_old
         });
+        let mut newest = None;
         for (id, session) in old {
+            // Clocks of nodes are so far apart.
+            newest = newest.max(Some(session.used.saturating_add(MAX_SKEW)));
             self.bytes -= id.len() + session.bytes();
             self.changed_bytes += id.len();
             let forgotten = Changed {
@@ -99,9 +108,11 @@ impl Sessions {
             self.changed.insert(id, forgotten);
         }
         self.oldest = oldest;
+        newest
     }
 
-    /// When the first of them is forgotten, if none of them is used and each is remembered for so long after it was.
+    /// The age of the lane at which the first of them is forgotten, if none of them is used and each is remembered for so long
+    /// after it was.
     pub(super) fn forgotten_at(&self, remembered: Millis) -> Option<Millis> {
         let forgotten_at = (self.oldest + remembered).max(self.swept + SWEEP_INTERVAL);
         (!self.all.is_empty()).then_some(forgotten_at)
@@ -130,18 +141,19 @@ impl Sessions {
     /// The batch was not made.
     pub(super) fn undo(&mut self) {
         for (id, changed) in std::mem::take(&mut self.changed) {
-            self.replace(id, changed.before);
+            // As it was here before, its age among it.
+            self.replace(id, changed.before, Millis::MAX);
         }
         self.changed_bytes = 0;
     }
 
     /// Takes in a session as another node has left it.
-    pub(super) fn replace(&mut self, id: SessionId, session: Option<Arc<Session>>) {
+    pub(super) fn replace(&mut self, id: SessionId, session: Option<Arc<Session>>, age: Millis) {
         if let Some(before) = self.all.remove(&id) {
             self.bytes -= id.len() + before.bytes();
         }
         if let Some(session) = session {
-            self.load(id, session);
+            self.load(id, session, age);
         }
     }
 

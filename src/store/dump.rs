@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Corrupt, Digests, Millis, Pack, PackEntry, Session, SessionId};
+use crate::model::{Corrupt, Digests, Millis, Pack, PackEntry, Session, SessionId, Stamp};
 
 /// What a store held at one moment.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Dump {
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
     pub(super) time: Millis,
+    /// The latest time of an id, if one has a time.
+    pub(super) newest: Option<Millis>,
     /// The revision before its first place.
     pub(super) base: i64,
     pub(super) places: u32,
@@ -42,6 +44,10 @@ impl Remembered {
         Pack {
             seq: 0,
             time: self.time,
+            stamp: Stamp {
+                age: None,
+                newest: self.newest,
+            },
             base: self.base,
             ids: self.ids.clone(),
         }

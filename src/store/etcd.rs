@@ -258,6 +258,13 @@ impl<K: Kv> Store for EtcdStore<K> {
         self.on(async move |inner| inner.reader.sum(&prefix).await)
     }
 
+    fn unload(&self, lane: LaneNumber) {
+        // Where it is locked somebody has need of it.
+        if let Ok(mut log) = self.0.logs[lane as usize].try_lock() {
+            *log = None;
+        }
+    }
+
     fn changes(&self) -> &Changes {
         self.0.feed.changes()
     }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sumd::lane::{Decided, LaneError, Running};
-use sumd::model::{Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request};
+use sumd::model::{
+    Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request, SESSION_WINDOW,
+};
 use sumd::store::etcd::EtcdStore;
 use sumd::store::sqlite::SqliteStore;
 use sumd::store::{LaneNumber, Scan, Store};
@@ -341,11 +343,13 @@ async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     let stale = sumd::model::Commit {
         seq: 1,
         time: 0,
+        stamp: sumd::model::Stamp::of_time(0),
         horizon: 0,
         session_horizon: 0,
         places: 1,
         ids: [].into(),
         forget_before: 0,
+        deletions_up_to: 0,
         changes: sumd::model::Changes::default(),
     };
     soon(store.commit(lane(&*store, &add("g/a", 1)), Arc::new(stale)))
@@ -478,7 +482,14 @@ async fn bulk_waits_for_room() {
             (0..1000).for_each(|_| increments.push("g/a", 1, Limits::default()));
             let request = Request {
                 id: None,
-                operation: record(&*store, sequence, 0, time, increments),
+                // The client is a window ahead of what it knows acknowledged.
+                operation: record(
+                    &*store,
+                    sequence,
+                    sequence.saturating_sub(SESSION_WINDOW),
+                    time,
+                    increments,
+                ),
             };
             let told = told.clone();
             let done = move |_, decided| drop(told.send(decided));

@@ -13,10 +13,10 @@ use super::parts::{Parts, Whole};
 use super::{Stream, add, decode_parts, part, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
-use crate::model::{Follows, Increments, Part, Refused, Session};
+use crate::model::{Follows, Increments, LowerBound, Part, Refused, Resumed};
 use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::status;
-use crate::store::LaneNumber;
+use crate::store::{LaneNumber, SessionRows};
 
 impl Stream {
     /// Tells what is acknowledged so far, in all lanes.
@@ -25,26 +25,20 @@ impl Stream {
         acknowledged: u64,
         replies: &Replies,
     ) -> Result<(), Status> {
-        let (session, time) = self.session.clone().expect("the first message has set it");
-        let found = self.service.store.session(session.clone()).await;
-        let found = found.map_err(|error| read_error(&error))?;
-        let (applied, failures) = Session::merge(&found.lanes);
+        let (found, resumed) = self.look().await?;
+        let applied = resumed.applied;
         self.moved = Moved::of(&found);
-        if let Some(moved) = &self.moved {
-            // No lane has applied anything of it before that.
-            self.session = Some((session.clone(), time.max(moved.at())));
-        }
         if acknowledged > applied {
             self.refuse_lost(&found, acknowledged, applied).await?;
         }
-        self.take_age(&found.lanes, applied);
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
             let lanes = self.service.store.lanes();
+            let (session, _) = self.session.as_ref().expect("the first message has set it");
             self.parts = Some(Parts::new(
                 self.service.digests,
                 lanes,
-                &session,
+                session,
                 acknowledged,
             ));
         }
@@ -54,10 +48,37 @@ impl Stream {
             &mut reply,
             acknowledged,
             revision,
-            part::failures(&failures),
+            part::failures(&resumed.failures),
         );
+        self.resumed = Some(resumed);
         replies.send(&reply).await;
         Ok(())
+    }
+
+    /// Reads what lanes have of the session.
+    async fn look(&mut self) -> Result<(SessionRows, Resumed), Status> {
+        let (session, begun) = self.session.clone().expect("the first message has set it");
+        // Before anything is read: nothing that is not found was applied before this.
+        let now = self.service.lanes.now();
+        let found = self.service.store.session(session).await;
+        let found = found.map_err(|error| read_error(&error))?;
+        let resumed = Resumed::new(&found.lanes, begun, now, found.horizon);
+        let resumed =
+            resumed.map_err(|refused| lane_error(LaneError::Refused(refused), Kind::Session))?;
+        Ok((found, resumed))
+    }
+
+    /// The lower bound that a message goes with.
+    async fn bound(&mut self, sequence: u64, is_first: bool) -> Result<LowerBound, Status> {
+        let lanes = &self.service.lanes;
+        let (now, horizon) = (lanes.now(), lanes.session_horizon());
+        let known = self.resumed.as_ref();
+        let known = known.filter(|resumed| !resumed.is_old(now, horizon));
+        if known.is_none() {
+            self.resumed = Some(self.look().await?.1);
+        }
+        let resumed = self.resumed.as_ref().expect("it was looked for");
+        Ok(resumed.bound(sequence, is_first, now))
     }
 
     /// Hands each lane its part of a message.
@@ -74,12 +95,14 @@ impl Stream {
             let known = LaneError::Refused(Refused::Acknowledged { acknowledged });
             return Err(lane_error(known, Kind::Session));
         }
-        let parts = self.parts.as_mut().expect("the first message has set it");
+        let parts = self.parts.as_ref().expect("the first message has set it");
         let expected = parts.expected();
         if sequence > expected {
             let gap = LaneError::Refused(Refused::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
         }
+        let bound = self.bound(sequence, sequence == expected).await?;
+        let parts = self.parts.as_mut().expect("the first message has set it");
         if let Some(whole) = moved::replay(
             self.moved.as_ref(),
             parts,
@@ -91,7 +114,8 @@ impl Stream {
             return Ok(());
         }
         let mut sent: Vec<(Elsewhere, Vec<(LaneNumber, Part)>)> = Vec::new();
-        for (lane, part) in parts.split(sequence, acknowledged, &increments) {
+        let numbers = (sequence, acknowledged);
+        for (lane, part) in parts.split(sequence, acknowledged, bound.above, &increments) {
             let known = sent.iter().position(|(to, _)| to.is_of(lane));
             let elsewhere = match known {
                 Some(_) => None,
@@ -100,7 +124,7 @@ impl Stream {
             let to = known.map(|at| &sent[at].0).or(elsewhere.as_ref());
             let node = to.and_then(Elsewhere::node);
             if !self.places.are_free(lane, node) {
-                let payload = self.encode(&fields, (sequence, acknowledged), vec![(lane, part)]);
+                let payload = self.encode(&fields, bound, numbers, vec![(lane, part)]);
                 self.held.push_back((lane, payload));
                 continue;
             }
@@ -111,14 +135,14 @@ impl Stream {
                 (None, None) => {
                     let increments = part.take(&mut increments);
                     let follows = Follows::InLane(part);
-                    let record = self.record(sequence, acknowledged, follows, increments);
+                    let record = self.record_since(bound.time, numbers, follows, increments);
                     self.enqueue(lane, record).await?;
                 }
             }
         }
         for (elsewhere, parts) in sent {
             let lanes = parts.iter().map(|(lane, _)| *lane).collect();
-            let payload = self.encode(&fields, (sequence, acknowledged), parts);
+            let payload = self.encode(&fields, bound, numbers, parts);
             self.sent.push(part::send(elsewhere, lanes, payload));
         }
         Ok(())
@@ -127,11 +151,12 @@ impl Stream {
     fn encode(
         &self,
         fields: &part::Fields<'_>,
+        bound: LowerBound,
         numbers: (u64, u64),
         parts: Vec<(LaneNumber, Part)>,
     ) -> Bytes {
-        let (session, time) = self.session.as_ref().expect("the first message has set it");
-        fields.encode((session, *time), numbers, parts)
+        let (session, _) = self.session.as_ref().expect("the first message has set it");
+        fields.encode((session, bound), numbers, parts)
     }
 
     /// Carries out parts here, as another node would have: those of the lanes that are wanted.
@@ -232,7 +257,7 @@ impl Stream {
 
     async fn tell_whole(&mut self, whole: Vec<Whole>, replies: &Replies) {
         let mut reply = reply();
-        if self.add_whole(&mut reply, whole) {
+        if Self::add_whole(&mut reply, whole) {
             replies.send(&reply).await;
         }
     }

@@ -6,7 +6,7 @@ use super::super::error::{Kind, lane_error};
 use super::parts::{Parts, Whole};
 use super::{Stream, part};
 use crate::lane::LaneError;
-use crate::model::{Digests, Follows, Increments, Millis, Refused, Session};
+use crate::model::{Digests, Follows, Increments, Refused, Session};
 use crate::store::SessionRows;
 
 /// A session that was moved, as its own lane has it.
@@ -25,11 +25,6 @@ impl Moved {
             session,
             revision: found.revision,
         })
-    }
-
-    /// When that was.
-    pub(super) fn at(&self) -> Millis {
-        self.session.moved_at().unwrap_or_default()
     }
 }
 

@@ -11,12 +11,12 @@ use tonic::Status;
 use super::super::error::{self, Kind, lane_error};
 use super::super::peers::{Elsewhere, malformed};
 use super::super::wire::RecordMessage;
-use super::reply;
+use super::{MAX_INCREMENTS, reply};
 use crate::cluster;
 use crate::lane::{self, Decided};
 use crate::model::{
-    Digests, Done, Failure, Follows, Increments, Millis, Operation, Part, Record, Request,
-    SessionId,
+    Digests, Done, Failure, Follows, Increments, LowerBound, MAX_ID_BYTES, Millis, Operation, Part,
+    Record, Request, SessionId, check_text, group,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
 use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
@@ -50,15 +50,15 @@ impl Fields<'_> {
     /// Some of the message's parts.
     pub(super) fn encode(
         &self,
-        (session, time): (&SessionId, Millis),
+        (session, bound): (&SessionId, LowerBound),
         (sequence, acknowledged): (u64, u64),
         parts: Vec<(LaneNumber, Part)>,
     ) -> Bytes {
         let head = RecordIncrementsRequest {
             session_id: session.to_string(),
             session_time: Some(prost_types::Timestamp {
-                seconds: time.div_euclid(1000),
-                nanos: i32::try_from(time.rem_euclid(1000) * 1_000_000).unwrap_or(0),
+                seconds: bound.time.div_euclid(1000),
+                nanos: i32::try_from(bound.time.rem_euclid(1000) * 1_000_000).unwrap_or(0),
             }),
             sequence,
             acknowledged,
@@ -83,6 +83,7 @@ impl Fields<'_> {
             message: message.into(),
             count,
             parts: parts.into_iter().map(of_lane).collect(),
+            above: Some(bound.above),
         };
         parts.encode_to_vec().into()
     }
@@ -137,6 +138,7 @@ pub(crate) fn decode_parts(
         message,
         count,
         parts,
+        above,
     } = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
     if let Some(part) = parts.iter().find(|part| part.lane >= lanes) {
         return Err(malformed(&format_args!("there is no lane {}", part.lane)));
@@ -146,25 +148,46 @@ pub(crate) fn decode_parts(
         [_] => {
             let mut message = RecordMessage::decode(&message)?;
             let increments = std::mem::take(&mut message.increments);
+            if increments.len() > MAX_INCREMENTS {
+                return Err(malformed(&"its parts are more than a message may have"));
+            }
             (message, vec![increments])
         }
         parts => {
             let sizes: Vec<_> = parts.iter().map(|part| part.indices.len()).collect();
+            if sizes.iter().sum::<usize>() > MAX_INCREMENTS {
+                return Err(malformed(&"its parts are more than a message may have"));
+            }
             RecordMessage::decode_parts(&message, &sizes)?
                 .ok_or_else(|| malformed(&"its parts are not its increments"))?
         }
     };
     let time = message.session_time.unwrap_or_default();
+    let seconds = time.seconds.checked_mul(1000);
+    let time = seconds.and_then(|millis| millis.checked_add(i64::from(time.nanos / 1_000_000)));
+    let time: Millis = time.ok_or_else(|| malformed(&"its session_time is out of range"))?;
+    if check_text(&message.session_id, MAX_ID_BYTES).is_err() {
+        return Err(malformed(&"its session_id is none"));
+    }
     let session = SessionId::from(message.session_id);
+    let home = digests.lane(&session, lanes);
+    for (part, increments) in parts.iter().zip(&increments) {
+        let lane = |name: &str| digests.lane(group(name), lanes);
+        let mut of = increments.iter();
+        if !of.all(|of| of.map_or(home, |of| lane(of.name)) == part.lane) {
+            return Err(malformed(&"a part has increments of another lane"));
+        }
+    }
     let request = |(part, increments): (RecordPart, Increments)| {
         let record = Record {
             session: session.clone(),
-            time: time.seconds * 1000 + i64::from(time.nanos / 1_000_000),
+            time,
             sequence: message.sequence,
             acknowledged: message.acknowledged,
             follows: Follows::InLane(Part {
                 previous: part.previous,
                 parts: count,
+                above,
                 indices: part.indices,
             }),
             contents: digests.message(&increments),
@@ -281,12 +304,14 @@ mod tests {
 
     #[test]
     fn parts_that_are_not_the_messages_increments_are_refused() {
-        let increments = vec![increment("a/1", 1, (None, None)); 3];
-        let message = RecordIncrementsRequest {
-            increments,
-            ..RecordIncrementsRequest::default()
-        };
-        let decode = |sizes: [usize; 2]| {
+        let digests = Digests::new([7; 16]);
+        let decode = |names: [usize; 3], sizes: [usize; 2]| {
+            let increments = names.map(|lane| increment(&in_lane(lane), 1, (None, None)));
+            let message = RecordIncrementsRequest {
+                session_id: "session".to_owned(),
+                increments: increments.into(),
+                ..RecordIncrementsRequest::default()
+            };
             let part = |(lane, size)| RecordPart {
                 lane,
                 indices: vec![0; size],
@@ -296,20 +321,72 @@ mod tests {
                 message: message.encode_to_vec().into(),
                 count: 2,
                 parts: (0..).zip(sizes).map(part).collect(),
+                above: None,
             };
-            let decoded = decode_parts(parts.encode_to_vec().into(), Digests::new([7; 16]), 256)?;
+            let decoded = decode_parts(parts.encode_to_vec().into(), digests, 256)?;
             let sizes = decoded
                 .iter()
                 .map(|(_, request)| request.operation.weight());
             Ok::<_, Status>(sizes.collect::<Vec<_>>())
         };
-        for sizes in [[1, 2], [3, 0], [0, 3]] {
-            assert_eq!(decode(sizes).expect("parts"), sizes);
+        for (names, sizes) in [
+            ([0, 1, 1], [1, 2]),
+            ([0, 0, 0], [3, 0]),
+            ([1, 1, 1], [0, 3]),
+        ] {
+            assert_eq!(decode(names, sizes).expect("parts"), sizes);
         }
-        for sizes in [[1, 1], [2, 2], [0, 0]] {
-            let refused = decode(sizes).expect_err("other increments");
+        for (names, sizes) in [
+            ([0, 1, 1], [1, 1]),
+            ([0, 0, 1], [2, 2]),
+            ([0, 0, 0], [0, 0]),
+            // Of another lane.
+            ([0, 1, 1], [2, 1]),
+            ([0, 0, 0], [0, 3]),
+        ] {
+            let refused = decode(names, sizes).expect_err("other increments");
             assert_eq!(refused.code(), tonic::Code::Internal, "{sizes:?}");
         }
+    }
+
+    /// The name of a counter that is in a lane of 256.
+    fn in_lane(lane: usize) -> String {
+        let digests = Digests::new([7; 16]);
+        let mut groups = (0..).map(|at| format!("g{at}"));
+        let group = groups.find(|group| digests.lane(group, 256) as usize == lane);
+        group.expect("one of them") + "/1"
+    }
+
+    /// A peer is not trusted with what a message may contain: its session's name, its time, and how many increments it has.
+    #[test]
+    fn parts_that_no_node_makes_are_refused() {
+        let digests = Digests::new([7; 16]);
+        let decode = |session: &str, seconds: i64, count: usize| {
+            let message = RecordIncrementsRequest {
+                session_id: session.to_owned(),
+                session_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+                increments: vec![increment(&in_lane(3), 1, (None, None)); count],
+                ..RecordIncrementsRequest::default()
+            };
+            let parts = RecordParts {
+                message: message.encode_to_vec().into(),
+                count: 1,
+                parts: vec![RecordPart {
+                    lane: 3,
+                    ..RecordPart::default()
+                }],
+                above: None,
+            };
+            decode_parts(parts.encode_to_vec().into(), digests, 256)
+        };
+        assert_eq!(decode("s", 1_700_000_000, 1000).expect("a part").len(), 1);
+        assert!(decode("", 1_700_000_000, 1).is_err(), "no name");
+        assert!(
+            decode(&"s".repeat(129), 1_700_000_000, 1).is_err(),
+            "too long"
+        );
+        assert!(decode("s", i64::MAX / 2, 1).is_err(), "no such time");
+        assert!(decode("s", 1_700_000_000, 1001).is_err(), "too many");
     }
 
     /// Wherever a part is carried out, and however often it is sent again by another way, it is the same: also where an
@@ -339,10 +416,14 @@ mod tests {
             fields: &decoded.fields,
         };
         let mut increments = decoded.increments;
-        let all = parts.split(1, 0, &increments);
+        let all = parts.split(1, 0, 0, &increments);
         assert!(all.len() > 2, "{} lanes", all.len());
         for of in [&all[..], &all[1..], &all[..1]] {
-            let sent = fields.encode((&session, 0), (1, 0), of.to_vec());
+            let bound = LowerBound {
+                above: 0,
+                time: 1_700_000_000_123,
+            };
+            let sent = fields.encode((&session, bound), (1, 0), of.to_vec());
             let requests = decode_parts(sent, digests, 256).expect("parts");
             assert_eq!(requests.len(), of.len());
             for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
@@ -351,6 +432,7 @@ mod tests {
                 };
                 let here = digests.message(&part.take(&mut increments));
                 assert_eq!(record.contents, here, "{part:?}");
+                assert_eq!(record.time, bound.time);
                 assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
             }
         }

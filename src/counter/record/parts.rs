@@ -68,7 +68,7 @@ impl Parts {
         self.pending.len()
     }
 
-    /// Takes a message apart, whose number is not above the expected one.
+    /// Takes a message apart, whose number is not above the expected one. `above` is that of the message's lower bound.
     ///
     /// # Panics
     /// Where it has more parts than there can be lanes.
@@ -76,6 +76,7 @@ impl Parts {
         &mut self,
         sequence: u64,
         acknowledged: u64,
+        above: u64,
         increments: &Increments,
     ) -> Vec<(LaneNumber, Part)> {
         self.last = self.last.max(sequence);
@@ -96,6 +97,7 @@ impl Parts {
             let part = Part {
                 previous: at.checked_sub(1).map(|before| sent[before]),
                 parts: count,
+                above: Some(above),
                 indices,
             };
             if sent.get(at) != Some(&sequence) {
@@ -197,7 +199,7 @@ mod tests {
         let mut previous = |sequence, acknowledged| {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
-            let mut parts = parts.split(sequence, acknowledged, &increments);
+            let mut parts = parts.split(sequence, acknowledged, 0, &increments);
             parts.remove(0).1.previous
         };
         assert_eq!((previous(8, 7), previous(9, 7)), (None, Some(8)));
@@ -214,7 +216,7 @@ mod tests {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
             increments.push("b/1", 1, Limits::default());
-            let parts = parts.split(1, 0, &increments);
+            let parts = parts.split(1, 0, 0, &increments);
             parts.into_iter().map(|(lane, _)| lane).collect::<Vec<_>>()
         };
         let lanes = split();

@@ -3,8 +3,8 @@
 use super::State;
 use crate::model::answer::{Answer, Done, Failure, Outcome, Place, Refused};
 use crate::model::moved::Applied;
-use crate::model::request::{Follows, Record};
-use crate::model::session::{Message, Session};
+use crate::model::request::{Follows, MAX_SKEW, Record};
+use crate::model::session::{Message, SESSION_WINDOW, Session};
 
 impl State {
     /// Decides a message of a session: it is applied on top of the one before it, and on nothing else.
@@ -12,14 +12,7 @@ impl State {
         let unknown = Session::default();
         let session = self.sessions.get(&record.session);
         let is_new = session.is_none();
-        // One that is about to be forgotten is so already: other lanes may be further, and what these have applied would be
-        // taken for new there.
-        let horizon = self.head.session_horizon;
-        let in_lane = matches!(record.follows, Follows::InLane(_));
-        let is_old = in_lane && session.is_some_and(|session| session.used <= horizon);
-        if is_new || is_old {
-            self.check_time(Some(record.time), horizon)?;
-        }
+        self.check_begun(record, session)?;
         let session = session.unwrap_or(&unknown);
         let applied = session.applied;
         if record.follows == Follows::TheOneBefore && record.acknowledged > applied {
@@ -31,16 +24,20 @@ impl State {
         if record.sequence == 0 {
             let failures = session.failures(|at| at > acknowledged);
             if acknowledged > session.acknowledged {
-                let now = self.head.time;
+                let (now, age) = (self.now, self.age);
                 self.sessions.change(&record.session, |session| {
                     session.acknowledge(acknowledged);
-                    session.used = now;
+                    session.use_at(now, age);
                 });
             }
             return Ok(self.recorded(applied, failures, true));
         }
         if record.sequence <= acknowledged {
             return Err(Refused::Acknowledged { acknowledged });
+        }
+        // A session's row holds a window, whoever has sent the message.
+        if record.sequence - acknowledged > SESSION_WINDOW {
+            return Err(Refused::BeyondWindow { acknowledged });
         }
         if session.is_applied(record.sequence) {
             let of_whole = record.follows == Follows::TheOneBefore;
@@ -73,7 +70,7 @@ impl State {
         if let Some(failures) = session.too_many_failures(acknowledged) {
             return Err(Refused::FailuresUnacknowledged { failures });
         }
-        // Sessions that are there may still go on where new ones may not begin, but not without an end.
+        // Sessions that are known may still go on when new ones may not begin, but not without an end.
         let max = self.bounds.id_bytes;
         self.check_room(if is_new { max } else { max + max / 4 })?;
         // Before the session was moved here, parts of the message may have been applied.
@@ -97,7 +94,7 @@ impl State {
             failures.extend(done.failures);
             failures.sort_unstable_by_key(|(_, failure)| failure.index);
         }
-        let now = self.head.time;
+        let (now, age) = (self.now, self.age);
         let message = Message {
             sequence: record.sequence,
             contents: record.contents,
@@ -105,9 +102,30 @@ impl State {
         };
         self.sessions.change(&record.session, |session| {
             session.acknowledge(acknowledged);
-            session.advance(message, &failures, now);
+            session.advance(message, &failures);
+            session.use_at(now, age);
+            session.keep_bound(record.lower_bound());
         });
         Ok(self.recorded(record.sequence, failures, false))
+    }
+
+    /// Refuses a message of a session that is not known here, and may have been forgotten.
+    fn check_begun(&self, record: &Record, session: Option<&Session>) -> Result<(), Refused> {
+        let horizon = self.session_horizon();
+        if record.follows == Follows::TheOneBefore {
+            return match session {
+                Some(_) => Ok(()),
+                None => self.check_time(Some(record.time), horizon),
+            };
+        }
+        // A session that is about to be forgotten is so already: other lanes may be further, and would refuse their parts.
+        let used_at = session.and_then(|session| session.age);
+        if used_at.is_some_and(|age| age > self.age - self.bounds.session_horizon) {
+            return Ok(());
+        }
+        // The time of a part is a lower bound, and an earlier one is true, too: no clock of a node makes it too late.
+        let time = record.time.min(self.now + MAX_SKEW);
+        self.check_time(Some(time), horizon)
     }
 
     fn recorded(&self, acknowledged: u64, failures: Vec<(u64, Failure)>, replayed: bool) -> Answer {

@@ -45,7 +45,7 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     lane.set_clock(HORIZON + 2 * SKEW);
     let again = lane.one(named("one", None, add("a/x", 5)));
     assert!(again.expect("it is known").2);
-    lane.now += HORIZON;
+    lane.now += HORIZON + SKEW;
     let new = lane.one(named("one", None, add("a/x", 5))).expect("done");
     assert_eq!((value(&new.0), new.2), (11, false), "it is forgotten");
     let refused = lane.one(named("two", Some(START), add("a/x", 1)));
@@ -99,6 +99,7 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
         let part = Part {
             previous: previous.replace(sequence),
             parts: u32::try_from(lanes.len()).expect("few"),
+            above: None,
             indices: if lanes.len() == 1 {
                 Vec::new()
             } else {

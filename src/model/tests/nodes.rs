@@ -27,6 +27,7 @@ impl Shared {
             pack: Pack {
                 seq: commit.seq,
                 time: commit.time,
+                stamp: commit.stamp,
                 base,
                 ids: commit.ids.clone(),
             },
@@ -50,10 +51,11 @@ impl Node {
     }
 
     /// Takes in what others have committed; `false` where that is nothing.
-    fn catch_up(&mut self, shared: &Shared) -> bool {
+    fn catch_up(&mut self, shared: &Shared, now: Millis) -> bool {
         let seq = usize::try_from(self.state.head().seq).expect("few");
         for batch in &shared.log[seq..] {
-            self.state.catch_up(batch.clone()).expect("it follows");
+            let taken = self.state.catch_up(batch.clone(), now - self.started);
+            taken.expect("it follows");
         }
         seq < shared.log.len()
     }
@@ -79,13 +81,13 @@ impl Node {
             let base = if let Some(commit) = self.state.commit() {
                 let Some(base) = shared.commit(&commit) else {
                     self.state.undo(&commit);
-                    assert!(self.catch_up(shared), "it was refused for a reason");
+                    assert!(self.catch_up(shared, now), "it was refused for a reason");
                     continue;
                 };
                 self.state.committed(&commit, base);
                 base
             } else {
-                if self.catch_up(shared) {
+                if self.catch_up(shared, now) {
                     continue;
                 }
                 self.state.head().revision
@@ -158,6 +160,7 @@ fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, parts: u32) -> 
         record.follows = Follows::InLane(Part {
             previous,
             parts,
+            above: Some(0),
             indices: Vec::new(),
         });
     }

@@ -13,7 +13,7 @@ use super::Place;
 use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, prefix, put};
 use super::rows::{FORMAT, Layout};
 use super::{OpenError, kv, meta};
-use crate::model::group;
+use crate::model::{Stamp, group};
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
 use crate::store::Row;
@@ -78,7 +78,11 @@ impl Filling {
         let last = last.and_then(|last| last.checked_sub(zero.base(guard, 0)));
         meta.revisions_before =
             last.ok_or_else(|| ToolError::Refused("there are no revisions left".to_owned()))?;
-        let newest = dump.packs.iter().map(|pack| pack.time).max();
+        let newest = dump
+            .packs
+            .iter()
+            .map(|pack| pack.newest.unwrap_or(pack.time));
+        let newest = newest.max();
         meta.before_until = newest.unwrap_or(0);
         swap(place, &meta, guard).await?;
         let guard = match meta::read(client, prefix).await? {
@@ -146,6 +150,12 @@ impl Filling {
                 seq: 1,
                 attempt: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
                 time: dump.time,
+                extras: Stamp {
+                    age: Some(0),
+                    newest: None,
+                }
+                .encode()
+                .into(),
                 ..Batch::default()
             };
             let head = Head {
@@ -167,7 +177,7 @@ impl Filling {
         for (id, session) in &dump.sessions {
             for (lane, row) in session.spread(id, dump.digests, self.layout.lanes, dump.time) {
                 let key = layout.session(lane, id);
-                let state = row.encode().into();
+                let state = layout.encode(&row);
                 let value = layout.seal(&key, &Session { state });
                 self.put(key, value).await?;
             }
@@ -180,6 +190,12 @@ impl Filling {
                 base: pack.base,
                 places: pack.places,
                 ids: Bytes::copy_from_slice(&pack.ids),
+                extras: Stamp {
+                    age: Some(0),
+                    newest: pack.newest,
+                }
+                .encode()
+                .into(),
             };
             if !row.packs.is_empty() && row.encoded_len() + pack.encoded_len() > MAX_BYTES {
                 self.put_before(index, std::mem::take(&mut row)).await?;

@@ -103,31 +103,34 @@ fn put_together(
     let mut last = None;
     let mut take = |batch: &stored::Batch, row_revision: i64| {
         let base = layout.base_of(batch, row_revision);
-        last = Some((batch.seq, base + i64::from(batch.places)));
+        let pack = pack(batch, base)?;
+        last = Some((batch.seq, base + i64::from(batch.places), pack.stamp.age));
         if batch.seq >= head.forget_before && !batch.ids.is_empty() {
-            loaded.packs.push(pack(batch, base));
+            loaded.packs.push(pack);
         }
         if batch.seq > head.folded {
             tell(batch, &mut told);
         }
+        Ok(())
     };
     for row in packs {
         let stored: stored::Pack = layout.open(row)?;
         log.add_pack(&stored, row.mod_revision)?;
         for batch in &stored.batches {
-            take(batch, row.mod_revision);
+            take(batch, row.mod_revision)?;
         }
     }
     for batch in &head.batches {
-        take(batch, head_row.mod_revision);
+        take(batch, head_row.mod_revision)?;
     }
-    let Some((seq, revision)) = last.filter(|(seq, _)| *seq == head.seq) else {
+    let Some((seq, revision, age)) = last.filter(|(seq, ..)| *seq == head.seq) else {
         return Err(Corrupt("a lane's last batch is missing"));
     };
     loaded.head = Head {
         seq,
         revision,
         time: head.time,
+        age,
         horizon: head.horizon,
         session_horizon: head.session_horizon,
     };
@@ -157,13 +160,14 @@ fn put_together(
     Ok(loaded)
 }
 
-fn pack(batch: &stored::Batch, base: i64) -> Pack {
-    Pack {
+fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
+    Ok(Pack {
         seq: batch.seq,
         time: batch.time,
+        stamp: rows::stamp(batch.time, &batch.extras)?,
         base,
         ids: batch.ids.to_vec().into(),
-    }
+    })
 }
 
 /// Reads what was committed to a lane after a batch, and takes it into the log.
@@ -299,6 +303,7 @@ fn take_new(
 ) -> Result<(), Corrupt> {
     for batch in stored.iter().filter(|batch| batch.seq > seq) {
         let base = layout.base_of(batch, row.mod_revision);
+        let pack = pack(batch, base)?;
         let mut counters = Vec::new();
         for change in rows::changes(batch)? {
             counters.push((change.name, change.value));
@@ -308,11 +313,12 @@ fn take_new(
                 seq: batch.seq,
                 revision: base + i64::from(batch.places),
                 time: batch.time,
+                age: pack.stamp.age,
                 // They only grow: those of the last batch are right for all.
                 horizon: head.horizon,
                 session_horizon: head.session_horizon,
             },
-            pack: pack(batch, base),
+            pack,
             counters,
             // They are told with the last one.
             sessions: Vec::new(),

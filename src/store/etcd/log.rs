@@ -214,7 +214,7 @@ impl Log {
     /// Plans the writing of the next batch.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
         let sizes = self.layout.sizes;
-        let batch = to_batch(commit, attempt.clone(), self.layout.whole_sessions);
+        let batch = to_batch(commit, attempt.clone(), &self.layout);
         let size = batch.encoded_len();
         let mut head = Head {
             seq: commit.seq,
@@ -318,7 +318,7 @@ impl Log {
             let state = self.sessions.get(&id).cloned().unwrap_or(old);
             let key = self.layout.session(self.lane, &id);
             operations.push(if let Some(session) = state {
-                let state = session.encode().into();
+                let state = self.layout.encode(&session);
                 put(key.clone(), self.layout.seal(&key, &Session { state }))
             } else {
                 delete(key)
@@ -384,7 +384,7 @@ impl Log {
     }
 }
 
-fn to_batch(commit: &Commit, attempt: Bytes, whole_sessions: bool) -> Batch {
+fn to_batch(commit: &Commit, attempt: Bytes, layout: &Layout) -> Batch {
     let mut counters = Vec::new();
     CounterChange::put_all(&commit.changes.counters, &mut counters);
     let changed = commit.changes.sessions.iter();
@@ -398,7 +398,8 @@ fn to_batch(commit: &Commit, attempt: Bytes, whole_sessions: bool) -> Batch {
         ids: Bytes::copy_from_slice(&commit.ids),
         counters: counters.into(),
         sessions: changed
-            .map(|(id, change)| sessions::to_stored(id, change, whole_sessions))
+            .map(|(id, change)| sessions::to_stored(id, change, layout))
             .collect(),
+        extras: commit.stamp.encode().into(),
     }
 }

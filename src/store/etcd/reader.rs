@@ -298,12 +298,14 @@ impl<K: Kv> Shared<K> {
         let heads = heads.ranges.into_iter().flat_map(|range| range.kvs);
         let mut lanes = Vec::new();
         let mut states = HashMap::new();
+        let mut horizon = 0;
         for head in heads {
             let lane = self.lane(&head)?;
             let replica = replicas
                 .refresh(&self.kv, &self.layout, lane, &head, revision)
                 .await?;
             lanes.push(lane);
+            horizon = horizon.max(replica.session_horizon);
             if let Some(told) = replica.sessions.get(id) {
                 states.insert(lane, told.clone());
             }
@@ -329,6 +331,7 @@ impl<K: Kv> Shared<K> {
         Ok(SessionRows {
             lanes: sessions?,
             revision: self.layout.end(revision),
+            horizon,
         })
     }
 

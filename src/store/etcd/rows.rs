@@ -4,17 +4,19 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
 use super::sizes::Sizes;
-use crate::model::{Corrupt, CounterChange, Digests, Millis};
+use crate::model::{Corrupt, CounterChange, Digests, Millis, Session, Stamp};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::LaneNumber;
 
 /// The format of data that are begun now.
-pub(super) const FORMAT: u32 = FORMAT_ADDED;
-/// The first format, and the first ones in which data may have been moved, and sessions be told by what was added.
+pub(super) const FORMAT: u32 = FORMAT_EXTRAS;
+/// The first format, and the first ones in which data may have been moved, sessions be told by what was added, and rows have
+/// fields behind them.
 const FORMAT_FIRST: u32 = 1;
 pub(super) const FORMAT_MOVED: u32 = 2;
 const FORMAT_ADDED: u32 = 3;
+const FORMAT_EXTRAS: u32 = 4;
 /// Bits of a revision that tell places of one revision of etcd apart.
 const PLACE_BITS: u32 = 20;
 /// How many places one transaction may take.
@@ -34,6 +36,8 @@ pub(super) struct Layout {
     pub(super) before_until: Option<Millis>,
     /// Older versions may read the data, which know sessions as a whole only.
     pub(super) whole_sessions: bool,
+    /// Older versions may read the data, which know no fields behind a session.
+    without_extras: bool,
     pub(super) sizes: Sizes,
 }
 
@@ -69,8 +73,19 @@ impl Layout {
             meta_revision,
             before_until: (meta.before_until > 0).then_some(meta.before_until),
             whole_sessions: meta.format < FORMAT_ADDED,
+            without_extras: meta.format < FORMAT_EXTRAS,
             sizes: Sizes::default(),
         })
+    }
+
+    /// The bytes to store of a session.
+    pub(super) fn encode(&self, session: &Session) -> Bytes {
+        let encoded = if self.without_extras {
+            session.encode_without_extras()
+        } else {
+            session.encode()
+        };
+        encoded.into()
     }
 
     pub(super) fn meta(&self) -> Bytes {
@@ -208,6 +223,14 @@ pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Re
         return Err(Corrupt("a row's check sum is wrong"));
     }
     M::decode(message).map_err(|_| Corrupt("a row is not what it should be"))
+}
+
+/// How old a batch is, and which ids it has.
+pub(super) fn stamp(time: Millis, extras: &[u8]) -> Result<Stamp, Corrupt> {
+    if extras.is_empty() {
+        return Ok(Stamp::of_time(time));
+    }
+    Stamp::decode(extras)
 }
 
 /// The counters that a batch has changed.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::rows::Layout;
 use crate::model::{Corrupt, Session, SessionChange, SessionId};
 use crate::proto::sumd::store::v1 as stored;
 
@@ -67,14 +68,14 @@ pub(super) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) 
     }
 }
 
-/// What to store of a change; as a whole where that is asked for.
+/// What to store of a change: what was added, if the data's format has that.
 pub(super) fn to_stored(
     id: &SessionId,
     change: &SessionChange,
-    whole: bool,
+    layout: &Layout,
 ) -> stored::SessionChange {
     let SessionChange { before, after } = change;
-    let before = before.as_ref().filter(|_| !whole);
+    let before = before.as_ref().filter(|_| !layout.whole_sessions);
     let added = before
         .zip(after.as_ref())
         .and_then(|(before, after)| after.since(before));
@@ -83,8 +84,8 @@ pub(super) fn to_stored(
         ..stored::SessionChange::default()
     };
     match (added, after) {
-        (Some(added), _) => stored.added = added.encode().into(),
-        (None, Some(after)) => stored.state = after.encode().into(),
+        (Some(added), _) => stored.added = layout.encode(&added),
+        (None, Some(after)) => stored.state = layout.encode(after),
         (None, None) => {}
     }
     stored
@@ -119,7 +120,13 @@ mod tests {
             before: before.cloned(),
             after: after.cloned(),
         };
-        to_stored(&"meter-7".into(), &change, whole)
+        let meta = stored::Meta {
+            format: if whole { 2 } else { 4 },
+            key: vec![7; 16].into(),
+            ..stored::Meta::default()
+        };
+        let layout = Layout::new("p", &meta, 1).expect("a known format");
+        to_stored(&"meter-7".into(), &change, &layout)
     }
 
     /// What was added is put on what the row says, which may be newer; and older versions are told all of it.
@@ -140,7 +147,8 @@ mod tests {
             assert_eq!(told.session(), Ok(Some(Session::clone(&after))));
         }
         let whole = stored(Some(&before), Some(&after), true);
-        assert_eq!((&*whole.state, whole.added.len()), (&*after.encode(), 0));
+        let state = after.encode_without_extras();
+        assert_eq!((&*whole.state, whole.added.len()), (&*state, 0));
     }
 
     /// One that was forgotten is so whatever its row says, and what is added later is to another one.

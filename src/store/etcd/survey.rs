@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::client::{prefix_end, range};
 use super::kv::{self, Kv, ReadError};
-use super::rows::Layout;
+use super::rows::{self, Layout};
 use super::{BEFORE_LATEST, OpenError, meta};
 use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -241,13 +241,16 @@ pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, Read
 
 fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
     let before: stored::Before = layout.open(row)?;
-    let packs = before.packs.into_iter().map(|pack| Remembered {
-        time: pack.time,
-        base: pack.base,
-        places: pack.places,
-        ids: Arc::from(&*pack.ids),
-    });
-    Ok(packs.collect())
+    let pack = |pack: stored::BeforePack| {
+        Ok(Remembered {
+            time: pack.time,
+            newest: rows::stamp(pack.time, &pack.extras)?.newest,
+            base: pack.base,
+            places: pack.places,
+            ids: Arc::from(&*pack.ids),
+        })
+    };
+    before.packs.into_iter().map(pack).collect()
 }
 
 /// Notes what is wrong with a row.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use super::rows::{self, Error};
 use super::tools::{publish, refuse_existing, remove};
 use super::{beside, check, folder, lock, make_folder, schema};
-use crate::model::{Changes, Commit, Digests};
+use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
 use crate::store::dump::Dump;
 use crate::store::tools::ToolError;
@@ -77,11 +77,13 @@ impl Filling {
         let mut batch = Commit {
             seq: 0,
             time: 0,
+            stamp: Stamp::of_time(0),
             horizon: dump.horizon,
             session_horizon: dump.session_horizon,
             places: 0,
             ids: [].into(),
             forget_before: 1,
+            deletions_up_to: 0,
             changes: Changes::default(),
         };
         for pack in &dump.packs {
@@ -89,11 +91,20 @@ impl Filling {
             // Lanes have each their own time. What is remembered for longer than need be does no harm.
             batch.time = batch.time.max(pack.time);
             (batch.places, batch.ids) = (pack.places, pack.ids.clone());
+            // The ages of lanes elsewhere are none of this one's: what is remembered is as young as its first batch here.
+            batch.stamp = Stamp {
+                age: Some(0),
+                newest: pack.newest,
+            };
             rows::put_batch(&mut put, self.digests, &batch, pack.base)?;
         }
         let head = Commit {
             seq: batch.seq + 1,
             time: batch.time.max(dump.time),
+            stamp: Stamp {
+                age: Some(0),
+                newest: None,
+            },
             places: 0,
             ids: [].into(),
             ..batch

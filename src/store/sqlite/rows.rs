@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Row as SqlRow, Statement, params};
+use rusqlite::{Connection, Row as SqlRow, Statement, params};
 
-use crate::model::{Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId};
+use crate::model::{
+    Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId, Stamp, check_extras,
+};
 use crate::store::StoreError;
 use crate::store::recent::Latest;
 
@@ -42,27 +44,40 @@ impl std::fmt::Display for Error {
 }
 
 /// The columns that [`counter`] reads, for a statement to begin with.
-pub(super) const COUNTER: &str = "SELECT name, value, revision, digest FROM counter";
+pub(super) const COUNTER: &str = "SELECT name, value, revision, digest, extras FROM counter";
 /// The same of counters that are no more.
-pub(super) const DELETED: &str = "SELECT name, NULL, revision, digest FROM deleted";
+pub(super) const DELETED: &str = "SELECT name, NULL, revision, digest, x'' FROM deleted";
 /// Half the price of an upsert.
 pub(super) const PUT_COUNTER: &str =
     "INSERT OR REPLACE INTO counter (name, value, revision, digest) VALUES (?1, ?2, ?3, ?4)";
 pub(super) const PUT_DELETED: &str =
     "INSERT OR REPLACE INTO deleted (name, revision, digest) VALUES (?1, ?2, ?3)";
 pub(super) const BATCH: &str =
-    "SELECT seq, base, places, time, horizon, session_horizon, ids, digest FROM batch";
+    "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras FROM batch";
 pub(super) const PUT_BATCH: &str = "INSERT INTO batch \
-    (seq, base, places, time, horizon, session_horizon, ids, digest, log) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    (seq, base, places, time, horizon, session_horizon, ids, digest, log, extras) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 pub(super) const SESSION: &str = "SELECT id, state, digest FROM session";
 pub(super) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VALUES (?1, ?2, ?3) \
     ON CONFLICT (id) DO UPDATE SET state = ?2, digest = ?3";
 
-fn counter_digest(digests: Digests, name: &str, value: Option<i64>, revision: i64) -> u32 {
+fn counter_digest(
+    digests: Digests,
+    name: &str,
+    value: Option<i64>,
+    revision: i64,
+    extras: &[u8],
+) -> u32 {
     let numbers = [value.unwrap_or(0), revision].map(i64::to_le_bytes);
     let deleted = [value.is_none().into()];
-    digests.check(&[name.as_bytes(), numbers.as_flattened(), &deleted])
+    let parts = [name.as_bytes(), numbers.as_flattened(), &deleted, extras];
+    check_with_extras(digests, &parts)
+}
+
+/// The check sum of a row whose last part is its extras: a row without any has that of the formats that had none.
+fn check_with_extras(digests: Digests, parts: &[&[u8]]) -> u32 {
+    let parts = parts.strip_suffix(&[&[][..]]).unwrap_or(parts);
+    digests.check(parts)
 }
 
 pub(super) fn put_counter(
@@ -70,7 +85,7 @@ pub(super) fn put_counter(
     digests: Digests,
     (name, value, revision): (&str, i64, i64),
 ) -> Result<()> {
-    let digest = counter_digest(digests, name, Some(value), revision);
+    let digest = counter_digest(digests, name, Some(value), revision, &[]);
     statement.execute(params![name, value, revision, digest])?;
     Ok(())
 }
@@ -80,7 +95,7 @@ pub(super) fn put_deleted(
     digests: Digests,
     (name, revision): (&str, i64),
 ) -> Result<()> {
-    let digest = counter_digest(digests, name, None, revision);
+    let digest = counter_digest(digests, name, None, revision, &[]);
     statement.execute(params![name, revision, digest])?;
     Ok(())
 }
@@ -89,11 +104,14 @@ pub(super) fn put_deleted(
 pub(super) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
-    if row.get::<_, u32>(3)? != counter_digest(digests, name, value, revision) {
+    let extras = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+    if row.get::<_, u32>(3)? != counter_digest(digests, name, value, revision, extras) {
         return Err(Error::Corrupt(format!(
             "the row of counter {name:?} is damaged"
         )));
     }
+    check_extras(extras)
+        .map_err(|Corrupt(what)| Error::Corrupt(format!("counter {name:?}: {what}")))?;
     Ok(Latest {
         name,
         value,
@@ -108,8 +126,9 @@ pub(super) struct BatchRow {
     pub(super) pack: Pack,
 }
 
-fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8]) -> u32 {
-    digests.check(&[numbers.map(i64::to_le_bytes).as_flattened(), ids])
+fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8], extras: &[u8]) -> u32 {
+    let numbers = numbers.map(i64::to_le_bytes);
+    check_with_extras(digests, &[numbers.as_flattened(), ids, extras])
 }
 
 /// Puts a batch, and says how many bytes its log takes.
@@ -127,7 +146,8 @@ pub(super) fn put_batch(
         batch.horizon,
         batch.session_horizon,
     ];
-    let digest = batch_digest(digests, numbers, &batch.ids);
+    let extras = batch.stamp.encode();
+    let digest = batch_digest(digests, numbers, &batch.ids, &extras);
     let [seq, base, places, time, horizon, session_horizon] = numbers;
     let ids = &*batch.ids;
     let log = log(digests, batch);
@@ -140,7 +160,8 @@ pub(super) fn put_batch(
         session_horizon,
         ids,
         digest,
-        log
+        log,
+        extras
     ])?;
     Ok(log.len())
 }
@@ -218,25 +239,63 @@ pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
     }
     let ids = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
     let [seq, base, places, time, horizon, session_horizon] = numbers;
-    if row.get::<_, u32>(7)? != batch_digest(digests, numbers, ids) {
+    let extras = row.get_ref(8)?.as_blob().map_err(rusqlite::Error::from)?;
+    if row.get::<_, u32>(7)? != batch_digest(digests, numbers, ids, extras) {
         return Err(Error::Corrupt(format!("the row of batch {seq} is damaged")));
     }
     let seq = seq.cast_unsigned();
+    let stamp = if extras.is_empty() {
+        Ok(Stamp::of_time(time))
+    } else {
+        Stamp::decode(extras)
+    };
+    let stamp = stamp.map_err(|Corrupt(what)| Error::Corrupt(format!("batch {seq}: {what}")))?;
     Ok(BatchRow {
         head: Head {
             seq,
             revision: base + places,
             time,
+            age: stamp.age,
             horizon,
             session_horizon,
         },
         pack: Pack {
             seq,
             time,
+            stamp,
             base,
             ids: Arc::from(ids),
         },
     })
+}
+
+/// Puts a batch that is stored in its place, with the numbers that it has now.
+pub(super) fn replace_batch(
+    connection: &Connection,
+    digests: Digests,
+    BatchRow { head, pack }: &BatchRow,
+) -> Result<()> {
+    let numbers = [
+        head.seq.cast_signed(),
+        pack.base,
+        head.revision - pack.base,
+        head.time,
+        head.horizon,
+        head.session_horizon,
+    ];
+    let extras = pack.stamp.encode();
+    let digest = batch_digest(digests, numbers, &pack.ids, &extras);
+    let sql = "UPDATE batch SET time = ?2, horizon = ?3, session_horizon = ?4, digest = ?5, extras = ?6 WHERE seq = ?1";
+    let [seq, _, _, time, horizon, session_horizon] = numbers;
+    connection.prepare_cached(sql)?.execute(params![
+        seq,
+        time,
+        horizon,
+        session_horizon,
+        digest,
+        extras
+    ])?;
+    Ok(())
 }
 
 pub(super) fn put_session(

@@ -13,7 +13,7 @@ use crate::model::Digests;
 const APPLICATION_ID: i32 = 0x7375_6d64;
 
 /// The statements that make each version of the schema from the one before.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE meta (
         name TEXT PRIMARY KEY NOT NULL,
         value ANY NOT NULL
@@ -67,6 +67,10 @@ const MIGRATIONS: [&str; 3] = ["
     INSERT INTO meta VALUES ('moved_to', '');
     -- How many lanes the data had where they came from.
     INSERT INTO meta VALUES ('lanes', 1);
+", "
+    -- Fields that a row may have beside those of its format, each with a tag and its length; of a batch, how old it is.
+    ALTER TABLE batch ADD COLUMN extras BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE counter ADD COLUMN extras BLOB NOT NULL DEFAULT x'';
 "];
 
 /// The version that this program writes.

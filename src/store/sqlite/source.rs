@@ -103,6 +103,7 @@ impl Reading<'_> {
             if !pack.ids.is_empty() {
                 dump.packs.push(Remembered {
                     time: pack.time,
+                    newest: pack.stamp.newest,
                     base: pack.base,
                     places: u32::try_from(head.revision - pack.base).unwrap_or(u32::MAX),
                     ids: pack.ids,

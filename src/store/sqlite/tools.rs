@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{beside, folder, lock, make_folder, reader, schema};
-use crate::model::{Changes, Commit, Digests, Head, PackEntry};
+use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
 use crate::store::tools::{Answers, Report, ToolError, restore_gap};
 
 /// Copies a database, as it is at one moment, to a new file.
@@ -120,11 +120,16 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
     let batch = Commit {
         seq: head.seq + 1,
         time: head.time,
+        stamp: Stamp {
+            age: head.age,
+            newest: None,
+        },
         horizon: head.horizon,
         session_horizon: head.session_horizon,
         places: 0,
         ids: [].into(),
         forget_before: reader::oldest(connection, digests)?,
+        deletions_up_to: 0,
         changes: Changes::default(),
     };
     rows::put_batch(

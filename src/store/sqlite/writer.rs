@@ -55,7 +55,7 @@ pub(super) struct Writer {
     folded: u64,
     /// The batches before this one are gone.
     pruned: u64,
-    /// Which revision it was at which time, as far back as deletions are remembered.
+    /// Which revision it was at which age of the lane, as far back as deletions are remembered.
     past: VecDeque<(Millis, i64)>,
 }
 
@@ -163,14 +163,15 @@ impl Writer {
 
     /// The revision up to which deletions are forgotten now, if it is time to look.
     fn forgettable(&mut self, batch: &Commit) -> Option<i64> {
-        let last = self.past.back().map_or(0, |(time, _)| *time);
-        if batch.time < last + FORGET_INTERVAL {
+        let age = batch.stamp.age.unwrap_or(0);
+        let last = self.past.back().map(|(age, _)| *age);
+        if last.is_some_and(|last| age < last + FORGET_INTERVAL) {
             return None;
         }
-        self.past.push_back((batch.time, self.revision));
+        self.past.push_back((age, self.revision));
         let mut forgotten = None;
-        while let Some((time, revision)) = self.past.front()
-            && *time <= batch.horizon
+        while let Some((age, revision)) = self.past.front()
+            && *age <= batch.deletions_up_to
         {
             forgotten = Some(*revision);
             self.past.pop_front();
@@ -263,7 +264,7 @@ mod tests {
     use super::super::beside;
     use super::super::reader::Snapshot;
     use super::*;
-    use crate::model::{Changes, CounterChange};
+    use crate::model::{Changes, CounterChange, Stamp};
     use crate::store::recent;
 
     fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>) -> Commit {
@@ -276,11 +277,13 @@ mod tests {
         Commit {
             seq,
             time: 0,
+            stamp: Stamp::of_time(0),
             horizon: 0,
             session_horizon: 0,
             places: 1,
             ids: [].into(),
             forget_before: seq,
+            deletions_up_to: 0,
             changes: Changes {
                 counters: changes.collect(),
                 sessions: Vec::new(),

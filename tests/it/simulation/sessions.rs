@@ -142,7 +142,7 @@ impl Recorder {
         let at = usize::try_from(sequence - 1).expect("few");
         let mut whole = increments(&self.messages[at]);
         self.sent.entry(sequence).or_insert_with(Instant::now);
-        for (lane, part) in parts.split(sequence, self.acknowledged, &whole) {
+        for (lane, part) in parts.split(sequence, self.acknowledged, 0, &whole) {
             let increments = part.take(&mut whole);
             let count = increments.len();
             let record = Record {

@@ -117,6 +117,7 @@ impl Data {
             seq: batch.seq,
             revision: base + i64::from(batch.places),
             time: batch.time,
+            age: batch.stamp.age,
             horizon: batch.horizon,
             session_horizon: batch.session_horizon,
         };
@@ -138,6 +139,7 @@ impl Data {
         self.packs.push(Pack {
             seq: batch.seq,
             time: batch.time,
+            stamp: batch.stamp,
             base,
             ids: batch.ids.clone(),
         });

@@ -60,6 +60,7 @@ async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
         follows: Follows::InLane(Part {
             previous: Some(1),
             parts: 3,
+            above: None,
             indices: [0, 2].into(),
         }),
         contents: digests.message(&increments),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Problem;
-use crate::model::{Corrupt, SessionId};
+use crate::model::{Corrupt, Millis, SessionId};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::LaneNumber;
@@ -26,6 +26,7 @@ pub(super) struct Replica {
     seq: u64,
     folded: u64,
     pub(super) forgotten: i64,
+    pub(super) session_horizon: Millis,
     open_from: u64,
     pub(super) recent: Recent,
     /// What has become of each session since it was folded.
@@ -57,6 +58,7 @@ impl Replicas {
                 seq: head.folded,
                 folded: head.folded,
                 forgotten: 0,
+                session_horizon: 0,
                 open_from: head.log_from,
                 recent: Recent::new(usize::MAX),
                 sessions: BTreeMap::new(),
@@ -77,6 +79,7 @@ impl Replicas {
             replica.revision = row.mod_revision;
             replica.open_from = head.open_from;
             replica.forgotten = head.forgotten;
+            replica.session_horizon = head.session_horizon;
             self.lanes.insert(lane, replica);
         }
         Ok(&self.lanes[&lane])

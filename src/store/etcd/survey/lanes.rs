@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::rows::{self, Layout};
 use super::super::sessions::Told;
 use super::{lane_of, note};
-use crate::model::{Corrupt, Millis, PackEntry, check_name};
+use crate::model::{Corrupt, MAX_SKEW, Millis, PackEntry, check_name};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::LaneNumber;
@@ -73,7 +73,7 @@ impl<'a> Lanes<'a> {
         };
         let fits = head.folded <= head.seq
             && head.forget_before <= head.seq + 1
-            && head.horizon <= head.time
+            && head.horizon <= head.time.saturating_add(MAX_SKEW)
             && head.log_from <= head.open_from
             && head.open_from <= head.seq + 1
             && head.forgotten <= self.layout.end(row.mod_revision);
@@ -217,6 +217,7 @@ fn take(
     }
     found.packs.push(Remembered {
         time: batch.time,
+        newest: rows::stamp(batch.time, &batch.extras)?.newest,
         base,
         places: batch.places,
         ids: Arc::from(&*batch.ids),

@@ -1,0 +1,78 @@
+//! Fields that a row may have beside those of its format: each a tag, a length and so many bytes.
+//!
+//! A reader passes over a field with an odd tag that it does not know, and refuses a row that has one with an even tag: what a
+//! later version adds is either of no concern to this one, or must not be changed by it. It is the rule of BOLT 1 for its
+//! type-length-value streams ("it's OK to be odd").
+
+use super::codec::{Corrupt, Reader, put_u64};
+
+/// Appends one field.
+pub(super) fn put(out: &mut Vec<u8>, tag: u64, value: &[u8]) {
+    put_u64(out, tag);
+    put_u64(out, value.len() as u64);
+    out.extend_from_slice(value);
+}
+
+/// Shows `each` field; it says if it knows the tag.
+///
+/// # Errors
+/// Returns [`Corrupt`] if the bytes are no fields, or one that has to be understood is not.
+pub(super) fn read(
+    bytes: &[u8],
+    mut each: impl FnMut(u64, &mut Reader<'_>) -> Result<bool, Corrupt>,
+) -> Result<(), Corrupt> {
+    let mut reader = Reader(bytes);
+    while !reader.is_empty() {
+        let tag = reader.u64()?;
+        let length = reader.length()?;
+        let mut value = Reader(reader.slice(length)?);
+        if !each(tag, &mut value)? && tag.is_multiple_of(2) {
+            return Err(Corrupt("a row has a field that only a newer sumd knows"));
+        }
+    }
+    Ok(())
+}
+
+/// Passes over the fields behind a row of which none is known.
+///
+/// # Errors
+/// Returns [`Corrupt`] as [`read`] does.
+pub(super) fn skip(reader: &mut Reader<'_>) -> Result<(), Corrupt> {
+    let length = reader.length()?;
+    check_extras(reader.slice(length)?)
+}
+
+/// Passes over fields of which none is known.
+///
+/// # Errors
+/// Returns [`Corrupt`] if they are none, or one has to be understood.
+pub fn check_extras(bytes: &[u8]) -> Result<(), Corrupt> {
+    read(bytes, |_, _| Ok(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field of a later version is passed over if its tag is odd, and refused if it is even.
+    #[test]
+    fn it_is_ok_to_be_odd() {
+        let mut known = None;
+        let mut of = |tags: &[u64]| {
+            let mut bytes = Vec::new();
+            for tag in tags {
+                put(&mut bytes, *tag, &[7, 9]);
+            }
+            read(&bytes, |tag, value| {
+                if tag == 2 {
+                    known = Some(value.u8()?);
+                }
+                Ok(tag == 2)
+            })
+        };
+        assert_eq!(of(&[1, 2, 3]), Ok(()));
+        assert!(of(&[1, 4]).is_err());
+        assert_eq!(known, Some(7));
+        assert!(read(&[1, 200, 1], |_, _| Ok(true)).is_err(), "cut off");
+    }
+}
