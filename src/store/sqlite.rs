@@ -7,6 +7,7 @@
 pub(super) mod fill;
 mod fold;
 mod gate;
+mod horizon;
 mod reader;
 mod rows;
 mod schema;
@@ -14,6 +15,7 @@ pub(super) mod source;
 mod tools;
 mod writer;
 
+pub use horizon::{Horizons, reset_horizon};
 pub use schema::OpenError;
 pub use tools::{backup, check, restore};
 

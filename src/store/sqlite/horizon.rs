@@ -1,0 +1,137 @@
+//! Takes horizons back that a wrong clock has moved into the future.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::rows::{self, Error};
+use super::{OpenError, lock, reader, schema};
+use crate::model::{Digests, Millis};
+use crate::store::tools::ToolError;
+
+/// The horizons of a database, as they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Horizons {
+    /// Request ids of times up to this were refused.
+    pub ids: Millis,
+    /// The same of sessions.
+    pub sessions: Millis,
+}
+
+/// Takes every time of day in a database that nobody serves back to `now`, if it is later. Gives the horizons as they were.
+///
+/// Ids and sessions with a time between the two are taken for new ones if they come again, also those that were counted and
+/// forgotten.
+///
+/// # Errors
+/// Returns an error if there is no database, another process has it, or it cannot be changed.
+pub fn reset_horizon(path: &Path, now: Millis) -> Result<Horizons, ToolError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()).into());
+    }
+    let _lock = lock(path)?;
+    let (connection, digests) = schema::open(path)?;
+    let reset = take_back(&connection, digests, now);
+    reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))
+}
+
+fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Result<Horizons> {
+    let transaction = connection.unchecked_transaction()?;
+    let mut before = Horizons::default();
+    let mut batches = Vec::new();
+    reader::each_batch(&transaction, digests, |batch| {
+        let mut batch = batch?;
+        let (head, stamp) = (&mut batch.head, &mut batch.pack.stamp);
+        before = Horizons {
+            ids: head.horizon,
+            sessions: head.session_horizon,
+        };
+        let times = [&mut head.time, &mut head.horizon, &mut head.session_horizon];
+        let times = times.into_iter().chain(stamp.newest.as_mut());
+        let late = times.filter(|time| **time > now).map(|time| *time = now);
+        if late.count() > 0 {
+            batches.push(batch);
+        }
+        Ok(())
+    })?;
+    for batch in &batches {
+        rows::replace_batch(&transaction, digests, batch)?;
+    }
+    let mut sessions = Vec::new();
+    {
+        let mut statement = transaction.prepare(rows::SESSION)?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let (id, mut session) = rows::session(digests, row)?;
+            if session.take_back(now) {
+                sessions.push((id, session));
+            }
+        }
+    }
+    let mut put = transaction.prepare(rows::PUT_SESSION)?;
+    for (id, session) in &sessions {
+        rows::put_session(&mut put, digests, id, &session.encode())?;
+    }
+    drop(put);
+    transaction.commit().map_err(Error::from)?;
+    Ok(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{SqliteStore, check};
+    use super::*;
+    use crate::model::{Changes, Commit, Stamp};
+    use crate::store::Store as _;
+
+    /// A clock that was ten years ahead is taken back everywhere, and the data are whole.
+    #[tokio::test]
+    async fn times_of_a_wrong_clock_are_taken_back() {
+        const NOW: Millis = 1_700_000_000_000;
+        const AHEAD: Millis = NOW + 10 * 365 * 86_400_000;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let store = SqliteStore::open(&path, 1 << 20).expect("a new database");
+        for seq in 1..=2 {
+            let batch = Commit {
+                seq,
+                time: AHEAD,
+                stamp: Stamp {
+                    age: Some(1000),
+                    newest: Some(AHEAD),
+                },
+                horizon: AHEAD - 600_000,
+                session_horizon: AHEAD - 86_400_000,
+                places: 0,
+                ids: [].into(),
+                forget_before: 1,
+                deletions_up_to: 0,
+                changes: Changes::default(),
+            };
+            store.commit(0, Arc::new(batch)).await.expect("stored");
+        }
+        drop(store);
+        let before = Horizons {
+            ids: AHEAD - 600_000,
+            sessions: AHEAD - 86_400_000,
+        };
+        assert_eq!(reset_horizon(&path, NOW).expect("reset"), before);
+        let report = check(&path).expect("a report");
+        assert_eq!(report.problems, Vec::<String>::new());
+        let store = SqliteStore::open(&path, 1 << 20).expect("it is there");
+        let head = store.load(0).await.expect("a lane").head;
+        assert_eq!((head.seq, head.age), (2, Some(1000)));
+        assert_eq!(
+            (head.time, head.horizon, head.session_horizon),
+            (NOW, NOW, NOW)
+        );
+        drop(store);
+        let after = Horizons {
+            ids: NOW,
+            sessions: NOW,
+        };
+        assert_eq!(reset_horizon(&path, NOW + 1).expect("nothing to do"), after);
+    }
+}
