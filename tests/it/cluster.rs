@@ -4,7 +4,7 @@ mod forward;
 mod hand_back;
 mod members;
 mod nodes;
-mod process;
+pub mod process;
 mod service;
 mod sessions;
 mod stale;

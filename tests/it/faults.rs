@@ -7,7 +7,7 @@
 //! what clients ask for. It is printed, and `SUMD_FAULTS_SEED` sets it. `SUMD_UPGRADE_TO` names the program that nodes are
 //! upgraded to; without it that is the same. `SUMD_FAULTS_ONLY`, as in `the leader dies`, has only that go wrong, more often.
 
-mod clock;
+pub mod clock;
 mod fault;
 mod fleet;
 mod gaps;

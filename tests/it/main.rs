@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod etcd;
 mod faults;
+mod formats;
 mod hostile;
 mod imports;
 mod limits;

@@ -1,5 +1,7 @@
 //! Signals: nothing that was accepted fails, and nothing holds the exit up.
 
+mod bounded;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -4,8 +4,13 @@
  * is made by a call that is missing here does not go unseen.
  *
  * A record is a line, `what inode offset length`, and so many bytes: those written, or a path below the root.
+ *
+ * POWER_FAULT, if it is set, is one fault of this process, `kind number suffix`: the process dies after so many changes, or
+ * instead of its so many-th flush of the files whose names end so; or that flush fails, or does nothing and says that it
+ * is done. Linux marks the pages of a failed flush clean, and no later flush writes them: tests/it/power/disk.rs does the same.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
@@ -29,9 +34,25 @@ static int log_file = -1;
 #define MAX_FILES 65536
 static ino_t files[MAX_FILES];
 
+/* The files that have a fault, by their descriptors, and what is left to be done well. */
+static char is_faulty[MAX_FILES];
+static enum { NONE, DIE_WRITING, DIE_SYNCING, FAIL, LIE } fault;
+static char suffix[64];
+static long left;
+
 static void die(const char *why) {
     dprintf(2, "power shim: %s\n", why);
     abort();
+}
+
+static void read_fault(const char *text) {
+    static const char *const kinds[] = {"", "die-writing", "die-syncing", "fail", "lie"};
+    char kind[16];
+    if (sscanf(text, "%15s %ld %63s", kind, &left, suffix) < 2)
+        die("POWER_FAULT is not understood");
+    for (int i = DIE_WRITING; i <= LIE; i++)
+        if (!strcmp(kind, kinds[i]))
+            fault = i;
 }
 
 /* Before main, while there is one thread. */
@@ -41,17 +62,23 @@ __attribute__((constructor)) static void begin(void) {
         die("POWER_ROOT or POWER_LOG is missing");
     strcpy(root, folder);
     root_length = strlen(root);
+    if (getenv("POWER_FAULT"))
+        read_fault(getenv("POWER_FAULT"));
     log_file = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (log_file < 0)
         die("POWER_LOG cannot be opened");
 }
 
+static int ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), least = strlen(end);
+    return length >= least && !strcmp(text + length - least, end);
+}
+
 /* The part of a path below the root, or NULL. SQLite's -shm files are no part of what is stored: they are made anew. */
 static const char *below(const char *path) {
-    size_t length = strlen(path);
     if (strncmp(path, root, root_length) || (path[root_length] && path[root_length] != '/'))
         return NULL;
-    if (length >= 4 && !strcmp(path + length - 4, "-shm"))
+    if (ends_with(path, "-shm"))
         return NULL;
     return path[root_length] ? path + root_length + 1 : "";
 }
@@ -64,6 +91,9 @@ static void record(const char *what, ino_t file, off_t at, const void *data, siz
     struct iovec parts[] = {{head, size}, {(void *)data, length}};
     if (syscall(SYS_writev, log_file, parts, 2) != (long)(size + length))
         die("POWER_LOG cannot be written");
+    /* Whoever dies holds the turn, so that nothing is half recorded. */
+    if (fault == DIE_WRITING && --left == 0)
+        _exit(137);
 }
 
 static int open_file(const char *path, int flags, mode_t mode) {
@@ -78,6 +108,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
         if (fd >= MAX_FILES || fstat(fd, &found))
             die("too many files");
         files[fd] = found.st_ino;
+        is_faulty[fd] = *suffix && ends_with(name, suffix);
         if (is_new)
             record("create", found.st_ino, 0, name, strlen(name));
         else if (flags & O_TRUNC)
@@ -153,10 +184,22 @@ static int sync_file(int fd, long call) {
     if (!inode(fd))
         return syscall(call, fd);
     pthread_mutex_lock(&turn);
-    int done = syscall(call, fd);
-    if (!done)
-        record("sync", inode(fd), 0, "", 0);
+    int done = 0, error = 0;
+    if (fault >= DIE_SYNCING && is_faulty[fd] && --left == 0) {
+        if (fault == DIE_SYNCING)
+            _exit(137);
+        record("fail", inode(fd), 0, "", 0);
+        done = fault == FAIL ? -1 : 0;
+        error = EIO;
+    } else {
+        done = syscall(call, fd);
+        error = errno;
+        if (!done)
+            record("sync", inode(fd), 0, "", 0);
+    }
     pthread_mutex_unlock(&turn);
+    if (done)
+        errno = error;
     return done;
 }
 

@@ -35,16 +35,26 @@ pub struct Found {
 
 /// What is there is a first part of everything in the order of revisions, with all that was answered before `cut`; and what
 /// is sent again counts once. Panics where that is not so.
-pub async fn audit(disk: &Path, cut: Position, told: &Arc<Told>, mut rng: Rng) -> Found {
+///
+/// If a flush has failed before (`has_failed`), what was not answered by then may be there, and be done otherwise, later, on a
+/// server that did not find it.
+pub async fn audit(
+    disk: &Path,
+    cut: Position,
+    has_failed: bool,
+    told: &Arc<Told>,
+    mut rng: Rng,
+) -> Found {
     let folder = data(disk);
     let folder = folder.to_str().expect("a path that is text");
     let answered = told.changes.iter().filter(|change| change.answered <= cut);
+    let answered = answered.count();
     let mut found = Found {
-        answered: answered.count(),
+        answered,
         unanswered: 0,
     };
     // Before that there need not be a database.
-    if found.answered > 0 && rng.bool() {
+    if answered > 0 && rng.bool() {
         check(folder).await;
     }
     let flags = [&["--data-dir", folder], &FLAGS[..]].concat();
@@ -52,48 +62,54 @@ pub async fn audit(disk: &Path, cut: Position, told: &Arc<Told>, mut rng: Rng) -
     let mut client = connect(&server.address).await;
 
     let last = last_revision(&mut client).await;
-    let (there, missing): (Vec<_>, Vec<_>) = told
-        .changes
-        .iter()
-        .partition(|change| revision(&change.verdict) <= last);
-    for change in &missing {
-        assert!(change.answered > cut, "{change:?} is lost");
-    }
-    let changes = there
-        .iter()
-        .map(|change| (&change.operation, &change.verdict));
-    let mut expected = totals(changes);
-    found.unanswered += there.len() - found.answered;
+    let before = list(&mut client).await;
+    let mut sessions = Counters::new();
     let mut recorded = Vec::new();
     for session in &told.sessions {
         let known = session.acknowledged(cut);
         let mut done = 0;
-        record(&mut client, &session.id, &[], known, |last| done = last).await;
+        let asked = record(&mut client, &session.id, &[], known, |last| done = last);
+        asked.await.expect("no error");
         assert!(done >= known, "of {known} messages {done} are there");
-        add_messages(&mut expected, &session.messages[..done]);
+        add_messages(&mut sessions, &session.messages[..done]);
         found.answered += known;
         found.unanswered += done - known;
         recorded.push((session, known, done));
     }
-    assert_same(&list(&mut client).await, &expected);
 
     let answers = retry(&client, told, &mut rng).await;
+    let mut there = Vec::new();
     for (change, answer) in told.changes.iter().zip(&answers) {
+        let is_there = answer.replayed;
+        let is_same = is_there && answer.verdict == change.verdict;
         let was_there = revision(&change.verdict) <= last;
-        let is_same = answer.verdict == change.verdict;
-        let is_new = revision(&answer.verdict) > last;
+        let is_right = if change.answered <= cut {
+            is_same
+        } else {
+            has_failed || is_same || !(is_there || was_there)
+        };
+        let is_one = is_there == (revision(&answer.verdict) <= last);
         assert!(
-            answer.replayed == was_there && if was_there { is_same } else { is_new },
-            "{change:?}, and after revision {last} {answer:?}"
+            is_right && is_one,
+            "{change:?} is lost or done otherwise: after revision {last} {answer:?}"
         );
+        if is_there {
+            there.push((&change.operation, &answer.verdict));
+        }
     }
+    found.unanswered += there.len() - answered;
+    let mut expected = totals(there.into_iter());
+    expected.extend(sessions);
+    assert_same(&before, &expected);
+
     let changes = told.changes.iter().zip(&answers);
     let changes = changes.map(|(change, answer)| (&change.operation, &answer.verdict));
     let mut expected = totals(changes);
     for (session, known, done) in recorded {
         let all = session.messages.len();
         let messages = &session.messages[..all.min(done + MORE)];
-        record(&mut client, &session.id, messages, known, |_| {}).await;
+        let recorded = record(&mut client, &session.id, messages, known, |_| {});
+        recorded.await.expect("no error");
         add_messages(&mut expected, messages);
     }
     assert_same(&list(&mut client).await, &expected);

@@ -4,6 +4,9 @@
 //! since has left it, or as it was before, whatever became of the others; so is the size. Where the file has grown and
 //! the write was lost, there are zeros, or anything. A file is cut off at once, or not: SQLite relies on that, and file
 //! systems keep to it. Of a folder, each entry that was made or removed since it was synced last may be there or not.
+//!
+//! A flush that fails leaves each page that it was to write as it was on the disk, or written; and Linux takes the page for clean.
+//! Later flushes write it only if it is written to again, and then all of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,6 +19,9 @@ use super::recording::{Change, Record, Recording};
 
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
+
+/// What Linux writes to a disk as a whole.
+const PAGE: usize = 4096;
 
 /// The files of a disk as a recording has made them, from its beginning up to some record.
 pub struct Disk<'a> {
@@ -33,8 +39,11 @@ enum Node {
 
 #[derive(Default)]
 struct File {
+    /// As it was read when it was last flushed, well or not.
     synced: Vec<u8>,
     since: Vec<Edit>,
+    /// The pages that the disk may have otherwise, since their flush failed, as they were on it before.
+    lost: BTreeMap<usize, Vec<u8>>,
 }
 
 enum Edit {
@@ -89,17 +98,16 @@ impl<'a> Disk<'a> {
             }),
             Change::Size(length) => self.file(record).since.push(Edit::Size(*length)),
             Change::Sync => match &mut self.nodes[self.inodes[&record.inode]] {
-                Node::File(file) => {
-                    let edits = std::mem::take(&mut file.since);
-                    for edit in &edits {
-                        edit.apply(&mut file.synced, self.recording);
-                    }
-                }
+                Node::File(file) => file.sync(self.recording),
                 Node::Folder(folder) => {
                     folder.synced = folder.newest();
                     folder.since.clear();
                 }
             },
+            Change::Fail => {
+                let recording = self.recording;
+                self.file(record).fail(recording);
+            }
             Change::Unlink => {
                 let (folder, name) = self.place(&record.path);
                 folder.since.push(Entry::Remove(name));
@@ -265,6 +273,14 @@ impl Edit {
         }
     }
 
+    /// The pages that it writes to.
+    fn pages(&self) -> Range<usize> {
+        match self {
+            Self::Write { at, data } => at / PAGE..(at + data.len()).div_ceil(PAGE),
+            Self::Size(_) => 0..0,
+        }
+    }
+
     /// The size after it, of one before it.
     fn size(&self, before: usize) -> usize {
         match self {
@@ -285,6 +301,45 @@ fn sectors(mut part: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)
 }
 
 impl File {
+    fn sync(&mut self, recording: &Recording) {
+        for edit in std::mem::take(&mut self.since) {
+            edit.apply(&mut self.synced, recording);
+            match &edit {
+                Edit::Size(length) => self.lost.retain(|page, _| page * PAGE < *length),
+                Edit::Write { .. } => self.lost.retain(|page, _| !edit.pages().contains(page)),
+            }
+        }
+    }
+
+    /// A sync that writes nothing, or some of it, and after which there is nothing left to write.
+    fn fail(&mut self, recording: &Recording) {
+        let mut lost = std::mem::take(&mut self.lost);
+        for page in self.since.iter().flat_map(Edit::pages) {
+            let mut bytes = vec![0; PAGE];
+            let there = self.synced.get(page * PAGE..).unwrap_or_default();
+            let there = &there[..there.len().min(PAGE)];
+            bytes[..there.len()].copy_from_slice(there);
+            lost.entry(page).or_insert(bytes);
+        }
+        self.sync(recording);
+        let length = self.synced.len();
+        lost.retain(|page, _| page * PAGE < length);
+        self.lost = lost;
+    }
+
+    /// As it is on the disk, but for what was done since.
+    fn stored(&self, rng: &mut Rng) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        let fate = Fate::draw(rng, 1);
+        for (page, before) in &self.lost {
+            if fate.moment(*page) == 0 {
+                let range = page * PAGE..bytes.len().min((page + 1) * PAGE);
+                bytes[range.clone()].copy_from_slice(&before[..range.len()]);
+            }
+        }
+        bytes
+    }
+
     fn torn(&self, recording: &Recording, rng: &mut Rng) -> Vec<u8> {
         let fate = Fate::draw(rng, self.since.len());
         let sizes = self.since.iter().scan(self.synced.len(), |size, edit| {
@@ -293,7 +348,7 @@ impl File {
         });
         let sizes: Vec<_> = [self.synced.len()].into_iter().chain(sizes).collect();
         let most = sizes.iter().copied().max().unwrap_or(0);
-        let mut bytes = self.synced.clone();
+        let mut bytes = self.stored(rng);
         bytes.resize(most, 0);
         let mut kept = vec![false; most.div_ceil(SECTOR)];
         // Of a sector of its own, as it were.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
 use uuid::Uuid;
 
 use super::recording::{Position, position};
@@ -45,7 +46,18 @@ pub struct Load {
 /// What clients have asked for, and were told.
 pub struct Told {
     pub changes: Vec<Change>,
+    /// What was not answered yet: it is sent again, with the same ids.
+    pending: Vec<Asked>,
     pub sessions: Vec<Session>,
+    /// Where the log was when each server had answered for the first time.
+    pub first_answers: Vec<Position>,
+}
+
+/// A change that was asked for, perhaps of several servers, one after the other.
+struct Asked {
+    /// `None` before it is sent.
+    id: Option<String>,
+    operation: Operation,
 }
 
 #[derive(Debug)]
@@ -70,6 +82,10 @@ impl Session {
         let before = self.acknowledged.iter().filter(|(_, at)| *at <= cut);
         before.map(|(message, _)| *message).max().unwrap_or(0)
     }
+
+    fn is_done(&self) -> bool {
+        self.acknowledged(Position::MAX) == self.messages.len()
+    }
 }
 
 impl Told {
@@ -81,20 +97,48 @@ impl Told {
         };
         Self {
             changes: Vec::new(),
+            pending: Vec::new(),
             sessions: (0..RECORDERS).map(session).collect(),
+            first_answers: Vec::new(),
         }
     }
 
-    /// Lets clients loose on a server until they have done their part.
+    /// All that was asked for was answered.
+    pub fn is_done(&self) -> bool {
+        self.pending.is_empty() && self.sessions.iter().all(Session::is_done)
+    }
+
+    /// Lets clients loose on a server until they have done their part, or the server ends. First they send again what was not
+    /// answered yet: one after the other, the oldest first, so that each is answered by itself; or all at once.
     pub async fn go_on(&mut self, address: &str, log: &Path, load: Load, rng: &mut Rng) {
+        let begun = position(log);
+        let mut pending = std::mem::take(&mut self.pending);
+        // By the time at which they were sent first.
+        pending.sort_by(|one, other| one.id.cmp(&other.id));
+        if rng.u8(..4) > 0
+            && let Ok(client) = try_connect(address).await
+        {
+            let (changes, left) = call(client, pending, log.to_owned(), rng.fork()).await;
+            self.changes.extend(changes);
+            pending = left;
+        }
         let mut callers = JoinSet::new();
-        for _ in 0..CALLERS {
-            let client = connect(address).await;
-            callers.spawn(call(client, load.calls, log.to_owned(), rng.fork()));
+        for i in 0..CALLERS {
+            let mut asked: Vec<_> =
+                pending.split_off(pending.len() * (CALLERS - 1 - i) / (CALLERS - i));
+            asked.extend((0..load.calls).map(|_| Asked::new(rng)));
+            match try_connect(address).await {
+                Ok(client) => {
+                    callers.spawn(call(client, asked, log.to_owned(), rng.fork()));
+                }
+                Err(_) => self
+                    .pending
+                    .extend(asked.into_iter().filter(|one| one.id.is_some())),
+            }
         }
         let mut recorders = JoinSet::new();
         for mut session in self.sessions.drain(..) {
-            let mut client = connect(address).await;
+            let client = try_connect(address).await;
             let (log, mut rng) = (log.to_owned(), rng.fork());
             recorders.spawn(async move {
                 let Session {
@@ -105,31 +149,69 @@ impl Told {
                 messages.extend((0..load.messages).map(|_| message(&mut rng)));
                 let known = acknowledged.last().map_or(0, |(message, _)| *message);
                 let note = |message| acknowledged.push((message, position(&log)));
-                record(&mut client, id, messages, known, note).await;
+                if let Ok(mut client) = client {
+                    // Where it breaks off it goes on in the next life.
+                    let _ = record(&mut client, id, messages, known, note).await;
+                }
                 session
             });
         }
-        self.changes
-            .extend(callers.join_all().await.into_iter().flatten());
+        for (changes, left) in callers.join_all().await {
+            self.changes.extend(changes);
+            self.pending.extend(left);
+        }
         self.sessions = recorders.join_all().await;
+        let first = self.answers().filter(|at| *at >= begun).min();
+        self.first_answers.extend(first);
+    }
+
+    fn answers(&self) -> impl Iterator<Item = Position> {
+        let acknowledged = self.sessions.iter().flat_map(|one| &one.acknowledged);
+        let changes = self.changes.iter().map(|change| change.answered);
+        changes.chain(acknowledged.map(|(_, at)| *at))
+    }
+}
+
+impl Asked {
+    fn new(rng: &mut Rng) -> Self {
+        Self {
+            id: None,
+            operation: operation(rng),
+        }
     }
 }
 
 pub async fn connect(address: &str) -> Client {
-    let client = Client::connect(format!("http://{address}")).await;
-    client.expect("it listens")
+    try_connect(address).await.expect("it listens")
 }
 
-async fn call(mut client: Client, calls: usize, log: PathBuf, mut rng: Rng) -> Vec<Change> {
+async fn try_connect(address: &str) -> Result<Client, tonic::transport::Error> {
+    Client::connect(format!("http://{address}")).await
+}
+
+/// Asks for changes until the server ends; gives the answers, and what was sent and not answered.
+async fn call(
+    mut client: Client,
+    asked: Vec<Asked>,
+    log: PathBuf,
+    mut rng: Rng,
+) -> (Vec<Change>, Vec<Asked>) {
     let mut changes = Vec::new();
-    for _ in 0..calls {
-        sleep(STEP * rng.u32(..4)).await;
-        let operation = operation(&mut rng);
-        let id = Uuid::now_v7().to_string();
-        let answer = soon(operation.send(&mut client, &id)).await;
+    let mut asked = asked.into_iter();
+    while let Some(Asked { id, operation }) = asked.next() {
+        let is_new = id.is_none();
+        if is_new {
+            sleep(STEP * rng.u32(..4)).await;
+        }
+        let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
+        let Ok(answer) = soon(operation.send(&mut client, &id)).await else {
+            let id = Some(id);
+            let sent = asked.filter(|one| one.id.is_some());
+            let left = [Asked { id, operation }].into_iter().chain(sent);
+            return (changes, left.collect());
+        };
         let answered = position(&log);
-        let answer = answer.expect("nothing is beyond any limit");
-        assert!(!answer.replayed, "{id} is new");
+        assert!(!(is_new && answer.replayed), "{id} is new");
         changes.push(Change {
             id,
             operation,
@@ -137,7 +219,7 @@ async fn call(mut client: Client, calls: usize, log: PathBuf, mut rng: Rng) -> V
             answered,
         });
     }
-    changes
+    (changes, Vec::new())
 }
 
 fn operation(rng: &mut Rng) -> Operation {
@@ -166,13 +248,16 @@ fn message(rng: &mut Rng) -> Vec<Add> {
 
 /// Sends the messages of a session that the server does not have, and waits until it has them all. `known` is the last
 /// one that the client knows to be acknowledged.
+///
+/// # Errors
+/// Returns how the stream ended, if it did so before.
 pub async fn record(
     client: &mut Client,
     id: &str,
     messages: &[Vec<Add>],
     known: usize,
     mut note: impl FnMut(usize),
-) {
+) -> Result<(), Status> {
     let request = |sequence: usize, known: usize| {
         let message = sequence.checked_sub(1).map(|at| &messages[at]);
         let increments = message.into_iter().flatten();
@@ -187,11 +272,11 @@ pub async fn record(
     let (queue, requests) = mpsc::unbounded_channel();
     queue.send(request(0, known)).expect("it was made just now");
     let asked = client.record_increments(UnboundedReceiverStream::new(requests));
-    let mut answers = soon(asked).await.expect("a stream").into_inner();
+    let mut answers = soon(asked).await?.into_inner();
     let mut sent = 0;
     loop {
-        let answer = soon(answers.message()).await.expect("an answer");
-        let answer = answer.expect("more of them");
+        let answer = soon(answers.message()).await?;
+        let answer = answer.ok_or_else(|| Status::cancelled("more of them"))?;
         assert!(answer.failures.is_empty(), "{:?}", answer.failures);
         let done = usize::try_from(answer.acknowledged).expect("few");
         note(done);
@@ -201,9 +286,11 @@ pub async fn record(
         sent = sent.max(done);
         while sent < messages.len().min(done + AHEAD) {
             sent += 1;
-            queue.send(request(sent, done)).expect("it is read");
+            // A stream that has ended says so where it is read.
+            let _ = queue.send(request(sent, done));
         }
     }
     drop(queue);
-    while soon(answers.message()).await.expect("no error").is_some() {}
+    while soon(answers.message()).await?.is_some() {}
+    Ok(())
 }

@@ -2,16 +2,86 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::fmt;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::disk::Disk;
-use crate::support::process::{Process, SUMD};
+use crate::etcd::member::free_port;
+use crate::support::process::{SUMD, signal};
+use crate::support::soon;
+
+/// A fault of one process, at a flush of the files whose names end in some way, or at a change; each is counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// The process dies after this change.
+    DieWriting(u32),
+    /// The process dies instead of this flush.
+    DieSyncing(u32, &'static str),
+    /// This flush fails.
+    Fail(u32, &'static str),
+    /// This flush fails, and reports success.
+    Lie(u32, &'static str),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DieWriting(at) => write!(f, "die-writing {at}"),
+            Self::DieSyncing(at, files) => write!(f, "die-syncing {at} {files}"),
+            Self::Fail(at, files) => write!(f, "fail {at} {files}"),
+            Self::Lie(at, files) => write!(f, "lie {at} {files}"),
+        }
+    }
+}
+
+/// A server that is recorded, and may end by itself at any time, even before it listens.
+pub struct Server {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    /// The address at which it listens; `None` if it ended before.
+    pub address: Option<String>,
+}
+
+impl Server {
+    async fn start(command: &mut Command) -> Self {
+        let child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn();
+        let mut child = child.expect("the program is built");
+        let stderr = child.stderr.take().expect("it is piped");
+        let mut server = Self {
+            child,
+            log: BufReader::new(stderr).lines(),
+            address: None,
+        };
+        while let Some(line) = soon(server.log.next_line()).await.expect("a log") {
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let address = rest.split('"').next().expect("the end of the message");
+                server.address = Some(address.to_owned());
+                break;
+            }
+        }
+        server
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// Waits for its end. Nothing that it logs holds that up.
+    pub async fn exit(&mut self) -> ExitStatus {
+        while let Some(line) = soon(self.log.next_line()).await.expect("a log") {
+            drop(line);
+        }
+        soon(self.child.wait()).await.expect("a child")
+    }
+}
 
 /// A folder with what is needed to record: the shim, the log, and the root of a disk.
 pub struct Studio(PathBuf);
@@ -57,10 +127,16 @@ impl Studio {
         command
     }
 
-    pub async fn serve(&self, flags: &[&str]) -> Process {
+    /// Starts a server, at a port that no other test has: clients may knock at it after its end.
+    pub async fn serve(&self, flags: &[&str], fault: Option<Fault>) -> Server {
         let mut command = self.command("serve");
+        let listen = format!("127.0.0.1:{}", free_port());
+        command.args(["--listen", &listen]).args(flags);
         command.arg("--data-dir").arg(data(&self.root()));
-        Process::start(&mut command, flags).await
+        if let Some(fault) = fault {
+            command.env("POWER_FAULT", fault.to_string());
+        }
+        Server::start(&mut command).await
     }
 
     /// What was recorded so far, while nothing is done. No change was missed: it makes the files as they are.
@@ -106,15 +182,29 @@ pub struct Record {
     end: Position,
 }
 
+impl Record {
+    /// It was recorded between two positions of the log.
+    pub fn is_between(&self, from: Position, to: Position) -> bool {
+        from < self.end && self.end <= to
+    }
+}
+
 #[derive(Clone)]
 pub enum Change {
     Create,
     Folder,
-    Write { at: usize, data: Range<usize> },
+    Write {
+        at: usize,
+        data: Range<usize>,
+    },
     Size(usize),
     Sync,
+    /// A flush that has failed.
+    Fail,
     Unlink,
-    Rename { to: Arc<str> },
+    Rename {
+        to: Arc<str>,
+    },
 }
 
 impl Recording {
@@ -149,6 +239,7 @@ impl Recording {
                 },
                 "size" => Change::Size(offset),
                 "sync" => Change::Sync,
+                "fail" => Change::Fail,
                 "unlink" => {
                     path = Some(text().into());
                     Change::Unlink
@@ -184,6 +275,19 @@ impl Recording {
 
     pub fn bytes(&self, data: &Range<usize>) -> &[u8] {
         &self.log[data.clone()]
+    }
+
+    /// How many records there were when the log had come to a position.
+    pub fn cut(&self, position: Position) -> usize {
+        self.records
+            .partition_point(|record| record.end <= position)
+    }
+
+    /// A flush has failed before: what was to be durable then is there or not, and what was done later may be done otherwise on a
+    /// disk without it.
+    pub fn has_failed(&self, cut: usize) -> bool {
+        let mut before = self.records[..cut].iter();
+        before.any(|record| matches!(record.change, Change::Fail))
     }
 
     /// Where the log was after its first `cut` records.

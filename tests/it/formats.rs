@@ -1,0 +1,260 @@
+//! Data of every format that was ever written are opened, served and checked, and nothing in them is lost or counts twice.
+//!
+//! A format has a fixture in `tests/fixtures`, which the sumd that wrote the format has made, and which never changes. A new format
+//! takes a name in [`FIXTURES`] and a file, which this makes, from the program of that commit, or from this one without
+//! `SUMD_FIXTURE_PROGRAM`:
+//!
+//! ```console
+//! $ SUMD_FIXTURE=etcd-4 SUMD_FIXTURE_PROGRAM=/path/of/sumd cargo test --test it -- --ignored --exact formats::write
+//! ```
+//!
+//! The name begins with the store. If it ends with `moved` the data were begun in the other store, and moved.
+
+mod fixture;
+mod scenario;
+
+use std::env;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::crash::operation::Client;
+use crate::etcd::cluster::Cluster;
+use crate::faults::clock::{Clock, Shim};
+use crate::support::process::{Process, SUMD};
+use crate::support::soon;
+use scenario::Part;
+
+const FIXTURES: [&str; 8] = [
+    "sqlite-1",
+    "sqlite-2",
+    "sqlite-3",
+    "sqlite-3-moved",
+    "etcd-1",
+    "etcd-2-moved",
+    "etcd-3",
+    "etcd-3-moved",
+];
+
+/// When the sessions of all fixtures were begun. So that what they remember is never too old, servers that write fixtures, or read
+/// them, have clocks that are that far back.
+const BEGUN: Duration = Duration::from_secs(1_790_000_000);
+
+/// A store of its own for a fixture, a folder for files, and a clock.
+struct Place {
+    folder: TempDir,
+    etcd: Option<Cluster>,
+    shim: Shim,
+    clock: Clock,
+}
+
+impl Place {
+    async fn new(name: &str) -> Self {
+        let mut etcd = None;
+        if is_of_etcd(name) {
+            etcd = Some(Cluster::start(1, &[]).await);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::new(folder.path().join("clock"));
+        let since = BEGUN + Duration::from_mins(1);
+        let by = SystemTime::UNIX_EPOCH + since;
+        clock.set(by.elapsed().expect("it is past"), false);
+        Self {
+            shim: Shim::compile().await,
+            folder,
+            etcd,
+            clock,
+        }
+    }
+
+    /// A program that has the clock.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", self.shim.path())
+            .env("CLOCK_FILE", self.clock.file());
+        command
+    }
+
+    async fn serve(&self, program: &str, store: &str) -> (Process, Client) {
+        let mut command = self.command(program);
+        let mut flags = vec!["--store", store, "--drain-delay", "0s"];
+        if is_of_etcd(store) {
+            // The first versions had no nodes with names.
+            flags.extend(["--node-id", "a"]);
+        }
+        let mut process = Process::start(command.arg("serve"), &flags).await;
+        if is_of_etcd(store) {
+            process.logged("counting").await;
+        }
+        let client = Client::connect(format!("http://{}", process.address)).await;
+        (process, client.expect("it listens"))
+    }
+
+    /// Runs a command of a program to its end.
+    async fn run(&self, program: &str, args: &[&str]) {
+        let output = soon(self.command(program).args(args).output()).await;
+        let output = output.expect("the program is built");
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+
+    /// One life of a server, which ends by a signal: if that is a kill, nothing is brought up to date any more.
+    async fn live(&self, program: &str, part: Part, end: &str) {
+        let (mut server, mut client) = self.serve(program, &self.store()).await;
+        scenario::fill(&mut client, part).await;
+        server.signal(end);
+        server.exit().await;
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        path.into_os_string().into_string().expect("text")
+    }
+
+    fn store(&self) -> String {
+        match &self.etcd {
+            Some(etcd) => etcd.address().to_string(),
+            None => format!("sqlite:{}", self.file("sumd.db")),
+        }
+    }
+
+    async fn load(&self, text: &str) {
+        match &self.etcd {
+            Some(etcd) => fixture::load_etcd(text, &etcd.client()).await,
+            None => fixture::load_database(text, Path::new(&self.file("sumd.db"))),
+        }
+    }
+
+    async fn dump(&self) -> String {
+        match &self.etcd {
+            Some(etcd) => fixture::dump_etcd(&etcd.client()).await,
+            None => fixture::dump_database(Path::new(&self.file("sumd.db"))).expect("a database"),
+        }
+    }
+}
+
+fn is_of_etcd(name: &str) -> bool {
+    name.starts_with("etcd")
+}
+
+fn parts(name: &str) -> &'static [Part] {
+    if name.ends_with("moved") {
+        &["old", "new"]
+    } else {
+        &["new"]
+    }
+}
+
+async fn stop(mut process: Process) {
+    process.signal("TERM");
+    assert!(process.exit().await.success());
+}
+
+/// SQLite's formats.
+#[tokio::test]
+async fn every_database_is_opened_and_goes_on() {
+    for name in FIXTURES.into_iter().filter(|name| !is_of_etcd(name)) {
+        goes_on(name).await;
+    }
+}
+
+/// etcd's formats.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn everything_in_etcd_is_opened_and_goes_on() {
+    for name in FIXTURES.into_iter().filter(|name| is_of_etcd(name)) {
+        goes_on(name).await;
+    }
+}
+
+async fn goes_on(name: &str) {
+    eprintln!("{name}");
+    let place = Place::new(name).await;
+    place.load(&fixture::read(name)).await;
+    let (store, parts) = (place.store(), parts(name));
+    let (server, mut client) = place.serve(SUMD, &store).await;
+    let counters = scenario::list(&mut client).await;
+    assert_eq!(counters, scenario::expected(parts, false), "{name}");
+    for part in parts {
+        scenario::assert_remembered(&mut client, part).await;
+        scenario::go_on(&mut client, part).await;
+    }
+    let expected = scenario::expected(parts, true);
+    assert_eq!(scenario::list(&mut client).await, expected, "{name}");
+    stop(server).await;
+
+    place.run(SUMD, &["check", "--store", &store]).await;
+    let backup = place.file("backup.db");
+    place
+        .run(SUMD, &["backup", &backup, "--store", &store])
+        .await;
+    let copy = format!("sqlite:{}", place.file("restored.db"));
+    place
+        .run(SUMD, &["restore", &backup, "--store", &copy])
+        .await;
+    for store in [store, copy] {
+        let (server, mut client) = place.serve(SUMD, &store).await;
+        assert_eq!(scenario::list(&mut client).await, expected, "{name}");
+        for part in parts {
+            scenario::assert_remembered(&mut client, part).await;
+            scenario::assert_session_is_known(&mut client, part).await;
+        }
+        assert_eq!(scenario::list(&mut client).await, expected, "{name}");
+        stop(server).await;
+        place.run(SUMD, &["check", "--store", &store]).await;
+    }
+}
+
+/// The format that SQLite's data have now has a fixture.
+#[tokio::test]
+async fn the_format_of_new_databases_has_a_fixture() {
+    let name = format!("sqlite-{}", format_of_new_data("sqlite").await);
+    assert!(
+        FIXTURES.contains(&&*name),
+        "{name}: see tests/it/formats.rs"
+    );
+}
+
+/// The format that data in etcd have now has one, too.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn the_format_of_new_data_in_etcd_has_a_fixture() {
+    let name = format!("etcd-{}", format_of_new_data("etcd").await);
+    assert!(
+        FIXTURES.contains(&&*name),
+        "{name}: see tests/it/formats.rs"
+    );
+}
+
+async fn format_of_new_data(store: &str) -> u32 {
+    let place = Place::new(store).await;
+    let (server, _client) = place.serve(SUMD, &place.store()).await;
+    stop(server).await;
+    let text = place.dump().await;
+    fixture::format(&text)
+}
+
+/// Writes a fixture, if one is named.
+#[tokio::test]
+#[ignore = "writes a fixture"]
+async fn write() {
+    // Without a name it is one of those tests that `make test` runs in passing.
+    let Ok(name) = env::var("SUMD_FIXTURE") else {
+        return;
+    };
+    let program = env::var("SUMD_FIXTURE_PROGRAM").unwrap_or_else(|_| SUMD.to_owned());
+    let place = Place::new(&name).await;
+    let parts = parts(&name);
+    if let [first, _] = parts {
+        let other = Place::new(if is_of_etcd(&name) { "sqlite" } else { "etcd" }).await;
+        other.live(&program, first, "TERM").await;
+        let (from, to) = (other.store(), place.store());
+        place
+            .run(&program, &["move", "--from", &from, "--to", &to])
+            .await;
+    }
+    place.live(&program, parts[parts.len() - 1], "KILL").await;
+    fixture::write(&name, &place.dump().await);
+}
