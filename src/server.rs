@@ -17,7 +17,7 @@ mod worker;
 
 pub use address::Address;
 pub use limits::Limits;
-pub use listener::BindError;
+pub use listener::{BindError, ListenOptions};
 pub use services::Services;
 
 use std::future::Future;
@@ -80,15 +80,12 @@ impl Server {
     /// # Errors
     /// Where an address cannot be had; it tells which, and why.
     pub async fn bind(
-        addresses: &[Address],
+        listen: &ListenOptions,
         limits: Limits,
         workers: NonZeroUsize,
         services: watch::Receiver<Option<Services>>,
     ) -> Result<Self, BindError> {
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            listeners.push(Listener::bind(address).await?);
-        }
+        let listeners = Listener::bind_all(listen).await?;
         let health = Health::not_serving().await;
         let address = listeners.first().map(Listener::address);
         let alone = Member {

@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod imports;
 mod limits;
+mod listeners;
 mod polyglot;
 mod power;
 mod process;
