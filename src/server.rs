@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::cluster::{ClusterService, Node as Member, PROTOCOL};
+use crate::grpc::authority;
 use health::Health;
 use listener::Listener;
 use routes::Routes;
@@ -144,6 +145,7 @@ impl Server {
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             () = services::report(node.services.clone(), &health) => Ok(()),
+            () = authority::report() => Ok(()),
             () = accepting.wait() => Err(io::Error::other("accepting connections has stopped")),
             error = workers.failure() => Err(error),
         };
