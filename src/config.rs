@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::server::{Address, Limits};
+use crate::server::{Address, Limits, ListenOptions};
 use crate::telemetry::LogOptions;
 
 /// Adds numbers for other programs, exactly, over gRPC.
@@ -73,16 +73,9 @@ pub enum Command {
 /// What `sumd serve` takes.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
-    /// Where to listen: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
-    /// serve other machines too
-    #[arg(
-        long,
-        env = "SUMD_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080",
-        value_delimiter = ','
-    )]
-    pub listen: Vec<Address>,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenOptions,
 
     /// Threads that serve [default: one for each core]
     #[arg(long, env = "SUMD_WORKERS", value_name = "N")]

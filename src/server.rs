@@ -4,6 +4,7 @@ mod address;
 mod body;
 mod call;
 mod connection;
+mod headers;
 mod health;
 mod idle;
 mod limits;
@@ -17,7 +18,7 @@ mod worker;
 
 pub use address::Address;
 pub use limits::Limits;
-pub use listener::BindError;
+pub use listener::{BindError, ListenOptions};
 pub use services::Services;
 
 use std::future::Future;
@@ -33,6 +34,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::cluster::{ClusterService, Node as Member, PROTOCOL};
+use crate::grpc::authority;
+use connection::Admission;
 use health::Health;
 use listener::Listener;
 use routes::Routes;
@@ -80,16 +83,13 @@ impl Server {
     /// # Errors
     /// Where an address cannot be had; it tells which, and why.
     pub async fn bind(
-        addresses: &[Address],
+        listen: &ListenOptions,
         limits: Limits,
         workers: NonZeroUsize,
         services: watch::Receiver<Option<Services>>,
     ) -> Result<Self, BindError> {
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            listeners.push(Listener::bind(address).await?);
-        }
-        let health = Health::not_serving().await;
+        let listeners = Listener::bind_all(listen).await?;
+        let health = Health::not_serving();
         let address = listeners.first().map(Listener::address);
         let alone = Member {
             // Of one node nobody needs to tell which it is.
@@ -142,16 +142,17 @@ impl Server {
             accepting.spawn(accept(listener, workers.queues(), node.clone()));
         }
         accepting.close();
-        health.set_serving(true).await;
+        health.set_serving(true);
 
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             () = services::report(node.services.clone(), &health) => Ok(()),
+            () = authority::report() => Ok(()),
             () = accepting.wait() => Err(io::Error::other("accepting connections has stopped")),
             error = workers.failure() => Err(error),
         };
-        health.set_serving(false).await;
-        health.set_counting(false).await;
+        health.set_serving(false);
+        health.set_counting(false);
         node.drain(&accepting).await;
         workers.join().await;
         outcome
@@ -162,6 +163,7 @@ impl Server {
 /// connected, and may have sent calls.
 async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
     let max = node.limits.max_connections as usize;
+    let max_with_probes = max + Limits::PROBE_CONNECTIONS as usize;
     let draining = &node.phase.draining;
     let mut full = false;
     loop {
@@ -173,11 +175,17 @@ async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
                 None => break,
             },
         };
-        if node.connections.len() < max {
-            queues.push(socket, node.connections.token());
+        let open = node.connections.len();
+        if open < max {
+            queues.push(socket, Admission::All, node.connections.token());
             full = false;
-        } else if !std::mem::replace(&mut full, true) {
+            continue;
+        }
+        if !std::mem::replace(&mut full, true) {
             warn!(max, "refusing connections (--max-connections)");
+        }
+        if open < max_with_probes {
+            queues.push(socket, Admission::HealthChecks, node.connections.token());
         }
     }
 }

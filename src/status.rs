@@ -13,6 +13,46 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "sumd";
 
+/// The longest text of a client's that an error quotes, in bytes: names and ids are never cut. An error travels in headers, up to
+/// three times and escaped, and many clients have room for 8 KiB of those.
+const MAX_QUOTED_BYTES: usize = 256;
+
+/// The longest text of an error that another library has made, in bytes on the wire.
+const MAX_FOREIGN_MESSAGE_BYTES: usize = 1 << 10;
+
+/// A text that a client has sent, as an error quotes it: what is too long is cut, and its length told.
+pub fn quoted(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref();
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.len() <= MAX_QUOTED_BYTES => format!("{text:?}"),
+        Ok(text) => {
+            let cut = &text[..text.floor_char_boundary(MAX_QUOTED_BYTES / 2)];
+            format!("{cut:?}... ({} bytes)", bytes.len())
+        }
+        Err(_) if bytes.len() <= MAX_QUOTED_BYTES => format!("\"{}\"", bytes.escape_ascii()),
+        Err(_) => {
+            let cut = bytes[..MAX_QUOTED_BYTES / 2].escape_ascii();
+            format!("\"{cut}\"... ({} bytes)", bytes.len())
+        }
+    }
+}
+
+/// Cuts the text of an error that another library has put into headers: it may quote whatever a client has sent.
+pub fn cut_message(headers: &mut HeaderMap) {
+    let message = headers.get(Status::GRPC_MESSAGE);
+    if message.is_none_or(|message| message.len() <= MAX_FOREIGN_MESSAGE_BYTES) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let message = status.message();
+    let cut = &message[..message.floor_char_boundary(MAX_QUOTED_BYTES)];
+    let cut = format!("{cut}... ({} bytes)", message.len());
+    let cut = trailers(&Status::new(status.code(), cut));
+    headers.extend(cut);
+}
+
 /// A status with an `ErrorInfo`.
 pub fn with_reason(
     code: Code,
@@ -122,6 +162,35 @@ pub fn from_encoded(encoded: Bytes) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Names and ids are quoted whole; what is longer is cut between two characters, and told with its length.
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(quoted("a\n"), r#""a\n""#);
+        let name = "x".repeat(256);
+        assert_eq!(quoted(&name), format!("{name:?}"));
+        let long = "x\u{20ac}".repeat(1000);
+        let cut = "x\u{20ac}".repeat(32);
+        assert_eq!(quoted(&long), format!("{cut:?}... (4000 bytes)"));
+        assert_eq!(quoted(b"\xff\"".as_slice()), r#""\xff\"""#);
+        let cut = r"\xff".repeat(128);
+        assert_eq!(quoted([0xff; 300]), format!("\"{cut}\"... (300 bytes)"));
+    }
+
+    /// The text of an error is cut as its characters are, not as they are escaped; one that is short stays as it is.
+    #[test]
+    fn long_messages_are_cut() {
+        let mut headers = trailers(&Status::not_found("\u{e9}".repeat(5000)));
+        cut_message(&mut headers);
+        let status = Status::from_header_map(&headers).expect("a status");
+        let cut = "\u{e9}".repeat(128);
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), format!("{cut}... (10000 bytes)"));
+        let short = trailers(&Status::not_found("short"));
+        let mut headers = short.clone();
+        cut_message(&mut headers);
+        assert_eq!(headers, short);
+    }
 
     #[test]
     fn a_status_stays_the_same_inside_an_answer() {

@@ -3,8 +3,12 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+use crate::grpc::authority;
 
 /// How to log.
 #[derive(Args, Clone, Debug)]
@@ -48,15 +52,18 @@ pub fn init(options: &LogOptions) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&options.log_level))
+    let log = fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
-    if json {
-        log.json().flatten_event(true).init();
+    let log = if json {
+        log.json().flatten_event(true).boxed()
     } else {
-        log.with_target(false).init();
-    }
+        log.with_target(false).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(log.with_filter(EnvFilter::new(&options.log_level)))
+        .with(authority::layer())
+        .init();
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("");

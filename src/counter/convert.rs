@@ -1,7 +1,12 @@
 //! From what clients send to what is asked of a lane, every field checked.
 
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
 use prost_types::Timestamp;
 use tonic::Status;
+use uuid::Uuid;
+use uuid::fmt::Simple;
 
 use crate::model::{
     Digests, Id, Increments, Invalid, Limits, MAX_ID_BYTES, MAX_NAME_BYTES, Millis, NameError,
@@ -81,7 +86,7 @@ impl Violations {
             }
             millis
         });
-        uuid_time(id).or(beside)
+        uuid_v7(id).map(|(_, time)| time).or(beside)
     }
 }
 
@@ -123,16 +128,26 @@ fn to_millis(time: &Timestamp) -> Option<Millis> {
     seconds.then(|| time.seconds * 1000 + i64::from(nanos / 1_000_000))
 }
 
-/// RFC 9562, 5.7: the first 48 bits are milliseconds since 1970.
-fn uuid_time(id: &str) -> Option<Millis> {
-    // The text form alone: of other texts of hexadecimal digits some would pass by chance.
-    const TEXT_BYTES: usize = 36;
-    let uuid = uuid::Uuid::try_parse(id)
-        .ok()
-        .filter(|_| id.len() == TEXT_BYTES)?;
-    (uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122)
-        .then(|| uuid.as_u128() >> 80)
-        .and_then(|millis| Millis::try_from(millis).ok())
+/// When a UUID that is 32 digits and nothing else is taken for a UUIDv7. Of hashes as long, one in 64 looks like one, of any time
+/// in nine thousand years.
+const TIMES_OF_BARE_UUIDS: RangeInclusive<Millis> = 1_577_836_800_000..=4_102_444_800_000;
+
+/// A UUIDv7 with its time, in whichever form its text is (RFC 9562).
+fn uuid_v7(id: &str) -> Option<(Uuid, Millis)> {
+    let uuid = Uuid::try_parse(id).ok()?;
+    let is_v7 = uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122;
+    let (seconds, nanos) = uuid.get_timestamp().filter(|_| is_v7)?.to_unix();
+    let millis = Millis::try_from(seconds).ok()? * 1000 + Millis::from(nanos / 1_000_000);
+    let is_bare = id.len() == Simple::LENGTH;
+    (!is_bare || TIMES_OF_BARE_UUIDS.contains(&millis)).then_some((uuid, millis))
+}
+
+/// The text that an id is known by: all forms of a UUIDv7 are one id.
+pub(super) fn canonical(id: &str) -> Cow<'_, str> {
+    match uuid_v7(id) {
+        Some((uuid, _)) => uuid.hyphenated().to_string().into(),
+        None => id.into(),
+    }
 }
 
 /// The id's text and time, as they come.
@@ -157,7 +172,7 @@ impl Named<'_> {
         }
         violations.id("request_id", self.id);
         let time = violations.time("request_time", self.id, self.time);
-        let id: Id = digests.id(self.id, time, &operation);
+        let id: Id = digests.id(&canonical(self.id), time, &operation);
         violations.check(Request {
             id: Some(id),
             operation,
@@ -233,4 +248,50 @@ pub(super) fn delete(
     };
     let operation = Operation::Delete(request.counter.as_str().into());
     named.request(violations, operation, digests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "019adc1b-7a00-7abc-8def-0123456789ab";
+    const TIME: Millis = 0x019a_dc1b_7a00;
+
+    /// Every form that a UUIDv7 has as text carries its time, and all of them are one id.
+    #[test]
+    fn forms_of_a_uuid_are_one_id() {
+        let bare = UUID.replace('-', "");
+        for form in [
+            UUID,
+            &UUID.to_uppercase(),
+            &bare,
+            &bare.to_uppercase(),
+            &format!("{{{UUID}}}"),
+            &format!("urn:uuid:{UUID}"),
+        ] {
+            assert_eq!(uuid_v7(form).map(|(_, time)| time), Some(TIME), "{form}");
+            assert_eq!(canonical(form), UUID);
+        }
+    }
+
+    /// What is no UUIDv7 is known by its text, and has no time of its own.
+    #[test]
+    fn other_ids_are_their_text() {
+        let hash = UUID.replace('-', "").replacen("019a", "919a", 1);
+        for id in [
+            // Version 4, and a variant that is none of UUIDs.
+            "019ADC1B-7a00-4abc-8def-0123456789ab",
+            "019ADC1B-7a00-7abc-0def-0123456789ab",
+            // A hash that has the digits of version 7 by chance.
+            &hash,
+            // A digit too few, and one too many.
+            &UUID[1..],
+            &format!("{UUID}0"),
+            "order 7",
+            "",
+        ] {
+            assert_eq!(uuid_v7(id), None, "{id}");
+            assert_eq!(canonical(id), id);
+        }
+    }
 }

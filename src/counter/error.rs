@@ -98,30 +98,37 @@ pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> 
     }
     let what = counter.map_or_else(
         || "the counter".to_owned(),
-        |name| format!("counter {name:?}"),
+        |name| format!("counter {}", status::quoted(name)),
     );
-    let mut values = |value: i64, delta: i64| {
+    let mut change = |value: i64, delta: i64| {
         metadata.push(("value", value.to_string()));
         metadata.push(("delta", delta.to_string()));
-        format!("{what} is {value}, and {delta} more would be")
+        let after = i128::from(value) + i128::from(delta);
+        format!("{what} is {value}, and adding {delta} would make it {after},")
     };
     match failure.refusal {
         Refusal::Min { value, delta, min } => {
-            let message = format!("{} below min, which is {min}", values(value, delta));
+            let message = format!(
+                "{} below min, which is {min}; nothing was added",
+                change(value, delta)
+            );
             metadata.push(("min", min.to_string()));
             let code = Code::FailedPrecondition;
             status::with_reason(code, message, "LIMIT_REACHED", &metadata)
         }
         Refusal::Max { value, delta, max } => {
-            let message = format!("{} above max, which is {max}", values(value, delta));
+            let message = format!(
+                "{} above max, which is {max}; nothing was added",
+                change(value, delta)
+            );
             metadata.push(("max", max.to_string()));
             let code = Code::FailedPrecondition;
             status::with_reason(code, message, "LIMIT_REACHED", &metadata)
         }
         Refusal::OutOfRange { value, delta } => {
             let message = format!(
-                "{} outside int64 ({} to {})",
-                values(value, delta),
+                "{} outside int64 ({} to {}); nothing was added",
+                change(value, delta),
                 i64::MIN,
                 i64::MAX
             );
@@ -141,30 +148,32 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
         Refused::IdReused if kind == Kind::Session => (
             Code::AlreadyExists,
             "SEQUENCE_REUSED",
-            "this message was sent before, with other contents".to_owned(),
+            "this message of the session was sent before with other increments, which stay; it was not applied: resend a message \
+             unchanged, and give new increments a new sequence"
+                .to_owned(),
             vec![],
         ),
         Refused::IdReused => (
             Code::AlreadyExists,
             "REQUEST_ID_REUSED",
-            "this request_id was used before, for a request with other contents".to_owned(),
+            "this request_id was used before, for a request with other contents (its method, counters, amounts or limits), and \
+             nothing was changed by this one: send the same contents for the first answer, or another request_id"
+                .to_owned(),
             vec![],
         ),
         Refused::TooOld { time, horizon } => (
             Code::FailedPrecondition,
             of_kind(kind, "REQUEST_TOO_OLD", "SESSION_TOO_OLD"),
-            format!(
-                "its time is {}, and what is from before {} may be forgotten",
-                rfc3339(*time),
-                rfc3339(*horizon)
-            ),
+            too_old(kind, &rfc3339(*time), &rfc3339(*horizon)),
             vec![("time", rfc3339(*time)), ("horizon", rfc3339(*horizon))],
         ),
         Refused::FromFuture { time, now } => (
             Code::FailedPrecondition,
             of_kind(kind, "REQUEST_FROM_FUTURE", "SESSION_FROM_FUTURE"),
             format!(
-                "its time is {}, more than a minute after the server's, which is {}",
+                "the {} is of {}, by the clock of the client, and the clock of the server says {}, over a minute before that: \
+                 mend the clock that is wrong, and send it again; nothing was changed",
+                of_kind(kind, "request", "session"),
                 rfc3339(*time),
                 rfc3339(*now)
             ),
@@ -177,14 +186,17 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
         Refused::Gap { expected } => (
             Code::FailedPrecondition,
             "SEQUENCE_GAP",
-            format!("the next message of this session is {expected}"),
+            format!(
+                "the next message of this session is {expected}, and this one was not applied: resend from there"
+            ),
             vec![("expected", expected.to_string())],
         ),
         Refused::Acknowledged { acknowledged } => (
             Code::FailedPrecondition,
             "SEQUENCE_ACKNOWLEDGED",
             format!(
-                "messages up to {acknowledged} were acknowledged, as the client has said itself"
+                "the client has said that it knows messages up to {acknowledged} acknowledged, and this one was not applied \
+                 again: go on with the message after them"
             ),
             vec![("acknowledged", acknowledged.to_string())],
         ),
@@ -208,13 +220,20 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
         Refused::SessionLost { acknowledged } => (
             Code::FailedPrecondition,
             "SESSION_LOST",
-            format!("only messages up to {acknowledged} are known here"),
+            format!(
+                "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}, as \
+                 after the restore of a backup. The messages after that are not counted: open a stream that says \
+                 acknowledged {acknowledged}, and send them again"
+            ),
             vec![("acknowledged", acknowledged.to_string())],
         ),
         Refused::FailuresUnacknowledged { failures } => (
             Code::ResourceExhausted,
             "FAILURES_UNACKNOWLEDGED",
-            format!("{failures} increments failed that the client has not said it knows of"),
+            format!(
+                "{failures} increments failed that the client has not said it knows of, and this message was not applied: say \
+                 with `acknowledged` which messages' failures have come, and send it again"
+            ),
             vec![("failures", failures.to_string())],
         ),
     };
@@ -225,11 +244,30 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind) -> Status {
     status::retriable(
         Code::ResourceExhausted,
-        format!("there is no room to remember more: {max_bytes} bytes are in use (--id-memory)"),
+        format!(
+            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory), and nothing was changed; send it \
+             again when the oldest are forgotten ({})",
+            of_kind(kind, "--id-horizon", "--session-horizon")
+        ),
         of_kind(kind, "REQUEST_IDS_FULL", "SESSIONS_FULL"),
         &[("max_bytes", max_bytes.to_string()), not_applied()],
         Duration::from_millis(retry_in.unsigned_abs()),
     )
+}
+
+fn too_old(kind: Kind, time: &str, horizon: &str) -> String {
+    match kind {
+        Kind::Request => format!(
+            "the request is of {time}, by its request_id (a UUIDv7) or its request_time, and ids from before {horizon} may be \
+             forgotten (--id-horizon). Whether it was counted before cannot be told; it was not now. For data that come so \
+             late, raise --id-horizon, or send them in a session (RecordIncrements)"
+        ),
+        Kind::Session => format!(
+            "the session is not known here and is of {time}, by its session_id (a UUIDv7) or its session_time; sessions that \
+             were last used before {horizon} may be forgotten (--session-horizon). Whether messages were counted before cannot \
+             be told; this one was not now. What is new is for a session that begins now, with an id of its own"
+        ),
+    }
 }
 
 fn of_kind(kind: Kind, request: &'static str, session: &'static str) -> &'static str {

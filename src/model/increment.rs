@@ -12,7 +12,7 @@ pub enum OnLimit {
     Saturate,
 }
 
-/// The values that a counter may have after an increment. `min` is not above `max`.
+/// The values that a counter may have after an increment, unless it is beyond them already. `min` is not above `max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// The least.
@@ -35,35 +35,21 @@ pub struct Added {
 impl Limits {
     /// Adds `delta` to `value`.
     ///
-    /// Saturating, it adds the part of `delta` nearest to the whole that leaves the value within the limits;
-    /// where no part does, because the value is beyond a limit and `delta` does not lead back over it, none.
+    /// A limit that the value is beyond already stops what would lead further beyond it, and nothing that leads back. Saturating,
+    /// it adds the largest part of `delta` that no limit stops, which may be none of it.
     ///
     /// # Errors
-    /// Where the value would pass a limit, which is int64's where none is given.
+    /// Returns the limit that stops it, which is int64's if none is given.
     pub fn add(&self, value: i64, delta: i64) -> Result<Added, Refusal> {
         let after = i128::from(value) + i128::from(delta);
-        let min = self.min.map_or(i128::from(i64::MIN), i128::from);
-        let max = self.max.map_or(i128::from(i64::MAX), i128::from);
-        let within = after.clamp(min, max);
-        if within == after {
+        let min = self.min.map_or(i64::MIN, |min| min.min(value));
+        let max = self.max.map_or(i64::MAX, |max| max.max(value));
+        let within = to_value(after.clamp(min.into(), max.into()));
+        if i128::from(within) == after || self.on_limit == OnLimit::Saturate {
             return Ok(Added {
-                value: to_value(after),
-                applied: delta,
-            });
-        }
-        if self.on_limit == OnLimit::Saturate {
-            // Between the value before and the one that was asked for, or not at all.
-            let between = value.min(saturated(after))..=value.max(saturated(after));
-            let value_after = to_value(within);
-            let value_after = if between.contains(&value_after) {
-                value_after
-            } else {
-                value
-            };
-            return Ok(Added {
-                value: value_after,
-                // The part of a delta is not larger than the delta.
-                applied: to_value(i128::from(value_after) - i128::from(value)),
+                value: within,
+                // It is the delta, or a part of it.
+                applied: to_value(i128::from(within) - i128::from(value)),
             });
         }
         Err(match (self.min, self.max) {
@@ -76,8 +62,4 @@ impl Limits {
 
 fn to_value(value: i128) -> i64 {
     i64::try_from(value).expect("it was brought within int64")
-}
-
-fn saturated(value: i128) -> i64 {
-    to_value(value.clamp(i64::MIN.into(), i64::MAX.into()))
 }

@@ -251,7 +251,12 @@ proptest! {
             let limits = Limits { min, max, on_limit };
             let (low, high) = (min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX));
             let after = i128::from(value) + i128::from(delta);
-            let fits = (i128::from(low)..=i128::from(high)).contains(&after);
+            // Only what leads further towards a limit can pass it: a value beyond one may come back, by any step.
+            let fits = match delta.signum() {
+                1 => after <= i128::from(high),
+                -1 => after >= i128::from(low),
+                _ => true,
+            };
             match limits.add(value, delta) {
                 Ok(added) => {
                     prop_assert_eq!(
@@ -262,15 +267,15 @@ proptest! {
                         prop_assert_eq!(added.applied, delta);
                     } else {
                         prop_assert!(saturate);
-                        // A part of the delta, which ends within the limits or is none at all.
+                        // A part of the delta, which ends at the limit or is none at all.
                         let part = added.applied;
                         prop_assert!(part == 0 || (part > 0) == (delta > 0));
-                        prop_assert!(part.unsigned_abs() <= delta.unsigned_abs());
-                        prop_assert!(part == 0 || (low..=high).contains(&added.value));
-                        // And no larger part would do.
-                        let more = added.value.checked_add(delta.signum());
-                        let more_fits = more.is_some_and(|more| (low..=high).contains(&more));
-                        prop_assert!(part == delta || !more_fits);
+                        prop_assert!(part.unsigned_abs() < delta.unsigned_abs());
+                        let limit = if delta > 0 { high } else { low };
+                        prop_assert!(part == 0 || added.value == limit);
+                        // And if it is none, the limit was reached before.
+                        let reached = if delta > 0 { value >= high } else { value <= low };
+                        prop_assert!(part != 0 || reached);
                     }
                 }
                 Err(refusal) => {
@@ -303,6 +308,41 @@ proptest! {
         let _ = PackEntry::read_all(&bytes);
         let _ = Session::decode(&bytes);
     }
+}
+
+/// A refund of what is over a limit that was lowered is made, in parts and as a whole; it stops at the other limit.
+#[test]
+fn what_leads_back_towards_a_limit_is_made() {
+    for on_limit in [OnLimit::Reject, OnLimit::Saturate] {
+        let limits = Limits {
+            min: Some(0),
+            max: Some(400),
+            on_limit,
+        };
+        for (value, delta, after) in [(500, -1, 499), (500, -100, 400), (500, -500, 0)] {
+            let added = limits.add(value, delta).expect("it leads back");
+            assert_eq!((added.value, added.applied), (after, delta));
+        }
+        for (value, delta, after) in [(-7, 1, -6), (-7, 407, 400), (500, 0, 500)] {
+            let added = limits.add(value, delta).expect("it leads back");
+            assert_eq!((added.value, added.applied), (after, delta));
+        }
+    }
+    let reject = Limits {
+        min: Some(0),
+        max: Some(400),
+        on_limit: OnLimit::Reject,
+    };
+    assert!(matches!(reject.add(500, 1), Err(Refusal::Max { .. })));
+    assert!(matches!(reject.add(500, -501), Err(Refusal::Min { .. })));
+    assert!(matches!(reject.add(-7, -1), Err(Refusal::Min { .. })));
+    let saturate = Limits {
+        on_limit: OnLimit::Saturate,
+        ..reject
+    };
+    let applied = |value, delta| saturate.add(value, delta).expect("a part").applied;
+    assert_eq!((applied(500, 1), applied(500, -501)), (0, -500));
+    assert_eq!((applied(-7, -1), applied(-7, 408)), (0, 407));
 }
 
 /// A step of a history: what a client sends, or what happens to the server.

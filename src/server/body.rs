@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::call::{self, Permit};
+use super::call::{self, Permits};
 use super::stream;
 use crate::grpc;
 use crate::status;
@@ -23,7 +23,7 @@ pub(super) struct ResponseBody {
     inner: Inner,
     /// It takes time, in which its stream is held to bounds.
     bounded: bool,
-    _permit: Option<Permit>,
+    _permits: Permits,
 }
 
 impl ResponseBody {
@@ -32,23 +32,23 @@ impl ResponseBody {
         Self {
             inner,
             bounded: false,
-            _permit: None,
+            _permits: Permits::default(),
         }
     }
 
     /// A response that goes on, in a stream that is held to bounds.
-    pub(super) fn bounded(inner: Inner, permit: Option<Permit>) -> Self {
+    pub(super) fn bounded(inner: Inner, permits: Permits) -> Self {
         Self {
             inner,
             bounded: true,
-            _permit: permit,
+            _permits: permits,
         }
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let poll = AssertUnwindSafe(|| match &mut self.inner {
             Inner::Ours(body) => Pin::new(body).poll_frame(cx),
-            Inner::Tonic(body) => Pin::new(body).poll_frame(cx),
+            Inner::Tonic(body) => Pin::new(body).poll_frame(cx).map_ok(cut),
         });
         catch_unwind(poll).unwrap_or_else(|_| self.end(&call::panicked()))
     }
@@ -57,6 +57,14 @@ impl ResponseBody {
         *self = Self::default();
         Poll::Ready(Some(Ok(Frame::trailers(status::trailers(status)))))
     }
+}
+
+/// What others say of a client's request may quote it without an end.
+fn cut(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        status::cut_message(trailers);
+    }
+    frame
 }
 
 impl Default for ResponseBody {

@@ -36,6 +36,9 @@ pub(super) struct Calls {
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Calls>);
 
+/// What a call holds until its response is over: its place among the server's calls, and among its connection's watches.
+pub(super) type Permits = [Option<Permit>; 2];
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -50,24 +53,57 @@ impl Calls {
         })
     }
 
-    /// Lets one more call in.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
+    /// Lets one more call in, if there is room.
+    fn enter(self: &Arc<Self>) -> Option<Permit> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let permit = Permit(self.clone());
-        if before < self.max {
-            return Ok(permit);
-        }
-        Err(status::retriable(
-            Code::Unavailable,
-            format!(
+        (before < self.max).then_some(permit)
+    }
+
+    /// Lets one more call of the server in.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
+        self.enter().ok_or_else(|| {
+            overloaded(format!(
                 "{} calls are in flight, which is the limit (--max-calls)",
                 self.max
-            ),
-            "OVERLOADED",
-            &[status::not_applied()],
-            OVERLOAD_RETRY_DELAY,
-        ))
+            ))
+        })
     }
+
+    /// Lets one more watch of a connection in.
+    pub(super) fn admit_watch(self: &Arc<Self>) -> Result<Permit, Status> {
+        self.enter().ok_or_else(|| {
+            let message = format!(
+                "this connection has {} watches, and the rest of its calls (--max-concurrent-streams) is kept for those that \
+                 end: watch several counters or a prefix in one call, or open another connection",
+                self.max
+            );
+            let metadata = [("max_watches", self.max.to_string())];
+            status::with_reason(
+                Code::ResourceExhausted,
+                message,
+                "TOO_MANY_WATCHES",
+                &metadata,
+            )
+        })
+    }
+}
+
+/// Refuses a call of a connection that has room for health checks alone.
+pub(super) fn too_many_connections(max: u32) -> Status {
+    overloaded(format!(
+        "{max} connections are open, which is the limit (--max-connections); this one is for health checks"
+    ))
+}
+
+fn overloaded(message: String) -> Status {
+    status::retriable(
+        Code::Unavailable,
+        message,
+        "OVERLOADED",
+        &[status::not_applied()],
+        OVERLOAD_RETRY_DELAY,
+    )
 }
 
 /// When a call has to end, beside its own end.
@@ -160,8 +196,9 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
         return Ok(None);
     };
     parse_timeout(value.as_bytes()).map(Some).ok_or_else(|| {
+        let value = status::quoted(value);
         let message = format!(
-            "grpc-timeout is {value:?}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
+            "grpc-timeout is {value}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
         );
         status::with_reason(
             Code::Internal,

@@ -14,9 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Limits;
+use super::call::Calls;
 use super::listener::Stream;
 use super::stream::Streams;
 use super::timer::{self, PolledTimer};
@@ -29,19 +31,40 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// are on their way, and one that says nothing has no call to lose.
 const DRAIN_HELLO_GRACE: Duration = Duration::from_millis(100);
 
+/// How long a connection for health checks alone is kept: callers that have come to count would keep the probes out.
+const PROBE_CONNECTION_AGE: Duration = Duration::from_secs(10);
+
 /// For those who try a browser or curl.
 const NOT_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
     content-type: text/plain\r\nconnection: close\r\ncontent-length: 56\r\n\r\n\
     This port speaks gRPC, over HTTP/2 with prior knowledge\n";
 
-pub(super) async fn serve(stream: Stream, local: Arc<Local>) {
+/// Which calls a connection may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    All,
+    /// There are as many connections as there may be, and those that look after the server must not take it for dead.
+    HealthChecks,
+}
+
+/// What the calls of a connection share.
+pub(super) struct Shared {
+    pub(super) local: Arc<Local>,
+    pub(super) admission: Admission,
+    /// Once it is cancelled, the connection takes no new calls.
+    pub(super) closing: CancellationToken,
+    /// Its calls that have no end of their own.
+    pub(super) watches: Arc<Calls>,
+}
+
+pub(super) async fn serve(stream: Stream, admission: Admission, local: Arc<Local>) {
     match stream {
-        Stream::Tcp(stream) => serve_stream(stream, local).await,
-        Stream::Unix(stream) => serve_stream(stream, local).await,
+        Stream::Tcp(stream) => serve_stream(stream, admission, local).await,
+        Stream::Unix(stream) => serve_stream(stream, admission, local).await,
     }
 }
 
-async fn serve_stream<S>(mut stream: S, local: Arc<Local>)
+async fn serve_stream<S>(mut stream: S, admission: Admission, local: Arc<Local>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -57,7 +80,7 @@ where
     tokio::select! {
         biased;
         hello = timeout(handshake_timeout, read_preface(&mut stream)) => match hello {
-            Ok(Ok(())) => serve_http2(Resumed::new(stream, keepalive_timeout), &local).await,
+            Ok(Ok(())) => serve_http2(Resumed::new(stream, keepalive_timeout), admission, &local).await,
             Ok(Err(error)) => debug!(%error, "not an HTTP/2 client"),
             Err(_) => debug!("no HTTP/2 preface in time"),
         },
@@ -85,32 +108,40 @@ where
     Ok(())
 }
 
-async fn serve_http2<S>(stream: Resumed<S>, local: &Arc<Local>)
+async fn serve_http2<S>(stream: Resumed<S>, admission: Admission, local: &Arc<Local>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (limits, phase) = (&local.node.limits, &local.phase);
-    let closing = phase.draining.child_token();
-    let shared = Arc::new((local.clone(), closing.clone()));
+    let shared = Arc::new(Shared {
+        local: local.clone(),
+        admission,
+        closing: phase.draining.child_token(),
+        watches: Calls::new(limits.max_watches()),
+    });
+    let closing = &shared.closing;
     let service = service_fn(|request: Request<Incoming>| {
         let shared = shared.clone();
-        let call = shared.0.node.routes.accept(request, &shared.0);
+        let call = shared.local.node.routes.accept(request, &shared);
         // In a box, since hyper and tokio move it several times.
         Box::pin(async move {
-            let (local, closing) = &*shared;
             Ok::<_, Infallible>(match call {
-                Ok(call) => local.node.routes.answer(call, local, closing).await,
+                Ok(call) => shared.local.node.routes.answer(call, &shared).await,
                 Err(refusal) => *refusal,
             })
         })
     });
     let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
+    let age = match admission {
+        Admission::All => limits.max_connection_age.map(jittered),
+        Admission::HealthChecks => Some(PROBE_CONNECTION_AGE),
+    };
 
     tokio::select! {
         biased;
         result = timer::run(connection.as_mut()) => return log_end(result),
-        () = phase.draining.cancelled() => {}
-        () = after(limits.max_connection_age.map(jittered)) => {}
+        () = closing.cancelled() => {}
+        () = after(age) => {}
     }
     // No new calls (GOAWAY), and those in flight go on. A drain has a bound of its own.
     connection.as_mut().graceful_shutdown();
@@ -152,7 +183,7 @@ fn http2(limits: &Limits) -> http2::Builder<Streams> {
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_frame_size(limits.max_frame_size)
-        .max_header_list_size(limits.max_header_list_size)
+        .max_header_list_size(limits.header_list_read())
         .max_send_buf_size(limits.send_buffer as usize)
         .max_pending_accept_reset_streams(limits.max_pending_resets as usize)
         .max_local_error_reset_streams(limits.max_error_resets as usize)

@@ -1,11 +1,19 @@
 //! `grpc.health.v1`: overall (the empty name) and per service.
 
-use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
-use tonic_health::server::{HealthReporter, HealthService};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::cluster::ClusterService;
 use crate::counter::CounterService;
+use crate::status;
 use crate::sum::SumService;
 
 /// What a server can do that has no store.
@@ -13,41 +21,139 @@ const ALWAYS: [&str; 2] = ["", SumService::NAME];
 /// What takes a store.
 const COUNTING: [&str; 2] = [CounterService::NAME, ClusterService::NAME];
 
+/// Whether each service serves.
+type Services = BTreeMap<&'static str, bool>;
+
 pub(super) struct Health {
-    reporter: HealthReporter,
+    services: watch::Sender<Services>,
 }
 
 impl Health {
     /// Health that says NOT_SERVING until it is told otherwise.
-    pub(super) async fn not_serving() -> Self {
-        let health = Self {
-            reporter: HealthReporter::new(),
-        };
-        health.set_serving(false).await;
-        health.set_counting(false).await;
-        health
-    }
-
-    pub(super) async fn set_serving(&self, serving: bool) {
-        self.set(&ALWAYS, serving).await;
-    }
-
-    pub(super) async fn set_counting(&self, counting: bool) {
-        self.set(&COUNTING, counting).await;
-    }
-
-    async fn set(&self, names: &[&str], serving: bool) {
-        let status = if serving {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
-        for name in names {
-            self.reporter.set_service_status(*name, status).await;
+    pub(super) fn not_serving() -> Self {
+        let names = ALWAYS.into_iter().chain(COUNTING);
+        let services = names.map(|name| (name, false)).collect();
+        Self {
+            services: watch::Sender::new(services),
         }
     }
 
-    pub(super) fn service(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    pub(super) fn set_serving(&self, serving: bool) {
+        self.set(&ALWAYS, serving);
+    }
+
+    pub(super) fn set_counting(&self, counting: bool) {
+        self.set(&COUNTING, counting);
+    }
+
+    fn set(&self, names: &[&'static str], serving: bool) {
+        self.services.send_modify(|services| {
+            services.extend(names.iter().map(|name| (*name, serving)));
+        });
+    }
+
+    pub(super) fn service(&self) -> HealthServer<Told> {
+        HealthServer::new(Told {
+            services: self.services.subscribe(),
+        })
+    }
+}
+
+/// What the services are known to do, for those who ask.
+pub(super) struct Told {
+    services: watch::Receiver<Services>,
+}
+
+fn status_of(services: &Services, name: &str) -> Option<ServingStatus> {
+    let serving = services.get(name)?;
+    Some(if *serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    })
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl HealthService for Told {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = &request.get_ref().service;
+        let status = status_of(&self.services.borrow(), name);
+        let status = status.ok_or_else(|| {
+            let message = format!("there is no service {}", status::quoted(name));
+            status::with_reason(Code::NotFound, message, "UNKNOWN_SERVICE", &[])
+        });
+        Ok(Response::new(response(status?)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let name = request.into_inner().service;
+        let mut services = self.services.clone();
+        services.mark_changed();
+        let news = stream::unfold(
+            (services, name, None),
+            async |(mut services, name, told)| {
+                loop {
+                    // The sender goes with the server, and then there will be no news.
+                    services.changed().await.ok()?;
+                    let status = status_of(&services.borrow_and_update(), &name);
+                    let status = status.unwrap_or(ServingStatus::ServiceUnknown);
+                    if told != Some(status) {
+                        return Some((Ok(response(status)), (services, name, Some(status))));
+                    }
+                }
+            },
+        );
+        Ok(Response::new(Box::pin(news)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _};
+
+    use super::*;
+
+    /// Who watches a service hears of each change of it and of no other, and of one that is not there yet when it appears.
+    #[tokio::test]
+    async fn watches_hear_of_what_changes() {
+        let health = Health::not_serving();
+        let told = Told {
+            services: health.services.subscribe(),
+        };
+        let watch = async |service: &str| {
+            let service = service.to_owned();
+            let request = Request::new(HealthCheckRequest { service });
+            told.watch(request).await.expect("a watch").into_inner()
+        };
+        let (mut sums, mut later) = (watch(SumService::NAME).await, watch("later").await);
+        let next = |watch: &mut <Told as HealthService>::WatchStream| {
+            let answer = watch.next().now_or_never()?;
+            Some(answer.expect("it goes on").expect("a status").status())
+        };
+        assert_eq!(next(&mut sums), Some(ServingStatus::NotServing));
+        assert_eq!(next(&mut later), Some(ServingStatus::ServiceUnknown));
+        health.set_counting(true);
+        assert_eq!((next(&mut sums), next(&mut later)), (None, None));
+        health.set_serving(true);
+        assert_eq!(next(&mut sums), Some(ServingStatus::Serving));
+        health.set(&["later"], false);
+        assert_eq!(next(&mut later), Some(ServingStatus::NotServing));
+        assert_eq!(next(&mut sums), None);
+        drop(health);
+        assert!(later.next().await.is_none(), "it ends with the server");
     }
 }

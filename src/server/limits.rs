@@ -56,12 +56,12 @@ pub struct Limits {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_calls: u32,
 
-    /// Further connections are closed at once
+    /// Some further connections are served health checks alone, and those past them are closed at once
     #[arg(long, env = "SUMD_MAX_CONNECTIONS", value_name = "N", default_value = "10000",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 
-    /// A connection's calls at one time; its further ones wait in the client
+    /// A connection's calls at one time; its further ones wait in the client. A quarter is kept free of watches
     #[arg(long, env = "SUMD_MAX_CONCURRENT_STREAMS", value_name = "N", default_value = "256",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_streams: u32,
@@ -113,7 +113,7 @@ pub struct Limits {
           value_parser = bytes::<MIN_FRAME, MAX_FRAME>)]
     pub max_frame_size: u32,
 
-    /// The largest set of headers that a client may send
+    /// A call with a larger set of headers is refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "SUMD_MAX_HEADER_LIST_SIZE", value_name = "SIZE", default_value = "16KiB",
           value_parser = bytes::<KIB, { 1 << 20 }>)]
     pub max_header_list_size: u32,
@@ -151,6 +151,37 @@ impl Limits {
     /// messages (5 bytes) meets its own window first, as flow control means it to, the connection's has
     /// to be about a hundred times as large.
     const WINDOWS_PER_CONNECTION: u64 = 100;
+
+    /// Connections that are served health checks alone, beyond `max_connections`: one each for what looks after a server, with
+    /// room for callers that have not been told yet that there is none for them.
+    pub(super) const PROBE_CONNECTIONS: u32 = 32;
+
+    /// The least of headers that is read. It is also what clients are told to keep to; most do.
+    const MIN_HEADER_LIST_READ: u32 = 96 << 10;
+    /// What many clients put into a frame, whatever they are allowed.
+    const CLIENT_FRAME: u32 = 16 << 10;
+    /// So many frames of headers are read in any case.
+    const MIN_HEADER_FRAMES: u32 = 5;
+
+    /// The most of headers that is read: more than a call may have, so that it is told so. h2 answers more than is read without
+    /// a gRPC status. For over four times as much it ends the connection with all of its calls; also for more frames than are
+    /// read in any case and take what is read if they are as large as they may be. A call that was not looked at yet holds its
+    /// headers.
+    pub(super) fn header_list_read(&self) -> u32 {
+        let max = self.max_header_list_size;
+        let frames = max.div_ceil(Self::CLIENT_FRAME);
+        let of_small_frames = if frames > Self::MIN_HEADER_FRAMES {
+            frames.saturating_mul(self.max_frame_size)
+        } else {
+            0
+        };
+        Self::MIN_HEADER_LIST_READ.max(2 * max).max(of_small_frames)
+    }
+
+    /// How many of a connection's calls may be watches, which have no end of their own.
+    pub(super) fn max_watches(&self) -> u32 {
+        self.max_concurrent_streams - self.max_concurrent_streams / 4
+    }
 
     /// # Errors
     /// Where limits do not go together.

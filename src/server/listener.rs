@@ -1,37 +1,75 @@
 //! Listening sockets, and the loop that accepts from them.
 
+mod unix;
+
 use std::fmt;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tracing::{debug, warn};
+use clap::Args;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
+use tracing::warn;
 
 use super::Address;
+use unix::SocketFile;
 
 /// A pause where accepting fails, as it does without end while file descriptors are short.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted: those of all clients that come back at once.
+const BACKLOG: u32 = 1024;
+
+/// Where to listen, and how.
+#[derive(Args, Clone, Debug)]
+pub struct ListenOptions {
+    /// Where to listen: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
+    /// serve other machines too
+    #[arg(
+        long = "listen",
+        env = "SUMD_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080",
+        value_delimiter = ','
+    )]
+    pub addresses: Vec<Address>,
+
+    /// Who may connect to a unix socket, as chmod has it: 660 for its owner and group [default: as the umask leaves it]
+    #[arg(long, env = "SUMD_SOCKET_MODE", value_name = "MODE", value_parser = mode)]
+    pub socket_mode: Option<u32>,
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let octal = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| octal);
+    mode.filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "expected an octal number up to 777, such as 660".to_owned())
+}
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
     address: Address,
+    /// An address of this server's own that has it.
+    own: Option<Address>,
     source: io::Error,
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, source } = self;
-        match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "cannot listen on {address}: it is in use by another process"
-                )
+        let Self {
+            address,
+            own,
+            source,
+        } = self;
+        write!(f, "cannot listen on {address}: ")?;
+        match (source.kind(), own) {
+            (io::ErrorKind::AddrInUse, Some(own)) => {
+                write!(f, "this server listens on {own} already, which covers it")
             }
-            _ => write!(f, "cannot listen on {address}: {source}"),
+            (io::ErrorKind::AddrInUse, None) => write!(f, "it is in use by another process"),
+            _ => write!(f, "{source}"),
         }
     }
 }
@@ -65,38 +103,69 @@ impl Socket {
 }
 
 pub(super) enum Listener {
-    Tcp(TcpListener, Address),
+    Tcp(TcpListener, SocketAddr),
     // In this order, so that the name is gone before a new server can find that nobody answers at it.
     Unix(SocketFile, UnixListener),
 }
 
-/// A socket's name in the file system, which goes when the listener does.
-pub(super) struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            debug!(path = %self.0.display(), %error, "cannot remove the socket");
-        }
-    }
-}
-
 impl Listener {
-    pub(super) async fn bind(address: &Address) -> Result<Self, BindError> {
-        let bound = match address {
-            Address::Tcp(name) => bind_tcp(name).await,
-            Address::Unix(path) => bind_unix(path).await,
-        };
-        bound.map_err(|source| BindError {
-            address: address.clone(),
-            source,
-        })
+    /// Takes all addresses, or none.
+    pub(super) async fn bind_all(options: &ListenOptions) -> Result<Vec<Self>, BindError> {
+        let mut resolved = Vec::new();
+        for address in &options.addresses {
+            let addresses = match address {
+                Address::Tcp(name) => resolve(name).await,
+                Address::Unix(_) => Ok(Vec::new()),
+            };
+            let failed = |source| BindError {
+                address: address.clone(),
+                own: None,
+                source,
+            };
+            resolved.push((address, addresses.map_err(failed)?));
+        }
+        let all: Vec<_> = resolved.iter().flat_map(|(_, all)| all).copied().collect();
+        let mut bound: Vec<Self> = Vec::new();
+        for (address, addresses) in resolved {
+            let listener = match address {
+                Address::Tcp(_) => bind_tcp(&addresses, &all),
+                Address::Unix(path) => unix::bind(path, options.socket_mode).await,
+            };
+            let failed = |source| BindError {
+                address: address.clone(),
+                own: bound
+                    .iter()
+                    .find(|own| own.covers(address, &addresses))
+                    .map(Self::address),
+                source,
+            };
+            let listener = listener.map_err(failed)?;
+            bound.push(listener);
+        }
+        Ok(bound)
     }
 
     pub(super) fn address(&self) -> Address {
         match self {
-            Self::Tcp(_, address) => address.clone(),
-            Self::Unix(SocketFile(path), _) => Address::Unix(path.clone()),
+            Self::Tcp(_, address) => Address::Tcp(address.to_string()),
+            Self::Unix(file, _) => Address::Unix(file.path().to_owned()),
+        }
+    }
+
+    /// An address cannot be had beside this one.
+    fn covers(&self, address: &Address, addresses: &[SocketAddr]) -> bool {
+        match self {
+            Self::Tcp(_, own) => {
+                // With IPv4 on the same port, a socket of IPv6 is for that alone.
+                let covers = |ip: IpAddr| {
+                    ip.is_ipv4() == own.is_ipv4()
+                        && (ip == own.ip() || ip.is_unspecified() || own.ip().is_unspecified())
+                };
+                addresses
+                    .iter()
+                    .any(|other| other.port() == own.port() && covers(other.ip()))
+            }
+            Self::Unix(file, _) => matches!(address, Address::Unix(path) if path == file.path()),
         }
     }
 
@@ -129,21 +198,44 @@ impl Listener {
     }
 }
 
-async fn bind_tcp(name: &str) -> io::Result<Listener> {
-    let listener = TcpListener::bind(name).await?;
-    let address = Address::Tcp(listener.local_addr()?.to_string());
-    Ok(Listener::Tcp(listener, address))
+/// All that a name stands for.
+async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<_> = lookup_host(name).await?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::other("the name has no address"));
+    }
+    Ok(addresses)
 }
 
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
-    // A server that was killed leaves its socket's file behind: nobody answers at it.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket
-        && let Err(error) = UnixStream::connect(path).await
-        && error.kind() == io::ErrorKind::ConnectionRefused
-    {
-        std::fs::remove_file(path)?;
+/// Listens on the first address of a name that can be had, as one of `all` that the server asks for.
+fn bind_tcp(addresses: &[SocketAddr], all: &[SocketAddr]) -> io::Result<Listener> {
+    let mut failure = None;
+    for &address in addresses {
+        // `[::]` is for both versions of IP by itself. Where the port is asked for by IPv4 as well, each has its own.
+        let is_shared = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+        let only_v6 = address.is_ipv6() && address.port() != 0 && all.iter().any(is_shared);
+        match listen(address, only_v6) {
+            Ok(listener) => {
+                let address = listener.local_addr()?;
+                return Ok(Listener::Tcp(listener, address));
+            }
+            Err(error) => failure = Some(error),
+        }
     }
-    let listener = UnixListener::bind(path)?;
-    Ok(Listener::Unix(SocketFile(path.to_owned()), listener))
+    Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if only_v6 {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
+    // A server that is started again takes the port although connections of the one before linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

@@ -5,18 +5,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 use tracing::debug;
 
 use super::body::{Inner, ResponseBody};
-use super::call::{self, Bounds, Calls};
+use super::call::{self, Bounds, Calls, Permit};
+use super::connection::{Admission, Shared};
+use super::headers;
 use super::health::Health;
 use super::limits::Limits;
 use super::request::RequestBody;
@@ -29,8 +29,6 @@ use crate::proto;
 use crate::status;
 use crate::sum::{self, SumService};
 
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-
 type RequestOf<B> = Request<RequestBody<B>>;
 type TonicService =
     BoxCloneSyncService<RequestOf<Incoming>, Response<tonic::body::Body>, Infallible>;
@@ -40,8 +38,8 @@ struct TonicRoute {
     /// What the paths of its methods begin with.
     prefix: String,
     service: TonicService,
-    /// Its calls count as calls in flight.
-    counted: bool,
+    /// It is for those who look after the server: one that is busy is healthy, so its calls do not count as calls in flight.
+    is_health: bool,
 }
 
 /// A request, as far as it was read.
@@ -67,7 +65,7 @@ pub(super) struct Routes {
     sum: SumService,
     tonic: Vec<TonicRoute>,
     calls: Arc<Calls>,
-    idle_timeout: std::time::Duration,
+    limits: Limits,
 }
 
 impl Routes {
@@ -85,13 +83,12 @@ impl Routes {
                 max_message_bytes: limits.max_message_size as usize,
             },
             tonic: vec![
-                // A server that is busy is healthy.
-                TonicRoute::new(health.service(), false),
-                TonicRoute::new(reflection().build_v1().expect(broken), true),
-                TonicRoute::new(reflection().build_v1alpha().expect(broken), true),
+                TonicRoute::new(health.service(), true),
+                TonicRoute::new(reflection().build_v1().expect(broken), false),
+                TonicRoute::new(reflection().build_v1alpha().expect(broken), false),
             ],
             calls: Calls::new(limits.max_calls),
-            idle_timeout: limits.stream_idle_timeout,
+            limits: limits.clone(),
         }
     }
 
@@ -99,28 +96,29 @@ impl Routes {
     pub(super) fn accept(
         &self,
         request: Request<Incoming>,
-        local: &Local,
+        connection: &Shared,
     ) -> Result<Call, Refusal> {
-        if let Some(refusal) = refuse(&request) {
+        if let Some(refusal) = headers::refuse(&request) {
             return Err(Box::new(refusal));
         }
-        let call = self.find(request, local);
+        let call = self.find(request, connection);
         call.map_err(|status| Box::new(refused(status)))
     }
 
-    fn find(&self, request: Request<Incoming>, local: &Local) -> Result<Call, Status> {
+    fn find(&self, request: Request<Incoming>, connection: &Shared) -> Result<Call, Status> {
+        headers::check_size(&request, self.limits.max_header_list_size)?;
         let timeout = call::timeout(request.headers())?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
 
-        let target = if let Some(target) = ours(path, local) {
-            check_encoding(&parts.headers)?;
+        let target = if let Some(target) = ours(path, &connection.local) {
+            headers::check_encoding(&parts.headers)?;
             target
         } else if let Some(route) = self.tonic.iter().position(|r| path.starts_with(&r.prefix)) {
             Target::Tonic(route, Box::new(parts))
         } else {
-            let message = format!("there is no method {path}");
+            let message = format!("there is no method {}", status::quoted(path));
             return Err(status::with_reason(
                 Code::Unimplemented,
                 message,
@@ -128,21 +126,48 @@ impl Routes {
                 &[],
             ));
         };
+        if connection.admission == Admission::HealthChecks && !self.is_health(&target) {
+            // It makes room for those who look after the server.
+            connection.closing.cancel();
+            return Err(call::too_many_connections(self.limits.max_connections));
+        }
         Ok(Call {
             target,
             deadline,
-            body: RequestBody::new(body, self.idle_timeout),
+            body: RequestBody::new(body, self.limits.stream_idle_timeout),
         })
     }
 
-    /// Answers a call. Once `closing` is cancelled, its connection takes no new ones.
-    pub(super) async fn answer(
-        &self,
-        call: Call,
-        local: &Local,
-        closing: &CancellationToken,
-    ) -> Response<ResponseBody> {
+    fn is_health(&self, target: &Target) -> bool {
+        matches!(target, Target::Tonic(route, _) if self.tonic[*route].is_health)
+    }
+
+    /// The call has no end of its own.
+    fn is_watch(&self, target: &Target) -> bool {
+        match target {
+            Target::Counter(method) => *method == counter::Method::Watch,
+            Target::Cluster(method) => *method == cluster::Method::Watch,
+            Target::Tonic(_, parts) => {
+                self.is_health(target) && parts.uri.path().ends_with("/Watch")
+            }
+            Target::Sum(_) | Target::Peer => false,
+        }
+    }
+
+    /// Answers a call of a connection.
+    pub(super) async fn answer(&self, call: Call, connection: &Shared) -> Response<ResponseBody> {
+        let Shared {
+            local,
+            closing,
+            watches,
+            ..
+        } = connection;
         let phase = &local.phase;
+        let watch = self.is_watch(&call.target).then(|| watches.admit_watch());
+        let watch = match watch.transpose() {
+            Ok(watch) => watch,
+            Err(status) => return refused(status),
+        };
         let Call {
             target,
             deadline,
@@ -153,7 +178,7 @@ impl Routes {
             Target::Sum(method) => {
                 // Pinned here, since what is handed on by value takes its room in each future on the way.
                 let answer = pin!(self.sum.call(method, body));
-                self.answer_ours(answer, within(&phase.ending)).await
+                self.answer_ours(answer, within(&phase.ending), None).await
             }
             Target::Counter(method) => {
                 let Some(counters) = local.counters() else {
@@ -165,7 +190,7 @@ impl Routes {
                     _ => &phase.ending,
                 };
                 let answer = pin!(counters.call(method, body, deadline, &phase.draining));
-                self.answer_ours(answer, within(shutdown)).await
+                self.answer_ours(answer, within(shutdown), watch).await
             }
             Target::Cluster(method) => {
                 let shutdown = match method {
@@ -174,19 +199,19 @@ impl Routes {
                 };
                 // In a box, for it is rarely called.
                 let answer = Box::pin(async { local.node.cluster().call(method, body).await });
-                self.answer_ours(answer, within(shutdown)).await
+                self.answer_ours(answer, within(shutdown), watch).await
             }
             Target::Peer => {
                 let peers = local.peers().expect("one is not taken away again");
                 let answer = pin!(async { peers.call(body, closing) });
-                self.answer_ours(answer, within(&phase.ending)).await
+                self.answer_ours(answer, within(&phase.ending), None).await
             }
             Target::Tonic(route, parts) => {
                 let request = Request::from_parts(*parts, body);
                 // These calls have no end of their own (a health watch), so they end where draining begins. In a box, for
                 // it is large, and rarely called.
                 let route = &self.tonic[route];
-                Box::pin(self.answer_tonic(route, request, within(&phase.draining))).await
+                Box::pin(self.answer_tonic(route, request, within(&phase.draining), watch)).await
             }
         };
         response.unwrap_or_else(refused)
@@ -196,13 +221,14 @@ impl Routes {
         &self,
         answer: impl Future<Output = Response<grpc::ResponseBody>>,
         bounds: Bounds<'_>,
+        watch: Option<Permit>,
     ) -> Result<Response<ResponseBody>, Status> {
-        let permit = self.calls.admit()?;
+        let call = Some(self.calls.admit()?);
         let response = bounds.run(answer).await?;
         Ok(response.map(|body| match body {
             body @ grpc::ResponseBody::Stream(_) => {
-                stream::bound(bounds.watch(), self.idle_timeout);
-                ResponseBody::bounded(Inner::Ours(body), Some(permit))
+                stream::bound(bounds.watch(), self.limits.stream_idle_timeout);
+                ResponseBody::bounded(Inner::Ours(body), [call, watch])
             }
             body => ResponseBody::whole(Inner::Ours(body)),
         }))
@@ -213,22 +239,24 @@ impl Routes {
         route: &TonicRoute,
         request: RequestOf<Incoming>,
         bounds: Bounds<'_>,
+        watch: Option<Permit>,
     ) -> Result<Response<ResponseBody>, Status> {
-        let permit = route.counted.then(|| self.calls.admit()).transpose()?;
+        let call = (!route.is_health).then(|| self.calls.admit()).transpose()?;
         let mut service = route.service.clone();
         let answer = async {
             let Ok(ready) = service.ready().await;
             let Ok(response) = ready.call(request).await;
             response
         };
-        let response = bounds.run(answer).await?;
-        stream::bound(bounds.watch(), self.idle_timeout);
-        Ok(response.map(|body| ResponseBody::bounded(Inner::Tonic(body), permit)))
+        let mut response = bounds.run(answer).await?;
+        status::cut_message(response.headers_mut());
+        stream::bound(bounds.watch(), self.limits.stream_idle_timeout);
+        Ok(response.map(|body| ResponseBody::bounded(Inner::Tonic(body), [call, watch])))
     }
 }
 
 impl TonicRoute {
-    fn new<S>(service: S, counted: bool) -> Self
+    fn new<S>(service: S, is_health: bool) -> Self
     where
         S: tonic::server::NamedService + Clone + Send + Sync + 'static,
         S: tower::Service<
@@ -241,7 +269,7 @@ impl TonicRoute {
         Self {
             prefix: format!("/{}/", S::NAME),
             service: BoxCloneSyncService::new(service),
-            counted,
+            is_health,
         }
     }
 }
@@ -269,58 +297,4 @@ fn no_store() -> Status {
         &[status::not_applied()],
         Duration::from_secs(1),
     )
-}
-
-/// Answers what is HTTP/2 and not gRPC as HTTP does, as the protocol asks for.
-fn refuse(request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
-    let refusal = |code, name, value| {
-        let mut response = Response::new(ResponseBody::default());
-        *response.status_mut() = code;
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-        Some(response)
-    };
-    if request.method() != Method::POST {
-        return refusal(StatusCode::METHOD_NOT_ALLOWED, ALLOW, "POST");
-    }
-    if !request.headers().get(CONTENT_TYPE).is_some_and(is_grpc) {
-        return refusal(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            http::header::ACCEPT,
-            "application/grpc",
-        );
-    }
-    None
-}
-
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    let Some(rest) = content_type.as_bytes().strip_prefix(b"application/grpc") else {
-        return false;
-    };
-    rest.strip_prefix(b"+proto")
-        .unwrap_or(rest)
-        .first()
-        .is_none_or(|&byte| byte == b';')
-}
-
-/// Refuses a compressed request, and says what is understood.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get(GRPC_ENCODING) {
-        None => Ok(()),
-        Some(encoding) if encoding == "identity" => Ok(()),
-        Some(encoding) => {
-            let mut refusal = status::with_reason(
-                Code::Unimplemented,
-                format!("grpc-encoding is {encoding:?}, and this service takes only identity"),
-                "COMPRESSED_MESSAGE",
-                &[status::not_applied()],
-            );
-            refusal.metadata_mut().insert(
-                "grpc-accept-encoding",
-                tonic::metadata::MetadataValue::from_static("identity"),
-            );
-            Err(refusal)
-        }
-    }
 }

@@ -44,12 +44,12 @@ pub(super) async fn report(mut slot: Slot, health: &Health) {
     let services = slot.borrow().clone();
     let available = services.and_then(|services| services.available);
     let Some(mut available) = available else {
-        health.set_counting(true).await;
+        health.set_counting(true);
         return std::future::pending().await;
     };
     loop {
         let now = *available.borrow_and_update();
-        health.set_counting(now).await;
+        health.set_counting(now);
         if available.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
-use super::connection;
+use super::connection::{self, Admission};
 use super::listener::Socket;
 use super::{Node, Phase};
 use crate::cluster::PeerService;
@@ -22,6 +22,7 @@ use crate::counter::CounterService;
 /// A connection on its way to a worker, counted as one of the server and one of the worker.
 struct Handover {
     socket: Socket,
+    admission: Admission,
     _of_server: TaskTrackerToken,
     _of_worker: Load,
 }
@@ -49,7 +50,7 @@ pub(super) struct Queues(Vec<Queue>);
 
 impl Queues {
     /// Gives a connection to the worker that has the fewest.
-    pub(super) fn push(&self, socket: Socket, of_server: TaskTrackerToken) {
+    pub(super) fn push(&self, socket: Socket, admission: Admission, of_server: TaskTrackerToken) {
         let least = |queue: &&Queue| queue.load.load(Ordering::Relaxed);
         let Some(queue) = self.0.iter().min_by_key(least) else {
             return;
@@ -58,6 +59,7 @@ impl Queues {
         // It fails where the worker is gone, and then the server ends and this connection with it.
         let _ = queue.sockets.send(Handover {
             socket,
+            admission,
             _of_server: of_server,
             _of_worker: Load(queue.load.clone()),
         });
@@ -173,11 +175,12 @@ async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) 
         tokio::spawn(async move {
             let Handover {
                 socket,
+                admission,
                 _of_server,
                 _of_worker,
             } = handover;
             match socket.into_stream() {
-                Ok(stream) => connection::serve(stream, local).await,
+                Ok(stream) => connection::serve(stream, admission, local).await,
                 Err(error) => debug!(%error, "a connection cannot be used"),
             }
         });

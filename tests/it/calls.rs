@@ -3,8 +3,10 @@
 use http::{Method, Request, StatusCode};
 use prost::encoding::{WireType, encode_key, encode_varint};
 use sumd::proto::sum::v1::add_each_response::Result::{Error, Sum};
+use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{
-    AddAllRequest, AddAllResponse, AddEachRequest, AddEachResponse, AddResponse,
+    AddAllRequest, AddAllResponse, AddEachRequest, AddEachResponse, AddResponse, GetCounterRequest,
+    Increment, IncrementCounterRequest, RecordIncrementsRequest,
 };
 use tokio_stream::{StreamExt as _, iter, wrappers::ReceiverStream};
 use tonic::{Code, Status};
@@ -334,6 +336,71 @@ async fn requests_that_are_not_ours_are_refused() {
     assert_eq!(call.answer().await.status.code(), Code::Internal);
 }
 
+/// Every form of a UUIDv7 is one id, of a request as of a session, and carries its time; the answer to one that is too old says
+/// what to do.
+#[tokio::test]
+async fn forms_of_a_uuid_are_one_id() {
+    let server = TestServer::start(&[]).await;
+    let mut client = CounterServiceClient::new(server.channel().await);
+    let forms = |uuid: uuid::Uuid| {
+        let (text, bare) = (uuid.to_string(), uuid.simple().to_string());
+        let (braced, urn) = (uuid.braced().to_string(), uuid.urn().to_string());
+        [
+            text.to_uppercase(),
+            text,
+            bare.to_uppercase(),
+            bare,
+            braced,
+            urn,
+        ]
+    };
+    let increment = |id: &str| IncrementCounterRequest {
+        counter: "g/a".to_owned(),
+        delta: 1,
+        request_id: id.to_owned(),
+        ..IncrementCounterRequest::default()
+    };
+    for (index, form) in forms(uuid::Uuid::now_v7()).iter().enumerate() {
+        let answer = soon(client.increment_counter(increment(form))).await;
+        let answer = answer.expect("it is new, or known").into_inner();
+        assert_eq!((answer.value, answer.replayed), (1, index > 0), "{form}");
+    }
+    let old = uuid::Timestamp::from_unix(uuid::NoContext, 1_700_000_000, 0);
+    for form in forms(uuid::Uuid::new_v7(old)) {
+        let status = soon(client.increment_counter(increment(&form))).await;
+        let status = status.expect_err("it is of 2023");
+        assert_eq!(reason(&status).0, "REQUEST_TOO_OLD", "{form}");
+        for remedy in ["--id-horizon", "RecordIncrements"] {
+            assert!(status.message().contains(remedy), "{status:?}");
+        }
+    }
+    for form in forms(uuid::Uuid::now_v7()) {
+        let message = RecordIncrementsRequest {
+            session_id: form.clone(),
+            sequence: 1,
+            increments: vec![Increment {
+                counter: "g/b".to_owned(),
+                delta: 1,
+                ..Increment::default()
+            }],
+            ..RecordIncrementsRequest::default()
+        };
+        let answers = soon(client.record_increments(iter([message]))).await;
+        let mut answers = answers.expect("a stream").into_inner();
+        let mut acknowledged = 0;
+        while let Some(answer) = soon(answers.next()).await {
+            acknowledged = answer.expect("no error").acknowledged;
+        }
+        assert_eq!(acknowledged, 1, "{form}");
+    }
+    let get = GetCounterRequest {
+        counter: "g/b".to_owned(),
+        ..GetCounterRequest::default()
+    };
+    let counter = soon(client.get_counter(get)).await.expect("an answer");
+    assert_eq!(counter.into_inner().counter.expect("a counter").value, 1);
+}
+
 /// Health is told for the server and for the service, and for nothing else.
 #[tokio::test]
 async fn health_is_reported() {
@@ -353,6 +420,77 @@ async fn health_is_reported() {
         client.check(unknown).await.unwrap_err().code(),
         Code::NotFound
     );
+}
+
+/// A watch of a service that is not there is told so, and stays, as gRPC's health protocol has it.
+#[tokio::test]
+async fn health_of_an_unknown_service_is_watched() {
+    let server = TestServer::start(&[]).await;
+    let mut client = HealthClient::new(server.channel().await);
+    let mut watch = async |service: &str| {
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let watch = client.watch(request).await.expect("a watch");
+        let mut watch = watch.into_inner();
+        let first = soon(watch.next()).await.expect("an answer");
+        (first.expect("a status").status(), watch)
+    };
+    let (known, _watch) = watch("sum.v1.CounterService").await;
+    assert_eq!(known, ServingStatus::Serving);
+    let (unknown, mut watch) = watch("nobody").await;
+    assert_eq!(unknown, ServingStatus::ServiceUnknown);
+    let more = tokio::time::timeout(std::time::Duration::from_millis(100), watch.next());
+    assert!(more.await.is_err(), "it stays, and there is no news");
+}
+
+/// However long a text is that a client has sent, an error that quotes it is one that clients take: many have room for 8 KiB
+/// of trailers. What was cut is told with its length.
+#[tokio::test]
+async fn what_is_quoted_is_cut() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    let long = "x".repeat(9000);
+    let mut statuses = Vec::new();
+    for method in [&*long, &*"%C3%A9".repeat(1500), &*"%ff".repeat(3000)] {
+        let call = raw.call_path(&format!("/sum.v1.SumService/{method}")).await;
+        statuses.push((call.answer().await, Code::Unimplemented));
+    }
+    for (header, value, code) in [
+        ("grpc-encoding", long.clone(), Code::Unimplemented),
+        ("grpc-timeout", long.clone(), Code::Internal),
+        ("grpc-timeout", "\u{e9}".repeat(4500), Code::Internal),
+    ] {
+        let call = raw.call_with("Add", &[(header, &value)]).await;
+        statuses.push((call.answer().await, code));
+    }
+    let service = prost::Message::encode_to_vec(&HealthCheckRequest {
+        service: long.clone(),
+    });
+    let mut call = raw.call_path("/grpc.health.v1.Health/Check").await;
+    call.send(framed(&service), true);
+    statuses.push((call.answer().await, Code::NotFound));
+    for name in [long.clone(), "\u{e9}".repeat(4500)] {
+        let symbol = tonic_reflection::pb::v1::server_reflection_request::MessageRequest::FileContainingSymbol(name);
+        let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(symbol),
+        };
+        let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let mut call = raw.call_path(path).await;
+        call.send(framed(&prost::Message::encode_to_vec(&request)), true);
+        statuses.push((call.answer().await, Code::NotFound));
+    }
+    for (answer, code) in statuses {
+        let status = &answer.status;
+        assert_eq!(status.code(), code, "{status:?}");
+        let all = answer.trailers.iter().chain(&answer.headers);
+        let bytes: usize = all
+            .map(|(name, value)| name.as_str().len() + value.len() + 32)
+            .sum();
+        assert!(bytes < 4 << 10, "{bytes} bytes: {status:?}");
+        assert!(status.message().contains(" bytes)"), "{status:?}");
+    }
 }
 
 /// Reflection lists the services, in the version that current tools ask for and in the one before.

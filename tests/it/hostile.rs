@@ -37,6 +37,84 @@ async fn garbage() {
     }
 }
 
+/// A connection that has said its settings and makes a call of Add of 20 and 22 by each authority, and the types and streams of
+/// the frames that come back, until there is an end to each call.
+async fn call_by(address: &str, authorities: &[&str]) -> Vec<(u8, u8)> {
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let mut frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("a small frame");
+        sent.extend([0, 0, length, kind, flags, 0, 0, 0, stream]);
+        sent.extend(payload);
+    };
+    let streams: Vec<u8> = (0..).map(|i| 2 * i + 1).take(authorities.len()).collect();
+    for (authority, &stream) in authorities.iter().zip(&streams) {
+        // HPACK: what is indexed in the static table, and texts that are as they are.
+        let text = |text: &str| {
+            let length = u8::try_from(text.len()).expect("a short text");
+            [&[length][..], text.as_bytes()].concat()
+        };
+        let headers = [
+            &[0x83, 0x86, 0x01][..],
+            &text(authority),
+            &[0x04],
+            &text("/sum.v1.SumService/Add"),
+            &[0x0f, 0x10],
+            &text("application/grpc"),
+        ];
+        frame(1, 4, stream, &headers.concat());
+        frame(0, 1, stream, &raw::values(&[20, 22]));
+    }
+    let mut peer = TcpStream::connect(address).await.expect("it listens");
+    peer.write_all(&sent).await.expect("it reads");
+    let mut ends = Vec::new();
+    while ends.len() < streams.len() {
+        let mut head = [0; 9];
+        soon(peer.read_exact(&mut head)).await.expect("a frame");
+        let [_, high, low, kind, flags, .., stream] = head;
+        let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+        soon(peer.read_exact(&mut payload)).await.expect("a frame");
+        if kind == 3 || (kind == 1 && flags & 1 == 1) {
+            ends.push((stream, kind));
+        }
+    }
+    ends.sort_unstable();
+    ends
+}
+
+/// What clients send as `:authority` by themselves is taken. What HTTP/2 does not let be one fails its own call, and the log says
+/// once what the client has to do: h2, which refuses it, has no say for us.
+#[tokio::test]
+async fn authorities() {
+    let mut server = Process::serve(&[]).await;
+    let taken = [
+        "localhost",
+        "localhost:8080",
+        "127.0.0.1:8080",
+        "[::1]:8080",
+        "sumd_1.example",
+        "me@host",
+        // grpc-go over a unix socket, and several addresses without a port.
+        "localhost",
+        "a,b",
+    ];
+    for (_, kind) in call_by(&server.address, &taken).await {
+        assert_eq!(kind, 1, "trailers");
+    }
+    let refused = ["/run/sumd.sock", "%2Frun%2Fsumd.sock", "a:1,b:2", "", "::1"];
+    for (_, kind) in call_by(&server.address, &refused).await {
+        assert_eq!(kind, 3, "RST_STREAM");
+    }
+    let line = server.logged("a client sends an :authority").await;
+    assert_eq!(line["level"], "WARN");
+    let message = line["message"].as_str().expect("a message");
+    assert!(message.contains("grpc.default_authority"), "{message}");
+    call_by(&server.address, &refused).await;
+    server.signal("TERM");
+    // It is told once: the next that is logged is the end.
+    let line = server.logged("").await;
+    assert_eq!(line["message"], "draining", "{line}");
+}
+
 /// A thousand streams cancelled half-way, and a thousand more as soon as they are opened.
 #[tokio::test]
 async fn cancelled_streams() {

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use sumd::proto::sum::v1::AddResponse;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::support::process::Process;
 use crate::support::raw::{self, Connection, framed, messages};
-use crate::support::{PATIENCE, TestServer, add_request, reason, soon};
+use crate::support::{TestServer, add_request, reason, soon};
 
 /// The preface and empty settings of an HTTP/2 client.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -140,7 +140,8 @@ async fn idle_streams() {
     assert_eq!(call.answer().await.status.code(), Code::Ok);
 }
 
-/// Connections over the limit are closed; there is room again once one has gone.
+/// Connections over the limit are there for health checks alone, so that a server with many clients is not taken for a dead
+/// one; there is room again once one has gone.
 #[tokio::test]
 async fn connections() {
     let server = TestServer::start(&["--max-connections", "1"]).await;
@@ -150,13 +151,25 @@ async fn connections() {
         Code::Ok
     );
 
-    let mut second = TcpStream::connect(&server.address).await.unwrap();
-    let mut nothing = [0];
-    assert_eq!(
-        soon(second.read(&mut nothing)).await.unwrap_or(0),
-        0,
-        "closed"
+    let mut probe = server.raw().await;
+    for _ in 0..3 {
+        let mut call = probe.call_path("/grpc.health.v1.Health/Check").await;
+        call.send(framed(&[]), true);
+        let status = call.answer().await.status;
+        assert_eq!(status.code(), Code::Ok, "{status:?}");
+    }
+    // Whoever has come to count is told to come again, and makes room for a probe.
+    let status = probe.exchange("Add", raw::values(&[1])).await.status;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status).0, "OVERLOADED");
+    assert!(status.message().contains("--max-connections"), "{status:?}");
+    let retry = status.get_details_retry_info().expect("a RetryInfo");
+    assert!(
+        retry
+            .retry_delay
+            .is_some_and(|delay| delay > Duration::ZERO)
     );
+    soon(probe.driver).await.unwrap().expect("closed in peace");
 
     drop(first);
     let again = async {
@@ -169,6 +182,37 @@ async fn connections() {
         }
     };
     soon(again).await;
+}
+
+/// The connections over the limit have a limit, too, and those past it are closed at once.
+#[tokio::test]
+async fn connections_beyond_the_reserve() {
+    let server = TestServer::start(&["--max-connections", "1"]).await;
+    let mut open = Vec::new();
+    let closed = async {
+        loop {
+            let mut next = TcpStream::connect(&server.address).await.unwrap();
+            let mut nothing = [0];
+            let read = tokio::time::timeout(Duration::from_millis(20), next.read(&mut nothing));
+            match read.await {
+                Ok(read) => break read.unwrap_or(0),
+                Err(_) => open.push(next),
+            }
+        }
+    };
+    assert_eq!(soon(closed).await, 0, "closed");
+    assert!(open.len() > 1 && open.len() < 100, "{}", open.len());
+    drop(open);
+    let answered = async {
+        while server
+            .raw()
+            .await
+            .try_exchange("Add", raw::values(&[1]))
+            .await
+            .is_none()
+        {}
+    };
+    soon(answered).await;
 }
 
 async fn try_client(
@@ -305,26 +349,121 @@ async fn settings() {
             )
         })
         .collect();
-    for expected in [(3, 7), (4, 70_000), (5, 20_000), (6, 2048)] {
+    // Of headers more is read than is taken, so that a call with too many is told so.
+    for expected in [(3, 7), (4, 70_000), (5, 20_000), (6, 96 << 10)] {
         assert!(settings.contains(&expected), "{expected:?} in {settings:?}");
     }
 }
 
-/// Headers over the limit fail their call alone.
+/// Headers over the limit fail their call alone, with a status that says so, whatever a client could think of sending: a call
+/// beside them on the same connection goes on.
 #[tokio::test]
 async fn header_list_size() {
-    let server = TestServer::start(&["--max-header-list-size", "1KiB"]).await;
+    for (flags, max_bytes) in [
+        (&["--max-header-list-size", "1KiB"][..], 1024),
+        (&[], 16 << 10),
+        (&["--max-header-list-size", "200KiB"], 200 << 10),
+    ] {
+        let server = TestServer::start(flags).await;
+        let mut raw: Connection = server.raw().await;
+        let mut beside = raw.call("AddAll").await;
+        beside.send(raw::values(&[1]), false);
+        for bytes in [max_bytes + 1, 60 << 10, 90 << 10, 240 << 10] {
+            if !(max_bytes + 1..=(90 << 10).max(max_bytes / 4 * 5)).contains(&bytes) {
+                continue;
+            }
+            let huge = "x".repeat(bytes);
+            let answer = raw.call_with("Add", &[("x-huge", &huge)]).await.answer();
+            let status = answer.await.status;
+            assert_eq!(
+                status.code(),
+                Code::ResourceExhausted,
+                "{bytes}: {status:?}"
+            );
+            let (reason, metadata) = reason(&status);
+            assert_eq!(reason, "HEADERS_TOO_LARGE");
+            assert_eq!(metadata["max_bytes"], max_bytes.to_string());
+            let told: usize = metadata["bytes"].parse().expect("a number");
+            assert!((bytes..bytes + 1000).contains(&told), "{told}");
+        }
+        // Of many headers, too.
+        let many = vec![("x-some", "0123456789"); max_bytes / 40];
+        let status = raw.call_with("Add", &many).await.answer().await.status;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        let fits = "x".repeat(max_bytes - 600);
+        let mut call = raw.call_with("Add", &[("x-fits", &fits)]).await;
+        call.send(raw::values(&[1, 2]), true);
+        let answer = call.answer().await;
+        assert_eq!(
+            messages::<AddResponse>(answer.body),
+            [AddResponse { sum: 3 }]
+        );
+        beside.send(raw::values(&[41]), true);
+        assert_eq!(beside.answer().await.status.code(), Code::Ok);
+    }
+}
+
+/// A client that does not keep to what it is told has its call fail alone, too, if not with a status.
+#[tokio::test]
+async fn header_lists_beyond_what_is_read() {
+    let server = TestServer::start(&[]).await;
     let mut raw: Connection = server.raw().await;
-    let huge = "x".repeat(2000);
+    raw.exchange("Add", raw::values(&[1])).await;
+    let huge = "x".repeat(300 << 10);
     let call = raw.call_with("Add", &[("x-huge", &huge)]).await;
-    let answer = tokio::time::timeout(PATIENCE, call.answer());
-    assert_eq!(answer.await.expect("an answer").http, 431);
+    assert_eq!(call.answer().await.http, 431);
     let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
-    assert_eq!(
-        messages::<AddResponse>(answer.body),
-        [AddResponse { sum: 3 }]
-    );
-    let _: Status = answer.status;
+    assert_eq!(answer.status.code(), Code::Ok);
+}
+
+/// Watches have no end of their own. They leave room on their connection for calls that a client could otherwise not tell
+/// from lost ones: HTTP/2 has them wait in the client, without a word.
+#[tokio::test]
+async fn watches_leave_room_for_calls() {
+    let server = TestServer::start(&["--max-concurrent-streams", "8"]).await;
+    for path in [
+        "/sum.v1.CounterService/WatchCounters",
+        "/sum.v1.ClusterService/WatchNodes",
+        "/grpc.health.v1.Health/Watch",
+    ] {
+        let mut raw = server.raw().await;
+        let mut watches = Vec::new();
+        for _ in 0..6 {
+            let mut call = raw.call_path(path).await;
+            call.send(framed(&[]), true);
+            let (mut watch, _) = call.begin().await;
+            let first = soon(watch.body_mut().data()).await;
+            first.expect("an answer").expect("no reset");
+            watches.push(watch);
+        }
+        let mut call = raw.call_path(path).await;
+        call.send(framed(&[]), true);
+        let status = call.answer().await.status;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{path}: {status:?}");
+        let (reason, metadata) = reason(&status);
+        assert_eq!(reason, "TOO_MANY_WATCHES");
+        assert_eq!(metadata["max_watches"], "6");
+        assert!(
+            status.message().contains("another connection"),
+            "{status:?}"
+        );
+        let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
+        assert_eq!(answer.status.code(), Code::Ok, "{path}");
+
+        // One that ends makes room for another.
+        watches.pop();
+        let again = async {
+            loop {
+                let mut call = raw.call_path(path).await;
+                call.send(framed(&[]), true);
+                let (mut watch, _) = call.begin().await;
+                if matches!(soon(watch.body_mut().data()).await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        };
+        soon(again).await;
+    }
 }
 
 /// A caller that does not take its answers keeps neither its deadline waiting nor its place among the

@@ -11,6 +11,7 @@ mod formats;
 mod hostile;
 mod imports;
 mod limits;
+mod listeners;
 mod polyglot;
 mod power;
 mod process;

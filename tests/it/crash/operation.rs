@@ -97,17 +97,19 @@ impl Add {
         let least = i128::from(self.min.unwrap_or(i64::MIN));
         let most = i128::from(self.max.unwrap_or(i64::MAX));
         let number = |value: i128| Ok(i64::try_from(value).expect("it is within limits"));
-        if (least..=most).contains(&wanted) {
+        // Upwards only the upper limit stops it, and downwards the lower: a value beyond a limit may come back.
+        let stopped = match self.delta {
+            ..0 => wanted < least,
+            0 => false,
+            1.. => wanted > most,
+        };
+        if !stopped {
             return number(wanted);
         }
         if self.saturate {
-            // The values that some part of the delta leads to, and that are within the limits.
-            let lowest = before.min(wanted).max(least);
-            let highest = before.max(wanted).min(most);
             return match self.delta {
-                _ if lowest > highest => number(before),
-                ..0 => number(lowest),
-                _ => number(highest),
+                ..0 => number(before.min(least)),
+                _ => number(before.max(most)),
             };
         }
         match (self.min, self.max) {

@@ -30,6 +30,8 @@ pub struct Answer {
     pub http: StatusCode,
     pub status: Status,
     pub headers: HeaderMap,
+    /// None where all was in the headers.
+    pub trailers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -86,6 +88,14 @@ impl Connection {
     /// For callers beside each other on this connection.
     pub fn sender(&self) -> Sender {
         Sender(self.sender.clone())
+    }
+
+    /// A whole call, or nothing if the connection ends before its answer.
+    pub async fn try_exchange(&mut self, method: &str, body: Bytes) -> Option<Answer> {
+        let mut call = self.sender().try_call(method).await?;
+        call.request.send_data(body, true).ok()?;
+        let answer = call.try_answer().await.ok()?;
+        (answer.status.code() == Code::Ok).then_some(answer)
     }
 
     /// A whole call: its request in one piece.
@@ -178,6 +188,7 @@ async fn complete(response: Response<RecvStream>) -> Answer {
         http: head.status,
         status,
         headers: head.headers,
+        trailers: trailers.unwrap_or_default(),
         body,
     }
 }
