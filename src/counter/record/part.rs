@@ -342,7 +342,8 @@ mod tests {
         let all = parts.split(1, 0, &increments);
         assert!(all.len() > 2, "{} lanes", all.len());
         for of in [&all[..], &all[1..], &all[..1]] {
-            let sent = fields.encode((&session, 0), (1, 0), of.to_vec());
+            let time = 1_700_000_000_123;
+            let sent = fields.encode((&session, time), (3, 2), of.to_vec());
             let requests = decode_parts(sent, digests, 256).expect("parts");
             assert_eq!(requests.len(), of.len());
             for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
@@ -351,6 +352,8 @@ mod tests {
                 };
                 let here = digests.message(&part.take(&mut increments));
                 assert_eq!(record.contents, here, "{part:?}");
+                assert_eq!((&record.session, record.time), (&session, time));
+                assert_eq!((record.sequence, record.acknowledged), (3, 2));
                 assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
             }
         }
