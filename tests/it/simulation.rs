@@ -13,6 +13,7 @@ mod nodes;
 mod plan;
 mod readers;
 pub mod rows;
+mod scenes;
 mod sessions;
 mod writers;
 
@@ -171,6 +172,7 @@ each_is_found! {
     stale_reads_are_found: StaleReads,
     lanes_that_forget_ids_when_they_are_loaded_are_found: ForgetfulLoads,
     sessions_that_are_forgotten_in_one_lane_are_found: LostSessions,
+    lanes_that_do_not_go_on_after_an_outage_are_found: StuckLanes,
     requests_that_are_too_large_are_found: SmallRequests,
     memory_that_does_not_come_back_is_found: NoRoom,
 }

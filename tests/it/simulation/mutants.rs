@@ -35,6 +35,8 @@ pub enum Mutant {
     ForgetfulLoads,
     /// A lane that is loaded knows of no session, although other lanes do.
     LostSessions,
+    /// A lane whose catching up was interrupted takes itself for up to date, and commits nothing.
+    StuckLanes,
     /// etcd takes far smaller requests than what is sent in one.
     SmallRequests,
     /// Memory for ids is full, although few are remembered.
@@ -85,6 +87,7 @@ impl Mutant {
             | Self::StaleReads
             | Self::ForgetfulLoads
             | Self::LostSessions
+            | Self::StuckLanes
             | Self::SmallRequests
             | Self::NoRoom => {}
         }

@@ -69,7 +69,7 @@ impl Plan {
             skew: [0, 3_000, 15_000][rng.usize(..3)],
             jump: 0,
             offline,
-            settles: false,
+            settles: rng.u8(..3) == 0,
             life: [3_000, 15_000, 100_000][rng.usize(..3)],
             storm: Duration::from_secs(if is_long { 240 } else { 25 }),
             writers: rng.usize(2..6),

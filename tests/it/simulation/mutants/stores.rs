@@ -1,6 +1,7 @@
 //! Mistakes that a node makes beside what it sends: a store that does not do what it should, over one that does.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use sumd::model::{Commit, Digests, SessionId};
 use sumd::store::{
@@ -13,8 +14,12 @@ use super::Mutant;
 /// The same store, with the mistake if it is one of these.
 pub fn mutated(store: Arc<dyn Store>, mutant: Option<Mutant>) -> Arc<dyn Store> {
     match mutant {
-        Some(Mutant::ForgetfulLoads | Mutant::LostSessions) => {
-            Arc::new(Flawed(Arc::new(Inner { store, mutant })))
+        Some(Mutant::ForgetfulLoads | Mutant::LostSessions | Mutant::StuckLanes) => {
+            Arc::new(Flawed(Arc::new(Inner {
+                store,
+                mutant,
+                stuck: Mutex::default(),
+            })))
         }
         _ => store,
     }
@@ -25,9 +30,15 @@ struct Flawed(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     mutant: Option<Mutant>,
+    /// Lanes that know of a new head, and not of what came with it.
+    stuck: Mutex<BTreeSet<LaneNumber>>,
 }
 
 impl Inner {
+    fn is_stuck(&self, lane: LaneNumber) -> bool {
+        self.stuck.lock().expect("no panic").contains(&lane)
+    }
+
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
         let mut loaded = self.store.load(lane).await?;
         match self.mutant {
@@ -39,6 +50,30 @@ impl Inner {
             _ => {}
         }
         Ok(loaded)
+    }
+
+    async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
+        let after = self.store.after(lane, seq).await;
+        if self.mutant == Some(Mutant::StuckLanes) {
+            let mut stuck = self.stuck.lock().expect("no panic");
+            match &after {
+                Err(StoreError::Unavailable(_)) => {
+                    stuck.insert(lane);
+                }
+                Ok(After::Batches(batches)) if !batches.is_empty() => {
+                    stuck.remove(&lane);
+                }
+                _ => {}
+            }
+        }
+        after
+    }
+
+    async fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Result<i64, StoreError> {
+        if self.is_stuck(lane) {
+            return Err(StoreError::Moved);
+        }
+        self.store.commit(lane, batch).await
     }
 }
 
@@ -57,11 +92,13 @@ impl Store for Flawed {
     }
 
     fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After> {
-        self.0.store.after(lane, seq)
+        let inner = self.0.clone();
+        Box::pin(async move { inner.after(lane, seq).await })
     }
 
     fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
-        self.0.store.commit(lane, batch)
+        let inner = self.0.clone();
+        Box::pin(async move { inner.commit(lane, batch).await })
     }
 
     fn session(&self, id: SessionId) -> Reply<SessionRows> {
