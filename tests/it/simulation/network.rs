@@ -287,7 +287,8 @@ fn long(rng: &mut Rng) -> Duration {
     Duration::from_millis(rng.u64(1..most))
 }
 
-/// The kind of row that sessions are.
+/// The kinds of rows that heads and sessions are.
+pub const HEADS: u8 = 1;
 const SESSIONS: u8 = 1 << 2;
 
 /// The kinds of rows that a transaction reads, a bit for each; none where it writes.

@@ -51,9 +51,10 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let nodes = rng.usize(2..5);
-        let offline = rng.u8(..8) == 0;
+        let jumps = rng.u8(..5) == 0;
+        let offline = !jumps && rng.u8(..8) == 0;
         let is_long = offline || rng.u8(..6) == 0;
-        let short_horizon = rng.bool();
+        let short_horizon = !jumps && rng.bool();
         Self {
             seed,
             nodes,
@@ -67,7 +68,7 @@ impl Plan {
                 session_horizon: if offline { 120_000 } else { 600_000 },
             },
             skew: [0, 3_000, 15_000][rng.usize(..3)],
-            jump: 0,
+            jump: if jumps { 1_500_000 } else { 0 },
             offline,
             settles: rng.u8(..3) == 0,
             life: [3_000, 15_000, 100_000][rng.usize(..3)],

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::lane::Running;
-use sumd::model::Limits;
+use sumd::model::{Limits, Operation, Request};
 use sumd::store::etcd::Sizes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::history::Add;
-use super::network::{Link, World};
+use super::history::{Add, What};
+use super::network::{HEADS, Link, Weather, World};
 use super::nodes::{Cluster, Life, Node};
 use super::plan::Plan;
 use super::rows;
@@ -44,6 +44,89 @@ fn add(name: &str, delta: i64, max: Option<i64>) -> Add {
         delta,
         limits,
     }
+}
+
+async fn increment(cluster: &Cluster, node: &Node, name: &str) {
+    let operation = What::Add(add(name, 1, None)).operation();
+    let lane = cluster.lane(operation.group());
+    let request = Request {
+        id: None,
+        operation,
+    };
+    let done = node.lanes.execute(lane, request).await;
+    done.expect("nothing is in its way");
+}
+
+async fn value(node: &Node, name: &str) -> Option<i64> {
+    let found = node.store.read(vec![name.into()]).await;
+    let row = found.expect("it is well").rows.remove(0);
+    row.and_then(|row| row.value)
+}
+
+/// A client that is away for long, time and again, has a message counted once, or is told that it may have been: also where
+/// an earlier message gets through only later, when the lane of this one has forgotten the session.
+#[test]
+fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
+    super::paused_runtime().block_on(async {
+        let cluster = cluster(8, |plan| plan.bounds.session_horizon = 120_000);
+        let (early, late) = ("sa/0", "sb/0");
+        assert_ne!(cluster.lane("sa"), cluster.lane("sb"));
+        let link = Link::calm(&cluster.world);
+        let (_running, node) = node(&cluster, link.clone()).await;
+        increment(&cluster, &node, late).await;
+        let began = cluster.now();
+        let message = |sequence, acknowledged, name| {
+            let adds = [add(name, 1 << 20, None)];
+            request("meter-7", began, sequence, acknowledged, &adds)
+        };
+
+        // The lane of the first message cannot be loaded just now; that of the second one is there.
+        let first_sent = Instant::now();
+        let mut stream = Stream::open(&node).await;
+        stream.send(&request("meter-7", began, 0, 0, &[]));
+        stream.next().await.expect("it is well");
+        *link.weather.lock().expect("no panic") = Weather::Partly(HEADS);
+        stream.send(&message(1, 0, early));
+        stream.send(&message(2, 0, late));
+        let end = loop {
+            match stream.next().await {
+                Ok(answer) => assert_eq!(answer.acknowledged, 0),
+                Err(end) => break end,
+            }
+        };
+        assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
+        *link.weather.lock().expect("no panic") = Weather::Calm;
+        let one = 1 << 20;
+        assert_eq!(value(&node, early).await, None);
+        assert_eq!(value(&node, late).await, Some(one + 1));
+
+        // Some time later it gets through, and the stream breaks.
+        sleep(Duration::from_secs(100)).await;
+        let mut stream = Stream::open(&node).await;
+        stream.send(&message(1, 0, early));
+        while stream.next().await.expect("it is well").acknowledged < 1 {}
+        drop(stream);
+        assert_eq!(value(&node, early).await, Some(one));
+
+        // And later still, when the second lane has worked on.
+        sleep_until(first_sent + Duration::from_secs(195)).await;
+        increment(&cluster, &node, late).await;
+        let mut stream = Stream::open(&node).await;
+        stream.send(&message(2, 1, late));
+        let end = loop {
+            match stream.next().await {
+                Ok(answer) if answer.acknowledged < 2 => {}
+                Ok(_) => break None,
+                Err(end) => break Some(end),
+            }
+        };
+        let found = value(&node, late).await;
+        assert_eq!(
+            found,
+            Some(one + 2),
+            "and the stream has ended with {end:?}"
+        );
+    });
 }
 
 /// Clients that do not say what they know of increments that failed make sessions large: what is written of them at once is
