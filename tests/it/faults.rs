@@ -202,6 +202,11 @@ async fn run(plan: &Plan) -> Figures {
     let flags = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
     let mut flags: Vec<_> = flags.map(str::to_owned).into();
     flags.extend(["--id-horizon".to_owned(), horizon]);
+    // A store that others write to is that also where all counters are in one lane.
+    let one = plan.mutant.is_none() && rng.u8(..4) == 0;
+    let lanes = if one { "1" } else { "8" };
+    flags.extend(["--etcd-lanes", lanes].map(str::to_owned));
+    eprintln!("{lanes} lanes");
     let mut fleet = Fleet::start(&flags, plan.mutant).await;
     if plan.mutant.is_some() {
         // What etcd does wrong shows where several nodes write to a lane.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::lane::Running;
-use sumd::model::{Limits, Operation, Request};
+use sumd::lane::{LaneError, Running};
+use sumd::model::{Limits, Request};
 use sumd::store::etcd::Sizes;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::history::{Add, What};
 use super::network::{HEADS, Link, Weather, World};
@@ -168,4 +168,42 @@ fn sessions_with_many_failures_are_written_bit_by_bit() {
         assert!(largest > 100_000, "{largest} bytes are few");
         assert!(largest <= MAX_REQUEST_BYTES, "{largest} bytes at once");
     });
+}
+
+/// Callers are told within seconds that nobody knows what becomes of a batch, also where there is only one lane: that does not
+/// make etcd a store that answers at once.
+#[test]
+fn callers_are_told_that_etcd_does_not_answer() {
+    for lanes in [2, 1] {
+        super::paused_runtime().block_on(is_told(lanes));
+    }
+}
+
+async fn is_told(lanes: u32) {
+    let cluster = cluster(lanes, |_| {});
+    let link = Link::calm(&cluster.world);
+    let (_running, node) = node(&cluster, link.clone()).await;
+    increment(&cluster, &node, "sa/0").await;
+    let ask = || {
+        let operation = What::Add(add("sa/0", 1, None)).operation();
+        let request = Request {
+            id: None,
+            operation,
+        };
+        let lane = cluster.lane("sa");
+        timeout(Duration::from_secs(15), node.lanes.execute(lane, request))
+    };
+    *link.weather.lock().expect("no panic") = Weather::Cut;
+    for _ in 0..20 {
+        let answer = ask().await;
+        let answer = answer.unwrap_or_else(|_| panic!("nothing is told, of {lanes} lanes"));
+        let Err(LaneError::Unknown(_) | LaneError::Unavailable(_)) = answer else {
+            panic!("{answer:?} while nothing comes through");
+        };
+    }
+    *link.weather.lock().expect("no panic") = Weather::Calm;
+    // What is on its way comes to nothing, or to something.
+    sleep(Duration::from_mins(2)).await;
+    let answer = ask().await.expect("it is told in time");
+    answer.expect("it goes on");
 }
