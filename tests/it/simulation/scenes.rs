@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::lane::{LaneError, Running};
-use sumd::model::{Limits, Request};
+use sumd::model::{Limits, Refused, Request};
 use sumd::store::etcd::Sizes;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -206,4 +206,40 @@ async fn is_told(lanes: u32) {
     sleep(Duration::from_mins(2)).await;
     let answer = ask().await.expect("it is told in time");
     answer.expect("it goes on");
+}
+
+/// Memory that ids take comes back when they are forgotten, also where nobody asks for anything in their lane any more.
+#[test]
+fn an_idle_lane_gives_memory_back() {
+    super::paused_runtime().block_on(async {
+        let cluster = cluster(8, |plan| {
+            plan.bounds.id_bytes = 8 << 10;
+            plan.bounds.id_horizon = 20_000;
+        });
+        assert_ne!(cluster.lane("sa"), cluster.lane("sb"));
+        let (_running, node) = node(&cluster, Link::calm(&cluster.world)).await;
+        let ask = |group: &str, id: usize| {
+            let operation = What::Add(add(&format!("{group}/0"), 1, None)).operation();
+            let id = rows::digests().id(&format!("{group}-{id}"), None, &operation);
+            let request = Request {
+                id: Some(id),
+                operation,
+            };
+            node.lanes.execute(cluster.lane(group), request)
+        };
+        let mut taken = 0;
+        let full = loop {
+            match ask("sa", taken).await {
+                Ok(_) => taken += 1,
+                Err(full) => break full,
+            }
+        };
+        assert!(taken > 20, "{taken} ids and {full:?}");
+        let LaneError::Refused(Refused::Full { .. }) = full else {
+            panic!("{full:?} after {taken} ids");
+        };
+        ask("sb", 0).await.expect_err("all memory is taken");
+        sleep(Duration::from_mins(3)).await;
+        ask("sb", 0).await.expect("it is forgotten by now");
+    });
 }
