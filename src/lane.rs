@@ -9,6 +9,8 @@ mod overtaking;
 mod running;
 mod share;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

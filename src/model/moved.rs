@@ -318,6 +318,7 @@ mod tests {
             let spread = whole.spread(&id, digests, 256, 200);
             for (_, row) in &spread {
                 assert_eq!(Session::decode(&row.encode()).as_ref(), Ok(row));
+                assert_eq!(row.acknowledged, 2, "each lane knows what the client knows");
             }
             let again = Session::gather(&spread, 256, 300);
             assert_eq!(again.essence(), whole.essence());

@@ -447,6 +447,36 @@ mod tests {
         }
     }
 
+    /// What the same counter makes of the log again and again is folded, too, and so is what takes memory.
+    #[test]
+    fn both_a_long_log_and_many_counters_are_full() {
+        let mut recent = Recent::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);
+        let batch = BTreeMap::from([("a".to_owned(), Some(1))]);
+        for revision in 1..=4 {
+            recent.push(run(&batch, revision, false));
+            recent.log(0);
+            assert!(!recent.is_full());
+        }
+        recent.log(0);
+        recent.log(0);
+        assert!(recent.is_full());
+        recent.fold();
+        recent.folded();
+        assert!(!recent.is_full());
+
+        let names = |count: usize| (0..count).map(|i| (format!("{i:0200}"), Some(1))).collect();
+        let takes = 10 * (size_of::<Entry>() + 200);
+        for (count, full) in [(9, false), (11, true)] {
+            let mut recent = Recent::new(takes);
+            recent.push(run(&names(count), 1, false));
+            assert_eq!(recent.is_full(), full);
+        }
+        let short: BTreeMap<_, _> = (0..10).map(|i| (i.to_string(), Some(1))).collect();
+        let mut recent = Recent::new(9 * size_of::<Entry>());
+        recent.push(run(&short, 1, false));
+        assert!(recent.is_full());
+    }
+
     /// There are few runs, however many batches there were: a reader looks at each of them.
     #[test]
     fn runs_are_few() {

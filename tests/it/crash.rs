@@ -187,6 +187,7 @@ async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
         names: Names(format!("r{}", plan.round).into()),
         answered: Arc::new(AtomicUsize::new(0)),
         rest: plan.rest,
+        horizon: plan.horizon,
         stop: CancellationToken::new(),
         audit: CancellationToken::new(),
     };

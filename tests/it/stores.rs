@@ -340,21 +340,28 @@ async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     let (running, store) = start(data).await;
     ask(&running, &*store, add("g/a", 1)).await;
     running.close().await.expect("a clean end");
-    let stale = sumd::model::Commit {
-        seq: 1,
-        time: 0,
-        stamp: sumd::model::Stamp::of_time(0),
-        horizon: 0,
-        session_horizon: 0,
-        places: 1,
-        ids: [].into(),
-        forget_before: 0,
-        deletions_up_to: 0,
-        changes: sumd::model::Changes::default(),
-    };
-    soon(store.commit(lane(&*store, &add("g/a", 1)), Arc::new(stale)))
-        .await
-        .expect_err("it was taken");
+    let lane = lane(&*store, &add("g/a", 1));
+    // The last one again, and one that leaves others out.
+    for seq in [1, 3, 4] {
+        let commit = sumd::model::Commit {
+            seq,
+            time: 0,
+            stamp: sumd::model::Stamp::of_time(0),
+            horizon: 0,
+            session_horizon: 0,
+            places: 1,
+            ids: [].into(),
+            forget_before: 0,
+            deletions_up_to: 0,
+            changes: sumd::model::Changes::default(),
+        };
+        let refused = soon(store.commit(lane, Arc::new(commit))).await;
+        refused.expect_err("it was taken");
+    }
+    let names = vec!["g/a".into()];
+    let rows = soon(store.read(names)).await.expect("it is well").rows;
+    let value = rows[0].as_ref().and_then(|row| row.value);
+    assert_eq!(value, Some(1));
 }
 
 /// A commit that fails may have been made or not: those who asked for it are told just that, the lane ends, and what the

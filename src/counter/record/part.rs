@@ -423,7 +423,7 @@ mod tests {
                 above: 0,
                 time: 1_700_000_000_123,
             };
-            let sent = fields.encode((&session, bound), (1, 0), of.to_vec());
+            let sent = fields.encode((&session, bound), (3, 2), of.to_vec());
             let requests = decode_parts(sent, digests, 256).expect("parts");
             assert_eq!(requests.len(), of.len());
             for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
@@ -432,7 +432,8 @@ mod tests {
                 };
                 let here = digests.message(&part.take(&mut increments));
                 assert_eq!(record.contents, here, "{part:?}");
-                assert_eq!(record.time, bound.time);
+                assert_eq!((&record.session, record.time), (&session, bound.time));
+                assert_eq!((record.sequence, record.acknowledged), (3, 2));
                 assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
             }
         }

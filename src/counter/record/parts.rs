@@ -207,6 +207,18 @@ mod tests {
         assert_eq!((previous(10, 8), previous(10, 9)), (Some(9), None));
     }
 
+    /// What comes next is the message after the last one, also where an earlier one is sent again.
+    #[test]
+    fn the_next_message_is_the_one_after_the_last() {
+        let digests = Digests::new([7; 16]);
+        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 6);
+        assert_eq!(parts.expected(), 7);
+        for (sequence, expected) in [(7, 8), (8, 9), (7, 9), (9, 10)] {
+            parts.split(sequence, 6, 0, &Increments::default());
+            assert_eq!(parts.expected(), expected);
+        }
+    }
+
     /// What one lane says twice of a message that was sent twice does not stand for what another lane has not said.
     #[test]
     fn a_message_is_whole_when_every_lane_has_answered() {

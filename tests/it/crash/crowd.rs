@@ -25,6 +25,9 @@ const WATCHED: [(Option<usize>, &str); 6] = [
     (Some(10), "bank"),
 ];
 
+/// How many clients have no ids.
+const UNNAMED: usize = 6;
+
 pub struct Crowd {
     context: Context,
     clients: JoinSet<History>,
@@ -102,7 +105,7 @@ fn start_clients(context: &Context, rng: &mut Rng) -> JoinSet<History> {
             clients.spawn(writers::with_ids(link(), work));
         }
     }
-    for who in 0..2 {
+    for who in 0..UNNAMED {
         clients.spawn(writers::without_ids(link(), who));
     }
     for who in 0..sessions::RECORDERS {

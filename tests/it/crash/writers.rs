@@ -1,5 +1,7 @@
 //! Clients that change counters, a call at a time.
 
+use std::time::Duration;
+
 use fastrand::Rng;
 use uuid::Uuid;
 
@@ -104,15 +106,23 @@ fn tally(names: &Names, rng: &mut Rng) -> Operation {
 
 /// A request that was answered.
 struct Known {
-    id: String,
+    id: Uuid,
     operation: Operation,
     span: Span,
     verdict: Verdict,
 }
 
+/// Ids that tell when they were made, or do not.
+type Ids = fn() -> Uuid;
+
 /// Asks for one change after the other, each with an id and until it is answered; and now and then once more. After
-/// the last start of the server it asks once more for all that it has kept.
+/// the last start of the server it asks once more for all that it has kept. Half of the clients have ids without a time.
 pub async fn with_ids(mut link: Link, work: Work) -> History {
+    let ids: Ids = if link.rng.bool() {
+        Uuid::now_v7
+    } else {
+        Uuid::new_v4
+    };
     let mut history = History::default();
     let mut known: Vec<Known> = Vec::new();
     while !link.stopped() {
@@ -124,7 +134,7 @@ pub async fn with_ids(mut link: Link, work: Work) -> History {
             again(&mut link, &known[at], &mut history).await;
         } else {
             let operation = work(&link.context.names, &mut link.rng);
-            let new = named(&mut link, operation, &mut history).await;
+            let new = named(&mut link, ids, operation, &mut history).await;
             if known.len() < KEPT {
                 known.push(new);
             } else {
@@ -141,9 +151,9 @@ pub async fn with_ids(mut link: Link, work: Work) -> History {
     history
 }
 
-async fn named(link: &mut Link, operation: Operation, history: &mut History) -> Known {
-    let id = Uuid::now_v7().to_string();
-    let asked = link.insist(&operation, &id).await;
+async fn named(link: &mut Link, ids: Ids, operation: Operation, history: &mut History) -> Known {
+    let id = ids();
+    let asked = link.insist(&operation, &id.to_string()).await;
     let asked = asked.unwrap_or_else(|fate| found(format!("{operation:?} has led to {fate:?}")));
     history.changes.push(Change {
         operation: operation.clone(),
@@ -161,23 +171,29 @@ async fn named(link: &mut Link, operation: Operation, history: &mut History) -> 
 
 /// Makes a change that is recorded like all others.
 pub async fn change(link: &mut Link, operation: Operation, history: &mut History) -> i64 {
-    match named(link, operation, history).await.verdict {
+    match named(link, Uuid::now_v7, operation, history).await.verdict {
         Verdict::Done { revision, .. } => revision,
         Verdict::Refused { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
     }
 }
 
 async fn again(link: &mut Link, known: &Known, history: &mut History) {
+    let has_time = known.id.get_timestamp().is_some();
+    let age = link.context.clock.now().saturating_sub(known.span.asked);
+    // One that may be forgotten by the time that it arrives would be something new.
+    if !has_time && age + link.context.servers.outage > link.context.horizon {
+        return;
+    }
     let forge = link.rng.u8(..) < 24;
     let operation = if forge {
         known.operation.forged()
     } else {
         known.operation.clone()
     };
-    let again = match link.insist(&operation, &known.id).await {
+    let again = match link.insist(&operation, &known.id.to_string()).await {
         Ok(asked) if forge => Again::Confused(asked.answer),
         Ok(asked) => Again::Answered(asked.answer),
-        Err(Fate::TooOld) => {
+        Err(Fate::TooOld) if has_time => {
             Again::TooOld(link.context.clock.now().saturating_sub(known.span.asked))
         }
         Err(Fate::Reused) if forge => Again::Forged,
@@ -191,8 +207,8 @@ async fn again(link: &mut Link, known: &Known, history: &mut History) {
     });
 }
 
-/// Asks once for each change, without an id. The deltas on a counter are powers of four: its value tells which were
-/// applied, and that none was applied twice.
+/// Asks for each change without an id: once, and again where nothing was applied, as the server says. The deltas on a counter
+/// are powers of four: its value tells which were applied, and that none was applied twice.
 pub async fn without_ids(mut link: Link, who: usize) -> History {
     let mut history = History::default();
     for generation in 0.. {
@@ -205,11 +221,14 @@ pub async fn without_ids(mut link: Link, who: usize) -> History {
             let operation = Operation::Increment(Add::new(counter.clone(), delta));
             link.client().await;
             let asked = link.context.clock.now();
-            let fate = match link.attempt(&operation, "").await {
-                Ok(answer) => applied(&answer.verdict, delta),
-                Err(Fate::NotApplied) => UnnamedFate::NotApplied,
-                Err(Fate::Unknown) => UnnamedFate::Unknown,
-                Err(fate) => found(format!("{operation:?} has led to {fate:?}")),
+            let fate = loop {
+                match link.attempt(&operation, "").await {
+                    Ok(answer) => break applied(&answer.verdict, delta),
+                    Err(Fate::NotApplied) if link.stopped() => break UnnamedFate::NotApplied,
+                    Err(Fate::NotApplied) => link.think(Duration::from_millis(20)).await,
+                    Err(Fate::Unknown) => break UnnamedFate::Unknown,
+                    Err(fate) => found(format!("{operation:?} has led to {fate:?}")),
+                }
             };
             let span = link.context.clock.since(asked);
             history.unnamed.push(Unnamed {

@@ -31,6 +31,8 @@ pub enum Fault {
     NodesApart(Way),
     /// A node and everything.
     NodeAlone(usize, Way),
+    /// A node and all of etcd, while no node hears what others answer, although it is asked: for longer than a node waits.
+    NodeIsolated(usize, Way),
     /// Everything is slow to and from a node.
     Slow(usize, Duration),
     /// A member is killed with -9.
@@ -72,6 +74,7 @@ impl Fault {
             Self::PeersCut(node(rng), way(rng)),
             Self::NodesApart(way(rng)),
             Self::NodeAlone(node(rng), way(rng)),
+            Self::NodeIsolated(node(rng), way(rng)),
             Self::Slow(node(rng), Duration::from_millis(rng.u64(5..100))),
             Self::MemberDies { leads: true },
             Self::MemberDies { leads: false },
@@ -121,6 +124,7 @@ impl Fault {
             Self::PeersCut(..) => "a node cut off from another",
             Self::NodesApart(_) => "nodes cut off from each other",
             Self::NodeAlone(..) => "a node cut off from everything",
+            Self::NodeIsolated(..) => "a node cut off from all but clients",
             Self::Slow(..) => "a node's ways are slow",
             Self::MemberDies { leads: true } => "the leader dies",
             Self::MemberDies { leads: false } => "a follower dies",
@@ -146,6 +150,14 @@ impl Fault {
                 | Self::BothDie { .. }
                 | Self::HangsApart { .. }
         )
+    }
+
+    /// How long it lasts at least: what a node does only after a while is to be seen.
+    pub fn lasts(&self) -> Duration {
+        match self {
+            Self::NodeIsolated(..) => Duration::from_secs(10),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Lets it happen. Gives what is needed to mend it.
@@ -178,6 +190,10 @@ impl Fault {
             Self::PeersCut(node, way) => fleet.nodes[node].peers.set(way),
             Self::NodesApart(way) => fleet.set_peers(way),
             Self::NodeAlone(node, way) => fleet.nodes[node].set_all(way),
+            Self::NodeIsolated(node, way) => {
+                fleet.set_peers(Way::Mute);
+                fleet.nodes[node].set_etcd(way);
+            }
             Self::Slow(node, delay) => fleet.nodes[node].set_all(Way::Slow(delay)),
             Self::MemberDies { .. } => fleet.cluster.members[member].kill().await,
             Self::MemberHangs { .. } => fleet.cluster.members[member].stop(),
@@ -235,6 +251,10 @@ impl Wound {
             Fault::NodesApart(_) => fleet.set_peers(Way::Open),
             Fault::NodeAlone(node, _) | Fault::Slow(node, _) => {
                 fleet.nodes[node].set_all(Way::Open);
+            }
+            Fault::NodeIsolated(node, _) => {
+                fleet.nodes[node].set_etcd(Way::Open);
+                fleet.set_peers(Way::Open);
             }
             Fault::MemberDies { .. } => fleet.cluster.members[self.member].start(),
             Fault::MemberHangs { .. } => fleet.cluster.members[self.member].resume(),

@@ -37,7 +37,8 @@ pub async fn storm(
         eprintln!("{:>7.3} s: {fault}", clock.now().as_secs_f64());
         let begun = clock.now();
         let wound = fault.begin(fleet).await;
-        sleep(longest.mul_f64(0.2 + 0.8 * rng.f64())).await;
+        let lasts = longest.mul_f64(0.2 + 0.8 * rng.f64());
+        sleep(lasts.max(fault.lasts())).await;
         wound.mend(fleet).await;
         let mended = clock.now();
         let mut all = Vec::new();

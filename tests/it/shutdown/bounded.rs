@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use sumd::model::{Changes, Commit, CounterChange};
+use sumd::model::{Changes, Commit, CounterChange, Stamp};
 use sumd::proto::sum::v1::{
     Increment, IncrementCounterRequest, RecordIncrementsRequest, SumCountersRequest,
     WatchCountersRequest,
@@ -81,11 +81,13 @@ async fn fill(path: &Path) {
         let batch = Commit {
             seq,
             time: 0,
+            stamp: Stamp::of_time(0),
             horizon: 0,
             session_horizon: 0,
             places: 5000,
             ids: [].into(),
             forget_before: seq,
+            deletions_up_to: 0,
             changes: Changes {
                 counters: counters.collect(),
                 sessions: Vec::new(),

@@ -88,8 +88,10 @@ pub struct Failing {
 pub struct Message {
     pub session: usize,
     pub adds: Vec<Add>,
-    /// When it was first sent, and acknowledged.
-    pub span: Span,
+    /// When it was first sent.
+    pub asked: Instant,
+    /// When it was acknowledged, unless its session was forgotten before.
+    pub known: Option<Instant>,
 }
 
 pub struct Read {

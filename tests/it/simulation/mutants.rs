@@ -1,6 +1,9 @@
-//! What the protocol must not be: each mistake is made by the model of etcd and the way there, so that the code under test is
-//! the code that is delivered, and each has to be found.
+//! What the protocol must not be: each mistake is made by the model of etcd, by the way there or by a store before the one
+//! under test, so that the code under test is the code that is delivered, and each has to be found.
 
+pub mod stores;
+
+use prost::Message as _;
 use sumd::proto::etcd::etcdserverpb::compare::TargetUnion;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
@@ -28,7 +31,20 @@ pub enum Mutant {
     Guess,
     /// Reads may see an earlier state.
     StaleReads,
+    /// A lane that is loaded, anew or again, has forgotten most ids, as if they were older than they are.
+    ForgetfulLoads,
+    /// A lane that is loaded knows of no session, although other lanes do.
+    LostSessions,
+    /// A lane whose catching up was interrupted takes itself for up to date, and commits nothing.
+    StuckLanes,
+    /// etcd takes far smaller requests than what is sent in one.
+    SmallRequests,
+    /// Memory for ids is full, although few are remembered.
+    NoRoom,
 }
+
+/// What etcd takes, where it takes less than it should.
+const SMALL: usize = 1500;
 
 impl Mutant {
     /// What becomes of a transaction.
@@ -65,7 +81,15 @@ impl Mutant {
             Self::StaleReads if request.compare.is_empty() && world.rng.u8(..4) == 0 => {
                 return stale(world, &request);
             }
-            Self::EarlyAnswer | Self::Guess | Self::StaleReads => {}
+            Self::SmallRequests if request.encoded_len() > SMALL => return Err(Refusal::TooLarge),
+            Self::EarlyAnswer
+            | Self::Guess
+            | Self::StaleReads
+            | Self::ForgetfulLoads
+            | Self::LostSessions
+            | Self::StuckLanes
+            | Self::SmallRequests
+            | Self::NoRoom => {}
         }
         world.etcd.txn(&request)
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use prost::Message as _;
+use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::store::etcd::Kv;
 use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal};
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::etcd::Etcd;
 use super::mutants::Mutant;
+use super::rows;
 
 /// What all nodes share: etcd, and chance.
 #[derive(Clone)]
@@ -32,6 +35,8 @@ pub struct Inner {
     pub trace: u64,
     pub transactions: usize,
     pub faults: usize,
+    /// The bytes of the largest transaction that was sent to change something.
+    pub largest: usize,
     /// Nodes that have failed for no good reason.
     pub problems: Vec<String>,
 }
@@ -47,6 +52,7 @@ impl World {
             trace: 0,
             transactions: 0,
             faults: 0,
+            largest: 0,
             problems: Vec::new(),
         })))
     }
@@ -70,10 +76,20 @@ pub enum Weather {
     Flaky(u32),
     /// Nothing can be read, and what is written gets through.
     OnlyWrites,
+    /// Of what is read only some gets through: rows of other kinds, a bit for each, are not to be had. A reader who needs
+    /// several after one another is left with the first of them.
+    Partly(u8),
     /// Nothing gets through, or nothing comes back.
     Cut,
     /// The node stands still until then: what it sends and what is sent to it waits.
     Paused(Instant),
+}
+
+impl Weather {
+    /// Mostly sessions are not to be had, which are read last.
+    pub fn partly(rng: &mut Rng) -> Self {
+        Self::Partly(if rng.bool() { SESSIONS } else { rng.u8(1..16) })
+    }
 }
 
 /// What becomes of a transaction that is sent.
@@ -115,9 +131,13 @@ impl Link {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn mutant(&self) -> Option<Mutant> {
+        self.world.lock().mutant
+    }
+
     /// What the node does not know it takes for not done.
     pub fn guesses(&self) -> bool {
-        self.world.lock().mutant == Some(Mutant::Guess)
+        self.mutant() == Some(Mutant::Guess)
     }
 
     /// Waits until the node does not stand still.
@@ -132,7 +152,6 @@ impl Link {
 
     async fn send(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
         self.awake().await;
-        let writes = !request.compare.is_empty();
         let (fate, copies, there, back) = {
             let mut world = self.world.lock();
             world.transactions += 1;
@@ -141,7 +160,7 @@ impl Link {
             } else {
                 self.weather()
             };
-            let fate = fate(&mut world.rng, weather, writes);
+            let fate = fate(&mut world.rng, weather, &request);
             world.faults += usize::from(fate != Fate::Arrives);
             let copies = match weather {
                 Weather::Flaky(_) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
@@ -222,6 +241,9 @@ impl Link {
 
 impl Inner {
     fn carry_out(&mut self, request: TxnRequest) -> Result<TxnResponse, Refusal> {
+        if !request.compare.is_empty() {
+            self.largest = self.largest.max(request.encoded_len());
+        }
         let answer = match self.mutant {
             None => self.etcd.txn(&request),
             Some(mutant) => mutant.carry_out(self, request),
@@ -265,8 +287,39 @@ fn long(rng: &mut Rng) -> Duration {
     Duration::from_millis(rng.u64(1..most))
 }
 
-fn fate(rng: &mut Rng, weather: Weather, writes: bool) -> Fate {
+/// The kinds of rows that heads and sessions are.
+pub const HEADS: u8 = 1;
+const SESSIONS: u8 = 1 << 2;
+
+/// The kinds of rows that a transaction reads, a bit for each; none where it writes.
+fn reads(request: &TxnRequest) -> u8 {
+    if !request.compare.is_empty() {
+        return 0;
+    }
+    let kinds = request.success.iter().map(|operation| {
+        let Some(Request::RequestRange(range)) = &operation.request else {
+            return 0;
+        };
+        let kinds: [&[u8]; 4] = [b"/log/head/", b"/log/pack/", b"/sessions/", b""];
+        let kind = kinds.iter().position(|kind| {
+            let key = range.key.strip_prefix(rows::PREFIX.as_bytes());
+            key.is_some_and(|key| key.starts_with(kind))
+        });
+        kind.map_or(0, |kind| 1 << kind)
+    });
+    kinds.fold(0, |all, kind| all | kind)
+}
+
+fn fate(rng: &mut Rng, weather: Weather, request: &TxnRequest) -> Fate {
+    let writes = !request.compare.is_empty();
     match weather {
+        Weather::Partly(kinds) if reads(request) & kinds != 0 => {
+            if rng.bool() {
+                Fate::Refused(Refusal::NoLeader)
+            } else {
+                Fate::Lost
+            }
+        }
         Weather::Flaky(one_in) if rng.u32(..one_in) == 0 => match rng.u8(..12) {
             0 => Fate::Refused(Refusal::NotConnected),
             1 => Fate::Refused(Refusal::NoLeader),

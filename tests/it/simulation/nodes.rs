@@ -1,9 +1,11 @@
 //! Nodes: sumd's store, lanes and model, each life of them over a link of its own.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use sumd::counter::CounterService;
 use sumd::lane::{self, Clock, Decided, LaneError, Lanes, Running};
 use sumd::model::{Millis, Request};
 use sumd::store::etcd::EtcdStore;
@@ -11,6 +13,7 @@ use sumd::store::{LaneNumber, Store, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::mutants::stores;
 use super::network::{Link, Weather, World};
 use super::plan::Plan;
 use super::rows::PREFIX;
@@ -18,12 +21,27 @@ use super::rows::PREFIX;
 /// The time of day when a simulation begins.
 pub const BEGAN: Millis = 1_700_000_000_000;
 
+/// The longest that a node takes to answer something once the network is as it should be, whatever was before.
+const PROMPT: Duration = Duration::from_secs(40);
+/// Nobody is asked rather than others.
+const NOBODY: usize = usize::MAX;
+
 /// A node that is there.
 #[derive(Clone)]
 pub struct Node {
     pub lanes: Lanes,
     pub store: Arc<dyn Store>,
+    pub service: CounterService,
     link: Link,
+}
+
+/// How a life of a node is.
+#[derive(Clone, Default)]
+pub struct Life {
+    /// By how much its clock is ahead, in ms.
+    pub ahead: Arc<AtomicI64>,
+    /// Whether it hands back what another node would do best.
+    pub hands_back: bool,
 }
 
 /// Where the nodes are, as clients see them.
@@ -33,6 +51,8 @@ pub struct Cluster {
     pub world: World,
     pub began: Instant,
     slots: Arc<[Slot]>,
+    /// The node that clients ask as long as it is up.
+    favourite: Arc<AtomicUsize>,
     /// The faults are over.
     pub healed: CancellationToken,
     pub stop: CancellationToken,
@@ -41,6 +61,7 @@ pub struct Cluster {
 struct Slot {
     node: Mutex<Option<Node>>,
     weather: Arc<Mutex<Weather>>,
+    ahead: Arc<AtomicI64>,
 }
 
 /// What came of a call.
@@ -58,12 +79,14 @@ impl Cluster {
         let slot = || Slot {
             node: Mutex::default(),
             weather: Arc::new(Mutex::new(Weather::Calm)),
+            ahead: Arc::default(),
         };
         Self {
             slots: (0..plan.nodes).map(|_| slot()).collect(),
             plan: Arc::new(plan),
             world,
             began: Instant::now(),
+            favourite: Arc::new(AtomicUsize::new(NOBODY)),
             healed: CancellationToken::new(),
             stop: CancellationToken::new(),
         }
@@ -72,8 +95,20 @@ impl Cluster {
     /// Some node that is up.
     pub fn any(&self, rng: &mut Rng) -> Option<Node> {
         let at = rng.usize(..self.slots.len());
-        let node = self.slots[at].node.lock();
-        node.unwrap_or_else(PoisonError::into_inner).clone()
+        let favourite = self.favourite.load(Ordering::Relaxed);
+        let favourite = self.slots.get(favourite).and_then(Slot::node);
+        favourite.or_else(|| self.slots[at].node())
+    }
+
+    /// Has clients ask one node from some time on, which may read only a part of what there is just then.
+    pub async fn settle(self, mut rng: Rng) {
+        sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
+        let at = rng.usize(..self.slots.len());
+        self.favourite.store(at, Ordering::Relaxed);
+        while rng.u8(..3) > 0 && !self.healed.is_cancelled() {
+            self.set_weather(at, Weather::partly(&mut rng));
+            sleep(Duration::from_millis(rng.u64(..8_000))).await;
+        }
     }
 
     pub fn now(&self) -> Millis {
@@ -88,27 +123,25 @@ impl Cluster {
     ///
     /// # Errors
     /// Where what it reads is not to be had, or not right.
-    pub async fn open(
-        &self,
-        link: Link,
-        at: usize,
-        skew: Millis,
-    ) -> Result<(Running, Node), String> {
+    pub async fn open(&self, link: Link, at: usize, life: Life) -> Result<(Running, Node), String> {
         let plan = &self.plan;
         let store =
             EtcdStore::over(link.clone(), PREFIX, plan.max_operations, plan.sizes[at]).await;
         let store: Arc<dyn Store> = Arc::new(store.map_err(|error| error.to_string())?);
-        let began = self.began;
+        let store = stores::mutated(store, link.mutant());
+        let (began, ahead) = (self.began, life.ahead);
         let clock = Clock::new(move || {
-            BEGAN + skew + Millis::try_from(began.elapsed().as_millis()).expect("a short time")
+            let elapsed = Millis::try_from(began.elapsed().as_millis()).expect("a short time");
+            BEGAN + ahead.load(Ordering::Relaxed) + elapsed
         });
         let running = Running::here(store.clone(), plan.bounds, clock).await;
         let running = running.map_err(|error| error.to_string())?;
         // Whoever has committed, it might as well be another one.
-        running.lanes.hand_back(|_| true);
+        running.lanes.hand_back(move |_| life.hands_back);
         let node = Node {
             lanes: running.lanes.clone(),
             store,
+            service: CounterService::new(running.lanes.clone()),
             link,
         };
         Ok((running, node))
@@ -122,9 +155,12 @@ impl Cluster {
                 alive: CancellationToken::new(),
                 weather: self.slots[at].weather.clone(),
             };
-            let skew = self.plan.skew;
-            let skew = rng.i64(-skew..=skew);
-            if let Ok((running, node)) = self.open(link.clone(), at, skew).await {
+            let life = Life {
+                ahead: self.slots[at].ahead.clone(),
+                hands_back: rng.bool(),
+            };
+            self.set_clock(at, &mut rng);
+            if let Ok((running, node)) = self.open(link.clone(), at, life).await {
                 self.set(at, Some(node));
                 self.live(running, at, &mut rng).await;
                 self.set(at, None);
@@ -157,19 +193,43 @@ impl Cluster {
         }
     }
 
-    /// A node may give up where it can know no more what it has done, and for no other reason.
+    /// A node has given up, for which there is no good reason here.
     fn failed(&self, at: usize, why: &str) {
-        if !why.contains("what became of a batch is forgotten") {
-            let problem = format!("node {at}: {why}");
-            self.world.lock().problems.push(problem);
+        let problem = format!("node {at}: {why}");
+        self.world.lock().problems.push(problem);
+    }
+
+    /// Sets a node's clock, as a daemon does that corrects it, or somebody by mistake.
+    fn set_clock(&self, at: usize, rng: &mut Rng) {
+        let Plan { skew, jump, .. } = *self.plan;
+        let may_jump = jump > 0 && !self.healed.is_cancelled();
+        let most = if may_jump && rng.u8(..3) == 0 {
+            jump
+        } else {
+            skew
+        };
+        let ahead = rng.i64(-most..=most);
+        self.slots[at].ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// Sets a node's clock again and again while the node runs.
+    pub async fn clocks(self, at: usize, mut rng: Rng) {
+        while !self.healed.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = sleep(Duration::from_millis(rng.u64(500..20_000))) => {}
+                () = self.healed.cancelled() => {}
+            }
+            self.set_clock(at, &mut rng);
         }
     }
 
     /// Lets the weather change until it is over.
     pub async fn weather(self, at: usize, mut rng: Rng) {
         while !self.healed.is_cancelled() {
-            let (weather, most) = match rng.u8(..10) {
+            let (weather, most) = match rng.u8(..12) {
                 0..=3 => (Weather::Calm, 4_000),
+                10 | 11 => (Weather::partly(&mut rng), 14_000),
                 4..=6 => (Weather::Flaky(rng.u32(2..12)), 8_000),
                 7 => (Weather::OnlyWrites, 14_000),
                 8 => (Weather::Cut, 12_000),
@@ -206,6 +266,13 @@ impl Cluster {
     }
 }
 
+impl Slot {
+    fn node(&self) -> Option<Node> {
+        let node = self.node.lock();
+        node.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Node {
     /// Asks a node, over a network of the same kind.
     pub async fn ask(
@@ -222,11 +289,16 @@ impl Node {
         if self.link.alive.is_cancelled() {
             return Answer::NotSent;
         }
+        let is_well = self.link.world.lock().healed;
         let answer = tokio::select! {
             biased;
             () = self.link.alive.cancelled() => return Answer::Lost,
             answer = self.carry_out(lane, request, may_move) => answer,
             () = sleep(patience) => {
+                if is_well && patience >= PROMPT {
+                    let problem = format!("nothing was answered in {patience:?}, and all is well");
+                    self.link.world.lock().problems.push(problem);
+                }
                 if !self.link.guesses() {
                     return Answer::Lost;
                 }

@@ -1,6 +1,7 @@
 //! What a run is to be: all of it follows from its seed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +28,14 @@ pub struct Plan {
     /// Of each node.
     pub sizes: Vec<Sizes>,
     pub bounds: Bounds,
-    /// How wrong a node's clock may be.
+    /// How wrong a node's clock may be, and by how much it may be set while the node runs.
     pub skew: Millis,
+    /// How far a clock may jump by mistake: beyond the horizon of ids.
+    pub jump: Millis,
+    /// Clients who record are away for long, time and again, and sessions are forgotten meanwhile.
+    pub offline: bool,
+    /// From some time on clients ask one and the same node, as long as it is up: no other node's commits bring it on.
+    pub settles: bool,
     /// The longest life of a node, in ms.
     pub life: u64,
     /// For how long there are faults.
@@ -44,21 +51,26 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let nodes = rng.usize(2..5);
-        let is_long = rng.u8(..6) == 0;
-        let short_horizon = rng.bool();
+        let jumps = rng.u8(..5) == 0;
+        let offline = !jumps && rng.u8(..8) == 0;
+        let is_long = offline || rng.u8(..6) == 0;
+        let short_horizon = !jumps && rng.bool();
         Self {
             seed,
             nodes,
-            lanes: rng.u32(2..6),
+            lanes: rng.u32(1..6),
             max_operations: [24, 128][rng.usize(..2)],
             sizes: (0..nodes).map(|_| sizes(&mut rng)).collect(),
             bounds: Bounds {
                 id_bytes: 1 << 20,
                 counter_bytes: [300, 1 << 16][rng.usize(..2)],
                 id_horizon: if short_horizon { 20_000 } else { 600_000 },
-                session_horizon: 600_000,
+                session_horizon: if offline { 120_000 } else { 600_000 },
             },
             skew: [0, 3_000, 15_000][rng.usize(..3)],
+            jump: if jumps { 1_500_000 } else { 0 },
+            offline,
+            settles: rng.u8(..3) == 0,
             life: [3_000, 15_000, 100_000][rng.usize(..3)],
             storm: Duration::from_secs(if is_long { 240 } else { 25 }),
             writers: rng.usize(2..6),
@@ -66,6 +78,21 @@ impl Plan {
             operations: rng.usize(6..20),
             rest: Duration::from_millis(if is_long { 25_000 } else { 600 }),
         }
+    }
+}
+
+/// What is special about it.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} nodes, {} lanes", self.nodes, self.lanes)?;
+        let also = [
+            (self.jump > 0, "clocks that jump"),
+            (self.offline, "clients that are away"),
+            (self.settles, "one node that is asked at last"),
+        ];
+        let also = also.iter().filter(|(is_so, _)| *is_so);
+        also.into_iter()
+            .try_for_each(|(_, what)| write!(f, ", {what}"))
     }
 }
 

@@ -1,11 +1,17 @@
 //! Rows of etcd as sumd keeps them, made and read here: `proto/sumd/store/v1/etcd.proto` says how.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use prost::Message;
 use sumd::model::Digests;
-use sumd::proto::etcd::etcdserverpb::TxnRequest;
+use sumd::proto::etcd::etcdserverpb::request_op::Request;
+use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::client::put;
+use sumd::store::etcd::client::{Error, put};
+use sumd::store::etcd::{EtcdStore, Kv, Sizes};
+use tokio::time::Instant;
 
 use super::etcd::Etcd;
 
@@ -19,22 +25,59 @@ pub fn digests() -> Digests {
     Digests::new(KEY)
 }
 
-/// Begins the data, with so many lanes.
+/// Begins the data, with so many lanes. Their format and all else is what a new store writes by itself; only its key is the
+/// one that is known here.
 pub fn begin(etcd: &mut Etcd, lanes: u32) {
-    let key = format!("{PREFIX}/meta");
+    let key = Bytes::from(format!("{PREFIX}/meta"));
+    let digests = Digests::new(*b"sumd's meta rows");
+    let new = Blank::default();
+    let opened = EtcdStore::over(new.clone(), PREFIX, 128, Sizes::default());
+    let opened = opened.now_or_never().expect("it is answered at once");
+    opened.expect("there is nothing yet");
+    let value = new.meta(&key);
     let meta = Meta {
-        format: 1,
         lanes,
         key: KEY.to_vec().into(),
-        revisions_before: 0,
-        ..Meta::default()
+        ..open(digests, &key, &value)
     };
-    let value = seal(Digests::new(*b"sumd's meta rows"), key.as_bytes(), &meta);
+    let value = seal(digests, &key, &meta);
     let request = TxnRequest {
         success: vec![put(key, value)],
         ..TxnRequest::default()
     };
     etcd.txn(&request).expect("it is empty");
+}
+
+/// An etcd of its own, which answers at once, and keeps what is put there.
+#[derive(Clone)]
+struct Blank(Arc<Mutex<(Etcd, Vec<TxnRequest>)>>);
+
+impl Default for Blank {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new((Etcd::new(), Vec::new()))))
+    }
+}
+
+impl Blank {
+    /// The row that says what the data are.
+    fn meta(&self, key: &Bytes) -> Bytes {
+        let known = self.0.lock().expect("no panic");
+        let all = known.1.iter().flat_map(|request| &request.success);
+        let mut puts = all.filter_map(|operation| match &operation.request {
+            Some(Request::RequestPut(put)) if put.key == *key => Some(put.value.clone()),
+            _ => None,
+        });
+        puts.next().expect("a new store writes it")
+    }
+}
+
+impl Kv for Blank {
+    async fn txn(&self, request: TxnRequest, _deadline: Instant) -> Result<TxnResponse, Error> {
+        let mut known = self.0.lock().expect("no panic");
+        let answer = known.0.txn(&request);
+        known.1.push(request);
+        Ok(answer.expect("it is a request that etcd takes"))
+    }
 }
 
 pub fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {

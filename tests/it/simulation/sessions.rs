@@ -1,34 +1,39 @@
-//! Clients with bulk sessions, and the server's part of a stream of one: what `src/counter/record.rs` does, without gRPC.
+//! Clients with bulk sessions, each on one stream of a node's service after the other.
 
-use std::collections::BTreeMap;
+pub mod stream;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::counter::parts::Parts;
-use sumd::lane::{self, Decided, LaneError};
-use sumd::model::{
-    Done, Failure, Follows, Limits, Operation, Record, Refused, Request, Session, SessionId,
-};
-use sumd::proto::sum::v1::IncrementFailure;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use sumd::model::{Limits, Millis};
+use sumd::proto::sum::v1::RecordIncrementsResponse;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+use tonic_types::StatusExt as _;
 
-use super::history::{Add, History, Message, Span, increments};
-use super::nodes::{BEGAN, Cluster, Node};
+use super::history::{Add, History, Message};
+use super::nodes::{Cluster, Node};
 use super::plan::{MESSAGES, SESSIONS};
 use super::writers::Client;
+use stream::Stream;
 
 /// Messages that a client sends before the first of them is acknowledged.
 const WINDOW: u64 = 6;
 
 struct Recorder {
     client: Client,
-    session: SessionId,
+    session: String,
+    began: Millis,
+    /// The longest time between two messages.
+    pace: Duration,
     messages: Vec<Vec<Add>>,
     acknowledged: u64,
     /// When each was first sent, and acknowledged.
     sent: BTreeMap<u64, Instant>,
     known: BTreeMap<u64, Instant>,
+    /// The server has forgotten the session: what is not acknowledged by now may be counted, or not.
+    is_lost: bool,
 }
 
 /// Records messages until all are acknowledged, on one stream after the other.
@@ -36,28 +41,33 @@ pub async fn record(cluster: Cluster, mut rng: Rng, who: usize) -> History {
     let messages = (0..MESSAGES).map(|number| message(&mut rng, who, number));
     let mut recorder = Recorder {
         messages: messages.collect(),
-        session: format!("session-{who}").into(),
+        session: format!("session-{who}"),
+        began: cluster.now(),
+        pace: Duration::from_millis([60, 1_500][rng.usize(..2)]),
         client: Client::new(&cluster, rng.fork()),
         acknowledged: 0,
         sent: BTreeMap::new(),
         known: BTreeMap::new(),
+        is_lost: false,
     };
-    while recorder.acknowledged < MESSAGES {
+    while recorder.acknowledged < MESSAGES && !recorder.is_lost {
         if let Some(node) = cluster.any(&mut recorder.client.rng) {
             node.lives(recorder.stream(&node)).await;
         }
-        sleep(Duration::from_millis(recorder.client.rng.u64(1..500))).await;
+        let is_away = cluster.plan.offline && recorder.client.rng.u8(..3) == 0;
+        let most = if is_away { 200_000 } else { 500 };
+        sleep(Duration::from_millis(recorder.client.rng.u64(1..most))).await;
     }
     let mut history = recorder.client.history;
     for (number, adds) in (1..).zip(recorder.messages) {
-        history.messages.push(Message {
-            session: who,
-            adds,
-            span: Span {
-                asked: recorder.sent[&number],
-                answered: recorder.known[&number],
-            },
-        });
+        if let Some(asked) = recorder.sent.get(&number) {
+            history.messages.push(Message {
+                session: who,
+                adds,
+                asked: *asked,
+                known: recorder.known.get(&number).copied(),
+            });
+        }
     }
     history
 }
@@ -91,140 +101,101 @@ fn message(rng: &mut Rng, who: usize, number: u64) -> Vec<Add> {
 impl Recorder {
     /// One stream, until something goes wrong with it or nothing is left.
     async fn stream(&mut self, node: &Node) {
-        let Ok(lanes) = node.store.session(self.session.clone()).await else {
-            return;
-        };
-        let (applied, failures) = Session::merge(&lanes.lanes);
-        if applied > self.sent.len() as u64 {
-            self.client.problem(format!("{applied} was never sent"));
-        }
-        self.learn(applied, &to_proto(&failures));
-        let digests = super::rows::digests();
-        let count = node.store.lanes();
-        let mut parts = Parts::new(digests, count, &self.session, self.acknowledged);
-        let (replies, mut answers) = mpsc::unbounded_channel();
-        let mut next = self.acknowledged + 1;
+        let mut stream = Stream::open(node).await;
         let window = self.client.rng.u64(1..=WINDOW);
+        let mut next = self.acknowledged + 1;
+        let mut is_named = true;
+        if self.client.rng.bool() {
+            self.send(&stream, 0, std::mem::take(&mut is_named));
+        }
         while self.acknowledged < MESSAGES {
-            if next <= MESSAGES && next <= self.acknowledged + window {
+            let may_send = next <= MESSAGES.min(self.acknowledged + window);
+            let mut pause = Duration::from_mins(1);
+            if may_send {
                 // A message that is sent again on the same stream changes nothing.
                 let again = self.client.rng.u8(..8) == 0 && next - 1 > self.acknowledged;
                 let sequence = if again { next - 1 } else { next };
-                if self
-                    .send(node, &mut parts, sequence, &replies)
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
+                self.send(&stream, sequence, std::mem::take(&mut is_named));
                 next += u64::from(!again);
-                sleep(Duration::from_millis(self.client.rng.u64(..60))).await;
-                continue;
+                pause = self.pace.mul_f64(self.client.rng.f64());
             }
-            let Some(answer) = answers.recv().await else {
-                return;
-            };
-            sleep(Duration::from_millis(self.client.rng.u64(..4))).await;
-            if !self.take(&mut parts, answer) {
+            match timeout(pause, stream.next()).await {
+                Ok(Ok(answer)) => {
+                    sleep(Duration::from_millis(self.client.rng.u64(..4))).await;
+                    self.learn(&answer);
+                    next = next.max(self.acknowledged + 1);
+                }
+                Ok(Err(status)) => return self.judge(&status),
+                Err(_) => {}
+            }
+            if self.client.cluster.plan.offline && self.client.rng.u8(..5) == 0 {
+                // The client goes, and what it has sent is on its way.
                 return;
             }
         }
     }
 
-    /// Hands each lane its part of a message.
-    async fn send(
-        &mut self,
-        node: &Node,
-        parts: &mut Parts,
-        sequence: u64,
-        replies: &mpsc::UnboundedSender<lane::Result<Decided>>,
-    ) -> Result<(), LaneError> {
-        let at = usize::try_from(sequence - 1).expect("few");
-        let mut whole = increments(&self.messages[at]);
-        self.sent.entry(sequence).or_insert_with(Instant::now);
-        for (lane, part) in parts.split(sequence, self.acknowledged, 0, &whole) {
-            let increments = part.take(&mut whole);
-            let count = increments.len();
-            let record = Record {
-                session: self.session.clone(),
-                time: BEGAN,
-                sequence,
-                acknowledged: self.acknowledged,
-                follows: Follows::InLane(part),
-                contents: super::rows::digests().message(&increments),
-                increments,
-            };
-            let request = Request {
-                id: None,
-                operation: Operation::Record(record),
-            };
-            node.lanes
-                .enqueue(lane, request, count, replies.clone())
-                .await?;
+    /// Sends a message; 0 asks what is acknowledged.
+    fn send(&mut self, stream: &Stream, sequence: u64, is_named: bool) {
+        let at = usize::try_from(sequence).expect("few").checked_sub(1);
+        let adds = at.map_or(&[][..], |at| &self.messages[at]);
+        let (session, known) = (&self.session, self.acknowledged);
+        let mut request = stream::request(session, self.began, sequence, known, adds);
+        if !is_named && self.client.rng.bool() {
+            request.session_id.clear();
+            request.session_time = None;
         }
-        Ok(())
+        if sequence > 0 {
+            self.sent.entry(sequence).or_insert_with(Instant::now);
+        }
+        stream.send(&request);
     }
 
-    /// `false` where the stream has come to an end by that.
-    fn take(&mut self, parts: &mut Parts, answer: lane::Result<Decided>) -> bool {
-        let decided = match answer {
-            Ok(decided) => decided,
-            Err(LaneError::Refused(Refused::Overtaken { .. } | Refused::Acknowledged { .. })) => {
-                return false;
+    /// A stream ends where its messages cannot be carried out just now, and where the session is forgotten, which takes long.
+    fn judge(&mut self, status: &Status) {
+        let plan = self.client.cluster.plan.clone();
+        let info = status.get_details_error_info();
+        let reason = info.as_ref().map_or("", |info| info.reason.as_str());
+        match reason {
+            // A lane that has failed is one of a node that is about to end.
+            "MESSAGE_OVERTAKEN" | "STORE_UNAVAILABLE" | "STORE_FAILED" | "OVERLOADED"
+            | "SHUTTING_DOWN" => {}
+            "SESSION_TOO_OLD" | "SESSION_LOST" if plan.offline || plan.jump > 0 => {
+                self.is_lost = true;
             }
-            Err(LaneError::Refused(refused)) => {
+            // By a node whose clock is wrong; others are right.
+            "SESSION_FROM_FUTURE" if plan.jump > 0 => {}
+            _ => {
                 let session = self.session.clone();
-                self.client.problem(format!("{session}: {refused:?}"));
-                return false;
+                self.client.problem(format!("{session}: {status:?}"));
             }
-            Err(_) => return false,
-        };
-        let Done::Recorded {
-            acknowledged,
-            failures,
-        } = decided.answer.done
-        else {
-            self.client.problem(format!("{decided:?} is no answer"));
-            return false;
-        };
-        for whole in parts.durable(
-            decided.lane,
-            acknowledged,
-            decided.revision,
-            to_proto(&failures),
-        ) {
-            self.learn(whole.sequence, &whole.failures);
         }
-        true
     }
 
-    /// Messages up to this one are acknowledged, and these failures of those that were not.
-    fn learn(&mut self, acknowledged: u64, failures: &[IncrementFailure]) {
+    /// Messages up to some one are acknowledged, and some of them had increments that failed.
+    fn learn(&mut self, answer: &RecordIncrementsResponse) {
+        let acknowledged = answer.acknowledged;
+        if acknowledged > self.sent.len() as u64 {
+            let session = self.session.clone();
+            self.client
+                .problem(format!("{session}: {acknowledged} was never sent"));
+            return;
+        }
         for number in self.acknowledged + 1..=acknowledged {
             let at = usize::try_from(number - 1).expect("few");
             let all = (0..).zip(&self.messages[at]);
             let expected = all.filter(|(_, add)| add.limits.max.is_some());
-            let told = failures.iter().filter(|failure| failure.sequence == number);
-            if !expected
-                .map(|(index, _): (u32, _)| index)
-                .eq(told.map(|failure| failure.index))
-            {
+            let failures = answer.failures.iter();
+            let told = failures.filter(|failure| failure.sequence == number);
+            // Of a message that was sent twice they are told twice.
+            let told: BTreeSet<u32> = told.map(|failure| failure.index).collect();
+            if !expected.map(|(index, _): (u32, _)| index).eq(told) {
                 let session = self.session.clone();
                 self.client
-                    .problem(format!("{session}: {number} failed as {failures:?}"));
+                    .problem(format!("{session}: {number} failed as {answer:?}"));
             }
             self.known.insert(number, Instant::now());
         }
         self.acknowledged = self.acknowledged.max(acknowledged);
     }
-}
-
-/// As a stream tells them, but for the words.
-fn to_proto(failures: &[(u64, Failure)]) -> Vec<IncrementFailure> {
-    let told = |(sequence, failure): &(u64, Failure)| IncrementFailure {
-        sequence: *sequence,
-        index: failure.index,
-        error: None,
-    };
-    failures.iter().map(told).collect()
 }

@@ -131,8 +131,8 @@ fn adders(history: &History) -> Adders {
         for add in message.adds.iter().filter(|add| add.limits.max.is_none()) {
             adders.entry(add.name.clone()).or_default().push(Adder {
                 bit: add.delta,
-                asked: message.span.asked,
-                known: Some(message.span.answered),
+                asked: message.asked,
+                known: message.known,
                 revision: None,
                 not: false,
                 session: Some(message.session),

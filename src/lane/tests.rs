@@ -1,0 +1,279 @@
+//! Lanes over a store in memory that stands still when it is told to, in a time that passes where everybody waits for it.
+
+mod store;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use self::store::Memory;
+use super::overtaking::Overtaking;
+use super::*;
+use crate::model::{
+    Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Refused, Request,
+};
+
+/// The lane that all of these ask.
+const LANE: LaneNumber = 1;
+/// Far longer than anything here takes, in a time that is not waited for.
+const LONG: Duration = Duration::from_hours(1);
+
+async fn lanes(store: &Memory) -> Running {
+    let bounds = Bounds {
+        id_bytes: 1 << 20,
+        counter_bytes: 1 << 20,
+        id_horizon: 600_000,
+        session_horizon: 600_000,
+    };
+    let clock = Clock::new(|| 1_700_000_000_000);
+    let running = Running::here(Arc::new(store.clone()), bounds, clock).await;
+    running.expect("a new store")
+}
+
+fn increments(count: usize) -> Increments {
+    let mut increments = Increments::default();
+    for _ in 0..count {
+        increments.push("g/a", 1, Limits::default());
+    }
+    increments
+}
+
+fn batch(count: usize) -> Request {
+    Request {
+        id: None,
+        operation: Operation::Batch(increments(count)),
+    }
+}
+
+/// A message that follows another one in the lane.
+fn part(session: &str, sequence: u64, previous: Option<u64>, count: usize) -> Request {
+    let increments = increments(count);
+    Request {
+        id: None,
+        operation: Operation::Record(Record {
+            session: session.into(),
+            time: 1_700_000_000_000,
+            sequence,
+            acknowledged: 0,
+            follows: Follows::InLane(Part {
+                previous,
+                parts: 1,
+                above: None,
+                indices: Vec::new(),
+            }),
+            contents: sequence,
+            increments,
+        }),
+    }
+}
+
+fn is_overtaken(answer: &Result<Decided>) -> bool {
+    matches!(answer, Err(LaneError::Refused(Refused::Overtaken { .. })))
+}
+
+/// A part whose predecessor never comes is refused after some seconds: it does not wait for ever, nor is it refused at once.
+#[tokio::test(start_paused = true)]
+async fn a_part_waits_for_its_predecessor_for_some_seconds() {
+    let running = lanes(&Memory::default()).await;
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    let asked = Instant::now();
+    let early = part("s", 6, Some(5), 1);
+    let queued = running.lanes.enqueue(LANE, early, 1, replies);
+    queued.await.expect("the lane is there");
+    let answer = timeout(LONG, answers.recv()).await.expect("it is answered");
+    assert!(is_overtaken(&answer.expect("an answer")));
+    let waited = asked.elapsed();
+    assert!(
+        waited >= Duration::from_secs(3) && waited < Duration::from_secs(6),
+        "{waited:?}"
+    );
+}
+
+/// A part that has overtaken the one before it is applied behind that.
+#[tokio::test(start_paused = true)]
+async fn a_part_is_applied_when_its_predecessor_has_come() {
+    let running = lanes(&Memory::default()).await;
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    for (sequence, previous) in [(3, Some(2)), (2, Some(1)), (1, None)] {
+        let part = part("s", sequence, previous, 1);
+        let queued = running.lanes.enqueue(LANE, part, 1, replies.clone());
+        queued.await.expect("the lane is there");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for expected in 1..=3 {
+        let answer = timeout(LONG, answers.recv()).await.expect("it is answered");
+        let decided = answer.expect("an answer").expect("it is applied");
+        let Done::Recorded { acknowledged, .. } = decided.answer.done else {
+            panic!("{decided:?} is no answer to a message");
+        };
+        assert_eq!(acknowledged, expected);
+    }
+}
+
+/// Only so many parts wait for others: the next one is refused at once.
+#[tokio::test(start_paused = true)]
+async fn parts_that_wait_are_bounded() {
+    const MOST: usize = 4096;
+    let mut overtaking = Overtaking::default();
+    let put_off = |overtaking: &mut Overtaking| {
+        let (replies, _) = mpsc::unbounded_channel();
+        let job = Job {
+            request: Box::new(part("s", 6, Some(5), 0)),
+            waiter: Waiter::Bulk(replies),
+            desk: 0,
+            weight: 1,
+            may_move: false,
+            overtaking: None,
+        };
+        let refused = Refused::Overtaken { applied: 0 };
+        overtaking.put_off(job, Err(LaneError::Refused(refused)))
+    };
+    for _ in 0..MOST {
+        assert!(put_off(&mut overtaking).is_none());
+    }
+    let refused = put_off(&mut overtaking);
+    assert!(refused.is_some_and(|(_, answer)| is_overtaken(&answer)));
+    let mut again = Vec::new();
+    overtaking.give_to(&mut again);
+    assert_eq!(again.len(), MOST);
+}
+
+/// Messages that wait while a batch is stored are one batch, or few: each is not a commit of its own.
+#[tokio::test(start_paused = true)]
+async fn messages_that_wait_share_a_commit() {
+    const MESSAGES: u64 = 60;
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    store.freeze();
+    for sequence in 1..=MESSAGES {
+        let previous = (sequence > 1).then(|| sequence - 1);
+        let part = part("s", sequence, previous, 500);
+        let queued = running.lanes.enqueue(LANE, part, 500, replies.clone());
+        queued.await.expect("the lane is there");
+        if sequence == 1 {
+            store.is_asked().await;
+        }
+    }
+    store.thaw();
+    for _ in 0..MESSAGES {
+        let answer = timeout(LONG, answers.recv()).await.expect("it is answered");
+        answer.expect("an answer").expect("it is applied");
+    }
+    assert!(store.commits() <= 3, "{} commits", store.commits());
+}
+
+/// Single requests wait up to a bound, by their increments; beyond it they are refused at once, and nothing is forgotten of
+/// what has room.
+#[tokio::test(start_paused = true)]
+async fn single_requests_wait_up_to_a_bound() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    store.freeze();
+    let mut waiting = Vec::new();
+    for _ in 0..MAX_WAITING_SINGLES / 1024 {
+        let answer = running.lanes.execute(LANE, batch(1024));
+        waiting.push(tokio::spawn(answer));
+    }
+    let refused = timeout(Duration::ZERO, running.lanes.execute(LANE, batch(1))).await;
+    let refused = refused.expect("it is refused at once");
+    assert!(matches!(refused, Err(LaneError::Overloaded)), "{refused:?}");
+    store.thaw();
+    for answer in waiting {
+        let answer = timeout(LONG, answer).await.expect("it is answered");
+        answer.expect("no panic").expect("it is carried out");
+    }
+    let again = running.lanes.execute(LANE, batch(1)).await;
+    again.expect("there is room again");
+}
+
+/// Those who wait for a batch that a store does not answer are told that nobody knows, and those who come later that nothing
+/// was done; once it answers, the lane goes on.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_told() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    store.freeze();
+    let first = tokio::spawn(running.lanes.execute(LANE, batch(1)));
+    store.is_asked().await;
+    let first = timeout(LONG, first).await.expect("it is told");
+    let first = first.expect("no panic");
+    assert!(matches!(first, Err(LaneError::Unknown(_))), "{first:?}");
+    let later = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    let later = later.expect("it is told");
+    assert!(matches!(later, Err(LaneError::Unavailable(_))), "{later:?}");
+    store.thaw();
+    let decided = loop {
+        let answer = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        match answer.expect("it is answered") {
+            Err(LaneError::Unavailable(_)) => tokio::task::yield_now().await,
+            answer => break answer.expect("it is carried out"),
+        }
+    };
+    assert_eq!(decided.revision, 2, "behind the one that nobody knew of");
+}
+
+/// A lane that nobody asks for anything forgets in its time, in a batch of nothing, and then rests.
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_forgets_by_itself() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    let operation = Operation::Batch(increments(1));
+    let id = Some(store.digests().id("id", None, &operation));
+    let asked = running.lanes.execute(LANE, Request { id, operation });
+    asked.await.expect("it is counted");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(store.commits(), 1, "not before its time");
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(store.commits(), 2, "in its time");
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(store.commits(), 2, "there is nothing left");
+}
+
+/// A lane that another node commits is let go of, and loaded again when somebody asks.
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_of_another_node_is_let_go_of() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    running.lanes.hand_back(|_| true);
+    let ask = || running.lanes.execute(LANE, batch(1));
+    ask().await.expect("it is counted");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    ask().await.expect("it is counted");
+    assert_eq!(store.loads(), 1, "it is in use");
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    let decided = ask().await.expect("it is counted");
+    assert_eq!((store.loads(), decided.revision), (2, 3));
+    running.close().await.expect("a clean end");
+}
+
+/// Answers are handed out on the runtime that has asked.
+#[test]
+fn answers_come_back_to_the_runtime_that_has_asked() {
+    let runtime = || {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime")
+    };
+    runtime().block_on(async {
+        let running = lanes(&Memory::default()).await;
+        let lanes = running.lanes.clone();
+        let (told, tells) = oneshot::channel();
+        let other = thread::spawn(move || {
+            runtime().block_on(async {
+                let lanes = lanes.for_this_runtime();
+                let (done, is_done) = oneshot::channel();
+                lanes.execute_then(LANE, batch(1), move |answer| {
+                    let _ = done.send((answer.is_ok(), thread::current().id()));
+                });
+                let _ = told.send((is_done.await, thread::current().id()));
+            });
+        });
+        let (answered, asked_on) = tells.await.expect("it is answered");
+        assert_eq!(answered, Ok((true, asked_on)));
+        other.join().expect("no panic");
+    });
+}

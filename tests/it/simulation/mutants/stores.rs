@@ -1,0 +1,123 @@
+//! Mistakes that a node makes beside what it sends: a store that does not do what it should, over one that does.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use sumd::model::{Commit, Digests, SessionId};
+use sumd::store::{
+    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
+    Sum,
+};
+
+use super::Mutant;
+
+/// The same store, with the mistake if it is one of these.
+pub fn mutated(store: Arc<dyn Store>, mutant: Option<Mutant>) -> Arc<dyn Store> {
+    match mutant {
+        Some(Mutant::ForgetfulLoads | Mutant::LostSessions | Mutant::StuckLanes) => {
+            Arc::new(Flawed(Arc::new(Inner {
+                store,
+                mutant,
+                stuck: Mutex::default(),
+            })))
+        }
+        _ => store,
+    }
+}
+
+struct Flawed(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    mutant: Option<Mutant>,
+    /// Lanes that know of a new head, and not of what came with it.
+    stuck: Mutex<BTreeSet<LaneNumber>>,
+}
+
+impl Inner {
+    fn is_stuck(&self, lane: LaneNumber) -> bool {
+        self.stuck.lock().expect("no panic").contains(&lane)
+    }
+
+    async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
+        let mut loaded = self.store.load(lane).await?;
+        match self.mutant {
+            Some(Mutant::ForgetfulLoads) => {
+                let old = loaded.packs.len().saturating_sub(1);
+                loaded.packs.drain(..old);
+            }
+            Some(Mutant::LostSessions) => loaded.sessions.clear(),
+            _ => {}
+        }
+        Ok(loaded)
+    }
+
+    async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
+        let after = self.store.after(lane, seq).await;
+        if self.mutant == Some(Mutant::StuckLanes) {
+            let mut stuck = self.stuck.lock().expect("no panic");
+            match &after {
+                Err(StoreError::Unavailable(_)) => {
+                    stuck.insert(lane);
+                }
+                Ok(After::Batches(batches)) if !batches.is_empty() => {
+                    stuck.remove(&lane);
+                }
+                _ => {}
+            }
+        }
+        after
+    }
+
+    async fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Result<i64, StoreError> {
+        if self.is_stuck(lane) {
+            return Err(StoreError::Moved);
+        }
+        self.store.commit(lane, batch).await
+    }
+}
+
+impl Store for Flawed {
+    fn digests(&self) -> Digests {
+        self.0.store.digests()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.0.store.lanes()
+    }
+
+    fn load(&self, lane: LaneNumber) -> Reply<Loaded> {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.load(lane).await })
+    }
+
+    fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After> {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.after(lane, seq).await })
+    }
+
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.commit(lane, batch).await })
+    }
+
+    fn session(&self, id: SessionId) -> Reply<SessionRows> {
+        self.0.store.session(id)
+    }
+
+    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        self.0.store.read(names)
+    }
+
+    fn scan(&self, scan: Scan) -> Reply<Page> {
+        self.0.store.scan(scan)
+    }
+
+    fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
+        self.0.store.sum(prefix)
+    }
+
+    fn changes(&self) -> &Changes {
+        self.0.store.changes()
+    }
+}

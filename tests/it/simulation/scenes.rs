@@ -1,0 +1,245 @@
+//! What chance finds too seldom, step by step.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use sumd::lane::{LaneError, Running};
+use sumd::model::{Limits, Refused, Request};
+use sumd::store::etcd::Sizes;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::history::{Add, What};
+use super::network::{HEADS, Link, Weather, World};
+use super::nodes::{Cluster, Life, Node};
+use super::plan::Plan;
+use super::rows;
+use super::sessions::stream::{Stream, request};
+
+/// What etcd takes in one request, unless it is told otherwise.
+const MAX_REQUEST_BYTES: usize = 3 << 19;
+
+/// A cluster without faults, but for those that a scene makes.
+fn cluster(lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
+    let world = World::new(Rng::with_seed(1), None);
+    let mut plan = Plan::new(1);
+    (plan.lanes, plan.nodes, plan.max_operations) = (lanes, 1, 128);
+    plan.sizes = vec![Sizes::default()];
+    change(&mut plan);
+    rows::begin(&mut world.lock().etcd, lanes);
+    Cluster::new(plan, world)
+}
+
+async fn node(cluster: &Cluster, link: Link) -> (Running, Node) {
+    let opened = cluster.open(link, 0, Life::default()).await;
+    opened.expect("it is well")
+}
+
+fn add(name: &str, delta: i64, max: Option<i64>) -> Add {
+    let limits = Limits {
+        max,
+        ..Limits::default()
+    };
+    Add {
+        name: name.to_owned(),
+        delta,
+        limits,
+    }
+}
+
+async fn increment(cluster: &Cluster, node: &Node, name: &str) {
+    let operation = What::Add(add(name, 1, None)).operation();
+    let lane = cluster.lane(operation.group());
+    let request = Request {
+        id: None,
+        operation,
+    };
+    let done = node.lanes.execute(lane, request).await;
+    done.expect("nothing is in its way");
+}
+
+async fn value(node: &Node, name: &str) -> Option<i64> {
+    let found = node.store.read(vec![name.into()]).await;
+    let row = found.expect("it is well").rows.remove(0);
+    row.and_then(|row| row.value)
+}
+
+/// A client that is away for long, time and again, has a message counted once, or is told that it may have been: also where
+/// an earlier message gets through only later, when the lane of this one has forgotten the session.
+#[test]
+fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
+    super::paused_runtime().block_on(async {
+        let cluster = cluster(8, |plan| plan.bounds.session_horizon = 120_000);
+        let (early, late) = ("sa/0", "sb/0");
+        assert_ne!(cluster.lane("sa"), cluster.lane("sb"));
+        let link = Link::calm(&cluster.world);
+        let (_running, node) = node(&cluster, link.clone()).await;
+        increment(&cluster, &node, late).await;
+        let began = cluster.now();
+        let message = |sequence, acknowledged, name| {
+            let adds = [add(name, 1 << 20, None)];
+            request("meter-7", began, sequence, acknowledged, &adds)
+        };
+
+        // The lane of the first message cannot be loaded just now; that of the second one is there.
+        let first_sent = Instant::now();
+        let mut stream = Stream::open(&node).await;
+        stream.send(&request("meter-7", began, 0, 0, &[]));
+        stream.next().await.expect("it is well");
+        *link.weather.lock().expect("no panic") = Weather::Partly(HEADS);
+        stream.send(&message(1, 0, early));
+        stream.send(&message(2, 0, late));
+        let end = loop {
+            match stream.next().await {
+                Ok(answer) => assert_eq!(answer.acknowledged, 0),
+                Err(end) => break end,
+            }
+        };
+        assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
+        *link.weather.lock().expect("no panic") = Weather::Calm;
+        let one = 1 << 20;
+        assert_eq!(value(&node, early).await, None);
+        assert_eq!(value(&node, late).await, Some(one + 1));
+
+        // Some time later it gets through, and the stream breaks.
+        sleep(Duration::from_secs(100)).await;
+        let mut stream = Stream::open(&node).await;
+        stream.send(&message(1, 0, early));
+        while stream.next().await.expect("it is well").acknowledged < 1 {}
+        drop(stream);
+        assert_eq!(value(&node, early).await, Some(one));
+
+        // And later still, when the second lane has worked on.
+        sleep_until(first_sent + Duration::from_secs(195)).await;
+        increment(&cluster, &node, late).await;
+        let mut stream = Stream::open(&node).await;
+        stream.send(&message(2, 1, late));
+        let end = loop {
+            match stream.next().await {
+                Ok(answer) if answer.acknowledged < 2 => {}
+                Ok(_) => break None,
+                Err(end) => break Some(end),
+            }
+        };
+        let found = value(&node, late).await;
+        assert_eq!(
+            found,
+            Some(one + 2),
+            "and the stream has ended with {end:?}"
+        );
+    });
+}
+
+/// Clients that do not say what they know of increments that failed make sessions large: what is written of them at once is
+/// no more than etcd takes.
+#[test]
+fn sessions_with_many_failures_are_written_bit_by_bit() {
+    super::paused_runtime().block_on(async {
+        let cluster = cluster(2, |plan| {
+            plan.bounds.id_bytes = 64 << 20;
+            plan.sizes[0].recent_sessions = 45;
+        });
+        let (mut running, node) = node(&cluster, Link::calm(&cluster.world)).await;
+        let adds = (0..1000).map(|_| add("sa/0", 1 << 50, Some(-1 << 60)));
+        let adds: Vec<_> = adds.collect();
+        let mut streams = Vec::new();
+        for _ in 0..60 {
+            streams.push(Stream::open(&node).await);
+        }
+        let began = cluster.now();
+        for sequence in 1..=4 {
+            for (stream, number) in streams.iter().zip(0..) {
+                let session = format!("meter-{number}");
+                stream.send(&request(&session, began, sequence, 0, &adds));
+            }
+            for stream in &mut streams {
+                let mut answer = stream.next().await.expect("it is well");
+                while answer.acknowledged < sequence {
+                    answer = stream.next().await.expect("it is well");
+                }
+                assert!(answer.failures.len() >= 1000);
+            }
+        }
+        let is_well = sleep(Duration::from_secs(10));
+        tokio::select! {
+            failure = running.failure() => panic!("{failure}"),
+            () = is_well => {}
+        }
+        let largest = cluster.world.lock().largest;
+        assert!(largest > 100_000, "{largest} bytes are few");
+        assert!(largest <= MAX_REQUEST_BYTES, "{largest} bytes at once");
+    });
+}
+
+/// Callers are told within seconds that nobody knows what becomes of a batch, also where there is only one lane: that does not
+/// make etcd a store that answers at once.
+#[test]
+fn callers_are_told_that_etcd_does_not_answer() {
+    for lanes in [2, 1] {
+        super::paused_runtime().block_on(is_told(lanes));
+    }
+}
+
+async fn is_told(lanes: u32) {
+    let cluster = cluster(lanes, |_| {});
+    let link = Link::calm(&cluster.world);
+    let (_running, node) = node(&cluster, link.clone()).await;
+    increment(&cluster, &node, "sa/0").await;
+    let ask = || {
+        let operation = What::Add(add("sa/0", 1, None)).operation();
+        let request = Request {
+            id: None,
+            operation,
+        };
+        let lane = cluster.lane("sa");
+        timeout(Duration::from_secs(15), node.lanes.execute(lane, request))
+    };
+    *link.weather.lock().expect("no panic") = Weather::Cut;
+    for _ in 0..20 {
+        let answer = ask().await;
+        let answer = answer.unwrap_or_else(|_| panic!("nothing is told, of {lanes} lanes"));
+        let Err(LaneError::Unknown(_) | LaneError::Unavailable(_)) = answer else {
+            panic!("{answer:?} while nothing comes through");
+        };
+    }
+    *link.weather.lock().expect("no panic") = Weather::Calm;
+    // What is on its way comes to nothing, or to something.
+    sleep(Duration::from_mins(2)).await;
+    let answer = ask().await.expect("it is told in time");
+    answer.expect("it goes on");
+}
+
+/// Memory that ids take comes back when they are forgotten, also where nobody asks for anything in their lane any more.
+#[test]
+fn an_idle_lane_gives_memory_back() {
+    super::paused_runtime().block_on(async {
+        let cluster = cluster(8, |plan| {
+            plan.bounds.id_bytes = 8 << 10;
+            plan.bounds.id_horizon = 20_000;
+        });
+        assert_ne!(cluster.lane("sa"), cluster.lane("sb"));
+        let (_running, node) = node(&cluster, Link::calm(&cluster.world)).await;
+        let ask = |group: &str, id: usize| {
+            let operation = What::Add(add(&format!("{group}/0"), 1, None)).operation();
+            let id = rows::digests().id(&format!("{group}-{id}"), None, &operation);
+            let request = Request {
+                id: Some(id),
+                operation,
+            };
+            node.lanes.execute(cluster.lane(group), request)
+        };
+        let mut taken = 0;
+        let full = loop {
+            match ask("sa", taken).await {
+                Ok(_) => taken += 1,
+                Err(full) => break full,
+            }
+        };
+        assert!(taken > 20, "{taken} ids and {full:?}");
+        let LaneError::Refused(Refused::Full { .. }) = full else {
+            panic!("{full:?} after {taken} ids");
+        };
+        ask("sb", 0).await.expect_err("all memory is taken");
+        sleep(Duration::from_mins(3)).await;
+        ask("sb", 0).await.expect("it is forgotten by now");
+    });
+}
