@@ -57,6 +57,8 @@ pub(super) struct Task {
     started: Instant,
     trust: Trust,
     overtaking: Overtaking,
+    /// The head had moved, and nothing new was there, since the last commit.
+    followed_nothing: bool,
 }
 
 /// What the rows of a lane make.
@@ -147,6 +149,7 @@ impl Task {
             started: Instant::now(),
             trust: Trust::default(),
             overtaking: Overtaking::default(),
+            followed_nothing: false,
         }
     }
 
@@ -316,6 +319,7 @@ impl Task {
         match self.commit(commit.clone(), batch, decided).await {
             Ok(base) => {
                 self.state.committed(&commit, base);
+                self.followed_nothing = false;
                 Ok(Some(base))
             }
             Err(StoreError::Moved) => {
@@ -326,7 +330,7 @@ impl Task {
                     let moved = batch.extract_if(.., |job| job.may_move);
                     answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
                 }
-                self.catch_up().await?;
+                self.follow().await?;
                 Ok(None)
             }
             Err(StoreError::Lost) => {
@@ -339,7 +343,7 @@ impl Task {
                 let lost = batch.extract_if(.., is_lost);
                 let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
                 answer(&self.shared, lost.map(unknown));
-                self.catch_up().await?;
+                self.follow().await?;
                 Ok(None)
             }
             Err(StoreError::Unavailable(problem)) => {
@@ -385,6 +389,31 @@ impl Task {
         }
     }
 
+    /// Takes in what has moved the head. If there is nothing, what is known here of the lane does not fit together, and it is
+    /// loaded again; if there is nothing once more before anything is committed, the store contradicts itself, and to go on would
+    /// be to go round in a circle.
+    async fn follow(&mut self) -> std::result::Result<(), StartError> {
+        if !self.catch_up().await? {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.followed_nothing, true) {
+            let problem = "another node is said to have committed, and nothing of it is there";
+            return Err(StartError::Store(StoreError::Unavailable(problem.into())));
+        }
+        warn!(
+            lane = self.lane,
+            "the lane's head has moved, and there is nothing new: loading it again"
+        );
+        self.reload().await
+    }
+
+    async fn reload(&mut self) -> std::result::Result<(), StartError> {
+        let bounds = self.shared.memory.bounds();
+        self.state = load(&*self.shared.store, self.lane, bounds).await?;
+        self.started = Instant::now();
+        Ok(())
+    }
+
     /// Takes in what other nodes have committed; `true` where that is nothing.
     async fn catch_up(&mut self) -> std::result::Result<bool, StartError> {
         let (lane, seq) = (self.lane, self.state.head().seq);
@@ -396,11 +425,7 @@ impl Task {
                     self.state.catch_up(batch).map_err(StartError::Corrupt)?;
                 }
             }
-            After::TooMany => {
-                let bounds = self.shared.memory.bounds();
-                self.state = load(&*self.shared.store, lane, bounds).await?;
-                self.started = Instant::now();
-            }
+            After::TooMany => self.reload().await?,
         }
         Ok(false)
     }

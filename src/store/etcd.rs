@@ -38,8 +38,9 @@ use super::{
 };
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
-use committer::Committer;
+use committer::{Committer, Failure};
 use feed::Feed;
+use load::Found;
 use log::Log;
 use reader::Reader;
 use rows::Layout;
@@ -178,11 +179,12 @@ impl<K: Kv> Inner<K> {
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
         let (log, mut loaded) = load::load(&self.kv, &self.layout, lane).await?;
-        *known = Some(log);
         let until = self.layout.before_until;
         if until.is_some_and(|until| loaded.head.horizon < until + BEFORE_LATEST) {
             loaded.before = Some(self.before().await?);
         }
+        // Nothing can fail any more: whoever has asked begins with what the log says.
+        *known = Some(log);
         Ok(loaded)
     }
 
@@ -199,10 +201,18 @@ impl<K: Kv> Inner<K> {
 
     async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
-        match known.as_mut() {
-            Some(log) => load::after(&self.kv, &self.layout, lane, log, seq).await,
-            None => Ok(After::TooMany),
-        }
+        let Some(log) = known.as_ref().filter(|log| log.head().seq == seq) else {
+            return Ok(After::TooMany);
+        };
+        Ok(match load::after(&self.kv, &self.layout, log).await? {
+            Found::Nothing => After::Batches(Vec::new()),
+            Found::TooMany => After::TooMany,
+            Found::Batches(batches, newer) => {
+                let log = known.take();
+                *known = log.map(|log| log.and(newer)).transpose()?;
+                After::Batches(batches)
+            }
+        })
     }
 
     async fn commit(&self, lane: LaneNumber, commit: Arc<Commit>) -> Result<i64, StoreError> {
@@ -214,10 +224,28 @@ impl<K: Kv> Inner<K> {
             return Err(StoreError::Moved);
         };
         let attempt = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
-        let plan = log.plan(&commit, attempt);
-        let (plan, landed) = committer::commit(&self.commits, plan).await?;
-        log.landed(plan, &commit.changes, landed);
-        Ok(self.layout.base(landed.etcd_revision, landed.offset))
+        let mut may_fold = true;
+        loop {
+            let plan = log.plan(&commit, attempt.clone(), may_fold);
+            match committer::commit(&self.commits, plan).await {
+                Ok((plan, landed)) => {
+                    log.landed(plan, &commit.changes, landed);
+                    return Ok(self.layout.base(landed.etcd_revision, landed.offset));
+                }
+                Err(Failure::TooLarge(_)) if may_fold => {
+                    log.fold_less();
+                    may_fold = false;
+                }
+                Err(Failure::TooLarge(error)) => {
+                    let problem = format!(
+                        "etcd takes less in one request than sumd needs: let it have its default --max-request-bytes and \
+                         --max-txn-ops, or more ({error})"
+                    );
+                    return Err(StoreError::Unavailable(problem.into()));
+                }
+                Err(Failure::Store(error)) => return Err(error),
+            }
+        }
     }
 }
 

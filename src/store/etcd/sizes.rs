@@ -8,6 +8,8 @@ pub struct Sizes {
     pub open_bytes: usize,
     /// Rows that are brought up to date with one batch.
     pub folded_rows: usize,
+    /// Bytes of these. A lane's batch has a MiB at the most, and etcd takes 1.5 MiB in one request.
+    pub folded_bytes: usize,
     /// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
     pub recent_bytes: usize,
     /// Sessions whose rows are not up to date, before they are brought so.
@@ -31,6 +33,7 @@ impl Default for Sizes {
         Self {
             open_bytes: 1024,
             folded_rows: 48,
+            folded_bytes: 256 << 10,
             recent_bytes: 4 << 20,
             recent_sessions: 256,
             pruned_packs: 16,
