@@ -143,7 +143,7 @@ impl Stream {
         if is_first {
             self.session = Some(begin(&message.session_id, message.session_time.as_ref())?);
         }
-        if self.service.store.lanes() > 1 {
+        if self.service.store.capabilities().is_shared {
             if is_first || sequence == 0 {
                 self.resume(acknowledged, replies).await?;
             }

@@ -22,9 +22,6 @@ const MAX_REQUESTS: usize = 8192;
 const MAX_WEIGHT: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
-/// Bytes that one batch takes, about, beyond which no further request is decided: etcd takes 1.5 MiB in one transaction, and
-/// one message is 300 KiB at the most.
-const MAX_BYTES: usize = 768 * 1024;
 
 /// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
 /// processor's cache, and those that no longer fit into a commit are not looked for.
@@ -205,7 +202,7 @@ impl Task {
         };
         // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
         // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
-        if self.shared.queues.len() == 1 {
+        if !self.shared.store.capabilities().is_shared {
             thread::yield_now();
         }
         // What each asks for is looked at later, in one go: another core has written it, and each look from in between
@@ -259,6 +256,7 @@ impl Task {
             .state
             .begin(self.shared.clock.now(), elapsed.unwrap_or(0));
         self.trust.tell(ahead);
+        let max_bytes = self.shared.store.capabilities().batch_bytes;
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let next = match self.locate(&mut batch[outcomes.len()..]).await {
@@ -269,7 +267,7 @@ impl Task {
             };
             for job in next {
                 outcomes.push(self.state.apply(&job.request));
-                if self.state.changes() >= MAX_ROWS || self.state.bytes() >= MAX_BYTES {
+                if self.state.changes() >= MAX_ROWS || self.state.bytes() >= max_bytes {
                     return Ok(outcomes);
                 }
             }
@@ -340,10 +338,17 @@ impl Task {
                     job.request.id.is_none() && !operation.is_bulk()
                 };
                 // The others happen once, however often they are decided.
-                let lost = batch.extract_if(.., is_lost);
+                let lost = batch.extract_if(..decided.min(batch.len()), is_lost);
                 let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
-                answer(&self.shared, lost.map(unknown));
-                self.follow().await?;
+                let lost: Vec<_> = lost.map(unknown).collect();
+                let in_doubt = (decided - lost.len()).min(batch.len());
+                answer(&self.shared, lost);
+                let followed = self.follow().await;
+                if followed.is_err() {
+                    // They will not be decided again here, and may have happened.
+                    answer(&self.shared, batch.drain(..in_doubt).map(unknown));
+                }
+                followed?;
                 Ok(None)
             }
             Err(StoreError::Unavailable(problem)) => {
@@ -363,7 +368,7 @@ impl Task {
         decided: usize,
     ) -> std::result::Result<i64, StoreError> {
         let mut stored = self.shared.store.commit(self.lane, commit);
-        if self.shared.queues.len() == 1 {
+        if !self.shared.store.capabilities().is_shared {
             // A disk answers.
             return stored.await;
         }

@@ -7,6 +7,7 @@ pub(super) mod close;
 mod committer;
 mod feed;
 pub(super) mod fill;
+mod hold;
 mod kv;
 mod load;
 mod log;
@@ -18,8 +19,10 @@ mod sizes;
 pub(super) mod survey;
 mod upkeep;
 
+pub use hold::Hold;
 pub use kv::Kv;
-pub use meta::{OpenError, check_not_moved};
+pub use meta::{OpenError, check_not_moved, raise_format};
+pub use rows::FORMAT;
 pub use sizes::Sizes;
 
 use std::sync::{Arc, Weak};
@@ -33,8 +36,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
-    Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
@@ -57,6 +60,8 @@ pub const MAX_LANES: u32 = 4096;
 /// it any more. A lane that has them in memory forgets them earlier; this is for those that begin later, whose horizon may
 /// have been moved by a clock that jumped by up to a day.
 const BEFORE_LATEST: Millis = 2 * 24 * 3_600_000;
+/// Bytes of a batch: with a message on top of it, and what is folded along with it, it fits into the 1.5 MiB of one request.
+const BATCH_BYTES: usize = 768 << 10;
 /// How long a start waits for etcd to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -106,7 +111,8 @@ impl EtcdStore {
         })?;
         let layout = meta::open(&client, &prefix, place.lanes).await?;
         let feed = Feed::new(Some((client.clone(), layout.clone())));
-        let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone())));
+        let upkeep =
+            AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone(), layout.clone())));
         Ok(Self::start(
             client,
             layout,
@@ -254,8 +260,12 @@ impl<K: Kv> Store for EtcdStore<K> {
         self.0.layout.digests
     }
 
-    fn lanes(&self) -> u32 {
-        self.0.layout.lanes
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: true,
+            lanes: self.0.layout.lanes,
+            batch_bytes: BATCH_BYTES,
+        }
     }
 
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {

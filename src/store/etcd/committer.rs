@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::client::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use super::kv::{self, Kv};
 use super::log::{Landed, Plan};
+use super::meta;
 use super::rows::{Layout, MAX_PLACES};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest, TxnResponse};
@@ -187,7 +188,7 @@ impl<K: Kv> Flight<K> {
     /// A transaction of a transaction for each lane, so that one whose head has moved is no hindrance for the others.
     fn request(&self, group: &[Attempt]) -> (TxnRequest, Vec<u32>) {
         let mut request = TxnRequest {
-            compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision)],
+            compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision())],
             ..TxnRequest::default()
         };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
@@ -215,7 +216,7 @@ impl<K: Kv> Flight<K> {
     ) -> Vec<Attempt> {
         let etcd_revision = response.header.map_or(0, |header| header.revision);
         let is_closed = !response.succeeded;
-        let mut left = Vec::new();
+        let (mut left, mut behind) = (Vec::new(), Vec::new());
         for ((mut attempt, offset), response) in
             group.into_iter().zip(offsets).zip(response.responses)
         {
@@ -238,9 +239,9 @@ impl<K: Kv> Flight<K> {
             let head = range.kvs.first();
             let revision = head.map_or(0, |head| head.mod_revision);
             if is_closed && revision == attempt.plan.revision {
-                // No copy can land any more.
-                let closed = "the data were moved elsewhere, or are about to be";
-                attempt.refuse(StoreError::Failed(closed.into()));
+                // No copy can land any more: each compares that row as it was.
+                attempt.in_doubt = false;
+                behind.push(attempt);
                 continue;
             }
             let outcome = match head {
@@ -258,7 +259,28 @@ impl<K: Kv> Flight<K> {
             let answer = answer.map(|landed| (attempt.plan, landed));
             let _ = attempt.reply.send(answer.map_err(Failure::from));
         }
+        if !behind.is_empty() {
+            match self.adopt().await {
+                // The same may be sent again, since it has certainly not landed.
+                Ok(()) => left.extend(behind),
+                Err(error) => {
+                    for attempt in behind {
+                        attempt.refuse(error.clone());
+                    }
+                }
+            }
+        }
         left
+    }
+
+    /// The row that says what the data are has changed: goes on with it, if another node has raised its format.
+    async fn adopt(&self) -> Result<(), StoreError> {
+        let found = kv::read(&self.kv, vec![get(self.layout.meta())]).await?;
+        let row = found.ranges.first().and_then(|range| range.kvs.first());
+        let gone = || StoreError::Failed("the data are gone".into());
+        let row = row.ok_or_else(gone)?;
+        let adopted = self.layout.adopt(&meta::open_row(row)?, row.mod_revision);
+        adopted.map_err(|problem| StoreError::Failed(problem.into()))
     }
 
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
@@ -338,7 +360,9 @@ async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
 fn too_large(mut group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
     debug!("{error}");
     if group.len() > 1 {
-        group.iter_mut().for_each(|attempt| attempt.alone = true);
+        for attempt in &mut group {
+            attempt.alone = true;
+        }
         return group;
     }
     for attempt in group {

@@ -280,7 +280,7 @@ impl Log {
     /// Plans the writing of the next batch, and of some rows that are to be folded, unless it has to go without.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> Plan {
         let sizes = self.layout.sizes;
-        let batch = to_batch(commit, attempt.clone(), self.layout.whole_sessions);
+        let batch = to_batch(commit, attempt.clone(), self.layout.whole_sessions());
         let size = batch.encoded_len();
         let mut head = Head {
             seq: commit.seq,

@@ -49,11 +49,12 @@ impl Fleet {
     pub async fn start(flags: &[String], mutant: Option<Mutant>) -> Self {
         let quota = QUOTA.to_string();
         let cluster = Cluster::start_apart(SIZE, &["--quota-backend-bytes", &quota]).await;
+        let cluster = cluster.with_users().await;
         let mut hosts = cluster.address().hosts;
         let mut mutators = Vec::new();
         if let Some(mutant) = mutant {
             for host in &mut hosts {
-                let mutator = Mutator::start(mutant, host, &cluster.client()).await;
+                let mutator = Mutator::start(mutant, host, &cluster.root()).await;
                 *host = mutator.host.clone();
                 mutators.push(mutator);
             }
@@ -65,7 +66,7 @@ impl Fleet {
             node.start().await;
             nodes.push(node);
         }
-        let client = cluster.client();
+        let client = cluster.root();
         let mut janitor = JoinSet::new();
         janitor.spawn(compact(client.clone()));
         Self {

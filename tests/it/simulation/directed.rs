@@ -11,10 +11,10 @@ use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::LaneNumber;
-use sumd::store::etcd::client::{Error, Outcome, Refusal, put};
-use sumd::store::etcd::{EtcdStore, Kv, Sizes};
+use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
+use sumd::store::etcd::{EtcdStore, FORMAT, Kv, Sizes};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::network::{Link, World};
 use super::nodes::BEGAN;
@@ -24,11 +24,12 @@ use super::{paused_runtime, rows};
 const FOR_EVER: Duration = Duration::from_mins(2);
 const LANES: u32 = 2;
 
-/// A way to etcd on which rows of sessions can be kept from being read by themselves.
+/// A way to etcd on which rows of sessions can be kept from being read by themselves, and what is written from arriving.
 #[derive(Clone)]
 struct Switch {
     link: Link,
     no_sessions: Arc<AtomicBool>,
+    no_writes: Arc<AtomicBool>,
 }
 
 impl Switch {
@@ -36,6 +37,7 @@ impl Switch {
         Self {
             link: Link::calm(world),
             no_sessions: Arc::default(),
+            no_writes: Arc::default(),
         }
     }
 }
@@ -50,38 +52,53 @@ impl Kv for Switch {
         });
         if reads_a_session && self.no_sessions.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;
-            return Err(Error {
-                outcome: Outcome::Definite(Refusal::NoLeader),
-                endpoint: None,
-                code: None,
-                message: "etcdserver: no leader".to_owned(),
-            });
+            return Err(error(Outcome::Definite(Refusal::NoLeader)));
+        }
+        if !request.compare.is_empty() && self.no_writes.load(Ordering::Relaxed) {
+            sleep_until(deadline).await;
+            return Err(error(Outcome::Unknown(Doubt::Deadline)));
         }
         self.link.txn(request, deadline).await
     }
 }
 
+fn error(outcome: Outcome) -> Error {
+    Error {
+        outcome,
+        endpoint: None,
+        code: None,
+        message: format!("{outcome:?}"),
+    }
+}
+
 /// A calm world with data in it that batches tell of sessions by what they have added.
-fn world() -> World {
+fn world(lanes: u32) -> World {
     let world = World::new(Rng::with_seed(1), None);
     let mut inner = world.lock();
     inner.healed = true;
-    let key = format!("{}/meta", rows::PREFIX);
-    let meta = Meta {
+    drop(inner);
+    describe(&world, &meta(lanes));
+    world
+}
+
+/// What data are that were begun before rows had extras.
+fn meta(lanes: u32) -> Meta {
+    Meta {
         format: 3,
-        lanes: LANES,
+        lanes,
         key: rows::digests().key().to_vec().into(),
         ..Meta::default()
-    };
-    let meta_digests = sumd::model::Digests::new(*b"sumd's meta rows");
-    let value = rows::seal(meta_digests, key.as_bytes(), &meta);
+    }
+}
+
+/// Writes the row that says what the data are.
+fn describe(world: &World, meta: &Meta) {
+    let (key, value) = rows::meta(meta);
     let request = TxnRequest {
         success: vec![put(key, value)],
         ..TxnRequest::default()
     };
-    inner.etcd.txn(&request).expect("it is empty");
-    drop(inner);
-    world
+    world.lock().etcd.txn(&request).expect("it fits");
 }
 
 async fn open(kv: Switch, sizes: Sizes) -> Running {
@@ -147,7 +164,7 @@ fn value(decided: &Decided) -> i64 {
 #[test]
 fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
     paused_runtime().block_on(async {
-        let world = world();
+        let world = world(LANES);
         let sizes = Sizes {
             recent_sessions: 0,
             ..Sizes::default()
@@ -223,7 +240,7 @@ fn folded(world: &World, sessions: u64) -> usize {
 #[test]
 fn a_fold_of_sessions_fits_into_a_transaction() {
     paused_runtime().block_on(async {
-        let world = world();
+        let world = world(LANES);
         let a = open(Switch::new(&world), Sizes::default()).await;
         fail(&a, 300, 4).await;
         for _ in 0..100 {
@@ -238,7 +255,7 @@ fn a_fold_of_sessions_fits_into_a_transaction() {
 #[test]
 fn an_etcd_that_takes_little_at_once_is_given_little() {
     paused_runtime().block_on(async {
-        let world = world();
+        let world = world(LANES);
         let sizes = Sizes {
             recent_sessions: 1,
             ..Sizes::default()
@@ -262,5 +279,88 @@ fn an_etcd_that_takes_little_at_once_is_given_little() {
         );
         let after = a.lanes.execute(lane(), plain()).await.expect("it counts");
         assert_eq!(value(&after), 31);
+    });
+}
+
+/// Another node raises the format of the data: what is on its way then does not land any more, and is sent again.
+#[test]
+fn a_lane_goes_on_when_the_format_is_raised() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), Sizes::default()).await;
+        a.lanes.execute(lane(), plain()).await.expect("it counts");
+        kv.no_writes.store(true, Ordering::Relaxed);
+        let counted = a.lanes.execute(lane(), plain());
+        // It is in doubt by then, and still patient.
+        sleep(Duration::from_secs(2)).await;
+        let raised = Meta {
+            format: FORMAT,
+            ..meta(LANES)
+        };
+        describe(&world, &raised);
+        kv.no_writes.store(false, Ordering::Relaxed);
+        let counted = timeout(FOR_EVER, counted).await.expect("an answer");
+        assert_eq!(value(&counted.expect("it is counted")), 2);
+        let b = open(Switch::new(&world), Sizes::default()).await;
+        let counted = b.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&counted.expect("it is counted")), 3);
+        let counted = a.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&counted.expect("it is counted")), 4);
+    });
+}
+
+/// Data that are closed, and those of a format that is not known here, are not written to, and nothing is told as counted.
+#[test]
+fn a_lane_ends_when_the_data_are_not_its_any_more() {
+    let closed = Meta {
+        moved_to: "elsewhere".to_owned(),
+        ..meta(LANES)
+    };
+    let newer = Meta {
+        format: FORMAT + 1,
+        ..meta(LANES)
+    };
+    for changed in [closed, newer] {
+        paused_runtime().block_on(async {
+            let world = world(LANES);
+            let mut a = open(Switch::new(&world), Sizes::default()).await;
+            a.lanes.execute(lane(), plain()).await.expect("it counts");
+            describe(&world, &changed);
+            let told = timeout(FOR_EVER, a.lanes.execute(lane(), plain())).await;
+            told.expect("an answer").expect_err("it does not land");
+            timeout(FOR_EVER, a.failure()).await.expect("it has ended");
+        });
+    }
+}
+
+/// Callers are told that nobody knows, and those who come later are refused, also if all counters are in one lane: etcd is not
+/// a disk of this machine's.
+#[test]
+fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
+    paused_runtime().block_on(async {
+        let world = world(1);
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), Sizes::default()).await;
+        a.lanes.execute(0, plain()).await.expect("it counts");
+        kv.no_writes.store(true, Ordering::Relaxed);
+        let told = timeout(FOR_EVER, a.lanes.execute(0, plain())).await;
+        let told = told.expect("an answer");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+        let told = timeout(FOR_EVER, a.lanes.execute(0, plain())).await;
+        let told = told.expect("an answer");
+        assert!(matches!(told, Err(LaneError::Unavailable(_))), "{told:?}");
+        kv.no_writes.store(false, Ordering::Relaxed);
+        let counted = timeout(FOR_EVER, async {
+            loop {
+                match a.lanes.execute(0, plain()).await {
+                    Ok(decided) => return value(&decided),
+                    Err(LaneError::Unavailable(_)) => sleep(Duration::from_millis(10)).await,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        });
+        // What nobody knew of has been counted, once.
+        assert_eq!(counted.await, Ok(3));
     });
 }

@@ -49,7 +49,7 @@ impl Plan {
         Self {
             seed,
             nodes,
-            lanes: rng.u32(2..6),
+            lanes: rng.u32(1..6),
             max_operations: [24, 128][rng.usize(..2)],
             sizes: (0..nodes).map(|_| sizes(&mut rng)).collect(),
             bounds: Bounds {

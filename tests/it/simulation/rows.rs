@@ -21,20 +21,30 @@ pub fn digests() -> Digests {
 
 /// Begins the data, with so many lanes.
 pub fn begin(etcd: &mut Etcd, lanes: u32) {
-    let key = format!("{PREFIX}/meta");
-    let meta = Meta {
+    let (key, value) = meta(&Meta {
         format: 1,
         lanes,
         key: KEY.to_vec().into(),
         revisions_before: 0,
         ..Meta::default()
-    };
-    let value = seal(Digests::new(*b"sumd's meta rows"), key.as_bytes(), &meta);
+    });
     let request = TxnRequest {
         success: vec![put(key, value)],
         ..TxnRequest::default()
     };
     etcd.txn(&request).expect("it is empty");
+}
+
+/// The row that says what the data are.
+pub fn meta(meta: &Meta) -> (String, Bytes) {
+    let key = format!("{PREFIX}/meta");
+    let value = seal(meta_digests(), key.as_bytes(), meta);
+    (key, value)
+}
+
+/// What that row is checked with, which tells the key of the others.
+pub fn meta_digests() -> Digests {
+    Digests::new(*b"sumd's meta rows")
 }
 
 pub fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
