@@ -11,7 +11,7 @@ use sumd::model::Bounds;
 use sumd::store::Store;
 use sumd::store::etcd::client::{Address, Client, Login, Options};
 use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::member::{Member, Ports};
 use super::proxy::Proxy;
@@ -31,11 +31,18 @@ pub struct Cluster {
 pub const USER: &str = "sumd";
 pub const PASSWORD: &str = "pass";
 
+/// Members take no longer over a password than over anything else. Were they to take as long as they do by default, nodes that
+/// start together on a machine that has other things to do would wait for nothing else.
+pub const QUICK_LOGIN: [&str; 2] = ["--bcrypt-cost", "4"];
+
+/// How long a member may take to say whether it leads.
+const LEADER: Duration = Duration::from_secs(5);
+
 impl Cluster {
     /// Starts a cluster that has users, as one that is deployed should have. Its clients, and nodes, have the role that they
     /// need: a key outside of their prefix is none of theirs.
     pub async fn guarded(size: usize) -> Self {
-        Self::start(size, &[]).await.with_users().await
+        Self::start(size, &QUICK_LOGIN).await.with_users().await
     }
 
     /// Gives it users.
@@ -199,10 +206,13 @@ impl Cluster {
 
     /// The member that leads, of those that run.
     pub async fn leader(&mut self) -> &mut Member {
+        let client = self.root();
         let found = async {
             loop {
-                for (i, member) in self.members.iter().enumerate() {
-                    if member.runs() && member.leads().await {
+                // By what it says itself.
+                let told = client.members(Instant::now() + LEADER).await;
+                for (i, (_, member)) in told.into_iter().enumerate() {
+                    if member.is_ok_and(|member| member.leader == Some(member.id)) {
                         return i;
                     }
                 }

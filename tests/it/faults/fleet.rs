@@ -13,7 +13,7 @@ use super::clock::Shim;
 use super::mutants::{Mutant, Mutator};
 use super::node::Node;
 use crate::crash::link::Servers;
-use crate::etcd::cluster::Cluster;
+use crate::etcd::cluster::{Cluster, QUICK_LOGIN};
 use crate::etcd::proxy::Way;
 use crate::etcd::{in_time, put_request};
 
@@ -48,7 +48,8 @@ pub struct Fleet {
 impl Fleet {
     pub async fn start(flags: &[String], mutant: Option<Mutant>) -> Self {
         let quota = QUOTA.to_string();
-        let cluster = Cluster::start_apart(SIZE, &["--quota-backend-bytes", &quota]).await;
+        let flags_of_etcd = [&QUICK_LOGIN[..], &["--quota-backend-bytes", &quota]].concat();
+        let cluster = Cluster::start_apart(SIZE, &flags_of_etcd).await;
         let cluster = cluster.with_users().await;
         let mut hosts = cluster.address().hosts;
         let mut mutators = Vec::new();
