@@ -66,6 +66,10 @@ pub enum Command {
     /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
     /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
     Move(MoveOptions),
+    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. Nothing
+    /// looks at the other side: if anybody serves what was written there, now or later, the two count apart, and a request
+    /// that is sent to both is counted on both. It is refused while the file that the counters were moved to is there
+    Reopen(StoreOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }

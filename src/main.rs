@@ -51,6 +51,7 @@ async fn main() -> ExitCode {
         Some(Command::Restore(options)) => report(tools::restore(options).await),
         Some(Command::Check(options)) => check(tools::check(options).await),
         Some(Command::Move(options)) => report(tools::transfer(options).await),
+        Some(Command::Reopen(options)) => report(tools::reopen(options).await),
     }
 }
 

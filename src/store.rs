@@ -27,8 +27,13 @@ pub trait Store: Send + Sync {
     /// Makes the digests in this store's rows.
     fn digests(&self) -> Digests;
 
-    /// How many lanes there are. It never changes.
-    fn lanes(&self) -> u32;
+    /// What can be done with it. That never changes.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How many lanes there are.
+    fn lanes(&self) -> u32 {
+        self.capabilities().lanes
+    }
 
     /// What a lane has to have in memory to begin.
     fn load(&self, lane: LaneNumber) -> Reply<Loaded>;
@@ -57,6 +62,19 @@ pub trait Store: Send + Sync {
 
     /// What is committed, as it is. It may be behind what the other methods tell.
     fn changes(&self) -> &Changes;
+}
+
+/// What can be done with a store, whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Other nodes may commit to it, and it is reached by the network. One that is not shared is this process's alone, and on
+    /// this machine's disk.
+    pub is_shared: bool,
+    /// How many lanes there are.
+    pub lanes: u32,
+    /// Bytes of a batch, about, beyond which nothing more is decided for it. What was decided last may go beyond by the size of
+    /// one message, which is 300 KiB at the most, and a store has to take that.
+    pub batch_bytes: usize,
 }
 
 /// Which lane, from 0.

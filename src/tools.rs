@@ -33,8 +33,7 @@ pub(crate) async fn check(store: StoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::check(&path)?,
         StoreAddress::Etcd(address) => {
-            let place = place(&address, &store.etcd)?;
-            transfer::check(place.client, &place.prefix).await?
+            transfer::check_in_use(&place(&address, &store.etcd)?).await?
         }
     })
 }
@@ -52,6 +51,16 @@ pub(crate) async fn transfer(options: MoveOptions) -> Result<Tally> {
         }
         _ => Err("a move is from sqlite: to etcd:, or from etcd: to sqlite:".into()),
     }
+}
+
+pub(crate) async fn reopen(store: StoreOptions) -> Result<String> {
+    let StoreAddress::Etcd(address) = store.address() else {
+        return Err("a move from a file is not undone: run it again, to where it was going".into());
+    };
+    let to = transfer::reopen(&place(&address, &store.etcd)?).await?;
+    Ok(format!(
+        "the counters are served from here again, and not from {to}"
+    ))
 }
 
 fn place(address: &Address, options: &EtcdOptions) -> Result<Place> {

@@ -3,6 +3,7 @@
 //! The lease tells who lives, and nothing else depends on it. Where it is lost, as after a long time without etcd, the node
 //! takes another one; while etcd cannot be reached, the last view stays.
 
+mod format;
 mod registrar;
 mod watcher;
 
@@ -39,6 +40,7 @@ pub struct Members {
     state: watch::Receiver<State>,
     _registrar: AbortOnDropHandle<()>,
     _watcher: AbortOnDropHandle<()>,
+    _format: AbortOnDropHandle<()>,
 }
 
 /// A node cannot take part.
@@ -106,12 +108,14 @@ impl Members {
             state: states,
             view: view.clone(),
         };
+        let format = format::raise(client.clone(), options.prefix.clone(), folder, view.clone());
         let mut members = Self {
             view,
             wish,
             state,
             _registrar: AbortOnDropHandle::new(tokio::spawn(registrar.run())),
             _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)),
+            _format: AbortOnDropHandle::new(tokio::spawn(format)),
         };
         let joined = timeout_at(deadline, members.joined(&id)).await;
         let problem = match joined {

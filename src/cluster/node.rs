@@ -14,6 +14,8 @@ use http::uri::Authority;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
+use crate::store::etcd::FORMAT;
+
 /// Ids stand in keys, logs and tables.
 const MAX_ID_BYTES: usize = 128;
 
@@ -106,6 +108,7 @@ impl Node {
                 "protocol": self.protocol,
                 "started": self.started.to_string(),
                 "draining": self.draining,
+                "format": FORMAT,
             },
         });
         value.to_string().into_bytes()
@@ -141,6 +144,14 @@ impl Node {
             Err(InvalidNode::Address(_)) => Err(NotANode::Member("Addr")),
         }
     }
+}
+
+/// The newest format of the data in etcd that the node knows which has written this. Those that do not say so are older than
+/// that they could.
+pub(super) fn known_format(value: &[u8]) -> u64 {
+    let value: Option<Value> = serde_json::from_slice(value).ok();
+    let format = value.and_then(|value| value["Node"]["format"].as_u64());
+    format.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -183,6 +194,7 @@ pub(super) mod tests {
                 "protocol": 1,
                 "started": "2026-11-18T11:06:40Z",
                 "draining": false,
+                "format": 4,
             },
         });
         let value = node("sumd-0").to_value();

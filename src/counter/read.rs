@@ -62,7 +62,7 @@ async fn read(
     wanted: Wanted,
 ) -> Result<Rows, Status> {
     let rows = match wanted {
-        Wanted::NotBefore(revision) if service.store.lanes() > 1 => {
+        Wanted::NotBefore(revision) if service.store.capabilities().is_shared => {
             service.stale().read(names, revision).await
         }
         // A store of this node alone is as near as its memory.

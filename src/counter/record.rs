@@ -145,7 +145,7 @@ impl Stream {
             let session = known_as(&*self.service.store, id, session).await?;
             self.session = Some((session, time));
         }
-        if self.service.store.lanes() > 1 {
+        if self.service.store.capabilities().is_shared {
             if is_first || sequence == 0 {
                 self.resume(acknowledged, replies).await?;
             }

@@ -46,8 +46,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Running {
-    /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The only lane of a store is
-    /// loaded at once; of several each is when something is asked of it.
+    /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The lane of a store that
+    /// is not shared is loaded at once; of others each is when something is asked of it.
     ///
     /// # Errors
     /// Where the store cannot be read.
@@ -58,7 +58,7 @@ impl Running {
         let mut runtime = runtime::Builder::new_current_thread();
         // Lanes look after themselves from time to time.
         runtime.enable_time();
-        if store.lanes() > 1 {
+        if store.capabilities().is_shared {
             // It is reached by the network.
             runtime.enable_all();
         }
@@ -170,9 +170,10 @@ async fn begin<E: From<StartError>>(
     clock: Clock,
 ) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>), E> {
     let store = store.await?;
-    let only = match store.lanes() {
-        1 => Some(task::load(&*store, 0, bounds).await?),
-        _ => None,
+    let only = if store.capabilities().is_shared {
+        None
+    } else {
+        Some(task::load(&*store, 0, bounds).await?)
     };
     let (beginning, begun) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {

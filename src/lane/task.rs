@@ -22,9 +22,6 @@ const MAX_REQUESTS: usize = 8192;
 const MAX_WEIGHT: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
-/// Bytes that one batch takes, about, beyond which no further request is decided: etcd takes 1.5 MiB in one transaction, and
-/// one message is 300 KiB at the most.
-const MAX_BYTES: usize = 768 * 1024;
 
 /// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
 /// processor's cache, and those that no longer fit into a commit are not looked for.
@@ -65,6 +62,8 @@ pub(super) struct Task {
     /// When the last batch was begun.
     begun: Instant,
     overtaking: Overtaking,
+    /// The head had moved, and nothing new was there, since the last commit.
+    followed_nothing: bool,
 }
 
 /// Why a lane is served no more.
@@ -170,6 +169,7 @@ impl Task {
             started: Instant::now(),
             begun: Instant::now(),
             overtaking: Overtaking::default(),
+            followed_nothing: false,
         }
     }
 
@@ -271,7 +271,7 @@ impl Task {
         };
         // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
         // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
-        if self.shared.queues.len() == 1 {
+        if !self.shared.store.capabilities().is_shared {
             thread::yield_now();
         }
         // What each asks for is looked at later, in one go: another core has written it, and each look from in between
@@ -331,6 +331,7 @@ impl Task {
     /// Decides as many jobs as one commit takes, one at least.
     async fn decide(&mut self, batch: &mut [Job]) -> std::result::Result<Vec<Outcome>, StoreError> {
         self.begin();
+        let max_bytes = self.shared.store.capabilities().batch_bytes;
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let next = match self.locate(&mut batch[outcomes.len()..]).await {
@@ -341,7 +342,7 @@ impl Task {
             };
             for job in next {
                 outcomes.push(self.state.apply(&job.request));
-                if self.state.changes() >= MAX_ROWS || self.state.bytes() >= MAX_BYTES {
+                if self.state.changes() >= MAX_ROWS || self.state.bytes() >= max_bytes {
                     return Ok(outcomes);
                 }
             }
@@ -391,6 +392,7 @@ impl Task {
         match self.commit(commit.clone(), batch, decided).await {
             Ok(base) => {
                 self.state.committed(&commit, base);
+                self.followed_nothing = false;
                 Ok(Some(base))
             }
             Err(StoreError::Moved) => {
@@ -400,7 +402,7 @@ impl Task {
                     let moved = batch.extract_if(.., |job| job.may_move);
                     answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
                 }
-                self.catch_up().await?;
+                self.follow().await?;
                 Ok(None)
             }
             Err(StoreError::Lost) => {
@@ -410,10 +412,17 @@ impl Task {
                     job.request.id.is_none() && !operation.is_bulk()
                 };
                 // The others happen once, however often they are decided.
-                let lost = batch.extract_if(.., is_lost);
+                let lost = batch.extract_if(..decided.min(batch.len()), is_lost);
                 let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
-                answer(&self.shared, lost.map(unknown));
-                self.catch_up().await?;
+                let lost: Vec<_> = lost.map(unknown).collect();
+                let in_doubt = (decided - lost.len()).min(batch.len());
+                answer(&self.shared, lost);
+                let followed = self.follow().await;
+                if followed.is_err() {
+                    // They will not be decided again here, and may have happened.
+                    answer(&self.shared, batch.drain(..in_doubt).map(unknown));
+                }
+                followed?;
                 Ok(None)
             }
             Err(StoreError::Unavailable(problem)) => {
@@ -433,7 +442,7 @@ impl Task {
         decided: usize,
     ) -> std::result::Result<i64, StoreError> {
         let mut stored = self.shared.store.commit(self.lane, commit);
-        if self.shared.queues.len() == 1 {
+        if !self.shared.store.capabilities().is_shared {
             // A disk answers.
             return stored.await;
         }
@@ -459,6 +468,31 @@ impl Task {
         }
     }
 
+    /// Takes in what has moved the head. If there is nothing, what is known here of the lane does not fit together, and it is
+    /// loaded again; if there is nothing once more before anything is committed, the store contradicts itself, and to go on would
+    /// be to go round in a circle.
+    async fn follow(&mut self) -> std::result::Result<(), StartError> {
+        if !self.catch_up().await? {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.followed_nothing, true) {
+            let problem = "another node is said to have committed, and nothing of it is there";
+            return Err(StartError::Store(StoreError::Unavailable(problem.into())));
+        }
+        warn!(
+            lane = self.lane,
+            "the lane's head has moved, and there is nothing new: loading it again"
+        );
+        self.reload().await
+    }
+
+    async fn reload(&mut self) -> std::result::Result<(), StartError> {
+        let bounds = self.shared.memory.bounds();
+        self.state = load(&*self.shared.store, self.lane, bounds).await?;
+        self.started = Instant::now();
+        Ok(())
+    }
+
     /// Takes in what other nodes have committed; `true` where that is nothing.
     async fn catch_up(&mut self) -> std::result::Result<bool, StartError> {
         let (lane, seq) = (self.lane, self.state.head().seq);
@@ -472,11 +506,7 @@ impl Task {
                     taken.map_err(StartError::Corrupt)?;
                 }
             }
-            After::TooMany => {
-                let bounds = self.shared.memory.bounds();
-                self.state = load(&*self.shared.store, lane, bounds).await?;
-                self.started = Instant::now();
-            }
+            After::TooMany => self.reload().await?,
         }
         Ok(false)
     }

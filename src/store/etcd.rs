@@ -7,6 +7,7 @@ pub(super) mod close;
 mod committer;
 mod feed;
 pub(super) mod fill;
+mod hold;
 mod kv;
 mod load;
 mod log;
@@ -18,8 +19,10 @@ mod sizes;
 pub(super) mod survey;
 mod upkeep;
 
+pub use hold::Hold;
 pub use kv::Kv;
-pub use meta::{OpenError, check_not_moved};
+pub use meta::{OpenError, check_not_moved, raise_format};
+pub use rows::FORMAT;
 pub use sizes::Sizes;
 
 use std::sync::{Arc, Weak};
@@ -33,13 +36,14 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
-    Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
-use committer::Committer;
+use committer::{Committer, Failure};
 use feed::Feed;
+use load::Found;
 use log::Log;
 use reader::Reader;
 use rows::Layout;
@@ -56,6 +60,8 @@ pub const MAX_LANES: u32 = 4096;
 /// it any more. A lane that has them in memory forgets them earlier; this is for those that begin later, whose horizon may
 /// have been moved by a clock that jumped by up to a day.
 const BEFORE_LATEST: Millis = 2 * 24 * 3_600_000;
+/// Bytes of a batch: with a message on top of it, and what is folded along with it, it fits into the 1.5 MiB of one request.
+const BATCH_BYTES: usize = 768 << 10;
 /// How long a start waits for etcd to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -105,7 +111,8 @@ impl EtcdStore {
         })?;
         let layout = meta::open(&client, &prefix, place.lanes).await?;
         let feed = Feed::new(Some((client.clone(), layout.clone())));
-        let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone())));
+        let upkeep =
+            AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone(), layout.clone())));
         Ok(Self::start(
             client,
             layout,
@@ -178,11 +185,12 @@ impl<K: Kv> Inner<K> {
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
         let (log, mut loaded) = load::load(&self.kv, &self.layout, lane).await?;
-        *known = Some(log);
         let until = self.layout.before_until;
         if until.is_some_and(|until| loaded.head.horizon < until + BEFORE_LATEST) {
             loaded.before = Some(self.before().await?);
         }
+        // Nothing can fail any more: whoever has asked begins with what the log says.
+        *known = Some(log);
         Ok(loaded)
     }
 
@@ -199,10 +207,18 @@ impl<K: Kv> Inner<K> {
 
     async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
-        match known.as_mut() {
-            Some(log) => load::after(&self.kv, &self.layout, lane, log, seq).await,
-            None => Ok(After::TooMany),
-        }
+        let Some(log) = known.as_ref().filter(|log| log.head().seq == seq) else {
+            return Ok(After::TooMany);
+        };
+        Ok(match load::after(&self.kv, &self.layout, log).await? {
+            Found::Nothing => After::Batches(Vec::new()),
+            Found::TooMany => After::TooMany,
+            Found::Batches(batches, newer) => {
+                let log = known.take();
+                *known = log.map(|log| log.and(newer)).transpose()?;
+                After::Batches(batches)
+            }
+        })
     }
 
     async fn commit(&self, lane: LaneNumber, commit: Arc<Commit>) -> Result<i64, StoreError> {
@@ -214,10 +230,28 @@ impl<K: Kv> Inner<K> {
             return Err(StoreError::Moved);
         };
         let attempt = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
-        let plan = log.plan(&commit, attempt);
-        let (plan, landed) = committer::commit(&self.commits, plan).await?;
-        log.landed(plan, &commit.changes, landed);
-        Ok(self.layout.base(landed.etcd_revision, landed.offset))
+        let mut may_fold = true;
+        loop {
+            let plan = log.plan(&commit, attempt.clone(), may_fold);
+            match committer::commit(&self.commits, plan).await {
+                Ok((plan, landed)) => {
+                    log.landed(plan, &commit.changes, landed);
+                    return Ok(self.layout.base(landed.etcd_revision, landed.offset));
+                }
+                Err(Failure::TooLarge(_)) if may_fold => {
+                    log.fold_less();
+                    may_fold = false;
+                }
+                Err(Failure::TooLarge(error)) => {
+                    let problem = format!(
+                        "etcd takes less in one request than sumd needs: let it have its default --max-request-bytes and \
+                         --max-txn-ops, or more ({error})"
+                    );
+                    return Err(StoreError::Unavailable(problem.into()));
+                }
+                Err(Failure::Store(error)) => return Err(error),
+            }
+        }
     }
 }
 
@@ -226,8 +260,12 @@ impl<K: Kv> Store for EtcdStore<K> {
         self.0.layout.digests
     }
 
-    fn lanes(&self) -> u32 {
-        self.0.layout.lanes
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: true,
+            lanes: self.0.layout.lanes,
+            batch_bytes: BATCH_BYTES,
+        }
     }
 
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {

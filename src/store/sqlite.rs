@@ -31,8 +31,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
-    Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 use crate::model::{Commit, Digests, SessionId};
 use crate::store::recent::{Current, Recent};
@@ -44,6 +44,8 @@ use writer::Writer;
 const POINT_READERS: usize = 2;
 /// Threads that scan, which may take seconds.
 const SCAN_READERS: usize = 2;
+/// Bytes of a batch: those who wait for it wait until all of it is on the disk.
+const BATCH_BYTES: usize = 768 << 10;
 
 /// A database that this process has to itself.
 pub struct SqliteStore {
@@ -182,8 +184,12 @@ impl Store for SqliteStore {
     }
 
     /// Its writer is one, and so is the disk.
-    fn lanes(&self) -> u32 {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: false,
+            lanes: 1,
+            batch_bytes: BATCH_BYTES,
+        }
     }
 
     fn load(&self, _lane: LaneNumber) -> Reply<Loaded> {

@@ -9,14 +9,14 @@
 use std::path::{Path, PathBuf};
 
 use super::dump::{Dump, Tally};
-use super::etcd::close::close;
+use super::etcd::close::{close, undo};
 use super::etcd::fill::Filling;
 use super::etcd::survey::Survey;
-use super::etcd::{Kv, Place};
+use super::etcd::{self, Hold, Kv, Place};
 use super::sqlite::OpenError;
 use super::sqlite::fill::{Filling as File, reserve};
 use super::sqlite::source::{Reading, Source};
-use super::tools::{Report, ToolError, restore_gap};
+use super::tools::{RESTORE_GAP, Report, ToolError};
 
 /// Counters that are read at once.
 const PAGE: usize = 1000;
@@ -36,6 +36,30 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
         survey.report.problems.push(problem.to_owned());
     }
     Ok(survey.report)
+}
+
+/// The same while nodes may be using it, however long it takes.
+///
+/// # Errors
+/// The same, and if etcd cannot be asked to keep its history for so long.
+pub async fn check_in_use(place: &Place) -> Result<Report, ToolError> {
+    let hold = hold(place).await?;
+    let report = check(place.client.clone(), &place.prefix).await;
+    hold.release().await;
+    report
+}
+
+/// Undoes a move from etcd that was broken off: what is there is of use again. Gives where to it was to be moved.
+///
+/// # Errors
+/// Returns an error if it was not moved, or if the file that it was moved to is there.
+pub async fn reopen(place: &Place) -> Result<String, ToolError> {
+    undo(place).await
+}
+
+async fn hold(place: &Place) -> Result<Hold, ToolError> {
+    let hold = Hold::take(&place.client, &place.prefix).await;
+    hold.map_err(|error| etcd::OpenError::Etcd(error.to_string()).into())
 }
 
 /// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
@@ -59,11 +83,10 @@ pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
     let mut source = Source::open(from)?;
     let reading = source.read()?;
     let dump = reading.dump()?;
-    let gap = restore_gap(0);
-    let forgotten = dump.revision.saturating_add(gap);
-    let (filling, _) = fill(&reading, &dump, place, (gap, forgotten)).await?;
+    let forgotten = dump.revision.saturating_add(RESTORE_GAP);
+    let (filling, _) = fill(&reading, &dump, place, (RESTORE_GAP, forgotten)).await?;
     filling.open().await?;
-    check(place.client.clone(), &place.prefix).await
+    check_in_use(place).await
 }
 
 /// Moves a database to etcd, under a prefix that is empty.
@@ -128,6 +151,7 @@ async fn copy(
     place: &Place,
     begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
 ) -> Result<(File, Tally), ToolError> {
+    let hold = hold(place).await?;
     let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
     if survey.meta.filling {
         let problem = "what is there is not complete: a move or a restore has not come to its end";
@@ -141,6 +165,7 @@ async fn copy(
         file.counters(rows)
     });
     written.await?;
+    hold.release().await;
     rest(&mut tally, &dump)?;
     healthy(&survey.report)?;
     Ok((file, tally))

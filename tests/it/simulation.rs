@@ -5,6 +5,7 @@
 //! A run follows from its seed. That of one which fails is printed, and `SUMD_SIMULATION_SEED` sets it.
 
 mod checks;
+mod directed;
 mod etcd;
 mod history;
 mod mutants;

@@ -10,7 +10,7 @@ use sumd::lane::{Decided, LaneError, Running};
 use sumd::model::{
     Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request, SESSION_WINDOW,
 };
-use sumd::store::etcd::EtcdStore;
+use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
 use sumd::store::sqlite::SqliteStore;
 use sumd::store::{LaneNumber, Scan, Store};
 use tempfile::TempDir;
@@ -60,11 +60,15 @@ impl Reopen for Sqlite {
 }
 
 /// One member of etcd, which is not given up while a store is opened again.
-struct Etcd(Cluster);
+struct Etcd(Cluster, u32);
 
 impl Reopen for Etcd {
     async fn open(&self) -> Arc<dyn Store> {
-        let store = EtcdStore::open(self.0.place()).await;
+        let place = Place {
+            lanes: self.1,
+            ..self.0.place()
+        };
+        let store = EtcdStore::open(place).await;
         Arc::new(store.expect("it is well"))
     }
 }
@@ -83,7 +87,15 @@ macro_rules! on_every_store {
             #[ignore = "make test runs it"]
             async fn $behaviour() {
                 let cluster = crate::etcd::cluster::Cluster::start(1, &[]).await;
-                super::$behaviour(&super::Etcd(cluster)).await;
+                super::$behaviour(&super::Etcd(cluster, super::DEFAULT_LANES)).await;
+            }
+        )* }
+        mod on_etcd_of_one_lane { $(
+            #[tokio::test]
+            #[ignore = "make test runs it"]
+            async fn $behaviour() {
+                let cluster = crate::etcd::cluster::Cluster::start(1, &[]).await;
+                super::$behaviour(&super::Etcd(cluster, 1)).await;
             }
         )* }
         mod on_unreliable { $(#[tokio::test] async fn $behaviour() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::model::{Commit, CounterChange, Digests, SessionId};
-use crate::store::{After, LaneNumber, Loaded, Page, Reply, Scan, SessionRows, Sum};
+use crate::store::{After, Capabilities, LaneNumber, Loaded, Page, Reply, Scan, SessionRows, Sum};
 
 /// A store whose readers are ahead of what it tells, by as much as a test wants.
 struct Ahead {
@@ -62,8 +62,12 @@ impl Store for Ahead {
         Digests::new([0; 16])
     }
 
-    fn lanes(&self) -> u32 {
-        256
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: true,
+            lanes: 256,
+            batch_bytes: usize::MAX,
+        }
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {

@@ -25,7 +25,9 @@ pub use error::{Doubt, Error, Outcome, Refusal};
 pub use lease::{Lease, LeaseId};
 pub use maintenance::{Alarm, AlarmKind, Member};
 pub use options::{Identity, Login, Options, Timeouts, Tls};
-pub use request::{at_revision, delete, delete_prefix, get, prefix, prefix_end, put, range};
+pub use request::{
+    at_revision, delete, delete_prefix, get, not_after, prefix, prefix_end, put, range,
+};
 pub use version::{Support, VersionError, support};
 pub use watch::{Batch, Watch, WatchError};
 

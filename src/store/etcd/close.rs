@@ -1,5 +1,7 @@
 //! Closes data that are moved elsewhere, so that nobody changes them any more.
 
+use std::path::Path;
+
 use super::Place;
 use super::client::prefix;
 use super::fill::swap;
@@ -38,6 +40,35 @@ pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolE
         return Err(in_use);
     }
     Ok(())
+}
+
+/// Opens data again that were closed for a move. Gives where to they were moved.
+pub(in crate::store) async fn undo(place: &Place) -> Result<String, ToolError> {
+    let Place { client, prefix, .. } = place;
+    let (Some((meta, revision)), _) = meta::read(client, prefix).await? else {
+        let problem = format!("there are no counters under {prefix}");
+        return Err(ToolError::Refused(problem));
+    };
+    if meta.moved_to.is_empty() {
+        let problem =
+            format!("the counters under {prefix} were not moved: there is nothing to undo");
+        return Err(ToolError::Refused(problem));
+    }
+    let to = meta.moved_to.clone();
+    if let Some(path) = to.strip_prefix("sqlite:").map(Path::new)
+        && path.exists()
+    {
+        return Err(ToolError::Refused(format!(
+            "the counters under {prefix} were moved to {to}, which is there: serve that; or, if nobody has served it, move the \
+             file away first"
+        )));
+    }
+    let open = Meta {
+        moved_to: String::new(),
+        ..meta
+    };
+    swap(place, &open, revision).await?;
+    Ok(to)
 }
 
 async fn reopen(place: &Place, closed: &Meta, open: &Meta) -> Result<(), ToolError> {

@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::client::{Doubt, Error, Outcome, at_revision, get};
+use super::client::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use super::kv::{self, Kv};
 use super::log::{Landed, Plan};
+use super::meta;
 use super::rows::{Layout, MAX_PLACES};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest, TxnResponse};
@@ -44,18 +45,41 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// A batch to be committed, and who waits for it.
 pub(super) struct Attempt {
     plan: Plan,
-    reply: oneshot::Sender<Result<(Plan, Landed), StoreError>>,
+    reply: oneshot::Sender<Result<(Plan, Landed), Failure>>,
     begun: Instant,
     tries: u32,
     /// A copy of it may be on its way.
     in_doubt: bool,
+    /// It goes in a transaction of its own: with others it was more than etcd takes.
+    alone: bool,
+}
+
+/// Why a batch is not committed.
+pub(super) enum Failure {
+    /// It is more than etcd takes in one request, and certainly not committed.
+    TooLarge(Error),
+    /// What a lane is told.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Attempt {
+    fn refuse(self, error: StoreError) {
+        // Who has stopped waiting finds out when the lane is loaded again.
+        let _ = self.reply.send(Err(error.into()));
+    }
 }
 
 /// The way to the committer.
 pub(super) type Queue = mpsc::UnboundedSender<Attempt>;
 
 /// Commits a batch.
-pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), StoreError> {
+pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), Failure> {
     let (reply, answer) = oneshot::channel();
     let attempt = Attempt {
         plan,
@@ -63,8 +87,9 @@ pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), 
         begun: Instant::now(),
         tries: 0,
         in_doubt: false,
+        alone: false,
     };
-    let ended = || StoreError::Failed("its committer has ended".into());
+    let ended = || Failure::from(StoreError::Failed("its committer has ended".into()));
     queue.send(attempt).map_err(|_| ended())?;
     answer.await.unwrap_or_else(|_| Err(ended()))
 }
@@ -121,7 +146,10 @@ impl<K: Kv> Committer<K> {
             places += plan.places;
             // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
             let nested = group.len() + 1 + most;
-            let fits = nested <= self.max_operations
+            let is_apart =
+                attempt.alone || group.first().is_some_and(|first: &Attempt| first.alone);
+            let fits = !is_apart
+                && nested <= self.max_operations
                 && operations <= MAX_OPERATIONS
                 && bytes <= MAX_BYTES
                 && places <= MAX_PLACES;
@@ -160,7 +188,7 @@ impl<K: Kv> Flight<K> {
     /// A transaction of a transaction for each lane, so that one whose head has moved is no hindrance for the others.
     fn request(&self, group: &[Attempt]) -> (TxnRequest, Vec<u32>) {
         let mut request = TxnRequest {
-            compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision)],
+            compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision())],
             ..TxnRequest::default()
         };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
@@ -188,7 +216,7 @@ impl<K: Kv> Flight<K> {
     ) -> Vec<Attempt> {
         let etcd_revision = response.header.map_or(0, |header| header.revision);
         let is_closed = !response.succeeded;
-        let mut left = Vec::new();
+        let (mut left, mut behind) = (Vec::new(), Vec::new());
         for ((mut attempt, offset), response) in
             group.into_iter().zip(offsets).zip(response.responses)
         {
@@ -211,9 +239,9 @@ impl<K: Kv> Flight<K> {
             let head = range.kvs.first();
             let revision = head.map_or(0, |head| head.mod_revision);
             if is_closed && revision == attempt.plan.revision {
-                // No copy can land any more.
-                let closed = "the data were moved elsewhere, or are about to be";
-                let _ = attempt.reply.send(Err(StoreError::Failed(closed.into())));
+                // No copy can land any more: each compares that row as it was.
+                attempt.in_doubt = false;
+                behind.push(attempt);
                 continue;
             }
             let outcome = match head {
@@ -228,11 +256,31 @@ impl<K: Kv> Flight<K> {
                 left.push(attempt);
                 continue;
             }
-            let _ = attempt
-                .reply
-                .send(answer.map(|landed| (attempt.plan, landed)));
+            let answer = answer.map(|landed| (attempt.plan, landed));
+            let _ = attempt.reply.send(answer.map_err(Failure::from));
+        }
+        if !behind.is_empty() {
+            match self.adopt().await {
+                // The same may be sent again, since it has certainly not landed.
+                Ok(()) => left.extend(behind),
+                Err(error) => {
+                    for attempt in behind {
+                        attempt.refuse(error.clone());
+                    }
+                }
+            }
         }
         left
+    }
+
+    /// The row that says what the data are has changed: goes on with it, if another node has raised its format.
+    async fn adopt(&self) -> Result<(), StoreError> {
+        let found = kv::read(&self.kv, vec![get(self.layout.meta())]).await?;
+        let row = found.ranges.first().and_then(|range| range.kvs.first());
+        let gone = || StoreError::Failed("the data are gone".into());
+        let row = row.ok_or_else(gone)?;
+        let adopted = self.layout.adopt(&meta::open_row(row)?, row.mod_revision);
+        adopted.map_err(|problem| StoreError::Failed(problem.into()))
     }
 
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
@@ -283,14 +331,16 @@ async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
                     continue;
                 }
                 let problem = StoreError::Unavailable(error.to_string().into());
-                let _ = attempt.reply.send(Err(problem));
+                attempt.refuse(problem);
             }
             again(left, PAUSE, |_| {}).await
         }
+        Outcome::Definite(Refusal::TooLarge | Refusal::TooManyOperations) => {
+            too_large(group, error)
+        }
         Outcome::Definite(_) => {
             for attempt in group {
-                let problem = StoreError::Failed(error.to_string().into());
-                let _ = attempt.reply.send(Err(problem));
+                attempt.refuse(StoreError::Failed(error.to_string().into()));
             }
             Vec::new()
         }
@@ -303,6 +353,27 @@ async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
             again(group, PAUSE, |attempt| attempt.in_doubt = true).await
         }
     }
+}
+
+/// Sends each by itself, or tells the only one that it is too large. It has not gone as it is; whether an earlier copy has,
+/// which another member may have taken, nobody can tell then.
+fn too_large(mut group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
+    debug!("{error}");
+    if group.len() > 1 {
+        for attempt in &mut group {
+            attempt.alone = true;
+        }
+        return group;
+    }
+    for attempt in group {
+        let failure = if attempt.in_doubt {
+            StoreError::Lost.into()
+        } else {
+            Failure::TooLarge(error.clone())
+        };
+        let _ = attempt.reply.send(Err(failure));
+    }
+    Vec::new()
 }
 
 async fn again(

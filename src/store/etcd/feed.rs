@@ -1,14 +1,15 @@
 //! What is committed, by whichever node, as etcd tells it.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::client::{Client, Watch, WatchError, get};
-use super::kv;
+use super::kv::{self, ReadError};
 use super::rows::{self, Layout};
 use crate::model::{Corrupt, CounterChange};
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -52,11 +53,16 @@ impl Feed {
 
 /// Tells what happens, from now on. After a gap it begins anew, and those who were behind read the store.
 async fn tell(client: Client, layout: Layout, changes: Changes) {
+    let mut warned = false;
     loop {
-        let now = kv::read(&client, vec![get(rows::meta_key(""))]).await;
+        // Below the prefix, outside of which a user may have no rights.
+        let now = kv::read(&client, vec![get(layout.meta())]).await;
         let now = match now {
             Ok(found) => found.revision,
             Err(error) => {
+                if let ReadError::Failed(error) = &error {
+                    refused(error, &mut warned);
+                }
                 debug!("{error:?}");
                 sleep(PAUSE).await;
                 continue;
@@ -65,6 +71,11 @@ async fn tell(client: Client, layout: Layout, changes: Changes) {
         changes.restart(layout.end(now));
         let mut watch = client.watch(layout.log(), now + 1);
         match follow(&layout, &changes, &mut watch).await {
+            Err(Problem::Watch(WatchError::Refused(error))) => {
+                refused(&error, &mut warned);
+                sleep(PAUSE).await;
+            }
+            // It goes on from what is there by now.
             Err(Problem::Watch(error)) => debug!("{error}"),
             Err(Problem::Corrupt(error)) => {
                 error!("{error}");
@@ -72,6 +83,15 @@ async fn tell(client: Client, layout: Layout, changes: Changes) {
             }
             Ok(never) => match never {},
         }
+    }
+}
+
+/// Says once that etcd tells of no changes.
+fn refused(error: &impl Display, warned: &mut bool) {
+    if !std::mem::replace(warned, true) {
+        warn!(
+            "etcd refuses to tell of changes, which watchers and reads at a revision wait for: {error}"
+        );
     }
 }
 

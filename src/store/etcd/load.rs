@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::client::{get, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
-use super::log::Log;
+use super::log::{Log, Newer, Sessions};
 use super::rows::{self, Layout};
 use super::sessions::{Told, tell};
 use crate::model::{Batch, Corrupt, Head, Pack, Session, SessionId};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
-use crate::store::{After, LaneNumber, Loaded, StoreError};
+use crate::store::{LaneNumber, Loaded, StoreError};
 
 /// All rows with a prefix, as they were at a revision of etcd.
 pub(super) async fn rows(
@@ -170,28 +170,28 @@ fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
     })
 }
 
-/// Reads what was committed to a lane after a batch, and takes it into the log.
-pub(super) async fn after(
-    kv: &impl Kv,
-    layout: &Layout,
-    lane: LaneNumber,
-    log: &mut Log,
-    seq: u64,
-) -> Result<After, StoreError> {
+/// What was found after a lane's last batch that is known here.
+pub(super) enum Found {
+    Nothing,
+    Batches(Vec<Batch>, Newer),
+    /// More than is worth telling.
+    TooMany,
+}
+
+/// Reads what was committed to a lane after the last batch of its log, which stays as it is.
+pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Found, StoreError> {
+    let (lane, seq) = (log.lane(), log.head().seq);
     let found = kv::read(kv, vec![get(layout.head(lane))]).await?;
     let Some(row) = found.ranges.first().and_then(|range| range.kvs.first()) else {
         return match log.revision() {
-            0 => Ok(After::Batches(Vec::new())),
+            0 => Ok(Found::Nothing),
             _ => Err(StoreError::Failed("a lane's head has vanished".into())),
         };
     };
     if row.mod_revision == log.revision() {
-        return Ok(After::Batches(Vec::new()));
+        return Ok(Found::Nothing);
     }
     let head: stored::Head = layout.open(row)?;
-    if log.head().seq != seq {
-        return Ok(After::TooMany);
-    }
     let has_folded = head.folded != log.head().folded;
     let mut from = log.head().open_from;
     if has_folded {
@@ -204,72 +204,88 @@ pub(super) async fn after(
         let prefix = layout.packs(lane);
         let page = layout.sizes.packs_page;
         let read = rows(kv, &prefix, Some(first), found.revision, page).await;
-        packs = match read {
-            Ok(packs) => packs,
-            Err(ReadError::Compacted) => return Ok(After::TooMany),
+        let read = match read {
+            Ok(rows) => rows,
+            Err(ReadError::Compacted) => return Ok(Found::TooMany),
             Err(error) => return Err(error.into()),
         };
+        for row in read {
+            packs.push((layout.open::<stored::Pack>(&row)?, row.mod_revision));
+        }
     }
     if packs.len() > layout.sizes.packs_behind {
-        return Ok(After::TooMany);
+        return Ok(Found::TooMany);
     }
     let mut batches = Vec::new();
-    for pack_row in &packs {
-        let pack: stored::Pack = layout.open(pack_row)?;
-        take_new(layout, seq, &head, &pack.batches, pack_row, &mut batches)?;
+    for (pack, row_revision) in &packs {
+        take_new(
+            layout,
+            seq,
+            &head,
+            &pack.batches,
+            *row_revision,
+            &mut batches,
+        )?;
     }
-    take_new(layout, seq, &head, &head.batches, row, &mut batches)?;
+    take_new(
+        layout,
+        seq,
+        &head,
+        &head.batches,
+        row.mod_revision,
+        &mut batches,
+    )?;
     let complete = batches.last().map(|batch| batch.head.seq) == Some(head.seq);
     if !complete || batches.first().map(|batch| batch.head.seq) != Some(seq + 1) {
-        return Ok(After::TooMany);
+        return Ok(Found::TooMany);
     }
     let known = if has_folded {
-        log.restart(head.folded, from);
         head.folded.min(seq)
     } else {
         seq
     };
     let mut told = BTreeMap::new();
-    for pack_row in &packs {
-        let pack = layout.open(pack_row)?;
-        log.add_pack(&pack, pack_row.mod_revision)?;
-        let new = pack.batches.iter().filter(|batch| batch.seq > known);
-        new.for_each(|batch| tell(batch, &mut told));
-    }
-    let new = head.batches.iter().filter(|batch| batch.seq > known);
+    let stored = packs.iter().flat_map(|(pack, _)| &pack.batches);
+    let new = stored
+        .chain(&head.batches)
+        .filter(|batch| batch.seq > known);
     new.for_each(|batch| tell(batch, &mut told));
-    log.set_head(head, row.mod_revision)?;
-    let sessions = match put_on_known(kv, layout, log, told, found.revision).await {
-        Err(ReadError::Compacted) => return Ok(After::TooMany),
+    let of_log = Some(log).filter(|_| !has_folded);
+    let sessions = match put_on_known(kv, layout, lane, of_log, told, found.revision).await {
+        Err(ReadError::Compacted) => return Ok(Found::TooMany),
         sessions => sessions??,
     };
-    for (id, session) in &sessions {
-        log.set_session(id.clone(), session.clone());
-    }
     if let Some(last) = batches.last_mut() {
-        last.sessions = sessions;
+        last.sessions.clone_from(&sessions);
     }
-    Ok(After::Batches(batches))
+    let newer = Newer {
+        head,
+        row_revision: row.mod_revision,
+        packs,
+        sessions,
+        from: has_folded.then_some(from),
+    };
+    Ok(Found::Batches(batches, newer))
 }
 
-type Sessions = Vec<(SessionId, Option<Arc<Session>>)>;
-
-/// Puts what is told on top of what the log knows, or the rows say.
+/// Puts what is told on top of what a log knows, or the rows say.
 async fn put_on_known(
     kv: &impl Kv,
     layout: &Layout,
-    log: &Log,
+    lane: LaneNumber,
+    log: Option<&Log>,
     mut told: BTreeMap<SessionId, Told>,
     revision: i64,
 ) -> Result<Result<Sessions, Corrupt>, ReadError> {
+    let known = |id: &str| log.and_then(|log| log.session(id));
     let unknown = told.iter_mut();
     let mut unknown: Vec<_> = unknown
-        .filter(|(id, told)| told.needs_row() && log.session(id).is_none())
+        .filter(|(id, told)| told.needs_row() && known(id).is_none())
         .collect();
     for some in unknown.chunks_mut(MAX_RANGES) {
         let row = |(id, _): &(&SessionId, _)| RangeRequest {
             revision,
-            ..get(layout.session(log.lane(), id))
+            ..get(layout.session(lane, id))
         };
         let found = kv::read(kv, some.iter().map(row).collect()).await?;
         for ((_, told), range) in some.iter_mut().zip(found.ranges) {
@@ -283,7 +299,7 @@ async fn put_on_known(
         }
     }
     let put = |(id, told): (SessionId, Told)| {
-        let known = log.session(&id).filter(|_| told.needs_row());
+        let known = known(&id).filter(|_| told.needs_row());
         let session = match known {
             Some(known) => Some(told.put_on(Session::clone(known))?),
             None => told.session()?,
@@ -298,11 +314,11 @@ fn take_new(
     seq: u64,
     head: &stored::Head,
     stored: &[stored::Batch],
-    row: &KeyValue,
+    row_revision: i64,
     batches: &mut Vec<Batch>,
 ) -> Result<(), Corrupt> {
     for batch in stored.iter().filter(|batch| batch.seq > seq) {
-        let base = layout.base_of(batch, row.mod_revision);
+        let base = layout.base_of(batch, row_revision);
         let pack = pack(batch, base)?;
         let mut counters = Vec::new();
         for change in rows::changes(batch)? {

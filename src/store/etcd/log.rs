@@ -33,7 +33,12 @@ pub(super) struct Log {
     /// Those whose rows are not up to date, as they are now; `None` where they were forgotten.
     sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
     folding: Option<Folding>,
+    /// Bytes of rows that are folded with one batch.
+    fold_bytes: usize,
 }
+
+/// Bytes that are tried with a batch however little etcd takes, beside at least one row.
+const MIN_FOLD_BYTES: usize = 1024;
 
 /// What is being brought up to date.
 #[derive(Clone)]
@@ -46,6 +51,43 @@ struct Folding {
     sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
     /// The revision of the last deletion among them.
     forgotten: i64,
+}
+
+/// Sessions as batches have left them; `None` for those that were forgotten.
+pub(super) type Sessions = Vec<(SessionId, Option<Arc<model::Session>>)>;
+
+/// What was committed to a lane after a log's last batch: all of it is read before any of it is taken in, so that no read that
+/// fails leaves a log that knows half of it.
+pub(super) struct Newer {
+    pub(super) head: Head,
+    /// That of the head's row.
+    pub(super) row_revision: i64,
+    /// Each with the revision of its row.
+    pub(super) packs: Vec<(Pack, i64)>,
+    pub(super) sessions: Sessions,
+    /// The pack that what is recent begins with, if another node has folded.
+    pub(super) from: Option<u64>,
+}
+
+/// What may be folded along with a batch: that is optional, and must not make the batch more than etcd takes.
+struct FoldRoom<'a> {
+    rows: usize,
+    bytes: usize,
+    operations: &'a mut Vec<RequestOp>,
+}
+
+impl FoldRoom<'_> {
+    /// Takes a row in; `false` if there is no room for it. The first one always has some.
+    fn take(&mut self, operation: RequestOp) -> bool {
+        let bytes = operation.encoded_len();
+        let is_first = self.operations.is_empty();
+        if !is_first && (self.operations.len() >= self.rows || bytes > self.bytes) {
+            return false;
+        }
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.operations.push(operation);
+        true
+    }
 }
 
 /// What is to be written for a batch. Each attempt to do so has the same guard.
@@ -117,7 +159,6 @@ impl Log {
     pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
         Self {
             recent: Recent::new(layout.sizes.recent_bytes),
-            layout,
             lane,
             revision: 0,
             head: Head {
@@ -129,6 +170,8 @@ impl Log {
             packs: VecDeque::new(),
             sessions: BTreeMap::new(),
             folding: None,
+            fold_bytes: layout.sizes.folded_bytes,
+            layout,
         }
     }
 
@@ -142,6 +185,24 @@ impl Log {
 
     pub(super) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// The log with what was committed since, in one step: it is used up, and nothing is left of it if this fails.
+    ///
+    /// # Errors
+    /// Returns an error if a row is not what was written.
+    pub(super) fn and(mut self, newer: Newer) -> Result<Self, Corrupt> {
+        if let Some(from) = newer.from {
+            self.restart(newer.head.folded, from);
+        }
+        for (pack, row_revision) in &newer.packs {
+            self.add_pack(pack, *row_revision)?;
+        }
+        self.set_head(newer.head, newer.row_revision)?;
+        for (id, session) in newer.sessions {
+            self.set_session(id, session);
+        }
+        Ok(self)
     }
 
     /// Takes in a pack that was read: of its batches those that are new here.
@@ -197,7 +258,7 @@ impl Log {
     }
 
     /// Another node has folded: what is recent is read again, from a pack on.
-    pub(super) fn restart(&mut self, folded: u64, from: u64) {
+    fn restart(&mut self, folded: u64, from: u64) {
         self.recent = Recent::new(self.layout.sizes.recent_bytes);
         self.sessions.clear();
         self.folding = None;
@@ -211,8 +272,13 @@ impl Log {
         self.head.folded = folded;
     }
 
-    /// Plans the writing of the next batch.
-    pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes) -> Plan {
+    /// A batch with what is folded along with it was more than etcd takes: less is folded with those that follow.
+    pub(super) fn fold_less(&mut self) {
+        self.fold_bytes = (self.fold_bytes / 2).max(MIN_FOLD_BYTES);
+    }
+
+    /// Plans the writing of the next batch, and of some rows that are to be folded, unless it has to go without.
+    pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> Plan {
         let sizes = self.layout.sizes;
         let batch = to_batch(commit, attempt.clone(), &self.layout);
         let size = batch.encoded_len();
@@ -241,6 +307,7 @@ impl Log {
         let mut folding = self.folding.clone();
         let fold_is_done = folding
             .as_mut()
+            .filter(|_| may_fold)
             .is_some_and(|folding| self.fold(folding, &mut others));
         if let Some(folding) = folding.as_ref().filter(|_| fold_is_done) {
             head.folded = folding.up_to;
@@ -289,42 +356,51 @@ impl Log {
     /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
     /// fold is done.
     fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
-        let most = self.layout.sizes.folded_rows;
+        let mut room = FoldRoom {
+            rows: self.layout.sizes.folded_rows,
+            bytes: self.fold_bytes,
+            operations,
+        };
         let done = folding.name.clone();
         let runs = self.recent.folding();
         let now = self.recent.view(0).runs;
         let mut now = Lookup::new(&now);
         for old in Merged::new(runs, &done).filter(|old| old.name != done) {
-            if operations.len() == most {
-                return false;
-            }
             let latest = now.find(old.name).unwrap_or(old);
             let key = self.layout.counter(latest.name);
-            operations.push(if let Some(value) = latest.value {
+            let operation = if let Some(value) = latest.value {
                 let row = Counter {
                     value,
                     revision: latest.revision,
                 };
                 put(key.clone(), self.layout.seal(&key, &row))
             } else {
-                folding.forgotten = folding.forgotten.max(latest.revision);
                 delete(key)
-            });
+            };
+            if !room.take(operation) {
+                return false;
+            }
+            if latest.value.is_none() {
+                folding.forgotten = folding.forgotten.max(latest.revision);
+            }
             latest.name.clone_into(&mut folding.name);
         }
-        while operations.len() < most
-            && let Some((id, old)) = folding.sessions.pop_first()
-        {
-            let state = self.sessions.get(&id).cloned().unwrap_or(old);
-            let key = self.layout.session(self.lane, &id);
-            operations.push(if let Some(session) = state {
-                let state = self.layout.encode(&session);
+        while let Some(next) = folding.sessions.first_entry() {
+            let (id, old) = (next.key(), next.get());
+            let state = self.sessions.get(id).unwrap_or(old);
+            let key = self.layout.session(self.lane, id);
+            let operation = if let Some(session) = state {
+                let state = self.layout.encode(session);
                 put(key.clone(), self.layout.seal(&key, &Session { state }))
             } else {
                 delete(key)
-            });
+            };
+            if !room.take(operation) {
+                return false;
+            }
+            next.remove();
         }
-        folding.sessions.is_empty() && operations.len() < most
+        true
     }
 
     /// Deletes packs of which nothing is needed, if they are many; gives how many.

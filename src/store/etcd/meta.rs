@@ -7,9 +7,12 @@ use uuid::Uuid;
 use super::client::{Error, at_revision, get, put};
 use super::kv::{self, Kv, ReadError};
 use super::rows::{self, FORMAT, Layout};
-use crate::proto::etcd::etcdserverpb::TxnRequest;
+use crate::model::Corrupt;
+use crate::proto::etcd::etcdserverpb::{Compare, TxnRequest};
+use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Meta;
 use tokio::time::Instant;
+use tracing::info;
 
 /// Why data in etcd cannot be used.
 #[derive(Debug)]
@@ -90,9 +93,48 @@ pub(super) async fn read(
     let Some(row) = row else {
         return Ok((None, found.revision));
     };
-    let meta = rows::open(rows::meta_digests(), row);
-    let meta = meta.map_err(|error| OpenError::Data(format!("{prefix}/meta: {error}")))?;
+    let meta = open_row(row).map_err(|error| OpenError::Data(format!("{prefix}/meta: {error}")))?;
     Ok((Some((meta, row.mod_revision)), found.revision))
+}
+
+/// What the row says.
+pub(super) fn open_row(row: &KeyValue) -> Result<Meta, Corrupt> {
+    rows::open(rows::meta_digests(), row)
+}
+
+/// Raises the format of the data to the newest one, unless something has changed that all nodes know it by. Nodes at work take
+/// that in, and what they have sent before does not land any more; one that does not know the format can begin no more.
+///
+/// Gives `false` if that was not to be now.
+///
+/// # Errors
+/// Returns an error if etcd cannot be asked, or nobody knows what became of it, and if the data are closed.
+pub async fn raise_format(
+    kv: &impl Kv,
+    prefix: &str,
+    unchanged: Compare,
+) -> Result<bool, OpenError> {
+    let (Some((meta, revision)), _) = read(kv, prefix).await? else {
+        return Ok(false);
+    };
+    check_open(prefix, &meta)?;
+    if meta.format >= FORMAT {
+        return Ok(true);
+    }
+    let before = meta.format;
+    let raised = Meta {
+        format: FORMAT,
+        ..meta
+    };
+    let mut request = replace(prefix, &raised, revision);
+    request.compare.push(unchanged);
+    let deadline = Instant::now() + std::time::Duration::from_secs(2);
+    let answer = kv.txn(request, deadline).await;
+    let answer = answer.map_err(|error| OpenError::Unavailable(error.to_string()))?;
+    if answer.succeeded {
+        info!("all nodes know format {FORMAT}: the data are raised to it from {before}");
+    }
+    Ok(answer.succeeded)
 }
 
 /// Refuses data that were moved elsewhere. A node asks once it is known to the others: whoever moves the data looks for nodes

@@ -1,5 +1,7 @@
 //! Keys and values: how they are named, checked and numbered.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
@@ -9,8 +11,8 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::LaneNumber;
 
-/// The format of data that are begun now.
-pub(super) const FORMAT: u32 = FORMAT_EXTRAS;
+/// The format of data that are begun now, and that older data are raised to once all nodes know it.
+pub const FORMAT: u32 = FORMAT_EXTRAS;
 /// The first format, and the first ones in which data may have been moved, sessions be told by what was added, and rows have
 /// fields behind them.
 const FORMAT_FIRST: u32 = 1;
@@ -30,15 +32,19 @@ pub(super) struct Layout {
     pub(super) lanes: u32,
     /// What is added to every revision.
     revisions_before: i64,
-    /// The revision of etcd that the row that tells all this was last changed at: it is compared, with every change.
-    pub(super) meta_revision: i64,
+    /// The row that tells all this. All clones share it, since its format may be raised while they are in use.
+    row: Arc<Mutex<MetaRow>>,
     /// The time of the last of the ids that came from elsewhere, if any did.
     pub(super) before_until: Option<Millis>,
-    /// Older versions may read the data, which know sessions as a whole only.
-    pub(super) whole_sessions: bool,
-    /// Older versions may read the data, which know no fields behind a session.
-    without_extras: bool,
     pub(super) sizes: Sizes,
+}
+
+/// The row that says what the data are.
+#[derive(Clone, Debug)]
+struct MetaRow {
+    meta: Meta,
+    /// The revision of etcd that it was last changed at: it is compared, with every change.
+    revision: i64,
 }
 
 /// The key of the row that says what the data are.
@@ -46,9 +52,24 @@ pub(super) fn meta_key(prefix: &str) -> Bytes {
     format!("{prefix}/meta").into()
 }
 
+/// What all keys begin with that keep history.
+pub(super) fn holds(prefix: &str) -> String {
+    format!("{prefix}/holds/")
+}
+
 /// The key that the first row is checked with, which tells that of the others.
 pub(super) fn meta_digests() -> Digests {
     Digests::new(*b"sumd's meta rows")
+}
+
+fn check_format(meta: &Meta) -> Result<(), String> {
+    if (FORMAT_FIRST..=FORMAT).contains(&meta.format) {
+        return Ok(());
+    }
+    Err(format!(
+        "the data are of format {}, and this version of sumd knows formats {FORMAT_FIRST} to {FORMAT}",
+        meta.format
+    ))
 }
 
 impl Layout {
@@ -57,12 +78,7 @@ impl Layout {
     /// # Errors
     /// Where the data are of a format that is not known here.
     pub(super) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
-        if !(FORMAT_FIRST..=FORMAT).contains(&meta.format) {
-            return Err(format!(
-                "the data are of format {}, and this version of sumd knows formats {FORMAT_FIRST} to {FORMAT}",
-                meta.format
-            ));
-        }
+        check_format(meta)?;
         let key = <[u8; 16]>::try_from(&*meta.key);
         let key = key.map_err(|_| "the data have no key for their check sums".to_owned())?;
         Ok(Self {
@@ -70,17 +86,18 @@ impl Layout {
             digests: Digests::new(key),
             lanes: meta.lanes,
             revisions_before: meta.revisions_before,
-            meta_revision,
+            row: Arc::new(Mutex::new(MetaRow {
+                meta: meta.clone(),
+                revision: meta_revision,
+            })),
             before_until: (meta.before_until > 0).then_some(meta.before_until),
-            whole_sessions: meta.format < FORMAT_ADDED,
-            without_extras: meta.format < FORMAT_EXTRAS,
-            sizes: Sizes::default(),
+            sizes: Sizes::for_lanes(meta.lanes),
         })
     }
 
-    /// The bytes to store of a session.
+    /// The bytes to store of a session: older versions that may read the data know no fields behind one.
     pub(super) fn encode(&self, session: &Session) -> Bytes {
-        let encoded = if self.without_extras {
+        let encoded = if self.row().meta.format < FORMAT_EXTRAS {
             session.encode_without_extras()
         } else {
             session.encode()
@@ -88,8 +105,50 @@ impl Layout {
         encoded.into()
     }
 
+    /// The revision of etcd that the row which says what the data are was last changed at, as far as is known here.
+    pub(super) fn meta_revision(&self) -> i64 {
+        self.row().revision
+    }
+
+    /// Older versions may read the data, which know sessions as a whole only.
+    pub(super) fn whole_sessions(&self) -> bool {
+        self.row().meta.format < FORMAT_ADDED
+    }
+
+    /// Takes in the row as it is by now, if nothing but its format was changed. What is written from then on is of that format,
+    /// and lands on top of that row only.
+    ///
+    /// # Errors
+    /// Returns an error if the data are closed, or of a format that is not known here.
+    pub(super) fn adopt(&self, meta: &Meta, revision: i64) -> Result<(), String> {
+        let mut row = self.row();
+        let raised = Meta {
+            format: meta.format,
+            ..row.meta.clone()
+        };
+        if *meta != raised {
+            return Err("the data were moved elsewhere, or are about to be".to_owned());
+        }
+        check_format(meta)?;
+        *row = MetaRow {
+            meta: raised,
+            revision,
+        };
+        Ok(())
+    }
+
+    fn row(&self) -> MutexGuard<'_, MetaRow> {
+        // It is replaced as a whole, so that no panic leaves half of one.
+        self.row.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn meta(&self) -> Bytes {
         meta_key(&self.prefix)
+    }
+
+    /// What all keys begin with that keep history.
+    pub(super) fn holds(&self) -> Bytes {
+        holds(&self.prefix).into()
     }
 
     /// What all keys of nodes begin with.

@@ -75,7 +75,7 @@ pub(super) fn to_stored(
     layout: &Layout,
 ) -> stored::SessionChange {
     let SessionChange { before, after } = change;
-    let before = before.as_ref().filter(|_| !layout.whole_sessions);
+    let before = before.as_ref().filter(|_| !layout.whole_sessions());
     let added = before
         .zip(after.as_ref())
         .and_then(|(before, after)| after.since(before));

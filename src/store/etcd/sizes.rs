@@ -8,6 +8,8 @@ pub struct Sizes {
     pub open_bytes: usize,
     /// Rows that are brought up to date with one batch.
     pub folded_rows: usize,
+    /// Bytes of these. A lane's batch has a MiB at the most, and etcd takes 1.5 MiB in one request.
+    pub folded_bytes: usize,
     /// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
     pub recent_bytes: usize,
     /// Sessions whose rows are not up to date, before they are brought so.
@@ -26,11 +28,33 @@ pub struct Sizes {
     pub kept_bytes: usize,
 }
 
+/// Memory of a node for what is kept of all logs, by its lanes and by its readers, in each of the two. Of data that are divided
+/// into few lanes each of them has a part that a larger one would not make better.
+const KEPT_BYTES: usize = 64 << 20;
+/// A lane's part at the least.
+const MIN_KEPT_BYTES: usize = 32 << 10;
+
+impl Sizes {
+    /// Those of data that are divided into so many lanes.
+    pub(super) fn for_lanes(lanes: u32) -> Self {
+        let default = Self::default();
+        let part = KEPT_BYTES / lanes.max(1) as usize;
+        let part = |most: usize, of: usize| (part / of).clamp(MIN_KEPT_BYTES, most);
+        Self {
+            // While they are folded there may be as many again.
+            recent_bytes: part(default.recent_bytes, 2),
+            kept_bytes: part(default.kept_bytes, 1),
+            ..default
+        }
+    }
+}
+
 impl Default for Sizes {
     fn default() -> Self {
         Self {
             open_bytes: 1024,
             folded_rows: 48,
+            folded_bytes: 256 << 10,
             recent_bytes: 4 << 20,
             recent_sessions: 256,
             pruned_packs: 16,
@@ -39,6 +63,28 @@ impl Default for Sizes {
             packs_behind: 64,
             rows_page: 1000,
             kept_bytes: 8 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many lanes there are, what a node keeps of their logs is bounded; of few lanes it keeps as much as is of use.
+    #[test]
+    fn what_is_kept_is_bounded_for_all_lanes_together() {
+        let of = |lanes| {
+            let sizes = Sizes::for_lanes(lanes);
+            (sizes.recent_bytes, sizes.kept_bytes)
+        };
+        assert_eq!(of(1), (4 << 20, 8 << 20));
+        assert_eq!(of(8), (4 << 20, 8 << 20));
+        assert_eq!(of(256), (128 << 10, 256 << 10));
+        for lanes in 1..=4096 {
+            let (recent, kept) = of(lanes);
+            let most = KEPT_BYTES.max(2 * lanes as usize * MIN_KEPT_BYTES);
+            assert!(2 * recent * lanes as usize <= most && kept * lanes as usize <= most);
         }
     }
 }

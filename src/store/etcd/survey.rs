@@ -30,7 +30,8 @@ pub(in crate::store) struct Survey<K> {
     kv: K,
     layout: Layout,
     pub(in crate::store) meta: Meta,
-    revision: i64,
+    /// What is read is as it was at this revision of etcd; 0 is as it is now.
+    at: i64,
     pub(in crate::store) report: Report,
     answers: Answers,
     overlay: Overlay,
@@ -48,11 +49,13 @@ impl<K: Kv> Survey<K> {
             revision: layout.end(revision),
             ..Report::default()
         };
+        // Of closed data nothing changes any more, so that it need not be remembered how they were.
+        let is_still = meta.filling || !meta.moved_to.is_empty();
         Ok(Self {
             kv,
             layout,
             meta,
-            revision,
+            at: if is_still { 0 } else { revision },
             report,
             answers: Answers::new(),
             overlay: Overlay::default(),
@@ -220,7 +223,7 @@ impl<K: Kv> Survey<K> {
     }
 
     fn pages(&self, prefix: Bytes, limit: i64) -> Pages {
-        Pages::new(prefix, limit, self.revision)
+        Pages::new(prefix, limit, self.at)
     }
 }
 
@@ -283,7 +286,8 @@ impl Pages {
     async fn next(&mut self, kv: &impl Kv) -> Result<Option<Vec<KeyValue>>, ToolError> {
         self.read(kv).await.map_err(|error| match error {
             ReadError::Compacted => ToolError::Refused(
-                "it took longer than etcd keeps its history, a minute where nodes are at work; try it when less is going on"
+                "it took longer than etcd keeps its history: nodes keep it for an hour while it is read, and etcd itself as \
+                 long as its --auto-compaction-retention says; give it a longer one, or try it when less is going on"
                     .to_owned(),
             ),
             error => OpenError::from(error).into(),

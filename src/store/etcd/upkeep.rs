@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::client::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get};
+use super::client::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get, prefix};
+use super::hold::Holds;
 use super::kv;
-use super::rows;
+use super::rows::Layout;
 
 /// How long history is kept: a reader or a watcher goes on from where it was if it was away for less.
 const KEPT: Duration = Duration::from_mins(1);
@@ -45,18 +46,26 @@ impl History {
 }
 
 /// Goes on until it is dropped.
-pub(super) async fn keep(client: Client) {
+pub(super) async fn keep(client: Client, layout: Layout) {
     let mut history = History::default();
+    let mut holds = Holds::default();
     let mut may_compact = true;
     let mut made_room: Option<Instant> = None;
     loop {
         // Not all nodes at once.
         sleep(INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-        let Ok(found) = kv::read(&client, vec![get(rows::meta_key(""))]).await else {
+        let ranges = vec![get(layout.meta()), prefix(layout.holds(), 0)];
+        let Ok(found) = kv::read(&client, ranges).await else {
             continue;
         };
-        history.note(Instant::now(), found.revision);
-        if let Some(old) = history.old(Instant::now()).filter(|_| may_compact)
+        let now = Instant::now();
+        history.note(now, found.revision);
+        let held = found.ranges.get(1).into_iter();
+        let held = held.flat_map(|range| range.kvs.iter().map(|row| row.mod_revision));
+        let held = holds.first(now, &held.collect::<Vec<_>>());
+        let old = history.old(now);
+        let old = old.map(|old| held.map_or(old, |held| old.min(held - 1)));
+        if let Some(old) = old.filter(|_| may_compact)
             && let Err(error) = client.compact(old, Instant::now() + CALL).await
             && error.outcome == Outcome::Definite(Refusal::Denied)
         {
@@ -88,10 +97,25 @@ pub(super) async fn keep(client: Client) {
 /// Forgets all history and gives what is free back to the disks, one member after the other.
 async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(), Error> {
     client.compact(revision, Instant::now() + CALL).await?;
-    for (host, _) in client.members(Instant::now() + CALL).await {
-        client
-            .defragment(&host, Instant::now() + DEFRAGMENT)
-            .await?;
+    let mut problem = None;
+    let mut done = 0;
+    for (host, member) in client.members(Instant::now() + CALL).await {
+        let deadline = Instant::now() + DEFRAGMENT;
+        let defragmented = match member {
+            Ok(_) => client.defragment(&host, deadline).await,
+            Err(error) => Err(error),
+        };
+        match defragmented {
+            Ok(()) => done += 1,
+            // The others have room all the same, and one that is still full says so again.
+            Err(error) => {
+                warn!("no room is made on {host}: {error}");
+                problem = Some(error);
+            }
+        }
+    }
+    if let Some(error) = problem.filter(|_| done == 0) {
+        return Err(error);
     }
     for alarm in full {
         client.disarm(*alarm, Instant::now() + CALL).await?;

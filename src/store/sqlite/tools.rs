@@ -12,7 +12,7 @@ use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{beside, folder, lock, make_folder, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
-use crate::store::tools::{Answers, Report, ToolError, restore_gap};
+use crate::store::tools::{Answers, RESTORE_GAP, Report, ToolError};
 
 /// Copies a database, as it is at one moment, to a new file.
 ///
@@ -114,8 +114,7 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
             None => Head::default(),
         }
     };
-    let gap = restore_gap(schema::lanes(connection)?);
-    let base = head.revision.saturating_add(gap);
+    let base = head.revision.saturating_add(RESTORE_GAP);
     let transaction = connection.unchecked_transaction()?;
     let batch = Commit {
         seq: head.seq + 1,

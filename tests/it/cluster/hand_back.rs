@@ -47,7 +47,7 @@ impl Node {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn what_comes_too_late_is_handed_back() {
-    let etcd = Cluster::start(1, &[]).await;
+    let etcd = Cluster::guarded(1).await;
     let (other, owner) = (Node::start(&etcd).await, Node::start(&etcd).await);
     other.running.lanes.hand_back(|_| true);
     owner.running.lanes.hand_back(|_| false);

@@ -18,7 +18,7 @@ const LANES: u16 = 256;
 
 fn options() -> Options {
     Options {
-        prefix: "sumd".to_owned(),
+        prefix: "/sumd".to_owned(),
         lanes: LANES,
         ttl: Duration::from_secs(2),
     }
@@ -62,7 +62,7 @@ async fn behind_a_proxy(cluster: &Cluster) -> (Proxy, Client) {
 }
 
 async fn value_of(client: &Client, id: &str) -> Option<Value> {
-    let found = client.range(get(format!("sumd/nodes/{id}")), in_time());
+    let found = client.range(get(format!("/sumd/nodes/{id}")), in_time());
     let found = found.await.expect("an answer").kvs;
     found
         .first()
@@ -74,7 +74,7 @@ async fn value_of(client: &Client, id: &str) -> Option<Value> {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn all_see_the_same() {
-    let mut cluster = Cluster::start(3, &[]).await;
+    let mut cluster = Cluster::guarded(3).await;
     let clients = [cluster.client(), cluster.client(), cluster.client()];
     let a = join(&clients[0], "a").await;
     let b = join(&clients[1], "b").await;
@@ -104,7 +104,7 @@ async fn all_see_the_same() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn clients_in_go_find_nodes() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let client = cluster.client();
     let members = join(&client, "a").await;
     let value = value_of(&client, "a").await.expect("it is there");
@@ -118,7 +118,7 @@ async fn clients_in_go_find_nodes() {
         (&ours["protocol"], &ours["draining"]),
         (&json!(1), &json!(false))
     );
-    let found = client.range(get("sumd/nodes/a"), in_time()).await;
+    let found = client.range(get("/sumd/nodes/a"), in_time()).await;
     assert_ne!(
         found.expect("an answer").kvs[0].lease,
         0,
@@ -132,7 +132,7 @@ async fn clients_in_go_find_nodes() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn draining_gives_all_lanes_up() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let client = cluster.client();
     let a = join(&client, "a").await;
     let b = join(&client, "b").await;
@@ -152,7 +152,7 @@ async fn draining_gives_all_lanes_up() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_id_is_one_nodes() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let client = cluster.client();
     let first = join(&client, "a").await;
     let other = node("a", "elsewhere.example:8080");
@@ -191,7 +191,7 @@ async fn an_id_is_one_nodes() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_lost_lease_is_replaced() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let outside = cluster.client();
     let b = join(&outside, "b").await;
     let mut view = b.view();
@@ -215,15 +215,15 @@ async fn a_lost_lease_is_replaced() {
 
     let a = join(&outside, "a").await;
     sees(&mut view, |view| ids(view) == ["a", "b"]).await;
-    let found = outside.range(get("sumd/nodes/a"), in_time()).await;
+    let found = outside.range(get("/sumd/nodes/a"), in_time()).await;
     let lease = found.expect("an answer").kvs[0].lease;
     let id = json!({ "ID": lease.to_string() });
-    cluster.members[0].ask("/v3/lease/revoke", id, None).await;
+    cluster.ask_as_root("/v3/lease/revoke", id).await;
     sees(&mut view, |view| ids(view) == ["b"]).await;
     sees(&mut view, |view| ids(view) == ["a", "b"]).await;
 
     let request = sumd::proto::etcd::etcdserverpb::TxnRequest {
-        success: vec![delete_prefix("sumd/nodes/a")],
+        success: vec![delete_prefix("/sumd/nodes/a")],
         ..Default::default()
     };
     outside.txn(request, in_time()).await.expect("deleted");
@@ -236,7 +236,7 @@ async fn a_lost_lease_is_replaced() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn compaction_hides_nothing() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let outside = cluster.client();
     let (proxy, client) = behind_a_proxy(&cluster).await;
     let a = join(&client, "a").await;
@@ -248,10 +248,8 @@ async fn compaction_hides_nothing() {
     b.leave(in_time()).await.expect("it may go");
     sees(&mut c.view(), |view| view.node("b").is_none()).await;
     let revision = c.view().borrow().revision();
-    outside
-        .compact(revision, in_time())
-        .await
-        .expect("compacted");
+    let root = cluster.root();
+    root.compact(revision, in_time()).await.expect("compacted");
     assert_eq!(ids(&a.view().borrow()), ["a", "b"]);
     proxy.set(Way::Open);
     sees(&mut view, |view| ids(view) == ["a", "c"]).await;
@@ -261,7 +259,7 @@ async fn compaction_hides_nothing() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn strangers_are_passed_over() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let client = cluster.client();
     let put =
         |key: &'static str, value: &'static str| sumd::proto::etcd::etcdserverpb::PutRequest {
@@ -270,9 +268,9 @@ async fn strangers_are_passed_over() {
             ..Default::default()
         };
     for (key, value) in [
-        ("sumd/nodes/x", "x"),
-        ("sumd/nodes/y", r#"{"Op":0,"Addr":"y:1","Metadata":null}"#),
-        ("sumd/nodesz", "{}"),
+        ("/sumd/nodes/x", "x"),
+        ("/sumd/nodes/y", r#"{"Op":0,"Addr":"y:1","Metadata":null}"#),
+        ("/sumd/nodesz", "{}"),
     ] {
         client
             .put(put(key, value), in_time())
@@ -291,7 +289,7 @@ async fn strangers_are_passed_over() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn nobody_joins_without_etcd() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let (proxy, client) = behind_a_proxy(&cluster).await;
     proxy.set(Way::Closed);
     let deadline = Instant::now() + Duration::from_secs(3);

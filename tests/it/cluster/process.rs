@@ -12,6 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::etcd::cluster::{PASSWORD, USER};
 use crate::support::process::{Process, SUMD};
 use crate::support::soon;
 
@@ -31,6 +32,8 @@ impl Node {
     pub async fn begin_as(program: &mut Command, etcd: &Address, id: &str, flags: &[&str]) -> Self {
         let store = etcd.to_string();
         let command = program.args(["serve", "--store", &store, "--node-id", id]);
+        let command = command.env("SUMD_ETCD_USER", USER);
+        let command = command.env("SUMD_ETCD_PASSWORD", PASSWORD);
         let process = Process::start(command, flags).await;
         let channel = Channel::from_shared(format!("http://{}", process.address));
         let channel = channel.expect("a URI").connect().await;

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
+use tokio::process::Command;
 use tonic::{Code, Status};
 
+use super::process::Node;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::Process;
+use crate::support::process::{Process, SUMD};
 use crate::support::{reason, soon};
 
 /// As short as it can be.
@@ -21,13 +23,13 @@ struct Session {
 }
 
 impl Session {
-    async fn start(etcd: &Cluster) -> Self {
-        let store = etcd.address().to_string();
-        let flags = ["--store", &store, "--session-horizon", "1s"];
-        let mut node = Process::serve(&[&flags[..], &["--drain-delay", "0s"]].concat()).await;
-        node.logged("counting").await;
+    async fn start(etcd: &Cluster, more: &[&str]) -> Self {
+        let flags = ["--drain-delay", "0s", "--session-horizon", "1s"];
+        let flags = [&flags[..], more].concat();
+        let mut node = Node::begin_as(&mut Command::new(SUMD), &etcd.address(), "a", &flags).await;
+        node.process.logged("counting").await;
         Self {
-            node,
+            node: node.process,
             began: SystemTime::now(),
             sequence: 0,
         }
@@ -64,31 +66,35 @@ impl Session {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_in_use_does_not_grow_old() {
-    let etcd = Cluster::start(1, &[]).await;
-    let mut session = Session::start(&etcd).await;
-    let begun = Instant::now();
-    while begun.elapsed() < HORIZON * 2 {
-        let counter = "always/x".to_owned();
-        session.record([counter].into_iter()).await.expect("in use");
+    for lanes in ["8", "1"] {
+        let etcd = Cluster::guarded(1).await;
+        let mut session = Session::start(&etcd, &["--etcd-lanes", lanes]).await;
+        let begun = Instant::now();
+        while begun.elapsed() < HORIZON * 2 {
+            let counter = "always/x".to_owned();
+            session.record([counter].into_iter()).await.expect("in use");
+        }
+        let late = (0..50).map(|group| format!("late-{group}/x"));
+        session.record(late).await.expect("in use");
     }
-    let late = (0..50).map(|group| format!("late-{group}/x"));
-    session.record(late).await.expect("in use");
 }
 
 /// One that was not used for so long is forgotten, and is so in all lanes: also where some still have its row.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_out_of_use_is_forgotten() {
-    let etcd = Cluster::start(1, &[]).await;
-    let mut session = Session::start(&etcd).await;
-    let counters = || ["a/x".to_owned(), "b/x".to_owned()].into_iter();
-    session.record(counters()).await.expect("a new one");
-    // Only time makes it old.
-    tokio::time::sleep(HORIZON * 2).await;
-    for counter in ["a/x", "c/x"] {
-        let refused = session.record([counter.to_owned()].into_iter()).await;
-        let refused = refused.expect_err("a lane may have forgotten it");
-        assert_eq!(refused.code(), Code::FailedPrecondition);
-        assert_eq!(reason(&refused).0, "SESSION_TOO_OLD");
+    for lanes in ["8", "1"] {
+        let etcd = Cluster::guarded(1).await;
+        let mut session = Session::start(&etcd, &["--etcd-lanes", lanes]).await;
+        let counters = || ["a/x".to_owned(), "b/x".to_owned()].into_iter();
+        session.record(counters()).await.expect("a new one");
+        // Only time makes it old.
+        tokio::time::sleep(HORIZON * 2).await;
+        for counter in ["a/x", "c/x"] {
+            let refused = session.record([counter.to_owned()].into_iter()).await;
+            let refused = refused.expect_err("a lane may have forgotten it");
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+            assert_eq!(reason(&refused).0, "SESSION_TOO_OLD");
+        }
     }
 }

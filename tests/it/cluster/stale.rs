@@ -106,7 +106,7 @@ async fn delete(node: &Node, counter: &str) -> i64 {
 
 /// Two nodes on one etcd.
 async fn two_nodes() -> (Cluster, Node, Node) {
-    let etcd = Cluster::start(1, &[]).await;
+    let etcd = Cluster::guarded(1).await;
     let address = etcd.address();
     let a = Node::start(&address, "a").await;
     let b = Node::start(&address, "b").await;

@@ -62,7 +62,7 @@ impl Whole {
         })
         .await;
         let options = Options {
-            prefix: "sumd".to_owned(),
+            prefix: "/sumd".to_owned(),
             lanes: 256,
             ttl: Duration::from_secs(2),
         };
@@ -121,7 +121,7 @@ impl Whole {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn every_lane_is_answered_by_its_owner() {
-    let cluster = Cluster::start(3, &[]).await;
+    let cluster = Cluster::guarded(3).await;
     let client = cluster.client();
     let a = Whole::start(&client, "a").await;
     let b = Whole::start(&client, "b").await;

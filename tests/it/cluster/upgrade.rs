@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sumd::proto::etcd::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{
     GetCounterRequest, IncrementCounterRequest, IncrementCounterResponse, NodeHealth,
     WatchNodesRequest, WatchNodesResponse,
 };
+use sumd::proto::sumd::store::v1::Meta;
+use sumd::store::etcd::FORMAT;
+use sumd::store::etcd::client::get;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -21,8 +25,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use uuid::Uuid;
 
+use super::in_time;
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
+use crate::simulation::rows;
 use crate::support::process::SUMD;
 use crate::support::{eventually, soon};
 
@@ -153,7 +159,7 @@ async fn start(etcd: &Cluster, program: &str, id: &'static str, load: &Load) -> 
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_upgrade_is_not_noticed() {
-    let etcd = Cluster::start(3, &[]).await;
+    let etcd = Cluster::guarded(3).await;
     let load = Load::default();
     let mut nodes = Vec::new();
     for id in IDS {
@@ -210,4 +216,71 @@ async fn an_upgrade_is_not_noticed() {
     }
     let (answered, retried) = (&load.answered, &load.retried);
     eprintln!("{answered:?} increments, {retried:?} sent again");
+}
+
+/// Data of an older format are served as they are while a node is there that knows no newer one; once the last of these is
+/// gone they are raised, nodes go on counting, and an older node can begin no more.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn the_format_is_raised_once_all_nodes_know_it() {
+    let etcd = Cluster::guarded(1).await;
+    let client = etcd.client();
+    let old = Meta {
+        format: 1,
+        lanes: 8,
+        key: rows::digests().key().to_vec().into(),
+        ..Meta::default()
+    };
+    let (key, value) = rows::meta(&old);
+    let put = |key: &str, value: bytes::Bytes| PutRequest {
+        key: key.to_owned().into(),
+        value,
+        ..PutRequest::default()
+    };
+    let written = client.put(put(&key, value), in_time()).await;
+    written.expect("written");
+    // As nodes wrote it that did not tell of formats.
+    let node = r#"{"Op":0,"Addr":"old:1","Metadata":null,"Node":{"id":"old","version":"0.1.0","protocol":1,
+        "started":"2026-11-18T11:06:40Z","draining":true}}"#;
+    let written = client.put(put("/sumd/nodes/old", node.into()), in_time());
+    written.await.expect("written");
+
+    let load = Load::default();
+    let a = start(&etcd, SUMD, "a", &load).await;
+    let b = start(&etcd, SUMD, "b", &load).await;
+    let mut clients = JoinSet::new();
+    clients.spawn(count(load.clone(), 0));
+    load.progress().await;
+    let meta = async || {
+        let found = client.range(get(key.clone()), in_time()).await;
+        let row = found.expect("an answer").kvs.remove(0);
+        rows::open::<Meta>(rows::meta_digests(), key.as_bytes(), &row.value)
+    };
+    assert_eq!(meta().await, old);
+    let gone = DeleteRangeRequest {
+        key: "/sumd/nodes/old".into(),
+        ..DeleteRangeRequest::default()
+    };
+    client.delete_range(gone, in_time()).await.expect("deleted");
+    let raised = Meta {
+        format: FORMAT,
+        ..old
+    };
+    let is_raised = async {
+        while meta().await != raised {
+            sleep(PAUSE).await;
+        }
+    };
+    soon(is_raised).await;
+    load.progress().await;
+    load.stop.cancel();
+    let counted = soon(clients.join_next()).await.expect("a client");
+    let counted = counted.expect("every call got through");
+    assert_eq!(load.retried.load(Ordering::Relaxed), 0, "nobody noticed");
+    let mut last = [0; COUNTERS];
+    for (counter, value) in counted {
+        assert_eq!(value, last[counter] + 1, "{}", name(counter));
+        last[counter] = value;
+    }
+    drop((a, b));
 }

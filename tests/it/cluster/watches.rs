@@ -57,7 +57,7 @@ impl Truth {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_watch_goes_on_at_another_node() {
-    let etcd = Cluster::start(1, &[]).await;
+    let etcd = Cluster::guarded(1).await;
     let address = etcd.address();
     let a = Node::start(&address, "a").await;
     let b = Node::start(&address, "b").await;
@@ -97,7 +97,7 @@ async fn a_watch_goes_on_at_another_node() {
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_watch_outlives_its_node() {
-    let etcd = Cluster::start(1, &[]).await;
+    let etcd = Cluster::guarded(1).await;
     let address = etcd.address();
     let b = Node::start(&address, "b").await;
     for (request, signal) in [

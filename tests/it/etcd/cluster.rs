@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use futures_util::future::join_all;
+use serde_json::{Value, json};
 use sumd::lane::Running;
 use sumd::model::Bounds;
 use sumd::store::Store;
-use sumd::store::etcd::client::{Address, Client, Options};
+use sumd::store::etcd::client::{Address, Client, Login, Options};
 use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::member::{Member, Ports};
 use super::proxy::Proxy;
@@ -21,9 +23,51 @@ pub struct Cluster {
     /// The ways of the others to each member, where there are such.
     pub peers: Vec<Proxy>,
     tls: bool,
+    /// Who clients are, where there are users.
+    login: Option<Login>,
 }
 
+/// The user that nodes are, and its password: it has the role that `deploy/README.md` gives it, and no other.
+pub const USER: &str = "sumd";
+pub const PASSWORD: &str = "pass";
+
+/// Members take no longer over a password than over anything else. Were they to take as long as they do by default, nodes that
+/// start together on a machine that has other things to do would wait for nothing else.
+pub const QUICK_LOGIN: [&str; 2] = ["--bcrypt-cost", "4"];
+
+/// How long a member may take to say whether it leads.
+const LEADER: Duration = Duration::from_secs(5);
+
 impl Cluster {
+    /// Starts a cluster that has users, as one that is deployed should have. Its clients, and nodes, have the role that they
+    /// need: a key outside of their prefix is none of theirs.
+    pub async fn guarded(size: usize) -> Self {
+        Self::start(size, &QUICK_LOGIN).await.with_users().await
+    }
+
+    /// Gives it users.
+    pub async fn with_users(mut self) -> Self {
+        let range = |key: &str| base64::engine::general_purpose::STANDARD.encode(key);
+        let sumd = json!({
+            "name": USER,
+            "perm": { "permType": "READWRITE", "key": range("/sumd/"), "range_end": range("/sumd0") },
+        });
+        for (path, request) in [
+            ("user/add", json!({ "name": "root", "password": "secret" })),
+            ("user/grant", json!({ "user": "root", "role": "root" })),
+            ("role/add", json!({ "name": USER })),
+            ("role/grant", sumd),
+            ("user/add", json!({ "name": USER, "password": PASSWORD })),
+            ("user/grant", json!({ "user": USER, "role": USER })),
+            ("enable", json!({})),
+        ] {
+            let path = format!("/v3/auth/{path}");
+            self.members[0].ask(&path, request, None).await;
+        }
+        self.login = Some(login(USER, PASSWORD));
+        self
+    }
+
     /// Starts a cluster and waits until it is well.
     pub async fn start(size: usize, flags: &[&str]) -> Self {
         Self::start_with(size, flags, false).await
@@ -89,6 +133,7 @@ impl Cluster {
             members: members.collect(),
             peers,
             tls,
+            login: None,
         };
         for member in &mut cluster.members {
             member.start();
@@ -110,7 +155,16 @@ impl Cluster {
     }
 
     pub fn options(&self) -> Options {
-        Options::new(&self.address())
+        let mut options = Options::new(&self.address());
+        options.login.clone_from(&self.login);
+        options
+    }
+
+    /// A client that may do everything.
+    pub fn root(&self) -> Client {
+        let mut options = self.options();
+        options.login = self.login.as_ref().map(|_| login("root", "secret"));
+        Client::new(options).expect("no TLS")
     }
 
     /// A client of all members.
@@ -142,12 +196,23 @@ impl Cluster {
         (store, running.expect("it begins"))
     }
 
+    /// Asks a member for what root alone may do, by etcd's JSON gateway.
+    pub async fn ask_as_root(&self, path: &str, request: Value) -> Value {
+        let member = &self.members[0];
+        let root = json!({ "name": "root", "password": "secret" });
+        let answer = member.ask("/v3/auth/authenticate", root, None).await;
+        member.ask(path, request, answer["token"].as_str()).await
+    }
+
     /// The member that leads, of those that run.
     pub async fn leader(&mut self) -> &mut Member {
+        let client = self.root();
         let found = async {
             loop {
-                for (i, member) in self.members.iter().enumerate() {
-                    if member.runs() && member.leads().await {
+                // By what it says itself.
+                let told = client.members(Instant::now() + LEADER).await;
+                for (i, (_, member)) in told.into_iter().enumerate() {
+                    if member.is_ok_and(|member| member.leader == Some(member.id)) {
                         return i;
                     }
                 }
@@ -164,5 +229,12 @@ impl Cluster {
         let mut members = self.members.iter_mut();
         let used = members.find(|member| member.host() == endpoint);
         used.expect("it is one of these")
+    }
+}
+
+fn login(user: &str, password: &str) -> Login {
+    Login {
+        user: user.to_owned(),
+        password: password.to_owned(),
     }
 }

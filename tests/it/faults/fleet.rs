@@ -13,7 +13,7 @@ use super::clock::Shim;
 use super::mutants::{Mutant, Mutator};
 use super::node::Node;
 use crate::crash::link::Servers;
-use crate::etcd::cluster::Cluster;
+use crate::etcd::cluster::{Cluster, QUICK_LOGIN};
 use crate::etcd::proxy::Way;
 use crate::etcd::{in_time, put_request};
 
@@ -55,12 +55,14 @@ pub struct Fleet {
 impl Fleet {
     pub async fn start(flags: &[String], mutant: Option<Mutant>) -> Self {
         let quota = QUOTA.to_string();
-        let cluster = Cluster::start_apart(SIZE, &["--quota-backend-bytes", &quota]).await;
+        let flags_of_etcd = [&QUICK_LOGIN[..], &["--quota-backend-bytes", &quota]].concat();
+        let cluster = Cluster::start_apart(SIZE, &flags_of_etcd).await;
+        let cluster = cluster.with_users().await;
         let mut hosts = cluster.address().hosts;
         let mut mutators = Vec::new();
         if let Some(mutant) = mutant {
             for host in &mut hosts {
-                let mutator = Mutator::start(mutant, host, &cluster.client()).await;
+                let mutator = Mutator::start(mutant, host, &cluster.root()).await;
                 *host = mutator.host.clone();
                 mutators.push(mutator);
             }
@@ -72,7 +74,7 @@ impl Fleet {
             node.start().await;
             nodes.push(node);
         }
-        let client = cluster.client();
+        let client = cluster.root();
         let mut janitor = JoinSet::new();
         janitor.spawn(compact(client.clone()));
         Self {

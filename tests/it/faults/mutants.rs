@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,8 +25,9 @@ use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Extensions, Status};
 use tower::Service as _;
 
 use crate::etcd::in_time;
@@ -135,13 +136,15 @@ impl Way {
     }
 
     async fn transaction(self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        // Who asks is told etcd as it was told here.
+        let token = request.headers().get("token").cloned();
         let body = request.into_body().collect().await;
         let body = body.map_err(|error| Status::unavailable(error.to_string()))?;
         // One message, behind five bytes that say how long it is.
         let message = body.to_bytes().split_off(5);
         let mut transaction = TxnRequest::decode(message).expect("a transaction");
         if lanes(&mut transaction).next().is_none() {
-            return self.forward(transaction).await;
+            return self.forward(transaction, token).await;
         }
         let seen = self.state.seen.fetch_add(1, Ordering::Relaxed) + 1;
         match self.mutant {
@@ -161,12 +164,19 @@ impl Way {
             }
             Mutant::None | Mutant::NoGuard | Mutant::EarlyAnswer | Mutant::Guess => {}
         }
-        self.forward(transaction).await
+        self.forward(transaction, token).await
     }
 
-    async fn forward(self, transaction: TxnRequest) -> Result<Response<Body>, Status> {
+    async fn forward(
+        self,
+        transaction: TxnRequest,
+        token: Option<HeaderValue>,
+    ) -> Result<Response<Body>, Status> {
         let mut client = KvClient::new(self.channel);
-        let response = client.txn(transaction).await?.into_inner();
+        let headers = token.map(|token| (HeaderName::from_static("token"), token));
+        let metadata = MetadataMap::from_headers(headers.into_iter().collect());
+        let request = tonic::Request::from_parts(metadata, Extensions::default(), transaction);
+        let response = client.txn(request).await?.into_inner();
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
         self.state.revision.fetch_max(revision, Ordering::Relaxed);
         Ok(message_of(&response))

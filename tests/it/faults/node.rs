@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clock::{Clock, Shim};
 use crate::crash::finding::found;
+use crate::etcd::cluster::{PASSWORD, USER};
 use crate::etcd::proxy::{Proxy, Way};
 use crate::support::process::{SUMD, signal};
 use crate::support::soon;
@@ -88,6 +89,8 @@ impl Node {
             .args(["--advertise", &self.peers.host.to_string()])
             .args(["--node-id", &self.name])
             .args(&self.flags)
+            .env("SUMD_ETCD_USER", USER)
+            .env("SUMD_ETCD_PASSWORD", PASSWORD)
             .env("LD_PRELOAD", &self.shim)
             .env("CLOCK_FILE", self.clock.file())
             .stdin(Stdio::null())

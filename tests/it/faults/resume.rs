@@ -17,7 +17,7 @@ use crate::support::soon;
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_goes_on_at_a_revision() {
-    let cluster = Cluster::start(1, &[]).await;
+    let cluster = Cluster::guarded(1).await;
     let (shim, hosts) = (Shim::compile().await, cluster.address().hosts);
     let mut node = Node::new("n0".to_owned(), &hosts, &shim, &[]).await;
     node.start().await;

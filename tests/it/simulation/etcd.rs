@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use prost::Message as _;
 use sumd::proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
@@ -13,8 +14,13 @@ use sumd::proto::etcd::etcdserverpb::{
 use sumd::proto::etcd::mvccpb::KeyValue;
 use sumd::store::etcd::client::Refusal;
 
+/// What etcd takes in one request unless it is told otherwise (`--max-request-bytes`).
+const MAX_REQUEST_BYTES: usize = 3 << 19;
+
 /// Everything that a cluster holds.
 pub struct Etcd {
+    /// Larger requests are refused.
+    pub max_request_bytes: usize,
     revision: i64,
     /// What was before this revision is forgotten.
     compacted: i64,
@@ -57,6 +63,7 @@ impl<'a> Path<'a> {
 impl Etcd {
     pub fn new() -> Self {
         Self {
+            max_request_bytes: MAX_REQUEST_BYTES,
             revision: 1,
             compacted: 0,
             keys: BTreeMap::new(),
@@ -72,6 +79,9 @@ impl Etcd {
     /// # Errors
     /// As etcd refuses; nothing is changed then.
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+        if request.encoded_len() > self.max_request_bytes {
+            return Err(Refusal::TooLarge);
+        }
         let path = self.path(request);
         let mut operations = Vec::new();
         path.operations(&mut operations);

@@ -104,6 +104,7 @@ fn sizes(rng: &mut Rng) -> Sizes {
     Sizes {
         open_bytes: [0, 200, 1000][rng.usize(..3)],
         folded_rows: rng.usize(1..5),
+        folded_bytes: [0, 500, 1 << 18][rng.usize(..3)],
         recent_bytes: [0, 1000, 8000][rng.usize(..3)],
         recent_sessions: rng.usize(..4),
         pruned_packs: rng.usize(1..4),

@@ -29,18 +29,16 @@ pub fn digests() -> Digests {
 /// one that is known here.
 pub fn begin(etcd: &mut Etcd, lanes: u32) {
     let key = Bytes::from(format!("{PREFIX}/meta"));
-    let digests = Digests::new(*b"sumd's meta rows");
     let new = Blank::default();
     let opened = EtcdStore::over(new.clone(), PREFIX, 128, Sizes::default());
     let opened = opened.now_or_never().expect("it is answered at once");
     opened.expect("there is nothing yet");
     let value = new.meta(&key);
-    let meta = Meta {
+    let (key, value) = meta(&Meta {
         lanes,
         key: KEY.to_vec().into(),
-        ..open(digests, &key, &value)
-    };
-    let value = seal(digests, &key, &meta);
+        ..open(meta_digests(), &key, &value)
+    });
     let request = TxnRequest {
         success: vec![put(key, value)],
         ..TxnRequest::default()
@@ -78,6 +76,18 @@ impl Kv for Blank {
         known.1.push(request);
         Ok(answer.expect("it is a request that etcd takes"))
     }
+}
+
+/// The row that says what the data are.
+pub fn meta(meta: &Meta) -> (String, Bytes) {
+    let key = format!("{PREFIX}/meta");
+    let value = seal(meta_digests(), key.as_bytes(), meta);
+    (key, value)
+}
+
+/// What that row is checked with, which tells the key of the others.
+pub fn meta_digests() -> Digests {
+    Digests::new(*b"sumd's meta rows")
 }
 
 pub fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {

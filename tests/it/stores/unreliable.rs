@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
 use sumd::store::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, SessionRows, Store,
-    StoreError, Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, SessionRows,
+    Store, StoreError, Sum,
 };
 use tokio::sync::watch;
 
@@ -178,8 +178,12 @@ impl Store for Unreliable {
         Digests::new([7; 16])
     }
 
-    fn lanes(&self) -> u32 {
-        1
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: false,
+            lanes: 1,
+            batch_bytes: 768 << 10,
+        }
     }
 
     fn load(&self, _lane: LaneNumber) -> Reply<Loaded> {

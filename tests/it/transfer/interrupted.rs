@@ -9,7 +9,7 @@ use sumd::store::sqlite::SqliteStore;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Places, Server, does_not_move, does_not_serve, run};
+use super::{Places, Server, does_not_move, does_not_serve, fails, moves, run, sumd};
 use crate::support::process::SUMD;
 use crate::support::soon;
 
@@ -128,4 +128,29 @@ async fn a_source_that_is_in_use_is_not_harmed() {
     assert!(does_not_serve(&there).await.contains("were moved to"));
     let mut server = places.serve(&places.file("a.db")).await;
     is_whole(&mut server).await;
+}
+
+/// A move that is given up is undone: what was closed for it is served again, unless what it has made is there.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_move_from_etcd_is_undone() {
+    let places = Places::new().await;
+    let (there, here) = (places.etcd(), places.file("a.db"));
+    let mut node = places.serve(&there).await;
+    fill(&mut node).await;
+    node.stop().await;
+    let problem = fails(&["reopen", "--store", &there]).await;
+    assert!(problem.contains("nothing to undo"), "{problem}");
+    moves(&there, &here).await;
+    let problem = fails(&["reopen", "--store", &there]).await;
+    assert!(problem.contains("which is there"), "{problem}");
+
+    let (path, away) = (places.path("a.db"), places.path("away.db"));
+    std::fs::rename(path, away).expect("it is moved away");
+    assert!(does_not_serve(&there).await.contains("were moved to"));
+    let told = sumd(&["reopen", "--store", &there]).await;
+    assert!(told.contains(&here), "{told}");
+    let mut node = places.serve(&there).await;
+    is_whole(&mut node).await;
+    node.stop().await;
 }

@@ -95,6 +95,19 @@ pub fn at_revision(key: impl Into<Bytes>, revision: i64) -> Compare {
     }
 }
 
+/// The guard of a transaction: no key with a prefix was written after a revision.
+#[must_use]
+pub fn not_after(prefix: impl Into<Bytes>, revision: i64) -> Compare {
+    let (key, range_end) = prefix_range(prefix.into());
+    Compare {
+        result: CompareResult::Less.into(),
+        target: CompareTarget::Mod.into(),
+        key,
+        target_union: Some(TargetUnion::ModRevision(revision + 1)),
+        range_end,
+    }
+}
+
 /// The first key with a prefix, and the end of their range. All keys, where the prefix is empty.
 pub(super) fn prefix_range(prefix: Bytes) -> (Bytes, Bytes) {
     let end = prefix_end(&prefix);

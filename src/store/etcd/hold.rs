@@ -1,0 +1,85 @@
+//! Keeps nodes from forgetting what is still being read.
+//!
+//! Who reads all data as they were at one revision takes longer than nodes keep history, if there are enough of them. It holds
+//! what it reads by a key under a lease, and nodes forget nothing from that key's revision on, for as long as the key is there,
+//! up to a bound. etcd itself, if it is told to forget by itself, knows nothing of this.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::client::{Client, Lease};
+use super::rows;
+use crate::proto::etcd::etcdserverpb::PutRequest;
+
+/// For how long what a reader that has died was reading is held after that.
+const TTL: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(5);
+/// For how long a node forgets nothing for the sake of one reader.
+const MAX_HELD: Duration = Duration::from_hours(1);
+
+/// Nodes forget nothing that is newer than this. It runs out after it was dropped.
+pub struct Hold(Lease);
+
+impl Hold {
+    /// Holds what is under a prefix, from now on.
+    ///
+    /// # Errors
+    /// Returns an error if etcd refuses, or does not answer in time.
+    pub async fn take(client: &Client, prefix: &str) -> Result<Self, super::client::Error> {
+        let lease = client.grant(TTL, Instant::now() + ANSWER).await?;
+        let put = PutRequest {
+            key: format!("{}{}", rows::holds(prefix), Uuid::new_v4()).into(),
+            lease: lease.id(),
+            ..PutRequest::default()
+        };
+        client.put(put, Instant::now() + ANSWER).await?;
+        Ok(Self(lease))
+    }
+
+    /// Lets go of it at once.
+    pub async fn release(self) {
+        // It runs out by itself.
+        let _ = self.0.revoke(Instant::now() + ANSWER).await;
+    }
+}
+
+/// What is held, as a node sees it.
+#[derive(Default)]
+pub(super) struct Holds(HashMap<i64, Instant>);
+
+impl Holds {
+    /// The first revision of etcd that is held, of the keys that are there now with these revisions.
+    pub(super) fn first(&mut self, now: Instant, found: &[i64]) -> Option<i64> {
+        self.0.retain(|revision, _| found.contains(revision));
+        for revision in found {
+            self.0.entry(*revision).or_insert(now);
+        }
+        let held = self.0.iter();
+        let held = held.filter(|(_, since)| now.duration_since(**since) < MAX_HELD);
+        held.map(|(revision, _)| *revision).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The oldest that is still there counts, until it has been there for too long.
+    #[test]
+    fn what_is_held_is_held_for_a_bounded_time() {
+        let mut holds = Holds::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(holds.first(start, &[]), None);
+        assert_eq!(holds.first(start, &[7]), Some(7));
+        assert_eq!(holds.first(start + second, &[7, 9]), Some(7));
+        assert_eq!(holds.first(start + 2 * second, &[9]), Some(9));
+        assert_eq!(holds.first(start + MAX_HELD, &[9]), Some(9));
+        assert_eq!(holds.first(start + second + MAX_HELD, &[9]), None);
+        let again = holds.first(start + second + MAX_HELD, &[9, 12]);
+        assert_eq!(again, Some(12), "another one is held for as long");
+    }
+}

@@ -1,0 +1,366 @@
+//! Nodes of a simulation without a storm, where one thing goes wrong at a moment that is chosen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use sumd::lane::{Clock, Decided, LaneError, Running};
+use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request};
+use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
+use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
+use sumd::proto::sumd::store::v1::Meta;
+use sumd::store::LaneNumber;
+use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
+use sumd::store::etcd::{EtcdStore, FORMAT, Kv, Sizes};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::network::{Link, World};
+use super::nodes::BEGAN;
+use super::{paused_runtime, rows};
+
+/// Long after anything that ends has ended.
+const FOR_EVER: Duration = Duration::from_mins(2);
+const LANES: u32 = 2;
+
+/// A way to etcd on which rows of sessions can be kept from being read by themselves, and what is written from arriving.
+#[derive(Clone)]
+struct Switch {
+    link: Link,
+    no_sessions: Arc<AtomicBool>,
+    no_writes: Arc<AtomicBool>,
+}
+
+impl Switch {
+    fn new(world: &World) -> Self {
+        Self {
+            link: Link::calm(world),
+            no_sessions: Arc::default(),
+            no_writes: Arc::default(),
+        }
+    }
+}
+
+impl Kv for Switch {
+    async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        let reads_a_session = request.success.iter().any(|op| match &op.request {
+            Some(Op::RequestRange(range)) => {
+                range.range_end.is_empty() && range.key.starts_with(b"/sumd/sessions/")
+            }
+            _ => false,
+        });
+        if reads_a_session && self.no_sessions.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20)).await;
+            return Err(error(Outcome::Definite(Refusal::NoLeader)));
+        }
+        if !request.compare.is_empty() && self.no_writes.load(Ordering::Relaxed) {
+            sleep_until(deadline).await;
+            return Err(error(Outcome::Unknown(Doubt::Deadline)));
+        }
+        self.link.txn(request, deadline).await
+    }
+}
+
+fn error(outcome: Outcome) -> Error {
+    Error {
+        outcome,
+        endpoint: None,
+        code: None,
+        message: format!("{outcome:?}"),
+    }
+}
+
+/// A calm world with data in it that batches tell of sessions by what they have added.
+fn world(lanes: u32) -> World {
+    let world = World::new(Rng::with_seed(1), None);
+    let mut inner = world.lock();
+    inner.healed = true;
+    drop(inner);
+    describe(&world, &meta(lanes));
+    world
+}
+
+/// What data are that were begun before rows had extras.
+fn meta(lanes: u32) -> Meta {
+    Meta {
+        format: 3,
+        lanes,
+        key: rows::digests().key().to_vec().into(),
+        ..Meta::default()
+    }
+}
+
+/// Writes the row that says what the data are.
+fn describe(world: &World, meta: &Meta) {
+    let (key, value) = rows::meta(meta);
+    let request = TxnRequest {
+        success: vec![put(key, value)],
+        ..TxnRequest::default()
+    };
+    world.lock().etcd.txn(&request).expect("it fits");
+}
+
+async fn open(kv: Switch, sizes: Sizes) -> Running {
+    let store = EtcdStore::over(kv, rows::PREFIX, 128, sizes).await;
+    let began = Instant::now();
+    let clock = Clock::new(move || {
+        BEGAN + i64::try_from(began.elapsed().as_millis()).expect("a short time")
+    });
+    let bounds = Bounds {
+        id_bytes: 256 << 20,
+        counter_bytes: 1 << 20,
+        id_horizon: 600_000,
+        session_horizon: 86_400_000,
+    };
+    let running = Running::here(Arc::new(store.expect("a store")), bounds, clock).await;
+    running.expect("lanes")
+}
+
+fn lane() -> LaneNumber {
+    rows::digests().lane("na", LANES)
+}
+
+fn message(session: &str, sequence: u64, increments: Increments) -> Request {
+    let part = Part {
+        previous: Some(sequence - 1).filter(|previous| *previous > 0),
+        parts: 1,
+        indices: Vec::new(),
+    };
+    Request {
+        id: None,
+        operation: Operation::Record(Record {
+            session: session.into(),
+            time: BEGAN,
+            sequence,
+            acknowledged: 0,
+            follows: Follows::InLane(part),
+            contents: rows::digests().message(&increments),
+            increments,
+        }),
+    }
+}
+
+fn one() -> Increments {
+    Increments::one("na/0".to_owned(), 1, Limits::default())
+}
+
+fn plain() -> Request {
+    Request {
+        id: None,
+        operation: Operation::Increment(one()),
+    }
+}
+
+fn value(decided: &Decided) -> i64 {
+    match &decided.answer.done {
+        Done::Incremented(added) => added.value,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A node hears that another one has committed, and cannot read all of that for as long as a reader is patient. Afterwards it
+/// counts on, on top of what the other one has done.
+#[test]
+fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let sizes = Sizes {
+            recent_sessions: 0,
+            ..Sizes::default()
+        };
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), sizes).await;
+        let b = open(Switch::new(&world), sizes).await;
+        let by_a = a.lanes.execute(lane(), message("s", 1, one())).await;
+        by_a.expect("by the first");
+        for sequence in 2..6 {
+            let by_b = b.lanes.execute(lane(), message("s", sequence, one()));
+            by_b.await.expect("by the second");
+        }
+        kv.no_sessions.store(true, Ordering::Relaxed);
+        let during = a.lanes.execute(lane(), plain()).await;
+        assert!(
+            matches!(during, Err(LaneError::Unavailable(_))),
+            "{during:?}"
+        );
+        kv.no_sessions.store(false, Ordering::Relaxed);
+        let after = timeout(FOR_EVER, a.lanes.execute(lane(), plain())).await;
+        let after = after.expect("an answer").expect("it is counted");
+        assert_eq!(value(&after), 6);
+    });
+}
+
+/// Messages of so many sessions, all of whose increments fail by a limit that is reached.
+async fn fail(running: &Running, sessions: u64, messages: u64) {
+    let limits = Limits {
+        max: Some(1_000_000_000_000),
+        ..Limits::default()
+    };
+    let set = Operation::Set("na/quota".into(), 1_000_000_000_000);
+    let set = Request {
+        id: None,
+        operation: set,
+    };
+    running.lanes.execute(lane(), set).await.expect("it is set");
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    for sequence in 1..=messages {
+        for session in 0..sessions {
+            let mut increments = Increments::default();
+            for _ in 0..1000 {
+                increments.push("na/quota", 1_000, limits);
+            }
+            let request = message(&format!("meter-{session}"), sequence, increments);
+            let queued = running
+                .lanes
+                .enqueue(lane(), request, 1000, replies.clone());
+            queued.await.expect("it is queued");
+        }
+        for _ in 0..sessions {
+            let answer = timeout(FOR_EVER, answers.recv()).await;
+            let answer = answer.expect("an answer").expect("an answer");
+            answer.expect("it is recorded");
+        }
+    }
+}
+
+/// How many of so many sessions have a row.
+fn folded(world: &World, sessions: u64) -> usize {
+    let world = world.lock();
+    let prefix = format!("{}/sessions/{:04x}", rows::PREFIX, lane());
+    let has_row = |session: &u64| {
+        let key = format!("{prefix}/meter-{session}");
+        world.etcd.changed(key.as_bytes()) > 0
+    };
+    (0..sessions).filter(has_row).count()
+}
+
+/// The rows of some hundred sessions, each with the failures of some messages that its client has not acknowledged, are several
+/// MiB: they are brought up to date in as many steps as that takes.
+#[test]
+fn a_fold_of_sessions_fits_into_a_transaction() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let a = open(Switch::new(&world), Sizes::default()).await;
+        fail(&a, 300, 4).await;
+        for _ in 0..100 {
+            a.lanes.execute(lane(), plain()).await.expect("it counts");
+        }
+        assert_eq!(folded(&world, 300), 300);
+    });
+}
+
+/// An etcd that takes less in one request than it does by default is no reason to end: less is folded at a time, and a batch
+/// that is too large by itself is refused, and certainly not counted.
+#[test]
+fn an_etcd_that_takes_little_at_once_is_given_little() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let sizes = Sizes {
+            recent_sessions: 1,
+            ..Sizes::default()
+        };
+        let a = open(Switch::new(&world), sizes).await;
+        world.lock().etcd.max_request_bytes = 250 << 10;
+        fail(&a, 4, 4).await;
+        for _ in 0..30 {
+            a.lanes.execute(lane(), plain()).await.expect("it counts");
+        }
+        assert_eq!(folded(&world, 4), 4);
+
+        let mut large = Increments::default();
+        for at in 0..1000 {
+            large.push(&format!("na/{at}/{:0400}", 0), 1, Limits::default());
+        }
+        let refused = a.lanes.execute(lane(), message("large", 1, large)).await;
+        assert!(
+            matches!(refused, Err(LaneError::Unavailable(_))),
+            "{refused:?}"
+        );
+        let after = a.lanes.execute(lane(), plain()).await.expect("it counts");
+        assert_eq!(value(&after), 31);
+    });
+}
+
+/// Another node raises the format of the data: what is on its way then does not land any more, and is sent again.
+#[test]
+fn a_lane_goes_on_when_the_format_is_raised() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), Sizes::default()).await;
+        a.lanes.execute(lane(), plain()).await.expect("it counts");
+        kv.no_writes.store(true, Ordering::Relaxed);
+        let counted = a.lanes.execute(lane(), plain());
+        // It is in doubt by then, and still patient.
+        sleep(Duration::from_secs(2)).await;
+        let raised = Meta {
+            format: FORMAT,
+            ..meta(LANES)
+        };
+        describe(&world, &raised);
+        kv.no_writes.store(false, Ordering::Relaxed);
+        let counted = timeout(FOR_EVER, counted).await.expect("an answer");
+        assert_eq!(value(&counted.expect("it is counted")), 2);
+        let b = open(Switch::new(&world), Sizes::default()).await;
+        let counted = b.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&counted.expect("it is counted")), 3);
+        let counted = a.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&counted.expect("it is counted")), 4);
+    });
+}
+
+/// Data that are closed, and those of a format that is not known here, are not written to, and nothing is told as counted.
+#[test]
+fn a_lane_ends_when_the_data_are_not_its_any_more() {
+    let closed = Meta {
+        moved_to: "elsewhere".to_owned(),
+        ..meta(LANES)
+    };
+    let newer = Meta {
+        format: FORMAT + 1,
+        ..meta(LANES)
+    };
+    for changed in [closed, newer] {
+        paused_runtime().block_on(async {
+            let world = world(LANES);
+            let mut a = open(Switch::new(&world), Sizes::default()).await;
+            a.lanes.execute(lane(), plain()).await.expect("it counts");
+            describe(&world, &changed);
+            let told = timeout(FOR_EVER, a.lanes.execute(lane(), plain())).await;
+            told.expect("an answer").expect_err("it does not land");
+            timeout(FOR_EVER, a.failure()).await.expect("it has ended");
+        });
+    }
+}
+
+/// Callers are told that nobody knows, and those who come later are refused, also if all counters are in one lane: etcd is not
+/// a disk of this machine's.
+#[test]
+fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
+    paused_runtime().block_on(async {
+        let world = world(1);
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), Sizes::default()).await;
+        a.lanes.execute(0, plain()).await.expect("it counts");
+        kv.no_writes.store(true, Ordering::Relaxed);
+        let told = timeout(FOR_EVER, a.lanes.execute(0, plain())).await;
+        let told = told.expect("an answer");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+        let told = timeout(FOR_EVER, a.lanes.execute(0, plain())).await;
+        let told = told.expect("an answer");
+        assert!(matches!(told, Err(LaneError::Unavailable(_))), "{told:?}");
+        kv.no_writes.store(false, Ordering::Relaxed);
+        let counted = timeout(FOR_EVER, async {
+            loop {
+                match a.lanes.execute(0, plain()).await {
+                    Ok(decided) => return value(&decided),
+                    Err(LaneError::Unavailable(_)) => sleep(Duration::from_millis(10)).await,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        });
+        // What nobody knew of has been counted, once.
+        assert_eq!(counted.await, Ok(3));
+    });
+}
