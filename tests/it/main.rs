@@ -10,6 +10,8 @@ mod faults;
 mod hostile;
 mod imports;
 mod limits;
+mod logging;
+mod output;
 mod polyglot;
 mod power;
 mod process;
