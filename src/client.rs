@@ -8,6 +8,7 @@ pub use counter::counter;
 
 use std::error::Error;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -16,6 +17,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 use crate::config::{AddOptions, HealthOptions, ServerOptions};
 use crate::proto::sum::v1::AddRequest;
@@ -36,6 +38,12 @@ pub enum ClientError {
     Refused(Status),
     /// The server is there and does not serve.
     NotServing(ServingStatus),
+    /// A change may have been made, or may yet be.
+    InDoubt(Box<ClientError>, String),
+    /// A watch has ended, which has told all changes up to a revision.
+    WatchEnded(Box<ClientError>, i64),
+    /// What was to be printed cannot be.
+    Output(io::Error),
 }
 
 impl fmt::Display for ClientError {
@@ -52,9 +60,65 @@ impl fmt::Display for ClientError {
             Self::Timeout(address, timeout) => {
                 write!(f, "no answer from {address} within {timeout:?}")
             }
-            Self::Refused(status) => write!(f, "{:?}: {}", status.code(), status.message()),
+            Self::Refused(status) => refusal(f, status),
             Self::NotServing(status) => f.write_str(status.as_str_name()),
+            Self::InDoubt(error, id) => write!(
+                f,
+                "{error}; it may have been done: the same command with --request-id {id}, and it is done once"
+            ),
+            Self::WatchEnded(error, revision) => {
+                write!(f, "{error}; to go on: --from-revision {revision}")
+            }
+            Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
         }
+    }
+}
+
+/// A status with what programs are told beside it: the reason, whether anything was changed, and when to try again.
+fn refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
+    write!(f, "{:?}: {}", status.code(), status.message())?;
+    let details = status.get_error_details();
+    if let Some(info) = details.error_info() {
+        write!(f, " ({}", info.reason)?;
+        if let Some(outcome) = info.metadata.get("outcome") {
+            write!(f, ", {outcome}")?;
+        }
+        f.write_str(")")?;
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        write!(f, "; try again in {delay:?}")?;
+    }
+    Ok(())
+}
+
+impl ClientError {
+    /// A change that was asked for may have been made, or may yet be.
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Timeout(..) => true,
+            Self::Refused(status) => {
+                let info = status.get_details_error_info();
+                let outcome = info.and_then(|info| info.metadata.get("outcome").cloned());
+                outcome.is_none_or(|outcome| outcome != "NOT_APPLIED")
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Writes to standard output, at once.
+///
+/// # Errors
+/// Returns an error if that is not possible.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
     }
 }
 
@@ -100,14 +164,40 @@ pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError>
     .await
 }
 
-/// Connects and asks, in the time that there is for both. Of several servers the next is asked where one is not there, over
-/// and over: a request that changes something has an id, and happens once.
+/// Connects and asks, in the time that there is for both.
 async fn in_time<T>(
-    ServerOptions { address, timeout }: &ServerOptions,
+    server: &ServerOptions,
     ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
+    attempts(server, ask).await.0
+}
+
+/// The same for a request that changes something, under an id. If any attempt may have been carried out, an error names the
+/// id: whatever a later attempt was answered.
+async fn change<T>(
+    server: &ServerOptions,
+    request_id: &str,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let (answer, in_doubt) = attempts(server, ask).await;
+    answer.map_err(|error| {
+        if in_doubt {
+            ClientError::InDoubt(Box::new(error), request_id.to_owned())
+        } else {
+            error
+        }
+    })
+}
+
+/// Asks, and of several servers the next if one is not there, over and over: a request that changes something has an id, and
+/// happens once. Also tells whether an attempt that failed may have been carried out.
+async fn attempts<T>(
+    ServerOptions { address, timeout }: &ServerOptions,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
+) -> (Result<T, ClientError>, bool) {
     let end = Instant::now() + *timeout;
     let count = u32::try_from(address.len()).unwrap_or(u32::MAX).max(1);
+    let mut in_doubt = false;
     loop {
         for address in address {
             let attempt = end.min(Instant::now() + *timeout / count);
@@ -117,13 +207,14 @@ async fn in_time<T>(
             });
             let late = |_| Err(ClientError::Timeout(address.clone(), *timeout));
             let answer = answer.await.unwrap_or_else(late);
+            in_doubt |= answer.as_ref().err().is_some_and(ClientError::is_in_doubt);
             let is_final = match &answer {
                 Err(ClientError::Refused(status)) => status.code() != Code::Unavailable,
                 Err(ClientError::Connect(..) | ClientError::Timeout(..)) => false,
-                Ok(_) | Err(ClientError::NotServing(_)) => true,
+                _ => true,
             };
             if is_final || count == 1 || Instant::now() >= end {
-                return answer;
+                return (answer, in_doubt);
             }
         }
         sleep(RETRY_PAUSE).await;

@@ -4,18 +4,22 @@ mod cluster;
 mod counter;
 mod memory;
 mod store;
+mod values;
 
 pub use cluster::{ClusterCommand, NodeOptions, StatusOptions};
 pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
-pub use store::{EtcdOptions, MemoryOptions, MoveOptions, StoreAddress, StoreOptions};
+pub use store::{
+    EtcdLayout, EtcdOptions, MemoryOptions, MoveOptions, NewStoreOptions, StoreAddress,
+    StoreOptions,
+};
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::server::{Address, Limits, ListenOptions};
 use crate::telemetry::LogOptions;
@@ -74,6 +78,62 @@ pub enum Command {
     Health(HealthOptions),
 }
 
+impl Config {
+    /// Checks options against each other.
+    ///
+    /// # Errors
+    /// Returns what is wrong if options do not go together.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.command {
+            None => self.serve.check(),
+            Some(Command::Serve(options)) => options.check(),
+            Some(Command::Backup(options)) => options.store.check(),
+            Some(Command::Restore(options)) => options.store.check(),
+            Some(Command::Check(options)) => options.check(),
+            Some(Command::Move(options)) => options.check(),
+            Some(
+                Command::Add(_) | Command::Counter(_) | Command::Cluster(_) | Command::Health(_),
+            ) => Ok(()),
+        }
+    }
+
+    /// The variables of the environment that look like options of sumd and are none: mostly misspelt ones.
+    #[must_use]
+    pub fn unknown_variables() -> Vec<String> {
+        fn known(command: &clap::Command, name: &str) -> bool {
+            let mut variables = command.get_arguments().filter_map(clap::Arg::get_env);
+            variables.any(|variable| variable == name)
+                || command
+                    .get_subcommands()
+                    .any(|command| known(command, name))
+        }
+        let command = Self::command();
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let mut unknown: Vec<_> = names
+            .filter(|name| name.starts_with("SUMD_") && name != store::ETCD_PASSWORD)
+            .filter(|name| !known(&command, name))
+            .collect();
+        unknown.sort();
+        unknown
+    }
+}
+
+impl ServeOptions {
+    fn check(&self) -> Result<(), String> {
+        self.limits.check()?;
+        self.store.check()?;
+        // It tells a node of a cluster, which must not begin with counters of its own because --store was forgotten.
+        if self.node.advertise.is_some() && matches!(self.store.address(), StoreAddress::Sqlite(_))
+        {
+            return Err(
+                "--advertise is for a node of a cluster, which has --store etcd://HOST:PORT"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
 /// What `sumd serve` takes.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
@@ -82,12 +142,12 @@ pub struct ServeOptions {
     pub listen: ListenOptions,
 
     /// Threads that serve [default: one for each core]
-    #[arg(long, env = "SUMD_WORKERS", value_name = "N")]
+    #[arg(long, env = "SUMD_WORKERS", value_name = "N", value_parser = values::workers)]
     pub workers: Option<NonZeroUsize>,
 
     /// Where counters are.
     #[command(flatten)]
-    pub store: StoreOptions,
+    pub store: NewStoreOptions,
 
     /// What this node tells of itself.
     #[command(flatten)]
@@ -122,7 +182,7 @@ pub struct ServerOptions {
 
     /// How long to wait for the answer
     #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",
-          value_parser = humantime::parse_duration)]
+          value_parser = values::timeout)]
     pub timeout: std::time::Duration,
 }
 
@@ -171,13 +231,12 @@ pub struct RestoreOptions {
 
     /// Where to.
     #[command(flatten)]
-    pub store: StoreOptions,
+    pub store: NewStoreOptions,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

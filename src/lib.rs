@@ -4,6 +4,8 @@
 //! its own tests and benchmarks. Imports point down the floors: [`sum::wire`] knows nothing of gRPC, the
 //! services nothing of the server, the server nothing of the command line.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod client;
 pub mod cluster;
 pub mod config;

@@ -1,4 +1,9 @@
 //! The `sumd` command: parse, start, exit code.
+//!
+//! Nothing here panics because of an output that cannot be written: standard error is best effort, and an answer that is
+//! lost on standard output is a failure.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod serve;
 mod tools;
@@ -8,7 +13,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sumd::client;
+use sumd::client::{self, ClientError};
 use sumd::config::{Command, Config, ServeOptions};
 use sumd::store::Report;
 use sumd::telemetry;
@@ -24,30 +29,29 @@ const USAGE: u8 = 64;
 async fn main() -> ExitCode {
     let config = match Config::try_parse() {
         Ok(config) => config,
-        Err(error) if error.use_stderr() => {
-            eprintln!("{}", one_line(&error));
-            return ExitCode::from(USAGE);
-        }
+        Err(error) if error.use_stderr() => return refuse(&one_line(&error)),
         Err(help) => {
-            // A reader that has seen enough, as `| head` has, is no failure.
-            let _ = help.print();
-            return ExitCode::SUCCESS;
+            let printed = help.print().and_then(|()| io::stdout().flush());
+            return printed.map_or_else(|error| unprinted(&error), |()| ExitCode::SUCCESS);
         }
     };
+    if let Err(problem) = config.check() {
+        return refuse(&problem);
+    }
     match config.command {
         None => serve(config.serve).await,
         Some(Command::Serve(options)) => serve(*options).await,
         Some(Command::Add(options)) => report(client::add(options).await),
         Some(Command::Health(options)) => report(client::health(options).await),
-        Some(Command::Counter(command)) => {
-            let lines = client::counter(command).await;
-            report(lines.map(|lines| lines.join("\n")))
-        }
+        Some(Command::Counter(command)) => match client::counter(command).await {
+            Err(ClientError::Output(error)) => unprinted(&error),
+            lines => report(lines.map(|lines| lines.join("\n"))),
+        },
         Some(Command::Cluster(command)) => {
             let lines = client::cluster(command).await;
             report(lines.map(|lines| lines.join("\n")))
         }
-        Some(Command::Backup(options)) => report(tools::backup(options).await),
+        Some(Command::Backup(options)) => check(tools::backup(options).await),
         Some(Command::Restore(options)) => report(tools::restore(options).await),
         Some(Command::Check(options)) => check(tools::check(options).await),
         Some(Command::Move(options)) => report(tools::transfer(options).await),
@@ -56,33 +60,29 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(options: ServeOptions) -> ExitCode {
-    if let Err(problem) = options.limits.check() {
-        eprintln!("sumd: {problem}");
-        return ExitCode::from(USAGE);
-    }
-    telemetry::init(&options.log);
+    // Its last lines are written when this returns.
+    let _log = match telemetry::init(&options.log) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&format!("cannot start the log's thread: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     match serve::run(options).await {
         Ok(code) => code,
         Err(error) => {
-            error!("{error}");
+            error!(target: telemetry::FAILURE, "{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints a client command's answer, or why there is none.
+/// Prints a command's answer, or why there is none.
 fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     match answer {
-        Ok(answer) => {
-            let answer = answer.to_string();
-            if !answer.is_empty() {
-                // A reader that has gone, as in `| head -0`, is no failure.
-                let _ = writeln!(io::stdout(), "{answer}");
-            }
-            ExitCode::SUCCESS
-        }
+        Ok(answer) => print(&answer.to_string(), ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("sumd: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -92,13 +92,49 @@ fn check(found: Result<Report, tools::Error>) -> ExitCode {
     match found {
         Ok(found) if !found.problems.is_empty() => {
             for problem in &found.problems {
-                eprintln!("sumd: {problem}");
+                complain(problem);
             }
-            println!("{found}");
-            ExitCode::FAILURE
+            print(&found.to_string(), ExitCode::FAILURE)
         }
         found => report(found),
     }
+}
+
+/// Prints an answer, if there is one, and gives `code` unless that fails.
+fn print(answer: &str, code: ExitCode) -> ExitCode {
+    if answer.is_empty() {
+        return code;
+    }
+    match client::print(&format!("{answer}\n")) {
+        Ok(()) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            complain(&format!(
+                "the command was carried out, but its answer cannot be written to standard output: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The end of a command that could not go on printing. A reader that has seen enough, as `| head` has, is no failure.
+fn unprinted(error: &io::Error) -> ExitCode {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    complain(&format!("cannot write to standard output: {error}"));
+    ExitCode::FAILURE
+}
+
+/// Says what is wrong with the command line.
+fn refuse(problem: &str) -> ExitCode {
+    complain(&format!("{problem} (see sumd --help)"));
+    ExitCode::from(USAGE)
+}
+
+/// Says what is wrong, on standard error. The exit code says so, too, if nobody can be told.
+fn complain(problem: &impl Display) {
+    let _ = io::stderr().write_all(format!("sumd: {problem}\n").as_bytes());
 }
 
 /// What is wrong with the command line, without the usage that clap puts below it.
@@ -109,5 +145,5 @@ fn one_line(error: &clap::Error) -> String {
         .trim_start_matches("error: ")
         .split_whitespace()
         .collect();
-    format!("sumd: {} (see sumd --help)", words.join(" "))
+    words.join(" ")
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use bytesize::ByteSize;
 use sumd::cluster::{self, ClusterService, Members, PeerService};
-use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
+use sumd::config::{Config, NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
 use sumd::lane;
 use sumd::server::{Address, Server, Services};
@@ -79,7 +80,7 @@ async fn open_etcd(
     let etcd = &options.store.etcd;
     let node = node(&options.node, addresses)?;
     // Each of two threads has a connection of its own.
-    let place = etcd.place(Client::new(etcd.client(address)?)?);
+    let place = etcd.place(Client::new(etcd.client(address)?)?, &options.store.layout);
     let own = Client::new(etcd.client(address)?)?;
     let store = async move {
         loop {
@@ -156,23 +157,27 @@ async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
 /// Serves until a signal, or a failure.
 ///
 /// # Errors
-/// Where it cannot start, or has failed.
+/// Returns an error if it cannot start, or has failed.
 pub async fn run(options: ServeOptions) -> Result<ExitCode> {
-    allow_files(options.limits.max_connections);
-    // Before anybody is told that there is a server: who knows of it may signal it.
-    let mut signals = Signals::new()?;
     let workers = options
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
+    allow_files(options.limits.max_connections);
+    // Before anybody is told that there is a server: who knows of it may signal it.
+    let mut signals = Signals::new()?;
     let (serving, services) = watch::channel(None);
     let server = Server::bind(&options.listen, options.limits.clone(), workers, services).await?;
     let addresses = server.addresses();
+    introduce(&options, workers);
     let mut opening = pin!(open(&options, &addresses));
     let mut opened = None;
     if let StoreAddress::Sqlite(_) = options.store.address() {
-        // It is there or not.
-        opened = Some(opening.as_mut().await?);
+        // It is there or not. What is being read may be much, and nobody was served yet.
+        opened = Some(tokio::select! {
+            opened = opening.as_mut() => opened?,
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+        });
     }
     if let Some(opened) = &opened {
         serving.send_replace(Some(opened.services.clone()));
@@ -217,20 +222,47 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         error = opened.lanes.failure() => failure = Some(error.into()),
     }
     let _ = stop.send(());
-    let drained = async {
+    let closed = async {
         let announced = announce(opened.members.as_ref());
-        tokio::join!(announced, &mut running).1
+        tokio::join!(announced, &mut running).1?;
+        close(opened, failure).await
     };
     tokio::select! {
-        result = drained => result?,
+        result = closed => result,
         signal = signals.next() => {
             warn!("stopped at once by a second signal");
             // What a shell reports of a process that a signal ended.
-            return Ok(ExitCode::from(128 + signal));
+            Ok(ExitCode::from(128 + signal))
         }
     }
-    close(opened, failure).await
 }
+
+/// Logs what is about to be served, on which data, and with how much memory.
+fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
+    let prefix = match options.store.address() {
+        StoreAddress::Sqlite(_) => None,
+        StoreAddress::Etcd(_) => Some(&options.store.etcd.etcd_prefix),
+    };
+    let size = |bytes: usize| ByteSize::b(bytes as u64).to_string();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = %options.store.address().absolute(),
+        prefix,
+        workers,
+        memory = %ByteSize::b(options.memory.available()),
+        id_memory = size(options.memory.id_bytes()),
+        counter_memory = size(options.memory.counter_bytes()),
+        "starting"
+    );
+    let unknown = Config::unknown_variables();
+    if !unknown.is_empty() {
+        warn!(
+            "no option takes {} from the environment",
+            unknown.join(", ")
+        );
+    }
+}
+
 /// Tells the others that this node is about to stop.
 async fn announce(members: Option<&Members>) {
     if let Some(members) = members {
@@ -305,6 +337,7 @@ fn allow_files(connections: u32) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -312,14 +345,18 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The number of the next signal.
+    /// The number of the next signal that asks for the end. A hangup does not.
     async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => 15,
-            _ = self.interrupt.recv() => 2,
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return 15,
+                _ = self.interrupt.recv() => return 2,
+                _ = self.hangup.recv() => info!("SIGHUP: there is nothing to reload"),
+            }
         }
     }
 }

@@ -1,14 +1,35 @@
 //! Logs, on standard error. Values that users send are never logged at info or above.
+//!
+//! Architecture invariant: a log that cannot be written neither ends nor delays anything else. Lines go through a bounded
+//! [`Queue`] to a thread of its own.
+
+mod queue;
 
 use std::io::{self, IsTerminal as _};
+use std::panic;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::filter::ParseError;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use tracing_subscriber::{Layer as _, fmt};
 
 use crate::grpc::authority;
+use queue::Queue;
+
+/// The target of lines that are logged at every level: why the process has failed or panicked.
+pub const FAILURE: &str = "sumd::failure";
+
+/// Bytes of lines that wait for the writing thread: enough for a burst at debug level, little beside what a server takes.
+const QUEUE_BYTES: usize = 1 << 20;
+/// How long the exit waits for the last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for a panic, which may be about to abort the process.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How to log.
 #[derive(Args, Clone, Debug)]
@@ -23,10 +44,11 @@ pub struct LogOptions {
     )]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace, also by part, as in info,sumd::server=debug
+    /// What is logged: off, error, warn, info, debug or trace; also by part, as in warn,sumd::lane=debug. The rest is at
+    /// info unless a level for it is given
     #[arg(long, env = "SUMD_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
-          value_parser = parse_level)]
-    pub log_level: String,
+          value_parser = parse_levels)]
+    pub log_level: Targets,
 }
 
 /// What a log looks like.
@@ -40,33 +62,148 @@ pub enum LogFormat {
     Json,
 }
 
-fn parse_level(level: &str) -> Result<String, ParseError> {
-    EnvFilter::builder().parse(level)?;
-    Ok(level.to_owned())
+/// Parses levels strictly: a word that is no level would else be taken for a part, and switch everything else off.
+fn parse_levels(text: &str) -> Result<Targets, String> {
+    let mut levels = Targets::new().with_default(LevelFilter::INFO);
+    for item in text.split(',') {
+        levels = match item.split_once('=') {
+            None => levels.with_default(parse_level(item)?),
+            Some((part, level)) if is_part(part) => levels.with_target(part, parse_level(level)?),
+            Some((part, _)) => {
+                return Err(format!("expected a part like sumd::lane, not {part:?}"));
+            }
+        };
+    }
+    Ok(levels)
+}
+
+fn parse_level(text: &str) -> Result<LevelFilter, String> {
+    let level = Some(text).filter(|text| !text.is_empty());
+    level.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        format!("expected off, error, warn, info, debug or trace, also by part, as in warn,sumd::lane=debug, not {text:?}")
+    })
+}
+
+fn is_part(text: &str) -> bool {
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c == '_' || c.is_alphanumeric());
+    text.split("::").all(is_name)
+}
+
+/// The log while it is written. Dropping it waits a moment for the last lines.
+pub struct Log(Arc<Queue>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(FLUSH_TIMEOUT);
+    }
 }
 
 /// Starts logging, panics included: they are logged where they happen, in the log's own format.
-pub fn init(options: &LogOptions) {
+///
+/// # Errors
+/// Returns an error if the system has no thread for it.
+pub fn init(options: &LogOptions) -> io::Result<Log> {
+    let is_terminal = io::stderr().is_terminal();
     let json = match options.log_format {
-        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Auto => !is_terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let log = fmt::layer()
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    let log = if json {
-        log.json().flatten_event(true).boxed()
+    let queue = Arc::new(Queue::new(QUEUE_BYTES));
+    let lines = queue.clone();
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || lines.write_to(io::stderr(), |dropped| drop_notice(json, dropped)))?;
+
+    let levels = options.log_level.clone();
+    let filter = levels.with_target(FAILURE, LevelFilter::ERROR);
+    // A line that cannot be formatted would be told on standard error, which may be what cannot be written.
+    let lines = fmt::layer()
+        .with_ansi(is_terminal)
+        .with_writer(queue.clone())
+        .log_internal_errors(false);
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
     } else {
-        log.with_target(false).boxed()
+        lines.with_target(false).boxed()
     };
     tracing_subscriber::registry()
-        .with(log.with_filter(EnvFilter::new(&options.log_level)))
+        .with(lines.with_filter(filter))
         .with(authority::layer())
         .init();
-    std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("");
-        tracing::error!(location, message, "panic");
+
+    let lines = queue.clone();
+    panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(target: FAILURE, location = place, "panic: {message}");
+        lines.flush(PANIC_FLUSH_TIMEOUT);
     }));
+    Ok(Log(queue))
+}
+
+/// The line that tells of dropped ones, in the log's format. It is made by the writing thread, whatever the level is.
+fn drop_notice(json: bool, lines: u64) -> String {
+    let time = humantime::format_rfc3339_micros(SystemTime::now());
+    let message = "lines of this log were dropped";
+    if json {
+        format!(
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{message}\",\"lines\":{lines},\"target\":\"{}\"}}\n",
+            module_path!()
+        )
+    } else {
+        format!("{time}  WARN {message} lines={lines}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn levels_are_by_part_with_the_rest_at_info() {
+        let shows = |levels: &str, part, level| {
+            parse_levels(levels)
+                .expect(levels)
+                .would_enable(part, &level)
+        };
+        assert!(shows("info", "sumd::server", Level::INFO));
+        assert!(!shows("info", "sumd::server", Level::DEBUG));
+        assert!(shows(
+            "WARN,sumd::server=debug",
+            "sumd::server::call",
+            Level::DEBUG
+        ));
+        assert!(!shows("WARN,sumd::server=debug", "sumd::lane", Level::INFO));
+        assert!(shows("sumd::server=debug", "sumd::lane", Level::INFO));
+        assert!(!shows("off", "sumd::lane", Level::ERROR));
+    }
+
+    #[test]
+    fn what_is_no_level_is_refused() {
+        for levels in [
+            "",
+            "warning",
+            "sumd",
+            "info,",
+            "a=b=c",
+            "=info",
+            "sumd::=info",
+            "sumd=",
+            "sumd=loud",
+            "6",
+            "info;debug",
+        ] {
+            assert!(parse_levels(levels).is_err(), "{levels:?}");
+        }
+    }
+
+    #[test]
+    fn a_drop_notice_is_a_line_of_its_format() {
+        let notice: serde_json::Value = serde_json::from_str(&drop_notice(true, 7)).expect("JSON");
+        assert_eq!(notice["lines"], 7);
+        assert!(drop_notice(false, 7).ends_with("lines=7\n"));
+    }
 }

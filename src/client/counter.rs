@@ -1,11 +1,10 @@
 //! `sumd counter`: counters, for people and scripts.
 
-use std::io::{self, Write as _};
-
+use tonic::Status;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use super::{ClientError, in_time};
+use super::{ClientError, change, in_time, print};
 use crate::config::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
@@ -57,7 +56,7 @@ async fn inc(options: IncOptions) -> Result<Vec<String>, ClientError> {
         max: options.max,
         on_limit: on_limit.into(),
     };
-    in_time(&options.server, async |channel| {
+    change(&options.server, &request.request_id, async |channel| {
         let answer = Client::new(channel)
             .increment_counter(request.clone())
             .await?;
@@ -92,12 +91,9 @@ async fn list(options: ListOptions) -> Result<Vec<String>, ClientError> {
             Ok(Client::new(channel).list_counters(request.clone()).await?)
         });
         let page = page.await?.into_inner();
-        for counter in page.counters {
-            if writeln!(io::stdout(), "{} {}", counter.name, counter.value).is_err() {
-                // A reader that has seen enough, as `| head` has.
-                return Ok(Vec::new());
-            }
-        }
+        let lines = page.counters.iter();
+        let lines = lines.map(|counter| format!("{} {}\n", counter.name, counter.value));
+        print(&lines.collect::<Vec<_>>().concat())?;
         page_token = page.next_page_token;
         if page_token.is_empty() {
             return Ok(Vec::new());
@@ -127,7 +123,12 @@ async fn watch(options: WatchOptions) -> Result<Vec<String>, ClientError> {
     };
     let answers = Client::new(channel).watch_counters(request).await?;
     let mut answers = answers.into_inner();
-    while let Some(answer) = answers.message().await? {
+    let mut revision = options.from_revision;
+    loop {
+        let ended = |status: Status| ClientError::WatchEnded(Box::new(status.into()), revision);
+        let answer = answers.message().await.map_err(ended)?;
+        let answer = answer.ok_or_else(|| ended(Status::unavailable("the server has ended it")))?;
+        revision = answer.revision;
         let there = answer.counters.iter();
         let there = there.map(|counter| format!("{} {}\n", counter.name, counter.value));
         let deleted = answer
@@ -135,11 +136,8 @@ async fn watch(options: WatchOptions) -> Result<Vec<String>, ClientError> {
             .iter()
             .map(|name| format!("{name} deleted\n"));
         let lines: String = there.chain(deleted).collect();
-        if io::stdout().write_all(lines.as_bytes()).is_err() {
-            break;
-        }
+        print(&lines)?;
     }
-    Ok(Vec::new())
 }
 
 async fn set(options: SetOptions) -> Result<Vec<String>, ClientError> {
@@ -149,7 +147,7 @@ async fn set(options: SetOptions) -> Result<Vec<String>, ClientError> {
         request_id: request_id(options.id),
         request_time: None,
     };
-    in_time(&options.server, async |channel| {
+    change(&options.server, &request.request_id, async |channel| {
         let answer = Client::new(channel).set_counter(request.clone()).await?;
         Ok(vec![answer.into_inner().previous_value.to_string()])
     })
@@ -162,7 +160,7 @@ async fn rm(options: RmOptions) -> Result<Vec<String>, ClientError> {
         request_id: request_id(options.id),
         request_time: None,
     };
-    in_time(&options.server, async |channel| {
+    change(&options.server, &request.request_id, async |channel| {
         let answer = Client::new(channel).delete_counter(request.clone()).await?;
         Ok(vec![answer.into_inner().previous_value.to_string()])
     })

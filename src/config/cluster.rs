@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::ServerOptions;
+use super::{ServerOptions, values};
 
 /// What to ask about nodes.
 #[derive(Clone, Debug, Subcommand)]
@@ -24,10 +24,10 @@ pub struct StatusOptions {
 #[command(next_help_heading = "Counters on etcd")]
 pub struct NodeOptions {
     /// Where other nodes and clients reach this one: host:port [default: the first --listen, or the host's name]
-    #[arg(long, env = "SUMD_ADVERTISE", value_name = "ADDRESS")]
+    #[arg(long, env = "SUMD_ADVERTISE", value_name = "ADDRESS", value_parser = values::reachable)]
     pub advertise: Option<String>,
 
     /// This node's name, which no other node has [default: the host's name]
-    #[arg(long, env = "SUMD_NODE_ID", value_name = "NAME")]
+    #[arg(long, env = "SUMD_NODE_ID", value_name = "NAME", value_parser = values::name)]
     pub node_id: Option<String>,
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::ServerOptions;
+use super::{ServerOptions, values};
 
 /// What to do with counters.
 #[derive(Clone, Debug, Subcommand)]
@@ -28,7 +28,7 @@ pub enum CounterCommand {
 pub struct IdOptions {
     /// An id for this change: with the same id it happens once, however often it is asked for
     /// [default: a new one]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = values::non_empty)]
     pub request_id: Option<String>,
 }
 

@@ -8,43 +8,52 @@ use std::sync::LazyLock;
 const UNKNOWN: u64 = 1 << 30;
 
 /// The bytes that this process may take: the machine's, or what its control group has of them
-/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`). Looked at once, lest two parts be of
-/// different wholes.
+/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>). Looked at once, so that all shares are of the same whole.
 pub(super) fn available() -> u64 {
     static AVAILABLE: LazyLock<u64> =
-        LazyLock::new(|| available_in(Path::new("/")).unwrap_or(UNKNOWN));
+        LazyLock::new(|| available_in(Path::new("/"), machine()).unwrap_or(UNKNOWN));
     *AVAILABLE
 }
 
-fn available_in(root: &Path) -> Option<u64> {
-    let machine = machine(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
+/// Of the machine's memory, what the groups allow by the files below `root`.
+fn available_in(root: &Path, machine: Option<u64>) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = groups.lines().filter_map(|group| {
         // A number, what it controls (nothing in version 2, which controls all), and its path.
         let mut fields = group.splitn(3, ':').skip(1);
-        let (mount, file) = match fields.next()? {
-            "" => ("sys/fs/cgroup", "memory.max"),
-            "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        let (mount, files) = match fields.next()? {
+            "" => ("sys/fs/cgroup", &["memory.max", "memory.high"][..]),
+            "memory" => ("sys/fs/cgroup/memory", &["memory.limit_in_bytes"][..]),
             _ => return None,
         };
         // In a container the path may be that outside of it; what is mounted is the container's.
         let path = Path::new(fields.next()?).strip_prefix("/").ok()?;
         let limit = |group: &Path| {
-            let limit = fs::read_to_string(root.join(mount).join(group).join(file));
-            limit.ok()?.trim().parse::<u64>().ok()
+            let limits = files.iter().filter_map(|file| {
+                let limit = fs::read_to_string(root.join(mount).join(group).join(file));
+                limit.ok()?.trim().parse::<u64>().ok()
+            });
+            limits.min()
         };
         path.ancestors().filter_map(limit).min()
     });
-    Some(limits.fold(machine, u64::min))
+    limits.chain(machine).min()
 }
 
-/// The machine's memory by `/proc/meminfo`.
-fn machine(meminfo: &str) -> Option<u64> {
-    let total = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = total.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes << 10)
+/// The machine's memory, asked of the kernel itself: `/proc/meminfo` is not there if `/proc` shows processes only.
+#[cfg(target_os = "linux")]
+fn machine() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    #[allow(clippy::useless_conversion)] // Elsewhere it has 32 bits.
+    let units = u64::from(info.totalram);
+    let bytes = units.checked_mul(unit)?;
+    Some(bytes).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine() -> Option<u64> {
+    None
 }
 
 #[cfg(test)]
@@ -58,23 +67,17 @@ mod tests {
             fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             fs::write(path, contents).expect("a file");
         }
-        available_in(root.path())
+        available_in(root.path(), Some(MACHINE))
     }
 
-    const MACHINE: (&str, &str) = (
-        "proc/meminfo",
-        "MemTotal:       24000000 kB\nMemFree: 1 kB\n",
-    );
+    const MACHINE: u64 = 24_000_000 << 10;
 
     #[test]
     fn all_of_the_machine_is_there_where_nothing_limits_it() {
-        assert_eq!(available(&[MACHINE]), Some(24_000_000 << 10));
+        assert_eq!(available(&[]), Some(MACHINE));
         let group = ("proc/self/cgroup", "0::/user.slice\n");
         let unlimited = ("sys/fs/cgroup/user.slice/memory.max", "max\n");
-        assert_eq!(
-            available(&[MACHINE, group, unlimited]),
-            Some(24_000_000 << 10)
-        );
+        assert_eq!(available(&[group, unlimited]), Some(MACHINE));
     }
 
     #[test]
@@ -85,25 +88,52 @@ mod tests {
             "2147483648\n",
         );
         let slice = ("sys/fs/cgroup/system.slice/memory.max", "1073741824\n");
-        assert_eq!(available(&[MACHINE, group, own]), Some(2 << 30));
-        assert_eq!(available(&[MACHINE, group, own, slice]), Some(1 << 30));
+        assert_eq!(available(&[group, own]), Some(2 << 30));
+        assert_eq!(available(&[group, own, slice]), Some(1 << 30));
+        // Above this the kernel slows it down.
+        let high = (
+            "sys/fs/cgroup/system.slice/sumd.service/memory.high",
+            "536870912\n",
+        );
+        assert_eq!(available(&[group, own, slice, high]), Some(512 << 20));
     }
 
     #[test]
     fn a_container_has_what_is_mounted_in_it() {
         let group = ("proc/self/cgroup", "0::/docker/4f1d\n");
         let mounted = ("sys/fs/cgroup/memory.max", "536870912\n");
-        assert_eq!(available(&[MACHINE, group, mounted]), Some(512 << 20));
+        assert_eq!(available(&[group, mounted]), Some(512 << 20));
         let group = (
             "proc/self/cgroup",
             "5:memory:/docker/4f1d\n4:cpu:/docker/4f1d\n",
         );
         let mounted = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n");
-        assert_eq!(available(&[MACHINE, group, mounted]), Some(512 << 20));
+        assert_eq!(available(&[group, mounted]), Some(512 << 20));
     }
 
     #[test]
-    fn where_nothing_is_told_nothing_is_known() {
-        assert_eq!(available(&[]), None);
+    fn a_group_counts_where_the_machine_is_not_known() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert_eq!(available_in(root.path(), None), None);
+        let group = root.path().join("proc/self/cgroup");
+        fs::create_dir_all(group.parent().expect("a folder")).expect("a folder");
+        fs::write(group, "0::/\n").expect("a file");
+        let limit = root.path().join("sys/fs/cgroup/memory.max");
+        fs::create_dir_all(limit.parent().expect("a folder")).expect("a folder");
+        fs::write(limit, "536870912\n").expect("a file");
+        assert_eq!(available_in(root.path(), None), Some(512 << 20));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_kernel_tells_what_the_machine_has() {
+        let meminfo = fs::read_to_string("/proc/meminfo").expect("/proc");
+        let total = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"));
+        let total = total.and_then(|total| total.trim().strip_suffix(" kB"));
+        let kibibytes: u64 = total.expect("a total").parse().expect("a number");
+        // A container may be shown less there.
+        assert!(machine().expect("Linux") >= kibibytes << 10);
     }
 }

@@ -1,20 +1,24 @@
 //! Where counters are kept, and how much of them in memory.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::Args;
 
-use super::memory;
+use super::{memory, values};
 use crate::model::Bounds;
 use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
+use crate::store::transfer;
 
 /// The database's file in a data directory.
 const FILE: &str = "sumd.db";
+
+/// The variable that has the password of --etcd-user, which is no option: command lines can be read by everybody.
+pub(super) const ETCD_PASSWORD: &str = "SUMD_ETCD_PASSWORD";
 
 /// Where counters are kept.
 #[derive(Args, Clone, Debug)]
@@ -39,21 +43,24 @@ pub struct StoreOptions {
     pub etcd: EtcdOptions,
 }
 
-/// How to use etcd.
+/// Where counters are kept, or are to be kept from now on.
+#[derive(Args, Clone, Debug)]
+pub struct NewStoreOptions {
+    /// Where.
+    #[command(flatten)]
+    pub store: StoreOptions,
+
+    /// How they are stored in etcd.
+    #[command(flatten)]
+    pub layout: EtcdLayout,
+}
+
+/// How counters are written to etcd.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters on etcd")]
-pub struct EtcdOptions {
-    /// What all keys begin with: nodes with the same prefix share their counters
-    #[arg(
-        long,
-        env = "SUMD_ETCD_PREFIX",
-        value_name = "PREFIX",
-        default_value = "/sumd"
-    )]
-    pub etcd_prefix: String,
-
+pub struct EtcdLayout {
     /// Operations in one transaction, as etcd's --max-txn-ops allows
-    #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = 128,
+    #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = MAX_TXN_OPS,
           value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
     pub etcd_max_txn_ops: u32,
 
@@ -62,6 +69,33 @@ pub struct EtcdOptions {
     #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N", default_value_t = DEFAULT_LANES,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
     pub etcd_lanes: u32,
+}
+
+/// As etcd's own default.
+const MAX_TXN_OPS: u32 = 128;
+
+impl Default for EtcdLayout {
+    fn default() -> Self {
+        Self {
+            etcd_max_txn_ops: MAX_TXN_OPS,
+            etcd_lanes: DEFAULT_LANES,
+        }
+    }
+}
+
+/// How to reach etcd.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Counters on etcd")]
+pub struct EtcdOptions {
+    /// What all keys begin with: nodes with the same prefix share their counters
+    #[arg(
+        long,
+        env = "SUMD_ETCD_PREFIX",
+        value_name = "PREFIX",
+        default_value = "/sumd",
+        value_parser = values::prefix
+    )]
+    pub etcd_prefix: String,
 
     /// Who has to have signed the members' certificates, a PEM file [default: whom the system trusts]
     #[arg(long, env = "SUMD_ETCD_CACERT", value_name = "FILE")]
@@ -86,7 +120,7 @@ pub struct EtcdOptions {
     pub etcd_key: Option<PathBuf>,
 
     /// The user to log in as. The password is taken from the environment: SUMD_ETCD_PASSWORD
-    #[arg(long, env = "SUMD_ETCD_USER", value_name = "NAME")]
+    #[arg(long, env = "SUMD_ETCD_USER", value_name = "NAME", value_parser = values::non_empty)]
     pub etcd_user: Option<String>,
 }
 
@@ -94,7 +128,7 @@ impl EtcdOptions {
     /// What the client has to know.
     ///
     /// # Errors
-    /// Where the options do not go together.
+    /// Returns what is wrong if the options do not go together.
     pub fn client(&self, address: &Address) -> Result<Options, String> {
         let mut options = Options::new(address);
         if let Some(tls) = &mut options.tls {
@@ -104,27 +138,33 @@ impl EtcdOptions {
         } else if self.etcd_cacert.is_some() || self.etcd_cert.is_some() {
             return Err("--etcd-cacert and --etcd-cert are for etcds://".to_owned());
         }
-        if let Some(user) = &self.etcd_user {
-            let password = std::env::var("SUMD_ETCD_PASSWORD");
-            let password = password.map_err(|_| {
-                "--etcd-user wants a password in the environment: SUMD_ETCD_PASSWORD".to_owned()
-            })?;
-            options.login = Some(Login {
-                user: user.clone(),
-                password,
-            });
-        }
+        let password = std::env::var(ETCD_PASSWORD).ok();
+        let password = password.filter(|password| !password.is_empty());
+        options.login = match (self.etcd_user.clone(), password) {
+            (Some(user), Some(password)) => Some(Login { user, password }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(format!(
+                    "--etcd-user wants a password in the environment: {ETCD_PASSWORD}"
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(format!(
+                    "{ETCD_PASSWORD} is for --etcd-user, which is missing"
+                ));
+            }
+        };
         Ok(options)
     }
 
     /// The data that a client reaches.
     #[must_use]
-    pub fn place(&self, client: Client) -> Place {
+    pub fn place(&self, client: Client, layout: &EtcdLayout) -> Place {
         Place {
             client,
             prefix: self.etcd_prefix.clone(),
-            max_operations: self.etcd_max_txn_ops as usize,
-            lanes: self.etcd_lanes,
+            max_operations: layout.etcd_max_txn_ops as usize,
+            lanes: layout.etcd_lanes,
         }
     }
 }
@@ -135,6 +175,33 @@ impl StoreOptions {
     pub fn address(&self) -> StoreAddress {
         let default = || StoreAddress::Sqlite(self.data_dir.join(FILE));
         self.store.clone().unwrap_or_else(default)
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.address() {
+            StoreAddress::Sqlite(_) => Ok(()),
+            StoreAddress::Etcd(address) => self.etcd.client(&address).map(drop),
+        }
+    }
+}
+
+impl Deref for NewStoreOptions {
+    type Target = StoreOptions;
+
+    fn deref(&self) -> &StoreOptions {
+        &self.store
+    }
+}
+
+impl MoveOptions {
+    pub(super) fn check(&self) -> Result<(), String> {
+        match (&self.from, &self.to) {
+            (StoreAddress::Sqlite(_), StoreAddress::Etcd(address))
+            | (StoreAddress::Etcd(address), StoreAddress::Sqlite(_)) => {
+                self.etcd.client(address).map(drop)
+            }
+            _ => Err("a move is from sqlite: to etcd:, or from etcd: to sqlite:".to_owned()),
+        }
     }
 }
 
@@ -152,6 +219,10 @@ pub struct MoveOptions {
     /// The options of etcd.
     #[command(flatten)]
     pub etcd: EtcdOptions,
+
+    /// How counters are stored there.
+    #[command(flatten)]
+    pub layout: EtcdLayout,
 }
 
 /// A store, as `--store` takes it.
@@ -161,6 +232,17 @@ pub enum StoreAddress {
     Sqlite(PathBuf),
     /// The members of an etcd cluster.
     Etcd(Address),
+}
+
+impl StoreAddress {
+    /// The same, wherever one stands.
+    #[must_use]
+    pub fn absolute(&self) -> Self {
+        match self {
+            Self::Sqlite(path) => Self::Sqlite(transfer::absolute(path)),
+            Self::Etcd(_) => self.clone(),
+        }
+    }
 }
 
 impl FromStr for StoreAddress {
@@ -195,24 +277,30 @@ impl fmt::Display for StoreAddress {
 pub struct MemoryOptions {
     /// How long request ids are remembered at the least
     #[arg(long, env = "SUMD_ID_HORIZON", value_name = "TIME", default_value = "10m",
-          value_parser = horizon)]
+          value_parser = values::horizon)]
     pub id_horizon: Duration,
 
     /// How long sessions are remembered that are not used
     #[arg(long, env = "SUMD_SESSION_HORIZON", value_name = "TIME", default_value = "1day",
-          value_parser = horizon)]
+          value_parser = values::horizon)]
     pub session_horizon: Duration,
 
-    /// Memory for request ids and sessions, some 50 bytes an id; once it is full new ids are refused
-    #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", default_value = "256MiB",
-          value_parser = size)]
-    pub id_memory: usize,
+    /// Memory for request ids and sessions, some 50 bytes an id; once it is full new ids are refused. Over a horizon of 10m
+    /// that is 35,000 new ids a second for each GiB [default: an eighth of the machine's memory, or of what its control group
+    /// may have]
+    #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    id_memory: Option<usize>,
 
     /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Up to half of it,
     /// and to 128 MiB, is for those of which only the log is up to date on disk [default: a quarter of the machine's memory,
     /// or of what its control group may have]
-    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
     counter_memory: Option<usize>,
+}
+
+/// One of so many parts of what there is.
+fn share_of_memory(parts: u64) -> usize {
+    usize::try_from(memory::available() / parts).unwrap_or(usize::MAX)
 }
 
 /// However much memory there is, no more than this waits to be written into its rows: the next start reads it all again,
@@ -220,15 +308,28 @@ pub struct MemoryOptions {
 const MAX_RECENT_BYTES: usize = 64 << 20;
 
 impl MemoryOptions {
-    fn counter_memory(&self) -> usize {
-        let quarter = || usize::try_from(memory::available() / 4).unwrap_or(usize::MAX);
-        self.counter_memory.unwrap_or_else(quarter)
+    /// What there is for this process as a whole.
+    #[must_use]
+    pub fn available(&self) -> u64 {
+        memory::available()
+    }
+
+    /// The bytes for request ids and sessions.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.id_memory.unwrap_or_else(|| share_of_memory(8))
+    }
+
+    /// The bytes for counters.
+    #[must_use]
+    pub fn counter_bytes(&self) -> usize {
+        self.counter_memory.unwrap_or_else(|| share_of_memory(4))
     }
 
     /// The bytes of counters whose rows are not up to date; while these are written, there may be as many again.
     #[must_use]
     pub fn recent_bytes(&self) -> usize {
-        (self.counter_memory() / 4).min(MAX_RECENT_BYTES)
+        (self.counter_bytes() / 4).min(MAX_RECENT_BYTES)
     }
 
     /// The same for a lane.
@@ -236,27 +337,10 @@ impl MemoryOptions {
     pub fn bounds(&self) -> Bounds {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         Bounds {
-            id_bytes: self.id_memory,
-            counter_bytes: self.counter_memory() - 2 * self.recent_bytes(),
+            id_bytes: self.id_bytes(),
+            counter_bytes: self.counter_bytes() - 2 * self.recent_bytes(),
             id_horizon: millis(self.id_horizon),
             session_horizon: millis(self.session_horizon),
         }
     }
-}
-
-/// A second to a year.
-fn horizon(text: &str) -> Result<Duration, String> {
-    let longest = Duration::from_hours(366 * 24);
-    match humantime::parse_duration(text) {
-        Ok(time) if (Duration::from_secs(1)..=longest).contains(&time) => Ok(time),
-        _ => Err("expected a time from 1s to 1year, like 10m or 1day".to_owned()),
-    }
-}
-
-/// 64 KiB to 1 TiB.
-fn size(text: &str) -> Result<usize, String> {
-    let size = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
-    size.filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
-        .and_then(|bytes| usize::try_from(bytes).ok())
-        .ok_or_else(|| "expected a size from 64KiB to 1TiB, like 256MiB".to_owned())
 }

@@ -2,6 +2,7 @@
 
 mod forward;
 mod hand_back;
+mod local;
 mod members;
 mod nodes;
 pub mod process;

@@ -12,6 +12,8 @@ mod hostile;
 mod imports;
 mod limits;
 mod listeners;
+mod logging;
+mod output;
 mod polyglot;
 mod power;
 mod process;

@@ -85,6 +85,36 @@ async fn wrong_flags() {
         (&["--stream-window", "4GiB"], "expected"),
         (&["--drain-timeout", "soon"], "drain-timeout"),
         (&["--log-level", "a=b=c"], "log-level"),
+        (&["--log-level", "warning"], "expected off, error, warn"),
+        (&["--log-level", ""], "log-level"),
+        (&["--log-level", "sumd::server"], "log-level"),
+        (&["--id-horizon", "10M"], "10m"),
+        (&["--id-memory", "256"], "64KiB"),
+        (&["--data-dir", ""], "data-dir"),
+        (&["--store", ""], "sqlite:PATH"),
+        (&["--etcd-prefix", ""], "etcd-prefix"),
+        (&["--etcd-prefix", "/sumd/"], "slash"),
+        (&["--etcd-user", ""], "empty"),
+        (
+            &["--store", "etcd://a:1", "--etcd-user", "a"],
+            "SUMD_ETCD_PASSWORD",
+        ),
+        (&["--store", "etcd://a:1", "--etcd-cacert", "a"], "etcds://"),
+        (&["--node-id", "a/b", "--store", "etcd://a:1"], "node-id"),
+        (&["--advertise", "a", "--store", "etcd://a:1"], "host:port"),
+        (
+            &["--advertise", "0.0.0.0:1", "--store", "etcd://a:1"],
+            "host:port",
+        ),
+        (&["--advertise", "a:1"], "--store etcd://"),
+        (&["--workers", "5000"], "4096"),
+        (&["health", "--timeout", "0s"], "1ms"),
+        (&["health", "--timeout", "99999999999999999s"], "1year"),
+        (&["counter", "inc", "a/b", "--request-id", ""], "empty"),
+        (
+            &["move", "--from", "sqlite:a", "--to", "sqlite:b"],
+            "a move is from",
+        ),
         (&["--workers", "0"], "workers"),
         (&["--no-such-flag"], "no-such-flag"),
         (&["add", "one"], "one"),
@@ -133,6 +163,35 @@ async fn environment() {
     let output = output.await.unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("--max-calls"));
+}
+
+/// A wrong value in the environment is refused as on the command line, an empty one is not taken for none, and a password
+/// that nobody logs in with is not ignored.
+#[tokio::test]
+async fn wrong_variables() {
+    for (variables, hint) in [
+        (&[("SUMD_LOG_LEVEL", "warning")][..], "--log-level"),
+        (&[("SUMD_LOG_LEVEL", "")], "--log-level"),
+        (&[("SUMD_WORKERS", "")], "--workers"),
+        (&[("SUMD_STORE", "")], "--store"),
+        (&[("SUMD_LISTEN", "")], "--listen"),
+        (&[("SUMD_ETCD_USER", "")], "--etcd-user"),
+        (&[("SUMD_ID_HORIZON", "1M")], "--id-horizon"),
+        (
+            &[("SUMD_STORE", "etcd://a:1"), ("SUMD_ETCD_PASSWORD", "a")],
+            "--etcd-user",
+        ),
+    ] {
+        let mut command = tokio::process::Command::new(SUMD);
+        let output = command
+            .arg("serve")
+            .envs(variables.iter().copied())
+            .output();
+        let output = soon(output).await.unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{variables:?}: {err}");
+        assert!(err.contains(hint), "{variables:?}: {err}");
+    }
 }
 
 /// Several addresses at once, one of them a socket in the file system, which goes with the server; one

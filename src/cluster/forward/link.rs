@@ -124,8 +124,8 @@ impl Link {
         Ok(answers)
     }
 
-    /// Hands out answers until the connection's end.
-    async fn read(&self, mut answers: Streaming<ForwardResponse>) -> Status {
+    /// Hands out answers until the connection's end, and says why that is.
+    async fn read(&self, mut answers: Streaming<ForwardResponse>) -> String {
         let mut sweeps = interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retiring = false;
@@ -139,13 +139,13 @@ impl Link {
                             self.line.close();
                         }
                     }
-                    Ok(None) => return Status::ok("it has ended the stream"),
-                    Err(status) => return status,
+                    Ok(None) => return "it has ended the stream".to_owned(),
+                    Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
                 now = sweeps.tick() => {
                     let busy = self.line.sweep(now.max(Instant::now()));
                     if retiring && !busy {
-                        return Status::ok("it is no member any more");
+                        return "it is no member any more".to_owned();
                     }
                 }
                 () = self.retired.cancelled(), if !retiring => {

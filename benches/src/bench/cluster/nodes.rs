@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::{
     counters::{
         encode::{GROUP_EACH, Layout, Names, ONE_GROUP},
-        store::{ID_MEMORY, READY_TIMEOUT},
+        store::READY_TIMEOUT,
         sumd::{self, Incrementer},
     },
     grpc::Client,
@@ -45,8 +45,7 @@ impl Nodes {
             command
                 .args(["serve", "--listen", &own, "--advertise", &own])
                 .args(["--node-id", &format!("n{node}")])
-                .args(["--store", &etcd.to_string(), "--etcd-prefix", PREFIX])
-                .args(ID_MEMORY);
+                .args(["--store", &etcd.to_string(), "--etcd-prefix", PREFIX]);
             if let Some(lanes) = lanes {
                 command.args(["--etcd-lanes", &lanes.to_string()]);
             }

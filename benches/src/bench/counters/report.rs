@@ -6,7 +6,7 @@ use super::{
     curve::Point,
     drive::Run,
     idle::Idle,
-    restart::Restart,
+    restart::{ID_MEMORY, Restart},
     works::{
         CONTENDERS, Goal, IDLE_BEYOND_MS, IDLE_FLUSHES, Kind, RESTART_SECONDS, TARGETS, Target,
         WORKS, Work,
@@ -195,7 +195,10 @@ impl Results {
             return;
         };
         println!("\n### restart\n");
-        println!("| ids remembered | seconds | at most | |\n|--:|--:|--:|---|");
+        println!(
+            "| ids remembered ({}) | seconds | at most | |\n|--:|--:|--:|---|",
+            ID_MEMORY.join(" ")
+        );
         println!(
             "| {}{} | {:.3} | {RESTART_SECONDS} | {} |",
             restart.ids,

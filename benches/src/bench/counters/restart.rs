@@ -19,6 +19,9 @@ use crate::{
 /// Ids are given until the server has no room for more, or for so long.
 const FILLING: Duration = Duration::from_secs(60);
 
+/// Room for as many ids as the figure has always been of, whatever the machine has.
+pub const ID_MEMORY: [&str; 2] = ["--id-memory", "256MiB"];
+
 /// `RESOURCE_EXHAUSTED`: what it says then.
 const FULL: &str = "8";
 
@@ -57,7 +60,7 @@ pub async fn measure(programs: &Programs) -> Result<Restart> {
 
 async fn start(program: &Path, data: &Path) -> Result<Running> {
     let address = free_address()?;
-    let command = sumd::command(program, data, address, &[]);
+    let command = sumd::command(program, data, address, &ID_MEMORY);
     let mut server = Running::spawn(command, Engine::Sumd.name(), address)?;
     let answers = async || sumd::value(address).await.map(drop);
     server.ready(READY_PAUSE, READY_TIMEOUT, answers).await?;

@@ -23,9 +23,6 @@ pub const READY_PAUSE: Duration = Duration::from_millis(2);
 /// Where Debian's packages have the programs of `PostgreSQL`, in a folder for each version.
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 
-/// Remembering ids, which nobody asks of the peers, is not to be what ends a run.
-pub const ID_MEMORY: [&str; 2] = ["--id-memory", "4GiB"];
-
 /// The programs of the servers, where they are there.
 pub struct Programs {
     sumd: PathBuf,
@@ -158,7 +155,7 @@ impl Store {
         let address = free_address()?;
         let (kind, command) = match engine {
             Engine::Sumd => {
-                let command = sumd::command(program, &folder.0, address, &ID_MEMORY);
+                let command = sumd::command(program, &folder.0, address, &[]);
                 (Kind::Sumd, command)
             }
             Engine::Redis => {
