@@ -12,9 +12,7 @@ use super::memory;
 use crate::model::Bounds;
 use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
-
-/// The database's file in a data directory.
-const FILE: &str = "sumd.db";
+use crate::store::sqlite::DATABASE;
 
 /// Where counters are kept.
 #[derive(Args, Clone, Debug)]
@@ -133,7 +131,7 @@ impl StoreOptions {
     /// Where counters are.
     #[must_use]
     pub fn address(&self) -> StoreAddress {
-        let default = || StoreAddress::Sqlite(self.data_dir.join(FILE));
+        let default = || StoreAddress::Sqlite(self.data_dir.join(DATABASE));
         self.store.clone().unwrap_or_else(default)
     }
 }
