@@ -277,6 +277,7 @@ async fn a_read_only_folder_can_be_checked_and_copied() {
     disk.set("read-only", false);
     server.signal("KILL");
     server.exit().await;
+    fs::remove_file(&shared).expect("it is there");
     disk.set("read-only", true);
     let (code, told) = disk.run(&check).await;
     assert_eq!(code, Some(1), "{told}");
