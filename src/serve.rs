@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use sumd::server::{Address, Server, Services};
 use sumd::store::Store;
 use sumd::store::etcd::client::Client;
 use sumd::store::etcd::{self, EtcdStore, OpenError};
-use sumd::store::sqlite::SqliteStore;
+use sumd::store::sqlite::{Condition, Found, SqliteStore};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -44,6 +45,30 @@ struct Opened {
     lanes: lane::Running,
     services: Services,
     members: Option<Members>,
+    /// The store, if it can fail by itself.
+    condition: Option<watch::Receiver<Condition>>,
+}
+
+impl Opened {
+    /// Resolves when nothing can be counted any more.
+    async fn failure(&mut self) -> Box<dyn Error + Send + Sync> {
+        let condition = self.condition.as_mut();
+        let failed = async {
+            if let Some(condition) = condition
+                && let Ok(failed) = condition
+                    .wait_for(|now| matches!(now, Condition::Failed(_)))
+                    .await
+                && let Condition::Failed(problem) = &*failed
+            {
+                return problem.to_string();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            error = self.lanes.failure() => error.into(),
+            problem = failed => problem.into(),
+        }
+    }
 }
 
 /// Opens the store, and begins to serve its lanes.
@@ -51,8 +76,12 @@ async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
     match options.store.address() {
         StoreAddress::Sqlite(path) => {
             let recent_bytes = options.memory.recent_bytes();
+            let (opened, found) = oneshot::channel();
             let store = async move {
                 let store = SqliteStore::open(&path, recent_bytes)?;
+                tell_found(&path, store.found());
+                // It is waited for below, once this is done.
+                let _ = opened.send(store.condition());
                 Ok(Arc::new(store) as Arc<dyn Store>)
             };
             let runtime = runtime::Builder::new_current_thread()
@@ -61,13 +90,42 @@ async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
             let bounds = options.memory.bounds();
             let lanes: Result<_> = lane::Running::open(runtime, store, bounds).await;
             let lanes = lanes?;
+            let condition = found.await?;
+            let (available, availability) = watch::channel(true);
+            // It ends with the process.
+            tokio::spawn(tell_available(condition.clone(), available));
             Ok(Opened {
-                services: Services::alone(CounterService::new(lanes.lanes.clone())),
+                services: Services {
+                    available: Some(availability),
+                    ..Services::alone(CounterService::new(lanes.lanes.clone()))
+                },
                 lanes,
                 members: None,
+                condition: Some(condition),
             })
         }
         StoreAddress::Etcd(address) => open_etcd(options, &address, addresses).await,
+    }
+}
+
+/// Tells the operator which data these are.
+fn tell_found(path: &Path, found: Found) {
+    let path = path.display();
+    match found {
+        Found::Nothing => info!("began new counters at {path}"),
+        Found::Counters(counters) => info!(counters, "counters are at {path}"),
+        Found::Many => info!("counters are at {path}"),
+    }
+}
+
+/// Tells health whether the store takes commits.
+async fn tell_available(mut condition: watch::Receiver<Condition>, available: watch::Sender<bool>) {
+    loop {
+        let is_well = *condition.borrow_and_update() == Condition::Well;
+        available.send_if_modified(|before| std::mem::replace(before, is_well) != is_well);
+        if condition.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -126,6 +184,7 @@ async fn open_etcd(
         },
         lanes,
         members: Some(members),
+        condition: None,
     })
 }
 
@@ -219,7 +278,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     tokio::select! {
         result = &mut running => return Ok(result.map(|()| ExitCode::SUCCESS)?),
         _ = signals.next() => {}
-        error = opened.lanes.failure() => failure = Some(error.into()),
+        error = opened.failure() => failure = Some(error),
     }
     let _ = stop.send(());
     let closed = async {

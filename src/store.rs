@@ -178,6 +178,15 @@ pub enum StoreError {
     Lost,
     /// It cannot be reached just now, and nothing was changed.
     Unavailable(Arc<str>),
+    /// It has no room for more, and nothing was changed.
+    Full(Arc<str>),
+    /// The row of a counter is damaged, and nothing was changed. Others may be well.
+    Damaged {
+        /// The counter, if it was asked for by its name.
+        counter: Option<Arc<str>>,
+        /// The damage.
+        problem: Arc<str>,
+    },
     /// It is not to be used any more: what it was asked for last may have been done or not. The rows tell, once they are
     /// loaded again.
     Failed(Arc<str>),
@@ -189,6 +198,8 @@ impl fmt::Display for StoreError {
             Self::Moved => f.write_str("another node has committed"),
             Self::Lost => f.write_str("nobody can tell what became of it"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
+            Self::Full(problem) => write!(f, "the store is full: {problem}"),
+            Self::Damaged { problem, .. } => f.write_str(problem),
             Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
         }
     }

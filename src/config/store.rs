@@ -12,10 +12,8 @@ use super::{memory, values};
 use crate::model::Bounds;
 use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
+use crate::store::sqlite::DATABASE;
 use crate::store::transfer;
-
-/// The database's file in a data directory.
-const FILE: &str = "sumd.db";
 
 /// The variable that has the password of --etcd-user, which is no option: command lines can be read by everybody.
 pub(super) const ETCD_PASSWORD: &str = "SUMD_ETCD_PASSWORD";
@@ -173,7 +171,7 @@ impl StoreOptions {
     /// Where counters are.
     #[must_use]
     pub fn address(&self) -> StoreAddress {
-        let default = || StoreAddress::Sqlite(self.data_dir.join(FILE));
+        let default = || StoreAddress::Sqlite(self.data_dir.join(DATABASE));
         self.store.clone().unwrap_or_else(default)
     }
 

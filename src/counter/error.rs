@@ -60,8 +60,8 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
 /// A read that failed.
 pub(super) fn read_error(error: &StoreError) -> Status {
     match error {
-        StoreError::Failed(_) => tracing::error!("{error}"),
-        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => {
+        StoreError::Failed(_) | StoreError::Damaged { .. } => tracing::error!("{error}"),
+        StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Moved | StoreError::Lost => {
             tracing::warn!("{error}");
         }
     }
@@ -71,22 +71,37 @@ pub(super) fn read_error(error: &StoreError) -> Status {
 fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
-    let (reason, message) = match error {
-        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => {
-            ("STORE_UNAVAILABLE", "the store cannot be reached just now")
+    let (code, reason, message) = match error {
+        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            "the store cannot be reached just now",
+        ),
+        StoreError::Full(_) => (
+            Code::ResourceExhausted,
+            "STORE_FULL",
+            "the server's disk is full, and nothing was changed: once there is room, send it again",
+        ),
+        StoreError::Damaged { counter, problem } => {
+            return damaged(counter.as_deref(), problem, outcome);
         }
         StoreError::Failed(_) => (
+            Code::Unavailable,
             "STORE_FAILED",
             "the store has failed; the server's log says why",
         ),
     };
-    status::retriable(
-        Code::Unavailable,
-        message,
-        reason,
-        &[outcome],
-        RESTART_DELAY,
-    )
+    status::retriable(code, message, reason, &[outcome], RESTART_DELAY)
+}
+
+/// A counter whose row is not what was written, so that nothing is counted on top of it.
+fn damaged(counter: Option<&str>, problem: &str, outcome: (&'static str, String)) -> Status {
+    let message = format!(
+        "{problem}, and nothing was changed: `sumd check` lists all damage, and `sumd restore` makes a database of a backup"
+    );
+    let mut metadata = vec![outcome];
+    metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
+    status::with_reason(Code::DataLoss, message, "COUNTER_DAMAGED", &metadata)
 }
 
 /// An increment that was not made. `counter` is not known of one that failed in a session.

@@ -188,8 +188,10 @@ impl Task {
             };
             match result {
                 Ok(()) => {}
-                Err(StartError::Store(StoreError::Unavailable(problem))) => {
-                    let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
+                Err(StartError::Store(
+                    refused @ (StoreError::Unavailable(_) | StoreError::Full(_)),
+                )) => {
+                    let refusal = LaneError::Unavailable(refused);
                     answer(
                         &self.shared,
                         batch.drain(..).map(|job| (job, Err(refusal.clone()))),
@@ -304,7 +306,11 @@ impl Task {
             self.shared.memory.share(&mut self.taken, &mut self.state);
             self.state.make_room();
             // Those that are not decided follow in a commit of their own.
-            let outcomes = self.decide(batch).await.map_err(StartError::Store)?;
+            let outcomes = match self.decide(batch).await {
+                Ok(outcomes) => outcomes,
+                Err(damaged) if self.refuse_damaged(batch, &damaged) => continue,
+                Err(error) => return Err(StartError::Store(error)),
+            };
             let Some(base) = self.store(batch, outcomes.len()).await? else {
                 // All of it is to be decided again, on top of what another node has committed.
                 continue;
@@ -326,6 +332,24 @@ impl Task {
             answer(&self.shared, jobs);
         }
         Ok(())
+    }
+
+    /// Refuses the jobs that name a counter whose row is damaged, so that the others can be carried out; `false` if there
+    /// are none.
+    fn refuse_damaged(&self, batch: &mut Vec<Job>, error: &StoreError) -> bool {
+        let StoreError::Damaged {
+            counter: Some(counter),
+            problem,
+        } = error
+        else {
+            return false;
+        };
+        let before = batch.len();
+        let needs_it = |job: &mut Job| job.request.operation.names(counter);
+        let refuse = |job| (job, Err(LaneError::Unavailable(error.clone())));
+        answer(&self.shared, batch.extract_if(.., needs_it).map(refuse));
+        error!("{problem}; it is not counted with");
+        batch.len() < before
     }
 
     /// Decides as many jobs as one commit takes, one at least.
@@ -425,9 +449,9 @@ impl Task {
                 followed?;
                 Ok(None)
             }
-            Err(StoreError::Unavailable(problem)) => {
+            Err(refused @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
                 self.state.undo(&commit);
-                Err(StartError::Store(StoreError::Unavailable(problem)))
+                Err(StartError::Store(refused))
             }
             Err(failed) => Err(StartError::Store(failed)),
         }

@@ -70,6 +70,20 @@ impl Operation {
 }
 
 impl Operation {
+    /// Whether this counter is one of those that it is about.
+    #[must_use]
+    pub fn names(&self, counter: &str) -> bool {
+        match self {
+            Self::Increment(increments)
+            | Self::Batch(increments)
+            | Self::Record(Record { increments, .. }) => {
+                let mut all = increments.iter().flatten();
+                all.any(|increment| increment.name == counter)
+            }
+            Self::Set(name, _) | Self::Delete(name) => **name == *counter,
+        }
+    }
+
     /// It is a message of a session.
     #[must_use]
     pub fn is_bulk(&self) -> bool {

@@ -6,29 +6,33 @@
 
 pub(super) mod fill;
 mod fold;
-mod gate;
 mod horizon;
+mod lock;
 mod reader;
+mod readers;
 mod rows;
 mod schema;
 pub(super) mod source;
 mod tools;
+mod upkeep;
 mod writer;
 
 pub use horizon::{Horizons, reset_horizon};
+pub use lock::DATABASE;
 pub use schema::OpenError;
+pub(super) use tools::reserve;
 pub use tools::{backup, check, restore};
+pub use upkeep::Condition;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::{
     After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
@@ -36,9 +40,11 @@ use super::{
 };
 use crate::model::{Commit, Digests, SessionId};
 use crate::store::recent::{Current, Recent};
-use gate::Gate;
-use reader::Snapshot;
-use writer::Writer;
+use lock::{Lock, folder, make_folder};
+use reader::{Snapshot, unread};
+use readers::{Gate, Readers};
+use upkeep::{Shared, Upkeep};
+use writer::{NotCommitted, Writer};
 
 /// Threads that read counters by name: they wait for the disk where it is not in memory.
 const POINT_READERS: usize = 2;
@@ -47,24 +53,37 @@ const SCAN_READERS: usize = 2;
 /// Bytes of a batch: those who wait for it wait until all of it is on the disk.
 const BATCH_BYTES: usize = 768 << 10;
 
+/// How long a start counts counters, to tell how many there are.
+const COUNTING_TIME: Duration = Duration::from_millis(20);
+
 /// A database that this process has to itself.
 pub struct SqliteStore {
     digests: Digests,
-    /// `None` once it has failed.
-    writer: Mutex<Option<Writer>>,
+    /// What was there when it was opened.
+    found: Found,
+    shared: Arc<Shared>,
     current: Current,
     changes: Changes,
     /// What a lane begins with, until one does.
     loaded: Mutex<Option<Loaded>>,
-    /// Taken away to close the store.
-    points: Option<mpsc::Sender<Read>>,
-    scans: Option<mpsc::Sender<Read>>,
-    threads: Vec<JoinHandle<()>>,
+    /// These are taken away to close the store.
+    points: Option<Readers>,
+    scans: Option<Readers>,
+    upkeep: Option<Upkeep>,
     /// Held for as long as the database is.
-    _lock: File,
+    _lock: Arc<Lock>,
 }
 
-type Read = Box<dyn FnOnce(&mut Connection) + Send>;
+/// What a database had when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: it is new, or was never written to.
+    Nothing,
+    /// So many counters.
+    Counters(i64),
+    /// More than can be counted at once.
+    Many,
+}
 
 impl SqliteStore {
     /// Opens a database, which is made where there is none. Counters whose rows are not up to date take up to twice
@@ -73,109 +92,102 @@ impl SqliteStore {
     /// # Errors
     /// Where another process has it, where it is none of ours, is of a newer version, or cannot be read.
     pub fn open(path: &Path, recent_bytes: usize) -> Result<Self, OpenError> {
-        if let Some(folder) = folder(path) {
-            make_folder(folder).map_err(|error| OpenError::Folder(folder.to_owned(), error))?;
-        }
-        let lock = lock(path)?;
+        let home = folder(path);
+        make_folder(home).map_err(|error| OpenError::Folder(home.to_owned(), error))?;
+        let mut lock = Lock::take(path)?;
         let (connection, digests) = schema::open(path)?;
-        let moved_to = schema::moved_to(&connection);
-        if let Some(to) = moved_to.map_err(|error| OpenError::Sqlite(path.to_owned(), error))? {
+        let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+        if let Some(to) = schema::moved_to(&connection).map_err(sqlite)? {
             let path = path.to_owned();
             return Err(OpenError::Moved { path, to });
         }
-        let gate = Gate::default();
-        let recent = Recent::new(recent_bytes);
-        let wal = beside(path, "-wal");
+        // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
+        schema::truncate_log(&connection).map_err(sqlite)?;
         let damaged = |error: rows::Error| OpenError::Damaged(path.to_owned(), error.to_string());
         // Both take their time after a crash.
-        let mut reader = schema::open_reader(path)?;
+        let mut reader = schema::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {
             let loaded = scope.spawn(|| reader::load(&mut reader, digests));
-            let writer = Writer::new(connection, digests, wal, gate.clone(), recent);
+            let writer = Writer::new(connection, digests, Recent::new(recent_bytes));
             let loaded = loaded.join();
             (writer, loaded.unwrap_or_else(|panic| resume_unwind(panic)))
         });
         let (writer, loaded) = (writer.map_err(damaged)?, loaded.map_err(damaged)?);
-        let mut store = Self {
+        let current = writer.current().clone();
+        let found = count(&mut reader, digests, &current, loaded.head.seq);
+        let shared = Arc::new(Shared::new(writer));
+        let gate = Gate::default();
+        let points = Readers::start(path, "point", POINT_READERS, None)?;
+        let scans = Readers::start(path, "scan", SCAN_READERS, Some(&gate))?;
+        // By now they are all there, and stay for as long as they are open.
+        lock.watch("-wal");
+        lock.watch("-shm");
+        let lock = Arc::new(lock);
+        let upkeep = Upkeep::start(shared.clone(), gate, lock.clone())?;
+        Ok(Self {
             digests,
-            current: writer.current().clone(),
+            found,
+            shared,
+            current,
             changes: Changes::new(loaded.head.revision),
-            writer: Mutex::new(Some(writer)),
             loaded: Mutex::new(Some(loaded)),
-            points: None,
-            scans: None,
-            threads: Vec::new(),
+            points: Some(points),
+            scans: Some(scans),
+            upkeep: Some(upkeep),
             _lock: lock,
-        };
-        store.points = Some(store.readers(path, "point", POINT_READERS, &Gate::default())?);
-        store.scans = Some(store.readers(path, "scan", SCAN_READERS, &gate)?);
-        Ok(store)
-    }
-
-    /// Starts threads that read, each while it is inside of `gate`.
-    fn readers(
-        &mut self,
-        path: &Path,
-        kind: &str,
-        count: usize,
-        gate: &Gate,
-    ) -> Result<mpsc::Sender<Read>, OpenError> {
-        let (sender, jobs) = mpsc::channel::<Read>();
-        let jobs = Arc::new(Mutex::new(jobs));
-        for i in 0..count {
-            let mut connection = schema::open_reader(path)?;
-            let (jobs, gate) = (jobs.clone(), gate.clone());
-            let work = move || {
-                loop {
-                    // A thread that reads has let go of the queue.
-                    let job = jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
-                    let Some(job) = job else { break };
-                    let _pass = gate.enter();
-                    job(&mut connection);
-                }
-            };
-            let thread = thread::Builder::new().name(format!("store-{kind}-{i}"));
-            self.threads
-                .push(thread.spawn(work).map_err(OpenError::Thread)?);
-        }
-        Ok(sender)
-    }
-
-    fn read_on<T: Send + 'static>(
-        readers: Option<&mpsc::Sender<Read>>,
-        read: impl FnOnce(&mut Connection, &dyn Fn() -> bool) -> rows::Result<T> + Send + 'static,
-    ) -> Reply<T> {
-        let (reply, answer) = oneshot::channel();
-        let job: Read = Box::new(move |connection| {
-            // Nobody waits for it any more.
-            if !reply.is_closed() {
-                let result = read(connection, &|| reply.is_closed());
-                let _ = reply.send(result.map_err(StoreError::from));
-            }
-        });
-        let sent = readers.is_some_and(|readers| readers.send(job).is_ok());
-        Box::pin(async move {
-            if !sent {
-                return Err(gone());
-            }
-            answer.await.unwrap_or_else(|_| Err(gone()))
         })
     }
 
+    /// What was there when it was opened.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        self.found
+    }
+
+    /// Whether it takes commits, from now on.
+    #[must_use]
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.shared.condition()
+    }
+
     fn write(&self, batch: &Commit) -> Result<i64, StoreError> {
-        // A writer that panicked has failed.
-        let mut writer = self.writer.lock().map_err(|_| gone())?;
-        let result = writer.as_mut().ok_or_else(gone)?.commit(batch);
-        match result {
+        let mut writer = self.shared.writer();
+        let at_work = writer.as_mut().ok_or_else(gone)?;
+        match at_work.commit(batch) {
             Ok(base) => {
                 let end = base + i64::from(batch.places);
                 let counters = batch.changes.counters.clone();
                 self.changes.publish(counters, base, end);
+                if at_work.log_is_long()
+                    && let Some(upkeep) = &self.upkeep
+                {
+                    upkeep.log_is_long();
+                }
+                self.shared.set_full(false);
+                Ok(base)
             }
-            Err(_) => *writer = None,
+            Err(NotCommitted::Full(problem)) => {
+                self.shared.set_full(true);
+                Err(StoreError::Full(problem.into()))
+            }
+            Err(NotCommitted::Failed(error)) => {
+                *writer = None;
+                Err(error.into())
+            }
         }
-        result.map_err(StoreError::from)
     }
+}
+
+/// How many counters there are, if that can be had in no time.
+fn count(connection: &mut Connection, digests: Digests, current: &Current, seq: u64) -> Found {
+    if seq == 0 {
+        return Found::Nothing;
+    }
+    let began = Instant::now();
+    let counted = Snapshot::take(connection, digests, current)
+        .and_then(|snapshot| snapshot.sum("", &|| began.elapsed() > COUNTING_TIME));
+    // A row that is damaged is told of when it is asked for.
+    counted.map_or(Found::Many, |all| Found::Counters(all.count))
 }
 
 impl Store for SqliteStore {
@@ -198,7 +210,7 @@ impl Store for SqliteStore {
             return Box::pin(std::future::ready(Ok(loaded)));
         }
         let digests = self.digests;
-        Self::read_on(self.scans.as_ref(), move |connection, _| {
+        ask(self.scans.as_ref(), move |connection, _| {
             reader::load(connection, digests)
         })
     }
@@ -222,22 +234,24 @@ impl Store for SqliteStore {
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
         let (digests, current) = (self.digests, self.current.clone());
-        Self::read_on(self.points.as_ref(), move |connection, _| {
+        ask(self.points.as_ref(), move |connection, _| {
             Snapshot::take(connection, digests, &current)?.read(names)
         })
     }
 
     fn scan(&self, scan: Scan) -> Reply<Page> {
         let (digests, current) = (self.digests, self.current.clone());
-        Self::read_on(self.scans.as_ref(), move |connection, _| {
-            Snapshot::take(connection, digests, &current)?.scan(&scan)
+        ask(self.scans.as_ref(), move |connection, _| {
+            let page = Snapshot::take(connection, digests, &current)?.scan(&scan);
+            page.map_err(|error| unread(error, None))
         })
     }
 
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
         let (digests, current) = (self.digests, self.current.clone());
-        Self::read_on(self.scans.as_ref(), move |connection, gone| {
-            Snapshot::take(connection, digests, &current)?.sum(&prefix, gone)
+        ask(self.scans.as_ref(), move |connection, abandoned| {
+            let sum = Snapshot::take(connection, digests, &current)?.sum(&prefix, abandoned);
+            sum.map_err(|error| unread(error, None))
         })
     }
 
@@ -248,16 +262,23 @@ impl Store for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // Reads that are queued or running end first: the upkeep may be waiting for them.
         self.points = None;
         self.scans = None;
-        for thread in self.threads.drain(..) {
-            // One that panicked has said so.
-            let _ = thread.join();
-        }
-        let writer = self.writer.get_mut();
-        if let Some(writer) = writer.unwrap_or_else(PoisonError::into_inner).take() {
+        self.upkeep = None;
+        if let Some(writer) = self.shared.writer().take() {
             writer.close();
         }
+    }
+}
+
+fn ask<T: Send + 'static, E: Into<StoreError>>(
+    readers: Option<&Readers>,
+    read: impl FnOnce(&mut Connection, &dyn Fn() -> bool) -> Result<T, E> + Send + 'static,
+) -> Reply<T> {
+    match readers {
+        Some(readers) => readers.ask(read),
+        None => Box::pin(std::future::ready(Err(gone()))),
     }
 }
 
@@ -265,54 +286,48 @@ fn gone() -> StoreError {
     StoreError::Failed("it failed before".into())
 }
 
-/// Makes a folder, and those that it is in, that are there after a loss of power, too.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let parent = match folder.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(()),
-    };
-    if !folder.is_dir() {
-        make_folder(parent)?;
-        match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
-    // Also where it is there: whoever made it may not have come to this. Where that is not allowed, it was not us.
-    match File::open(parent).and_then(|parent| parent.sync_all()) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced,
-    }
-}
-
-/// The folder that a file is in.
-fn folder(path: &Path) -> Option<&Path> {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-}
-
-/// Takes the database for this process alone.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    // By whatever link it is reached.
-    let real = path.canonicalize();
-    let name = beside(real.as_deref().unwrap_or(path), "-lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(|error| OpenError::Lock(name.clone(), error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::Lock(name, error)),
-    }
-}
-
 /// The path of a file that belongs to another.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A store is closed whatever readers do: one that reads for long, the upkeep that waits for it to end the log, and one
+    /// that waits behind both.
+    #[test]
+    fn readers_do_not_keep_a_store_from_closing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("sumd.db"), 1 << 20);
+        let store = store.expect("a new database");
+        let (inside, is_inside) = mpsc::channel();
+        let scans = store.scans.as_ref().expect("it is open");
+        let long = scans.ask(move |_, abandoned| {
+            let _ = inside.send(());
+            while !abandoned() {
+                thread::yield_now();
+            }
+            Err::<(), _>(gone())
+        });
+        is_inside
+            .recv_timeout(Duration::from_secs(20))
+            .expect("it reads");
+        store.upkeep.as_ref().expect("it is open").log_is_long();
+        let waiting = store.sum("".into());
+        let (closed, is_closed) = mpsc::channel();
+        thread::spawn(move || {
+            drop(store);
+            let _ = closed.send(());
+        });
+        is_closed
+            .recv_timeout(Duration::from_secs(20))
+            .expect("it closes");
+        drop((long, waiting));
+    }
 }

@@ -14,7 +14,8 @@ use super::etcd::fill::Filling;
 use super::etcd::survey::Survey;
 use super::etcd::{self, Hold, Kv, Place};
 use super::sqlite::OpenError;
-use super::sqlite::fill::{Filling as File, reserve};
+use super::sqlite::fill::Filling as File;
+use super::sqlite::reserve;
 use super::sqlite::source::{Reading, Source};
 use super::tools::{RESTORE_GAP, Report, ToolError};
 
@@ -128,9 +129,9 @@ pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally,
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_sqlite(place: &Place, path: &Path, to: &str) -> Result<Tally, ToolError> {
     // Nothing is closed for a target that cannot be.
-    let lock = reserve(path)?;
+    let here = reserve(path)?;
     close(place, to).await?;
-    let (file, tally) = copy(place, |dump| File::database(path, lock, dump)).await?;
+    let (file, tally) = copy(place, |dump| File::database(path, here, dump)).await?;
     file.publish(|partial| {
         let mut written = Source::open(partial)?;
         let reading = written.read()?;

@@ -1,13 +1,12 @@
 //! Writes what another store held to a new database.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
 use super::rows::{self, Error};
-use super::tools::{publish, refuse_existing, remove};
-use super::{beside, check, folder, lock, make_folder, schema};
+use super::tools::{Partial, Place, complete, publish, refuse_existing};
+use super::{check, schema};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
 use crate::store::dump::Dump;
@@ -16,21 +15,12 @@ use crate::store::tools::ToolError;
 /// A database that is being written, which has its name once it is complete.
 pub(in crate::store) struct Filling {
     path: PathBuf,
-    partial: PathBuf,
     connection: Connection,
     digests: Digests,
+    /// Removed once the connection is closed, unless it has its name by then.
+    partial: Partial,
     /// Where it is to be served, so that nobody begins another in its place.
-    _lock: Option<File>,
-}
-
-/// Takes the place of a database that is to be made, where there is none.
-pub(in crate::store) fn reserve(path: &Path) -> Result<File, ToolError> {
-    if let Some(folder) = folder(path) {
-        make_folder(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
-    }
-    let lock = lock(path)?;
-    refuse_existing(path)?;
-    Ok(lock)
+    place: Option<Place>,
 }
 
 impl Filling {
@@ -42,23 +32,22 @@ impl Filling {
     /// Begins a database that is to be served, in a place that is [reserved](reserve).
     pub(in crate::store) fn database(
         path: &Path,
-        lock: File,
+        place: Place,
         dump: &Dump,
     ) -> Result<Self, ToolError> {
-        Self::begin(path, dump, Some(lock))
+        Self::begin(path, dump, Some(place))
     }
 
-    fn begin(path: &Path, dump: &Dump, lock: Option<File>) -> Result<Self, ToolError> {
+    fn begin(path: &Path, dump: &Dump, place: Option<Place>) -> Result<Self, ToolError> {
         refuse_existing(path)?;
-        let partial = beside(path, ".partial");
-        remove(&partial)?;
-        let (connection, _) = schema::open(&partial)?;
+        let partial = Partial::new(path)?;
+        let (connection, _) = schema::open(&partial.0)?;
         let filling = Self {
             path: path.to_owned(),
             digests: dump.digests,
             partial,
             connection,
-            _lock: lock,
+            place,
         };
         filling.done(filling.put_dump(dump))?;
         Ok(filling)
@@ -151,25 +140,26 @@ impl Filling {
     ) -> Result<(), ToolError> {
         let Self {
             path,
+            place,
             partial,
             connection,
             ..
         } = self;
-        let damaged = |problem: String| ToolError::Data(partial.clone(), problem);
-        let closed = connection.close();
-        closed.map_err(|(_, error)| damaged(error.to_string()))?;
-        if beside(&partial, "-wal").exists() {
-            return Err(damaged("its log cannot be copied into it".to_owned()));
-        }
-        let report = check(&partial)?;
+        complete(&partial.0, connection)?;
+        let partial = &*partial.0;
+        let report = check(partial)?;
         if let Some(problem) = report.problems.into_iter().next() {
-            return Err(damaged(problem));
+            return Err(ToolError::Data(partial.to_owned(), problem));
         }
-        check_also(&partial)?;
-        publish(&partial, &path)
+        check_also(partial)?;
+        publish(partial, &path)?;
+        if let Some(place) = place {
+            place.keep();
+        }
+        Ok(())
     }
 
     fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
-        written.map_err(|error| ToolError::Data(self.partial.clone(), error.to_string()))
+        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
     }
 }

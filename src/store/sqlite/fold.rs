@@ -24,6 +24,11 @@ impl Fold {
         }
     }
 
+    /// What it has put was rolled back. To put a row again does no harm.
+    pub(super) fn begin_again(&mut self) {
+        self.name.clear();
+    }
+
     /// Puts up to so many of the rows of `runs` that follow. Once there are no more, it notes in the database that this
     /// is done, and gives the batch up to which it is.
     pub(super) fn put(

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::lock::Lock;
 use super::rows::{self, Error};
-use super::{OpenError, lock, reader, schema};
+use super::{OpenError, reader, schema};
 use crate::model::{Digests, Millis};
 use crate::store::tools::ToolError;
 
@@ -29,7 +30,7 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Horizons, ToolError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()).into());
     }
-    let _lock = lock(path)?;
+    let _lock = Lock::take(path)?;
     let (connection, digests) = schema::open(path)?;
     let reset = take_back(&connection, digests, now);
     reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))

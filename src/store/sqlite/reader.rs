@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head};
 use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
-use crate::store::{Loaded, Page, Row, Rows, Scan, Sum};
+use crate::store::{Loaded, Page, Row, Rows, Scan, StoreError, Sum};
 
 /// Rows that a scan looks at before it answers with what it has.
 const SCAN_ROWS: usize = 20_000;
@@ -22,6 +22,17 @@ pub(super) enum Walk {
     There,
     /// Those of counters that were deleted, too.
     All,
+}
+
+/// Tells a row that is damaged from a database that cannot be read. `counter` is the one that was asked for by its name.
+pub(super) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
+    match error {
+        Error::Corrupt(problem) => StoreError::Damaged {
+            counter,
+            problem: problem.into(),
+        },
+        error => error.into(),
+    }
 }
 
 /// Everything as it was at one moment.
@@ -69,12 +80,13 @@ impl<'a> Snapshot<'a> {
         self.recent.revision
     }
 
-    pub(super) fn read(&self, names: Vec<Arc<str>>) -> Result<Rows> {
+    pub(super) fn read(&self, names: Vec<Arc<str>>) -> std::result::Result<Rows, StoreError> {
         let sql = format!("{} WHERE name = ?1", rows::COUNTER);
-        let mut statement = self.transaction.prepare_cached(&sql)?;
+        let statement = self.transaction.prepare_cached(&sql);
+        let mut statement = statement.map_err(|error| unread(error.into(), None))?;
         let mut recent = Lookup::new(&self.recent.runs);
-        let mut one = |name: Arc<str>| {
-            if let Some(latest) = recent.find(&name) {
+        let mut one = |name: &Arc<str>| {
+            if let Some(latest) = recent.find(name) {
                 return Ok(latest.value.is_some().then(|| to_row(latest)));
             }
             let mut found = statement.query(params![name])?;
@@ -82,7 +94,10 @@ impl<'a> Snapshot<'a> {
             row.map(|row| rows::counter(self.digests, row).map(to_row))
                 .transpose()
         };
-        let found: Result<Vec<Option<Row>>> = names.into_iter().map(&mut one).collect();
+        let found: std::result::Result<Vec<Option<Row>>, StoreError> = names
+            .into_iter()
+            .map(|name| one(&name).map_err(|error| unread(error, Some(name))))
+            .collect();
         Ok(Rows {
             rows: found?,
             revision: self.revision(),

@@ -1,12 +1,17 @@
 //! The database file: its version, its tables, how it is opened.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
+use super::beside;
 use crate::model::Digests;
 
 /// "sumd": says in the file's header whose it is.
@@ -83,7 +88,7 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 /// The oldest that it reads without bringing it up to date: that which has logs.
 const READABLE: i32 = 2;
 
-/// Pages of the write-ahead log after which it is copied into the database: some 30 MiB.
+/// Pages of the write-ahead log after which they are copied into the database, unless the writer sees to that.
 const CHECKPOINT_PAGES: u32 = 8000;
 
 /// Memory for pages, in KiB: the writer's are those that it changes again and again, the others' are mostly read once.
@@ -91,7 +96,9 @@ const WRITER_CACHE_KIB: i64 = 16 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
 /// Nobody else writes; a backup or a check that looks in holds no lock for long.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of a log waits for readers by name, who take microseconds.
+const READERS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Why a database cannot be had.
 #[derive(Debug)]
@@ -100,8 +107,12 @@ pub enum OpenError {
     Folder(PathBuf, io::Error),
     /// The lock file cannot be made.
     Lock(PathBuf, io::Error),
+    /// What an earlier process has left cannot be made durable.
+    Settle(PathBuf, io::Error),
     /// Another process has it.
     InUse(PathBuf),
+    /// It cannot be written to, and another process has it, or its log is not in it.
+    ReadOnly(PathBuf, &'static str),
     /// It is some other program's.
     Foreign(PathBuf),
     /// A newer sumd wrote it.
@@ -140,11 +151,15 @@ impl fmt::Display for OpenError {
         match self {
             Self::Folder(path, error) => write!(f, "cannot make {}: {error}", path.display()),
             Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
+            Self::Settle(path, error) => {
+                write!(f, "cannot make {} durable: {error}", path.display())
+            }
             Self::InUse(path) => write!(
                 f,
-                "{} is in use by another process: one sumd at a time (--data-dir takes another folder)",
+                "{} is in use by another process, or was until it was deleted: one sumd at a time (--data-dir takes another folder)",
                 path.display()
             ),
+            Self::ReadOnly(path, why) => write!(f, "{} is read-only, and {why}", path.display()),
             Self::Foreign(path) => write!(f, "{} is not a database of sumd", path.display()),
             Self::Newer { path, version } => write!(
                 f,
@@ -188,11 +203,18 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
     Ok((connection, digests))
 }
 
+/// A connection that reads.
+pub(super) struct Reader {
+    pub(super) connection: Connection,
+    /// Held if the database cannot be written to: nobody else is to write to it meanwhile.
+    _unchanged: Option<File>,
+}
+
 /// Opens a database to read from it, beside whoever writes.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
-    let connection = open_any(path)?;
-    match version(path, &connection)? {
-        READABLE.. => Ok(connection),
+pub(super) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
+    let reader = open_any(path)?;
+    match version(path, &reader.connection)? {
+        READABLE.. => Ok(reader),
         version => Err(OpenError::Older {
             path: path.to_owned(),
             version,
@@ -201,23 +223,105 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Opens a database of this version or an older one to copy it.
-pub(super) fn open_any(path: &Path) -> Result<Connection, OpenError> {
-    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+pub(super) fn open_any(path: &Path) -> Result<Reader, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
+    let has_log = || std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    let is_left = has_log();
     // It may have to recover the log, so it may write, but not to the tables.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let opened = connect(path, path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let (connection, unchanged) = match opened {
+        Err(OpenError::Sqlite(_, error)) if is_read_only(&error) => {
+            let unchanged = unchanged(path, has_log)?;
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            (connect(path, &immutable(path), flags)?, Some(unchanged))
+        }
+        opened => (opened?, None),
+    };
+    // The log that a process has left is as it was, and one that is made for reading is not left.
+    leave_log(&connection, is_left)
+        .and_then(|()| connection.pragma_update(None, "query_only", true))
+        .and_then(|()| connection.pragma_update(None, "cache_size", -READER_CACHE_KIB))
+        .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
+    Ok(Reader {
+        connection,
+        _unchanged: unchanged,
+    })
+}
+
+/// Opens the database at a path by a name that SQLite knows it by.
+fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(name, flags).map_err(sqlite)?;
     if version(path, &connection)? == 0 {
         return Err(OpenError::Foreign(path.to_owned()));
     }
     configure(&connection).map_err(sqlite)?;
-    connection
-        .pragma_update(None, "query_only", true)
-        .and_then(|()| connection.pragma_update(None, "cache_size", -READER_CACHE_KIB))
-        .map_err(sqlite)?;
     Ok(connection)
+}
+
+/// Whether SQLite cannot write to a database, or cannot make the files that it needs beside it.
+///
+/// To try that by hand would not do: whoever closes a file takes away the locks that this process has on it.
+fn is_read_only(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+    )
+}
+
+/// Takes a database that cannot be written to, so that nobody writes to it by another way, as another mount is.
+fn unchanged(path: &Path, has_log: impl FnOnce() -> bool) -> Result<File, OpenError> {
+    let file = File::open(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
+    let refused = |why| Err(OpenError::ReadOnly(path.to_owned(), why));
+    if file.try_lock_shared().is_err() {
+        return refused("a server uses it by another way: run this there");
+    }
+    if has_log() {
+        return refused("its log (-wal) is not in it: copy both to a folder that is not");
+    }
+    Ok(file)
+}
+
+/// The name by which SQLite takes a file for one that nobody changes, and makes no other beside it.
+fn immutable(path: &Path) -> PathBuf {
+    let mut name = b"file:".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'%' | b'?' | b'#' => name.extend(format!("%{byte:02X}").bytes()),
+            _ => name.push(*byte),
+        }
+    }
+    name.extend(b"?immutable=1");
+    OsString::from_vec(name).into()
+}
+
+/// Whether the log stays when this connection is closed and is the last, or is copied into the database and removed. It is
+/// to stay unless all is known to be well: who closes a connection may have failed.
+pub(super) fn leave_log(connection: &Connection, leave: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave)?;
+    Ok(())
+}
+
+/// Closes a database that is to be complete without its log.
+pub(super) fn close(connection: Connection) -> rusqlite::Result<()> {
+    leave_log(&connection, false)?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+/// Copies the write-ahead log into the database, and cuts it to nothing; says whether that was done: readers of other
+/// processes may be in the way, or the disk is full.
+pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(READERS_TIMEOUT)?;
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let is_busy = connection.query_row(checkpoint, [], |row| row.get::<_, bool>(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    match is_busy {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(false),
+        is_busy => Ok(!is_busy?),
+    }
 }
 
 /// Where the data were moved to, if they were.
@@ -262,6 +366,7 @@ fn version(path: &Path, connection: &Connection) -> Result<i32, OpenError> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(32);
+    leave_log(connection, true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;

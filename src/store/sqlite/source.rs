@@ -1,14 +1,14 @@
 //! Reads all of a database, to write it elsewhere.
 
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::lock::Lock;
 use super::reader::{Snapshot, Walk};
-use super::{OpenError, lock, reader, rows, schema};
+use super::{OpenError, reader, rows, schema};
 use crate::store::Row;
 use crate::store::dump::{Dump, Remembered};
 use crate::store::tools::ToolError;
@@ -16,9 +16,9 @@ use crate::store::tools::ToolError;
 /// A database that is read.
 pub(in crate::store) struct Source {
     path: PathBuf,
-    connection: Connection,
+    reader: schema::Reader,
     /// Where nobody else is to have it.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 /// All of it as it was at one moment.
@@ -32,7 +32,7 @@ impl Source {
     pub(in crate::store) fn open(path: &Path) -> Result<Self, ToolError> {
         Ok(Self {
             path: path.to_owned(),
-            connection: schema::open_reader(path)?,
+            reader: schema::open_reader(path)?,
             _lock: None,
         })
     }
@@ -42,7 +42,7 @@ impl Source {
         if !path.exists() {
             return Err(OpenError::Missing(path.to_owned()).into());
         }
-        let lock = lock(path)?;
+        let lock = Lock::take(path)?;
         drop(schema::open(path)?);
         Ok(Self {
             _lock: Some(lock),
@@ -52,7 +52,7 @@ impl Source {
 
     /// Where its data were moved to, if they were.
     pub(in crate::store) fn moved_to(&self) -> Result<Option<String>, ToolError> {
-        schema::moved_to(&self.connection).map_err(|error| data(&self.path, &error))
+        schema::moved_to(&self.reader.connection).map_err(|error| data(&self.path, &error))
     }
 
     /// Nobody is to change the data any more, which are moved.
@@ -61,14 +61,17 @@ impl Source {
         let sql = "UPDATE meta SET value = ?1 WHERE name = 'moved_to'";
         let closed = connection.execute(sql, params![to]);
         closed.map_err(|error| data(&self.path, &error))?;
+        drop(self.reader);
+        // It is done, wherever the log stays.
+        let _ = schema::close(connection);
         Ok(())
     }
 
     pub(in crate::store) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
         let path = &*self.path;
-        let snapshot = schema::digests(&self.connection)
+        let snapshot = schema::digests(&self.reader.connection)
             .map_err(rows::Error::from)
-            .and_then(|digests| Snapshot::of_file(&mut self.connection, digests));
+            .and_then(|digests| Snapshot::of_file(&mut self.reader.connection, digests));
         Ok(Reading {
             path,
             snapshot: snapshot.map_err(|error| data(path, &error))?,

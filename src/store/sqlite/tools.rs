@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
+use super::lock::{Lock, create, folder, make_folder};
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
-use super::{beside, folder, lock, make_folder, reader, schema};
+use super::{beside, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
 use crate::store::tools::{Answers, RESTORE_GAP, Report, ToolError};
 
@@ -20,9 +21,9 @@ use crate::store::tools::{Answers, RESTORE_GAP, Report, ToolError};
 /// Where the target is there already, or either cannot be used.
 pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
     refuse_existing(to)?;
-    let partial = beside(to, ".partial");
-    copy(path, &partial)?;
-    publish(&partial, to)
+    let partial = Partial::new(to)?;
+    copy(path, &partial.0)?;
+    publish(&partial.0, to)
 }
 
 /// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
@@ -31,29 +32,100 @@ pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
 /// # Errors
 /// Where the backup is damaged, or there is a database already.
 pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
-    if let Some(folder) = folder(path) {
-        make_folder(folder).map_err(|error| ToolError::Io(folder.to_owned(), error))?;
-    }
-    let _lock = lock(path)?;
-    refuse_existing(path)?;
-    let partial = beside(path, ".partial");
-    copy(from, &partial)?;
-    let (connection, digests) = schema::open(&partial)?;
+    let place = reserve(path)?;
+    let report = fill(from, path)?;
+    place.keep();
+    Ok(report)
+}
+
+fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
+    let partial = Partial::new(path)?;
+    let partial = &*partial.0;
+    copy(from, partial)?;
+    let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
+    let (connection, digests) = schema::open(partial)?;
     let skipped = skip_revisions(&connection, digests);
-    skipped.map_err(|error| ToolError::Data(partial.clone(), error.to_string()))?;
-    connection
-        .close()
-        .map_err(|(_, error)| ToolError::Data(partial.clone(), error.to_string()))?;
-    if beside(&partial, "-wal").exists() {
-        let problem = "its log cannot be copied into it".to_owned();
-        return Err(ToolError::Data(partial, problem));
-    }
-    let report = check(&partial)?;
+    skipped.map_err(|error| data(error.to_string()))?;
+    complete(partial, connection)?;
+    let report = check(partial)?;
     if let Some(problem) = report.problems.first() {
         return Err(ToolError::Data(from.to_owned(), problem.clone()));
     }
-    publish(&partial, path)?;
+    publish(partial, path)?;
     Ok(report)
+}
+
+/// A place for a new database. It is left as it was found, unless it is kept.
+pub(in crate::store) struct Place {
+    /// Taken away once it is used up.
+    lock: Option<Lock>,
+    /// Folders that were made for it, the outermost first.
+    made: Vec<PathBuf>,
+}
+
+/// Takes the place of a database that is to be made, if there is none.
+pub(in crate::store) fn reserve(path: &Path) -> Result<Place, ToolError> {
+    let home = folder(path);
+    let made = make_folder(home).map_err(|error| ToolError::Io(home.to_owned(), error))?;
+    let mut place = Place { lock: None, made };
+    place.lock = Some(Lock::reserve(path)?);
+    refuse_existing(path)?;
+    Ok(place)
+}
+
+impl Place {
+    /// There is a database now.
+    pub(in crate::store) fn keep(mut self) {
+        self.lock = None;
+        self.made.clear();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            lock.give_up();
+        }
+        for folder in self.made.drain(..).rev() {
+            // One that somebody else uses by now is not empty, and stays.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does.
+pub(super) struct Partial(pub(super) PathBuf);
+
+impl Partial {
+    /// Makes an empty one.
+    pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
+        let partial = Self(beside(path, ".partial"));
+        // What an earlier attempt has left.
+        partial.remove()?;
+        let made = create(&partial.0);
+        made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
+        Ok(partial)
+    }
+
+    fn remove(&self) -> Result<(), ToolError> {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let file = beside(&self.0, suffix);
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ToolError::Io(file, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // The next attempt removes what stays.
+        let _ = self.remove();
+    }
 }
 
 pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
@@ -67,28 +139,30 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
-/// Removes what an earlier attempt has left.
-pub(super) fn remove(path: &Path) -> Result<(), ToolError> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let file = beside(path, suffix);
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ToolError::Io(file, error));
+fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
+    let reader = schema::open_any(from)?;
+    let target = to.to_string_lossy();
+    reader
+        .connection
+        .pragma_update(None, "query_only", false)
+        .and_then(|()| reader.connection.execute("VACUUM INTO ?1", params![target]))
+        .map_err(|error| match error.sqlite_error_code() {
+            // Nothing is written to the source.
+            Some(ErrorCode::DiskFull | ErrorCode::CannotOpen) => {
+                ToolError::Io(to.to_owned(), io::Error::other(error))
             }
-            _ => {}
-        }
-    }
+            _ => ToolError::Data(from.to_owned(), error.to_string()),
+        })?;
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
-    remove(to)?;
-    let connection = schema::open_any(from)?;
-    let target = to.to_string_lossy();
-    connection
-        .pragma_update(None, "query_only", false)
-        .and_then(|()| connection.execute("VACUUM INTO ?1", params![target]))
-        .map_err(|error| ToolError::Data(from.to_owned(), error.to_string()))?;
+/// Closes a database that is written, which is complete without its log.
+pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolError> {
+    let data = |problem: String| ToolError::Data(path.to_owned(), problem);
+    schema::close(connection).map_err(|error| data(error.to_string()))?;
+    if beside(path, "-wal").exists() {
+        return Err(data("its log cannot be copied into it".to_owned()));
+    }
     Ok(())
 }
 
@@ -99,7 +173,7 @@ pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
         .and_then(|file| file.sync_all())
         .map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    File::open(folder(path).unwrap_or(Path::new(".")))
+    File::open(folder(path))
         .and_then(|folder| folder.sync_all())
         .map_err(io)
 }
@@ -152,9 +226,9 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
 /// # Errors
 /// Where it cannot be opened. What is wrong inside is in the report.
 pub fn check(path: &Path) -> Result<Report, ToolError> {
-    let mut connection = schema::open_reader(path)?;
+    let mut reader = schema::open_reader(path)?;
     let mut report = Report::default();
-    if let Err(error) = check_all(&mut connection, &mut report) {
+    if let Err(error) = check_all(&mut reader.connection, &mut report) {
         report.problems.push(error.to_string());
     }
     Ok(report)

@@ -4,14 +4,14 @@
 //! brought up to date later, some with each batch ([`super::recent`]).
 
 use std::collections::VecDeque;
-use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
 use super::fold::Fold;
-use super::gate::Gate;
 use super::rows::{self, Error, Result};
 use super::{reader, schema};
 use crate::model::{Commit, Digests, Millis};
@@ -22,28 +22,54 @@ const FORGET_INTERVAL: Millis = 10_000;
 
 /// Rows that are folded with a batch, at the least; and more than it changes, lest more comes in than is folded.
 const FOLD_ROWS: usize = 128;
-const FOLD_ROWS_AT_CLOSE: usize = 16 * 1024;
+const FOLD_ROWS_AT_CLOSE: usize = 4 * 1024;
+
+/// How long a close may go on bringing the rows up to date, before it begins the last step.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// Batches that nothing is remembered of any more go so many at a time: more than come in.
 const PRUNE_BATCHES: u64 = 16;
 
-/// SQLite begins its write-ahead log anew when all of it is in the database and nobody reads. Where somebody always does, it
-/// grows: up to this, and then readers are held up for once. Should that not do, as under a long backup, so much more.
-const MAX_WAL_BYTES: u64 = 256 << 20;
-const MORE_WAL_BYTES: u64 = 64 << 20;
-/// How large it is, is looked at once in so many batches.
-const WAL_LOOKS: u64 = 16;
-/// How long the writer waits for readers by name, who take microseconds.
-const READERS_TIMEOUT: Duration = Duration::from_millis(50);
+/// Pages of the write-ahead log after which they are copied into the database: some 30 MiB.
+const CHECKPOINT_PAGES: i32 = 8000;
+
+/// SQLite begins its write-ahead log anew when all of it is in the database and nobody reads. If somebody always does, it
+/// grows: up to so many pages, some 256 MiB, and then scans are held up for once. If that does not do, as under a long
+/// backup, so many more.
+const MAX_LOG_PAGES: i32 = 64 << 10;
+const MORE_LOG_PAGES: i32 = 16 << 10;
+/// After a checkpoint or an end of the log that was in vain, it is tried again after so many batches.
+const RETRY_BATCHES: u64 = 16;
+/// Why a batch was not committed.
+#[derive(Debug)]
+pub(super) enum NotCommitted {
+    /// There is no room on the disk. Nothing was changed, and the writer goes on.
+    Full(String),
+    /// It may have been committed or not. The writer is not to be used any more: what the file holds is known again only
+    /// once it is opened anew.
+    Failed(Error),
+}
+
+impl fmt::Display for NotCommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(problem) => f.write_str(problem),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
 
 pub(super) struct Writer {
     connection: Connection,
     digests: Digests,
-    wal: PathBuf,
-    max_wal_bytes: u64,
+    /// Pages in the write-ahead log, as of the last commit.
+    log_pages: Arc<AtomicI32>,
+    checkpoint_pages: i32,
+    max_log_pages: i32,
     /// Added to that, after it was tried in vain.
-    more_wal_bytes: u64,
-    scans: Gate,
+    more_log_pages: i32,
+    /// No checkpoint before this batch.
+    checkpoint_from: u64,
     /// The last batch, and its revision.
     seq: u64,
     revision: i64,
@@ -60,14 +86,19 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// A writer to the database whose write-ahead log is the file `wal`. `scans` are held up where they are in its way.
+    /// A writer to a database that nobody else writes to.
     pub(super) fn new(
-        connection: Connection,
+        mut connection: Connection,
         digests: Digests,
-        wal: PathBuf,
-        scans: Gate,
         mut recent: Recent,
     ) -> Result<Self> {
+        // In place of SQLite's own checkpoints, whose errors are not told.
+        let log_pages = Arc::new(AtomicI32::new(0));
+        let told = log_pages.clone();
+        connection.wal_hook(Some(move |_: &mut _, pages| {
+            told.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
         reader::load_recent(&connection, digests, &mut recent)?;
         let first = "SELECT coalesce(min(seq), 0) FROM batch";
         let first: i64 = connection.query_row(first, [], |row| row.get(0))?;
@@ -82,10 +113,11 @@ impl Writer {
             past: VecDeque::new(),
             connection,
             digests,
-            wal,
-            max_wal_bytes: MAX_WAL_BYTES,
-            more_wal_bytes: 0,
-            scans,
+            log_pages,
+            checkpoint_pages: CHECKPOINT_PAGES,
+            max_log_pages: MAX_LOG_PAGES,
+            more_log_pages: 0,
+            checkpoint_from: 0,
             recent,
         };
         writer.publish();
@@ -97,13 +129,12 @@ impl Writer {
         &self.current
     }
 
-    /// Makes a batch durable, and then visible; gives the revision before its first place. After an error the writer is
-    /// not to be used any more: what the file holds is known again only once it is opened anew.
-    pub(super) fn commit(&mut self, batch: &Commit) -> Result<i64> {
-        let (seq, last, base) = (batch.seq, self.seq, self.revision);
-        if seq != last + 1 {
-            let problem = format!("batch {seq} does not follow batch {last}");
-            return Err(Error::Corrupt(problem));
+    /// Makes a batch durable, and then visible; gives the revision before its first place.
+    pub(super) fn commit(&mut self, batch: &Commit) -> std::result::Result<i64, NotCommitted> {
+        let last = self.seq;
+        if batch.seq != last + 1 {
+            let problem = format!("batch {} does not follow batch {last}", batch.seq);
+            return Err(NotCommitted::Failed(Error::Corrupt(problem)));
         }
         if self.fold.is_none() && self.recent.is_full() {
             self.recent.fold();
@@ -113,18 +144,38 @@ impl Writer {
         let prune = prunable.min(self.pruned + PRUNE_BATCHES);
         let forgotten = self.forgettable(batch);
 
-        // Prepared, as everything here. After an error nobody goes on, and it is rolled back as the connection closes.
+        let stored = self.store(batch, prune, forgotten);
+        let (logged_bytes, folded) = stored.map_err(|error| self.not_stored(error))?;
+        let base = self.revision;
+        (self.seq, self.revision) = (batch.seq, base + i64::from(batch.places));
+        self.pruned = self.pruned.max(prune);
+        let run = Run::new(&batch.changes.counters, base);
+        self.recent.push(run);
+        self.recent.log(logged_bytes);
+        self.end_fold(folded);
+        self.publish();
+        self.checkpoint().map_err(NotCommitted::Failed)?;
+        Ok(base)
+    }
+
+    /// Stores a batch: gives the bytes that it has logged, and up to which batch all is folded, if a fold was finished.
+    fn store(
+        &mut self,
+        batch: &Commit,
+        prune: u64,
+        forgotten: Option<i64>,
+    ) -> Result<(usize, Option<u64>)> {
+        // Prepared, as everything here.
         let transaction = &self.connection;
         transaction.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        // Where somebody else has written to this database there is such a batch already, and this fails.
+        // If somebody else has written to this database there is such a batch already, and this fails.
         let mut put = transaction.prepare_cached(rows::PUT_BATCH)?;
-        let logged_bytes = rows::put_batch(&mut put, self.digests, batch, base)?;
+        let logged_bytes = rows::put_batch(&mut put, self.digests, batch, self.revision)?;
         drop(put);
         if prune > self.pruned {
             transaction
                 .prepare_cached("DELETE FROM batch WHERE seq < ?1")?
                 .execute(params![prune.cast_signed()])?;
-            self.pruned = prune;
         }
         put_sessions(transaction, self.digests, batch)?;
         if let Some(revision) = forgotten {
@@ -136,15 +187,53 @@ impl Writer {
             folded = fold.put(transaction, self.digests, self.recent.folding(), count)?;
         }
         transaction.prepare_cached("COMMIT")?.execute([])?;
+        Ok((logged_bytes, folded))
+    }
 
-        (self.seq, self.revision) = (seq, base + i64::from(batch.places));
-        let run = Run::new(&batch.changes.counters, base);
-        self.recent.push(run);
-        self.recent.log(logged_bytes);
-        self.end_fold(folded);
-        self.publish();
-        self.bound_wal()?;
-        Ok(base)
+    /// Tells a disk without room, after which nothing was changed, from everything else.
+    ///
+    /// SQLite says FULL if a write has found no room, which is before the frame with the commit's mark is whole: what was
+    /// written of the batch is no part of the log, and the next batch is written over it. An error of the sync, after which
+    /// the batch may be on the disk or not, is another.
+    fn not_stored(&mut self, error: Error) -> NotCommitted {
+        let problem = match &error {
+            Error::Sqlite(full) if full.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                full.to_string()
+            }
+            _ => return NotCommitted::Failed(error),
+        };
+        if let Some(fold) = &mut self.fold {
+            fold.begin_again();
+        }
+        match self.roll_back() {
+            Ok(seq) if seq == self.seq => NotCommitted::Full(problem),
+            Ok(seq) => {
+                let problem = format!("batch {seq} is the last, and not batch {}", self.seq);
+                NotCommitted::Failed(Error::Corrupt(problem))
+            }
+            Err(error) => NotCommitted::Failed(error),
+        }
+    }
+
+    /// Ends a transaction that has failed; gives the last batch that is stored.
+    fn roll_back(&self) -> Result<u64> {
+        // SQLite may have done so.
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        let last: Option<i64> = reader::last(&self.connection, "seq")?;
+        Ok(last.unwrap_or(0).cast_unsigned())
+    }
+
+    /// Commits a change that is none; says whether there was room for it.
+    pub(super) fn try_room(&mut self) -> Result<bool> {
+        let nothing = "UPDATE meta SET value = value WHERE name = 'folded'";
+        let tried = self.connection.execute(nothing, []);
+        match tried.map_err(|error| self.not_stored(error.into())) {
+            Ok(_) => Ok(true),
+            Err(NotCommitted::Full(_)) => Ok(false),
+            Err(NotCommitted::Failed(error)) => Err(error),
+        }
     }
 
     fn end_fold(&mut self, folded: Option<u64>) {
@@ -179,36 +268,72 @@ impl Writer {
         forgotten
     }
 
-    fn bound_wal(&mut self) -> Result<()> {
-        if !self.seq.is_multiple_of(WAL_LOOKS) {
+    /// Copies the write-ahead log into the database, if it is time, as far as readers allow.
+    ///
+    /// An error is final. A sync that has failed is forgotten by the kernel, and the pages that it was about count as
+    /// written: the next checkpoint, which begins where this one has ended, would succeed, and then the log would begin
+    /// anew although the database lacks some of it.
+    fn checkpoint(&mut self) -> Result<()> {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < self.checkpoint_pages || self.seq < self.checkpoint_from {
             return Ok(());
         }
-        let bytes = fs::metadata(&self.wal).map_or(0, |wal| wal.len());
-        if bytes <= self.max_wal_bytes + self.more_wal_bytes || !self.scans.close() {
-            return Ok(());
+        let sql = "PRAGMA wal_checkpoint(PASSIVE)";
+        let mut checkpoint = self.connection.prepare_cached(sql)?;
+        match checkpoint.query_row([], |_| Ok(())) {
+            // Pages were written, and none was synced.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                self.checkpoint_from = self.seq + RETRY_BATCHES;
+                Ok(())
+            }
+            done => Ok(done?),
         }
-        self.connection.busy_timeout(READERS_TIMEOUT)?;
-        let busy = self.truncate_wal();
-        self.connection.busy_timeout(schema::BUSY_TIMEOUT)?;
-        self.more_wal_bytes = if busy? {
-            bytes - self.max_wal_bytes + MORE_WAL_BYTES
-        } else {
+    }
+
+    /// Whether the log is beyond its bound, so that [`Writer::end_log`] is due.
+    pub(super) fn log_is_long(&self) -> bool {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        pages > self.max_log_pages.saturating_add(self.more_log_pages)
+    }
+
+    /// Ends the log while no scan is running.
+    pub(super) fn end_log(&mut self) -> Result<()> {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        self.more_log_pages = if schema::truncate_log(&self.connection)? {
+            self.log_pages.store(0, Ordering::Relaxed);
             0
+        } else {
+            pages.saturating_sub(self.max_log_pages) + MORE_LOG_PAGES
         };
-        self.scans.open();
         Ok(())
     }
 
-    /// Brings everything up to date, so that the file by itself is complete. It need not be: that it fails, or that it is
-    /// cut short, does no harm.
-    pub(super) fn close(mut self) {
-        if let Err(error) = self.try_close() {
+    /// Brings everything up to date, as far as that takes little time, so that the file by itself is complete. It need not
+    /// be: that it fails, or that it is cut short, does no harm.
+    pub(super) fn close(self) {
+        self.close_within(CLOSE_TIME);
+    }
+
+    fn close_within(mut self, time: Duration) {
+        let began = Instant::now();
+        let closed = self.finish(|| began.elapsed() < time);
+        let closed = closed.and_then(|finished| {
+            if finished {
+                schema::close(self.connection)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = closed {
             tracing::debug!(%error, "the log stays");
         }
     }
 
-    fn try_close(&mut self) -> Result<()> {
+    /// Folds everything and ends the log, while there is time; says whether that is done.
+    fn finish(&mut self, has_time: impl Fn() -> bool) -> Result<bool> {
         while self.folded < self.seq {
+            if !has_time() {
+                return Ok(false);
+            }
             let fold = self.fold.get_or_insert_with(|| {
                 self.recent.fold();
                 Fold::new(self.seq)
@@ -219,14 +344,7 @@ impl Writer {
             transaction.commit()?;
             self.end_fold(folded);
         }
-        self.truncate_wal()?;
-        Ok(())
-    }
-
-    /// Copies the write-ahead log into the database; says whether somebody was in the way.
-    fn truncate_wal(&self) -> rusqlite::Result<bool> {
-        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        self.connection.query_row(checkpoint, [], |row| row.get(0))
+        Ok(has_time() && schema::truncate_log(&self.connection)?)
     }
 }
 
@@ -257,17 +375,21 @@ fn forget_deleted(connection: &Connection, revision: i64) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::thread;
-
-    use super::super::beside;
-    use super::super::reader::Snapshot;
+pub(super) mod tests {
     use super::*;
     use crate::model::{Changes, CounterChange, Stamp};
     use crate::store::recent;
 
-    fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>) -> Commit {
+    impl Writer {
+        /// Its log is long beyond so many pages.
+        pub fn with_log_pages(mut self, max: i32) -> Self {
+            self.max_log_pages = max;
+            self
+        }
+    }
+
+    /// A batch that sets counters.
+    pub fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>) -> Commit {
         let changes = counters.into_iter().map(|(name, value)| CounterChange {
             name: name.into(),
             value,
@@ -291,57 +413,10 @@ mod tests {
         }
     }
 
-    fn open(path: &std::path::Path, gate: &Gate, recent_bytes: usize) -> Writer {
+    pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
         let (connection, digests) = schema::open(path).expect("a database");
-        let wal = beside(path, "-wal");
         let recent = recent::Recent::new(recent_bytes);
-        Writer::new(connection, digests, wal, gate.clone(), recent).expect("a writer")
-    }
-
-    /// While there is always somebody who reads, the write-ahead log stays within its bound, and everybody has their turn.
-    #[test]
-    fn readers_who_overlap_do_not_keep_the_log_from_ending() {
-        const SCANS: u64 = 100;
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("sumd.db");
-        let gate = Gate::default();
-        let mut writer = open(&path, &gate, usize::MAX);
-        writer.max_wal_bytes = 1 << 20;
-        let (commits, scans) = (AtomicU64::new(0), AtomicU64::new(0));
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                let (digests, current) = (writer.digests, writer.current().clone());
-                let mut connection = schema::open_reader(&path).expect("a reader");
-                let (gate, commits, scans) = (gate.clone(), &commits, &scans);
-                scope.spawn(move || {
-                    while scans.load(Ordering::Relaxed) < SCANS {
-                        let _pass = gate.enter();
-                        let snapshot = Snapshot::take(&mut connection, digests, &current);
-                        let snapshot = snapshot.expect("a snapshot");
-                        let until = commits.load(Ordering::Relaxed) + 30;
-                        while commits.load(Ordering::Relaxed) < until
-                            && scans.load(Ordering::Relaxed) < SCANS
-                        {
-                            thread::yield_now();
-                        }
-                        drop(snapshot);
-                        scans.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            let mut largest = 0;
-            for seq in 1.. {
-                let names = (0..20).map(|i| (format!("{seq}/{i:0200}"), Some(1)));
-                writer.commit(&batch(seq, names)).expect("a commit");
-                commits.store(seq, Ordering::Relaxed);
-                largest = largest.max(fs::metadata(&writer.wal).expect("a log").len());
-                if scans.load(Ordering::Relaxed) >= SCANS {
-                    break;
-                }
-            }
-            // Beyond the bound there is what is written while those who read come to their end.
-            assert!(largest < 4 << 20, "{largest} bytes");
-        });
+        Writer::new(connection, digests, recent).expect("a writer")
     }
 
     /// What nothing is remembered of is deleted once it is folded, and what is not folded is there after a crash.
@@ -349,7 +424,6 @@ mod tests {
     fn the_log_is_kept_until_it_is_folded() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
-        let gate = Gate::default();
         let count = |writer: &Writer| {
             let sql = "SELECT count(*) FROM batch";
             let count = writer
@@ -357,7 +431,7 @@ mod tests {
                 .query_row(sql, [], |row| row.get::<_, i64>(0));
             count.expect("a number")
         };
-        let mut writer = open(&path, &gate, usize::MAX);
+        let mut writer = open(&path, usize::MAX);
         for seq in 1..=100_u64 {
             let counter = (format!("g/{}", seq % 7), Some(seq.cast_signed()));
             writer.commit(&batch(seq, [counter])).expect("a commit");
@@ -365,7 +439,7 @@ mod tests {
         assert_eq!(count(&writer), 100);
         drop(writer);
 
-        let mut writer = open(&path, &gate, 0);
+        let mut writer = open(&path, 0);
         let value = |writer: &Writer, name: &str| {
             let view = writer.current().lock().clone();
             let latest = recent::Lookup::new(&view.runs).find(name);
@@ -384,5 +458,26 @@ mod tests {
             .connection
             .query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?)));
         assert_eq!(row, Ok((100, 100)));
+    }
+
+    /// A close that has no time leaves the log, and nothing is lost by that.
+    #[test]
+    fn a_close_that_is_cut_short_loses_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let log = super::super::beside(&path, "-wal");
+        let mut writer = open(&path, usize::MAX);
+        for seq in 1..=10 {
+            let counter = (format!("g/{seq}"), Some(1));
+            writer.commit(&batch(seq, [counter])).expect("a commit");
+        }
+        writer.close_within(Duration::ZERO);
+        assert!(std::fs::metadata(&log).is_ok_and(|log| log.len() > 0));
+        for _ in 0..2 {
+            let report = super::super::check(&path).expect("a report");
+            assert_eq!((report.counters, report.problems), (10, vec![]));
+            open(&path, usize::MAX).close();
+            assert!(!log.exists());
+        }
     }
 }

@@ -1,0 +1,237 @@
+//! One process at a time has a database, by whatever path it is reached; and that process notices if the files are deleted
+//! or replaced under it.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{OpenError, beside};
+
+/// The name of the database in a data folder, which has one database only.
+pub const DATABASE: &str = "sumd.db";
+
+/// Counters are the business of nobody but the account that sumd runs as.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Bytes of the write-ahead log that are read and written again at once.
+const CHUNK: usize = 1 << 20;
+
+/// Which file it is, whatever its name.
+type Identity = (u64, u64);
+
+/// A database, or the place for one, that this process has to itself.
+///
+/// Three things are locked, because each of them alone can be circumvented: a lock file beside the database, which is there
+/// before the database is; the data folder, which `rm -rf folder/*` leaves; and the database itself, which may have a second
+/// name. These locks are `flock`s, which are independent of the byte-range locks that SQLite takes.
+pub(in crate::store) struct Lock {
+    path: PathBuf,
+    _folder: Option<File>,
+    /// The path of the lock file.
+    name: PathBuf,
+    /// Whether this process made the lock file.
+    is_new: bool,
+    _file: File,
+    database: Option<File>,
+    /// The files as they were found, to notice if they are replaced.
+    watched: Vec<(PathBuf, Identity)>,
+}
+
+impl Lock {
+    /// Locks the place for a database.
+    ///
+    /// # Errors
+    /// Returns [`OpenError::InUse`] if another process has a database there, or had one that was deleted since.
+    pub(super) fn reserve(path: &Path) -> Result<Self, OpenError> {
+        let folder = folder(path);
+        let mut locked = None;
+        if path.file_name().is_some_and(|name| name == DATABASE) {
+            let opened = File::open(folder);
+            let opened = opened.map_err(|error| OpenError::Lock(folder.to_owned(), error))?;
+            match opened.try_lock() {
+                Ok(()) => locked = Some(opened),
+                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.to_owned())),
+                // There are file systems that cannot lock a folder. The files are locked as well.
+                Err(TryLockError::Error(_)) => {}
+            }
+        }
+        // By whatever link it is reached.
+        let real = path.canonicalize();
+        let name = beside(real.as_deref().unwrap_or(path), "-lock");
+        let failed = |error| OpenError::Lock(name.clone(), error);
+        loop {
+            let is_new = !name.exists();
+            let file = create(&name).map_err(failed)?;
+            lock(&file, path, &name)?;
+            let held = file.metadata().map(|found| identity(&found));
+            // A restore that is refused removes the lock file that it made: then this one is not the one at the path.
+            let found = fs::metadata(&name).map(|found| identity(&found));
+            let held = held.map_err(failed)?;
+            if found.is_ok_and(|found| found == held) {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    _folder: locked,
+                    watched: vec![(name.clone(), held)],
+                    name,
+                    is_new,
+                    _file: file,
+                    database: None,
+                });
+            }
+        }
+    }
+
+    /// Locks a database, which is created empty if there is none, and makes durable whatever an earlier process has left.
+    ///
+    /// # Errors
+    /// Returns an error if another process has it, or if its files cannot be read or written.
+    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+        let mut taken = Self::reserve(path)?;
+        let database = create(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
+        lock(&database, path, path)?;
+        taken
+            .settle(&database)
+            .map_err(|error| OpenError::Settle(path.to_owned(), error))?;
+        taken.database = Some(database);
+        taken.watch("");
+        Ok(taken)
+    }
+
+    /// Makes durable whatever an earlier process has left: what it wrote and did not sync is in the page cache, from where it
+    /// would be read, and acknowledged, although a loss of power takes it away.
+    ///
+    /// To sync the log is not enough. If a sync has failed, the kernel holds the pages for clean, and a later sync succeeds
+    /// without them. So the log is written again, with the bytes that are read. It is not enough, either, to have SQLite copy
+    /// it into the database: if the power were lost in between, the beginning of the log, which is on disk, would hide what
+    /// is newer in the database. The database itself needs no such care. SQLite begins a log anew only after a sync of the
+    /// database that succeeded ([`super::writer`] sees to that), and until then the log has all that was written to it.
+    fn settle(&self, database: &File) -> io::Result<()> {
+        let real = self.path.canonicalize()?;
+        match File::options()
+            .read(true)
+            .write(true)
+            .open(beside(&real, "-wal"))
+        {
+            Ok(log) => rewrite(&log)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        database.sync_all()?;
+        // Names that were given, and those that were taken away, as that of a rollback journal.
+        sync_folder(folder(&real))
+    }
+
+    /// Has a file watched from now on, by its suffix.
+    pub(super) fn watch(&mut self, suffix: &str) {
+        // SQLite takes the path apart as this does.
+        let real = self.path.canonicalize();
+        let file = beside(real.as_deref().unwrap_or(&self.path), suffix);
+        let file = if suffix.is_empty() {
+            self.path.clone()
+        } else {
+            file
+        };
+        if let Ok(found) = fs::metadata(&file) {
+            self.watched.push((file, identity(&found)));
+        }
+    }
+
+    /// A file that is no longer the one at its path: whatever is written to it now is lost.
+    pub(super) fn replaced(&self) -> Option<&Path> {
+        let is_other = |(path, held): &&(PathBuf, Identity)| match fs::metadata(path) {
+            Ok(found) => identity(&found) != *held,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        self.watched.iter().find(is_other).map(|(path, _)| &**path)
+    }
+
+    /// Removes the lock file, if this process made it, for nothing came of it.
+    pub(super) fn give_up(self) {
+        if self.is_new {
+            // If it stays it does no harm.
+            let _ = fs::remove_file(&self.name);
+        }
+    }
+}
+
+fn lock(file: &File, path: &Path, name: &Path) -> Result<(), OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::Lock(name.to_owned(), error)),
+    }
+}
+
+fn identity(file: &fs::Metadata) -> Identity {
+    (file.dev(), file.ino())
+}
+
+/// Opens a file, which is created if there is none.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
+}
+
+/// Writes a file again with the bytes that are read from it, and syncs it.
+fn rewrite(file: &File) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut chunk, at)? {
+            0 => return file.sync_all(),
+            read => {
+                file.write_all_at(&chunk[..read], at)?;
+                at += read as u64;
+            }
+        }
+    }
+}
+
+/// Makes a folder, and those that it is in, that are there after a loss of power, too. Gives those that were not there, the
+/// outermost first.
+pub(super) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let parent = match folder.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(Vec::new()),
+    };
+    let mut made = Vec::new();
+    if !folder.is_dir() {
+        made = make_folder(parent)?;
+        match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            Ok(()) => made.push(folder.to_owned()),
+            Err(_) if folder.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let problem = "there is a file of that name, and no folder";
+                return Err(io::Error::new(error.kind(), problem));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // Also if it was there: whoever made it may not have come to this.
+    sync_folder(parent)?;
+    Ok(made)
+}
+
+/// Makes the names in a folder durable. A folder that may not be read was not changed by this account.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

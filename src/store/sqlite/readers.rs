@@ -1,0 +1,102 @@
+//! Threads that read beside the writer.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::{RwLock, oneshot};
+
+use super::{OpenError, gone, schema};
+use crate::store::{Reply, StoreError};
+
+/// Readers hold it shared while they read. Whoever needs a moment without readers takes it exclusively: readers that come
+/// later wait behind that, since it is fair, and both waits end because readers come to their end and guards are dropped.
+pub(super) type Gate = Arc<RwLock<()>>;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Some threads with a connection each, and one queue. When it is dropped, queued reads are given up, and running ones as
+/// soon as they ask.
+pub(super) struct Readers {
+    /// Taken away to end the threads.
+    jobs: Option<mpsc::Sender<Job>>,
+    closing: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    /// Starts threads that read, each while it holds `gate`, if there is one.
+    pub(super) fn start(
+        path: &Path,
+        kind: &str,
+        count: usize,
+        gate: Option<&Gate>,
+    ) -> Result<Self, OpenError> {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let mut readers = Self {
+            jobs: Some(sender),
+            closing: Arc::default(),
+            threads: Vec::new(),
+        };
+        for i in 0..count {
+            let mut connection = schema::open_reader(path)?.connection;
+            let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+            schema::leave_log(&connection, true).map_err(sqlite)?;
+            let (jobs, gate) = (jobs.clone(), gate.cloned());
+            let work = move || {
+                loop {
+                    // A thread that reads has let go of the queue. This ends with the sender.
+                    let job = jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
+                    let Some(job) = job else { break };
+                    let _pass = gate.as_ref().map(|gate| gate.blocking_read());
+                    job(&mut connection);
+                }
+            };
+            let thread = thread::Builder::new().name(format!("store-{kind}-{i}"));
+            let thread = thread.spawn(work).map_err(OpenError::Thread)?;
+            readers.threads.push(thread);
+        }
+        Ok(readers)
+    }
+
+    /// Reads on one of the threads. `read` is told how to ask whether the answer is still waited for.
+    pub(super) fn ask<T: Send + 'static, E: Into<StoreError>>(
+        &self,
+        read: impl FnOnce(&mut Connection, &dyn Fn() -> bool) -> Result<T, E> + Send + 'static,
+    ) -> Reply<T> {
+        let (reply, answer) = oneshot::channel();
+        let closing = self.closing.clone();
+        let job: Job = Box::new(move |connection| {
+            let abandoned = || reply.is_closed() || closing.load(Ordering::Relaxed);
+            if !abandoned() {
+                let result = read(connection, &abandoned);
+                // Nobody may wait for it any more.
+                let _ = reply.send(result.map_err(Into::into));
+            }
+        });
+        let sent = self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok());
+        Box::pin(async move {
+            if !sent {
+                return Err(gone());
+            }
+            answer.await.unwrap_or_else(|_| Err(gone()))
+        })
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Data folders: who has one, who may look into it, and what is left in it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::{Data, client, does_not_serve, fails, increment, sumd};
+
+fn names(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).expect("a folder").flatten();
+    let names = names.map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path)
+        .expect("it is there")
+        .permissions()
+        .mode()
+        & 0o777
+}
+
+/// A backup of a server with one counter, and the text of its path.
+async fn backup(data: &Data) -> String {
+    data.fill().await;
+    let backup = data.0.path().join("backup.db");
+    let backup = backup.to_str().expect("a path").to_owned();
+    let made = sumd(&["backup", &backup, "--data-dir", data.folder()]).await;
+    assert!(made.status.success(), "{made:?}");
+    backup
+}
+
+/// Whoever empties a folder does not have it: while its server runs nothing is restored there, and no other one begins. The
+/// server, whose acknowledgements would be lost, ends.
+#[tokio::test]
+async fn a_folder_is_not_free_because_it_is_empty() {
+    let source = Data::new();
+    let backup = backup(&source).await;
+    let data = Data::new();
+    let mut server = data.serve().await;
+    increment(&mut client(&server).await, "acme/a")
+        .await
+        .expect("a value");
+    // Its looks at its files are not to be too quick for what follows.
+    server.signal("STOP");
+    for name in names(data.0.path()) {
+        fs::remove_file(data.0.path().join(name)).expect("it is there");
+    }
+    let problem = fails(&["restore", &backup, "--data-dir", data.folder()]).await;
+    assert!(problem.contains("in use by another process"), "{problem}");
+    let problem = does_not_serve(&data).await;
+    assert!(problem.contains("in use by another process"), "{problem}");
+    assert!(names(data.0.path()).is_empty());
+    server.signal("CONT");
+    assert_eq!(server.exit().await.code(), Some(1));
+    let restored = sumd(&["restore", &backup, "--data-dir", data.folder()]).await;
+    assert!(restored.status.success(), "{restored:?}");
+}
+
+/// A server ends if any of its files is deleted or replaced: what it acknowledges would be lost.
+#[tokio::test]
+async fn a_server_whose_files_are_taken_away_ends() {
+    for name in ["sumd.db", "sumd.db-wal", "sumd.db-shm", "sumd.db-lock"] {
+        let data = Data::new();
+        let mut server = data.serve().await;
+        increment(&mut client(&server).await, "acme/a")
+            .await
+            .expect("a value");
+        let file = data.0.path().join(name);
+        let copy = data.0.path().join("copy");
+        fs::copy(&file, &copy).expect("it is there");
+        fs::rename(&copy, &file).expect("it is replaced");
+        assert_eq!(server.exit().await.code(), Some(1), "{name}");
+    }
+}
+
+/// A database is locked by whatever name it has.
+#[tokio::test]
+async fn a_second_name_is_no_second_database() {
+    let data = Data::new();
+    let _server = data.serve().await;
+    let other = Data::new();
+    fs::hard_link(data.database(), other.database()).expect("a link");
+    let problem = does_not_serve(&other).await;
+    assert!(problem.contains("in use by another process"), "{problem}");
+}
+
+/// Counters are the business of nobody but the account that sumd runs as.
+#[tokio::test]
+async fn nobody_else_can_read_the_data() {
+    let data = Data::new();
+    let home = data.0.path().join("new/data");
+    let path = home.to_str().expect("a path").to_owned();
+    let server = crate::support::process::Process::serve(&["--data-dir", &path]).await;
+    increment(&mut client(&server).await, "acme/a")
+        .await
+        .expect("a value");
+    for folder in [&home, &data.0.path().join("new")] {
+        assert_eq!(mode(folder), 0o700, "{folder:?}");
+    }
+    let files = names(&home);
+    assert_eq!(
+        files,
+        ["sumd.db", "sumd.db-lock", "sumd.db-shm", "sumd.db-wal"]
+    );
+    let backup = home.join("backup");
+    let made = sumd(&[
+        "backup",
+        backup.to_str().expect("a path"),
+        "--data-dir",
+        &path,
+    ])
+    .await;
+    assert!(made.status.success(), "{made:?}");
+    let restored = data.0.path().join("restored");
+    let to = restored.to_str().expect("a path");
+    let made = sumd(&[
+        "restore",
+        backup.to_str().expect("a path"),
+        "--data-dir",
+        to,
+    ])
+    .await;
+    assert!(made.status.success(), "{made:?}");
+    for folder in [home, restored] {
+        for name in names(&folder) {
+            assert_eq!(mode(&folder.join(&name)), 0o600, "{name}");
+        }
+    }
+}
+
+/// A restore that is refused leaves nothing behind, and says why.
+#[tokio::test]
+async fn a_restore_that_is_refused_leaves_nothing() {
+    let data = Data::new();
+    let backup = backup(&data).await;
+    let at = |name: &str| {
+        data.0
+            .path()
+            .join(name)
+            .to_str()
+            .expect("a path")
+            .to_owned()
+    };
+    let foreign = at("foreign");
+    fs::write(&foreign, "my notes").expect("a file");
+    let damaged = at("damaged");
+    fs::copy(&backup, &damaged).expect("a copy");
+    let connection = rusqlite::Connection::open(&damaged).expect("a database");
+    connection
+        .execute_batch("UPDATE counter SET value = 7")
+        .expect("it is changed");
+    drop(connection);
+    let before = names(data.0.path());
+    for from in [&at("missing"), &foreign, &damaged] {
+        let problem = fails(&["restore", from, "--data-dir", &at("new/data")]).await;
+        assert!(problem.contains(&**from), "{problem}");
+        assert_eq!(names(data.0.path()), before);
+    }
+    // In the place of a folder there is a file.
+    let problem = fails(&["restore", &backup, "--data-dir", &foreign]).await;
+    assert!(problem.contains("no folder"), "{problem}");
+    assert_eq!(names(data.0.path()), before);
+}
+
+/// The log begins with where the data are, whether they are new, and how many counters there are.
+#[tokio::test]
+async fn a_start_tells_which_data_it_has() {
+    let data = Data::new();
+    let path = data.database().display().to_string();
+    let mut server = data.serve().await;
+    let told = &server.beginning[0];
+    assert_eq!(told["message"], format!("began new counters at {path}"));
+    for name in ["acme/a", "acme/b"] {
+        increment(&mut client(&server).await, name)
+            .await
+            .expect("a value");
+    }
+    // Also if they are in the log alone.
+    server.signal("KILL");
+    server.exit().await;
+    let server = data.serve().await;
+    let told = &server.beginning[0];
+    assert_eq!(told["message"], format!("counters are at {path}"));
+    assert_eq!(told["counters"], 2);
+}
