@@ -13,6 +13,7 @@ mod limits;
 mod polyglot;
 mod power;
 mod process;
+mod reasons;
 mod shutdown;
 mod simulation;
 mod stores;
