@@ -10,7 +10,8 @@ mod service;
 mod view;
 
 pub use forward::{
-    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers, Reply,
+    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers,
+    Rejection, Reply, read_refusal,
 };
 pub use members::{DEFAULT_TTL, JoinError, Members, Options};
 pub use node::{InvalidNode, Node};

@@ -89,7 +89,7 @@ impl Config {
             Some(Command::Serve(options)) => options.check(),
             Some(Command::Backup(options)) => options.store.check(),
             Some(Command::Restore(options)) => options.store.check(),
-            Some(Command::Check(options)) => options.check(),
+            Some(Command::Check(options) | Command::Reopen(options)) => options.check(),
             Some(Command::Move(options)) => options.check(),
             Some(
                 Command::Add(_) | Command::Counter(_) | Command::Cluster(_) | Command::Health(_),

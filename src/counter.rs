@@ -3,12 +3,14 @@
 //! Changes go to the [lane](crate::lane) and reads to the [store](crate::store); this room says both in gRPC's terms.
 
 mod convert;
+mod copies;
 mod error;
 mod operation;
 mod page_token;
 mod peers;
 mod read;
 mod record;
+mod refusal;
 mod service;
 mod stale;
 mod watch;

@@ -14,12 +14,13 @@ mod tests;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Answer, Millis, Refused, Request};
-use crate::store::{LaneNumber, Store, StoreError};
+use crate::store::{Effect, LaneNumber, Store, StoreError};
 pub use clock::Clock;
 use desk::{Desks, Waiter};
 use running::ended_by;
@@ -34,6 +35,15 @@ const MAX_WAITING_INCREMENTS: usize = 512 * 1024;
 /// them, since a call that is given up leaves its request behind.
 const MAX_WAITING_SINGLES: usize = 64 * 1024;
 
+/// Of the memory for ids, this part is for those that nodes make for requests without one: callers' own are a promise, and have
+/// the rest for themselves.
+const OWN_IDS_PART: usize = 8;
+/// How long a node may send a request again under an id of its own making: half the time that ids are remembered for, and no
+/// longer than it takes to reach another node.
+const MAX_OWN_ID_AGE: Duration = Duration::from_secs(20);
+/// How long a node without memory for ids of other nodes' making is not asked for any.
+const OWN_IDS_RETRY: Millis = 1000;
+
 /// What became of a request, its revision known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
@@ -46,6 +56,8 @@ pub struct Decided {
 }
 
 /// Why there is no answer.
+///
+/// Each says so of this request alone. Where it is one copy of an operation, another one may have been carried out.
 #[derive(Clone, Debug)]
 pub enum LaneError {
     /// It was not carried out.
@@ -60,6 +72,21 @@ pub enum LaneError {
     Overloaded,
     /// It was not carried out, for the lane has ended.
     Closed,
+}
+
+impl LaneError {
+    /// Whether the request may have been carried out, or may yet be.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Unknown(_) => Effect::Unknown,
+            Self::Refused(_)
+            | Self::Unavailable(_)
+            | Self::Moved
+            | Self::Overloaded
+            | Self::Closed => Effect::None,
+        }
+    }
 }
 
 impl fmt::Display for LaneError {
@@ -124,6 +151,29 @@ impl Lanes {
     #[must_use]
     pub fn session_horizon(&self) -> Millis {
         self.shared.memory.bounds().session_horizon
+    }
+
+    /// Whether there is memory for an id that another node has made for a caller without one.
+    ///
+    /// # Errors
+    /// Returns [`Refused::Full`] if callers' own ids need it.
+    pub fn admit_own_id(&self) -> std::result::Result<(), Refused> {
+        let memory = &self.shared.memory;
+        let max_bytes = memory.bounds().id_bytes / OWN_IDS_PART;
+        if memory.id_bytes() < max_bytes {
+            return Ok(());
+        }
+        Err(Refused::Full {
+            max_bytes: max_bytes as u64,
+            retry_in: OWN_IDS_RETRY,
+        })
+    }
+
+    /// How long an operation may be sent again under an id that this node has made.
+    #[must_use]
+    pub fn own_id_age(&self) -> Duration {
+        let horizon = u64::try_from(self.shared.memory.bounds().id_horizon).unwrap_or(0);
+        MAX_OWN_ID_AGE.min(Duration::from_millis(horizon / 2))
     }
 
     /// Has requests that may move handed back, where another node has committed to their lane and does so best: who goes on

@@ -168,6 +168,15 @@ pub struct Sum {
     pub revision: i64,
 }
 
+/// What something that failed may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing, and it never will.
+    None,
+    /// All of it or nothing, or it may yet.
+    Unknown,
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug)]
 pub enum StoreError {
@@ -190,6 +199,19 @@ pub enum StoreError {
     /// It is not to be used any more: what it was asked for last may have been done or not. The rows tell, once they are
     /// loaded again.
     Failed(Arc<str>),
+}
+
+impl StoreError {
+    /// Whether a batch that was to be stored may have been.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Moved | Self::Unavailable(_) | Self::Full(_) | Self::Damaged { .. } => {
+                Effect::None
+            }
+            Self::Lost | Self::Failed(_) => Effect::Unknown,
+        }
+    }
 }
 
 impl fmt::Display for StoreError {

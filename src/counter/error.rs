@@ -8,7 +8,7 @@ use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
 use crate::status::{self, not_applied, unknown};
-use crate::store::StoreError;
+use crate::store::{Effect, StoreError};
 
 /// How long a server whose store has failed takes to be back, at the least.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -28,32 +28,97 @@ pub(super) fn of_request(error: LaneError) -> Status {
     lane_error(error, Kind::Request)
 }
 
+/// A message, or a question, that has no answer. It is about the only copy of it.
 pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
+    let effect = error.effect();
+    lane_error_with(error, kind, effect)
+}
+
+/// An error of a stream whose messages have parts in several lanes. Whatever it says of one part, others may have been applied.
+pub(super) fn of_part(error: LaneError) -> Status {
+    lane_error_with(error, Kind::Session, Effect::Unknown)
+}
+
+fn lane_error_with(error: LaneError, kind: Kind, effect: Effect) -> Status {
     match error {
-        LaneError::Refused(refused) => refusal(&refused, kind),
-        LaneError::Unknown(error) => store_failed(&error, unknown()),
-        LaneError::Unavailable(error) => store_failed(&error, not_applied()),
-        LaneError::Moved => status::retriable(
-            Code::Unavailable,
-            "another node carries it out best",
-            "LANE_MOVED",
-            &[not_applied()],
-            Duration::from_millis(1),
-        ),
+        LaneError::Refused(refused) => refusal(&refused, kind, effect),
+        LaneError::Unknown(error) | LaneError::Unavailable(error) => store_failed(&error, effect),
+        // Only requests that may move are told so, and those are carried out elsewhere then.
+        LaneError::Moved => store_failed(&StoreError::Moved, effect),
         LaneError::Overloaded => status::retriable(
             Code::Unavailable,
-            "too many increments wait, and nothing was changed",
+            format!("too many increments wait; {}", told(effect)),
             "OVERLOADED",
-            &[not_applied()],
+            &[outcome(effect)],
             OVERLOAD_RETRY_DELAY,
         ),
         LaneError::Closed => status::retriable(
             Code::Unavailable,
-            "the server is shutting down, and nothing was changed",
+            format!("the server is shutting down; {}", told(effect)),
             "SHUTTING_DOWN",
-            &[not_applied()],
+            &[outcome(effect)],
             RESTART_DELAY,
         ),
+    }
+}
+
+/// A request that was handed to another node, whose answer is lost, and that could not be settled here.
+pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
+    let here = here.map(|problem| format!("; this node could not settle it: {problem}"));
+    let message = format!(
+        "node {node:?} may have applied the request, and its answer is lost: only a retry with the same request_id is safe{}",
+        here.unwrap_or_default()
+    );
+    status::retriable(
+        Code::Unavailable,
+        message,
+        "ANSWER_LOST",
+        &[unknown()],
+        RESTART_DELAY,
+    )
+}
+
+/// A message that was sent again was acknowledged meanwhile.
+pub(super) fn acknowledged_meanwhile() -> Status {
+    message_overtaken(
+        "a message that was sent again was acknowledged meanwhile".to_owned(),
+        Effect::Unknown,
+        Duration::from_millis(1),
+    )
+}
+
+fn message_overtaken(message: String, effect: Effect, delay: Duration) -> Status {
+    status::retriable(
+        Code::Unavailable,
+        message,
+        "MESSAGE_OVERTAKEN",
+        &[outcome(effect)],
+        delay,
+    )
+}
+
+/// A fault of this program.
+pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
+    tracing::error!("{problem}");
+    status::with_reason(
+        Code::Internal,
+        "the server failed on this call; its log says where",
+        "PANIC",
+        &[unknown()],
+    )
+}
+
+fn told(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "nothing was changed",
+        Effect::Unknown => "some of it may have been applied",
+    }
+}
+
+fn outcome(effect: Effect) -> (&'static str, String) {
+    match effect {
+        Effect::None => not_applied(),
+        Effect::Unknown => unknown(),
     }
 }
 
@@ -65,10 +130,15 @@ pub(super) fn read_error(error: &StoreError) -> Status {
             tracing::warn!("{error}");
         }
     }
-    store_failed(error, not_applied())
+    store_failed(error, Effect::None)
 }
 
-fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
+/// A stream of a session that cannot read it. Messages that it has taken before may have been applied.
+pub(super) fn session_read_error(error: &StoreError) -> Status {
+    store_failed(error, Effect::Unknown)
+}
+
+fn store_failed(error: &StoreError, effect: Effect) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
     let (code, reason, message) = match error {
@@ -83,7 +153,7 @@ fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
             "the server's disk is full, and nothing was changed: once there is room, send it again",
         ),
         StoreError::Damaged { counter, problem } => {
-            return damaged(counter.as_deref(), problem, outcome);
+            return damaged(counter.as_deref(), problem, effect);
         }
         StoreError::Failed(_) => (
             Code::Unavailable,
@@ -91,15 +161,15 @@ fn store_failed(error: &StoreError, outcome: (&'static str, String)) -> Status {
             "the store has failed; the server's log says why",
         ),
     };
-    status::retriable(code, message, reason, &[outcome], RESTART_DELAY)
+    status::retriable(code, message, reason, &[outcome(effect)], RESTART_DELAY)
 }
 
 /// A counter whose row is not what was written, so that nothing is counted on top of it.
-fn damaged(counter: Option<&str>, problem: &str, outcome: (&'static str, String)) -> Status {
+fn damaged(counter: Option<&str>, problem: &str, effect: Effect) -> Status {
     let message = format!(
         "{problem}, and nothing was changed: `sumd check` lists all damage, and `sumd restore` makes a database of a backup"
     );
-    let mut metadata = vec![outcome];
+    let mut metadata = vec![outcome(effect)];
     metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
     status::with_reason(Code::DataLoss, message, "COUNTER_DAMAGED", &metadata)
 }
@@ -158,7 +228,7 @@ pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> 
     }
 }
 
-fn refusal(refused: &Refused, kind: Kind) -> Status {
+fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
     let (code, reason, message, mut metadata) = match refused {
         Refused::IdReused if kind == Kind::Session => (
             Code::AlreadyExists,
@@ -197,7 +267,7 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
         Refused::Full {
             max_bytes,
             retry_in,
-        } => return full(*max_bytes, *retry_in, kind),
+        } => return full(*max_bytes, *retry_in, kind, effect),
         Refused::Gap { expected } => (
             Code::FailedPrecondition,
             "SEQUENCE_GAP",
@@ -224,13 +294,9 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
             vec![("acknowledged", acknowledged.to_string())],
         ),
         Refused::Overtaken { applied } => {
-            return status::retriable(
-                Code::Unavailable,
-                format!("a message before this one is on its way; here {applied} was the last"),
-                "MESSAGE_OVERTAKEN",
-                &[not_applied()],
-                OVERLOAD_RETRY_DELAY,
-            );
+            let message =
+                format!("a message before this one is on its way; here {applied} was the last");
+            return message_overtaken(message, effect, OVERLOAD_RETRY_DELAY);
         }
         Refused::SessionLost { acknowledged } => (
             Code::FailedPrecondition,
@@ -252,11 +318,11 @@ fn refusal(refused: &Refused, kind: Kind) -> Status {
             vec![("failures", failures.to_string())],
         ),
     };
-    metadata.push(not_applied());
+    metadata.push(outcome(effect));
     status::with_reason(code, message, reason, &metadata)
 }
 
-fn full(max_bytes: u64, retry_in: Millis, kind: Kind) -> Status {
+fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
     status::retriable(
         Code::ResourceExhausted,
         format!(
@@ -265,7 +331,7 @@ fn full(max_bytes: u64, retry_in: Millis, kind: Kind) -> Status {
             of_kind(kind, "--id-horizon", "--session-horizon")
         ),
         of_kind(kind, "REQUEST_IDS_FULL", "SESSIONS_FULL"),
-        &[("max_bytes", max_bytes.to_string()), not_applied()],
+        &[("max_bytes", max_bytes.to_string()), outcome(effect)],
         Duration::from_millis(retry_in.unsigned_abs()),
     )
 }
@@ -296,4 +362,48 @@ fn rfc3339(time: Millis) -> String {
     let (seconds, nanos) = (time.div_euclid(1000), time.rem_euclid(1000) * 1_000_000);
     let nanos = i32::try_from(nanos).unwrap_or(0);
     prost_types::Timestamp { seconds, nanos }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    /// A message may have parts in several lanes. What becomes of one of them says nothing of the others.
+    #[test]
+    fn an_error_of_a_part_leaves_the_message_in_doubt() {
+        let away = || StoreError::Unavailable("away".into());
+        let errors = [
+            (LaneError::Refused(Refused::IdReused), "SEQUENCE_REUSED"),
+            (
+                LaneError::Refused(Refused::Overtaken { applied: 1 }),
+                "MESSAGE_OVERTAKEN",
+            ),
+            (
+                LaneError::Refused(Refused::Full {
+                    max_bytes: 1,
+                    retry_in: 1,
+                }),
+                "SESSIONS_FULL",
+            ),
+            (LaneError::Unavailable(away()), "STORE_UNAVAILABLE"),
+            (LaneError::Unknown(away()), "STORE_UNAVAILABLE"),
+            (LaneError::Moved, "STORE_UNAVAILABLE"),
+            (LaneError::Overloaded, "OVERLOADED"),
+            (LaneError::Closed, "SHUTTING_DOWN"),
+        ];
+        for (error, reason) in errors {
+            let only = lane_error(error.clone(), Kind::Session);
+            let expected = match error.effect() {
+                Effect::None => "NOT_APPLIED",
+                Effect::Unknown => "UNKNOWN",
+            };
+            for (status, outcome) in [(of_part(error), "UNKNOWN"), (only, expected)] {
+                let info = status.get_details_error_info().expect("an ErrorInfo");
+                assert_eq!(info.reason, reason);
+                assert_eq!(info.metadata["outcome"], outcome, "{reason}");
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use super::convert;
 use super::error;
 use crate::cluster::Kind;
 use crate::lane::Decided;
-use crate::model::{Added, Digests, Done, Request, group};
+use crate::model::{Added, Digests, Done, Failure, Request, group};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
     DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse, IncrementResult,
@@ -33,8 +33,11 @@ pub(super) trait Operation: Message + Default + Clone + Send + 'static {
     fn into_request(self, digests: Digests) -> Result<(Request, Self::Context), Status>;
 
     /// # Errors
-    /// Where what was decided is an error.
-    fn answer(context: &Self::Context, decided: Decided) -> Result<Self::Answer, Status>;
+    /// Returns the failure if an increment fails.
+    fn answer(decided: Decided) -> Result<Self::Answer, Failure>;
+
+    /// A failure in gRPC's terms.
+    fn failed(context: &Self::Context, failure: &Failure) -> Status;
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool;
 }
@@ -58,7 +61,7 @@ impl Operation for IncrementCounterRequest {
         Ok((convert::increment(self, digests)?, name))
     }
 
-    fn answer(name: &String, decided: Decided) -> Result<Self::Answer, Status> {
+    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
         let replayed = decided.answer.replayed;
         match decided.answer.done {
             Done::Incremented(Added { value, applied }) => Ok(IncrementCounterResponse {
@@ -67,9 +70,13 @@ impl Operation for IncrementCounterRequest {
                 revision: decided.revision,
                 replayed,
             }),
-            Done::Failed(failure) => Err(error::failure(&failure, Some(name), false)),
+            Done::Failed(failure) => Err(failure),
             other => unreachable!("{other:?} is no answer to an increment"),
         }
+    }
+
+    fn failed(name: &String, failure: &Failure) -> Status {
+        error::failure(failure, Some(name), false)
     }
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool {
@@ -96,7 +103,7 @@ impl Operation for BatchIncrementCountersRequest {
         Ok((convert::batch(&self, digests)?, self))
     }
 
-    fn answer(request: &Self, decided: Decided) -> Result<Self::Answer, Status> {
+    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
         let replayed = decided.answer.replayed;
         match decided.answer.done {
             Done::Batch(results) => Ok(BatchIncrementCountersResponse {
@@ -104,13 +111,15 @@ impl Operation for BatchIncrementCountersRequest {
                 revision: decided.revision,
                 replayed,
             }),
-            Done::Failed(failure) => {
-                let failed = request.increments.get(failure.index as usize);
-                let name = failed.map(|increment| increment.counter.as_str());
-                Err(error::failure(&failure, name, true))
-            }
+            Done::Failed(failure) => Err(failure),
             other => unreachable!("{other:?} is no answer to a batch"),
         }
+    }
+
+    fn failed(request: &Self, failure: &Failure) -> Status {
+        let failed = request.increments.get(failure.index as usize);
+        let name = failed.map(|increment| increment.counter.as_str());
+        error::failure(failure, name, true)
     }
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool {
@@ -136,7 +145,11 @@ impl Operation for SetCounterRequest {
         Ok((convert::set(&self, digests)?, ()))
     }
 
-    fn answer((): &(), decided: Decided) -> Result<Self::Answer, Status> {
+    fn failed((): &(), failure: &Failure) -> Status {
+        error::failure(failure, None, false)
+    }
+
+    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
         Ok(SetCounterResponse {
             previous_value: replaced(&decided),
             revision: decided.revision,
@@ -167,7 +180,11 @@ impl Operation for DeleteCounterRequest {
         Ok((convert::delete(&self, digests)?, ()))
     }
 
-    fn answer((): &(), decided: Decided) -> Result<Self::Answer, Status> {
+    fn failed((): &(), failure: &Failure) -> Status {
+        error::failure(failure, None, false)
+    }
+
+    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
         Ok(DeleteCounterResponse {
             previous_value: replaced(&decided),
             revision: decided.revision,

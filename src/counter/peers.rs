@@ -1,33 +1,36 @@
 //! Operations on their way between nodes: each lane is committed fastest by one of them.
 //!
-//! To hand an operation on is safe whatever becomes of it, since it has an id by then: where the other node does not answer,
-//! it is carried out here under the same id, and happens once.
+//! To hand an operation on is safe whatever becomes of it: it has an id by then, so that it can be carried out here, too, and
+//! happens once. [`Copies`](super::copies::Copies) has what is known of it meanwhile.
 
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 use tracing::debug;
 
 use super::operation::Operation;
 use super::record::{self, Gathering};
 use super::service::CounterService;
-use crate::cluster::{self, Call, Kind, Node, Peers, Reply, View};
+use super::{error, refusal};
+use crate::cluster::{self, Call, ForwardError, Kind, Node, Peers, Rejection, Reply, View};
+use crate::lane::LaneError;
+use crate::model::Failure;
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
-use crate::status;
 use crate::store::LaneNumber;
 
 /// How long another node may answer nothing; half of what the caller waits, if that is less. One that cannot be reached is
 /// known sooner, and one that has much to do must not be given competition.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the owner of a lane without memory for ids that this node makes is not asked for any.
+const OWN_IDS_PAUSE: Duration = Duration::from_secs(1);
 /// A node that has answered something in that time is busy, and not dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,8 @@ pub struct Forwarding {
     view: watch::Receiver<Arc<View>>,
     /// Those of this runtime's callers.
     peers: Option<Peers>,
+    /// The lanes whose owner has refused an id of this node's making for want of memory, and when.
+    full: Arc<Mutex<HashMap<LaneNumber, Instant>>>,
 }
 
 impl Forwarding {
@@ -47,6 +52,7 @@ impl Forwarding {
         Self {
             own_id: own_id.into(),
             peers: None,
+            full: Arc::default(),
             view,
         }
     }
@@ -55,6 +61,7 @@ impl Forwarding {
     pub(super) fn for_this_runtime(&self) -> Self {
         Self {
             peers: Some(Peers::new(self.own_id.to_string(), self.view.clone())),
+            full: Arc::default(),
             ..self.clone()
         }
     }
@@ -67,6 +74,19 @@ impl Forwarding {
     fn other_owner<'a>(&self, view: &'a View, lane: LaneNumber) -> Option<&'a Node> {
         let owner = view.owner(u16::try_from(lane).ok()?)?;
         (*owner.id != *self.own_id).then_some(owner)
+    }
+
+    /// Whether the owner of a lane has memory for ids that this node makes, as far as is known.
+    pub(super) fn has_memory(&self, lane: LaneNumber) -> bool {
+        let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = full.get(&lane);
+        refused.is_none_or(|refused| refused.elapsed() > OWN_IDS_PAUSE)
+    }
+
+    /// The owner of a lane has no such memory.
+    pub(super) fn has_no_memory(&self, lane: LaneNumber) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        full.insert(lane, Instant::now());
     }
 
     /// Where a lane's operations are carried out best, if that is not here and it can be reached.
@@ -105,37 +125,44 @@ impl Elsewhere {
         owner.map(|owner| &*owner.id) == self.node()
     }
 
-    /// Has the other node carry out a call; `None` where it is to be carried out here, for that node does not.
+    /// Has the other node carry out a call.
     pub(super) async fn call(
         &self,
         kind: Kind,
         payload: Bytes,
         deadline: Option<Instant>,
-    ) -> Option<Result<Bytes, Status>> {
-        let owner = self.view.owner(self.lane)?;
+        own_id: bool,
+    ) -> Forwarded {
+        let Some(owner) = self.view.owner(self.lane) else {
+            return Forwarded::NotSent;
+        };
         let begun = Instant::now();
-        let until = deadline.map(|deadline| begun + (deadline - begun) / 2);
+        let until = deadline.map(|deadline| begun + deadline.saturating_duration_since(begun) / 2);
         let call = Call {
             kind,
             payload,
             deadline: until,
+            own_id,
         };
         let mut answer = pin!(self.peers.call(owner, call));
         loop {
             let patience = Instant::now() + PATIENCE;
             let patience = until.map_or(patience, |until| until.min(patience));
             match timeout_at(patience, &mut answer).await {
-                Ok(Ok(Err(status))) if is_of_the_node(&status) => return None,
-                Ok(Ok(answer)) => return Some(answer),
+                Ok(Ok(Ok(response))) => return Forwarded::Answered(response),
+                Ok(Ok(Err(why))) => return why.into(),
                 Ok(Err(error)) => {
                     debug!(lane = self.lane, "{error}");
-                    return None;
+                    return match error {
+                        ForwardError::NotSent(_) => Forwarded::NotSent,
+                        ForwardError::Unknown(_) => Forwarded::InDoubt,
+                    };
                 }
                 Err(_) => {
                     let has_time = until.is_none_or(|until| Instant::now() < until);
                     if !has_time || !self.peers.has_answered(owner, SIGN_OF_LIFE) {
                         debug!(lane = self.lane, "the other node has not answered in time");
-                        return None;
+                        return Forwarded::InDoubt;
                     }
                 }
             }
@@ -143,15 +170,19 @@ impl Elsewhere {
     }
 }
 
-/// Another node may do better.
-fn is_of_the_node(status: &Status) -> bool {
-    let overloaded = || {
-        let details = status.get_error_details();
-        let info = details.error_info();
-        info.is_some_and(|info| info.reason == "OVERLOADED")
-    };
-    // Where too much waits, it would only wait elsewhere.
-    status.code() == Code::Unavailable && !overloaded()
+/// What became of a call to another node.
+#[derive(Debug)]
+pub(super) enum Forwarded {
+    /// It is carried out. The response, encoded.
+    Answered(Bytes),
+    /// It fails by a limit, which is committed.
+    Failed(Failure),
+    /// It was not carried out, for what it asks or because too much waits: another node would not do better.
+    Refused(LaneError),
+    /// It was not carried out, and never will be by that node.
+    NotSent,
+    /// It may have been carried out, or may yet be.
+    InDoubt,
 }
 
 /// Carries out what other nodes hand on.
@@ -174,18 +205,36 @@ impl Executor {
 
     fn run<O: Operation>(&self, call: &Call, reply: Reply) {
         let service = &self.service;
-        let request = O::decode(call.payload.clone());
-        let request = request.map_err(|error| malformed(&error));
-        let converted = request.and_then(|request| request.into_request(service.digests));
-        let (request, context) = match converted {
+        let lanes = &service.lanes;
+        if call.own_id
+            && let Err(full) = lanes.admit_own_id()
+        {
+            let full = LaneError::Refused(full);
+            return reply.send(Err(refusal::of_lane(full, error::Kind::Request)));
+        }
+        let request = match O::decode(call.payload.clone()) {
+            Ok(request) => request,
+            Err(error) => return reply.send(Err(malformed(&error))),
+        };
+        let (request, context) = match request.into_request(service.digests) {
             Ok(converted) => converted,
-            Err(status) => return reply.send(Err(status)),
+            // Its sender finds the same, and says it.
+            Err(status) => {
+                let problem = status.message().to_owned();
+                return reply.send(Err(Rejection::declined(problem)));
+            }
         };
         let lane = service.lane(request.operation.group());
-        service.lanes.execute_then(lane, request, move |decided| {
-            let decided = decided.map_err(super::error::of_request);
-            let answer = decided.and_then(|decided| O::answer(&context, decided));
-            reply.send(answer.map(|answer| answer.encode_to_vec().into()));
+        lanes.execute_then(lane, request, move |decided| {
+            let answer = match decided.map(O::answer) {
+                Ok(Ok(answer)) => Ok(answer.encode_to_vec().into()),
+                Ok(Err(failure)) => {
+                    let status = O::failed(&context, &failure);
+                    Err(refusal::of_failure(&failure, status))
+                }
+                Err(error) => Err(refusal::of_lane(error, error::Kind::Request)),
+            };
+            reply.send(answer);
         });
     }
 }
@@ -199,18 +248,13 @@ async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver
                 let put = move |index, decided| gathering.put(index, decided);
                 service.lanes.enqueue_all(parts, put).await;
             }
-            Err(status) => reply.send(Err(status)),
+            Err(error) => reply.send(Err(malformed(&error))),
         }
     }
 }
 
-pub(super) fn malformed(error: &dyn std::fmt::Display) -> Status {
-    status::with_reason(
-        Code::Internal,
-        format!("another node's call cannot be read: {error}"),
-        "MALFORMED_CALL",
-        &[status::not_applied()],
-    )
+fn malformed(error: &dyn std::fmt::Display) -> Rejection {
+    Rejection::declined(format!("the call cannot be read: {error}"))
 }
 
 impl cluster::Executor for Executor {

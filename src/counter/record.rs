@@ -62,8 +62,9 @@ struct Stream {
     sent: FuturesUnordered<part::Sent>,
     /// Where those are that are not answered.
     places: Places,
-    /// Parts that wait until those before them in their lanes are answered, which another node carries out.
-    held: VecDeque<(LaneNumber, Bytes)>,
+    /// Parts, with their messages' numbers, that wait until those before them in their lanes are answered, which another node
+    /// carries out.
+    held: VecDeque<(LaneNumber, u64, Bytes)>,
     /// The last message that the client has said on this stream it knows acknowledged.
     told: u64,
 }
@@ -277,7 +278,7 @@ impl Stream {
             match answer {
                 Ok(decided) => any |= self.add(&mut reply, decided),
                 Err(refused) => {
-                    error = Some(self.refused(lane_error(refused, Kind::Session)));
+                    error = Some(self.error(refused));
                     break;
                 }
             }

@@ -10,16 +10,16 @@ use prost::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use uuid::Uuid;
 
+use super::copies::Copies;
 use super::error;
 use super::operation::Operation;
-use super::peers::{Elsewhere, Forwarding, malformed};
+use super::peers::{Elsewhere, Forwarded, Forwarding};
 use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::lane::{LaneError, Lanes};
-use crate::model::Digests;
+use crate::model::{Digests, Failure};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
@@ -212,66 +212,94 @@ impl CounterService {
         }
     }
 
+    /// The same among other nodes. Which one commits the lane best may change meanwhile; if that does not come to an end, this
+    /// one insists.
     async fn operate_among<O: Operation>(
         &self,
         mut operation: O,
         deadline: Option<Instant>,
     ) -> Result<O::Answer, Status> {
         let has_id = !operation.id().is_empty();
-        let mut answer = match self.hand_around(&mut operation, deadline).await {
-            Some(answer) => answer,
-            None => self.operate_here(operation).await,
-        };
-        if let Ok(answer) = &mut answer {
-            *O::replayed(answer) &= has_id;
-        }
-        answer
-    }
-
-    /// Has an operation carried out where its lane is committed best, which may change meanwhile. Nothing where that does not
-    /// come to an end: then somebody has to insist.
-    async fn hand_around<O: Operation>(
-        &self,
-        operation: &mut O,
-        deadline: Option<Instant>,
-    ) -> Option<Result<O::Answer, Status>> {
         let lane = self.lane(operation.group());
+        let mut copies = self.copies(operation.id(), lane);
         let mut failed: Option<String> = None;
-        for _ in 0..MAX_MOVES {
-            let elsewhere = self.elsewhere(lane);
-            if let Some(to) = elsewhere.filter(|to| to.node() != failed.as_deref()) {
-                if operation.id().is_empty() {
-                    // So that it happens once, whatever becomes of other nodes.
-                    *operation.id() = Uuid::new_v4().simple().to_string();
+        let mut moves = 0;
+        loop {
+            moves += 1;
+            let elsewhere = self.elsewhere(lane).filter(|to| {
+                let is_failed = to.node() == failed.as_deref();
+                moves <= MAX_MOVES && !is_failed
+            });
+            let own_id = copies.mark(operation.id(), elsewhere.is_some());
+            let tried = match &elsewhere {
+                Some(to) => {
+                    let payload = operation.encode_to_vec().into();
+                    let forwarded = to.call(O::KIND, payload, deadline, own_id).await;
+                    Tried::elsewhere(forwarded)
                 }
-                let payload = operation.encode_to_vec().into();
-                if let Some(answer) = to.call(O::KIND, payload, deadline).await {
-                    let decode =
-                        |answer| O::Answer::decode(answer).map_err(|error| malformed(&error));
-                    return Some(answer.and_then(decode));
+                None => {
+                    self.try_here(operation.clone(), lane, moves <= MAX_MOVES)
+                        .await
                 }
-                failed = to.node().map(str::to_owned);
-            } else {
-                let answer = self.try_here(operation.clone(), lane).await;
-                if let Some(answer) = answer.transpose() {
-                    return Some(answer);
+            };
+            match tried {
+                Tried::Answered(mut answer) => {
+                    *O::replayed(&mut answer) &= has_id;
+                    return Ok(answer);
                 }
-                failed = None;
+                Tried::Failed(failure) => {
+                    let (_, context) = operation.into_request(self.digests)?;
+                    return Err(O::failed(&context, &failure));
+                }
+                Tried::Invalid(status) => return Err(copies.invalid(status)),
+                Tried::Refused(LaneError::Refused(full)) if copies.give_up_own_id(&full) => {
+                    self.has_no_memory(lane);
+                    continue;
+                }
+                Tried::Refused(error) => return Err(copies.error(error)),
+                Tried::NotHere => {}
+                Tried::InDoubt => {
+                    let node = elsewhere.as_ref().and_then(Elsewhere::node);
+                    copies.doubt(node.unwrap_or_default())?;
+                }
             }
+            failed = elsewhere.and_then(|to| to.node().map(str::to_owned));
         }
-        None
     }
 
-    /// Carries out an operation here, unless another node commits its lane best, and does so.
+    fn copies(&self, id: &str, lane: LaneNumber) -> Copies {
+        let forwarding = self.forwarding.as_ref();
+        let has_memory = forwarding.is_some_and(|forwarding| forwarding.has_memory(lane));
+        Copies::new(id, has_memory.then(|| self.lanes.own_id_age()))
+    }
+
+    fn has_no_memory(&self, lane: LaneNumber) {
+        if let Some(forwarding) = &self.forwarding {
+            forwarding.has_no_memory(lane);
+        }
+    }
+
+    /// Carries out an operation here, unless it may move and another node commits its lane best, and does so.
     async fn try_here<O: Operation>(
         &self,
         operation: O,
         lane: LaneNumber,
-    ) -> Result<Option<O::Answer>, Status> {
-        let (request, context) = operation.into_request(self.digests)?;
-        match self.lanes.execute_or_move(lane, request).await {
-            Err(LaneError::Moved) => Ok(None),
-            decided => O::answer(&context, decided.map_err(error::of_request)?).map(Some),
+        may_move: bool,
+    ) -> Tried<O::Answer> {
+        let request = match operation.into_request(self.digests) {
+            Ok((request, _)) => request,
+            Err(status) => return Tried::Invalid(status),
+        };
+        let decided = if may_move {
+            self.lanes.execute_or_move(lane, request).await
+        } else {
+            self.lanes.execute(lane, request).await
+        };
+        match decided.map(O::answer) {
+            Ok(Ok(answer)) => Tried::Answered(answer),
+            Ok(Err(failure)) => Tried::Failed(failure),
+            Err(LaneError::Moved) if may_move => Tried::NotHere,
+            Err(error) => Tried::Refused(error),
         }
     }
 
@@ -288,7 +316,8 @@ impl CounterService {
             });
         async move {
             let (decided, context) = queued?;
-            O::answer(&context, decided.await.map_err(error::of_request)?)
+            let decided = decided.await.map_err(error::of_request)?;
+            O::answer(decided).map_err(|failure| O::failed(&context, &failure))
         }
     }
 
@@ -300,6 +329,35 @@ impl CounterService {
     /// The lane that a group's counters are in.
     pub(super) fn lane(&self, group: &str) -> LaneNumber {
         self.digests.lane(group, self.store.lanes())
+    }
+}
+
+/// What became of one copy of an operation, wherever that was.
+enum Tried<A> {
+    /// It is decided, and this is the answer.
+    Answered(A),
+    /// It is decided: it fails by a limit.
+    Failed(Failure),
+    /// It is no valid request.
+    Invalid(Status),
+    /// This copy was not applied, unless the error says that this is not known.
+    Refused(LaneError),
+    /// This copy was not applied. Another node may do better.
+    NotHere,
+    /// This copy may have been applied, or may yet be.
+    InDoubt,
+}
+
+impl<A: Message + Default> Tried<A> {
+    fn elsewhere(forwarded: Forwarded) -> Self {
+        match forwarded {
+            // It is carried out; how, its id tells.
+            Forwarded::Answered(answer) => A::decode(answer).map_or(Self::InDoubt, Self::Answered),
+            Forwarded::Failed(failure) => Self::Failed(failure),
+            Forwarded::Refused(error) => Self::Refused(error),
+            Forwarded::NotSent => Self::NotHere,
+            Forwarded::InDoubt => Self::InDoubt,
+        }
     }
 }
 

@@ -35,6 +35,11 @@ impl Memory {
         self.bounds
     }
 
+    /// What ids and sessions take in all lanes together.
+    pub(super) fn id_bytes(&self) -> usize {
+        self.ids.load(Ordering::Relaxed)
+    }
+
     /// A lane is in memory.
     pub(super) fn join(&self) -> Taken {
         self.lanes.fetch_add(1, Ordering::Relaxed);

@@ -42,7 +42,7 @@ fn floor(room: &str) -> usize {
     floor.unwrap_or_else(|| panic!("{room} is on no floor"))
 }
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+pub fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

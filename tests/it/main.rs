@@ -17,6 +17,7 @@ mod output;
 mod polyglot;
 mod power;
 mod process;
+mod reasons;
 mod shutdown;
 mod simulation;
 mod stores;

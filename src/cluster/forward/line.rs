@@ -9,14 +9,12 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tonic::Code;
 
-use super::call::{Answer, Call, Doubt, ForwardError, NotSent};
+use super::call::{self, Answer, Call, Doubt, ForwardError, NotSent};
 use super::{
     MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
 };
 use crate::proto::sumd::cluster::v1 as proto;
-use crate::status;
 
 /// What a caller is told.
 pub(super) type Outcome = Result<Answer, ForwardError>;
@@ -221,7 +219,7 @@ impl Line {
         for answer in answers {
             if let Some(flown) = state.flying.take(answer.id) {
                 state.bytes -= flown.bytes;
-                tell(flown.caller, outcome(answer.result));
+                tell(flown.caller, Ok(call::read(answer.result, answer.refusal)));
             }
         }
         self.room.notify_waiters();
@@ -300,6 +298,7 @@ impl State {
                 id: self.flying.put(flown),
                 kind: proto::Kind::from(call.kind).into(),
                 payload: call.payload,
+                own_id: call.own_id,
                 timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
             });
         }
@@ -320,21 +319,6 @@ fn wake(mut state: MutexGuard<'_, State>) {
     drop(state);
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-fn outcome(result: Option<proto::answer::Result>) -> Outcome {
-    match result {
-        Some(proto::answer::Result::Ok(answer)) => Ok(Ok(answer)),
-        Some(proto::answer::Result::Error(error)) => {
-            let status = status::from_encoded(error);
-            if status.code() == Code::Unimplemented {
-                return Err(ForwardError::NotSent(NotSent::NotKnown));
-            }
-            Ok(Err(status))
-        }
-        // Of a kind that came later.
-        None => Err(ForwardError::Unknown(Doubt::NoAnswer)),
     }
 }
 

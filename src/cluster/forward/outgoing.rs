@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use tonic::{Code, Status};
 
-use super::call::Answer;
+use super::call::Rejection;
 use super::{
     MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
 };
@@ -125,23 +125,24 @@ impl Outgoing {
         Poll::Ready(Ok(framed.freeze()))
     }
 
-    fn answer(&self, id: u64, request_bytes: usize, answer: Answer) {
-        let result = match answer {
-            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => Err(status::with_reason(
-                Code::Internal,
-                "the answer is too large for the node that was asked",
-                "ANSWER_TOO_LARGE",
-                &[status::unknown()],
-            )),
+    fn answer(&self, id: u64, request_bytes: usize, answer: Result<Bytes, Rejection>) {
+        let answer = match answer {
+            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => {
+                Err(Rejection::unknown("the answer is larger than nodes take"))
+            }
             answer => answer,
         };
-        let result = match result {
-            Ok(answer) => proto::answer::Result::Ok(answer),
-            Err(error) => proto::answer::Result::Error(status::to_encoded(&error)),
+        let (result, refusal) = match answer {
+            Ok(answer) => (proto::answer::Result::Ok(answer), None),
+            Err(Rejection { why, status }) => {
+                let error = proto::answer::Result::Error(status::to_encoded(&status));
+                (error, Some(proto::Refusal { why: Some(why) }))
+            }
         };
         let answer = proto::Answer {
             id,
             result: Some(result),
+            refusal,
         };
         self.change(|state| {
             state.held_bytes = state.held_bytes - request_bytes + size(&answer);
@@ -184,7 +185,7 @@ pub struct Reply {
 
 impl Reply {
     /// Answers the call, from any thread. It never waits.
-    pub fn send(mut self, answer: Answer) {
+    pub fn send(mut self, answer: Result<Bytes, Rejection>) {
         self.sent = true;
         self.outgoing.answer(self.id, self.bytes, answer);
     }
@@ -193,12 +194,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.sent {
-            let lost = status::with_reason(
-                Code::Internal,
-                "the node that was asked has lost the call",
-                "CALL_LOST",
-                &[status::unknown()],
-            );
+            let lost = Rejection::unknown("the node that was asked has lost the call");
             self.outgoing.answer(self.id, self.bytes, Err(lost));
         }
     }

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
-use super::MAX_MESSAGE_BYTES;
-use super::call::{Call, Kind};
+use super::call::{Call, Kind, Rejection};
 use super::outgoing::{self, Outgoing, Reply};
+use super::{MAX_CALLS, MAX_MESSAGE_BYTES};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::proto::sumd::cluster::v1 as proto;
 use crate::status;
@@ -123,6 +123,10 @@ where
             };
             match message {
                 Some(message) if message.calls.is_empty() => self.outgoing.sign_of_life(),
+                // A node that keeps to its bounds has no more calls than that unanswered.
+                Some(message) if message.calls.len() > MAX_CALLS => {
+                    return Err(Status::resource_exhausted("too many calls at once"));
+                }
                 Some(message) => self.execute(message.calls),
                 None => return Ok(()),
             }
@@ -134,7 +138,7 @@ where
         for call in calls {
             let reply = self.outgoing.reply(call.id, call.payload.len());
             let Some(kind) = Kind::from_number(call.kind) else {
-                reply.send(Err(not_known(call.kind)));
+                reply.send(Err(Rejection::unknown_kind(call.kind)));
                 continue;
             };
             let timeout = Duration::from_millis(call.timeout_ms.into());
@@ -142,19 +146,11 @@ where
                 kind,
                 payload: call.payload,
                 deadline: (!timeout.is_zero()).then(|| now + timeout),
+                own_id: call.own_id,
             };
             self.executor.execute(call, reply);
         }
     }
-}
-
-fn not_known(kind: i32) -> Status {
-    status::with_reason(
-        Code::Unimplemented,
-        format!("this version does not know calls of kind {kind}"),
-        "UNKNOWN_KIND",
-        &[status::not_applied()],
-    )
 }
 
 struct EndOnDrop {

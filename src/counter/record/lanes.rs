@@ -1,21 +1,20 @@
 //! A stream whose session has parts in several lanes, some of which other nodes commit best.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic::Status;
 
-use super::super::error::{Kind, lane_error, read_error};
+use super::super::error::{
+    Kind, acknowledged_meanwhile, fault, lane_error, of_part, session_read_error,
+};
 use super::super::peers::Elsewhere;
 use super::moved::{self, Moved};
+use super::part::PartAnswer;
 use super::parts::{Parts, Whole};
 use super::{Stream, add, decode_parts, part, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
 use crate::model::{Follows, Increments, LowerBound, Part, Refused, Resumed};
 use crate::proto::sum::v1::RecordIncrementsResponse;
-use crate::status;
 use crate::store::{LaneNumber, SessionRows};
 
 impl Stream {
@@ -61,7 +60,7 @@ impl Stream {
         // Before anything is read: nothing that is not found was applied before this.
         let now = self.service.lanes.now();
         let found = self.service.store.session(session).await;
-        let found = found.map_err(|error| read_error(&error))?;
+        let found = found.map_err(|error| session_read_error(&error))?;
         let resumed = Resumed::new(&found.lanes, begun, now, found.horizon);
         let resumed =
             resumed.map_err(|refused| lane_error(LaneError::Refused(refused), Kind::Session))?;
@@ -125,7 +124,7 @@ impl Stream {
             let node = to.and_then(Elsewhere::node);
             if !self.places.are_free(lane, node) {
                 let payload = self.encode(&fields, bound, numbers, vec![(lane, part)]);
-                self.held.push_back((lane, payload));
+                self.held.push_back((lane, sequence, payload));
                 continue;
             }
             self.places.take(lane, node);
@@ -143,7 +142,8 @@ impl Stream {
         for (elsewhere, parts) in sent {
             let lanes = parts.iter().map(|(lane, _)| *lane).collect();
             let payload = self.encode(&fields, bound, numbers, parts);
-            self.sent.push(part::send(elsewhere, lanes, payload));
+            self.sent
+                .push(part::send(elsewhere, sequence, lanes, payload));
         }
         Ok(())
     }
@@ -165,9 +165,8 @@ impl Stream {
         payload: Bytes,
         wanted: impl Fn(LaneNumber) -> bool,
     ) -> Result<(), Status> {
-        for (lane, request) in
-            decode_parts(payload, self.service.digests, self.service.store.lanes())?
-        {
+        let parts = decode_parts(payload, self.service.digests, self.service.store.lanes());
+        for (lane, request) in parts.map_err(|error| fault(&error))? {
             if wanted(lane) {
                 self.places.take(lane, None);
                 self.enqueue(lane, request).await?;
@@ -178,17 +177,18 @@ impl Stream {
 
     /// Hands out what was held back, as far as that is possible by now.
     pub(super) async fn release(&mut self) -> Result<(), Status> {
-        for (lane, payload) in std::mem::take(&mut self.held) {
+        for (lane, sequence, payload) in std::mem::take(&mut self.held) {
             let elsewhere = self.service.elsewhere(lane);
             let node = elsewhere.as_ref().and_then(Elsewhere::node);
             if !self.places.are_free(lane, node) {
-                self.held.push_back((lane, payload));
+                self.held.push_back((lane, sequence, payload));
                 continue;
             }
             match elsewhere {
                 Some(elsewhere) => {
                     self.places.take(lane, elsewhere.node());
-                    self.sent.push(part::send(elsewhere, vec![lane], payload));
+                    self.sent
+                        .push(part::send(elsewhere, sequence, vec![lane], payload));
                 }
                 None => self.carry_out(payload, |_| true).await?,
             }
@@ -196,25 +196,24 @@ impl Stream {
         Ok(())
     }
 
-    /// Why a message was refused. One that was not known to be acknowledged when it came, and is by now, came to its lane behind
-    /// later ones: it was sent again, and what this stream was told first did not wait for it. That is no fault of the client's.
-    pub(super) fn refused(&self, status: Status) -> Status {
-        let info = status.get_details_error_info();
-        let known = info.filter(|info| info.reason == "SEQUENCE_ACKNOWLEDGED");
-        let known = known.and_then(|info| info.metadata.get("acknowledged")?.parse::<u64>().ok());
-        if self.parts.is_none() || known.is_none_or(|known| known > self.told) {
-            return status;
+    /// The error of a message that a lane has not taken. One that was not known to be acknowledged when it came, and is by now,
+    /// came to its lane behind later ones: it was sent again, and what this stream was told first did not wait for it. That is no
+    /// fault of the client's.
+    pub(super) fn error(&self, error: LaneError) -> Status {
+        if self.parts.is_none() {
+            return lane_error(error, Kind::Session);
         }
-        status::retriable(
-            Code::Unavailable,
-            "a message that was sent again was acknowledged meanwhile",
-            "MESSAGE_OVERTAKEN",
-            &[status::unknown()],
-            Duration::from_millis(1),
-        )
+        match error {
+            LaneError::Refused(Refused::Acknowledged { acknowledged })
+                if acknowledged <= self.told =>
+            {
+                acknowledged_meanwhile()
+            }
+            error => of_part(error),
+        }
     }
 
-    /// Sends what comes of the answer of another node. Where that has none, the parts are carried out here.
+    /// Sends what comes of the answer of another node. Parts without an answer are carried out here.
     pub(super) async fn reply_of_parts(
         &mut self,
         answered: part::Answered,
@@ -224,30 +223,28 @@ impl Stream {
         for lane in &lanes {
             self.places.leave(*lane);
         }
-        let Some(answers) = answered.answers else {
-            return self.carry_out(answered.payload, |_| true).await;
-        };
         let parts = self.parts.as_mut().expect("the first message has set it");
         let (mut whole, mut left) = (Vec::new(), Vec::new());
-        let mut refused = Ok(());
-        for (lane, answer) in lanes.into_iter().zip(answers?) {
+        let mut refused = None;
+        for (lane, answer) in lanes.into_iter().zip(answered.answers) {
             match answer {
-                Ok(answer) => {
+                PartAnswer::Durable(response) => {
                     let RecordIncrementsResponse {
                         acknowledged,
                         revision,
                         failures,
                         ..
-                    } = answer;
+                    } = response;
                     whole.extend(parts.durable(lane, acknowledged, revision, failures));
                 }
-                // Here it waits until there is room.
-                Err(status) if status.code() == Code::Unavailable => left.push(lane),
-                Err(status) => refused = Err(status),
+                PartAnswer::Again => left.push(lane),
+                PartAnswer::Refused(why) => refused = Some(LaneError::Refused(why)),
             }
         }
         self.tell_whole(whole, replies).await;
-        refused.map_err(|status| self.refused(status))?;
+        if let Some(refused) = refused {
+            return Err(self.error(refused));
+        }
         if !left.is_empty() {
             self.carry_out(answered.payload, |lane| left.contains(&lane))
                 .await?;

@@ -1,27 +1,29 @@
 //! Parts of a message, on their way to another node and back: all that the node has of it in one call.
 
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
-use tonic::Status;
 
-use super::super::error::{self, Kind, lane_error};
-use super::super::peers::{Elsewhere, malformed};
+use super::super::error::{self, Kind};
+use super::super::peers::{Elsewhere, Forwarded};
+use super::super::refusal;
 use super::super::wire::RecordMessage;
 use super::{MAX_INCREMENTS, reply};
-use crate::cluster;
-use crate::lane::{self, Decided};
+use crate::cluster::{self, Rejection, read_refusal};
+use crate::grpc::FrameError;
+use crate::lane::{self, Decided, LaneError};
 use crate::model::{
     Digests, Done, Failure, Follows, Increments, LowerBound, MAX_ID_BYTES, Millis, Operation, Part,
-    Record, Request, SessionId, check_text, group,
+    Record, Refused, Request, SessionId, check_text, group,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
 use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
 use crate::proto::sumd::cluster::v1::{
-    RecordPart, RecordPartAnswer, RecordParts, RecordPartsAnswer,
+    RecordPart, RecordPartAnswer, RecordParts, RecordPartsAnswer, Refusal,
 };
 use crate::status;
 use crate::store::LaneNumber;
@@ -33,12 +35,19 @@ pub(super) type Sent = Pin<Box<dyn Future<Output = Answered> + Send>>;
 pub(super) struct Answered {
     pub(super) lanes: Vec<LaneNumber>,
     pub(super) payload: Bytes,
-    /// One for each lane; nothing where they are to be carried out here.
-    pub(super) answers: Option<Result<Vec<PartAnswer>, Status>>,
+    /// One for each lane.
+    pub(super) answers: Vec<PartAnswer>,
 }
 
 /// What came of a part.
-pub(super) type PartAnswer = Result<RecordIncrementsResponse, Status>;
+pub(super) enum PartAnswer {
+    /// It is durable.
+    Durable(RecordIncrementsResponse),
+    /// The lane refuses it.
+    Refused(Refused),
+    /// It was not carried out, or nobody knows. To carry it out again is safe: its session remembers it.
+    Again,
+}
 
 /// A message as it came, and where its increments are in it.
 pub(super) struct Fields<'a> {
@@ -103,29 +112,73 @@ impl Fields<'_> {
     }
 }
 
-pub(super) fn send(elsewhere: Elsewhere, lanes: Vec<LaneNumber>, payload: Bytes) -> Sent {
+pub(super) fn send(
+    elsewhere: Elsewhere,
+    sequence: u64,
+    lanes: Vec<LaneNumber>,
+    payload: Bytes,
+) -> Sent {
     Box::pin(async move {
         let kind = cluster::Kind::RecordParts;
-        let answer = elsewhere.call(kind, payload.clone(), None).await;
-        let read = |answer| read_answers(answer).map_err(|error| malformed(&error));
+        let forwarded = elsewhere.call(kind, payload.clone(), None, false).await;
+        let answers = match forwarded {
+            Forwarded::Answered(answer) => read_answers(answer, sequence, lanes.len()),
+            Forwarded::Failed(_)
+            | Forwarded::Refused(_)
+            | Forwarded::NotSent
+            | Forwarded::InDoubt => None,
+        };
+        let again = || lanes.iter().map(|_| PartAnswer::Again).collect();
         Answered {
+            answers: answers.unwrap_or_else(again),
             lanes,
             payload,
-            answers: answer.map(|answer| answer.and_then(read)),
         }
     })
 }
 
-fn read_answers(answer: Bytes) -> Result<Vec<PartAnswer>, prost::DecodeError> {
-    let read = |answer: RecordPartAnswer| match answer.result {
-        Some(Of::Ok(response)) => RecordIncrementsResponse::decode(response).map(Ok),
-        Some(Of::Error(error)) => Ok(Err(status::from_encoded(error))),
-        None => Ok(Err(Status::unavailable(
-            "another node has said nothing of it",
-        ))),
+/// The answers to so many parts of a message; `None` if it has others.
+fn read_answers(answer: Bytes, sequence: u64, parts: usize) -> Option<Vec<PartAnswer>> {
+    let answers = RecordPartsAnswer::decode(answer).ok()?.answers;
+    let read = |answer| read_answer(answer, sequence).unwrap_or(PartAnswer::Again);
+    (answers.len() == parts).then(|| answers.into_iter().map(read).collect())
+}
+
+fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
+    let why = match answer.result {
+        Some(Of::Ok(response)) => {
+            let response = RecordIncrementsResponse::decode(response).ok()?;
+            let is_of_it = response.acknowledged == sequence;
+            return is_of_it.then_some(PartAnswer::Durable(response));
+        }
+        Some(Of::Error(status)) => read_refusal(status, answer.refusal),
+        None => return None,
     };
-    let answers = RecordPartsAnswer::decode(answer)?.answers;
-    answers.into_iter().map(read).collect()
+    match why.into() {
+        Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Refused(refused)),
+        // Where too much waits, the part waits here until there is room.
+        _ => None,
+    }
+}
+
+/// A call of another node that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Malformed(String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<FrameError> for Malformed {
+    fn from(error: FrameError) -> Self {
+        malformed(&error)
+    }
+}
+
+fn malformed(problem: &dyn fmt::Display) -> Malformed {
+    Malformed(problem.to_string())
 }
 
 /// Parts as another node has sent them, and the lanes that they are for.
@@ -133,7 +186,7 @@ pub(crate) fn decode_parts(
     payload: Bytes,
     digests: Digests,
     lanes: u32,
-) -> Result<Vec<(LaneNumber, Request)>, Status> {
+) -> Result<Vec<(LaneNumber, Request)>, Malformed> {
     let RecordParts {
         message,
         count,
@@ -202,11 +255,14 @@ pub(crate) fn decode_parts(
     Ok(parts.into_iter().zip(increments).map(request).collect())
 }
 
+/// What a part is answered, on its way to the node that has sent it.
+type PartReply = Result<RecordIncrementsResponse, Rejection>;
+
 /// The answers to parts, until all are there.
 pub(crate) struct Gathering(Mutex<Gathered>);
 
 struct Gathered {
-    answers: Vec<Option<PartAnswer>>,
+    answers: Vec<Option<PartReply>>,
     left: usize,
     reply: Option<cluster::Reply>,
 }
@@ -238,20 +294,24 @@ impl Gathering {
     }
 }
 
-fn encode_answers(answers: Vec<PartAnswer>) -> Bytes {
+fn encode_answers(answers: Vec<PartReply>) -> Bytes {
     // Of one buffer: each by itself would be two allocations.
     let lengths = answers.iter().flatten().map(Message::encoded_len);
     let mut buffer = BytesMut::with_capacity(lengths.sum());
     let answers = answers.into_iter().map(|answer| {
-        let result = match answer {
+        let (result, refusal) = match answer {
             Ok(response) => {
                 response.encode_raw(&mut buffer);
-                Of::Ok(buffer.split().freeze())
+                (Of::Ok(buffer.split().freeze()), None)
             }
-            Err(status) => Of::Error(status::to_encoded(&status)),
+            Err(Rejection { why, status }) => {
+                let refusal = Refusal { why: Some(why) };
+                (Of::Error(status::to_encoded(&status)), Some(refusal))
+            }
         };
         RecordPartAnswer {
             result: Some(result),
+            refusal,
         }
     });
     let answers = answers.collect();
@@ -259,8 +319,8 @@ fn encode_answers(answers: Vec<PartAnswer>) -> Bytes {
 }
 
 /// What a part is answered, for the node that has sent it.
-fn part_answer(decided: lane::Result<Decided>) -> Result<RecordIncrementsResponse, Status> {
-    let decided = decided.map_err(|error| lane_error(error, Kind::Session))?;
+fn part_answer(decided: lane::Result<Decided>) -> PartReply {
+    let decided = decided.map_err(|error| refusal::of_lane(error, Kind::Session))?;
     let Done::Recorded {
         acknowledged,
         failures: failed,
@@ -291,6 +351,7 @@ mod tests {
     use super::super::parts::Parts;
     use super::*;
     use crate::proto::sum::v1::Increment;
+    use crate::store::StoreError;
 
     fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) -> Increment {
         Increment {
@@ -327,7 +388,7 @@ mod tests {
             let sizes = decoded
                 .iter()
                 .map(|(_, request)| request.operation.weight());
-            Ok::<_, Status>(sizes.collect::<Vec<_>>())
+            Ok::<_, Malformed>(sizes.collect::<Vec<_>>())
         };
         for (names, sizes) in [
             ([0, 1, 1], [1, 2]),
@@ -344,8 +405,7 @@ mod tests {
             ([0, 1, 1], [2, 1]),
             ([0, 0, 0], [0, 3]),
         ] {
-            let refused = decode(names, sizes).expect_err("other increments");
-            assert_eq!(refused.code(), tonic::Code::Internal, "{sizes:?}");
+            decode(names, sizes).expect_err("other increments");
         }
     }
 
@@ -436,6 +496,61 @@ mod tests {
                 assert_eq!((record.sequence, record.acknowledged), (3, 2));
                 assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
             }
+        }
+    }
+
+    /// Parts count as durable only if the answer says so of just these; whatever else it says, they are carried out again.
+    #[test]
+    fn answers_to_parts_are_not_trusted() {
+        let durable = |acknowledged| {
+            let response = RecordIncrementsResponse {
+                acknowledged,
+                ..RecordIncrementsResponse::default()
+            };
+            RecordPartAnswer {
+                result: Some(Of::Ok(response.encode_to_vec().into())),
+                refusal: None,
+            }
+        };
+        let refused = |error| {
+            let rejection = refusal::of_lane(error, Kind::Session);
+            let why = Some(rejection.why);
+            RecordPartAnswer {
+                result: Some(Of::Error(status::to_encoded(&rejection.status))),
+                refusal: Some(Refusal { why }),
+            }
+        };
+        let of_earlier_version = |answer: RecordPartAnswer| RecordPartAnswer {
+            refusal: None,
+            ..answer
+        };
+        let acknowledged = || LaneError::Refused(Refused::Acknowledged { acknowledged: 7 });
+        let told = |answers: Vec<RecordPartAnswer>, parts| {
+            let answer = RecordPartsAnswer { answers }.encode_to_vec();
+            let name = |answer| match answer {
+                PartAnswer::Durable(_) => "durable",
+                PartAnswer::Refused(_) => "refused",
+                PartAnswer::Again => "again",
+            };
+            let read = read_answers(answer.into(), 7, parts)?;
+            Some(read.into_iter().map(name).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            told(vec![durable(7), durable(8)], 2),
+            Some(vec!["durable", "again"])
+        );
+        assert_eq!(told(vec![durable(7)], 2), None);
+        assert_eq!(told(vec![durable(7); 3], 2), None);
+        assert!(read_answers(Bytes::from_static(b"\xff"), 7, 1).is_none());
+        for (answer, expected) in [
+            (refused(acknowledged()), "refused"),
+            (of_earlier_version(refused(acknowledged())), "again"),
+            (refused(LaneError::Overloaded), "again"),
+            (refused(LaneError::Closed), "again"),
+            (refused(LaneError::Unknown(StoreError::Lost)), "again"),
+            (RecordPartAnswer::default(), "again"),
+        ] {
+            assert_eq!(told(vec![answer], 1), Some(vec![expected]));
         }
     }
 }

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::model::{Commit, Digests, Head, SessionId};
 use crate::store::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
-    Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 
 /// A store that two lanes are in, which keeps how far each has come.
@@ -93,8 +93,12 @@ impl Store for Memory {
         Digests::new([7; 16])
     }
 
-    fn lanes(&self) -> u32 {
-        2
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_shared: true,
+            lanes: 2,
+            batch_bytes: usize::MAX,
+        }
     }
 
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sumd::cluster::{
     Answer, Call, ClusterService, Doubt, Executor, ForwardError, Kind, Node, NotSent, PROTOCOL,
-    PeerService, Peers, Reply, View,
+    PeerService, Peers, Rejection, Reply, View,
 };
-use sumd::proto::sumd::cluster::v1 as proto;
+use sumd::proto::sumd::cluster::v1::{self as proto, refusal::Why};
 use sumd::server::Services;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ impl Executor for Echo {
         if self.0.holds || call.payload == "held" {
             self.0.held.lock().expect("no panic").push((call, reply));
         } else if call.payload == "refused" {
-            reply.send(Err(Status::out_of_range("no room")));
+            reply.send(Err(refused()));
         } else if call.payload != "lost" {
             reply.send(Ok(call.payload));
         }
@@ -47,6 +47,13 @@ impl Executor for Echo {
 
     fn for_this_runtime(&self) -> Arc<dyn Executor> {
         Arc::new(self.clone())
+    }
+}
+
+fn refused() -> Rejection {
+    Rejection {
+        why: Why::Acknowledged(7),
+        status: Status::out_of_range("for earlier versions"),
     }
 }
 
@@ -136,6 +143,7 @@ impl Pair {
             kind: Kind::Increment,
             payload: payload.into(),
             deadline,
+            own_id: false,
         };
         async move { soon(peers.call(&peer, call)).await }
     }
@@ -166,13 +174,10 @@ async fn answers_come_back_as_they_were() {
         assert_eq!(answer.expect("it is answered"), payload);
     }
     let refused = pair.ask("refused").await.expect("it is answered");
-    let refused = refused.expect_err("with an error");
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::OutOfRange, "no room")
-    );
+    assert_eq!(refused.expect_err("with an error"), Why::Acknowledged(7));
     let lost = pair.ask("lost").await.expect("it is answered");
-    assert_eq!(lost.expect_err("by nobody").code(), Code::Internal);
+    let unknown = Why::Plain(proto::Plain::Unknown.into());
+    assert_eq!(lost.expect_err("by nobody"), unknown);
     let large = pair.ask(vec![7; (2 << 20) + 1]).await;
     assert_eq!(error(large), ForwardError::NotSent(NotSent::TooLarge));
     assert_eq!(pair.echo.begun(), 5);
@@ -314,6 +319,7 @@ async fn a_full_queue_says_so() {
         kind: Kind::Set,
         payload: Bytes::from_static(b"x"),
         deadline: None,
+        own_id: false,
     };
     let answer = soon(pair.peers.call(&third, call)).await;
     assert_eq!(answer.expect("asked").expect("answered"), "x");
@@ -392,6 +398,7 @@ async fn unknown_kinds_are_for_the_sender_to_do() {
         kind,
         payload: Bytes::from_static(b"x"),
         timeout_ms: 0,
+        own_id: false,
     };
     let request = proto::ForwardRequest {
         calls: vec![call(5, 99), call(6, proto::Kind::Delete.into()), call(7, 0)],

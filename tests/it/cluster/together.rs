@@ -104,6 +104,7 @@ impl Whole {
             kind: Kind::Increment,
             payload: Bytes::new(),
             deadline: None,
+            own_id: false,
         };
         let answer = soon(self.peers.call(owner, call)).await?;
         let answer = answer.expect("it is carried out");

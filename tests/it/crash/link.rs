@@ -229,6 +229,7 @@ impl Link {
                 applied
             }
             "STORE_UNAVAILABLE" | "STORE_FAILED" | "OVERLOADED" | "MESSAGE_OVERTAKEN"
+            | "ANSWER_LOST"
                 if self.deadline().is_some() =>
             {
                 self.turn();

@@ -125,6 +125,7 @@ fn message(session: &str, sequence: u64, increments: Increments) -> Request {
     let part = Part {
         previous: Some(sequence - 1).filter(|previous| *previous > 0),
         parts: 1,
+        above: None,
         indices: Vec::new(),
     };
     Request {

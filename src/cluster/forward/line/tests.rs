@@ -14,6 +14,7 @@ fn call(payload: impl Into<Bytes>) -> Call {
         kind: Kind::Set,
         payload: payload.into(),
         deadline: None,
+        own_id: false,
     }
 }
 
@@ -30,7 +31,11 @@ fn ids(message: Option<proto::ForwardRequest>) -> Vec<u64> {
 
 fn answer(line: &Line, id: u64) {
     let result = Some(proto::answer::Result::Ok(Bytes::new()));
-    line.answered(vec![proto::Answer { id, result }]);
+    line.answered(vec![proto::Answer {
+        id,
+        result,
+        refusal: None,
+    }]);
 }
 
 fn error(outcome: &mut Outcomes) -> Option<ForwardError> {

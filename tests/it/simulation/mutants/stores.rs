@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use sumd::model::{Commit, Digests, SessionId};
 use sumd::store::{
-    After, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store, StoreError,
-    Sum,
+    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
+    StoreError, Sum,
 };
 
 use super::Mutant;
@@ -82,8 +82,12 @@ impl Store for Flawed {
         self.0.store.digests()
     }
 
-    fn lanes(&self) -> u32 {
-        self.0.store.lanes()
+    fn capabilities(&self) -> Capabilities {
+        self.0.store.capabilities()
+    }
+
+    fn unload(&self, lane: LaneNumber) {
+        self.0.store.unload(lane);
     }
 
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {

@@ -1,0 +1,140 @@
+use tonic::Code;
+
+use super::*;
+use crate::cluster::read_refusal;
+use crate::proto::sumd::cluster::v1 as proto;
+use crate::status;
+use crate::store::StoreError;
+
+/// What its sender makes of a rejection, in so far as it can be told apart.
+fn read(rejection: &Rejection) -> Forwarded {
+    let refusal = proto::Refusal {
+        why: Some(rejection.why),
+    };
+    read_refusal(status::to_encoded(&rejection.status), Some(refusal)).into()
+}
+
+#[test]
+fn refusals_of_lanes_come_back_as_they_were() {
+    let all = [
+        Refused::IdReused,
+        Refused::TooOld {
+            time: -1,
+            horizon: 2,
+        },
+        Refused::FromFuture { time: 2, now: 1 },
+        Refused::Full {
+            max_bytes: 3,
+            retry_in: 4,
+        },
+        Refused::Gap { expected: 5 },
+        Refused::Acknowledged { acknowledged: 6 },
+        Refused::Overtaken { applied: 7 },
+        Refused::SessionLost { acknowledged: 8 },
+        Refused::FailuresUnacknowledged { failures: 9 },
+        Refused::BeyondWindow { acknowledged: 10 },
+    ];
+    for refused in all {
+        let rejection = of_lane(LaneError::Refused(refused.clone()), Kind::Session);
+        let Forwarded::Refused(LaneError::Refused(back)) = read(&rejection) else {
+            panic!("{refused:?} comes back as something else");
+        };
+        assert_eq!(back, refused);
+    }
+}
+
+#[test]
+fn other_errors_of_lanes_keep_their_meaning() {
+    let problem = || StoreError::Unavailable("away".into());
+    let read_lane = |error| read(&of_lane(error, Kind::Request));
+    for error in [
+        LaneError::Unavailable(problem()),
+        LaneError::Moved,
+        LaneError::Closed,
+    ] {
+        assert!(matches!(read_lane(error), Forwarded::NotSent));
+    }
+    for error in [
+        LaneError::Unknown(problem()),
+        LaneError::Unknown(StoreError::Lost),
+    ] {
+        assert!(matches!(read_lane(error), Forwarded::InDoubt));
+    }
+    let overloaded = read_lane(LaneError::Overloaded);
+    assert!(matches!(
+        overloaded,
+        Forwarded::Refused(LaneError::Overloaded)
+    ));
+}
+
+#[test]
+fn failures_come_back_as_they_were() {
+    let (value, delta) = (i64::MAX, -5);
+    for refusal in [
+        Refusal::Min {
+            value,
+            delta,
+            min: i64::MIN,
+        },
+        Refusal::Max {
+            value,
+            delta,
+            max: 0,
+        },
+        Refusal::OutOfRange { value, delta },
+    ] {
+        let failure = Failure { index: 99, refusal };
+        let Forwarded::Failed(back) = read(&of_failure(&failure, Status::internal(""))) else {
+            panic!("{failure:?} comes back as something else");
+        };
+        assert_eq!(back, failure);
+    }
+}
+
+/// Nothing that a node of another version says of an error is shown to a client, and unless it certainly has not applied the
+/// request, this is in doubt.
+#[test]
+fn other_versions_are_read_with_caution() {
+    let earlier = |code, reason, outcome: (&'static str, String)| {
+        let status = status::with_reason(code, "for a client", reason, &[outcome]);
+        Forwarded::from(read_refusal(status::to_encoded(&status), None))
+    };
+    let (unknown, not_applied) = (status::unknown, status::not_applied);
+    for (code, reason, outcome) in [
+        (Code::Internal, "CALL_LOST", unknown()),
+        (Code::Internal, "ANSWER_TOO_LARGE", unknown()),
+        (Code::Internal, "MALFORMED_CALL", not_applied()),
+        (Code::Internal, "PANIC", unknown()),
+        (Code::Unavailable, "LANE_MOVED", not_applied()),
+        (Code::Unavailable, "OVERLOADED", not_applied()),
+        (Code::Unavailable, "SHUTTING_DOWN", unknown()),
+        (Code::Unavailable, "STORE_UNAVAILABLE", unknown()),
+        (Code::Unavailable, "STORE_FAILED", unknown()),
+        (Code::Unavailable, "MESSAGE_OVERTAKEN", not_applied()),
+        (Code::DataLoss, "OF_A_LATER_VERSION", not_applied()),
+    ] {
+        let read = earlier(code, reason, outcome);
+        assert!(matches!(read, Forwarded::InDoubt), "{reason}: {read:?}");
+    }
+    for (code, reason) in [
+        (Code::Unimplemented, "UNKNOWN_KIND"),
+        (Code::InvalidArgument, "INVALID_ARGUMENT"),
+        (Code::FailedPrecondition, "LIMIT_REACHED"),
+        (Code::FailedPrecondition, "REQUEST_TOO_OLD"),
+        (Code::OutOfRange, "COUNTER_OUT_OF_RANGE"),
+        (Code::AlreadyExists, "REQUEST_ID_REUSED"),
+        (Code::ResourceExhausted, "REQUEST_IDS_FULL"),
+    ] {
+        let read = earlier(code, reason, not_applied());
+        assert!(matches!(read, Forwarded::NotSent), "{reason}: {read:?}");
+    }
+    let later = [
+        read_refusal(bytes::Bytes::new(), None),
+        read_refusal(bytes::Bytes::from_static(b"\xff"), None),
+        read_refusal(bytes::Bytes::new(), Some(proto::Refusal { why: None })),
+        Why::Plain(99),
+    ];
+    for why in later {
+        assert!(matches!(why.into(), Forwarded::InDoubt));
+    }
+}

@@ -1,0 +1,421 @@
+//! Requests that were handed to another node, and whose answer is lost or is none: whatever a caller is told then is true.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use prost::Message as _;
+use sumd::cluster::{Call, Executor, PeerService, Rejection, Reply, View};
+use sumd::counter::{self, CounterService, Forwarding};
+use sumd::lane::{Clock, Running};
+use sumd::model::Bounds;
+use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
+use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
+use sumd::proto::sum::v1::{IncrementCounterRequest, IncrementCounterResponse};
+use sumd::proto::sumd::cluster::v1::{Full, Plain, refusal::Why};
+use sumd::server::Services;
+use sumd::store::Store;
+use sumd::store::etcd::client::{Error, Outcome, Refusal};
+use sumd::store::etcd::{EtcdStore, Kv, Sizes};
+use sumd::store::sqlite::SqliteStore;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::node;
+use crate::etcd::proxy::{Proxy, Way};
+use crate::simulation::network::{Link, World};
+use crate::simulation::nodes::BEGAN;
+use crate::simulation::rows;
+use crate::support::{TestServer, eventually, reason, soon};
+
+const BOUNDS: Bounds = Bounds {
+    id_bytes: 1 << 20,
+    counter_bytes: 1 << 20,
+    id_horizon: 600_000,
+    session_horizon: 86_400_000,
+};
+
+/// What another node does with a call.
+type Behaviour = fn(&Call, Reply);
+
+/// What is asked of it first, to find out whether there is a connection.
+const FIRST: &str = "first/x";
+
+/// A node that does it with each, and keeps them.
+#[derive(Clone)]
+struct Other {
+    behaviour: Behaviour,
+    connected: Arc<AtomicBool>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Executor for Other {
+    fn execute(&self, call: Call, reply: Reply) {
+        let request = IncrementCounterRequest::decode(call.payload.clone());
+        if request.is_ok_and(|request| request.counter == FIRST) {
+            self.connected.store(true, Ordering::Relaxed);
+            return reply.send(Ok(Bytes::new()));
+        }
+        self.calls.lock().expect("no panic").push(call.clone());
+        (self.behaviour)(&call, reply);
+    }
+
+    fn for_this_runtime(&self) -> Arc<dyn Executor> {
+        Arc::new(self.clone())
+    }
+}
+
+/// A node on a store of its own, beside another that owns all lanes.
+struct Pair {
+    calls: Arc<Mutex<Vec<Call>>>,
+    client: CounterServiceClient<Channel>,
+    _servers: [TestServer; 2],
+    _view: watch::Sender<Arc<View>>,
+    _running: Running,
+    _data: TempDir,
+}
+
+impl Pair {
+    async fn start(behaviour: Behaviour, id_bytes: usize) -> Self {
+        let other = Other {
+            behaviour,
+            connected: Arc::default(),
+            calls: Arc::default(),
+        };
+        let (connected, calls) = (other.connected.clone(), other.calls.clone());
+        let owner = TestServer::start_with(&[], |services| Services {
+            peers: Some(PeerService::new(Arc::new(other))),
+            ..services
+        })
+        .await;
+        let nodes = vec![node("owner", &owner.address)];
+        let (view, seen) = watch::channel(Arc::new(View::new(1, nodes, 1)));
+        let data = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&data.path().join("sumd.db"), 1 << 20);
+        let store: Arc<dyn Store> = Arc::new(store.expect("a new database"));
+        let bounds = Bounds { id_bytes, ..BOUNDS };
+        let running = Running::start(store, bounds).await.expect("lanes");
+        let counters = CounterService::new(running.lanes.clone());
+        let counters = counters.among(Forwarding::new("asked", seen));
+        let asked = TestServer::start_with(&[], |services| Services {
+            counters,
+            ..services
+        })
+        .await;
+        let mut client = CounterServiceClient::new(asked.channel().await);
+        soon(async {
+            while !connected.load(Ordering::Relaxed) {
+                // Until then it is carried out here.
+                let _ = client.increment_counter(increment(FIRST, "")).await;
+            }
+        })
+        .await;
+        Self {
+            calls,
+            client,
+            _servers: [owner, asked],
+            _view: view,
+            _running: running,
+            _data: data,
+        }
+    }
+
+    async fn increment(&mut self, id: &str) -> Result<IncrementCounterResponse, Status> {
+        let answer = soon(self.client.increment_counter(increment("a/b", id))).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// The ids of the calls that the other node has had, and whether they were the asked node's own.
+    fn ids(&self) -> Vec<(String, bool)> {
+        let calls = self.calls.lock().expect("no panic");
+        let id = |call: &Call| {
+            let request = IncrementCounterRequest::decode(call.payload.clone());
+            (request.expect("a request").request_id, call.own_id)
+        };
+        calls.iter().map(id).collect()
+    }
+}
+
+fn increment(counter: &str, id: &str) -> IncrementCounterRequest {
+    IncrementCounterRequest {
+        counter: counter.to_owned(),
+        delta: 1,
+        request_id: id.to_owned(),
+        ..IncrementCounterRequest::default()
+    }
+}
+
+fn told(status: &Status) -> (Code, String, String) {
+    let (reason, metadata) = reason(status);
+    (status.code(), reason, metadata["outcome"].clone())
+}
+
+fn expected(code: Code, reason: &str, outcome: &str) -> (Code, String, String) {
+    (code, reason.to_owned(), outcome.to_owned())
+}
+
+fn refuse(reply: Reply, why: Why) {
+    let status = Status::internal("for earlier versions");
+    reply.send(Err(Rejection { why, status }));
+}
+
+/// After which a call may have been carried out.
+const DOUBTFUL: [(&str, Behaviour); 6] = [
+    ("lost", |_, reply| drop(reply)),
+    ("too large", |_, reply| {
+        reply.send(Ok(vec![0; 3 << 20].into()));
+    }),
+    ("unreadable", |_, reply| {
+        reply.send(Ok(Bytes::from_static(b"\xff")));
+    }),
+    ("unknown", |_, reply| {
+        refuse(reply, Why::Plain(Plain::Unknown.into()));
+    }),
+    ("of a later version", |_, reply| {
+        refuse(reply, Why::Plain(99));
+    }),
+    ("a panic", |_, _| panic!("a fault of the other node")),
+];
+
+/// A copy may have been applied elsewhere. That the node which was asked cannot remember another id says nothing of that copy.
+#[tokio::test]
+async fn a_refusal_here_does_not_settle_a_copy_elsewhere() {
+    for (name, behaviour) in DOUBTFUL {
+        for id in ["one", ""] {
+            let mut pair = Pair::start(behaviour, 0).await;
+            let refused = pair.increment(id).await.expect_err("no memory for ids");
+            let unknown = expected(Code::Unavailable, "ANSWER_LOST", "UNKNOWN");
+            assert_eq!(told(&refused), unknown, "{name}, id {id:?}");
+            let [(sent, own_id)] = &pair.ids()[..] else {
+                panic!("{:?} is not one call", pair.ids());
+            };
+            assert_eq!((*own_id, sent == id), (id.is_empty(), !id.is_empty()));
+        }
+    }
+}
+
+/// With memory for its id, the operation is carried out by the asked node, and remembered.
+#[tokio::test]
+async fn a_lost_answer_is_made_up_for() {
+    for (name, behaviour) in DOUBTFUL {
+        let mut pair = Pair::start(behaviour, 1 << 20).await;
+        let first = pair.increment("one").await.expect("an answer");
+        assert_eq!((first.value, first.replayed), (1, false), "{name}");
+        let again = pair.increment("one").await.expect("an answer");
+        assert_eq!((again.value, again.replayed), (1, true), "{name}");
+        let without = pair.increment("").await.expect("an answer");
+        assert_eq!((without.value, without.replayed), (2, false), "{name}");
+    }
+}
+
+/// A call that the other node has certainly not carried out leaves no doubt.
+#[tokio::test]
+async fn a_refusal_elsewhere_leaves_no_doubt() {
+    let declines: [Behaviour; 2] = [
+        |_, reply| reply.send(Err(Rejection::declined("not now".to_owned()))),
+        |_, reply| refuse(reply, Why::Plain(Plain::UnknownKind.into())),
+    ];
+    for behaviour in declines {
+        let mut pair = Pair::start(behaviour, 0).await;
+        let refused = pair.increment("one").await.expect_err("no memory for ids");
+        let not_applied = expected(Code::ResourceExhausted, "REQUEST_IDS_FULL", "NOT_APPLIED");
+        assert_eq!(told(&refused), not_applied);
+        let answer = pair.increment("").await.expect("it needs no memory");
+        assert_eq!(answer.value, 1);
+    }
+    let overloaded: Behaviour = |_, reply| refuse(reply, Why::Plain(Plain::Overloaded.into()));
+    let mut pair = Pair::start(overloaded, 1 << 20).await;
+    let refused = pair.increment("one").await.expect_err("too much waits");
+    let not_applied = expected(Code::Unavailable, "OVERLOADED", "NOT_APPLIED");
+    assert_eq!(told(&refused), not_applied);
+}
+
+/// A request without an id is not refused for want of memory for ids: it is sent again without one, and then only once.
+#[tokio::test]
+async fn requests_without_an_id_need_no_memory() {
+    let full: Behaviour = |call, reply| {
+        let request = IncrementCounterRequest::decode(call.payload.clone()).expect("a request");
+        if call.own_id {
+            let full = Full {
+                max_bytes: 1,
+                retry_in_ms: 1,
+            };
+            return refuse(reply, Why::Full(full));
+        }
+        assert_eq!(request.request_id, "", "no caller has sent one");
+        let answer = IncrementCounterResponse {
+            value: 7,
+            ..IncrementCounterResponse::default()
+        };
+        if request.counter != "a/lost" {
+            reply.send(Ok(answer.encode_to_vec().into()));
+        }
+    };
+    let mut pair = Pair::start(full, 1 << 20).await;
+    for _ in 0..2 {
+        assert_eq!(pair.increment("").await.expect("an answer").value, 7);
+    }
+    let ids = pair.ids();
+    assert!(ids[0].1 && !ids[0].0.is_empty(), "{ids:?}");
+    // For a while such ids are not tried again.
+    assert_eq!(ids[1..], [(String::new(), false), (String::new(), false)]);
+    let lost = soon(pair.client.increment_counter(increment("a/lost", ""))).await;
+    let lost = lost.expect_err("nobody has answered");
+    let unknown = expected(Code::Unavailable, "ANSWER_LOST", "UNKNOWN");
+    assert_eq!(told(&lost), unknown);
+    assert_eq!(pair.ids().len(), 4, "a second copy would count twice");
+}
+
+/// The memory that nodes take for ids of their own making is bounded, and callers have the rest.
+#[tokio::test]
+async fn callers_have_their_room_beside_ids_of_nodes() {
+    let data = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(&data.path().join("sumd.db"), 1 << 20);
+    let bounds = Bounds {
+        id_bytes: 64 << 10,
+        ..BOUNDS
+    };
+    let running = Running::start(Arc::new(store.expect("a new database")), bounds);
+    let running = running.await.expect("lanes");
+    let counters = CounterService::new(running.lanes.clone());
+    let server = {
+        let executor = counter::Executor::new(&counters);
+        TestServer::start_with(&[], |services| Services {
+            peers: Some(PeerService::new(Arc::new(executor))),
+            ..services
+        })
+        .await
+    };
+    let owner = node("owner", &server.address);
+    let (_view, seen) = watch::channel(Arc::new(View::new(1, vec![owner.clone()], 1)));
+    let peers = sumd::cluster::Peers::new("asked".to_owned(), seen);
+    eventually("a connection", || peers.is_reachable(&owner)).await;
+    let ask = async |id: String, own_id: bool| {
+        let call = Call {
+            kind: sumd::cluster::Kind::Increment,
+            payload: increment("a/b", &id).encode_to_vec().into(),
+            deadline: None,
+            own_id,
+        };
+        soon(peers.call(&owner, call)).await.expect("it is sent")
+    };
+    let mut own = 0;
+    let refused = loop {
+        match ask(format!("own-{own}"), true).await {
+            Ok(_) => own += 1,
+            Err(why) => break why,
+        }
+    };
+    assert!(matches!(refused, Why::Full(_)), "{refused:?}");
+    let mut callers = 0;
+    while ask(format!("caller-{callers}"), false).await.is_ok() {
+        callers += 1;
+    }
+    assert!(own > 10, "{own} ids of nodes");
+    assert!(
+        callers > 5 * own,
+        "{callers} ids of callers, {own} of nodes"
+    );
+}
+
+/// A way to etcd that can be shut.
+#[derive(Clone)]
+struct Switch {
+    link: Link,
+    off: Arc<AtomicBool>,
+}
+
+impl Kv for Switch {
+    async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+        if self.off.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return Err(Error {
+                outcome: Outcome::Definite(Refusal::NoLeader),
+                endpoint: None,
+                code: None,
+                message: "etcdserver: no leader".to_owned(),
+            });
+        }
+        self.link.txn(request, deadline).await
+    }
+}
+
+async fn open(world: &World) -> (Running, Arc<dyn Store>, Arc<AtomicBool>) {
+    let off = Arc::<AtomicBool>::default();
+    let switch = Switch {
+        link: Link::calm(world),
+        off: off.clone(),
+    };
+    let store = EtcdStore::over(switch, rows::PREFIX, 128, Sizes::default()).await;
+    let store: Arc<dyn Store> = Arc::new(store.expect("a store"));
+    let began = Instant::now();
+    let clock = Clock::new(move || {
+        BEGAN + i64::try_from(began.elapsed().as_millis()).expect("a short time")
+    });
+    let running = Running::here(store.clone(), BOUNDS, clock).await;
+    (running.expect("lanes"), store, off)
+}
+
+/// A node is cut off from the owner of a lane and from etcd, right after it has handed a request on.
+#[tokio::test]
+async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
+    const LANES: u16 = 8;
+    let world = World::new(Rng::with_seed(1), None);
+    world.lock().healed = true;
+    rows::begin(&mut world.lock().etcd, LANES.into());
+    let (owner, stored, _) = open(&world).await;
+    let (asked, _, off) = open(&world).await;
+    let counters = CounterService::new(owner.lanes.clone());
+    let executor = counter::Executor::new(&counters);
+    let owners = TestServer::start_with(&[], |services| Services {
+        peers: Some(PeerService::new(Arc::new(executor))),
+        ..services
+    })
+    .await;
+    let proxy = Proxy::start(owners.address.parse().expect("a host")).await;
+    let nodes = vec![
+        node("owner", &proxy.host.to_string()),
+        node("asked", "asked.example:1"),
+    ];
+    let view = Arc::new(View::new(1, nodes, LANES));
+    let (_view, seen) = watch::channel(view.clone());
+    let counters = CounterService::new(asked.lanes.clone()).among(Forwarding::new("asked", seen));
+    let server = TestServer::start_with(&[], |services| Services {
+        counters,
+        ..services
+    })
+    .await;
+    let mut client = CounterServiceClient::new(server.channel().await);
+    // Of the second lane the asked node has nothing in memory.
+    let lane = |group: &String| rows::digests().lane(group, LANES.into());
+    let mut of_owner = (0..).map(|at| format!("g{at}")).filter(|group| {
+        let lane = u16::try_from(lane(group)).expect("few lanes");
+        view.owner(lane).is_some_and(|node| node.id == "owner")
+    });
+    let first = of_owner.next().expect("one");
+    let second = of_owner.find(|group| lane(group) != lane(&first));
+    let (first, second) = (
+        format!("{first}/a"),
+        format!("{}/a", second.expect("another")),
+    );
+    let answer = soon(client.increment_counter(increment(&first, ""))).await;
+    answer.expect("all is well");
+
+    // Nothing comes back from the owner any more, nor from etcd. What is on its way to the owner gets there.
+    off.store(true, Ordering::Relaxed);
+    proxy.set(Way::Mute);
+    let told = soon(client.increment_counter(increment(&second, ""))).await;
+    let told = told.expect_err("there is nobody to ask");
+    let read = soon(stored.read(vec![second.as_str().into()])).await;
+    let value = read.expect("it is well").rows[0]
+        .as_ref()
+        .and_then(|row| row.value);
+    assert_eq!(value, Some(1), "the owner has applied it");
+    let (_, metadata) = reason(&told);
+    assert_eq!(metadata["outcome"], "UNKNOWN", "{told:?}");
+}
