@@ -154,7 +154,7 @@ macro_rules! each_is_found {
         fn $test() {
             let is_found = |seed: &u64| {
                 let mutant = Some(Mutant::$mutant);
-                // And nothing is where nothing is wrong.
+                // The seed finds nothing without the mistake.
                 !run(*seed, mutant).problems.is_empty() && run(*seed, None).problems.is_empty()
             };
             let seed = (0..ENOUGH).find(is_found).expect("it is found");

@@ -81,7 +81,7 @@ impl Plan {
     }
 }
 
-/// What is special about it.
+/// The unusual parts of a plan, for the report of a failure.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} nodes, {} lanes", self.nodes, self.lanes)?;
