@@ -22,7 +22,7 @@ use super::rows::PREFIX;
 pub const BEGAN: Millis = 1_700_000_000_000;
 
 /// The longest time to an answer once all faults are over.
-const PROMPT: Duration = Duration::from_secs(40);
+pub const PROMPT: Duration = Duration::from_secs(40);
 /// No node is preferred.
 const NOBODY: usize = usize::MAX;
 
@@ -98,6 +98,11 @@ impl Cluster {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let favourite = self.slots.get(favourite).and_then(Slot::node);
         favourite.or_else(|| self.slots[at].node())
+    }
+
+    /// One of the nodes, if it is up.
+    pub fn node(&self, at: usize) -> Option<Node> {
+        self.slots[at].node()
     }
 
     /// From some time on, has all clients ask one node, whose reads mostly fail at first.
