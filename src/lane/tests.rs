@@ -1,4 +1,4 @@
-//! Lanes over a store in memory that stands still when it is told to, in a time that passes where everybody waits for it.
+//! Lanes over a store in memory that can be frozen, in paused time.
 
 mod store;
 
@@ -93,7 +93,7 @@ async fn a_part_waits_for_its_predecessor_for_some_seconds() {
     );
 }
 
-/// A part that has overtaken the one before it is applied behind that.
+/// A part that has overtaken its predecessor is applied after it.
 #[tokio::test(start_paused = true)]
 async fn a_part_is_applied_when_its_predecessor_has_come() {
     let running = lanes(&Memory::default()).await;
@@ -114,7 +114,7 @@ async fn a_part_is_applied_when_its_predecessor_has_come() {
     }
 }
 
-/// Only so many parts wait for others: the next one is refused at once.
+/// The number of waiting parts is bounded: the next one is refused at once.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_bounded() {
     const MOST: usize = 4096;
@@ -142,7 +142,7 @@ async fn parts_that_wait_are_bounded() {
     assert_eq!(again.len(), MOST);
 }
 
-/// Messages that wait while a batch is stored are one batch, or few: each is not a commit of its own.
+/// Messages that arrive while a batch is being stored share the next commits.
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_share_a_commit() {
     const MESSAGES: u64 = 60;
@@ -167,8 +167,7 @@ async fn messages_that_wait_share_a_commit() {
     assert!(store.commits() <= 3, "{} commits", store.commits());
 }
 
-/// Single requests wait up to a bound, by their increments; beyond it they are refused at once, and nothing is forgotten of
-/// what has room.
+/// Single requests wait up to a bound on their increments. A request beyond it is refused at once; the pending ones are carried out.
 #[tokio::test(start_paused = true)]
 async fn single_requests_wait_up_to_a_bound() {
     let store = Memory::default();
@@ -191,8 +190,8 @@ async fn single_requests_wait_up_to_a_bound() {
     again.expect("there is room again");
 }
 
-/// Those who wait for a batch that a store does not answer are told that nobody knows, and those who come later that nothing
-/// was done; once it answers, the lane goes on.
+/// Callers of a batch that the store does not answer get UNKNOWN, and later callers that nothing was applied. The lane goes on
+/// once the store answers.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_told() {
     let store = Memory::default();

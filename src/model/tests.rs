@@ -821,7 +821,7 @@ fn an_id_from_the_future_is_remembered_until_it_is_too_old() {
     assert_eq!(lane.value("g/0"), 1);
 }
 
-/// What is forgotten is taken off what is remembered, and nothing else.
+/// Forgetting ids gives back exactly the memory that they took.
 #[test]
 fn what_is_forgotten_takes_no_memory() {
     let mut lane = Lane::new(bounds());

@@ -447,7 +447,7 @@ mod tests {
         }
     }
 
-    /// What the same counter makes of the log again and again is folded, too, and so is what takes memory.
+    /// Both a long log of one counter and many counters in memory make a fold due.
     #[test]
     fn both_a_long_log_and_many_counters_are_full() {
         let mut recent = Recent::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);

@@ -202,7 +202,7 @@ async fn run(plan: &Plan) -> Figures {
     let flags = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
     let mut flags: Vec<_> = flags.map(str::to_owned).into();
     flags.extend(["--id-horizon".to_owned(), horizon]);
-    // A store that others write to is that also where all counters are in one lane.
+    // A single lane is a shared store, too.
     let one = plan.mutant.is_none() && rng.u8(..4) == 0;
     let lanes = if one { "1" } else { "8" };
     flags.extend(["--etcd-lanes", lanes].map(str::to_owned));

@@ -155,7 +155,7 @@ macro_rules! each_is_found {
         fn $test() {
             let is_found = |seed: &u64| {
                 let mutant = Some(Mutant::$mutant);
-                // And nothing is where nothing is wrong.
+                // The seed finds nothing without the mistake.
                 !run(*seed, mutant).problems.is_empty() && run(*seed, None).problems.is_empty()
             };
             let seed = (0..ENOUGH).find(is_found).expect("it is found");
@@ -289,6 +289,11 @@ async fn simulate(plan: Plan, world: &World, history: &mut History) -> Result<St
     while let Some(done) = clients.join_next().await {
         history.add(done.map_err(|panic| format!("a client: {panic}"))?);
     }
+    cluster.healed.cancelled().await;
+    // Nodes that are down just now come back.
+    sleep(Duration::from_secs(3)).await;
+    let probe = Client::new(&cluster, rng.fork());
+    history.add(writers::probe(probe).await);
     cluster.stop.cancel();
     while let Some(done) = keepers.join_next().await {
         done.map_err(|panic| format!("a node's keeper: {panic}"))?;

@@ -207,7 +207,7 @@ mod tests {
         assert_eq!((previous(10, 8), previous(10, 9)), (Some(9), None));
     }
 
-    /// What comes next is the message after the last one, also where an earlier one is sent again.
+    /// The next expected message follows the last one, also if an earlier one is resent.
     #[test]
     fn the_next_message_is_the_one_after_the_last() {
         let digests = Digests::new([7; 16]);

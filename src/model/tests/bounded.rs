@@ -1,8 +1,8 @@
-//! What is told of memory, and when there is more.
+//! The accounting of memory, and the hint when there will be more.
 
 use super::*;
 
-/// Where all memory is taken by one batch, there is room when that is forgotten.
+/// If one batch takes all memory, the hint is the time until that batch is forgotten.
 #[test]
 fn room_is_told_where_one_batch_takes_it_all() {
     let mut lane = Lane::new(Bounds {
@@ -21,7 +21,7 @@ fn room_is_told_where_one_batch_takes_it_all() {
     next.expect("there is room again");
 }
 
-/// A session takes at least the memory that its bytes take, also where most of it was applied elsewhere.
+/// A session counts for at least as much memory as its encoded bytes, also if most of it was applied elsewhere.
 #[test]
 fn a_session_is_counted_with_all_that_it_has() {
     let mut row = Lane::new(bounds());

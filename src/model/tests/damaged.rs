@@ -1,4 +1,4 @@
-//! Rows that are not what was written.
+//! Damaged rows.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn rows() -> (Vec<Vec<u8>>, Vec<Arc<[u8]>>) {
     (sessions, packs.collect())
 }
 
-/// What is done to a row's bytes.
+/// A change of a row's bytes.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
     Cut(usize),

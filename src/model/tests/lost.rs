@@ -1,8 +1,8 @@
-//! Batches that were decided, and that no store has.
+//! Batches that were decided and never stored.
 
 use super::*;
 
-/// What becomes of a batch.
+/// The fate of a batch.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     /// It is stored and answered.

@@ -16,7 +16,7 @@ use super::history::{Answer, Clock, Span, Verdict};
 use super::operation::{Client, Name, Operation, Refusal};
 use crate::support::PATIENCE;
 
-/// How long a server may say nothing at all, where there are others.
+/// How long a connection may be silent, if there are other servers.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// What the clients of a run have in common.
@@ -42,14 +42,14 @@ pub struct Context {
 pub struct Servers {
     /// Any of them will do.
     pub addresses: Arc<[Arc<str>]>,
-    /// Each client has one of these: who has not answered by then is asked no more, for another may answer. There is none
-    /// where there is no other server, and an answer has to come.
+    /// The deadlines of calls, of which each client has one; after it the client asks another server. Empty if there is only one
+    /// server, which has to answer.
     pub deadlines: &'static [Duration],
     /// How long it may take at the worst until a change is answered.
     pub outage: Duration,
     /// All counters are in one lane, so that a message is applied at one revision.
     pub one_lane: bool,
-    /// Nobody but callers is wrong: what they do not know the outcome of they take for not done.
+    /// Clients take an unknown outcome for NOT_APPLIED, which is a mistake to be found.
     pub guesses: bool,
 }
 

@@ -207,8 +207,8 @@ async fn again(link: &mut Link, known: &Known, history: &mut History) {
     });
 }
 
-/// Asks for each change without an id: once, and again where nothing was applied, as the server says. The deltas on a counter
-/// are powers of four: its value tells which were applied, and that none was applied twice.
+/// Asks for each change without an id, and again only after NOT_APPLIED. The deltas on a counter are powers of four: its value
+/// tells which were applied, and that none was applied twice.
 pub async fn without_ids(mut link: Link, who: usize) -> History {
     let mut history = History::default();
     for generation in 0.. {

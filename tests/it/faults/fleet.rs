@@ -20,7 +20,7 @@ use crate::etcd::{in_time, put_request};
 /// How many members, and how many nodes.
 pub const SIZE: usize = 3;
 
-/// When clients ask elsewhere: some at once, and others only when the server has long given up itself.
+/// The deadlines of clients: some give up early, and others outlast every deadline of a node.
 const DEADLINES: [Duration; 6] = [
     Duration::from_secs(1),
     Duration::from_secs(1),

@@ -44,7 +44,7 @@ pub enum Mutant {
     NoIds,
     /// Now and then a batch is said to be committed, and is not.
     EarlyAnswer,
-    /// Callers are told that nothing was done where nobody knows.
+    /// Clients take an unknown outcome for NOT_APPLIED.
     Guess,
 }
 

@@ -43,7 +43,7 @@ pub enum Mutant {
     NoRoom,
 }
 
-/// What etcd takes, where it takes less than it should.
+/// The largest request, in bytes, of an etcd that takes less than it should.
 const SMALL: usize = 1500;
 
 impl Mutant {

@@ -291,7 +291,7 @@ fn long(rng: &mut Rng) -> Duration {
 pub const HEADS: u8 = 1;
 const SESSIONS: u8 = 1 << 2;
 
-/// The kinds of rows that a transaction reads, a bit for each; none where it writes.
+/// The kinds of rows that a transaction reads, a bit for each; 0 for one that writes.
 fn reads(request: &TxnRequest) -> u8 {
     if !request.compare.is_empty() {
         return 0;

@@ -21,9 +21,9 @@ use super::rows::PREFIX;
 /// The time of day when a simulation begins.
 pub const BEGAN: Millis = 1_700_000_000_000;
 
-/// The longest that a node takes to answer something once the network is as it should be, whatever was before.
-const PROMPT: Duration = Duration::from_secs(40);
-/// Nobody is asked rather than others.
+/// The longest time to an answer once all faults are over.
+pub const PROMPT: Duration = Duration::from_secs(40);
+/// No node is preferred.
 const NOBODY: usize = usize::MAX;
 
 /// A node that is there.
@@ -35,12 +35,12 @@ pub struct Node {
     link: Link,
 }
 
-/// How a life of a node is.
+/// The settings of a life of a node.
 #[derive(Clone, Default)]
 pub struct Life {
     /// By how much its clock is ahead, in ms.
     pub ahead: Arc<AtomicI64>,
-    /// Whether it hands back what another node would do best.
+    /// Whether it hands back requests that another node would commit best.
     pub hands_back: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct Cluster {
     pub world: World,
     pub began: Instant,
     slots: Arc<[Slot]>,
-    /// The node that clients ask as long as it is up.
+    /// The node that clients prefer as long as it is up.
     favourite: Arc<AtomicUsize>,
     /// The faults are over.
     pub healed: CancellationToken,
@@ -100,7 +100,12 @@ impl Cluster {
         favourite.or_else(|| self.slots[at].node())
     }
 
-    /// Has clients ask one node from some time on, which may read only a part of what there is just then.
+    /// One of the nodes, if it is up.
+    pub fn node(&self, at: usize) -> Option<Node> {
+        self.slots[at].node()
+    }
+
+    /// From some time on, has all clients ask one node, whose reads mostly fail at first.
     pub async fn settle(self, mut rng: Rng) {
         sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
         let at = rng.usize(..self.slots.len());

@@ -1,4 +1,4 @@
-//! What chance finds too seldom, step by step.
+//! Scripted scenarios that random runs reach too seldom.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::rows;
 use super::sessions::stream::{Stream, request};
 
-/// What etcd takes in one request, unless it is told otherwise.
+/// The default of etcd's `--max-request-bytes`.
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 
 /// A cluster without faults, but for those that a scene makes.
@@ -63,8 +63,8 @@ async fn value(node: &Node, name: &str) -> Option<i64> {
     row.and_then(|row| row.value)
 }
 
-/// A client that is away for long, time and again, has a message counted once, or is told that it may have been: also where
-/// an earlier message gets through only later, when the lane of this one has forgotten the session.
+/// A message of a client that is offline for long is counted at most once, also if an earlier message gets through only after the
+/// lane of this one has forgotten the session.
 #[test]
 fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
     super::paused_runtime().block_on(async {
@@ -129,8 +129,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
     });
 }
 
-/// Clients that do not say what they know of increments that failed make sessions large: what is written of them at once is
-/// no more than etcd takes.
+/// Sessions grow large if their clients do not acknowledge failed increments. No request that writes them exceeds etcd's limit.
 #[test]
 fn sessions_with_many_failures_are_written_bit_by_bit() {
     super::paused_runtime().block_on(async {
@@ -170,8 +169,8 @@ fn sessions_with_many_failures_are_written_bit_by_bit() {
     });
 }
 
-/// Callers are told within seconds that nobody knows what becomes of a batch, also where there is only one lane: that does not
-/// make etcd a store that answers at once.
+/// Callers get UNKNOWN within seconds if etcd does not answer, however many lanes there are: a single lane does not make etcd a
+/// local disk.
 #[test]
 fn callers_are_told_that_etcd_does_not_answer() {
     for lanes in [2, 1] {
@@ -202,13 +201,13 @@ async fn is_told(lanes: u32) {
         };
     }
     *link.weather.lock().expect("no panic") = Weather::Calm;
-    // What is on its way comes to nothing, or to something.
+    // Requests in flight land, or are lost.
     sleep(Duration::from_mins(2)).await;
     let answer = ask().await.expect("it is told in time");
     answer.expect("it goes on");
 }
 
-/// Memory that ids take comes back when they are forgotten, also where nobody asks for anything in their lane any more.
+/// Ids of an idle lane are forgotten on time, and make room for those of other lanes.
 #[test]
 fn an_idle_lane_gives_memory_back() {
     super::paused_runtime().block_on(async {

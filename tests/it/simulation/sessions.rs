@@ -151,7 +151,7 @@ impl Recorder {
         stream.send(&request);
     }
 
-    /// A stream ends where its messages cannot be carried out just now, and where the session is forgotten, which takes long.
+    /// Checks the reason of a stream's end: a passing failure, or a session that was forgotten after a long time.
     fn judge(&mut self, status: &Status) {
         let plan = self.client.cluster.plan.clone();
         let info = status.get_details_error_info();

@@ -8,7 +8,7 @@ use sumd::model::{Done, Limits, Millis, OnLimit, Refused, Request};
 use tokio::time::{Instant, sleep};
 
 use super::history::{Add, Bit, End, Failing, History, Named, Span, What};
-use super::nodes::{Answer, Cluster};
+use super::nodes::{Answer, Cluster, PROMPT};
 use super::plan::{BITS, Bits, NAMED, NAMES};
 
 /// One client.
@@ -314,6 +314,46 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
             end,
         });
         client.rest().await;
+    }
+    client.history
+}
+
+/// Asks every node for something of every group, once all is well: whatever a node has been through, it answers.
+pub async fn probe(mut client: Client) -> History {
+    let nodes = 0..client.cluster.plan.nodes;
+    let mut all: Vec<_> = nodes
+        .flat_map(|at| NAMED.map(|group| (at, group)))
+        .collect();
+    client.rng.shuffle(&mut all);
+    for (at, group) in all {
+        let Some(node) = client.cluster.node(at) else {
+            continue;
+        };
+        let id = format!("probe-{at}-{group}");
+        let what = What::Add(Add {
+            name: format!("{group}/0"),
+            delta: 1,
+            limits: Limits::default(),
+        });
+        let operation = what.operation();
+        let lane = client.cluster.lane(group);
+        let request = Request {
+            id: Some(super::rows::digests().id(&id, None, &operation)),
+            operation,
+        };
+        let asked = Instant::now();
+        let answer = match node.ask(lane, request, PROMPT, &mut client.rng).await {
+            Answer::Done(decided) => decided,
+            // Some node tells.
+            _ => client.insist(&id, &what).await.0,
+        };
+        let answered = Instant::now();
+        client.history.named.push(Named {
+            id,
+            what,
+            span: Span { asked, answered },
+            answer,
+        });
     }
     client.history
 }

@@ -1,6 +1,7 @@
 //! Mistakes that a node makes beside what it sends: a store that does not do what it should, over one that does.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sumd::model::{Commit, Digests, SessionId};
@@ -11,6 +12,9 @@ use sumd::store::{
 
 use super::Mutant;
 
+/// The catch-up of a node that is interrupted.
+const INTERRUPTED: usize = 5;
+
 /// The same store, with the mistake if it is one of these.
 pub fn mutated(store: Arc<dyn Store>, mutant: Option<Mutant>) -> Arc<dyn Store> {
     match mutant {
@@ -19,6 +23,7 @@ pub fn mutated(store: Arc<dyn Store>, mutant: Option<Mutant>) -> Arc<dyn Store> 
                 store,
                 mutant,
                 stuck: Mutex::default(),
+                caught_up: AtomicUsize::new(0),
             })))
         }
         _ => store,
@@ -32,6 +37,8 @@ struct Inner {
     mutant: Option<Mutant>,
     /// Lanes that know of a new head, and not of what came with it.
     stuck: Mutex<BTreeSet<LaneNumber>>,
+    /// How often a lane of the node has caught up.
+    caught_up: AtomicUsize,
 }
 
 impl Inner {
@@ -54,16 +61,20 @@ impl Inner {
 
     async fn after(&self, lane: LaneNumber, seq: u64) -> Result<After, StoreError> {
         let after = self.store.after(lane, seq).await;
-        if self.mutant == Some(Mutant::StuckLanes) {
+        if self.is_stuck(lane) {
+            return Ok(After::Batches(Vec::new()));
+        }
+        let is_behind = match &after {
+            Ok(After::Batches(batches)) => !batches.is_empty(),
+            Ok(After::TooMany) => false,
+            Err(_) => true,
+        };
+        if self.mutant == Some(Mutant::StuckLanes) && is_behind {
             let mut stuck = self.stuck.lock().expect("no panic");
-            match &after {
-                Err(StoreError::Unavailable(_)) => {
-                    stuck.insert(lane);
-                }
-                Ok(After::Batches(batches)) if !batches.is_empty() => {
-                    stuck.remove(&lane);
-                }
-                _ => {}
+            let count = self.caught_up.fetch_add(1, Ordering::Relaxed) + 1;
+            if after.is_err() || count == INTERRUPTED {
+                stuck.insert(lane);
+                return Err(StoreError::Unavailable("interrupted".into()));
             }
         }
         after

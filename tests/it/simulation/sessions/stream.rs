@@ -40,7 +40,7 @@ impl Stream {
     pub fn send(&self, request: &RecordIncrementsRequest) {
         let mut framed = BytesMut::new();
         put_message(request, &mut framed);
-        // Where nobody takes it any more, the answers are about to say why.
+        // If the stream has ended, the next answer says why.
         let _ = self.messages.send(Ok(Frame::data(framed.freeze())));
     }
 
