@@ -30,7 +30,8 @@ const LOOKS: Millis = 4;
 
 impl Resumed {
     /// What the rows of a session tell, which were read at one moment: at the time `now`, when lanes had forgotten sessions with
-    /// bounds up to `horizon`. The session was begun at the time `begun`, as its client says.
+    /// bounds up to `horizon`. The session was begun at the time `begun`, as its client says. One that was not used for longer
+    /// than `remembered` is taken for forgotten, also if some lanes still have its row.
     ///
     /// # Errors
     /// Returns [`Refused::FromFuture`] if that is too far ahead.
@@ -39,6 +40,7 @@ impl Resumed {
         begun: Millis,
         now: Millis,
         horizon: Millis,
+        remembered: Millis,
     ) -> Result<Self, Refused> {
         if begun > now + MAX_SKEW {
             return Err(Refused::FromFuture { time: begun, now });
@@ -57,6 +59,7 @@ impl Resumed {
         let mut bounds: Vec<_> = stored.chain(moved).chain([begun]).collect();
         // If nothing can be forgotten of the messages above one, then all that was applied of them is in the rows, and nothing
         // of those behind the last of it was applied before now.
+        let horizon = horizon.max(now - remembered);
         let whole = bounds.iter().filter(|bound| bound.time > horizon);
         let whole = whole.map(|bound| bound.above).min();
         let last = lanes.iter().map(Session::last).max().unwrap_or(0);

@@ -27,15 +27,19 @@ use crate::support::process::{Process, SUMD};
 use crate::support::soon;
 use scenario::Part;
 
-const FIXTURES: [&str; 8] = [
+const FIXTURES: [&str; 12] = [
     "sqlite-1",
     "sqlite-2",
     "sqlite-3",
     "sqlite-3-moved",
+    "sqlite-4",
+    "sqlite-4-moved",
     "etcd-1",
     "etcd-2-moved",
     "etcd-3",
     "etcd-3-moved",
+    "etcd-4",
+    "etcd-4-moved",
 ];
 
 /// When the sessions of all fixtures were begun. So that what they remember is never too old, servers that write fixtures, or read

@@ -230,13 +230,18 @@ async fn no_sync_of_a_start_can_be_left_out() {
 /// A server that is not told that a flush failed goes on behind a hole, and that is seen: a test of what a disk has after that.
 #[tokio::test]
 async fn a_flush_that_lies_is_seen() {
-    let scene = Scene::new();
     let mut rng = Rng::with_seed(seed());
-    let lies = [Fault::Lie(rng.u32(1..=10), "-wal")];
-    let take = record(scene.0.path(), LOAD_OF_MANY, &lies, &mut rng).await;
-    let problem = caught(&take, &take.recording, &scene, &mut rng).await;
-    let problem = problem.expect("after a flush that lied all is well");
-    eprintln!("after a flush that lied: {problem}");
+    // Pages that a later commit touches are written with that: not every lie leaves a hole.
+    for _ in 0..6 {
+        let scene = Scene::new();
+        let lies = [Fault::Lie(rng.u32(1..=10), "-wal")];
+        let take = record(scene.0.path(), LOAD_OF_MANY, &lies, &mut rng).await;
+        if let Some(problem) = caught(&take, &take.recording, &scene, &mut rng).await {
+            eprintln!("after a flush that lied: {problem}");
+            return;
+        }
+    }
+    panic!("after flushes that lied all is well");
 }
 
 fn is_sync(record: &Record) -> bool {

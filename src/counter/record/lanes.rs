@@ -59,9 +59,10 @@ impl Stream {
         let (session, begun) = self.session.clone().expect("the first message has set it");
         // Before anything is read: nothing that is not found was applied before this.
         let now = self.service.lanes.now();
+        let remembered = self.service.lanes.session_horizon();
         let found = self.service.store.session(session).await;
         let found = found.map_err(|error| session_read_error(&error))?;
-        let resumed = Resumed::new(&found.lanes, begun, now, found.horizon);
+        let resumed = Resumed::new(&found.lanes, begun, now, found.horizon, remembered);
         let resumed =
             resumed.map_err(|refused| lane_error(LaneError::Refused(refused), Kind::Session))?;
         Ok((found, resumed))

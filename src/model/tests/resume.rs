@@ -67,7 +67,7 @@ impl World {
             .iter()
             .map(|lane| lane.stored.head.session_horizon);
         let horizon = horizon.max().expect("some");
-        let resumed = Resumed::new(&self.rows(), self.begun, self.now(), horizon);
+        let resumed = Resumed::new(&self.rows(), self.begun, self.now(), horizon, HORIZON);
         resumed.expect("its time is not ahead")
     }
 

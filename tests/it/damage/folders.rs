@@ -171,7 +171,8 @@ async fn a_start_tells_which_data_it_has() {
     let data = Data::new();
     let path = data.database().display().to_string();
     let mut server = data.serve().await;
-    let told = &server.beginning[0];
+    // Behind the line that says what is being started.
+    let told = &server.beginning[1];
     assert_eq!(told["message"], format!("began new counters at {path}"));
     for name in ["acme/a", "acme/b"] {
         increment(&mut client(&server).await, name)
@@ -182,7 +183,7 @@ async fn a_start_tells_which_data_it_has() {
     server.signal("KILL");
     server.exit().await;
     let server = data.serve().await;
-    let told = &server.beginning[0];
+    let told = &server.beginning[1];
     assert_eq!(told["message"], format!("counters are at {path}"));
     assert_eq!(told["counters"], 2);
 }

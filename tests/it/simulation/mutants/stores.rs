@@ -47,6 +47,10 @@ impl Inner {
     }
 
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
+        // A lane that is told of nothing new although its head has moved is loaded again.
+        if self.is_stuck(lane) {
+            return Err(StoreError::Unavailable("stuck".into()));
+        }
         let mut loaded = self.store.load(lane).await?;
         match self.mutant {
             Some(Mutant::ForgetfulLoads) => {
