@@ -9,7 +9,7 @@ use super::answer::{Failure, Refused};
 use super::request::{LowerBound, MAX_SKEW, Millis};
 use super::session::{SESSION_WINDOW, Session};
 
-/// What is known of a session when a stream of it begins, or asks.
+/// The state of a session when a stream of it begins, or asks.
 #[derive(Debug)]
 pub struct Resumed {
     /// The last message up to which all are applied.
@@ -29,8 +29,8 @@ pub struct Resumed {
 const LOOKS: Millis = 4;
 
 impl Resumed {
-    /// What the rows of a session tell, which were read at one moment: at the time `now`, when lanes had forgotten sessions with
-    /// bounds up to `horizon`. The session was begun at the time `begun`, as its client says.
+    /// The state that the rows of a session tell, which were read at one moment: at the time `now`, when lanes had forgotten
+    /// sessions with bounds up to `horizon`. The session was begun at the time `begun`, as its client says.
     ///
     /// # Errors
     /// Returns [`Refused::FromFuture`] if that is too far ahead.
@@ -106,7 +106,7 @@ impl Session {
         self.applied.max(self.moved_up_to())
     }
 
-    /// What all lanes together know of a session of which each has its own part: the last message up to which all are
+    /// The state of a session in all lanes together, of which each has its own part: the last message up to which all are
     /// applied, and the failures of those that the client has not acknowledged.
     #[must_use]
     pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
