@@ -42,7 +42,7 @@ pub enum ClientError {
     InDoubt(Box<ClientError>, String),
     /// A watch has ended, which has told all changes up to a revision.
     WatchEnded(Box<ClientError>, i64),
-    /// What was to be printed cannot be.
+    /// The answer cannot be printed.
     Output(io::Error),
 }
 

@@ -137,7 +137,7 @@ impl ServeOptions {
 /// What `sumd serve` takes.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
-    /// Where to listen.
+    /// The addresses to listen on.
     #[command(flatten)]
     pub listen: ListenOptions,
 

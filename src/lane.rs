@@ -57,7 +57,7 @@ pub struct Decided {
 
 /// Why there is no answer.
 ///
-/// Each says so of this request alone. Where it is one copy of an operation, another one may have been carried out.
+/// Each is of this request alone. If it is one copy of an operation, another one may have been carried out.
 #[derive(Clone, Debug)]
 pub enum LaneError {
     /// It was not carried out.

@@ -232,7 +232,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let mut opening = pin!(open(&options, &addresses));
     let mut opened = None;
     if let StoreAddress::Sqlite(_) = options.store.address() {
-        // It is there or not. What is being read may be much, and nobody was served yet.
+        // It is there or not. There may be much to read, and nobody was served yet.
         opened = Some(tokio::select! {
             opened = opening.as_mut() => opened?,
             _ = signals.next() => return Ok(ExitCode::SUCCESS),

@@ -27,7 +27,7 @@ pub trait Store: Send + Sync {
     /// Makes the digests in this store's rows.
     fn digests(&self) -> Digests;
 
-    /// What can be done with it. That never changes.
+    /// Its capabilities. They never change.
     fn capabilities(&self) -> Capabilities;
 
     /// How many lanes there are.
@@ -64,7 +64,7 @@ pub trait Store: Send + Sync {
     fn changes(&self) -> &Changes;
 }
 
-/// What can be done with a store, whatever it is.
+/// The capabilities of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Other nodes may commit to it, and it is reached by the network. One that is not shared is this process's alone, and on
@@ -72,8 +72,8 @@ pub struct Capabilities {
     pub is_shared: bool,
     /// How many lanes there are.
     pub lanes: u32,
-    /// Bytes of a batch, about, beyond which nothing more is decided for it. What was decided last may go beyond by the size of
-    /// one message, which is 300 KiB at the most, and a store has to take that.
+    /// Bytes of a batch, about, beyond which nothing more is decided for it. The last decision may go beyond by the size of
+    /// one message, which is at most 300 KiB, and a store has to take that.
     pub batch_bytes: usize,
 }
 
@@ -168,7 +168,7 @@ pub struct Sum {
     pub revision: i64,
 }
 
-/// What something that failed may have changed.
+/// The effect that a failed request may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing, and it never will.

@@ -44,7 +44,7 @@ pub struct LogOptions {
     )]
     pub log_format: LogFormat,
 
-    /// What is logged: off, error, warn, info, debug or trace; also by part, as in warn,sumd::lane=debug. The rest is at
+    /// Levels to log: off, error, warn, info, debug or trace; also by part, as in warn,sumd::lane=debug. The rest is at
     /// info unless a level for it is given
     #[arg(long, env = "SUMD_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = parse_levels)]

@@ -41,7 +41,7 @@ pub struct StoreOptions {
     pub etcd: EtcdOptions,
 }
 
-/// Where counters are kept, or are to be kept from now on.
+/// The place where counters are kept, or are to be kept from now on.
 #[derive(Args, Clone, Debug)]
 pub struct NewStoreOptions {
     /// Where.
@@ -85,7 +85,7 @@ impl Default for EtcdLayout {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters on etcd")]
 pub struct EtcdOptions {
-    /// What all keys begin with: nodes with the same prefix share their counters
+    /// The prefix of all keys: nodes with the same prefix share their counters
     #[arg(
         long,
         env = "SUMD_ETCD_PREFIX",
@@ -306,7 +306,7 @@ fn share_of_memory(parts: u64) -> usize {
 const MAX_RECENT_BYTES: usize = 64 << 20;
 
 impl MemoryOptions {
-    /// What there is for this process as a whole.
+    /// The memory of this process as a whole.
     #[must_use]
     pub fn available(&self) -> u64 {
         memory::available()

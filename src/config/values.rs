@@ -69,7 +69,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// What keys begin with: names between slashes. `/a` and `/a/` would be two sets of counters.
+/// A prefix of keys: names between slashes. `/a` and `/a/` would be two sets of counters.
 pub(super) fn prefix(text: &str) -> Result<String, String> {
     let names = text.strip_prefix('/').unwrap_or(text);
     if text.len() <= MAX_NAME_BYTES && names.split('/').all(|part| name(part).is_ok()) {

@@ -274,7 +274,7 @@ mod tests {
         }
     }
 
-    /// What is no UUIDv7 is known by its text, and has no time of its own.
+    /// An id that is no UUIDv7 is known by its text, and has no time of its own.
     #[test]
     fn other_ids_are_their_text() {
         let hash = UUID.replace('-', "").replacen("019a", "919a", 1);

@@ -21,7 +21,7 @@ pub(super) struct Copies {
     doubt: Option<InDoubt>,
 }
 
-/// Who has made an operation's id.
+/// The maker of an operation's id.
 enum Id {
     /// Its caller.
     Callers,

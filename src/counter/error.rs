@@ -34,7 +34,7 @@ pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     lane_error_with(error, kind, effect)
 }
 
-/// An error of a stream whose messages have parts in several lanes. Whatever it says of one part, others may have been applied.
+/// An error of a stream whose messages have parts in several lanes. It is of one part, and others may have been applied.
 pub(super) fn of_part(error: LaneError) -> Status {
     lane_error_with(error, Kind::Session, Effect::Unknown)
 }
@@ -370,7 +370,7 @@ mod tests {
 
     use super::*;
 
-    /// A message may have parts in several lanes. What becomes of one of them says nothing of the others.
+    /// A message may have parts in several lanes. The outcome of one of them says nothing of the others.
     #[test]
     fn an_error_of_a_part_leaves_the_message_in_doubt() {
         let away = || StoreError::Unavailable("away".into());

@@ -170,7 +170,7 @@ impl Elsewhere {
     }
 }
 
-/// What became of a call to another node.
+/// The outcome of a call to another node.
 #[derive(Debug)]
 pub(super) enum Forwarded {
     /// It is carried out. The response, encoded.

@@ -49,7 +49,7 @@ type Answer = lane::Result<Decided>;
 struct Stream {
     service: CounterService,
     session: Option<(SessionId, Millis)>,
-    /// Where there are several lanes, what these knew of the session.
+    /// If there are several lanes: the state of the session in these.
     resumed: Option<Resumed>,
     /// Where there are several lanes, what the session's messages have in each.
     parts: Option<Parts>,

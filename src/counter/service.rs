@@ -332,7 +332,7 @@ impl CounterService {
     }
 }
 
-/// What became of one copy of an operation, wherever that was.
+/// The outcome of one copy of an operation, on whichever node.
 enum Tried<A> {
     /// It is decided, and this is the answer.
     Answered(A),

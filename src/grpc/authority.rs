@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where h2 says it, and how.
+/// The target and the text of the event of h2.
 const TARGET: &str = "h2::server";
 const MESSAGE: &str = "malformed headers: malformed authority";
 

@@ -25,7 +25,7 @@ struct Inner {
     last: Mutex<Option<Last>>,
 }
 
-/// What was told last.
+/// The last time that was told.
 struct Last {
     time: Millis,
     at: Instant,

@@ -35,7 +35,7 @@ impl Memory {
         self.bounds
     }
 
-    /// What ids and sessions take in all lanes together.
+    /// Bytes that ids and sessions take in all lanes together.
     pub(super) fn id_bytes(&self) -> usize {
         self.ids.load(Ordering::Relaxed)
     }

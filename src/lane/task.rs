@@ -74,7 +74,7 @@ pub(super) enum End {
     Idle(mpsc::UnboundedReceiver<Job>),
 }
 
-/// What a lane has to do next.
+/// The next step of a lane.
 enum Next {
     Batch,
     /// Something may be due.
@@ -252,7 +252,7 @@ impl Task {
                 biased;
                 job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
                 () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
-                    // What was queued before is carried out, and nothing after.
+                    // Jobs that were queued before are carried out, and none after.
                     self.jobs.close();
                     self.jobs.recv().await
                 }

@@ -148,7 +148,7 @@ pub enum Refused {
     },
     /// The message is further ahead of what the client knows acknowledged than it may be.
     BeyondWindow {
-        /// What the client knows acknowledged.
+        /// The number up to which the client knows messages acknowledged.
         acknowledged: u64,
     },
     /// A message is ahead of the one that it follows in this lane. It may be sent again, behind that.

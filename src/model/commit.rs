@@ -43,7 +43,7 @@ pub struct Pack {
     pub ids: Arc<[u8]>,
 }
 
-/// What is stored with a batch to tell when its ids may be forgotten.
+/// The stored data of a batch that tell when its ids may be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The lane's age when the batch was made; `None` in data of a version that did not store it.

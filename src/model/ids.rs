@@ -70,7 +70,7 @@ impl Before {
     }
 }
 
-/// What was forgotten.
+/// The outcome of forgetting.
 #[derive(Default)]
 pub(super) struct Forgotten {
     pub(super) any: bool,

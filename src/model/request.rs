@@ -123,7 +123,7 @@ pub struct Record {
     pub increments: Increments,
 }
 
-/// What is known of how long ago messages of a session may have been applied: no part of a message above `above` was applied, in
+/// A bound on how long ago messages of a session may have been applied: no part of a message above `above` was applied, in
 /// any lane, before `time`, by the time of day that nodes have.
 ///
 /// A lane that knows nothing of a session may have forgotten it. It has not if the bound of a message is later than anything
@@ -137,7 +137,7 @@ pub struct LowerBound {
 }
 
 impl Record {
-    /// What the message tells that may be stored with the session.
+    /// The bound of the message, if it may be stored with the session.
     pub(super) fn lower_bound(&self) -> Option<LowerBound> {
         let Follows::InLane(part) = &self.follows else {
             return None;

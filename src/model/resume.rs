@@ -9,7 +9,7 @@ use super::answer::{Failure, Refused};
 use super::request::{LowerBound, MAX_SKEW, Millis};
 use super::session::{SESSION_WINDOW, Session};
 
-/// What is known of a session when a stream of it begins, or asks.
+/// The state of a session when a stream of it begins, or asks.
 #[derive(Debug)]
 pub struct Resumed {
     /// The last message up to which all are applied.
@@ -109,7 +109,7 @@ impl Session {
         self.applied.max(self.moved_up_to())
     }
 
-    /// What all lanes together know of a session of which each has its own part: the last message up to which all are
+    /// The state of a session in all lanes together, of which each has its own part: the last message up to which all are
     /// applied, and the failures of those that the client has not acknowledged.
     #[must_use]
     pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {

@@ -714,7 +714,7 @@ fn an_id_without_a_time_outlives_a_step_of_the_clock() {
 /// A clock that was wrong makes ids of the right time too old only for as long as it is wrong: what was not forgotten under it
 /// moves no horizon, although batches were made, and another life has begun.
 #[test]
-fn a_clock_that_was_ahead_poisons_nothing() {
+fn a_clock_that_was_ahead_does_no_lasting_harm() {
     let mut lane = Lane::new(bounds());
     let ask = |lane: &mut Lane, time: Millis| {
         let id = format!("{time} {}", lane.now);

@@ -59,7 +59,7 @@ impl ResponseBody {
     }
 }
 
-/// What others say of a client's request may quote it without an end.
+/// Texts of other services may quote a client's request at any length.
 fn cut(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         status::cut_message(trailers);

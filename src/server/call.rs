@@ -36,7 +36,8 @@ pub(super) struct Calls {
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Calls>);
 
-/// What a call holds until its response is over: its place among the server's calls, and among its connection's watches.
+/// The permits that a call holds until its response has ended: its place among the server's calls, and among its connection's
+/// watches.
 pub(super) type Permits = [Option<Permit>; 2];
 
 impl Drop for Permit {

@@ -47,7 +47,7 @@ pub(super) enum Admission {
     HealthChecks,
 }
 
-/// What the calls of a connection share.
+/// State that the calls of a connection share.
 pub(super) struct Shared {
     pub(super) local: Arc<Local>,
     pub(super) admission: Admission,

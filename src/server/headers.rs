@@ -1,4 +1,4 @@
-//! What the headers of a request have to be, before anybody asks what it wants.
+//! Checks of a request's headers, which come before its method is looked at.
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -9,7 +9,7 @@ use crate::status;
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// What a header takes in a list beside its name and value (RFC 9113, 6.5.2).
+/// Bytes that a header takes in a list beside its name and value (RFC 9113, 6.5.2).
 const HEADER_BYTES: usize = 32;
 
 /// Refuses a request with more headers than it may have. HTTP/2 takes in more than that, since its own refusal is no gRPC

@@ -59,7 +59,7 @@ impl Health {
     }
 }
 
-/// What the services are known to do, for those who ask.
+/// The service, which tells what is known of each.
 pub(super) struct Told {
     services: watch::Receiver<Services>,
 }
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Who watches a service hears of each change of it and of no other, and of one that is not there yet when it appears.
+    /// A watch of a service tells each change of it and of no other, also of one that is not there yet when it appears.
     #[tokio::test]
     async fn watches_hear_of_what_changes() {
         let health = Health::not_serving();

@@ -158,7 +158,7 @@ impl Limits {
 
     /// The least of headers that is read. It is also what clients are told to keep to; most do.
     const MIN_HEADER_LIST_READ: u32 = 96 << 10;
-    /// What many clients put into a frame, whatever they are allowed.
+    /// Bytes that many clients put into a frame, however many they are allowed.
     const CLIENT_FRAME: u32 = 16 << 10;
     /// So many frames of headers are read in any case.
     const MIN_HEADER_FRAMES: u32 = 5;

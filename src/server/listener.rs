@@ -21,10 +21,10 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted: those of all clients that come back at once.
 const BACKLOG: u32 = 1024;
 
-/// Where to listen, and how.
+/// The addresses to listen on, and the mode of sockets.
 #[derive(Args, Clone, Debug)]
 pub struct ListenOptions {
-    /// Where to listen: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
+    /// Address to listen on: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
     /// serve other machines too
     #[arg(
         long = "listen",
@@ -35,7 +35,7 @@ pub struct ListenOptions {
     )]
     pub addresses: Vec<Address>,
 
-    /// Who may connect to a unix socket, as chmod has it: 660 for its owner and group [default: as the umask leaves it]
+    /// Mode of a unix socket, as chmod has it: 660 lets its owner and group connect [default: as the umask leaves it]
     #[arg(long, env = "SUMD_SOCKET_MODE", value_name = "MODE", value_parser = mode)]
     pub socket_mode: Option<u32>,
 }
@@ -211,7 +211,7 @@ async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
 fn bind_tcp(addresses: &[SocketAddr], all: &[SocketAddr]) -> io::Result<Listener> {
     let mut failure = None;
     for &address in addresses {
-        // `[::]` is for both versions of IP by itself. Where the port is asked for by IPv4 as well, each has its own.
+        // `[::]` is for both versions of IP by itself. If the port is asked for by IPv4 as well, each has its own.
         let is_shared = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
         let only_v6 = address.is_ipv6() && address.port() != 0 && all.iter().any(is_shared);
         match listen(address, only_v6) {

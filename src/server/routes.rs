@@ -38,7 +38,7 @@ struct TonicRoute {
     /// What the paths of its methods begin with.
     prefix: String,
     service: TonicService,
-    /// It is for those who look after the server: one that is busy is healthy, so its calls do not count as calls in flight.
+    /// It is health: a server that is busy is healthy, so these calls do not count as calls in flight.
     is_health: bool,
 }
 
@@ -127,7 +127,7 @@ impl Routes {
             ));
         };
         if connection.admission == Admission::HealthChecks && !self.is_health(&target) {
-            // It makes room for those who look after the server.
+            // It makes room for health checks.
             connection.closing.cancel();
             return Err(call::too_many_connections(self.limits.max_connections));
         }

@@ -189,7 +189,7 @@ impl<K: Kv> Inner<K> {
         if until.is_some_and(|until| loaded.head.horizon < until + BEFORE_LATEST) {
             loaded.before = Some(self.before().await?);
         }
-        // Nothing can fail any more: whoever has asked begins with what the log says.
+        // Nothing can fail any more: the caller begins with what the log says.
         *known = Some(log);
         Ok(loaded)
     }
@@ -297,7 +297,7 @@ impl<K: Kv> Store for EtcdStore<K> {
     }
 
     fn unload(&self, lane: LaneNumber) {
-        // Where it is locked somebody has need of it.
+        // If it is locked, it is in use.
         if let Ok(mut log) = self.0.logs[lane as usize].try_lock() {
             *log = None;
         }

@@ -50,7 +50,7 @@ use writer::{NotCommitted, Writer};
 const POINT_READERS: usize = 2;
 /// Threads that scan, which may take seconds.
 const SCAN_READERS: usize = 2;
-/// Bytes of a batch: those who wait for it wait until all of it is on the disk.
+/// Bytes of a batch: its callers wait until all of it is on the disk.
 const BATCH_BYTES: usize = 768 << 10;
 
 /// How long a start counts counters, to tell how many there are.
@@ -59,7 +59,7 @@ const COUNTING_TIME: Duration = Duration::from_millis(20);
 /// A database that this process has to itself.
 pub struct SqliteStore {
     digests: Digests,
-    /// What was there when it was opened.
+    /// The data that were found when it was opened.
     found: Found,
     shared: Arc<Shared>,
     current: Current,
@@ -74,7 +74,7 @@ pub struct SqliteStore {
     _lock: Arc<Lock>,
 }
 
-/// What a database had when it was opened.
+/// The data that a database had when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Nothing: it is new, or was never written to.
@@ -138,7 +138,7 @@ impl SqliteStore {
         })
     }
 
-    /// What was there when it was opened.
+    /// The data that were found when it was opened.
     #[must_use]
     pub fn found(&self) -> Found {
         self.found

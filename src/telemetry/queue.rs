@@ -1,4 +1,4 @@
-//! Lines on their way to where they are written, which may be full, slow, blocked or gone.
+//! Log lines on their way to an output, which may be full, slow, blocked or gone.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// What `lines` take of the capacity.
+    /// Bytes that `lines` take of the capacity.
     bytes: usize,
     /// Lines that were dropped, and not told of yet.
     dropped: u64,
@@ -132,7 +132,7 @@ impl Queue {
     }
 }
 
-/// What a line takes of the capacity.
+/// Bytes that a line takes of the capacity.
 fn size(line: &[u8]) -> usize {
     line.len() + mem::size_of::<Vec<u8>>()
 }

@@ -446,7 +446,7 @@ async fn health_of_an_unknown_service_is_watched() {
 }
 
 /// However long a text is that a client has sent, an error that quotes it is one that clients take: many have room for 8 KiB
-/// of trailers. What was cut is told with its length.
+/// of trailers. A text that was cut is told with its length.
 #[tokio::test]
 async fn what_is_quoted_is_cut() {
     let server = TestServer::start(&[]).await;

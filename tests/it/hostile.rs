@@ -81,7 +81,7 @@ async fn call_by(address: &str, authorities: &[&str]) -> Vec<(u8, u8)> {
     ends
 }
 
-/// What clients send as `:authority` by themselves is taken. What HTTP/2 does not let be one fails its own call, and the log says
+/// An `:authority` that clients send by themselves is taken. One that HTTP/2 does not allow fails its own call, and the log says
 /// once what the client has to do: h2, which refuses it, has no say for us.
 #[tokio::test]
 async fn authorities() {

@@ -158,7 +158,7 @@ async fn connections() {
         let status = call.answer().await.status;
         assert_eq!(status.code(), Code::Ok, "{status:?}");
     }
-    // Whoever has come to count is told to come again, and makes room for a probe.
+    // A client that has come to count is told to come again, and makes room for a probe.
     let status = probe.exchange("Add", raw::values(&[1])).await.status;
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status).0, "OVERLOADED");

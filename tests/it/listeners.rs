@@ -1,4 +1,4 @@
-//! Where a server listens: sockets in the file system, and both versions of IP.
+//! Addresses that a server listens on: sockets in the file system, and both versions of IP.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -63,7 +63,7 @@ async fn only_the_own_socket_is_removed() {
     assert!(!path.exists(), "its own is removed");
 }
 
-/// What is in the way of a socket is called what it is.
+/// A file that is in the way of a socket is called what it is.
 #[tokio::test]
 async fn what_is_in_the_way_of_a_socket_is_named() {
     let folder = tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn addresses_that_cover_each_other_are_refused() {
     }
 }
 
-/// Who may connect to a socket is for its mode to say, whatever the umask is.
+/// A socket has the mode that was asked for, whatever the umask is.
 #[tokio::test]
 async fn sockets_have_the_mode_that_was_asked_for() {
     let folder = tempdir().unwrap();

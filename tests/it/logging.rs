@@ -163,7 +163,7 @@ fn dropped(reader: PipeReader) -> (usize, u64, BufReader<PipeReader>) {
     unreachable!("the log has an end")
 }
 
-/// Whatever the log leaves out, why a server has not started is told, in the log's format.
+/// The reason why a server has not started is told at every level, in the log's format.
 #[tokio::test]
 async fn a_failed_start_is_told_at_every_level() {
     let server = TestServer::start(&[]).await;

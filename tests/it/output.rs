@@ -1,4 +1,4 @@
-//! What commands print: it is there, or the command says that it is not.
+//! The output of commands: it is there, or the command says that it is not.
 
 use std::fs::OpenOptions;
 use std::io;

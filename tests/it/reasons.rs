@@ -10,7 +10,7 @@ use crate::imports::sources;
 const WITHOUT_REASONS: [&str; 2] = ["src/store", "src/config"];
 /// Reasons of one word, which could be anything else.
 const ONE_WORD: [&str; 2] = ["OVERLOADED", "PANIC"];
-/// What looks like a reason: an outcome, and what the build says. Names of variables have a prefix.
+/// Words that look like a reason: an outcome, and those of the build. Names of variables have a prefix.
 const OTHERS: [&str; 3] = ["NOT_APPLIED", "UNKNOWN", "OUT_DIR"];
 const PREFIXES: [&str; 3] = ["SUMD_", "CARGO_", "NODE_HEALTH_"];
 

@@ -114,7 +114,7 @@ fn ids_of_the_nodes_making_are_for_copies_that_may_be_repeated() {
     assert_eq!(id, "one");
 }
 
-/// What other nodes may have forgotten is not repeated, nor what they never remembered.
+/// A copy is not repeated if other nodes may have forgotten its id, or never remembered it.
 #[tokio::test(start_paused = true)]
 async fn copies_without_a_remembered_id_are_not_repeated() {
     let mut copies = Copies::new("", Some(AGE));
@@ -129,7 +129,7 @@ async fn copies_without_a_remembered_id_are_not_repeated() {
     assert!(is_lost(&copies.doubt("b").expect_err("it has no id")));
 }
 
-/// Where there is no memory for an id of this node's, the request goes on without one, unless a copy with it is in doubt.
+/// If there is no memory for an id of this node's, the request goes on without one, unless a copy with it is in doubt.
 #[test]
 fn an_own_id_is_given_up_where_no_copy_is_in_doubt() {
     let full = Refused::Full {

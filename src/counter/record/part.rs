@@ -156,7 +156,7 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
     };
     match why.into() {
         Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Refused(refused)),
-        // Where too much waits, the part waits here until there is room.
+        // If too much waits, the part waits here until there is room.
         _ => None,
     }
 }
@@ -255,7 +255,7 @@ pub(crate) fn decode_parts(
     Ok(parts.into_iter().zip(increments).map(request).collect())
 }
 
-/// What a part is answered, on its way to the node that has sent it.
+/// The answer to a part, on its way to the node that has sent it.
 type PartReply = Result<RecordIncrementsResponse, Rejection>;
 
 /// The answers to parts, until all are there.

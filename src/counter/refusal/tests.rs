@@ -6,7 +6,7 @@ use crate::proto::sumd::cluster::v1 as proto;
 use crate::status;
 use crate::store::StoreError;
 
-/// What its sender makes of a rejection, in so far as it can be told apart.
+/// A rejection as its sender reads it, in so far as it can be told apart.
 fn read(rejection: &Rejection) -> Forwarded {
     let refusal = proto::Refusal {
         why: Some(rejection.why),

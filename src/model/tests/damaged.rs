@@ -68,7 +68,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
 
-    /// Whatever has become of the bytes of a stored row, reading them ends, without a panic; and what is read as a session is
+    /// Reading a stored row ends without a panic, however its bytes were damaged; and what is read as a session is
     /// one that is stored, and read again, as it is.
     #[test]
     fn rows_that_were_damaged_are_an_error_at_worst(damages in prop::collection::vec(damage(), 1..4)) {

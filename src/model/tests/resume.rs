@@ -60,7 +60,7 @@ impl World {
             .collect()
     }
 
-    /// What is known of the session now.
+    /// The state of the session as it is known now.
     fn look(&self) -> Resumed {
         let horizon = self
             .lanes

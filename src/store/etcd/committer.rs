@@ -58,7 +58,7 @@ pub(super) struct Attempt {
 pub(super) enum Failure {
     /// It is more than etcd takes in one request, and certainly not committed.
     TooLarge(Error),
-    /// What a lane is told.
+    /// The error that a lane is told.
     Store(StoreError),
 }
 
@@ -70,7 +70,7 @@ impl From<StoreError> for Failure {
 
 impl Attempt {
     fn refuse(self, error: StoreError) {
-        // Who has stopped waiting finds out when the lane is loaded again.
+        // A caller that has stopped waiting finds out when the lane is loaded again.
         let _ = self.reply.send(Err(error.into()));
     }
 }

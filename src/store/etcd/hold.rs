@@ -1,6 +1,6 @@
 //! Keeps nodes from forgetting what is still being read.
 //!
-//! Who reads all data as they were at one revision takes longer than nodes keep history, if there are enough of them. It holds
+//! A reader of all data as they were at one revision takes longer than nodes keep history, if there are enough of them. It holds
 //! what it reads by a key under a lease, and nodes forget nothing from that key's revision on, for as long as the key is there,
 //! up to a bound. etcd itself, if it is told to forget by itself, knows nothing of this.
 
@@ -46,7 +46,7 @@ impl Hold {
     }
 }
 
-/// What is held, as a node sees it.
+/// The revisions that are held, as a node sees them.
 #[derive(Default)]
 pub(super) struct Holds(HashMap<i64, Instant>);
 

@@ -170,7 +170,7 @@ fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
     })
 }
 
-/// What was found after a lane's last batch that is known here.
+/// The batches that were found after the last one of a lane that is known here.
 pub(super) enum Found {
     Nothing,
     Batches(Vec<Batch>, Newer),

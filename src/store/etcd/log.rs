@@ -56,8 +56,8 @@ struct Folding {
 /// Sessions as batches have left them; `None` for those that were forgotten.
 pub(super) type Sessions = Vec<(SessionId, Option<Arc<model::Session>>)>;
 
-/// What was committed to a lane after a log's last batch: all of it is read before any of it is taken in, so that no read that
-/// fails leaves a log that knows half of it.
+/// The batches that were committed to a lane after a log's last one: all of it is read before any of it is taken in, so that no
+/// read that fails leaves a log that knows half of it.
 pub(super) struct Newer {
     pub(super) head: Head,
     /// That of the head's row.
@@ -69,7 +69,7 @@ pub(super) struct Newer {
     pub(super) from: Option<u64>,
 }
 
-/// What may be folded along with a batch: that is optional, and must not make the batch more than etcd takes.
+/// Room for rows that are folded along with a batch: that is optional, and must not make the batch more than etcd takes.
 struct FoldRoom<'a> {
     rows: usize,
     bytes: usize,

@@ -97,7 +97,7 @@ pub(super) async fn read(
     Ok((Some((meta, row.mod_revision)), found.revision))
 }
 
-/// What the row says.
+/// The content of the row.
 pub(super) fn open_row(row: &KeyValue) -> Result<Meta, Corrupt> {
     rows::open(rows::meta_digests(), row)
 }

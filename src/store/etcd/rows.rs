@@ -52,7 +52,7 @@ pub(super) fn meta_key(prefix: &str) -> Bytes {
     format!("{prefix}/meta").into()
 }
 
-/// What all keys begin with that keep history.
+/// The prefix of all keys that keep history.
 pub(super) fn holds(prefix: &str) -> String {
     format!("{prefix}/holds/")
 }
@@ -115,8 +115,8 @@ impl Layout {
         self.row().meta.format < FORMAT_ADDED
     }
 
-    /// Takes in the row as it is by now, if nothing but its format was changed. What is written from then on is of that format,
-    /// and lands on top of that row only.
+    /// Takes in the row as it is by now, if nothing but its format was changed. Rows that are written from then on are of that
+    /// format, and land on top of that row only.
     ///
     /// # Errors
     /// Returns an error if the data are closed, or of a format that is not known here.
@@ -146,7 +146,7 @@ impl Layout {
         meta_key(&self.prefix)
     }
 
-    /// What all keys begin with that keep history.
+    /// The prefix of all keys that keep history.
     pub(super) fn holds(&self) -> Bytes {
         holds(&self.prefix).into()
     }

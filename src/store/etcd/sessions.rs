@@ -68,7 +68,7 @@ pub(super) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) 
     }
 }
 
-/// What to store of a change: what was added, if the data's format has that.
+/// The stored form of a change: what was added, if the data's format has that.
 pub(super) fn to_stored(
     id: &SessionId,
     change: &SessionChange,

@@ -8,7 +8,7 @@ pub struct Sizes {
     pub open_bytes: usize,
     /// Rows that are brought up to date with one batch.
     pub folded_rows: usize,
-    /// Bytes of these. A lane's batch has a MiB at the most, and etcd takes 1.5 MiB in one request.
+    /// Bytes of these. A lane's batch has at most a MiB, and etcd takes 1.5 MiB in one request.
     pub folded_bytes: usize,
     /// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
     pub recent_bytes: usize,
@@ -31,7 +31,7 @@ pub struct Sizes {
 /// Memory of a node for what is kept of all logs, by its lanes and by its readers, in each of the two. Of data that are divided
 /// into few lanes each of them has a part that a larger one would not make better.
 const KEPT_BYTES: usize = 64 << 20;
-/// A lane's part at the least.
+/// The least part of a lane.
 const MIN_KEPT_BYTES: usize = 32 << 10;
 
 impl Sizes {

@@ -30,7 +30,7 @@ pub(in crate::store) struct Survey<K> {
     kv: K,
     layout: Layout,
     pub(in crate::store) meta: Meta,
-    /// What is read is as it was at this revision of etcd; 0 is as it is now.
+    /// Rows are read as they were at this revision of etcd; 0 is as it is now.
     at: i64,
     pub(in crate::store) report: Report,
     answers: Answers,

@@ -24,7 +24,7 @@ impl Fold {
         }
     }
 
-    /// What it has put was rolled back. To put a row again does no harm.
+    /// The rows that it has put were rolled back. To put a row again does no harm.
     pub(super) fn begin_again(&mut self) {
         self.name.clear();
     }

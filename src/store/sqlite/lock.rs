@@ -99,7 +99,7 @@ impl Lock {
         Ok(taken)
     }
 
-    /// Makes durable whatever an earlier process has left: what it wrote and did not sync is in the page cache, from where it
+    /// Makes durable all that an earlier process has left: what it wrote and did not sync is in the page cache, from where it
     /// would be read, and acknowledged, although a loss of power takes it away.
     ///
     /// To sync the log is not enough. If a sync has failed, the kernel holds the pages for clean, and a later sync succeeds
@@ -215,7 +215,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
             Err(error) => return Err(error),
         }
     }
-    // Also if it was there: whoever made it may not have come to this.
+    // Also if it was there: the process that made it may not have come to this.
     sync_folder(parent)?;
     Ok(made)
 }

@@ -11,8 +11,8 @@ use tokio::sync::{RwLock, oneshot};
 use super::{OpenError, gone, schema};
 use crate::store::{Reply, StoreError};
 
-/// Readers hold it shared while they read. Whoever needs a moment without readers takes it exclusively: readers that come
-/// later wait behind that, since it is fair, and both waits end because readers come to their end and guards are dropped.
+/// Readers hold it shared while they read. The upkeep, which needs a moment without readers, takes it exclusively: readers that
+/// come later wait behind that, since it is fair, and both waits end because readers come to their end and guards are dropped.
 pub(super) type Gate = Arc<RwLock<()>>;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

@@ -107,7 +107,7 @@ pub enum OpenError {
     Folder(PathBuf, io::Error),
     /// The lock file cannot be made.
     Lock(PathBuf, io::Error),
-    /// What an earlier process has left cannot be made durable.
+    /// The data of an earlier process cannot be made durable.
     Settle(PathBuf, io::Error),
     /// Another process has it.
     InUse(PathBuf),
@@ -264,7 +264,7 @@ fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, Ope
 
 /// Whether SQLite cannot write to a database, or cannot make the files that it needs beside it.
 ///
-/// To try that by hand would not do: whoever closes a file takes away the locks that this process has on it.
+/// To try that by hand would not do: closing a file takes away the locks that this process has on it.
 fn is_read_only(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),

@@ -100,7 +100,7 @@ impl Partial {
     /// Makes an empty one.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
         let partial = Self(beside(path, ".partial"));
-        // What an earlier attempt has left.
+        // The rest of an earlier attempt.
         partial.remove()?;
         let made = create(&partial.0);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;

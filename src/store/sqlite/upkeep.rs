@@ -27,7 +27,7 @@ pub enum Condition {
     Failed(Arc<str>),
 }
 
-/// What commits and upkeep share.
+/// State that commits and upkeep share.
 pub(super) struct Shared {
     /// `None` once it has failed.
     writer: Mutex<Option<Writer>>,

@@ -40,10 +40,10 @@ const BOUNDS: Bounds = Bounds {
     session_horizon: 86_400_000,
 };
 
-/// What another node does with a call.
+/// The behaviour of another node towards a call.
 type Behaviour = fn(&Call, Reply);
 
-/// What is asked of it first, to find out whether there is a connection.
+/// The first request to it, to find out whether there is a connection.
 const FIRST: &str = "first/x";
 
 /// A node that does it with each, and keeps them.
@@ -406,7 +406,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     let answer = soon(client.increment_counter(increment(&first, ""))).await;
     answer.expect("all is well");
 
-    // Nothing comes back from the owner any more, nor from etcd. What is on its way to the owner gets there.
+    // Nothing comes back from the owner any more, nor from etcd. Requests on their way to the owner get there.
     off.store(true, Ordering::Relaxed);
     proxy.set(Way::Mute);
     let told = soon(client.increment_counter(increment(&second, ""))).await;

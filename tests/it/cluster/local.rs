@@ -15,7 +15,7 @@ fn listen(port: u16) -> Option<TcpListener> {
     TcpListener::bind(("127.0.0.1", port)).ok()
 }
 
-/// What is to be added to the ports, so that nobody has them.
+/// An offset for the ports, so that nobody has them.
 fn free_offset() -> u16 {
     let mut offsets = (1..20_000).filter(|_| fastrand::u8(..) == 0);
     let free = |offset: &u16| PORTS.iter().all(|port| listen(port + offset).is_some());
@@ -36,7 +36,7 @@ fn start(folder: &std::path::Path, offset: u16, flags: &[&str]) -> Child {
         .expect("bash")
 }
 
-/// What it says before it waits for its end; nothing where it fails.
+/// Its output before it waits for its end; nothing if it fails.
 async fn said(cluster: &mut Child) -> String {
     let mut lines = BufReader::new(cluster.stdout.as_mut().expect("piped")).lines();
     let mut said = String::new();

@@ -25,7 +25,7 @@ impl Disk {
     async fn new() -> Self {
         let disk = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir(disk.path("faults")).expect("it is new");
-        // What has compiled SQLite is there.
+        // The compiler that has compiled SQLite is there.
         let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/disk/shim.c");
         let done = Command::new(compiler)
@@ -66,13 +66,13 @@ impl Disk {
     }
 
     async fn serve(&self) -> Process {
-        // What was written and synced is told of this life alone.
+        // Writes and syncs of this life alone are told.
         let _ = fs::remove_file(self.path("log"));
         let flags = ["--data-dir", &self.data(), "--drain-delay", "0s"];
         Process::start(&mut self.command(&["serve"]), &flags).await
     }
 
-    /// What was done to the write-ahead log so far, without repetitions.
+    /// The calls on the write-ahead log so far, without repetitions.
     fn done_to_the_log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.ends_with("sumd.db-wal"));
@@ -250,7 +250,7 @@ async fn a_backup_without_room_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// What cannot be written to can be checked and copied, unless somebody writes to it by another way.
+/// A folder that cannot be written to can be checked and copied, unless somebody writes to it by another way.
 #[tokio::test]
 async fn a_read_only_folder_can_be_checked_and_copied() {
     let disk = Disk::new().await;

@@ -23,7 +23,7 @@ pub struct Cluster {
     /// The ways of the others to each member, where there are such.
     pub peers: Vec<Proxy>,
     tls: bool,
-    /// Who clients are, where there are users.
+    /// The user that clients are, if there are users.
     login: Option<Login>,
 }
 

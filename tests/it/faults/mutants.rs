@@ -136,7 +136,7 @@ impl Way {
     }
 
     async fn transaction(self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        // Who asks is told etcd as it was told here.
+        // The caller is told etcd as it was told here.
         let token = request.headers().get("token").cloned();
         let body = request.into_body().collect().await;
         let body = body.map_err(|error| Status::unavailable(error.to_string()))?;

@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::support::soon;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-/// What belongs to nodes that are gone.
+/// Keys of nodes that are gone.
 const NODES: &str = "/sumd/nodes/";
 
 fn path(name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What every fixture was asked for before it was stored, and what has to be true of it ever after.
+//! The requests that every fixture was sent before it was stored, and the state that it has to have ever after.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -99,7 +99,7 @@ pub async fn fill(client: &mut Client, part: Part) {
     assert_eq!(resumed, (0, vec![(2, 0)]));
 }
 
-/// What the counters are, before and after [`go_on`].
+/// The values of the counters, before and after [`go_on`].
 pub fn expected(parts: &[Part], gone_on: bool) -> Counters {
     let mut counters = Counters::new();
     for part in parts {

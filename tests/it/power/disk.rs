@@ -20,7 +20,7 @@ use super::recording::{Change, Record, Recording};
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
 
-/// What Linux writes to a disk as a whole.
+/// Bytes that Linux writes to a disk as a whole.
 const PAGE: usize = 4096;
 
 /// The files of a disk as a recording has made them, from its beginning up to some record.

@@ -46,10 +46,10 @@ pub struct Load {
 /// What clients have asked for, and were told.
 pub struct Told {
     pub changes: Vec<Change>,
-    /// What was not answered yet: it is sent again, with the same ids.
+    /// Requests without an answer yet: they are sent again, with the same ids.
     pending: Vec<Asked>,
     pub sessions: Vec<Session>,
-    /// Where the log was when each server had answered for the first time.
+    /// The position of the log when each server had answered for the first time.
     pub first_answers: Vec<Position>,
 }
 
@@ -150,7 +150,7 @@ impl Told {
                 let known = acknowledged.last().map_or(0, |(message, _)| *message);
                 let note = |message| acknowledged.push((message, position(&log)));
                 if let Ok(mut client) = client {
-                    // Where it breaks off it goes on in the next life.
+                    // If it breaks off, it goes on in the next life.
                     let _ = record(&mut client, id, messages, known, note).await;
                 }
                 session

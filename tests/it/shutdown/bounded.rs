@@ -1,4 +1,4 @@
-//! Whatever a store, a reader or a peer does: a server that is told to stop has stopped in time.
+//! A server that is told to stop has stopped in time, whatever a store, a reader or a peer does.
 
 use std::path::Path;
 use std::sync::Arc;

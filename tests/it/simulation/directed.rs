@@ -81,7 +81,7 @@ fn world(lanes: u32) -> World {
     world
 }
 
-/// What data are that were begun before rows had extras.
+/// The first row of data that were begun before rows had extras.
 fn meta(lanes: u32) -> Meta {
     Meta {
         format: 3,
@@ -361,7 +361,7 @@ fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
                 }
             }
         });
-        // What nobody knew of has been counted, once.
+        // The increment that nobody knew of has been counted, once.
         assert_eq!(counted.await, Ok(3));
     });
 }

@@ -14,7 +14,7 @@ use sumd::proto::etcd::etcdserverpb::{
 use sumd::proto::etcd::mvccpb::KeyValue;
 use sumd::store::etcd::client::Refusal;
 
-/// What etcd takes in one request unless it is told otherwise (`--max-request-bytes`).
+/// Bytes that etcd takes in one request unless it is told otherwise (`--max-request-bytes`).
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 
 /// Everything that a cluster holds.

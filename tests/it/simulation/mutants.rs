@@ -1,4 +1,4 @@
-//! What the protocol must not be: each mistake is made by the model of etcd, by the way there or by a store before the one
+//! Mistakes that the protocol must not make: each is made by the model of etcd, by the way there or by a store before the one
 //! under test, so that the code under test is the code that is delivered, and each has to be found.
 
 pub mod stores;

@@ -76,7 +76,7 @@ impl Plan {
             writers: rng.usize(2..6),
             sessions: rng.usize(1..4),
             operations: rng.usize(6..20),
-            // Some are done long before the storm is over, and others are at work when it ends.
+            // Some are done long before the storm ends, and others are at work when it ends.
             rest: Duration::from_millis(if is_long {
                 25_000
             } else {

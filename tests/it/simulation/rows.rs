@@ -85,7 +85,7 @@ pub fn meta(meta: &Meta) -> (String, Bytes) {
     (key, value)
 }
 
-/// What that row is checked with, which tells the key of the others.
+/// The digests that check that row, which tells the key of the others.
 pub fn meta_digests() -> Digests {
     Digests::new(*b"sumd's meta rows")
 }
