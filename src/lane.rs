@@ -334,6 +334,7 @@ impl Lanes {
             weight,
             may_move,
             overtaking: None,
+            in_doubt: false,
         };
         let sent = queue.send(job);
         sent.map_err(|unsent| (unsent.0.waiter, LaneError::Closed))

@@ -13,7 +13,7 @@ use super::desk::{Outbox, Waiter};
 use super::overtaking::Overtaking;
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
-use crate::model::{Bounds, Commit, Millis, Outcome, Request, State};
+use crate::model::{Bounds, Commit, Millis, Outcome, Refused, Request, State};
 use crate::store::{After, LaneNumber, Store, StoreError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -48,6 +48,19 @@ pub(super) struct Job {
     pub(super) may_move: bool,
     /// It is a part that has overtaken the one before it, since then.
     pub(super) overtaking: Option<Instant>,
+    /// It was in a batch that may have been stored, and nobody can tell any more.
+    pub(super) in_doubt: bool,
+}
+
+impl Job {
+    /// What its caller is told. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
+    fn told(&self, answer: Result<Decided>) -> Result<Decided> {
+        match answer {
+            Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Refused::IdReused)) => answer,
+            Err(_) if self.in_doubt => Err(LaneError::Unknown(StoreError::Lost)),
+            Err(_) => answer,
+        }
+    }
 }
 
 pub(super) struct Task {
@@ -143,6 +156,7 @@ fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)
         } else {
             singles += job.weight;
         }
+        let answer = job.told(answer);
         outbox.put(job.desk, (job.waiter, answer, job.request));
     }
     outbox.send(&shared.desks);
@@ -435,18 +449,15 @@ impl Task {
                     let operation = &job.request.operation;
                     job.request.id.is_none() && !operation.is_bulk()
                 };
-                // The others happen once, however often they are decided.
-                let lost = batch.extract_if(..decided.min(batch.len()), is_lost);
-                let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
-                let lost: Vec<_> = lost.map(unknown).collect();
-                let in_doubt = (decided - lost.len()).min(batch.len());
-                answer(&self.shared, lost);
-                let followed = self.follow().await;
-                if followed.is_err() {
-                    // They will not be decided again here, and may have happened.
-                    answer(&self.shared, batch.drain(..in_doubt).map(unknown));
+                let decided = decided.min(batch.len());
+                for job in &mut batch[..decided] {
+                    job.in_doubt = true;
                 }
-                followed?;
+                // The others happen once, however often they are decided.
+                let lost = batch.extract_if(..decided, is_lost);
+                let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
+                answer(&self.shared, lost.map(unknown));
+                self.follow().await?;
                 Ok(None)
             }
             Err(refused @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {

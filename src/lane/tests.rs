@@ -128,6 +128,7 @@ async fn parts_that_wait_are_bounded() {
             weight: 1,
             may_move: false,
             overtaking: None,
+            in_doubt: false,
         };
         let refused = Refused::Overtaken { applied: 0 };
         overtaking.put_off(job, Err(LaneError::Refused(refused)))
@@ -214,6 +215,24 @@ async fn a_store_that_does_not_answer_is_told() {
         }
     };
     assert_eq!(decided.revision, 2, "behind the one that nobody knew of");
+}
+
+/// What was in a batch that may have been stored is in doubt until a decision says otherwise: a store that cannot be reached
+/// afterwards does not make it NOT_APPLIED, with an id or without one.
+#[tokio::test(start_paused = true)]
+async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
+    for has_id in [true, false] {
+        let store = Memory::default();
+        let running = lanes(&store).await;
+        let operation = Operation::Batch(increments(1));
+        let id = has_id.then(|| store.digests().id("id", None, &operation));
+        store.lose();
+        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let told = timeout(LONG, asked).await.expect("it is told");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+        let next = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        next.expect("it is answered").expect("the lane goes on");
+    }
 }
 
 /// A lane that nobody asks for anything forgets in its time, in a batch of nothing, and then rests.

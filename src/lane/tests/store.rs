@@ -1,7 +1,7 @@
 //! Heads of lanes in memory, and nothing beside them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ struct Inner {
     asked: watch::Sender<usize>,
     /// Lanes that were loaded.
     loads: AtomicUsize,
+    /// What becomes of the next commit is not known, and then it cannot be reached for once.
+    loses: AtomicBool,
     changes: Changes,
 }
 
@@ -33,6 +35,7 @@ impl Default for Memory {
             frozen: watch::Sender::new(false),
             asked: watch::Sender::new(0),
             loads: AtomicUsize::new(0),
+            loses: AtomicBool::new(false),
             changes: Changes::new(0),
         }))
     }
@@ -57,6 +60,10 @@ impl Memory {
             .expect("it is held");
     }
 
+    pub(super) fn lose(&self) {
+        self.0.loses.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn loads(&self) -> usize {
         self.0.loads.load(Ordering::Relaxed)
     }
@@ -67,6 +74,9 @@ impl Memory {
 
     async fn try_commit(self, lane: LaneNumber, batch: Arc<Commit>) -> Result<i64, StoreError> {
         self.0.asked.send_modify(|count| *count += 1);
+        if self.0.loses.load(Ordering::Relaxed) {
+            return Err(StoreError::Lost);
+        }
         let mut frozen = self.0.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.expect("it is held");
         let mut heads = self.0.heads.lock().expect("no panic");
@@ -113,6 +123,9 @@ impl Store for Memory {
     }
 
     fn after(&self, _lane: LaneNumber, _seq: u64) -> Reply<After> {
+        if self.0.loses.swap(false, Ordering::Relaxed) {
+            return Box::pin(async { Err(StoreError::Unavailable("away".into())) });
+        }
         at_once(After::Batches(Vec::new()))
     }
 

@@ -1,0 +1,207 @@
+//! Parts of messages on their way to another node.
+
+use super::super::parts::Parts;
+use super::*;
+use crate::proto::sum::v1::Increment;
+use crate::store::StoreError;
+
+fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) -> Increment {
+    Increment {
+        counter: counter.to_owned(),
+        delta,
+        min,
+        max,
+        on_limit: 0,
+    }
+}
+
+#[test]
+fn parts_that_are_not_the_messages_increments_are_refused() {
+    let digests = Digests::new([7; 16]);
+    let decode = |names: [usize; 3], sizes: [usize; 2]| {
+        let increments = names.map(|lane| increment(&in_lane(lane), 1, (None, None)));
+        let message = RecordIncrementsRequest {
+            session_id: "session".to_owned(),
+            increments: increments.into(),
+            ..RecordIncrementsRequest::default()
+        };
+        let part = |(lane, size)| RecordPart {
+            lane,
+            indices: vec![0; size],
+            ..RecordPart::default()
+        };
+        let parts = RecordParts {
+            message: message.encode_to_vec().into(),
+            count: 2,
+            parts: (0..).zip(sizes).map(part).collect(),
+            above: None,
+        };
+        let decoded = decode_parts(parts.encode_to_vec().into(), digests, 256)?;
+        let sizes = decoded
+            .iter()
+            .map(|(_, request)| request.operation.weight());
+        Ok::<_, Malformed>(sizes.collect::<Vec<_>>())
+    };
+    for (names, sizes) in [
+        ([0, 1, 1], [1, 2]),
+        ([0, 0, 0], [3, 0]),
+        ([1, 1, 1], [0, 3]),
+    ] {
+        assert_eq!(decode(names, sizes).expect("parts"), sizes);
+    }
+    for (names, sizes) in [
+        ([0, 1, 1], [1, 1]),
+        ([0, 0, 1], [2, 2]),
+        ([0, 0, 0], [0, 0]),
+        // Of another lane.
+        ([0, 1, 1], [2, 1]),
+        ([0, 0, 0], [0, 3]),
+    ] {
+        decode(names, sizes).expect_err("other increments");
+    }
+}
+
+/// The name of a counter that is in a lane of 256.
+fn in_lane(lane: usize) -> String {
+    let digests = Digests::new([7; 16]);
+    let mut groups = (0..).map(|at| format!("g{at}"));
+    let group = groups.find(|group| digests.lane(group, 256) as usize == lane);
+    group.expect("one of them") + "/1"
+}
+
+/// A peer is not trusted with what a message may contain: its session's name, its time, and how many increments it has.
+#[test]
+fn parts_that_no_node_makes_are_refused() {
+    let digests = Digests::new([7; 16]);
+    let decode = |session: &str, seconds: i64, count: usize| {
+        let message = RecordIncrementsRequest {
+            session_id: session.to_owned(),
+            session_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            increments: vec![increment(&in_lane(3), 1, (None, None)); count],
+            ..RecordIncrementsRequest::default()
+        };
+        let parts = RecordParts {
+            message: message.encode_to_vec().into(),
+            count: 1,
+            parts: vec![RecordPart {
+                lane: 3,
+                ..RecordPart::default()
+            }],
+            above: None,
+        };
+        decode_parts(parts.encode_to_vec().into(), digests, 256)
+    };
+    assert_eq!(decode("s", 1_700_000_000, 1000).expect("a part").len(), 1);
+    assert!(decode("", 1_700_000_000, 1).is_err(), "no name");
+    assert!(
+        decode(&"s".repeat(129), 1_700_000_000, 1).is_err(),
+        "too long"
+    );
+    assert!(decode("s", i64::MAX / 2, 1).is_err(), "no such time");
+    assert!(decode("s", 1_700_000_000, 1001).is_err(), "too many");
+}
+
+/// Wherever a part is carried out, and however often it is sent again by another way, it is the same: also where an
+/// increment is one that fails whatever happens.
+#[test]
+fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
+    let digests = Digests::new([7; 16]);
+    let message = RecordIncrementsRequest {
+        session_id: "session".to_owned(),
+        sequence: 1,
+        increments: vec![
+            increment("a/1", 1, (None, None)),
+            increment("b/1", -2, (Some(-5), None)),
+            increment("b/2", 3, (Some(1), Some(0))),
+            increment("/", 4, (None, None)),
+            increment("c/1", 5, (None, Some(6))),
+            increment("a/1", i64::MIN, (None, None)),
+        ],
+        ..RecordIncrementsRequest::default()
+    };
+    let encoded = message.encode_to_vec();
+    let decoded = RecordMessage::decode_with_fields(&encoded).expect("a message");
+    let session: SessionId = "session".into();
+    let mut parts = Parts::new(digests, 256, &session, 0);
+    let fields = Fields {
+        message: &encoded,
+        fields: &decoded.fields,
+    };
+    let mut increments = decoded.increments;
+    let all = parts.split(1, 0, 0, &increments);
+    assert!(all.len() > 2, "{} lanes", all.len());
+    for of in [&all[..], &all[1..], &all[..1]] {
+        let bound = LowerBound {
+            above: 0,
+            time: 1_700_000_000_123,
+        };
+        let sent = fields.encode((&session, bound), (3, 2), of.to_vec());
+        let requests = decode_parts(sent, digests, 256).expect("parts");
+        assert_eq!(requests.len(), of.len());
+        for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
+            let Operation::Record(record) = request.operation else {
+                panic!("{:?} is no part", request.operation);
+            };
+            let here = digests.message(&part.take(&mut increments));
+            assert_eq!(record.contents, here, "{part:?}");
+            assert_eq!((&record.session, record.time), (&session, bound.time));
+            assert_eq!((record.sequence, record.acknowledged), (3, 2));
+            assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
+        }
+    }
+}
+
+/// Parts count as durable only if the answer says so of just these; whatever else it says, they are carried out again.
+#[test]
+fn answers_to_parts_are_not_trusted() {
+    let durable = |acknowledged| {
+        let response = RecordIncrementsResponse {
+            acknowledged,
+            ..RecordIncrementsResponse::default()
+        };
+        RecordPartAnswer {
+            result: Some(Of::Ok(response.encode_to_vec().into())),
+            refusal: None,
+        }
+    };
+    let refused = |error| {
+        let rejection = refusal::of_lane(error, Kind::Session);
+        let why = Some(rejection.why);
+        RecordPartAnswer {
+            result: Some(Of::Error(status::to_encoded(&rejection.status))),
+            refusal: Some(Refusal { why }),
+        }
+    };
+    let of_earlier_version = |answer: RecordPartAnswer| RecordPartAnswer {
+        refusal: None,
+        ..answer
+    };
+    let acknowledged = || LaneError::Refused(Refused::Acknowledged { acknowledged: 7 });
+    let told = |answers: Vec<RecordPartAnswer>, parts| {
+        let answer = RecordPartsAnswer { answers }.encode_to_vec();
+        let name = |answer| match answer {
+            PartAnswer::Durable(_) => "durable",
+            PartAnswer::Refused(_) => "refused",
+            PartAnswer::Again => "again",
+        };
+        let read = read_answers(answer.into(), 7, parts)?;
+        Some(read.into_iter().map(name).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        told(vec![durable(7), durable(8)], 2),
+        Some(vec!["durable", "again"])
+    );
+    assert_eq!(told(vec![durable(7)], 2), None);
+    assert_eq!(told(vec![durable(7); 3], 2), None);
+    assert!(read_answers(Bytes::from_static(b"\xff"), 7, 1).is_none());
+    for (answer, expected) in [
+        (refused(acknowledged()), "refused"),
+        (of_earlier_version(refused(acknowledged())), "again"),
+        (refused(LaneError::Overloaded), "again"),
+        (refused(LaneError::Closed), "again"),
+        (refused(LaneError::Unknown(StoreError::Lost)), "again"),
+        (RecordPartAnswer::default(), "again"),
+    ] {
+        assert_eq!(told(vec![answer], 1), Some(vec![expected]));
+    }
+}
