@@ -116,6 +116,12 @@ impl From<ReadError> for Problem {
     }
 }
 
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl From<Corrupt> for Problem {
     fn from(corrupt: Corrupt) -> Self {
         Self::Store(corrupt.into())
@@ -138,11 +144,13 @@ impl<K: Kv> Shared<K> {
             }
         };
         match answer {
-            Ok(Rows { rows, revision }) => {
+            Ok(Points { rows, revision }) => {
                 let mut rows = rows.into_iter();
                 for point in round {
-                    let rows = rows.by_ref().take(point.names.len()).collect();
-                    let _ = point.reply.send(Ok(Rows { rows, revision }));
+                    // All are taken, whether one of them is damaged or not: the others are of those who come next.
+                    let own: Vec<_> = rows.by_ref().take(point.names.len()).collect();
+                    let rows: Result<Vec<_>, _> = own.into_iter().collect();
+                    let _ = point.reply.send(rows.map(|rows| Rows { rows, revision }));
                 }
             }
             Err(error) => {
@@ -153,7 +161,7 @@ impl<K: Kv> Shared<K> {
         }
     }
 
-    async fn points(&self, names: &[Arc<str>]) -> Result<Rows, Problem> {
+    async fn points(&self, names: &[Arc<str>]) -> Result<Points, Problem> {
         let mut replicas = self.replicas.lock().await;
         let lane = |name: &Arc<str>| self.layout.digests.lane(group(name), self.layout.lanes);
         let mut lanes: Vec<_> = names.iter().map(lane).collect();
@@ -189,14 +197,14 @@ impl<K: Kv> Shared<K> {
             let view = views.get(&lane(name));
             let latest = view.and_then(|view| Lookup::new(&view.runs).find(name).map(to_row));
             let row = match (latest, found.kvs.first()) {
-                (Some(latest), _) => latest.value.is_some().then_some(latest),
-                (None, Some(row)) => Some(self.row(row)?),
-                (None, None) => None,
+                (Some(latest), _) => Ok(latest.value.is_some().then_some(latest)),
+                (None, Some(row)) => self.row(row, Some(name)).map(Some),
+                (None, None) => Ok(None),
             };
             rows.push(row);
         }
         let revision = self.layout.end(found.revision);
-        Ok(Rows { rows, revision })
+        Ok(Points { rows, revision })
     }
 
     async fn scan(&self, scan: &Scan) -> Result<Page, Problem> {
@@ -220,7 +228,7 @@ impl<K: Kv> Shared<K> {
         let is_here = |name: &str| name > after && last.as_deref().is_none_or(|last| name <= last);
         let mut merged: BTreeMap<Arc<str>, Row> = BTreeMap::new();
         for row in &found.kvs {
-            let row = self.row(row)?;
+            let row = self.row(row, None)?;
             merged.insert(row.name.clone(), row);
         }
         for row in overlay.rows {
@@ -268,7 +276,7 @@ impl<K: Kv> Shared<K> {
         }
         loop {
             for row in &found.kvs {
-                let row = self.row(row)?;
+                let row = self.row(row, None)?;
                 if !newer.contains_key(&*row.name) {
                     sum += i128::from(row.value.unwrap_or(0));
                     count += 1;
@@ -392,14 +400,27 @@ impl<K: Kv> Shared<K> {
         name.ok_or(Corrupt("a counter's key is not UTF-8"))
     }
 
-    fn row(&self, row: &KeyValue) -> Result<Row, Corrupt> {
-        let counter: stored::Counter = self.layout.open(row)?;
+    /// What a counter's row says. `counter` is the one that was asked for by its name.
+    fn row(&self, row: &KeyValue, counter: Option<&Arc<str>>) -> Result<Row, StoreError> {
+        let name = self.name(row)?;
+        let opened = self.layout.open(row);
+        let counter: stored::Counter = opened.map_err(|_| StoreError::Damaged {
+            counter: counter.cloned(),
+            problem: format!("the row of counter {name:?} is damaged").into(),
+        })?;
         Ok(Row {
-            name: self.name(row)?.into(),
+            name: name.into(),
             value: Some(counter.value),
             revision: counter.revision,
         })
     }
+}
+
+/// Rows that were asked for by their names, each by itself: one that is damaged is no answer to those who asked for it, and
+/// only to those.
+struct Points {
+    rows: Vec<Result<Option<Row>, StoreError>>,
+    revision: i64,
 }
 
 /// What is newer than rows.

@@ -10,9 +10,9 @@ use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Re
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::LaneNumber;
 use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
 use sumd::store::etcd::{EtcdStore, FORMAT, Kv, Sizes};
+use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -363,5 +363,81 @@ fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
         });
         // What nobody knew of has been counted, once.
         assert_eq!(counted.await, Ok(3));
+    });
+}
+
+fn increment(name: &str) -> Request {
+    Request {
+        id: None,
+        operation: Operation::Increment(Increments::one(name.to_owned(), 1, Limits::default())),
+    }
+}
+
+async fn store(kv: Switch) -> Arc<EtcdStore<Switch>> {
+    let store = EtcdStore::over(kv, rows::PREFIX, 128, Sizes::default());
+    Arc::new(store.await.expect("a store"))
+}
+
+/// A damaged row of a counter is an error for those who need it, and for nobody else: other counters of its lane are counted
+/// and read on, also in the same batch and the same round of reads.
+#[test]
+fn a_damaged_counter_is_an_error_and_no_answer() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        // A row that nothing in the log is newer than.
+        let name = "na/damaged";
+        let (key, value_of_row) = (format!("{}/counters/{name}", rows::PREFIX), "no row");
+        let request = TxnRequest {
+            success: vec![put(key, value_of_row)],
+            ..TxnRequest::default()
+        };
+        world.lock().etcd.txn(&request).expect("it fits");
+        let mut a = open(Switch::new(&world), Sizes::default()).await;
+        let all = ["na/0", name].repeat(20).into_iter().map(|name| {
+            let counted = a.lanes.execute(lane(), increment(name));
+            async move { (name, counted.await) }
+        });
+        let mut counted = 0;
+        for (of, answer) in futures_util::future::join_all(all).await {
+            match answer {
+                Ok(_) => {
+                    assert_eq!(of, "na/0");
+                    counted += 1;
+                }
+                Err(LaneError::Unavailable(StoreError::Damaged { counter, problem })) => {
+                    assert_eq!((of, counter.as_deref()), (name, Some(name)));
+                    assert!(problem.contains(name), "{problem}");
+                }
+                Err(other) => panic!("{of}: {other:?}"),
+            }
+        }
+        assert_eq!(counted, 20);
+        let after = a.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&after.expect("it is counted")), 21);
+        let ended = timeout(Duration::from_secs(10), a.failure()).await;
+        assert!(ended.is_err(), "the lane goes on");
+
+        let store = store(Switch::new(&world)).await;
+        let read = |name: &str| store.read(vec![name.into()]);
+        let (damaged, well, none) = tokio::join!(read(name), read("na/0"), read("na/none"));
+        let is_damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+        assert!(damaged.is_err_and(|error| is_damaged(&error)));
+        let well = well.expect("it is well").rows.remove(0);
+        assert_eq!(well.expect("a row").value, Some(21));
+        assert!(none.expect("nothing is damaged").rows[0].is_none());
+        let sum = async |prefix: &str| store.sum(prefix.into()).await;
+        assert!(sum("na/").await.is_err_and(|error| is_damaged(&error)));
+        assert_eq!(sum("na/0").await.expect("it is well").sum, 21);
+        let scan = async |prefix: &str| {
+            let scan = Scan {
+                prefix: prefix.into(),
+                after: None,
+                since: 0,
+                limit: 100,
+            };
+            store.scan(scan).await
+        };
+        assert!(scan("na/").await.is_err_and(|error| is_damaged(&error)));
+        assert_eq!(scan("na/0").await.expect("it is well").rows.len(), 1);
     });
 }
