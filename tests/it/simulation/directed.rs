@@ -30,6 +30,8 @@ struct Switch {
     link: Link,
     no_sessions: Arc<AtomicBool>,
     no_writes: Arc<AtomicBool>,
+    /// Nor is there an answer to who reads the packs of the first lane.
+    no_packs: Arc<AtomicBool>,
 }
 
 impl Switch {
@@ -38,6 +40,7 @@ impl Switch {
             link: Link::calm(world),
             no_sessions: Arc::default(),
             no_writes: Arc::default(),
+            no_packs: Arc::default(),
         }
     }
 }
@@ -53,6 +56,14 @@ impl Kv for Switch {
         if reads_a_session && self.no_sessions.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;
             return Err(error(Outcome::Definite(Refusal::NoLeader)));
+        }
+        let reads_packs = request.success.iter().any(|op| match &op.request {
+            Some(Op::RequestRange(range)) => range.key.starts_with(b"/sumd/log/pack/0000/"),
+            _ => false,
+        });
+        if reads_packs && self.no_packs.load(Ordering::Relaxed) {
+            sleep_until(deadline).await;
+            return Err(error(Outcome::Unknown(Doubt::Deadline)));
         }
         if !request.compare.is_empty() && self.no_writes.load(Ordering::Relaxed) {
             sleep_until(deadline).await;
@@ -439,5 +450,68 @@ fn a_damaged_counter_is_an_error_and_no_answer() {
         };
         assert!(scan("na/").await.is_err_and(|error| is_damaged(&error)));
         assert_eq!(scan("na/0").await.expect("it is well").rows.len(), 1);
+    });
+}
+
+/// A lane whose packs are slow to read holds up those who read it, and nobody else.
+#[test]
+fn a_lane_that_is_slow_to_read_holds_up_no_other() {
+    const QUICK: Duration = Duration::from_millis(500);
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let sizes = Sizes {
+            open_bytes: 0,
+            ..Sizes::default()
+        };
+        let a = open(Switch::new(&world), sizes).await;
+        let name_in = |lane| {
+            let mut names = (0..).map(|group| format!("g{group}/0"));
+            let name =
+                names.find(|name| rows::digests().lane(sumd::model::group(name), LANES) == lane);
+            name.expect("there is one in each lane")
+        };
+        let (slow, quick) = (name_in(0), name_in(1));
+        for (lane, name) in [(0, &slow), (1, &quick)] {
+            for _ in 0..3 {
+                let counted = a.lanes.execute(lane, increment(name)).await;
+                counted.expect("it counts");
+            }
+        }
+        let kv = Switch::new(&world);
+        kv.no_packs.store(true, Ordering::Relaxed);
+        let store = store(kv.clone()).await;
+        let read = |name: &str| store.read(vec![name.into()]);
+        // They are of the first lane, also or only, and begin first.
+        let held_up = [
+            tokio::spawn(read(&slow)),
+            tokio::spawn(store.read(vec![quick.as_str().into(), slow.as_str().into()])),
+        ];
+        let sum = tokio::spawn(store.sum("".into()));
+        let session = tokio::spawn(store.session("s".into()));
+        for _ in 0..20 {
+            let found = timeout(QUICK, read(&quick)).await.expect("at once");
+            let row = found.expect("it is read").rows.remove(0);
+            assert_eq!(row.expect("a row").value, Some(3));
+            let sum = timeout(QUICK, store.sum(quick.as_str().into())).await;
+            assert_eq!(sum.expect("at once").expect("it is read").sum, 3);
+        }
+        assert!(!held_up.iter().any(tokio::task::JoinHandle::is_finished));
+        // In the same round, and after it.
+        let (of_slow, of_quick) = (
+            tokio::spawn(read(&slow)),
+            timeout(QUICK, read(&quick)).await,
+        );
+        of_quick.expect("at once").expect("it is read");
+        kv.no_packs.store(false, Ordering::Relaxed);
+        for read in held_up.into_iter().chain([of_slow]) {
+            let found = timeout(FOR_EVER, read).await.expect("an answer");
+            let row = found.expect("no panic").expect("it is read").rows.pop();
+            assert_eq!(row.flatten().expect("a row").value, Some(3));
+        }
+        let sum = timeout(FOR_EVER, sum).await.expect("an answer");
+        assert_eq!(sum.expect("no panic").expect("it is read").sum, 6);
+        let session = timeout(FOR_EVER, session).await.expect("an answer");
+        let session = session.expect("no panic").expect("it is read");
+        assert!(session.lanes.is_empty());
     });
 }
