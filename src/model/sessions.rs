@@ -34,6 +34,9 @@ struct Changed {
 
 /// How often unused sessions are looked for.
 const SWEEP_INTERVAL: Millis = 60_000;
+/// How many sessions are forgotten in one batch, which has to fit into one request to etcd with all else that it holds: an id
+/// of 128 bytes each makes 256 KiB.
+const MAX_FORGOTTEN: usize = 2_000;
 
 impl Sessions {
     /// Takes in a session that is stored, by a lane of some age: it was used then at the latest.
@@ -42,6 +45,8 @@ impl Sessions {
             Arc::make_mut(&mut session).age = Some(age);
         }
         self.bytes += id.len() + session.bytes();
+        // One that was forgotten may be back, if that batch was not made.
+        self.oldest = self.oldest.min(session.age.unwrap_or(age));
         self.all.insert(id, session);
     }
 
@@ -59,6 +64,7 @@ impl Sessions {
                 (session, bytes)
             }
         };
+        let before = session.bytes();
         match self.changed.entry(id.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(Changed {
@@ -66,20 +72,19 @@ impl Sessions {
                     is_same: true,
                 });
                 // A store may keep all of it.
-                self.changed_bytes += counted.max(id.len());
+                self.changed_bytes += id.len() + before;
             }
             Entry::Occupied(mut entry) => entry.get_mut().is_same &= counted > 0,
         }
         let session = Arc::make_mut(session);
-        let before = session.bytes();
         change(session);
         let after = session.bytes();
         self.changed_bytes += after.saturating_sub(before);
         self.bytes = self.bytes + id.len() + after - counted;
     }
 
-    /// Forgets sessions that were last used up to an age of the lane, which is `age` now, but not at every turn. Gives the
-    /// latest time of day that nothing of them can have a bound after, if there were any.
+    /// Forgets sessions that were last used up to an age of the lane, which is `age` now, but not at every turn, and a bounded
+    /// number in one batch. Gives the latest time of day that nothing of them can have a bound after, if there were any.
     pub(super) fn forget(&mut self, up_to: Millis, age: Millis) -> Option<Millis> {
         if age - self.swept < SWEEP_INTERVAL {
             return None;
@@ -87,13 +92,17 @@ impl Sessions {
         self.swept = age;
         // Those that are made until the next look are used after this.
         let mut oldest = age;
+        // A batch that could not be decided is begun again, and has what it forgot before.
+        let mut room = MAX_FORGOTTEN.saturating_sub(self.changed.len());
         let old = self.all.extract_if(|_, session| {
             let used_at = session.age.unwrap_or(age);
-            let is_old = used_at <= up_to;
-            if !is_old {
+            let is_forgotten = used_at <= up_to && room > 0;
+            if is_forgotten {
+                room -= 1;
+            } else {
                 oldest = oldest.min(used_at);
             }
-            is_old
+            is_forgotten
         });
         let mut newest = None;
         for (id, session) in old {
@@ -108,6 +117,10 @@ impl Sessions {
             self.changed.insert(id, forgotten);
         }
         self.oldest = oldest;
+        if oldest <= up_to {
+            // More are due: the next batch looks at once.
+            self.swept = age - SWEEP_INTERVAL;
+        }
         newest
     }
 

@@ -295,6 +295,7 @@ impl Current {
 }
 
 /// All runs: those that grow, and those that are being folded.
+#[derive(Clone)]
 pub(super) struct Recent {
     /// The oldest first; each is about half of the one before it, or less.
     growing: Vec<Arc<Run>>,

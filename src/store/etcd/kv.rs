@@ -14,7 +14,7 @@ use crate::proto::etcd::etcdserverpb::{
 use crate::store::StoreError;
 
 /// How long a reader waits for etcd: an election takes it some seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// For one attempt. A member that has lost its leader drops what it is asked without a word.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);

@@ -3,9 +3,10 @@
 mod replicas;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
@@ -16,7 +17,7 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::recent::{Lookup, Merged, View};
 use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
-use replicas::Replicas;
+use replicas::{Moment, Replica, Replicas};
 
 struct Point {
     names: Vec<Arc<str>>,
@@ -32,7 +33,23 @@ pub(super) struct Reader<K> {
 struct Shared<K> {
     kv: K,
     layout: Layout,
-    replicas: Mutex<Replicas>,
+    replicas: Replicas,
+}
+
+/// Rows of counters and heads of their lanes, read at one moment.
+struct Round {
+    names: Vec<Arc<str>>,
+    /// One for each name.
+    rows: Vec<Option<KeyValue>>,
+    heads: Arc<BTreeMap<LaneNumber, KnownHead>>,
+    /// That of etcd.
+    revision: i64,
+}
+
+/// A lane's head, if there is one, and the replica that was known before it was read.
+struct KnownHead {
+    head: Option<KeyValue>,
+    before: Option<Arc<Replica>>,
 }
 
 impl<K: Kv> Reader<K> {
@@ -40,8 +57,8 @@ impl<K: Kv> Reader<K> {
     pub(super) fn start(kv: K, layout: Layout) -> Self {
         let shared = Arc::new(Shared {
             kv,
+            replicas: Replicas::new(layout.lanes),
             layout,
-            replicas: Mutex::default(),
         });
         let (points, mut waiting) = mpsc::unbounded_channel::<Point>();
         let of_task = shared.clone();
@@ -116,6 +133,12 @@ impl From<ReadError> for Problem {
     }
 }
 
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl From<Corrupt> for Problem {
     fn from(corrupt: Corrupt) -> Self {
         Self::Store(corrupt.into())
@@ -123,42 +146,98 @@ impl From<Corrupt> for Problem {
 }
 
 impl<K: Kv> Shared<K> {
-    /// Answers those who wait, all from one moment, unless they are too many for a transaction.
-    async fn answer(&self, round: Vec<Point>) {
-        let names: Vec<_> = round
-            .iter()
-            .flat_map(|point| &point.names)
-            .cloned()
-            .collect();
-        let answer = loop {
-            match self.points(&names).await {
-                Err(Problem::Again) => {}
-                Err(Problem::Store(error)) => break Err(error),
-                Ok(rows) => break Ok(rows),
-            }
+    /// Reads for those who wait, all at one moment, unless they are too many for a transaction. Those of the same lanes are
+    /// answered together, and beside the others: to read a lane's packs may take its time.
+    async fn answer(self: &Arc<Self>, points: Vec<Point>) {
+        let names = points.iter().flat_map(|point| &point.names);
+        let round = match self.read_round(names.cloned().collect()).await {
+            Ok(round) => round,
+            Err(error) => return refuse(points, &error),
         };
-        match answer {
-            Ok(Rows { rows, revision }) => {
-                let mut rows = rows.into_iter();
-                for point in round {
-                    let rows = rows.by_ref().take(point.names.len()).collect();
-                    let _ = point.reply.send(Ok(Rows { rows, revision }));
-                }
+        let mut rows = round.names.into_iter().zip(round.rows);
+        let mut groups: BTreeMap<Vec<LaneNumber>, (Vec<Point>, Round)> = BTreeMap::new();
+        for point in points {
+            let lanes = self.lanes(&point.names);
+            let (points, group) = groups.entry(lanes).or_insert_with(|| {
+                let group = Round {
+                    names: Vec::new(),
+                    rows: Vec::new(),
+                    heads: round.heads.clone(),
+                    revision: round.revision,
+                };
+                (Vec::new(), group)
+            });
+            for (name, row) in rows.by_ref().take(point.names.len()) {
+                group.names.push(name);
+                group.rows.push(row);
             }
-            Err(error) => {
-                for point in round {
-                    let _ = point.reply.send(Err(error.clone()));
+            points.push(point);
+        }
+        for (points, group) in groups.into_values() {
+            tokio::spawn(self.clone().finish(points, group));
+        }
+    }
+
+    async fn finish(self: Arc<Self>, points: Vec<Point>, mut round: Round) {
+        let rows = loop {
+            match self.points(&round).await {
+                Err(Problem::Again) => {}
+                Err(Problem::Store(error)) => return refuse(points, &error),
+                Ok(rows) => break rows,
+            }
+            round = match self.read_round(round.names).await {
+                Ok(round) => round,
+                Err(error) => return refuse(points, &error),
+            };
+        };
+        let revision = self.layout.end(round.revision);
+        let mut rows = rows.into_iter();
+        for point in points {
+            // All are taken, whether one of them is damaged or not: the others are of those who come next.
+            let own: Vec<_> = rows.by_ref().take(point.names.len()).collect();
+            let rows: Result<Vec<_>, _> = own.into_iter().collect();
+            let _ = point.reply.send(rows.map(|rows| Rows { rows, revision }));
+        }
+    }
+
+    fn lane_of(&self, name: &str) -> LaneNumber {
+        self.layout.digests.lane(group(name), self.layout.lanes)
+    }
+
+    /// The lanes of counters, each once.
+    fn lanes(&self, names: &[Arc<str>]) -> Vec<LaneNumber> {
+        let mut lanes: Vec<_> = names.iter().map(|name| self.lane_of(name)).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        lanes
+    }
+
+    async fn read_round(&self, names: Vec<Arc<str>>) -> Result<Round, StoreError> {
+        loop {
+            match self.try_round(&names).await {
+                Err(ReadError::Compacted) => {}
+                Err(error) => return Err(error.into()),
+                Ok((rows, heads, revision)) => {
+                    return Ok(Round {
+                        names,
+                        rows,
+                        heads: Arc::new(heads),
+                        revision,
+                    });
                 }
             }
         }
     }
 
-    async fn points(&self, names: &[Arc<str>]) -> Result<Rows, Problem> {
-        let mut replicas = self.replicas.lock().await;
-        let lane = |name: &Arc<str>| self.layout.digests.lane(group(name), self.layout.lanes);
-        let mut lanes: Vec<_> = names.iter().map(lane).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
+    async fn try_round(
+        &self,
+        names: &[Arc<str>],
+    ) -> Result<(Vec<Option<KeyValue>>, BTreeMap<LaneNumber, KnownHead>, i64), ReadError> {
+        let lanes = self.lanes(names);
+        let before: Vec<_> = lanes
+            .iter()
+            .map(|lane| self.replicas.known(*lane))
+            .collect();
         let heads = lanes.iter().map(|lane| get(self.layout.head(*lane)));
         let rows = names.iter().map(|name| get(self.layout.counter(name)));
         let mut ranges: Vec<_> = heads.chain(rows).collect();
@@ -172,31 +251,46 @@ impl<K: Kv> Shared<K> {
             let more = kv::read(&self.kv, more.iter().map(at).collect()).await?;
             found.ranges.extend(more.ranges);
         }
-        let mut ranges = found.ranges.into_iter();
+        let ranges = found.ranges.into_iter();
+        let mut rows = ranges.map(|range| range.kvs.into_iter().next());
+        let mut heads = BTreeMap::new();
+        for (lane, before) in lanes.into_iter().zip(before) {
+            let head = rows.next().flatten();
+            heads.insert(lane, KnownHead { head, before });
+        }
+        Ok((rows.collect(), heads, found.revision))
+    }
+
+    /// What the counters of a round are: one that is damaged is no answer to those who asked for it, and only to those.
+    async fn points(&self, round: &Round) -> Result<Vec<Result<Option<Row>, StoreError>>, Problem> {
         let mut views = HashMap::new();
-        for lane in lanes {
-            let head = ranges.next().and_then(|range| range.kvs.into_iter().next());
-            if let Some(head) = head {
-                let replica = replicas
-                    .refresh(&self.kv, &self.layout, lane, &head, found.revision)
-                    .await?;
+        for lane in self.lanes(&round.names) {
+            let known = &round.heads[&lane];
+            if let Some(head) = &known.head {
+                let moment = Moment {
+                    lane,
+                    head,
+                    before: known.before.clone(),
+                    revision: round.revision,
+                };
+                let replica = self.refresh(moment).await?;
                 views.insert(lane, replica.recent.view(0));
             }
         }
-        drop(replicas);
-        let mut rows = Vec::with_capacity(names.len());
-        for (name, found) in names.iter().zip(ranges) {
-            let view = views.get(&lane(name));
+        let rows = round.names.iter().zip(&round.rows).map(|(name, row)| {
+            let view = views.get(&self.lane_of(name));
             let latest = view.and_then(|view| Lookup::new(&view.runs).find(name).map(to_row));
-            let row = match (latest, found.kvs.first()) {
-                (Some(latest), _) => latest.value.is_some().then_some(latest),
-                (None, Some(row)) => Some(self.row(row)?),
-                (None, None) => None,
-            };
-            rows.push(row);
-        }
-        let revision = self.layout.end(found.revision);
-        Ok(Rows { rows, revision })
+            match (latest, row) {
+                (Some(latest), _) => Ok(latest.value.is_some().then_some(latest)),
+                (None, Some(row)) => self.row(row, Some(name)).map(Some),
+                (None, None) => Ok(None),
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    async fn refresh(&self, moment: Moment<'_>) -> Result<Arc<Replica>, Problem> {
+        self.replicas.refresh(&self.kv, &self.layout, moment).await
     }
 
     async fn scan(&self, scan: &Scan) -> Result<Page, Problem> {
@@ -220,7 +314,7 @@ impl<K: Kv> Shared<K> {
         let is_here = |name: &str| name > after && last.as_deref().is_none_or(|last| name <= last);
         let mut merged: BTreeMap<Arc<str>, Row> = BTreeMap::new();
         for row in &found.kvs {
-            let row = self.row(row)?;
+            let row = self.row(row, None)?;
             merged.insert(row.name.clone(), row);
         }
         for row in overlay.rows {
@@ -268,7 +362,7 @@ impl<K: Kv> Shared<K> {
         }
         loop {
             for row in &found.kvs {
-                let row = self.row(row)?;
+                let row = self.row(row, None)?;
                 if !newer.contains_key(&*row.name) {
                     sum += i128::from(row.value.unwrap_or(0));
                     count += 1;
@@ -292,7 +386,7 @@ impl<K: Kv> Shared<K> {
     }
 
     async fn session(&self, id: &SessionId) -> Result<SessionRows, Problem> {
-        let mut replicas = self.replicas.lock().await;
+        let before = self.known(0..self.layout.lanes);
         let heads = kv::read(&self.kv, vec![prefix(self.layout.heads(), 0)]).await?;
         let revision = heads.revision;
         let heads = heads.ranges.into_iter().flat_map(|range| range.kvs);
@@ -301,16 +395,19 @@ impl<K: Kv> Shared<K> {
         let mut horizon = 0;
         for head in heads {
             let lane = self.lane(&head)?;
-            let replica = replicas
-                .refresh(&self.kv, &self.layout, lane, &head, revision)
-                .await?;
+            let moment = Moment {
+                lane,
+                head: &head,
+                before: before.get(&lane).cloned(),
+                revision,
+            };
+            let replica = self.refresh(moment).await?;
             lanes.push(lane);
             horizon = horizon.max(replica.session_horizon);
-            if let Some(told) = replica.sessions.get(id) {
-                states.insert(lane, told.clone());
+            if let Some(told) = replica.session(id) {
+                states.insert(lane, told);
             }
         }
-        drop(replicas);
         for lanes in lanes.chunks(MAX_RANGES) {
             let at = |lane: &LaneNumber| RangeRequest {
                 revision,
@@ -341,14 +438,13 @@ impl<K: Kv> Shared<K> {
         of: &str,
         wanted: RangeRequest,
     ) -> Result<(crate::proto::etcd::etcdserverpb::RangeResponse, Overlay), Problem> {
-        let mut replicas = self.replicas.lock().await;
         // A prefix that has a whole group in it is of one lane.
-        let heads = match of.split_once('/') {
-            Some((group, _)) => {
-                let lane = self.layout.digests.lane(group, self.layout.lanes);
-                get(self.layout.head(lane))
-            }
-            None => prefix(self.layout.heads(), 0),
+        let (heads, before) = if of.contains('/') {
+            let lane = self.lane_of(of);
+            (get(self.layout.head(lane)), self.known(lane..lane + 1))
+        } else {
+            let heads = prefix(self.layout.heads(), 0);
+            (heads, self.known(0..self.layout.lanes))
         };
         let found = kv::read(&self.kv, vec![heads, wanted]).await?;
         let mut ranges = found.ranges.into_iter();
@@ -357,13 +453,16 @@ impl<K: Kv> Shared<K> {
         let mut forgotten = 0;
         for head in heads.kvs {
             let lane = self.lane(&head)?;
-            let replica = replicas
-                .refresh(&self.kv, &self.layout, lane, &head, found.revision)
-                .await?;
+            let moment = Moment {
+                lane,
+                head: &head,
+                before: before.get(&lane).cloned(),
+                revision: found.revision,
+            };
+            let replica = self.refresh(moment).await?;
             views.push(replica.recent.view(0));
             forgotten = forgotten.max(replica.forgotten);
         }
-        drop(replicas);
         let mut overlay = Vec::new();
         for view in &views {
             let newer = Merged::new(&view.runs, of);
@@ -382,6 +481,12 @@ impl<K: Kv> Shared<K> {
         Ok((rows.unwrap_or_default(), overlay))
     }
 
+    /// What is known of some lanes, before their heads are read.
+    fn known(&self, lanes: Range<LaneNumber>) -> HashMap<LaneNumber, Arc<Replica>> {
+        let known = lanes.map(|lane| Some((lane, self.replicas.known(lane)?)));
+        known.flatten().collect()
+    }
+
     fn lane(&self, head: &KeyValue) -> Result<LaneNumber, Corrupt> {
         let lane = self.layout.lane_of_head(&head.key);
         lane.ok_or(Corrupt("a head's key names no lane"))
@@ -392,13 +497,25 @@ impl<K: Kv> Shared<K> {
         name.ok_or(Corrupt("a counter's key is not UTF-8"))
     }
 
-    fn row(&self, row: &KeyValue) -> Result<Row, Corrupt> {
-        let counter: stored::Counter = self.layout.open(row)?;
+    /// What a counter's row says. `counter` is the one that was asked for by its name.
+    fn row(&self, row: &KeyValue, counter: Option<&Arc<str>>) -> Result<Row, StoreError> {
+        let name = self.name(row)?;
+        let opened = self.layout.open(row);
+        let counter: stored::Counter = opened.map_err(|_| StoreError::Damaged {
+            counter: counter.cloned(),
+            problem: format!("the row of counter {name:?} is damaged").into(),
+        })?;
         Ok(Row {
-            name: self.name(row)?.into(),
+            name: name.into(),
             value: Some(counter.value),
             revision: counter.revision,
         })
+    }
+}
+
+fn refuse(points: Vec<Point>, error: &StoreError) {
+    for point in points {
+        let _ = point.reply.send(Err(error.clone()));
     }
 }
 

@@ -10,9 +10,9 @@ use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Re
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::LaneNumber;
 use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
 use sumd::store::etcd::{EtcdStore, FORMAT, Kv, Sizes};
+use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -30,6 +30,8 @@ struct Switch {
     link: Link,
     no_sessions: Arc<AtomicBool>,
     no_writes: Arc<AtomicBool>,
+    /// Nor is there an answer to who reads the packs of the first lane.
+    no_packs: Arc<AtomicBool>,
 }
 
 impl Switch {
@@ -38,6 +40,7 @@ impl Switch {
             link: Link::calm(world),
             no_sessions: Arc::default(),
             no_writes: Arc::default(),
+            no_packs: Arc::default(),
         }
     }
 }
@@ -53,6 +56,14 @@ impl Kv for Switch {
         if reads_a_session && self.no_sessions.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;
             return Err(error(Outcome::Definite(Refusal::NoLeader)));
+        }
+        let reads_packs = request.success.iter().any(|op| match &op.request {
+            Some(Op::RequestRange(range)) => range.key.starts_with(b"/sumd/log/pack/0000/"),
+            _ => false,
+        });
+        if reads_packs && self.no_packs.load(Ordering::Relaxed) {
+            sleep_until(deadline).await;
+            return Err(error(Outcome::Unknown(Doubt::Deadline)));
         }
         if !request.compare.is_empty() && self.no_writes.load(Ordering::Relaxed) {
             sleep_until(deadline).await;
@@ -363,5 +374,144 @@ fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
         });
         // The increment that nobody knew of has been counted, once.
         assert_eq!(counted.await, Ok(3));
+    });
+}
+
+fn increment(name: &str) -> Request {
+    Request {
+        id: None,
+        operation: Operation::Increment(Increments::one(name.to_owned(), 1, Limits::default())),
+    }
+}
+
+async fn store(kv: Switch) -> Arc<EtcdStore<Switch>> {
+    let store = EtcdStore::over(kv, rows::PREFIX, 128, Sizes::default());
+    Arc::new(store.await.expect("a store"))
+}
+
+/// A damaged row of a counter is an error for those who need it, and for nobody else: other counters of its lane are counted
+/// and read on, also in the same batch and the same round of reads.
+#[test]
+fn a_damaged_counter_is_an_error_and_no_answer() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        // A row that nothing in the log is newer than.
+        let name = "na/damaged";
+        let (key, value_of_row) = (format!("{}/counters/{name}", rows::PREFIX), "no row");
+        let request = TxnRequest {
+            success: vec![put(key, value_of_row)],
+            ..TxnRequest::default()
+        };
+        world.lock().etcd.txn(&request).expect("it fits");
+        let mut a = open(Switch::new(&world), Sizes::default()).await;
+        let all = ["na/0", name].repeat(20).into_iter().map(|name| {
+            let counted = a.lanes.execute(lane(), increment(name));
+            async move { (name, counted.await) }
+        });
+        let mut counted = 0;
+        for (of, answer) in futures_util::future::join_all(all).await {
+            match answer {
+                Ok(_) => {
+                    assert_eq!(of, "na/0");
+                    counted += 1;
+                }
+                Err(LaneError::Unavailable(StoreError::Damaged { counter, problem })) => {
+                    assert_eq!((of, counter.as_deref()), (name, Some(name)));
+                    assert!(problem.contains(name), "{problem}");
+                }
+                Err(other) => panic!("{of}: {other:?}"),
+            }
+        }
+        assert_eq!(counted, 20);
+        let after = a.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&after.expect("it is counted")), 21);
+        let ended = timeout(Duration::from_secs(10), a.failure()).await;
+        assert!(ended.is_err(), "the lane goes on");
+
+        let store = store(Switch::new(&world)).await;
+        let read = |name: &str| store.read(vec![name.into()]);
+        let (damaged, well, none) = tokio::join!(read(name), read("na/0"), read("na/none"));
+        let is_damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+        assert!(damaged.is_err_and(|error| is_damaged(&error)));
+        let well = well.expect("it is well").rows.remove(0);
+        assert_eq!(well.expect("a row").value, Some(21));
+        assert!(none.expect("nothing is damaged").rows[0].is_none());
+        let sum = async |prefix: &str| store.sum(prefix.into()).await;
+        assert!(sum("na/").await.is_err_and(|error| is_damaged(&error)));
+        assert_eq!(sum("na/0").await.expect("it is well").sum, 21);
+        let scan = async |prefix: &str| {
+            let scan = Scan {
+                prefix: prefix.into(),
+                after: None,
+                since: 0,
+                limit: 100,
+            };
+            store.scan(scan).await
+        };
+        assert!(scan("na/").await.is_err_and(|error| is_damaged(&error)));
+        assert_eq!(scan("na/0").await.expect("it is well").rows.len(), 1);
+    });
+}
+
+/// A lane whose packs are slow to read holds up those who read it, and nobody else.
+#[test]
+fn a_lane_that_is_slow_to_read_holds_up_no_other() {
+    const QUICK: Duration = Duration::from_millis(500);
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let sizes = Sizes {
+            open_bytes: 0,
+            ..Sizes::default()
+        };
+        let a = open(Switch::new(&world), sizes).await;
+        let name_in = |lane| {
+            let mut names = (0..).map(|group| format!("g{group}/0"));
+            let name =
+                names.find(|name| rows::digests().lane(sumd::model::group(name), LANES) == lane);
+            name.expect("there is one in each lane")
+        };
+        let (slow, quick) = (name_in(0), name_in(1));
+        for (lane, name) in [(0, &slow), (1, &quick)] {
+            for _ in 0..3 {
+                let counted = a.lanes.execute(lane, increment(name)).await;
+                counted.expect("it counts");
+            }
+        }
+        let kv = Switch::new(&world);
+        kv.no_packs.store(true, Ordering::Relaxed);
+        let store = store(kv.clone()).await;
+        let read = |name: &str| store.read(vec![name.into()]);
+        // They are of the first lane, also or only, and begin first.
+        let held_up = [
+            tokio::spawn(read(&slow)),
+            tokio::spawn(store.read(vec![quick.as_str().into(), slow.as_str().into()])),
+        ];
+        let sum = tokio::spawn(store.sum("".into()));
+        let session = tokio::spawn(store.session("s".into()));
+        for _ in 0..20 {
+            let found = timeout(QUICK, read(&quick)).await.expect("at once");
+            let row = found.expect("it is read").rows.remove(0);
+            assert_eq!(row.expect("a row").value, Some(3));
+            let sum = timeout(QUICK, store.sum(quick.as_str().into())).await;
+            assert_eq!(sum.expect("at once").expect("it is read").sum, 3);
+        }
+        assert!(!held_up.iter().any(tokio::task::JoinHandle::is_finished));
+        // In the same round, and after it.
+        let (of_slow, of_quick) = (
+            tokio::spawn(read(&slow)),
+            timeout(QUICK, read(&quick)).await,
+        );
+        of_quick.expect("at once").expect("it is read");
+        kv.no_packs.store(false, Ordering::Relaxed);
+        for read in held_up.into_iter().chain([of_slow]) {
+            let found = timeout(FOR_EVER, read).await.expect("an answer");
+            let row = found.expect("no panic").expect("it is read").rows.pop();
+            assert_eq!(row.flatten().expect("a row").value, Some(3));
+        }
+        let sum = timeout(FOR_EVER, sum).await.expect("an answer");
+        assert_eq!(sum.expect("no panic").expect("it is read").sum, 6);
+        let session = timeout(FOR_EVER, session).await.expect("an answer");
+        let session = session.expect("no panic").expect("it is read");
+        assert!(session.lanes.is_empty());
     });
 }

@@ -1,25 +1,35 @@
 //! What is known of the logs. It is kept, since packs do not change, so that the next reader reads only what is new.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::Problem;
 use crate::model::{Corrupt, Millis, SessionId};
 use crate::proto::etcd::mvccpb::KeyValue;
-use crate::proto::sumd::store::v1::{Batch, Head, Pack};
-use crate::store::LaneNumber;
-use crate::store::etcd::kv::Kv;
+use crate::proto::sumd::store::v1::{Batch, Head, Pack, SessionChange};
+use crate::store::etcd::kv::{Kv, PATIENCE};
 use crate::store::etcd::load;
 use crate::store::etcd::rows::{self, Layout};
-use crate::store::etcd::sessions::{Told, tell};
+use crate::store::etcd::sessions::Told;
 use crate::store::recent::{Recent, Run};
+use crate::store::{LaneNumber, StoreError};
 
-/// Of all lanes.
+/// Of all lanes. Nothing is locked while a head is read, so that a lane that is slow to read holds up nobody who does not read it.
+pub(super) struct Replicas(Box<[Lane]>);
+
 #[derive(Default)]
-pub(super) struct Replicas {
-    lanes: HashMap<LaneNumber, Replica>,
+struct Lane {
+    /// The newest that is known.
+    known: Mutex<Option<Arc<Replica>>>,
+    /// Held while packs are read: how much that is at once does not depend on how many readers there are.
+    reading: tokio::sync::Mutex<()>,
 }
 
-/// Of one lane.
+/// Of one lane, up to one head.
+#[derive(Clone)]
 pub(super) struct Replica {
     /// That of the head's row.
     revision: i64,
@@ -29,64 +39,134 @@ pub(super) struct Replica {
     pub(super) session_horizon: Millis,
     open_from: u64,
     pub(super) recent: Recent,
-    /// What has become of each session since it was folded.
-    pub(super) sessions: BTreeMap<SessionId, Told>,
+    sessions: Arc<Sessions>,
     kept: usize,
 }
 
+/// The changes of each session since a fold, in the order of their batches. Replicas of a lane share them: each of them looks at
+/// those up to its own last batch, and those behind are the same for all.
+#[derive(Default)]
+struct Sessions(Mutex<BTreeMap<SessionId, Vec<(u64, SessionChange)>>>);
+
+/// A lane's head, as it was read, and the replica that was known before that.
+pub(super) struct Moment<'a> {
+    pub(super) lane: LaneNumber,
+    pub(super) head: &'a KeyValue,
+    pub(super) before: Option<Arc<Replica>>,
+    /// The revision of etcd that the head was read at.
+    pub(super) revision: i64,
+}
+
 impl Replicas {
-    /// Brings what is known of a lane's log up to its head, as it was at a revision of etcd.
+    pub(super) fn new(lanes: u32) -> Self {
+        Self((0..lanes).map(|_| Lane::default()).collect())
+    }
+
+    /// What is known of a lane. Taken before a head is read it is not newer than that.
+    pub(super) fn known(&self, lane: LaneNumber) -> Option<Arc<Replica>> {
+        self.slot(lane).clone()
+    }
+
+    fn slot(&self, lane: LaneNumber) -> MutexGuard<'_, Option<Arc<Replica>>> {
+        // It is replaced as a whole, so that no panic leaves half of one.
+        let slot = self.0[lane as usize].known.lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane's log up to a head that was read.
     pub(super) async fn refresh(
-        &mut self,
+        &self,
         kv: &impl Kv,
         layout: &Layout,
-        lane: LaneNumber,
-        row: &KeyValue,
-        revision: i64,
-    ) -> Result<&Replica, Problem> {
-        let known = self.lanes.get(&lane);
-        if known.is_none_or(|known| known.revision != row.mod_revision) {
-            let head: Head = layout.open(row)?;
-            // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
-            let is_of_use = |known: &Replica| {
-                known.seq + 1 >= head.log_from
-                    && (known.kept <= layout.sizes.kept_bytes || head.folded == known.folded)
-            };
-            let replica = self.lanes.remove(&lane).filter(is_of_use);
-            let mut replica = replica.unwrap_or_else(|| Replica {
-                revision: 0,
-                seq: head.folded,
-                folded: head.folded,
-                forgotten: 0,
-                session_horizon: 0,
-                open_from: head.log_from,
-                recent: Recent::new(usize::MAX),
-                sessions: BTreeMap::new(),
-                kept: 0,
-            });
-            if head.open_from > replica.open_from {
-                let from = replica.open_from.max(head.log_from);
-                let first = layout.pack(lane, from).to_vec();
-                let prefix = layout.packs(lane);
-                let page = layout.sizes.packs_page;
-                let packs = load::rows(kv, &prefix, Some(first), revision, page).await?;
-                for row in packs {
-                    let pack: Pack = layout.open(&row)?;
-                    replica.take(layout, &pack.batches, row.mod_revision)?;
-                }
-            }
-            replica.take(layout, &head.batches, row.mod_revision)?;
-            replica.revision = row.mod_revision;
-            replica.open_from = head.open_from;
-            replica.forgotten = head.forgotten;
-            replica.session_horizon = head.session_horizon;
-            self.lanes.insert(lane, replica);
+        moment: Moment<'_>,
+    ) -> Result<Arc<Replica>, Problem> {
+        let Moment {
+            lane,
+            head: row,
+            before,
+            revision,
+        } = moment;
+        let is_it = |known: &Arc<Replica>| known.revision == row.mod_revision;
+        if let Some(known) = before.as_ref().filter(|known| is_it(known)) {
+            return Ok(known.clone());
         }
-        Ok(&self.lanes[&lane])
+        let head: Head = layout.open(row)?;
+        let reading = timeout(PATIENCE, self.0[lane as usize].reading.lock()).await;
+        let slow = |_| StoreError::Unavailable("another reader has no answer in time".into());
+        let _reading = reading.map_err(slow)?;
+        // Another reader may have read on meanwhile, up to this head, or farther than is to be seen here.
+        let newest = self.known(lane);
+        let is_overtaken = newest
+            .as_ref()
+            .is_some_and(|newest| newest.revision > row.mod_revision);
+        let base = if is_overtaken { before } else { newest };
+        if let Some(known) = base.as_ref().filter(|known| is_it(known)) {
+            return Ok(known.clone());
+        }
+        // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
+        let base = base.filter(|known| {
+            known.seq + 1 >= head.log_from
+                && (known.kept <= layout.sizes.kept_bytes || head.folded == known.folded)
+        });
+        if is_overtaken && base.is_none() {
+            // A later head is next to what is known.
+            return Err(Problem::Again);
+        }
+        let mut replica = base.map_or_else(|| Replica::begin(&head), |base| Replica::clone(&base));
+        if head.open_from > replica.open_from {
+            let from = replica.open_from.max(head.log_from);
+            let first = layout.pack(lane, from).to_vec();
+            let prefix = layout.packs(lane);
+            let page = layout.sizes.packs_page;
+            let packs = load::rows(kv, &prefix, Some(first), revision, page).await?;
+            for row in packs {
+                let pack: Pack = layout.open(&row)?;
+                replica.take(layout, &pack.batches, row.mod_revision)?;
+            }
+        }
+        replica.take(layout, &head.batches, row.mod_revision)?;
+        replica.revision = row.mod_revision;
+        replica.open_from = head.open_from;
+        replica.forgotten = head.forgotten;
+        replica.session_horizon = head.session_horizon;
+        let replica = Arc::new(replica);
+        if !is_overtaken {
+            *self.slot(lane) = Some(replica.clone());
+        }
+        Ok(replica)
     }
 }
 
 impl Replica {
+    /// Of a log of which nothing was read yet.
+    fn begin(head: &Head) -> Self {
+        Self {
+            revision: 0,
+            seq: head.folded,
+            folded: head.folded,
+            forgotten: 0,
+            session_horizon: 0,
+            open_from: head.log_from,
+            recent: Recent::new(usize::MAX),
+            sessions: Arc::default(),
+            kept: 0,
+        }
+    }
+
+    /// What has become of a session since it was folded.
+    pub(super) fn session(&self, id: &SessionId) -> Option<Told> {
+        let sessions = self.sessions.lock();
+        let mut told = Told::default();
+        let changes = sessions.get(id)?.iter();
+        let mut changes = changes
+            .take_while(|(seq, _)| *seq <= self.seq)
+            .map(|(_, change)| change)
+            .peekable();
+        changes.peek()?;
+        changes.for_each(|change| told.take(change));
+        Some(told)
+    }
+
     fn take(&mut self, layout: &Layout, batches: &[Batch], row: i64) -> Result<(), Corrupt> {
         for batch in batches {
             if batch.seq <= self.seq {
@@ -98,10 +178,34 @@ impl Replica {
             let changes = rows::changes(batch)?;
             self.recent
                 .push(Run::new(&changes, layout.base_of(batch, row)));
-            tell(batch, &mut self.sessions);
+            self.sessions.take(batch);
             self.kept += prost::Message::encoded_len(batch);
             self.seq = batch.seq;
         }
         Ok(())
+    }
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Vec<(u64, SessionChange)>>> {
+        // A batch that is taken in again, after a panic, is so once.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what a batch has done, unless that is known.
+    fn take(&self, batch: &Batch) {
+        let mut all = self.lock();
+        for change in &batch.sessions {
+            let of_one = all.entry(change.id.as_str().into()).or_default();
+            if of_one.last().is_none_or(|(seq, _)| *seq < batch.seq) {
+                // What came along with it is large, and goes.
+                let change = SessionChange {
+                    id: String::new(),
+                    state: Bytes::copy_from_slice(&change.state),
+                    added: Bytes::copy_from_slice(&change.added),
+                };
+                of_one.push((batch.seq, change));
+            }
+        }
     }
 }
