@@ -1,13 +1,12 @@
 //! The time of day, as a node has it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use humantime::FormattedDuration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::model::{Head, Millis};
+use crate::model::{Head, Millis, date, duration};
 
 /// How far the clock may be behind that of the last batch without a word, in milliseconds: corrections of that size are common.
 const MAX_BEHIND: Millis = 60_000;
@@ -97,7 +96,8 @@ pub(super) fn compare(head: Head, now: Millis) {
     if refused_until > now {
         warn!(
             "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} (REQUEST_TOO_OLD, \
-             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it",
+             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it; if it \
+             is right, sumd reset-horizon takes that back",
             date(refused_until),
             duration(refused_until - now)
         );
@@ -109,23 +109,10 @@ pub(super) fn compare(head: Head, now: Millis) {
     }
 }
 
-fn duration(millis: Millis) -> FormattedDuration {
-    let seconds = u64::try_from(millis / 1000).unwrap_or(0);
-    humantime::format_duration(Duration::from_secs(seconds))
-}
-
-fn date(millis: Millis) -> String {
-    let since_1970 = Duration::from_millis(millis.max(0).unsigned_abs());
-    let time = UNIX_EPOCH.checked_add(since_1970);
-    time.map_or_else(
-        || "the end of time".to_owned(),
-        |time| humantime::format_rfc3339_millis(time).to_string(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
 
     use super::*;
 
