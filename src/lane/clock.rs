@@ -1,5 +1,6 @@
 //! The time of day, as a node has it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ pub struct Clock(Arc<Inner>);
 struct Inner {
     tell: Box<dyn Fn() -> Millis + Send + Sync>,
     last: Mutex<Option<Last>>,
+    refused_until: AtomicI64,
 }
 
 /// What was told last.
@@ -37,7 +39,20 @@ impl Clock {
         Self(Arc::new(Inner {
             tell: Box::new(tell),
             last: Mutex::default(),
+            refused_until: AtomicI64::new(Millis::MIN),
         }))
+    }
+
+    /// Notes the horizons of a lane.
+    pub(super) fn note(&self, head: Head) {
+        let refused_until = head.horizon.max(head.session_horizon);
+        let known = &self.0.refused_until;
+        known.fetch_max(refused_until, Ordering::Relaxed);
+    }
+
+    /// Whether a horizon is later than now, in a lane that was begun here: all new ids, or sessions, are refused there.
+    pub(super) fn is_behind_horizon(&self) -> bool {
+        self.0.refused_until.load(Ordering::Relaxed) > self.now()
     }
 
     /// The time of day. While the clock is too far ahead to be believed, it is the last time that was believed and what has
@@ -111,7 +126,6 @@ pub(super) fn compare(head: Head, now: Millis) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
     use std::time::Duration;
 
     use super::*;

@@ -158,6 +158,9 @@ async fn a_horizon_in_the_future_is_told_of_and_taken_back() {
     assert_eq!(reason(&refused.expect_err("too old")).0, "REQUEST_TOO_OLD");
     let value = increment(&server, "").await;
     assert_eq!(value.expect("without an id it counts"), 1);
+    let asked = &["cluster", "status", "--address", &server.address];
+    let says = async |clock: &str| while !run(asked).await.0.contains(clock) {};
+    soon(says("BEHIND_HORIZON")).await;
     let told = notes(&data.store()).await;
     for part in [
         "(REQUEST_TOO_OLD), which is all of them for the next 6days 23h",
