@@ -38,9 +38,8 @@ async fn until(asked: &Node, is_so: impl Fn(&[Told]) -> bool) {
         }
     };
     // A clock has to be off for some time.
-    if timeout(LATE, told).await.is_err() {
-        panic!("{:?}", nodes(asked).await);
-    }
+    let told = timeout(LATE, told).await;
+    assert!(told.is_ok(), "{:?}", nodes(asked).await);
 }
 
 fn is_off(node: &Told) -> bool {
