@@ -2,6 +2,7 @@
 //!
 //! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
 
+mod clocks;
 mod forward;
 mod members;
 mod node;
@@ -9,6 +10,8 @@ mod ownership;
 mod service;
 mod view;
 
+pub use clocks::ClockState;
+use clocks::Clocks;
 pub use forward::{
     Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers,
     Rejection, Reply, read_refusal,

@@ -65,11 +65,26 @@ pub enum Command {
     Backup(BackupOptions),
     /// Make the counters of a backup; there must be none yet
     Restore(RestoreOptions),
-    /// Look for damage in the counters; servers may be using them
+    /// Look for damage in the counters; servers may be using them. Times that are later than now, by which a clock was wrong,
+    /// are noted on standard error, and are no damage: the exit code is 0
     Check(StoreOptions),
     /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
     /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
     Move(MoveOptions),
+    /// Take back what a clock that was ahead has done to counters that nobody serves, or to a backup of them
+    ///
+    /// An id, or a session, with a time is refused if it may have been forgotten: if its time is not after the horizon, which
+    /// moves with what is forgotten, and never back. So a server whose clock was ahead can leave a horizon behind that refuses
+    /// all ids for years. sumd check tells if there is one. This takes every time in FILE that is later than now, by the clock
+    /// of this machine, back to now: see to it that this clock is right.
+    ///
+    /// Its consequence: an id or a session with a time between now and the horizon as it was is taken for a new one. If it was
+    /// counted before, and forgotten, it counts a second time if it comes again. Such ids were made by clients whose clocks were
+    /// ahead as well.
+    ///
+    /// Counters on etcd are mended by way of a backup: stop all nodes, sumd backup, sumd reset-horizon on the backup, and sumd
+    /// restore with another --etcd-prefix, which the nodes are then started with.
+    ResetHorizon(ResetOptions),
     /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. Nothing
     /// looks at the other side: if anybody serves what was written there, now or later, the two count apart, and a request
     /// that is sent to both is counted on both. It is refused while the file that the counters were moved to is there
@@ -92,7 +107,11 @@ impl Config {
             Some(Command::Check(options) | Command::Reopen(options)) => options.check(),
             Some(Command::Move(options)) => options.check(),
             Some(
-                Command::Add(_) | Command::Counter(_) | Command::Cluster(_) | Command::Health(_),
+                Command::Add(_)
+                | Command::Counter(_)
+                | Command::Cluster(_)
+                | Command::ResetHorizon(_)
+                | Command::Health(_),
             ) => Ok(()),
         }
     }
@@ -232,6 +251,14 @@ pub struct RestoreOptions {
     /// Where to.
     #[command(flatten)]
     pub store: NewStoreOptions,
+}
+
+/// What `sumd reset-horizon` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ResetOptions {
+    /// The database, such as sumd-data/sumd.db, or a backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[cfg(test)]

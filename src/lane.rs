@@ -147,6 +147,12 @@ impl Lanes {
         self.shared.clock.now()
     }
 
+    /// Whether new ids or sessions with a time are refused, all of them, because some that were forgotten had later times.
+    #[must_use]
+    pub fn refuses_ids(&self) -> bool {
+        self.shared.clock.is_behind_horizon()
+    }
+
     /// How long sessions are remembered that are not used.
     #[must_use]
     pub fn session_horizon(&self) -> Millis {

@@ -52,9 +52,10 @@ async fn main() -> ExitCode {
             report(lines.map(|lines| lines.join("\n")))
         }
         Some(Command::Backup(options)) => check(tools::backup(options).await),
-        Some(Command::Restore(options)) => report(tools::restore(options).await),
+        Some(Command::Restore(options)) => check(tools::restore(options).await),
         Some(Command::Check(options)) => check(tools::check(options).await),
         Some(Command::Move(options)) => report(tools::transfer(options).await),
+        Some(Command::ResetHorizon(options)) => report(tools::reset_horizon(&options)),
         Some(Command::Reopen(options)) => report(tools::reopen(options).await),
     }
 }
@@ -88,7 +89,13 @@ fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     }
 }
 
+/// Prints what was found in data. A note is no damage.
 fn check(found: Result<Report, tools::Error>) -> ExitCode {
+    if let Ok(found) = &found {
+        for note in found.times.notes(tools::now()) {
+            complain(&format!("note: {note}"));
+        }
+    }
     match found {
         Ok(found) if !found.problems.is_empty() => {
             for problem in &found.problems {

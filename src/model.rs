@@ -18,6 +18,7 @@ mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
 pub use apply::{Bounds, State};
@@ -34,3 +35,4 @@ pub use request::{
 };
 pub use resume::Resumed;
 pub use session::{MAX_FAILURES, SESSION_WINDOW, Session};
+pub use time::{date, duration};

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use bytesize::ByteSize;
-use sumd::cluster::{self, ClusterService, Members, PeerService};
+use sumd::cluster::{self, ClockState, ClusterService, Members, PeerService};
 use sumd::config::{Config, NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
-use sumd::lane;
+use sumd::lane::{self, Lanes};
 use sumd::server::{Address, Server, Services};
 use sumd::store::Store;
 use sumd::store::etcd::client::Client;
@@ -37,6 +37,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_FAILED_PROBES: u32 = 3;
+/// Between two looks at the clock of a server that is alone.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -129,6 +131,18 @@ async fn tell_available(mut condition: watch::Receiver<Condition>, available: wa
     }
 }
 
+/// Tells those who ask for the nodes what is known of this one's clock.
+async fn tell_clock(lanes: Lanes, alone: ClusterService) {
+    loop {
+        alone.tell_clock(if lanes.refuses_ids() {
+            ClockState::BehindHorizon
+        } else {
+            ClockState::Agrees
+        });
+        sleep(CLOCK_INTERVAL).await;
+    }
+}
+
 /// The same on etcd, which is waited for, and joins the other nodes.
 async fn open_etcd(
     options: &ServeOptions,
@@ -164,12 +178,14 @@ async fn open_etcd(
     };
     let id = node.id.clone();
     info!(id, address = node.address, "joining the cluster");
-    let members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
+    let mut members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
     // From now on whoever would move the data finds this node; who did so before is found here.
     if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
         let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
         return Err(moved.into());
     }
+    let own_lanes = lanes.lanes.clone();
+    members.watch_clock(&id, move || own_lanes.refuses_ids());
     let counters = CounterService::new(lanes.lanes.clone());
     let peers = PeerService::new(Arc::new(Executor::new(&counters)));
     let (available, availability) = watch::channel(true);
@@ -240,6 +256,8 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     }
     if let Some(opened) = &opened {
         serving.send_replace(Some(opened.services.clone()));
+        // It ends with the process.
+        tokio::spawn(tell_clock(opened.lanes.lanes.clone(), server.alone()));
     }
     let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     info!(
@@ -370,6 +388,7 @@ fn node(options: &NodeOptions, addresses: &[Address]) -> Result<cluster::Node> {
         protocol: cluster::PROTOCOL,
         started: SystemTime::now().into(),
         draining: false,
+        clock: ClockState::Agrees,
     })
 }
 

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::cluster::{ClusterService, Node as Member, PROTOCOL};
+use crate::cluster::{ClockState, ClusterService, Node as Member, PROTOCOL};
 use crate::grpc::authority;
 use connection::Admission;
 use health::Health;
@@ -99,6 +99,7 @@ impl Server {
             protocol: PROTOCOL,
             started: SystemTime::now().into(),
             draining: false,
+            clock: ClockState::Agrees,
         };
         let node = Node {
             routes: Routes::new(&limits, &health),
@@ -120,6 +121,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// What is told of this node where there are no others.
+    #[must_use]
+    pub fn alone(&self) -> ClusterService {
+        self.node.alone.clone()
     }
 
     /// Serves until `shutdown` resolves, then drains: first it says NOT_SERVING and waits for balancers

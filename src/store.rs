@@ -10,7 +10,7 @@ pub mod transfer;
 
 pub use changes::{Changed, Changes, Seen};
 pub use dump::Tally;
-pub use tools::{Report, ToolError};
+pub use tools::{Report, Times, ToolError};
 
 use std::fmt;
 use std::pin::Pin;

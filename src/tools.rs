@@ -1,8 +1,12 @@
 //! The commands that work on stores themselves, and not by a server.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use sumd::config::{
-    BackupOptions, EtcdLayout, EtcdOptions, MoveOptions, RestoreOptions, StoreAddress, StoreOptions,
+    BackupOptions, EtcdLayout, EtcdOptions, MoveOptions, ResetOptions, RestoreOptions,
+    StoreAddress, StoreOptions,
 };
+use sumd::model::{Millis, date};
 use sumd::store::etcd::Place;
 use sumd::store::etcd::client::{Address, Client};
 use sumd::store::{Report, Tally, sqlite, transfer};
@@ -65,6 +69,42 @@ pub(crate) async fn reopen(store: StoreOptions) -> Result<String> {
     Ok(format!(
         "the counters are served from here again, and not from {to}"
     ))
+}
+
+pub(crate) fn reset_horizon(options: &ResetOptions) -> Result<String> {
+    let now = now();
+    let before = sqlite::reset_horizon(&options.file, now)?;
+    let times = [
+        ("ids were refused up to", before.id_horizon),
+        ("sessions were refused up to", before.session_horizon),
+        ("an id was remembered with the time", before.id),
+        ("a session was remembered with the time", before.session),
+        ("the last batch had the time", before.last),
+    ];
+    let late = times.into_iter().filter(|(_, time)| *time > now);
+    let mut lines: Vec<_> = late
+        .map(|(what, time)| format!("{what} {}: now it is {}", date(time), date(now)))
+        .collect();
+    if lines.is_empty() {
+        return Ok(format!(
+            "no time in it is later than {}, which is now: nothing was changed",
+            date(now)
+        ));
+    }
+    lines.push(
+        "ids and sessions with a time between the two are taken for new ones: what was counted under such an id, and \
+         forgotten, counts twice if it comes again"
+            .to_owned(),
+    );
+    Ok(lines.join("\n"))
+}
+
+/// The time of day, by the clock of this machine.
+pub(crate) fn now() -> Millis {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |time| {
+        Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
+    })
 }
 
 fn place(address: &Address, options: &EtcdOptions, layout: &EtcdLayout) -> Result<Place> {

@@ -2,11 +2,13 @@
 
 use crate::config::{ClusterCommand, StatusOptions};
 use crate::proto::sum::v1::cluster_service_client::ClusterServiceClient;
-use crate::proto::sum::v1::{ListNodesRequest, ListNodesResponse, Node, NodeHealth};
+use crate::proto::sum::v1::{ListNodesRequest, ListNodesResponse, Node, NodeClock, NodeHealth};
 
 use super::{ClientError, in_time};
 
-const HEADS: [&str; 6] = ["ID", "ADDRESS", "VERSION", "STARTED", "LANES", "HEALTH"];
+const HEADS: [&str; 7] = [
+    "ID", "ADDRESS", "VERSION", "STARTED", "LANES", "HEALTH", "CLOCK",
+];
 
 /// Carries out a command, and gives the lines to print.
 ///
@@ -50,6 +52,8 @@ fn table(answer: &ListNodesResponse) -> Vec<String> {
 }
 
 fn row(node: &Node) -> [String; HEADS.len()] {
+    let clock = NodeClock::try_from(node.clock).unwrap_or_default();
+    let clock = clock.as_str_name().trim_start_matches("NODE_CLOCK_");
     let health = NodeHealth::try_from(node.health).unwrap_or_default();
     let health = health.as_str_name().trim_start_matches("NODE_HEALTH_");
     // To the second, which is all that people want to know.
@@ -64,6 +68,7 @@ fn row(node: &Node) -> [String; HEADS.len()] {
         started.map(|time| time.to_string()).unwrap_or_default(),
         node.lanes.to_string(),
         health.to_owned(),
+        clock.to_owned(),
     ]
 }
 
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn tables_have_columns() {
-        let node = |id: &str, lanes, health: NodeHealth| Node {
+        let node = |id: &str, lanes, health: NodeHealth, clock: NodeClock| Node {
             id: id.to_owned(),
             address: "10.0.0.1:8080".to_owned(),
             version: "0.1.0".to_owned(),
@@ -83,19 +88,25 @@ mod tests {
             }),
             lanes,
             health: health.into(),
+            clock: clock.into(),
         };
         let lines = table(&ListNodesResponse {
             nodes: vec![
-                node("sumd-0", 256, NodeHealth::Serving),
-                node("a-node-of-a-long-name", 0, NodeHealth::Draining),
+                node("sumd-0", 256, NodeHealth::Serving, NodeClock::Agrees),
+                node(
+                    "a-node-of-a-long-name",
+                    0,
+                    NodeHealth::Draining,
+                    NodeClock::BehindHorizon,
+                ),
             ],
             total_lanes: 256,
             revision: 12,
         });
         let expected = [
-            "ID                     ADDRESS        VERSION  STARTED               LANES  HEALTH",
-            "sumd-0                 10.0.0.1:8080  0.1.0    2026-11-18T11:06:40Z  256    SERVING",
-            "a-node-of-a-long-name  10.0.0.1:8080  0.1.0    2026-11-18T11:06:40Z  0      DRAINING",
+            "ID                     ADDRESS        VERSION  STARTED               LANES  HEALTH    CLOCK",
+            "sumd-0                 10.0.0.1:8080  0.1.0    2026-11-18T11:06:40Z  256    SERVING   AGREES",
+            "a-node-of-a-long-name  10.0.0.1:8080  0.1.0    2026-11-18T11:06:40Z  0      DRAINING  BEHIND_HORIZON",
             "256 of 256 lanes are owned, at revision 12",
         ];
         assert_eq!(lines, expected);

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{InvalidNode, Node, View};
+use super::{ClockState, Clocks, InvalidNode, Node, Peers, View, clocks};
 use crate::store::etcd::client::{Client, Error};
 use registrar::{Problem, Registrar, State, Wish};
 
@@ -38,9 +38,8 @@ pub struct Members {
     view: watch::Receiver<Arc<View>>,
     wish: watch::Sender<Wish>,
     state: watch::Receiver<State>,
-    _registrar: AbortOnDropHandle<()>,
-    _watcher: AbortOnDropHandle<()>,
-    _format: AbortOnDropHandle<()>,
+    /// The registrar, the watcher, and others that end with it.
+    tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// A node cannot take part.
@@ -97,7 +96,7 @@ impl Members {
         let folder = format!("{}/nodes/", options.prefix);
         let (views, view) = watch::channel(Arc::new(View::new(0, Vec::new(), options.lanes)));
         let watcher = watcher::follow(client.clone(), folder.clone(), views);
-        let (wish, wished) = watch::channel(Wish::Serve);
+        let (wish, wished) = watch::channel(Wish::Serve(node.clock));
         let (states, state) = watch::channel(State::Out(None));
         let registrar = Registrar {
             client: client.clone(),
@@ -113,9 +112,11 @@ impl Members {
             view,
             wish,
             state,
-            _registrar: AbortOnDropHandle::new(tokio::spawn(registrar.run())),
-            _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)),
-            _format: AbortOnDropHandle::new(tokio::spawn(format)),
+            tasks: vec![
+                AbortOnDropHandle::new(tokio::spawn(registrar.run())),
+                AbortOnDropHandle::new(tokio::spawn(watcher)),
+                AbortOnDropHandle::new(tokio::spawn(format)),
+            ],
         };
         let joined = timeout_at(deadline, members.joined(&id)).await;
         let problem = match joined {
@@ -151,6 +152,27 @@ impl Members {
         self.view.clone()
     }
 
+    /// Tells the others, from now on, what is known of the clock of this node, given those of the others: while it is off, the
+    /// node owns no lanes.
+    pub fn watch_clock(&mut self, own_id: &str, refuses_ids: impl Fn() -> bool + Send + 'static) {
+        let wish = self.wish.clone();
+        let tell = move |now: ClockState| {
+            wish.send_if_modified(|wish| match wish {
+                Wish::Serve(clock) => std::mem::replace(clock, now) != now,
+                Wish::Drain | Wish::Leave { .. } => false,
+            });
+        };
+        let (clocks, id, view) = (Clocks::default(), own_id.to_owned(), self.view());
+        // Threads have ways to other nodes once a client has called there. This one is there whatever clients do.
+        let peers = Peers::with_clocks(id.clone(), view.clone(), clocks.clone());
+        let judge = clocks::judge(clocks, id, view, refuses_ids, tell);
+        self.tasks
+            .push(AbortOnDropHandle::new(tokio::spawn(async move {
+                let _peers = peers;
+                judge.await;
+            })));
+    }
+
     /// Tells the others that this node is about to stop: its lanes are theirs as soon as they hear of it. Once it has been
     /// called, what it is about will be done, whether it is waited for or not.
     ///
@@ -158,7 +180,7 @@ impl Members {
     /// Where that is not so before the deadline.
     pub async fn announce_draining(&self, deadline: Instant) -> Result<(), JoinError> {
         self.wish.send_if_modified(|wish| {
-            let serves = *wish == Wish::Serve;
+            let serves = matches!(wish, Wish::Serve(_));
             if serves {
                 *wish = Wish::Drain;
             }

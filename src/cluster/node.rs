@@ -14,6 +14,7 @@ use http::uri::Authority;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
+use super::ClockState;
 use crate::store::etcd::FORMAT;
 
 /// Ids stand in keys, logs and tables.
@@ -34,6 +35,8 @@ pub struct Node {
     pub started: Timestamp,
     /// It is about to stop, and owns no lanes.
     pub draining: bool,
+    /// What it knows of its clock.
+    pub clock: ClockState,
 }
 
 /// What a node tells of itself cannot be told.
@@ -98,7 +101,7 @@ impl Node {
 
     /// What others read.
     pub(super) fn to_value(&self) -> Vec<u8> {
-        let value = json!({
+        let mut value = json!({
             "Op": 0,
             "Addr": self.address,
             "Metadata": null,
@@ -111,6 +114,9 @@ impl Node {
                 "format": FORMAT,
             },
         });
+        if let Some(clock) = self.clock.name() {
+            value["Node"]["clock"] = clock.into();
+        }
         value.to_string().into_bytes()
     }
 
@@ -137,6 +143,7 @@ impl Node {
             draining: node["draining"]
                 .as_bool()
                 .ok_or(NotANode::Member("Node.draining"))?,
+            clock: ClockState::from_name(node["clock"].as_str()),
         };
         match node.check() {
             Ok(()) => Ok(node),
@@ -169,6 +176,7 @@ pub(super) mod tests {
                 nanos: 0,
             },
             draining: false,
+            clock: ClockState::Unknown,
         }
     }
 
@@ -178,6 +186,7 @@ pub(super) mod tests {
         for draining in [false, true] {
             node.draining = draining;
             assert_eq!(Node::from_value(&node.to_value()), Ok(node.clone()));
+            node.clock = ClockState::Off;
         }
     }
 

@@ -8,7 +8,7 @@ use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher13;
 
-use super::Node;
+use super::{ClockState, Node};
 
 /// For ever: with other keys, a node of another version would send lanes elsewhere.
 const KEYS: (u64, u64) = (0x7375_6d64_2d6c_616e, 0x652d_6f77_6e65_7273);
@@ -18,9 +18,20 @@ const KEYS: (u64, u64) = (0x7375_6d64_2d6c_616e, 0x652d_6f77_6e65_7273);
 pub(super) struct Owners(Vec<Option<usize>>);
 
 impl Owners {
-    /// Gives each of the lanes to one of the nodes that are not about to stop, if there is one.
+    /// Gives each of the lanes to one of the nodes that are not about to stop, if there is one; and of these to those whose clocks
+    /// are not off, unless all are.
     pub(super) fn new(nodes: &[Node], lanes: u16) -> Self {
-        let able = nodes.iter().enumerate().filter(|(_, node)| !node.draining);
+        let stays = |node: &Node| !node.draining;
+        let agrees = |node: &Node| stays(node) && node.clock != ClockState::Off;
+        let any_agrees = nodes.iter().any(agrees);
+        let is_able = |node: &Node| {
+            if any_agrees {
+                agrees(node)
+            } else {
+                stays(node)
+            }
+        };
+        let able = nodes.iter().enumerate().filter(|(_, node)| is_able(node));
         let mut wishes: Vec<(u64, &str, u16, usize)> = able
             .clone()
             .flat_map(|(place, node)| {
@@ -128,6 +139,25 @@ mod tests {
             let share = usize::from(lanes).div_ceil(all.len());
             prop_assert!(counts.iter().all(|count| *count <= share), "{:?}", counts);
         }
+    }
+
+    /// A node whose clock is off owns nothing, as long as there is another one.
+    #[test]
+    fn a_node_whose_clock_is_off_owns_nothing() {
+        let mut nodes = ["a", "b"].map(node);
+        nodes[0].clock = ClockState::Off;
+        let owners = |nodes: &[Node]| {
+            let owners = Owners::new(nodes, LANES);
+            [0, 1].map(|place| owners.lanes_of(place).count())
+        };
+        assert_eq!(owners(&nodes), [0, LANES.into()]);
+        nodes[1].draining = true;
+        assert_eq!(owners(&nodes), [LANES.into(), 0]);
+        nodes[1].draining = false;
+        nodes[1].clock = ClockState::Off;
+        assert_eq!(owners(&nodes), [128, 128]);
+        nodes[0].clock = ClockState::BehindHorizon;
+        assert_eq!(owners(&nodes), [LANES.into(), 0]);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use http_body::Body;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{Node, View};
+use super::{ClockState, Node, View};
 use crate::grpc::{self, Messages, Replies, ResponseBody};
 use crate::proto::sum::v1::{
-    self as proto, ListNodesRequest, ListNodesResponse, NodeHealth, WatchNodesRequest,
+    self as proto, ListNodesRequest, ListNodesResponse, NodeClock, NodeHealth, WatchNodesRequest,
     WatchNodesResponse,
 };
 
@@ -55,18 +55,24 @@ impl ClusterService {
 
     /// A node that is alone says that it is about to stop. One of a cluster has [told all](super::Members) before.
     pub fn announce_draining(&self) {
+        self.change(|node| node.draining = true);
+    }
+
+    /// A node that is alone says what is known of its clock.
+    pub fn tell_clock(&self, clock: ClockState) {
+        self.change(|node| node.clock = clock);
+    }
+
+    fn change(&self, change: impl Fn(&mut Node)) {
         let Some(own) = &self.own else { return };
-        own.send_modify(|view| {
-            let nodes = view.nodes().iter().cloned();
-            let nodes = nodes.map(|node| Node {
-                draining: true,
-                ..node
-            });
-            *view = Arc::new(View::new(
-                view.revision() + 1,
-                nodes.collect(),
-                view.lanes(),
-            ));
+        own.send_if_modified(|view| {
+            let mut nodes = view.nodes().to_vec();
+            nodes.iter_mut().for_each(change);
+            let is_changed = nodes != view.nodes();
+            if is_changed {
+                *view = Arc::new(View::new(view.revision() + 1, nodes, view.lanes()));
+            }
+            is_changed
         });
     }
 
@@ -135,6 +141,12 @@ fn to_proto(node: &Node, view: &View) -> proto::Node {
     } else {
         NodeHealth::Serving
     };
+    let clock = match node.clock {
+        ClockState::Unknown => NodeClock::Unspecified,
+        ClockState::Agrees => NodeClock::Agrees,
+        ClockState::BehindHorizon => NodeClock::BehindHorizon,
+        ClockState::Off => NodeClock::Off,
+    };
     proto::Node {
         id: node.id.clone(),
         address: node.address.clone(),
@@ -142,5 +154,6 @@ fn to_proto(node: &Node, view: &View) -> proto::Node {
         start_time: Some(node.started),
         lanes: u32::try_from(lanes).expect("lanes are numbered with sixteen bits"),
         health: health.into(),
+        clock: clock.into(),
     }
 }

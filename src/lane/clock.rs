@@ -1,13 +1,13 @@
 //! The time of day, as a node has it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use humantime::FormattedDuration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::model::{Head, Millis};
+use crate::model::{Head, Millis, date, duration};
 
 /// How far the clock may be behind that of the last batch without a word, in milliseconds: corrections of that size are common.
 const MAX_BEHIND: Millis = 60_000;
@@ -23,6 +23,7 @@ pub struct Clock(Arc<Inner>);
 struct Inner {
     tell: Box<dyn Fn() -> Millis + Send + Sync>,
     last: Mutex<Option<Last>>,
+    refused_until: AtomicI64,
 }
 
 /// The last time that was told.
@@ -38,7 +39,20 @@ impl Clock {
         Self(Arc::new(Inner {
             tell: Box::new(tell),
             last: Mutex::default(),
+            refused_until: AtomicI64::new(Millis::MIN),
         }))
+    }
+
+    /// Notes the horizons of a lane.
+    pub(super) fn note(&self, head: Head) {
+        let refused_until = head.horizon.max(head.session_horizon);
+        let known = &self.0.refused_until;
+        known.fetch_max(refused_until, Ordering::Relaxed);
+    }
+
+    /// Whether a horizon is later than now, in a lane that was begun here: all new ids, or sessions, are refused there.
+    pub(super) fn is_behind_horizon(&self) -> bool {
+        self.0.refused_until.load(Ordering::Relaxed) > self.now()
     }
 
     /// The time of day. While the clock is too far ahead to be believed, it is the last time that was believed and what has
@@ -97,7 +111,8 @@ pub(super) fn compare(head: Head, now: Millis) {
     if refused_until > now {
         warn!(
             "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} (REQUEST_TOO_OLD, \
-             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it",
+             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it; if it \
+             is right, sumd reset-horizon takes that back",
             date(refused_until),
             duration(refused_until - now)
         );
@@ -109,23 +124,9 @@ pub(super) fn compare(head: Head, now: Millis) {
     }
 }
 
-fn duration(millis: Millis) -> FormattedDuration {
-    let seconds = u64::try_from(millis / 1000).unwrap_or(0);
-    humantime::format_duration(Duration::from_secs(seconds))
-}
-
-fn date(millis: Millis) -> String {
-    let since_1970 = Duration::from_millis(millis.max(0).unsigned_abs());
-    let time = UNIX_EPOCH.checked_add(since_1970);
-    time.map_or_else(
-        || "the end of time".to_owned(),
-        |time| humantime::format_rfc3339_millis(time).to_string(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
 
     use super::*;
 

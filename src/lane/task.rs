@@ -173,6 +173,7 @@ impl Task {
         shared: Arc<Shared>,
     ) -> Self {
         clock::compare(state.head(), shared.clock.now());
+        shared.clock.note(state.head());
         Self {
             lane,
             state,
@@ -312,6 +313,7 @@ impl Task {
     fn begin(&mut self) {
         self.begun = Instant::now();
         self.state.begin(self.shared.clock.now(), self.elapsed());
+        self.shared.clock.note(self.state.head());
     }
 
     /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.

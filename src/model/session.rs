@@ -98,14 +98,19 @@ impl Session {
         self.age = Some(age);
     }
 
+    /// The time of day at the last message.
+    #[must_use]
+    pub fn used(&self) -> Millis {
+        self.used
+    }
+
     /// Takes a time of day that is later than `now` back to that: a clock was wrong. Says if there was any.
     pub fn take_back(&mut self, now: Millis) -> bool {
-        let before = (self.used, self.lower_bound);
-        self.used = self.used.min(now);
-        if let Some(bound) = &mut self.lower_bound {
-            bound.time = bound.time.min(now);
-        }
-        before != (self.used, self.lower_bound)
+        let bound = self.lower_bound.as_mut().map(|bound| &mut bound.time);
+        let moved = self.moved.as_mut().map(|moved| &mut moved.time);
+        let times = [&mut self.used].into_iter().chain(bound).chain(moved);
+        let late = times.filter(|time| **time > now).map(|time| *time = now);
+        late.count() > 0
     }
 
     /// Takes in a bound: the latest is of use.

@@ -17,7 +17,7 @@ mod tools;
 mod upkeep;
 mod writer;
 
-pub use horizon::{Horizons, reset_horizon};
+pub use horizon::reset_horizon;
 pub use lock::DATABASE;
 pub use schema::OpenError;
 pub(super) use tools::reserve;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{etcd, sqlite};
-use crate::model::Done;
+use crate::model::{Done, MAX_SKEW, Millis, date, duration};
 
 /// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again. Each
 /// revision of etcd is a million, and a backup does not tell whether it is of etcd: it is some eight thousand million of those.
@@ -77,6 +77,8 @@ pub struct Report {
     pub sessions: u64,
     /// The revision of the last change.
     pub revision: i64,
+    /// The latest times of day in it.
+    pub times: Times,
     /// What is wrong.
     pub problems: Vec<String>,
 }
@@ -93,6 +95,77 @@ impl fmt::Display for Report {
             self.revision,
             self.problems.len()
         )
+    }
+}
+
+/// The latest times of day that data have, of all lanes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// That of the last batch.
+    pub last: Millis,
+    /// Request ids with a time up to this are refused, unless they are remembered.
+    pub id_horizon: Millis,
+    /// The same of sessions.
+    pub session_horizon: Millis,
+    /// That of an id that is remembered. The horizon is moved to it when the id is forgotten.
+    pub id: Millis,
+    /// That of a session's last message, which moves the horizon of sessions likewise.
+    pub session: Millis,
+}
+
+impl Times {
+    /// That of each, if it is later.
+    pub(super) fn take(&mut self, other: Self) {
+        *self = Self {
+            last: self.last.max(other.last),
+            id_horizon: self.id_horizon.max(other.id_horizon),
+            session_horizon: self.session_horizon.max(other.session_horizon),
+            id: self.id.max(other.id),
+            session: self.session.max(other.session),
+        };
+    }
+
+    /// The consequences of times that are later than `now` by over a minute: a clock was ahead, or that which tells `now` is
+    /// behind. The data are not damaged by that.
+    #[must_use]
+    pub fn notes(&self, now: Millis) -> Vec<String> {
+        let late = |time: Millis| (time > now.saturating_add(MAX_SKEW)).then(|| date(time));
+        let mut notes = Vec::new();
+        if let Some(until) = late(self.id_horizon) {
+            notes.push(format!(
+                "request ids with a time up to {until} are refused (REQUEST_TOO_OLD), which is all of them for the next {}",
+                duration(self.id_horizon - now)
+            ));
+        }
+        if let Some(until) = late(self.session_horizon) {
+            notes.push(format!(
+                "sessions that began up to {until} are refused (SESSION_TOO_OLD), which is all new ones for the next {}",
+                duration(self.session_horizon - now)
+            ));
+        }
+        if let Some(until) = late(self.id) {
+            notes.push(format!(
+                "a request id is remembered that has a time of {until}: once it is forgotten, ids up to that time are refused"
+            ));
+        }
+        if let Some(until) = late(self.session) {
+            notes.push(format!(
+                "a session is remembered that was used at {until}: once it is forgotten, sessions up to that time are refused"
+            ));
+        }
+        if let Some(last) = late(self.last) {
+            notes.push(format!(
+                "the last batch has a time of {last}, which refuses nothing by itself"
+            ));
+        }
+        if !notes.is_empty() {
+            notes.push(format!(
+                "it is {} now by the clock of this machine. If that is right, the clock of a server was ahead; sumd reset-horizon \
+                 takes the times back (see its --help)",
+                date(now)
+            ));
+        }
+        notes
     }
 }
 

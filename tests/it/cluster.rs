@@ -1,5 +1,6 @@
 //! Nodes of a cluster: who is there, as real etcd tells it, and what they hand on to each other.
 
+mod clocks;
 mod doubt;
 mod forward;
 mod hand_back;
@@ -16,7 +17,7 @@ mod watches;
 
 use std::time::Duration;
 
-use sumd::cluster::{Node, PROTOCOL};
+use sumd::cluster::{ClockState, Node, PROTOCOL};
 use tokio::time::Instant;
 
 /// For what has to succeed, however busy the machine is.
@@ -32,5 +33,6 @@ fn node(id: &str, address: &str) -> Node {
         protocol: PROTOCOL,
         started: std::time::SystemTime::now().into(),
         draining: false,
+        clock: ClockState::Agrees,
     }
 }

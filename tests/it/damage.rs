@@ -1,6 +1,7 @@
 //! Data that is in use, foreign, newer, damaged or without room: never a wrong answer, always a clear one. And the tools
 //! that copy and check it.
 
+mod clock;
 mod disk;
 mod folders;
 

@@ -44,6 +44,8 @@ use node::Node;
 
 /// How soon those who measure ask again.
 const IMPATIENCE: [Duration; 1] = [Duration::from_millis(500)];
+/// Of clients of nodes that are mutated: an answer that is lost is asked for again well within their patience.
+const HURRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// How many of them ask any node.
 const PULSES: usize = 3;
 /// How many clients write so much that there is something to bring up to date.
@@ -216,7 +218,8 @@ async fn run(plan: &Plan) -> Figures {
     servers.guesses = plan.mutant == Some(Mutant::Guess);
     if plan.mutant.is_some() {
         // Nothing goes wrong that lasts; and clients tell what they wait for before they are given up.
-        servers.outage = PATIENCE * 2 / 3;
+        servers.outage = PATIENCE * 5 / 6;
+        servers.deadlines = &HURRY;
     }
     let context = Context {
         servers,

@@ -13,6 +13,7 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
+use super::super::Clocks;
 use super::MAX_MESSAGE_BYTES;
 use super::line::Line;
 use crate::proto::sumd::cluster::v1::peer_service_client::PeerServiceClient;
@@ -39,6 +40,8 @@ pub(super) struct Link {
     pub(super) id: String,
     pub(super) address: String,
     pub(super) line: Arc<Line>,
+    /// The node's is among them.
+    pub(super) clocks: Clocks,
     /// Nobody will call any more.
     pub(super) retired: CancellationToken,
 }
@@ -129,11 +132,15 @@ impl Link {
         let mut sweeps = interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retiring = false;
+        let mut is_heard = false;
         loop {
             tokio::select! {
                 biased;
                 message = answers.message() => match message {
                     Ok(Some(message)) => {
+                        if message.time_ms > 0 && !std::mem::replace(&mut is_heard, true) {
+                            self.clocks.hear(&self.id, message.time_ms);
+                        }
                         self.line.answered(message.answers);
                         if message.draining {
                             self.line.close();
@@ -143,6 +150,8 @@ impl Link {
                     Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
                 now = sweeps.tick() => {
+                    // Once between two of these is enough.
+                    is_heard = false;
                     let busy = self.line.sweep(now.max(Instant::now()));
                     if retiring && !busy {
                         return "it is no member any more".to_owned();

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use tonic::{Code, Status};
 
+use super::super::clocks;
 use super::call::Rejection;
 use super::{
     MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
@@ -119,6 +120,7 @@ impl Outgoing {
             answers,
             protocol: if greeting { PROTOCOL } else { 0 },
             draining,
+            time_ms: clocks::now(),
         };
         let mut framed = BytesMut::new();
         grpc::put_message(&message, &mut framed);

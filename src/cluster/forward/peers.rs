@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::{Node, View};
+use super::super::{Clocks, Node, View};
 use super::call::{Answer, Call, Doubt, ForwardError, Kind, NotSent};
 use super::line::Line;
 use super::link::Link;
@@ -43,8 +43,17 @@ impl Peers {
     /// Connects to the nodes of a view, and to those of later ones, on the runtime that this is called on.
     #[must_use]
     pub fn new(own_id: String, view: watch::Receiver<Arc<View>>) -> Self {
+        Self::with_clocks(own_id, view, Clocks::default())
+    }
+
+    /// The same, and notes what the nodes tell of their clocks.
+    pub(in crate::cluster) fn with_clocks(
+        own_id: String,
+        view: watch::Receiver<Arc<View>>,
+        clocks: Clocks,
+    ) -> Self {
         let peers = Arc::default();
-        let task = follow(own_id.clone(), view.clone(), Arc::clone(&peers));
+        let task = follow(own_id.clone(), view.clone(), clocks, Arc::clone(&peers));
         Self(Arc::new(Local {
             own_id,
             view,
@@ -109,6 +118,7 @@ impl Peers {
 async fn follow(
     own_id: String,
     mut view: watch::Receiver<Arc<View>>,
+    clocks: Clocks,
     peers: Arc<RwLock<HashMap<String, Peer>>>,
 ) {
     let mut links = JoinSet::new();
@@ -132,6 +142,7 @@ async fn follow(
                         id: node.id.clone(),
                         address: node.address.clone(),
                         line: peer.line.clone(),
+                        clocks: clocks.clone(),
                         retired: peer.retired.clone(),
                     };
                     links.spawn(link.run());

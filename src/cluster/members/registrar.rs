@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use super::super::{Node, View};
+use super::super::{ClockState, Node, View};
 use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
 use crate::store::etcd::client::{Client, Error, Lease, Outcome, Refusal, at_revision, get};
 
@@ -20,7 +20,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// What a node wants of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    Serve,
+    Serve(ClockState),
     Drain,
     Leave { deadline: Instant },
 }
@@ -82,6 +82,9 @@ impl Registrar {
                 return;
             }
             self.node.draining = wish == Wish::Drain;
+            if let Wish::Serve(clock) = wish {
+                self.node.clock = clock;
+            }
             match self.register(&mut lease).await {
                 Ok(revision) => {
                     let draining = self.node.draining;

@@ -17,7 +17,7 @@ use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Meta};
 use crate::store::dump::{Dump, Remembered};
-use crate::store::tools::{Answers, Report, ToolError};
+use crate::store::tools::{Answers, Report, Times, ToolError};
 use crate::store::{LaneNumber, Row};
 use lanes::{Lanes, Overlay};
 
@@ -96,6 +96,15 @@ impl<K: Kv> Survey<K> {
         dump.packs.sort_by_key(|pack| pack.base);
         dump.sessions = self.sessions(dump.time).await?;
         self.report.sessions = dump.sessions.len() as u64;
+        let newest = dump.packs.iter().filter_map(|pack| pack.newest).max();
+        let used = dump.sessions.iter().map(|(_, session)| session.used());
+        self.report.times = Times {
+            last: dump.time,
+            id_horizon: dump.horizon,
+            session_horizon: dump.session_horizon,
+            id: newest.unwrap_or(0),
+            session: used.max().unwrap_or(0),
+        };
         Ok(dump)
     }
 

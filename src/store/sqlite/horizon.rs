@@ -6,47 +6,40 @@ use rusqlite::Connection;
 
 use super::lock::Lock;
 use super::rows::{self, Error};
+use super::tools::{self, complete};
 use super::{OpenError, reader, schema};
 use crate::model::{Digests, Millis};
-use crate::store::tools::ToolError;
+use crate::store::tools::{Times, ToolError};
 
-/// The horizons of a database, as they were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Horizons {
-    /// Request ids of times up to this were refused.
-    pub ids: Millis,
-    /// The same of sessions.
-    pub sessions: Millis,
-}
-
-/// Takes every time of day in a database that nobody serves back to `now`, if it is later. Gives the horizons as they were.
+/// Takes every time of day in a database that nobody serves back to `now`, if it is later. Gives the latest times as they were.
 ///
 /// Ids and sessions with a time between the two are taken for new ones if they come again, also those that were counted and
 /// forgotten.
 ///
 /// # Errors
-/// Returns an error if there is no database, another process has it, or it cannot be changed.
-pub fn reset_horizon(path: &Path, now: Millis) -> Result<Horizons, ToolError> {
+/// Returns an error if there is no database, another process has it, it is damaged, or it cannot be changed.
+pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()).into());
     }
-    let _lock = Lock::take(path)?;
+    let lock = Lock::take(path)?;
     let (connection, digests) = schema::open(path)?;
     let reset = take_back(&connection, digests, now);
-    reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))
+    let before = reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))?;
+    // A backup is one file.
+    complete(path, connection)?;
+    lock.give_up();
+    Ok(before)
 }
 
-fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Result<Horizons> {
+fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Result<Times> {
     let transaction = connection.unchecked_transaction()?;
-    let mut before = Horizons::default();
+    let mut before = Times::default();
     let mut batches = Vec::new();
     reader::each_batch(&transaction, digests, |batch| {
         let mut batch = batch?;
+        before.take(tools::times(&batch));
         let (head, stamp) = (&mut batch.head, &mut batch.pack.stamp);
-        before = Horizons {
-            ids: head.horizon,
-            sessions: head.session_horizon,
-        };
         let times = [&mut head.time, &mut head.horizon, &mut head.session_horizon];
         let times = times.into_iter().chain(stamp.newest.as_mut());
         let late = times.filter(|time| **time > now).map(|time| *time = now);
@@ -64,6 +57,7 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
             let (id, mut session) = rows::session(digests, row)?;
+            before.session = before.session.max(session.used());
             if session.take_back(now) {
                 sessions.push((id, session));
             }
@@ -114,10 +108,14 @@ mod tests {
             store.commit(0, Arc::new(batch)).await.expect("stored");
         }
         drop(store);
-        let before = Horizons {
-            ids: AHEAD - 600_000,
-            sessions: AHEAD - 86_400_000,
+        let before = Times {
+            last: AHEAD,
+            id_horizon: AHEAD - 600_000,
+            session_horizon: AHEAD - 86_400_000,
+            id: AHEAD,
+            session: 0,
         };
+        assert_eq!(check(&path).expect("a report").times, before);
         assert_eq!(reset_horizon(&path, NOW).expect("reset"), before);
         let report = check(&path).expect("a report");
         assert_eq!(report.problems, Vec::<String>::new());
@@ -129,9 +127,12 @@ mod tests {
             (NOW, NOW, NOW)
         );
         drop(store);
-        let after = Horizons {
-            ids: NOW,
-            sessions: NOW,
+        let after = Times {
+            last: NOW,
+            id_horizon: NOW,
+            session_horizon: NOW,
+            id: NOW,
+            session: 0,
         };
         assert_eq!(reset_horizon(&path, NOW + 1).expect("nothing to do"), after);
     }

@@ -13,7 +13,7 @@ use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{beside, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
-use crate::store::tools::{Answers, RESTORE_GAP, Report, ToolError};
+use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 
 /// Copies a database, as it is at one moment, to a new file.
 ///
@@ -252,10 +252,27 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     let mut statement = connection.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        note(rows::session(digests, row), &mut report.problems);
+        if let Some((_, session)) = note(rows::session(digests, row), &mut report.problems) {
+            report.times.take(Times {
+                session: session.used(),
+                ..Times::default()
+            });
+        }
         report.sessions += 1;
     }
     Ok(())
+}
+
+/// The times of day that a batch has.
+pub(super) fn times(batch: &rows::BatchRow) -> Times {
+    let rows::BatchRow { head, pack } = batch;
+    Times {
+        last: head.time,
+        id_horizon: head.horizon,
+        session_horizon: head.session_horizon,
+        id: pack.stamp.newest.unwrap_or(0),
+        session: 0,
+    }
 }
 
 fn note<T>(row: rows::Result<T>, problems: &mut Vec<String>) -> Option<T> {
@@ -282,6 +299,7 @@ fn check_batches(
             report.problems.push(problem);
         }
         (revision, time) = (head.revision, head.time);
+        report.times.take(times(&batch));
         let entries = PackEntry::read_all(&batch.pack.ids);
         let entries = entries.map_err(|error| Error::Corrupt(format!("batch {seq}: {error}")));
         for entry in note(entries, &mut report.problems).unwrap_or_default() {

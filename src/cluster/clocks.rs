@@ -1,0 +1,225 @@
+//! What the clocks of the nodes say, beside this one's: a node whose clock is off owns no lanes, so that it is not the one that
+//! decides which ids are too old or too young.
+//!
+//! Nodes tell their time with all that they answer each other. Which of two clocks is right nobody can say; of more, the one in
+//! the middle is taken for right.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::View;
+use crate::model::{MAX_SKEW, Millis, duration};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A clock is off once so many looks in a row say so: after a pause of this process the others seem to be behind, until what they
+/// sent meanwhile is read.
+const LOOKS: u32 = 12;
+/// For so long counts what was heard of a clock. Nodes tell it with each answer, and with signs of life every ten seconds.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// What is known of a node's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockState {
+    /// Nothing: the node is of a version that does not tell.
+    #[default]
+    Unknown,
+    /// Nothing contradicts it.
+    Agrees,
+    /// Ids with a time later than it may have been forgotten: all ids with a time are refused.
+    BehindHorizon,
+    /// It is not what those of most nodes are. The node owns no lanes.
+    Off,
+}
+
+impl ClockState {
+    /// Its name in a node's key.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Agrees => Some("agrees"),
+            Self::BehindHorizon => Some("behind_horizon"),
+            Self::Off => Some("off"),
+        }
+    }
+
+    /// The state of a name; one of a later version tells nothing.
+    pub(super) fn from_name(name: Option<&str>) -> Self {
+        let all = [Self::Agrees, Self::BehindHorizon, Self::Off];
+        let found = all
+            .into_iter()
+            .find(|state| name.is_some() && state.name() == name);
+        found.unwrap_or_default()
+    }
+}
+
+/// By how much the clocks of other nodes are ahead of this one's; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Clocks(Arc<Mutex<HashMap<String, Heard>>>);
+
+struct Heard {
+    ahead: Millis,
+    at: Instant,
+}
+
+/// The time of day, as it is told to other nodes.
+pub(super) fn now() -> Millis {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |time| {
+        Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
+    })
+}
+
+impl Clocks {
+    /// A node has just told its time.
+    pub(super) fn hear(&self, id: &str, time: Millis) {
+        let heard = Heard {
+            ahead: time.saturating_sub(now()),
+            at: Instant::now(),
+        };
+        self.heard().insert(id.to_owned(), heard);
+    }
+
+    /// By how much the clocks of the other nodes of a view are ahead, as far as was heard lately.
+    fn ahead(&self, own_id: &str, view: &View) -> Vec<Millis> {
+        let mut all = self.heard();
+        all.retain(|id, heard| heard.at.elapsed() < FRESH && view.node(id).is_some());
+        let others = all.iter().filter(|(id, _)| *id != own_id);
+        others.map(|(_, heard)| heard.ahead).collect()
+    }
+
+    /// Whole after each of its changes.
+    fn heard(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By how much a clock is away from the middle of all, given by how much the others are ahead of it. Of an even number of clocks
+/// everything between the two in the middle counts as that: of two neither is away from it.
+fn away(mut ahead: Vec<Millis>) -> Millis {
+    ahead.push(0);
+    ahead.sort_unstable();
+    let (low, high) = (ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]);
+    low.max(0).max(high.saturating_neg())
+}
+
+/// Looks at the clocks from time to time, and tells the state of this node's. Ends when the views do.
+pub(super) async fn judge(
+    clocks: Clocks,
+    own_id: String,
+    view: watch::Receiver<Arc<View>>,
+    refuses_ids: impl Fn() -> bool,
+    mut tell: impl FnMut(ClockState),
+) {
+    let (mut is_off, mut looks, mut differs) = (false, 0, false);
+    while view.has_changed().is_ok() {
+        let ahead = clocks.ahead(&own_id, &view.borrow());
+        let two = match ahead[..] {
+            [other] => other.saturating_abs(),
+            _ => 0,
+        };
+        let away = away(ahead);
+        // One that has only just come back is not to go again at once.
+        let bound = if is_off { MAX_SKEW / 2 } else { MAX_SKEW };
+        looks = if (away > bound) == is_off {
+            0
+        } else {
+            looks + 1
+        };
+        if looks == LOOKS {
+            (is_off, looks) = (!is_off, 0);
+            if is_off {
+                warn!(
+                    "this node's clock is {} away from those of most nodes: it owns no lanes until it agrees",
+                    duration(away)
+                );
+            } else {
+                info!("this node's clock agrees with those of most nodes again");
+            }
+        }
+        if (two > MAX_SKEW) && !std::mem::replace(&mut differs, two > MAX_SKEW) {
+            warn!(
+                "the clocks of this node and the only other one are {} apart: either may be wrong",
+                duration(two)
+            );
+        }
+        tell(if is_off {
+            ClockState::Off
+        } else if refuses_ids() {
+            ClockState::BehindHorizon
+        } else {
+            ClockState::Agrees
+        });
+        sleep(INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::node::tests::node;
+
+    const HOUR: Millis = 3_600_000;
+
+    #[test]
+    fn the_clock_in_the_middle_is_right() {
+        assert_eq!(away(vec![]), 0, "it is the only one");
+        assert_eq!(away(vec![HOUR]), 0, "of two either may be wrong");
+        assert_eq!(away(vec![HOUR, HOUR + 5]), HOUR);
+        assert_eq!(away(vec![-HOUR, -HOUR - 5]), HOUR);
+        assert_eq!(away(vec![-HOUR, HOUR]), 0, "it is in the middle");
+        assert_eq!(away(vec![0, HOUR]), 0, "another one is off");
+        assert_eq!(away(vec![0, HOUR, HOUR]), 0, "two are for each");
+        assert_eq!(away(vec![5, HOUR, HOUR + 1]), 5);
+        assert_eq!(away(vec![HOUR, HOUR, HOUR + 1]), HOUR);
+    }
+
+    #[test]
+    fn states_have_names() {
+        for state in [
+            ClockState::Unknown,
+            ClockState::Agrees,
+            ClockState::BehindHorizon,
+            ClockState::Off,
+        ] {
+            assert_eq!(ClockState::from_name(state.name()), state);
+        }
+        assert_eq!(ClockState::from_name(Some("later")), ClockState::Unknown);
+    }
+
+    /// A node is off once its clock was away from two others for some time, and not for a moment; and not any more once it
+    /// agrees.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_off_is_told() {
+        let clocks = Clocks::default();
+        let nodes = ["a", "b", "c"].map(node).into();
+        let (_views, view) = watch::channel(Arc::new(View::new(1, nodes, 8)));
+        let (told, mut state) = watch::channel(ClockState::Unknown);
+        let tell = move |state| {
+            told.send_replace(state);
+        };
+        let task = judge(clocks.clone(), "a".to_owned(), view, || false, tell);
+        let task = tokio::spawn(task);
+        let mut hear = async |ahead: Millis, looks: u32| {
+            for _ in 0..looks {
+                for id in ["b", "c", "gone"] {
+                    clocks.hear(id, now() + ahead);
+                }
+                state.mark_unchanged();
+                state.changed().await.expect("it looks");
+            }
+            *state.borrow()
+        };
+        assert_eq!(hear(0, 2).await, ClockState::Agrees);
+        assert_eq!(hear(2 * HOUR, LOOKS - 1).await, ClockState::Agrees);
+        assert_eq!(hear(0, 1).await, ClockState::Agrees);
+        assert_eq!(hear(-HOUR, LOOKS).await, ClockState::Off);
+        assert_eq!(hear(0, LOOKS).await, ClockState::Agrees);
+        task.abort();
+    }
+}
