@@ -24,6 +24,9 @@ use crate::proto::sum::v1::AddRequest;
 use crate::proto::sum::v1::sum_service_client::SumServiceClient;
 use crate::server::Address;
 
+/// How often a server is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two rounds over several servers.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -226,5 +229,10 @@ async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> 
         Address::Tcp(address) => format!("http://{address}"),
         Address::Unix(path) => format!("unix:{}", path.display()),
     };
-    Endpoint::from_shared(uri)?.connect().await
+    // A watch has no deadline: without this a server whose machine is gone would be waited for without end.
+    let endpoint = Endpoint::from_shared(uri)?
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    endpoint.connect().await
 }
