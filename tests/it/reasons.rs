@@ -12,7 +12,7 @@ const WITHOUT_REASONS: [&str; 2] = ["src/store", "src/config"];
 const ONE_WORD: [&str; 2] = ["OVERLOADED", "PANIC"];
 /// Words that look like a reason: an outcome, and those of the build. Names of variables have a prefix.
 const OTHERS: [&str; 3] = ["NOT_APPLIED", "UNKNOWN", "OUT_DIR"];
-const PREFIXES: [&str; 3] = ["SUMD_", "CARGO_", "NODE_HEALTH_"];
+const PREFIXES: [&str; 4] = ["SUMD_", "CARGO_", "NODE_HEALTH_", "NODE_CLOCK_"];
 
 /// The strings in a source that look like reasons.
 fn in_code(source: &str) -> impl Iterator<Item = &str> {

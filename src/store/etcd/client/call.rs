@@ -80,12 +80,14 @@ impl Caller {
     }
 
     /// Says who asks, in a request that goes elsewhere than to the endpoint in use.
-    pub(super) async fn sign(&self, request: &mut Request<impl Sized>) -> Result<(), Error> {
+    pub(super) async fn sign(&self, request: &mut Request<impl Sized>) -> Result<Token, Error> {
+        let mut token = Token::default();
         if self.options().login.is_some() {
             let signed = self.prepare(()).await.map_err(|fault| fault.error)?;
             signed.token.put(request);
+            token = signed.token;
         }
-        Ok(())
+        Ok(token)
     }
 
     /// Leaves the endpoint, if it is to blame.

@@ -148,10 +148,16 @@ impl Client {
         let asked = async {
             let channel = dial::connect(host, self.caller.options()).await?;
             let mut request = Request::new(message);
-            self.caller.sign(&mut request).await?;
-            let answer = send(channel, request).await;
-            let answer = answer.map_err(|status| Fault::new(&status, host).error)?;
-            Ok(answer.into_inner())
+            let token = self.caller.sign(&mut request).await?;
+            match send(channel, request).await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(status) => {
+                    let fault = Fault::new(&status, host);
+                    // A member that was started again knows no token of its life before.
+                    self.caller.renew(&token, &fault).await;
+                    Err(fault.error)
+                }
+            }
         };
         let answer = timeout_at(deadline, asked).await;
         answer.unwrap_or_else(|_| Err(Fault::late(host).error))

@@ -18,7 +18,7 @@ pub(super) struct Tokens {
 }
 
 /// A token, or that there need not be one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Token(Option<MetadataValue<Ascii>>);
 
 impl Token {
