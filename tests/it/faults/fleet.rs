@@ -183,7 +183,7 @@ impl Fleet {
             }
         }
         for alarm in insist(|| client.alarms(in_time())).await {
-            insist(|| client.disarm(alarm.clone(), in_time())).await;
+            insist(|| client.disarm(alarm, in_time())).await;
         }
     }
 }
