@@ -238,7 +238,7 @@ impl Task {
 
     /// When the lane is to be looked after although nobody asks for anything.
     fn look_at(&self) -> Option<Instant> {
-        let due = self.state.due_in();
+        let due = self.state.due_in().filter(|_| !self.is_elsewhere());
         let due = due.map(|due| TICK.max(Duration::from_millis(due.unsigned_abs())));
         // A lane may become another node's at any time.
         let is_shared = self.shared.elsewhere.get().is_some();
@@ -248,10 +248,12 @@ impl Task {
 
     /// Forgets what is due, if this node commits to the lane, so that an idle lane gives its memory back.
     async fn look_after(&mut self, nothing: &mut Vec<Job>) -> std::result::Result<(), StartError> {
-        self.begin();
-        if !self.is_elsewhere() {
-            self.store(nothing, 0).await?;
+        // The owner forgets. Here the lane is let go of, which a batch that is begun would only put off.
+        if self.is_elsewhere() {
+            return Ok(());
         }
+        self.begin();
+        self.store(nothing, 0).await?;
         self.shared.memory.share(&mut self.taken, &mut self.state);
         Ok(())
     }
