@@ -123,7 +123,7 @@ impl Server {
         self.listeners.iter().map(Listener::address).collect()
     }
 
-    /// What is told of this node where there are no others.
+    /// The description of this node if there are no others.
     #[must_use]
     pub fn alone(&self) -> ClusterService {
         self.node.alone.clone()

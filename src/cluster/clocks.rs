@@ -1,4 +1,4 @@
-//! What the clocks of the nodes say, beside this one's: a node whose clock is off owns no lanes, so that it is not the one that
+//! The clocks of the nodes, beside this one's: a node whose clock is off owns no lanes, so that it is not the one that
 //! decides which ids are too old or too young.
 //!
 //! Nodes tell their time with all that they answer each other. Which of two clocks is right nobody can say; of more, the one in
@@ -23,7 +23,7 @@ const LOOKS: u32 = 12;
 /// For so long counts what was heard of a clock. Nodes tell it with each answer, and with signs of life every ten seconds.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// What is known of a node's clock.
+/// The state of a node's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockState {
     /// Nothing: the node is of a version that does not tell.

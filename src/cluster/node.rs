@@ -35,7 +35,7 @@ pub struct Node {
     pub started: Timestamp,
     /// It is about to stop, and owns no lanes.
     pub draining: bool,
-    /// What it knows of its clock.
+    /// The state of its clock.
     pub clock: ClockState,
 }
 

@@ -53,7 +53,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// What its caller is told. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
+    /// The answer that its caller gets. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
     fn told(&self, answer: Result<Decided>) -> Result<Decided> {
         match answer {
             Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Refused::IdReused)) => answer,

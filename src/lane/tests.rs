@@ -217,7 +217,7 @@ async fn a_store_that_does_not_answer_is_told() {
     assert_eq!(decided.revision, 2, "behind the one that nobody knew of");
 }
 
-/// What was in a batch that may have been stored is in doubt until a decision says otherwise: a store that cannot be reached
+/// A job of a batch that may have been stored is in doubt until a decision says otherwise: a store that cannot be reached
 /// afterwards does not make it NOT_APPLIED, with an id or without one.
 #[tokio::test(start_paused = true)]
 async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {

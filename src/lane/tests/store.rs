@@ -23,7 +23,7 @@ struct Inner {
     asked: watch::Sender<usize>,
     /// Lanes that were loaded.
     loads: AtomicUsize,
-    /// What becomes of the next commit is not known, and then it cannot be reached for once.
+    /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
     changes: Changes,
 }
