@@ -178,6 +178,28 @@ async fn tokens_are_renewed() {
     assert_eq!(told, ["2", "3", "4"]);
 }
 
+/// A member that was started again knows none of the tokens of before. Calls to that one member alone get by all the same.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn members_that_were_started_again_are_asked() {
+    let mut cluster = Cluster::guarded(3).await;
+    let client = cluster.root();
+    let all_well = async || {
+        let members = client.members(in_time()).await;
+        for (host, member) in members {
+            member.unwrap_or_else(|error| panic!("{host}: {error}"));
+        }
+    };
+    all_well().await;
+    for i in 0..3 {
+        let member = &mut cluster.members[i];
+        member.kill().await;
+        member.start();
+        member.healthy().await;
+        all_well().await;
+    }
+}
+
 /// A user is given although etcd does not ask for one, yet.
 #[tokio::test]
 #[ignore = "make test runs it"]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sumd::proto::etcd::etcdserverpb::DeleteRangeRequest;
-use sumd::store::etcd::client::{Client, Doubt, Error, Host, Outcome, Refusal, get, prefix_end};
+use sumd::store::etcd::client::{Client, Doubt, Error, Host, Outcome, get, prefix_end};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -118,11 +118,13 @@ impl Fleet {
 
     /// Does something to the ways between a member and the others, in both directions.
     pub async fn set_apart(&mut self, member: usize, way: Way) {
-        let ids = self.client.members(in_time()).await;
-        let ids = ids
-            .into_iter()
-            .map(|(_, member)| member.expect("it is well").id);
-        for (i, id) in ids.enumerate() {
+        let client = &self.client;
+        let ids = insist(async || {
+            let members = client.members(in_time()).await.into_iter();
+            members.map(|(_, member)| Ok(member?.id)).collect()
+        });
+        let ids: Vec<u64> = ids.await;
+        for (i, id) in ids.into_iter().enumerate() {
             if i == member {
                 for other in (0..SIZE).filter(|other| *other != member) {
                     self.cluster.peers[other].set_for(id, way);
@@ -188,7 +190,7 @@ impl Fleet {
     }
 }
 
-/// Asks until it is done. A member that was started again knows no token of its life before, and says so to whoever is first.
+/// Asks until it is done.
 async fn insist<T, F>(mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, Error>>,
@@ -198,9 +200,7 @@ where
         match ask().await {
             Ok(done) => return done,
             Err(error) => {
-                let has_no_token = error.outcome == Outcome::Definite(Refusal::NotLoggedIn);
-                let is_passing = error.is_passing() || has_no_token;
-                assert!(is_passing && Instant::now() < deadline, "{error}");
+                assert!(error.is_passing() && Instant::now() < deadline, "{error}");
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -7,9 +7,10 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::dial;
 use super::rotation::{Connection, Rotation, backoff};
 use super::token::{Token, Tokens};
-use super::{Error, Fault, Options};
+use super::{Error, Fault, Host, Options};
 
 /// One answer: etcd has no bound of its own for what it reads, so a reader asks for pages that are far smaller.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -79,15 +80,42 @@ impl Caller {
         })
     }
 
-    /// Says who asks, in a request that goes elsewhere than to the endpoint in use.
-    pub(super) async fn sign(&self, request: &mut Request<impl Sized>) -> Result<Token, Error> {
-        let mut token = Token::default();
-        if self.options().login.is_some() {
-            let signed = self.prepare(()).await.map_err(|fault| fault.error)?;
-            signed.token.put(request);
-            token = signed.token;
-        }
-        Ok(token)
+    /// Asks one member over a connection of its own, once. It is asked again only where it refused the token, since it has
+    /// done nothing then.
+    pub(super) async fn call_at<Q: Clone, A, F>(
+        &self,
+        host: &Host,
+        deadline: Instant,
+        message: Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let asked = async {
+            let channel = dial::connect(host, self.options()).await?;
+            let mut token = match self.options().login {
+                Some(_) => self.prepare(()).await.map_err(|fault| fault.error)?.token,
+                None => Token::default(),
+            };
+            let mut is_its_own = false;
+            loop {
+                let mut request = Request::new(message.clone());
+                token.put(&mut request);
+                let fault = match send(channel.clone(), request).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) => Fault::new(&status, host),
+                };
+                if !fault.token || is_its_own {
+                    return Err(fault.error);
+                }
+                let fresh = self.0.tokens.token_at(&channel, host).await;
+                token = fresh.map_err(|fault| fault.error)?;
+                is_its_own = true;
+            }
+        };
+        let answer = timeout_at(deadline, asked).await;
+        answer.unwrap_or_else(|_| Err(Fault::late(host).error))
     }
 
     /// Leaves the endpoint, if it is to blame.

@@ -1,13 +1,10 @@
 //! The members themselves: how each is, and how full.
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
-use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tokio::time::Instant;
 
 use super::call::Kind;
-use super::dial;
-use super::{Client, Error, Fault, Host};
+use super::{Client, Error, Host};
 use crate::proto::etcd::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::proto::etcd::etcdserverpb::{
@@ -67,7 +64,10 @@ impl Client {
     async fn member(&self, host: &Host, deadline: Instant) -> Result<Member, Error> {
         let send =
             |channel, request| async move { MaintenanceClient::new(channel).status(request).await };
-        let status = self.ask(host, deadline, StatusRequest {}, send).await?;
+        let status = self
+            .caller
+            .call_at(host, deadline, StatusRequest {}, send)
+            .await?;
         let header = status.header.unwrap_or_default();
         Ok(Member {
             id: header.member_id,
@@ -129,38 +129,10 @@ impl Client {
         let send = |channel, request| async move {
             MaintenanceClient::new(channel).defragment(request).await
         };
-        self.ask(host, deadline, DefragmentRequest {}, send)
+        self.caller
+            .call_at(host, deadline, DefragmentRequest {}, send)
             .await
             .map(drop)
-    }
-
-    /// Asks one member, once.
-    async fn ask<Q, A, F>(
-        &self,
-        host: &Host,
-        deadline: Instant,
-        message: Q,
-        send: impl FnOnce(Channel, Request<Q>) -> F,
-    ) -> Result<A, Error>
-    where
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        let asked = async {
-            let channel = dial::connect(host, self.caller.options()).await?;
-            let mut request = Request::new(message);
-            let token = self.caller.sign(&mut request).await?;
-            match send(channel, request).await {
-                Ok(answer) => Ok(answer.into_inner()),
-                Err(status) => {
-                    let fault = Fault::new(&status, host);
-                    // A member that was started again knows no token of its life before.
-                    self.caller.renew(&token, &fault).await;
-                    Err(fault.error)
-                }
-            }
-        };
-        let answer = timeout_at(deadline, asked).await;
-        answer.unwrap_or_else(|_| Err(Fault::late(host).error))
     }
 }
 

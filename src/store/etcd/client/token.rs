@@ -3,10 +3,11 @@
 use tokio::sync::Mutex;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
 
 use super::fault::AUTH_NOT_ENABLED;
 use super::rotation::Connection;
-use super::{Error, Fault, Login, Refusal};
+use super::{Error, Fault, Host, Login, Refusal};
 use crate::proto::etcd::etcdserverpb::AuthenticateRequest;
 use crate::proto::etcd::etcdserverpb::auth_client::AuthClient;
 
@@ -41,33 +42,29 @@ impl Tokens {
     pub(super) fn known(&self) -> Token {
         let token = self.token.try_lock().ok();
         let token = token.and_then(|token| token.clone());
-        token.unwrap_or(Token(None))
+        token.unwrap_or_default()
     }
 
     /// The token, for which the user logs in if need be.
     pub(super) async fn token(&self, connection: &Connection) -> Result<Token, Fault> {
         let Some(login) = &self.login else {
-            return Ok(Token(None));
+            return Ok(Token::default());
         };
         let mut token = self.token.lock().await;
         if let Some(token) = &*token {
             return Ok(token.clone());
         }
-        let request = AuthenticateRequest {
-            name: login.user.clone(),
-            password: login.password.clone(),
-        };
-        let mut client = AuthClient::new(connection.channel.clone());
-        let value = match client.authenticate(request).await {
-            Ok(answer) => {
-                let value = answer.into_inner().token.parse();
-                Some(value.map_err(|_| not_text(connection))?)
-            }
-            // It will say so once it is: a request without a token is refused then.
-            Err(status) if status.message() == AUTH_NOT_ENABLED => None,
-            Err(status) => return Err(Fault::new(&status, &connection.host).before_sending()),
-        };
-        Ok(token.insert(Token(value)).clone())
+        let fresh = login.at(&connection.channel, &connection.host).await?;
+        Ok(token.insert(fresh).clone())
+    }
+
+    /// A token that this member knows for certain: the others know one once they have come to the login in their log, and a
+    /// member that was started again none of its life before.
+    pub(super) async fn token_at(&self, channel: &Channel, host: &Host) -> Result<Token, Fault> {
+        match &self.login {
+            Some(login) => login.at(channel, host).await,
+            None => Ok(Token::default()),
+        }
     }
 
     /// Forgets a token that was refused, unless another one has taken its place; `false` where no other can be had.
@@ -80,11 +77,30 @@ impl Tokens {
     }
 }
 
-fn not_text(connection: &Connection) -> Fault {
+impl Login {
+    async fn at(&self, channel: &Channel, host: &Host) -> Result<Token, Fault> {
+        let request = AuthenticateRequest {
+            name: self.user.clone(),
+            password: self.password.clone(),
+        };
+        let mut client = AuthClient::new(channel.clone());
+        match client.authenticate(request).await {
+            Ok(answer) => {
+                let value = answer.into_inner().token.parse();
+                Ok(Token(Some(value.map_err(|_| not_text(host))?)))
+            }
+            // It will say so once it is: a request without a token is refused then.
+            Err(status) if status.message() == AUTH_NOT_ENABLED => Ok(Token::default()),
+            Err(status) => Err(Fault::new(&status, host).before_sending()),
+        }
+    }
+}
+
+fn not_text(host: &Host) -> Fault {
     Fault {
         error: Error {
             outcome: super::Outcome::Definite(Refusal::NotLoggedIn),
-            endpoint: Some(connection.host.clone()),
+            endpoint: Some(host.clone()),
             code: None,
             message: "the token is no header value".to_owned(),
         },
