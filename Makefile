@@ -50,6 +50,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction 
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
 	cd tests/etcd && test -z "$$(gofmt -l .)"
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
+	vendor/h2.sh
 	$(MAKE) --no-print-directory lint-deploy
 
 # The contract is what any earlier commit has published, not only the last one. What nodes say to each other is one, too,

@@ -4,7 +4,6 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: a message is a byte that says whether it is
 //! compressed, four of its length, big-endian, and its bytes.
 
-pub mod authority;
 mod error;
 mod request;
 mod response;

@@ -34,7 +34,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::cluster::{ClockState, ClusterService, Node as Member, PROTOCOL};
-use crate::grpc::authority;
 use connection::Admission;
 use health::Health;
 use listener::Listener;
@@ -154,7 +153,6 @@ impl Server {
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             () = services::report(node.services.clone(), &health) => Ok(()),
-            () = authority::report() => Ok(()),
             () = accepting.wait() => Err(io::Error::other("accepting connections has stopped")),
             error = workers.failure() => Err(error),
         };

@@ -18,7 +18,6 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
-use crate::grpc::authority;
 use queue::Queue;
 
 /// The target of lines that are logged at every level: why the process has failed or panicked.
@@ -130,7 +129,6 @@ pub fn init(options: &LogOptions) -> io::Result<Log> {
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
-        .with(authority::layer())
         .init();
 
     let lines = queue.clone();

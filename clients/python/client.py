@@ -68,10 +68,8 @@ def connect(addresses: str) -> grpc.Channel:
     if not others:
         # A DNS name with an address for each server is balanced over as it is.
         return grpc.insecure_channel(first, options)
-    # A list has to be one of IP addresses. It would be sent as the calls' :authority
-    # too, where servers refuse the commas.
+    # A list has to be one of IP addresses.
     target = "ipv4:" + ",".join(map(resolve, (first, *others)))
-    options.append(("grpc.default_authority", first))
     return grpc.insecure_channel(target, options)
 
 
