@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use sumd::cluster::{self, ClockState, ClusterService, Members, PeerService};
 use sumd::config::{Config, NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
-use sumd::lane::{self, Lanes};
+use sumd::lane::{self, Clock};
 use sumd::server::{Address, Server, Services};
 use sumd::store::Store;
 use sumd::store::etcd::client::Client;
@@ -132,9 +132,9 @@ async fn tell_available(mut condition: watch::Receiver<Condition>, available: wa
 }
 
 /// Tells those who ask for the nodes what is known of this one's clock.
-async fn tell_clock(lanes: Lanes, alone: ClusterService) {
+async fn tell_clock(clock: Clock, alone: ClusterService) {
     loop {
-        alone.tell_clock(if lanes.refuses_ids() {
+        alone.tell_clock(if clock.is_behind_horizon() {
             ClockState::BehindHorizon
         } else {
             ClockState::Agrees
@@ -184,8 +184,8 @@ async fn open_etcd(
         let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
         return Err(moved.into());
     }
-    let own_lanes = lanes.lanes.clone();
-    members.watch_clock(&id, move || own_lanes.refuses_ids());
+    let clock = lanes.lanes.clock();
+    members.watch_clock(&id, move || clock.is_behind_horizon());
     let counters = CounterService::new(lanes.lanes.clone());
     let peers = PeerService::new(Arc::new(Executor::new(&counters)));
     let (available, availability) = watch::channel(true);
@@ -257,7 +257,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     if let Some(opened) = &opened {
         serving.send_replace(Some(opened.services.clone()));
         // It ends with the process.
-        tokio::spawn(tell_clock(opened.lanes.lanes.clone(), server.alone()));
+        tokio::spawn(tell_clock(opened.lanes.lanes.clock(), server.alone()));
     }
     let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     info!(
@@ -302,6 +302,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let closed = async {
         let announced = announce(opened.members.as_ref());
         tokio::join!(announced, &mut running).1?;
+        serving.send_replace(None);
         close(opened, failure).await
     };
     tokio::select! {
@@ -350,14 +351,23 @@ async fn announce(members: Option<&Members>) {
     }
 }
 
-/// Ends the lanes, unless they have failed, and leaves the other nodes.
+/// Ends the lanes and closes their store, unless it has failed, and leaves the other nodes. Signals are heard meanwhile, since
+/// the store is closed on the lanes' thread.
 async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) -> Result<ExitCode> {
+    let Opened {
+        lanes,
+        services,
+        members,
+        condition: _,
+    } = opened;
+    // The store is closed once nobody can ask it for anything.
+    drop(services);
     let failure = match failure {
         // They may have failed since, with those who were drained waiting for them.
-        None => opened.lanes.close().await.err().map(Into::into),
+        None => lanes.close().await.err().map(Into::into),
         told => told,
     };
-    if let Some(members) = opened.members
+    if let Some(members) = members
         && let Err(error) = members.leave(Instant::now() + LEAVE_PATIENCE).await
     {
         warn!("{error}");

@@ -19,10 +19,10 @@ use crate::support::process::{Process, SUMD};
 use crate::support::{reason, soon};
 
 /// A disk whose faults are switched on and off.
-struct Disk(TempDir);
+pub struct Disk(TempDir);
 
 impl Disk {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let disk = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir(disk.path("faults")).expect("it is new");
         // The compiler that has compiled SQLite is there.
@@ -45,7 +45,7 @@ impl Disk {
         self.path("data").to_str().expect("a path").to_owned()
     }
 
-    fn set(&self, fault: &str, on: bool) {
+    pub fn set(&self, fault: &str, on: bool) {
         let path = self.path("faults").join(fault);
         if on {
             fs::write(path, "").expect("a file");
@@ -65,7 +65,7 @@ impl Disk {
         command
     }
 
-    async fn serve(&self) -> Process {
+    pub async fn serve(&self) -> Process {
         // Writes and syncs of this life alone are told.
         let _ = fs::remove_file(self.path("log"));
         let flags = ["--data-dir", &self.data(), "--drain-delay", "0s"];
@@ -73,7 +73,7 @@ impl Disk {
     }
 
     /// The calls on the write-ahead log so far, without repetitions.
-    fn done_to_the_log(&self) -> Vec<String> {
+    pub fn done_to_the_log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.ends_with("sumd.db-wal"));
         let words = lines.filter_map(|line| line.split(' ').next());
