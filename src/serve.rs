@@ -242,7 +242,10 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     // Before anybody is told that there is a server: who knows of it may signal it.
     let mut signals = Signals::new()?;
     let (serving, services) = watch::channel(None);
-    let server = Server::bind(&options.listen, options.limits.clone(), workers, services).await?;
+    let server = tokio::select! {
+        server = Server::bind(&options.listen, options.limits.clone(), workers, services) => server?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
     let addresses = server.addresses();
     introduce(&options, workers);
     let mut opening = pin!(open(&options, &addresses));

@@ -103,7 +103,8 @@ impl Running {
             });
             // The last one, so that no other thread waits for a store that takes long to close.
             drop(store);
-            drop(runtime);
+            // Its tasks are dropped. A look-up of a host name cannot be stopped, and is not waited for.
+            runtime.shutdown_background();
             let _ = closing.send(());
         };
         let thread = thread::Builder::new().name("lane".to_owned());

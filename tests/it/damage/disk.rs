@@ -1,8 +1,7 @@
 //! Disks that fail, by the shim in `tests/disk`: nothing is acknowledged that is not on them, and nothing is lost that was.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{GetCounterRequest, IncrementCounterRequest, IncrementCounterResponse};
@@ -16,7 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::client;
 use crate::support::process::{Process, SUMD};
-use crate::support::{reason, soon};
+use crate::support::{reason, shim, soon};
 
 /// A disk whose faults are switched on and off.
 pub struct Disk(TempDir);
@@ -25,15 +24,7 @@ impl Disk {
     pub async fn new() -> Self {
         let disk = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir(disk.path("faults")).expect("it is new");
-        // The compiler that has compiled SQLite is there.
-        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/disk/shim.c");
-        let done = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-o"])
-            .arg(disk.path("shim.so"))
-            .arg(source)
-            .status();
-        assert!(done.await.expect("a C compiler").success());
+        shim::compile("disk", disk.0.path()).await;
         disk
     }
 
@@ -58,7 +49,7 @@ impl Disk {
         let mut command = Command::new(SUMD);
         command
             .args(args)
-            .env("LD_PRELOAD", self.path("shim.so"))
+            .env("LD_PRELOAD", self.path("disk.so"))
             .env("DISK_ROOT", self.path("data"))
             .env("DISK_FAULTS", self.path("faults"))
             .env("DISK_LOG", self.path("log"));
