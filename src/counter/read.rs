@@ -63,7 +63,8 @@ async fn read(
 ) -> Result<Rows, Status> {
     let rows = match wanted {
         Wanted::NotBefore(revision) if service.store().capabilities().is_shared => {
-            service.stale().read(service.store(), names, revision).await
+            let read = |names| service.store().read(names);
+            service.stale().read(names, revision, read).await
         }
         // A store of this node alone is as near as its memory.
         Wanted::Newest | Wanted::NotBefore(_) => service.store().read(names).await,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::{Changed, Changes, Row, Rows, Seen, Store, StoreError};
+use crate::store::{Changed, Changes, Reply, Row, Rows, Seen, StoreError};
 
 /// Counters in memory: those that were asked for of late. Some 10 MiB.
 const MAX_COUNTERS: usize = 64 * 1024;
@@ -64,12 +64,12 @@ impl Stale {
         }
     }
 
-    /// Counters of that store, all as they were at one moment, which is not before a revision.
+    /// Counters, all as they were at one moment, which is not before a revision. `read` asks that store for what is not known.
     pub(super) async fn read(
         &self,
-        store: &dyn Store,
         names: Vec<Arc<str>>,
         min_revision: i64,
+        read: impl FnOnce(Vec<Arc<str>>) -> Reply<Rows>,
     ) -> Result<Rows, StoreError> {
         if min_revision > 0 {
             // Where it is late, the store has it.
@@ -79,7 +79,7 @@ impl Stale {
             return Ok(rows);
         }
         let before = self.changes.revision();
-        let found = store.read(names.clone()).await?;
+        let found = read(names.clone()).await?;
         self.remember(names, &found, before);
         Ok(found)
     }

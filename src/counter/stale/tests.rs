@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::{Commit, CounterChange, Digests, SessionId};
-use crate::store::{After, Capabilities, LaneNumber, Loaded, Page, Reply, Scan, SessionRows, Sum};
+use crate::model::CounterChange;
 
 /// A store whose readers are ahead of what it tells, by as much as a test wants.
 struct Ahead {
@@ -43,33 +42,6 @@ impl Ahead {
         *self.stored.lock().expect("no panic") = None;
     }
 
-    /// Tells of what was done at a revision.
-    fn tell(&self, names: &[&str], value: Option<i64>, revision: i64) {
-        let change = |name: &&str| CounterChange {
-            name: (*name).into(),
-            value,
-            place: 1,
-            is_new: false,
-        };
-        let counters: Vec<_> = names.iter().map(change).collect();
-        self.changes
-            .publish(counters.into(), revision - 1, revision);
-    }
-}
-
-impl Store for Ahead {
-    fn digests(&self) -> Digests {
-        Digests::new([0; 16])
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            is_shared: true,
-            lanes: 256,
-            batch_bytes: usize::MAX,
-        }
-    }
-
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
         let stored = self.stored.lock().expect("no panic").clone();
         Box::pin(async move {
@@ -82,32 +54,17 @@ impl Store for Ahead {
         })
     }
 
-    fn changes(&self) -> &Changes {
-        &self.changes
-    }
-
-    fn load(&self, _: LaneNumber) -> Reply<Loaded> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn after(&self, _: LaneNumber, _: u64) -> Reply<After> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn commit(&self, _: LaneNumber, _: Arc<Commit>) -> Reply<i64> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn session(&self, _: SessionId) -> Reply<SessionRows> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn scan(&self, _: Scan) -> Reply<Page> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn sum(&self, _: Arc<str>) -> Reply<Sum> {
-        unreachable!("who reads does not ask for it")
+    /// Tells of what was done at a revision.
+    fn tell(&self, names: &[&str], value: Option<i64>, revision: i64) {
+        let change = |name: &&str| CounterChange {
+            name: (*name).into(),
+            value,
+            place: 1,
+            is_new: false,
+        };
+        let counters: Vec<_> = names.iter().map(change).collect();
+        self.changes
+            .publish(counters.into(), revision - 1, revision);
     }
 }
 
@@ -128,7 +85,7 @@ async fn read(stale: &Stale, store: &Ahead, names: &[&str]) -> Vec<Option<i64>> 
 
 async fn try_read(stale: &Stale, store: &Ahead, names: &[&str]) -> Result<Rows, StoreError> {
     let names = names.iter().map(|name| Arc::from(*name)).collect();
-    stale.read(store, names, 0).await
+    stale.read(names, 0, |names| store.read(names)).await
 }
 
 /// Lets the task that follows take in what was told.
@@ -142,7 +99,7 @@ async fn reached(stale: &Stale, revision: i64) {
 #[tokio::test]
 async fn what_was_read_is_in_memory_although_nothing_changes() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.changes().clone());
+    let stale = Stale::new(store.changes.clone());
     assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     store.fail();
     assert_eq!(read(&stale, &store, &["a"]).await, [None]);
@@ -154,7 +111,7 @@ async fn what_was_read_is_in_memory_although_nothing_changes() {
 #[tokio::test]
 async fn several_counters_are_of_one_moment() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.changes().clone());
+    let stale = Stale::new(store.changes.clone());
     assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     for (value, revision) in [(Some(1), 20), (None, 30), (Some(2), 40)] {
         let both = ["a", "b"];
@@ -174,7 +131,7 @@ async fn several_counters_are_of_one_moment() {
 #[tokio::test]
 async fn what_is_told_late_brings_nothing_back() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.changes().clone());
+    let stale = Stale::new(store.changes.clone());
     store.store(&["a"], Some(1), 20);
     store.store(&["a"], None, 30);
     assert_eq!(read(&stale, &store, &["a"]).await, [None]);
