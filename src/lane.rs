@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::model::{Answer, Millis, Refused, Request};
 use crate::store::{Effect, LaneNumber, Store, StoreError};
@@ -112,7 +112,7 @@ pub struct Lanes {
     desk: usize,
 }
 
-/// What all lanes share.
+/// What all lanes share. Nobody else has the store, but for the thread that closes it.
 struct Shared {
     store: Arc<dyn Store>,
     room: Room,
@@ -125,6 +125,8 @@ struct Shared {
     /// The ways to those that have begun.
     queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
     beginning: mpsc::UnboundedSender<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
+    /// Dropped last, so that the thread that closes the store is the last to have it.
+    _in_use: DropGuard,
 }
 
 /// Bounds what is in the queues: each permit is an increment more that may be. Permits are given back by the batch, since
@@ -135,10 +137,10 @@ struct Room {
 }
 
 impl Lanes {
-    /// The store that they are in.
+    /// The store that they are in. It is lent: whoever had it after the lanes would have to wait until it is closed.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.shared.store
+    pub fn store(&self) -> &dyn Store {
+        &*self.shared.store
     }
 
     /// The time of day, as the lanes have it.
@@ -147,10 +149,10 @@ impl Lanes {
         self.shared.clock.now()
     }
 
-    /// Whether new ids or sessions with a time are refused, all of them, because some that were forgotten had later times.
+    /// Their clock, which may be kept for longer than they are.
     #[must_use]
-    pub fn refuses_ids(&self) -> bool {
-        self.shared.clock.is_behind_horizon()
+    pub fn clock(&self) -> Clock {
+        self.shared.clock.clone()
     }
 
     /// How long sessions are remembered that are not used.

@@ -17,6 +17,7 @@ use sumd::client::{self, ClientError};
 use sumd::config::{Command, Config, ServeOptions};
 use sumd::store::Report;
 use sumd::telemetry;
+use tokio::runtime;
 use tracing::error;
 
 #[global_allocator]
@@ -25,8 +26,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// A wrong command line: EX_USAGE of sysexits.h. Everything else that fails is 1.
 const USAGE: u8 = 64;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run());
+    // A look-up of a host name cannot be stopped, and is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run() -> ExitCode {
     let config = match Config::try_parse() {
         Ok(config) => config,
         Err(error) if error.use_stderr() => return refuse(&one_line(&error)),

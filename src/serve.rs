@@ -1,231 +1,43 @@
 //! A server from its start to its end.
 
+mod open;
+
 use std::error::Error;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytesize::ByteSize;
-use sumd::cluster::{self, ClockState, ClusterService, Members, PeerService};
-use sumd::config::{Config, NodeOptions, ServeOptions, StoreAddress};
-use sumd::counter::{CounterService, Executor, Forwarding};
-use sumd::lane::{self, Lanes};
-use sumd::server::{Address, Server, Services};
-use sumd::store::Store;
-use sumd::store::etcd::client::Client;
-use sumd::store::etcd::{self, EtcdStore, OpenError};
-use sumd::store::sqlite::{Condition, Found, SqliteStore};
-use tokio::runtime;
+use sumd::cluster::{ClockState, ClusterService, Members};
+use sumd::config::{Config, ServeOptions, StoreAddress};
+use sumd::lane::Clock;
+use sumd::server::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease.
-const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+use open::{Opened, open};
+
 /// How long the other nodes may take to hear that this one is about to stop, or has.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two attempts to reach etcd at a start.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often etcd is asked whether it is there, and how long it may take. After some failures this node counts as one that
-/// cannot count; one by itself may be an election.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_FAILED_PROBES: u32 = 3;
 /// Between two looks at the clock of a server that is alone.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What there is of a server that has its store.
-struct Opened {
-    lanes: lane::Running,
-    services: Services,
-    members: Option<Members>,
-    /// The store, if it can fail by itself.
-    condition: Option<watch::Receiver<Condition>>,
-}
-
-impl Opened {
-    /// Resolves when nothing can be counted any more.
-    async fn failure(&mut self) -> Box<dyn Error + Send + Sync> {
-        let condition = self.condition.as_mut();
-        let failed = async {
-            if let Some(condition) = condition
-                && let Ok(failed) = condition
-                    .wait_for(|now| matches!(now, Condition::Failed(_)))
-                    .await
-                && let Condition::Failed(problem) = &*failed
-            {
-                return problem.to_string();
-            }
-            std::future::pending().await
-        };
-        tokio::select! {
-            error = self.lanes.failure() => error.into(),
-            problem = failed => problem.into(),
-        }
-    }
-}
-
-/// Opens the store, and begins to serve its lanes.
-async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
-    match options.store.address() {
-        StoreAddress::Sqlite(path) => {
-            let recent_bytes = options.memory.recent_bytes();
-            let (opened, found) = oneshot::channel();
-            let store = async move {
-                let store = SqliteStore::open(&path, recent_bytes)?;
-                tell_found(&path, store.found());
-                // It is waited for below, once this is done.
-                let _ = opened.send(store.condition());
-                Ok(Arc::new(store) as Arc<dyn Store>)
-            };
-            let runtime = runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()?;
-            let bounds = options.memory.bounds();
-            let lanes: Result<_> = lane::Running::open(runtime, store, bounds).await;
-            let lanes = lanes?;
-            let condition = found.await?;
-            let (available, availability) = watch::channel(true);
-            // It ends with the process.
-            tokio::spawn(tell_available(condition.clone(), available));
-            Ok(Opened {
-                services: Services {
-                    available: Some(availability),
-                    ..Services::alone(CounterService::new(lanes.lanes.clone()))
-                },
-                lanes,
-                members: None,
-                condition: Some(condition),
-            })
-        }
-        StoreAddress::Etcd(address) => open_etcd(options, &address, addresses).await,
-    }
-}
-
-/// Tells the operator which data these are.
-fn tell_found(path: &Path, found: Found) {
-    let path = path.display();
-    match found {
-        Found::Nothing => info!("began new counters at {path}"),
-        Found::Counters(counters) => info!(counters, "counters are at {path}"),
-        Found::Many => info!("counters are at {path}"),
-    }
-}
-
-/// Tells health whether the store takes commits.
-async fn tell_available(mut condition: watch::Receiver<Condition>, available: watch::Sender<bool>) {
-    loop {
-        let is_well = *condition.borrow_and_update() == Condition::Well;
-        available.send_if_modified(|before| std::mem::replace(before, is_well) != is_well);
-        if condition.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Tells those who ask for the nodes what is known of this one's clock.
-async fn tell_clock(lanes: Lanes, alone: ClusterService) {
+async fn tell_clock(clock: Clock, alone: ClusterService) {
     loop {
-        alone.tell_clock(if lanes.refuses_ids() {
+        alone.tell_clock(if clock.is_behind_horizon() {
             ClockState::BehindHorizon
         } else {
             ClockState::Agrees
         });
         sleep(CLOCK_INTERVAL).await;
-    }
-}
-
-/// The same on etcd, which is waited for, and joins the other nodes.
-async fn open_etcd(
-    options: &ServeOptions,
-    address: &etcd::client::Address,
-    addresses: &[Address],
-) -> Result<Opened> {
-    let etcd = &options.store.etcd;
-    let node = node(&options.node, addresses)?;
-    // Each of two threads has a connection of its own.
-    let place = etcd.place(Client::new(etcd.client(address)?)?, &options.store.layout);
-    let own = Client::new(etcd.client(address)?)?;
-    let store = async move {
-        loop {
-            match EtcdStore::open(place.clone()).await {
-                Ok(store) => return Ok(Arc::new(store) as Arc<dyn Store>),
-                Err(OpenError::Unavailable(problem)) => {
-                    warn!("no counters yet: etcd cannot be reached: {problem}");
-                    sleep(RETRY_PAUSE).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let lanes: Result<_> = lane::Running::open(runtime, store, options.memory.bounds()).await;
-    let lanes = lanes?;
-    let cluster = cluster::Options {
-        prefix: etcd.etcd_prefix.clone(),
-        lanes: u16::try_from(lanes.lanes.store().lanes())?,
-        ttl: cluster::DEFAULT_TTL,
-    };
-    let id = node.id.clone();
-    info!(id, address = node.address, "joining the cluster");
-    let mut members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
-    // From now on whoever would move the data finds this node; who did so before is found here.
-    if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
-        let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
-        return Err(moved.into());
-    }
-    let own_lanes = lanes.lanes.clone();
-    members.watch_clock(&id, move || own_lanes.refuses_ids());
-    let counters = CounterService::new(lanes.lanes.clone());
-    let peers = PeerService::new(Arc::new(Executor::new(&counters)));
-    let (available, availability) = watch::channel(true);
-    // It ends with the process.
-    tokio::spawn(probe(own, etcd.etcd_prefix.clone(), available));
-    Ok(Opened {
-        services: Services {
-            counters: counters.among(Forwarding::new(&id, members.view())),
-            cluster: Some(ClusterService::new(members.view())),
-            peers: Some(peers),
-            available: Some(availability),
-        },
-        lanes,
-        members: Some(members),
-        condition: None,
-    })
-}
-
-/// Refuses data that were moved elsewhere, once etcd can be asked.
-async fn check_not_moved(client: &Client, prefix: &str) -> std::result::Result<(), OpenError> {
-    loop {
-        match etcd::check_not_moved(client, prefix).await {
-            Err(OpenError::Unavailable(_)) => sleep(RETRY_PAUSE).await,
-            answer => return answer,
-        }
-    }
-}
-
-/// Tells whether etcd can be reached, by asking it now and then.
-async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
-    let mut failures = 0;
-    loop {
-        sleep(PROBE_INTERVAL).await;
-        let meta = etcd::client::get(format!("{prefix}/meta"));
-        match client.range(meta, Instant::now() + PROBE_TIMEOUT).await {
-            Ok(_) => failures = 0,
-            Err(_) => failures += 1,
-        }
-        let now = failures < MAX_FAILED_PROBES;
-        available.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
 }
 
@@ -242,7 +54,10 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     // Before anybody is told that there is a server: who knows of it may signal it.
     let mut signals = Signals::new()?;
     let (serving, services) = watch::channel(None);
-    let server = Server::bind(&options.listen, options.limits.clone(), workers, services).await?;
+    let server = tokio::select! {
+        server = Server::bind(&options.listen, options.limits.clone(), workers, services) => server?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
     let addresses = server.addresses();
     introduce(&options, workers);
     let mut opening = pin!(open(&options, &addresses));
@@ -257,7 +72,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     if let Some(opened) = &opened {
         serving.send_replace(Some(opened.services.clone()));
         // It ends with the process.
-        tokio::spawn(tell_clock(opened.lanes.lanes.clone(), server.alone()));
+        tokio::spawn(tell_clock(opened.lanes.lanes.clock(), server.alone()));
     }
     let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     info!(
@@ -302,6 +117,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let closed = async {
         let announced = announce(opened.members.as_ref());
         tokio::join!(announced, &mut running).1?;
+        serving.send_replace(None);
         close(opened, failure).await
     };
     tokio::select! {
@@ -350,54 +166,28 @@ async fn announce(members: Option<&Members>) {
     }
 }
 
-/// Ends the lanes, unless they have failed, and leaves the other nodes.
+/// Ends the lanes and closes their store, unless it has failed, and leaves the other nodes. Signals are heard meanwhile, since
+/// the store is closed on the lanes' thread.
 async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) -> Result<ExitCode> {
+    let Opened {
+        lanes,
+        services,
+        members,
+        ..
+    } = opened;
+    // The store is closed once nobody can ask it for anything.
+    drop(services);
     let failure = match failure {
         // They may have failed since, with those who were drained waiting for them.
-        None => opened.lanes.close().await.err().map(Into::into),
+        None => lanes.close().await.err().map(Into::into),
         told => told,
     };
-    if let Some(members) = opened.members
+    if let Some(members) = members
         && let Err(error) = members.leave(Instant::now() + LEAVE_PATIENCE).await
     {
         warn!("{error}");
     }
     failure.map_or(Ok(ExitCode::SUCCESS), Err)
-}
-
-/// What this node tells of itself.
-fn node(options: &NodeOptions, addresses: &[Address]) -> Result<cluster::Node> {
-    let host = || gethostname::gethostname().to_string_lossy().into_owned();
-    let tcp = addresses.iter().find_map(|address| match address {
-        Address::Tcp(address) => Some(address.clone()),
-        Address::Unix(_) => None,
-    });
-    let address = match (&options.advertise, tcp) {
-        (Some(address), _) => address.clone(),
-        (None, Some(address)) => reachable(&address, host),
-        (None, None) => {
-            return Err(
-                "other nodes cannot reach a socket in the file system: --listen host:port".into(),
-            );
-        }
-    };
-    Ok(cluster::Node {
-        id: options.node_id.clone().unwrap_or_else(host),
-        address,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol: cluster::PROTOCOL,
-        started: SystemTime::now().into(),
-        draining: false,
-        clock: ClockState::Agrees,
-    })
-}
-
-/// Where others reach what listens at an address: where that is everywhere, by the name of the host.
-fn reachable(address: &str, host: impl FnOnce() -> String) -> String {
-    match address.rsplit_once(':') {
-        Some(("0.0.0.0" | "[::]", port)) => format!("{}:{port}", host()),
-        _ => address.to_owned(),
-    }
 }
 
 /// Raises the limit of open files as far as it may be, since each connection is one.

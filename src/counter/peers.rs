@@ -242,7 +242,7 @@ impl Executor {
 /// One call after the other, so that the parts of each lane stay in their order.
 async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
     while let Some((payload, reply)) = waiting.recv().await {
-        match record::decode_parts(payload, service.digests, service.store.lanes()) {
+        match record::decode_parts(payload, service.digests, service.store().lanes()) {
             Ok(parts) => {
                 let gathering = Arc::new(Gathering::new(parts.len(), reply));
                 let put = move |index, decided| gathering.put(index, decided);

@@ -62,11 +62,12 @@ async fn read(
     wanted: Wanted,
 ) -> Result<Rows, Status> {
     let rows = match wanted {
-        Wanted::NotBefore(revision) if service.store.capabilities().is_shared => {
-            service.stale().read(names, revision).await
+        Wanted::NotBefore(revision) if service.store().capabilities().is_shared => {
+            let read = |names| service.store().read(names);
+            service.stale().read(names, revision, read).await
         }
         // A store of this node alone is as near as its memory.
-        Wanted::Newest | Wanted::NotBefore(_) => service.store.read(names).await,
+        Wanted::Newest | Wanted::NotBefore(_) => service.store().read(names).await,
     };
     rows.map_err(|error| read_error(&error))
 }

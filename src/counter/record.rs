@@ -80,7 +80,7 @@ where
 {
     let (answers, mut answered) = mpsc::unbounded_channel();
     let mut stream = Stream {
-        places: Places::new(service.store.lanes()),
+        places: Places::new(service.store().lanes()),
         service,
         session: None,
         resumed: None,
@@ -143,7 +143,7 @@ impl Stream {
         if is_first {
             self.session = Some(begin(&message.session_id, message.session_time.as_ref())?);
         }
-        if self.service.store.capabilities().is_shared {
+        if self.service.store().capabilities().is_shared {
             if is_first || sequence == 0 {
                 self.resume(acknowledged, replies).await?;
             }

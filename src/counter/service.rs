@@ -61,7 +61,6 @@ const MAX_MOVES: usize = 4;
 #[derive(Clone)]
 pub struct CounterService {
     pub(super) lanes: Lanes,
-    pub(super) store: Arc<dyn Store>,
     pub(super) digests: Digests,
     /// Where there are other nodes.
     pub(super) forwarding: Option<Forwarding>,
@@ -76,19 +75,22 @@ impl CounterService {
     /// The service over lanes at work.
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
-        let store = lanes.store().clone();
         Self {
+            digests: lanes.store().digests(),
             lanes,
-            digests: store.digests(),
-            store,
             forwarding: None,
             stale: Arc::default(),
         }
     }
 
+    pub(super) fn store(&self) -> &dyn Store {
+        self.lanes.store()
+    }
+
     /// For reads that may be behind.
     pub(super) fn stale(&self) -> &Stale {
-        self.stale.get_or_init(|| Stale::new(self.store.clone()))
+        let begin = || Stale::new(self.store().changes().clone());
+        self.stale.get_or_init(begin)
     }
 
     /// The same service as one of several nodes'.
@@ -151,7 +153,7 @@ impl CounterService {
         B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
     {
         let mut messages = Messages::new(request, MAX_MESSAGE_BYTES);
-        let store = &*self.store;
+        let store = self.store();
         let answer = match method {
             Method::Increment => {
                 let increment = |request: IncrementCounterRequest| self.operate(request, deadline);
@@ -328,7 +330,7 @@ impl CounterService {
 
     /// The lane that a group's counters are in.
     pub(super) fn lane(&self, group: &str) -> LaneNumber {
-        self.digests.lane(group, self.store.lanes())
+        self.digests.lane(group, self.store().lanes())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::{Changed, Changes, Row, Rows, Seen, Store, StoreError};
+use crate::store::{Changed, Changes, Reply, Row, Rows, Seen, StoreError};
 
 /// Counters in memory: those that were asked for of late. Some 10 MiB.
 const MAX_COUNTERS: usize = 64 * 1024;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Counters as they were a moment ago.
 pub(super) struct Stale {
-    store: Arc<dyn Store>,
+    changes: Changes,
     known: Arc<Mutex<Known>>,
     _task: AbortOnDropHandle<()>,
 }
@@ -48,39 +48,38 @@ impl Known {
 }
 
 impl Stale {
-    /// Begins to follow what is committed.
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        let changes = store.changes().clone();
+    /// Begins to follow the changes of a store.
+    pub(super) fn new(changes: Changes) -> Self {
         // Others may have followed it before: nothing that is read from now on lacks what they were told.
         let seen = changes.revision();
         let known = Arc::new(Mutex::new(Known {
             revision: seen,
             ..Known::default()
         }));
-        let task = tokio::spawn(follow(changes, known.clone(), seen));
+        let task = tokio::spawn(follow(changes.clone(), known.clone(), seen));
         Self {
-            store,
+            changes,
             known,
             _task: AbortOnDropHandle::new(task),
         }
     }
 
-    /// Counters, all as they were at one moment, which is not before a revision.
+    /// Counters, all as they were at one moment, which is not before a revision. `read` asks that store for what is not known.
     pub(super) async fn read(
         &self,
         names: Vec<Arc<str>>,
         min_revision: i64,
+        read: impl FnOnce(Vec<Arc<str>>) -> Reply<Rows>,
     ) -> Result<Rows, StoreError> {
-        let changes = self.store.changes();
         if min_revision > 0 {
             // Where it is late, the store has it.
-            let _ = timeout(PATIENCE, changes.reach(min_revision)).await;
+            let _ = timeout(PATIENCE, self.changes.reach(min_revision)).await;
         }
         if let Some(rows) = self.known_rows(&names, min_revision) {
             return Ok(rows);
         }
-        let before = changes.revision();
-        let found = self.store.read(names.clone()).await?;
+        let before = self.changes.revision();
+        let found = read(names.clone()).await?;
         self.remember(names, &found, before);
         Ok(found)
     }
@@ -103,7 +102,7 @@ impl Stale {
     /// Takes in what was read after a revision. What has changed since then is told by the changes, or nothing is taken in.
     fn remember(&self, names: Vec<Arc<str>>, found: &Rows, before: i64) {
         let mut known = self.known();
-        let Seen::Changes(since, _) = self.store.changes().since(before) else {
+        let Seen::Changes(since, _) = self.changes.since(before) else {
             return;
         };
         if known.counters.len() + names.len() > MAX_COUNTERS {

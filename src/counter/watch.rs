@@ -87,7 +87,7 @@ pub(super) fn serve(
 
 impl Watch {
     async fn run(mut self) -> Result<(), Status> {
-        let changes = self.service.store.changes().clone();
+        let changes = self.service.store().changes().clone();
         loop {
             // From the beginning it is the state that is asked for.
             let told = (self.synced || self.revision > 0) && self.tell(&changes).await;
@@ -127,13 +127,13 @@ impl Watch {
 
     /// Sends the state in the store, as far as it has changed.
     async fn tell_state(&mut self) -> Result<(), Status> {
-        let store = self.service.store.clone();
         let failed = |error| read_error(&error);
         let last = match &self.watched {
             Watched::Names(names) => {
                 let room = self.replies.room().await;
                 let names: Vec<_> = names.iter().cloned().collect();
-                let found = store.read(names.clone()).await.map_err(failed)?;
+                let found = self.service.store().read(names.clone()).await;
+                let found = found.map_err(failed)?;
                 let rows = names.into_iter().zip(found.rows).map(|(name, row)| {
                     let none = Row {
                         name,
@@ -160,7 +160,7 @@ impl Watch {
                         since,
                         limit: MAX_COUNTERS,
                     };
-                    let page = store.scan(scan).await.map_err(failed)?;
+                    let page = self.service.store().scan(scan).await.map_err(failed)?;
                     let begins = first.is_none();
                     let forgotten = page.forgotten > since || page.revision < since;
                     if !reset && forgotten {
@@ -182,7 +182,7 @@ impl Watch {
             }
         };
         // What was read may be ahead of what the lane has told: no counter goes back.
-        self.service.store.changes().reach(last).await;
+        self.service.store().changes().reach(last).await;
         Ok(())
     }
 

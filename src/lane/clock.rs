@@ -51,7 +51,8 @@ impl Clock {
     }
 
     /// Whether a horizon is later than now, in a lane that was begun here: all new ids, or sessions, are refused there.
-    pub(super) fn is_behind_horizon(&self) -> bool {
+    #[must_use]
+    pub fn is_behind_horizon(&self) -> bool {
         self.0.refused_until.load(Ordering::Relaxed) > self.now()
     }
 

@@ -15,11 +15,16 @@ use super::{Clock, Job, Lanes, MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES, Room
 use crate::model::{Bounds, Corrupt};
 use crate::store::{LaneNumber, Store, StoreError};
 
+/// How lanes have ended.
+type Served = std::result::Result<(), StartError>;
+
 /// Lanes at work.
 pub struct Running {
     /// The way to them.
     pub lanes: Lanes,
-    end: oneshot::Receiver<std::result::Result<(), StartError>>,
+    end: oneshot::Receiver<Served>,
+    /// Tells when the store is closed.
+    closed: oneshot::Receiver<()>,
 }
 
 /// Why lanes cannot begin, or have ended.
@@ -66,7 +71,7 @@ impl Running {
         Self::open(runtime, async move { Ok(store) }, bounds).await
     }
 
-    /// The same for a store that works on the lanes' thread, and is opened there.
+    /// The same for a store that works on the lanes' thread, and is opened and closed there.
     ///
     /// # Errors
     /// Where the store cannot be opened or read.
@@ -80,29 +85,34 @@ impl Running {
     {
         let (opened, opening) = oneshot::channel();
         let (ended, end) = oneshot::channel();
+        let (closing, closed) = oneshot::channel();
         let work = move || {
-            let served = runtime.block_on(async {
-                match begin(store, bounds, Clock::default()).await {
-                    Ok((shared, serve)) => {
-                        let _ = opened.send(Ok(shared));
-                        serve.await
-                    }
+            let store = runtime.block_on(async {
+                let (shared, serve, unused) = match begin(store, bounds, Clock::default()).await {
+                    Ok(begun) => begun,
                     Err(error) => {
                         let _ = opened.send(Err(error));
-                        Ok(())
+                        return None;
                     }
-                }
+                };
+                let store = shared.store.clone();
+                let _ = opened.send(Ok(shared));
+                let _ = ended.send(serve.await);
+                unused.cancelled().await;
+                Some(store)
             });
-            // Who is told that it has ended may open the store again.
-            drop(runtime);
-            let _ = ended.send(served);
+            // The last one, so that no other thread waits for a store that takes long to close.
+            drop(store);
+            // Its tasks are dropped. A look-up of a host name cannot be stopped, and is not waited for.
+            runtime.shutdown_background();
+            let _ = closing.send(());
         };
         let thread = thread::Builder::new().name("lane".to_owned());
         // It is waited for by what it says in the end.
         let _thread = thread.spawn(work).map_err(StartError::Thread)?;
         let panicked = |_| Err(StartError::Store(ended_by("has panicked")).into());
         let shared = opening.await.unwrap_or_else(panicked)?;
-        Ok(Self::new(shared, end))
+        Ok(Self::new(shared, end, closed))
     }
 
     /// The same on the runtime that this is called on, by a clock of the caller's: for a simulation, where many nodes share
@@ -116,24 +126,27 @@ impl Running {
         clock: Clock,
     ) -> std::result::Result<Self, StartError> {
         let store = async move { Ok::<_, StartError>(store) };
-        let (shared, serve) = begin(store, bounds, clock).await?;
+        let (shared, serve, _) = begin(store, bounds, clock).await?;
         let (ended, end) = oneshot::channel();
         // It is waited for by what it says in the end.
         let _task = tokio::spawn(async move {
             let _ = ended.send(serve.await);
         });
-        Ok(Self::new(shared, end))
+        // The caller has the store, too.
+        let (_, closed) = oneshot::channel();
+        Ok(Self::new(shared, end, closed))
     }
 
     fn new(
         shared: Arc<Shared>,
-        end: oneshot::Receiver<std::result::Result<(), StartError>>,
+        end: oneshot::Receiver<Served>,
+        closed: oneshot::Receiver<()>,
     ) -> Self {
         let lanes = Lanes {
             desk: shared.desks.open(),
             shared,
         };
-        Self { lanes, end }
+        Self { lanes, end, closed }
     }
 
     /// Resolves where the lanes have ended by themselves, as they do when the store fails.
@@ -143,32 +156,35 @@ impl Running {
             .unwrap_or_else(|| StartError::Store(ended_by("has ended")))
     }
 
-    /// Carries out what waits, and ends.
+    /// Carries out the queued requests, ends, and closes the store, which waits until all other [`Lanes`] are dropped.
     ///
     /// # Errors
-    /// Where the store fails under it, or has failed before.
+    /// Returns an error if the store fails under it, or has failed before.
     ///
     /// # Panics
-    /// Where [`Running::failure`] has told so already.
-    pub async fn close(mut self) -> std::result::Result<(), StartError> {
+    /// Panics if [`Running::failure`] has resolved already.
+    pub async fn close(mut self) -> Served {
         self.lanes.shared.stop.cancel();
-        self.end().await
+        let end = self.end().await;
+        let Self { lanes, closed, .. } = self;
+        drop(lanes);
+        // A thread that has panicked has let go of the store, too.
+        let _ = closed.await;
+        end
     }
 
-    async fn end(&mut self) -> std::result::Result<(), StartError> {
+    async fn end(&mut self) -> Served {
         let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
         (&mut self.end).await.unwrap_or_else(panicked)
     }
 }
 
-type Served = std::result::Result<(), StartError>;
-
-/// Opens a store, and gives what serves its lanes.
+/// Opens a store; gives a future that serves its lanes, and a token that is cancelled once nobody has their shared state.
 async fn begin<E: From<StartError>>(
     store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>>,
     bounds: Bounds,
     clock: Clock,
-) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>), E> {
+) -> std::result::Result<(Arc<Shared>, impl Future<Output = Served>, CancellationToken), E> {
     let store = store.await?;
     let only = if store.capabilities().is_shared {
         None
@@ -176,6 +192,7 @@ async fn begin<E: From<StartError>>(
         Some(task::load(&*store, 0, bounds).await?)
     };
     let (beginning, begun) = mpsc::unbounded_channel();
+    let unused = CancellationToken::new();
     let shared = Arc::new(Shared {
         room: Room {
             bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
@@ -189,6 +206,7 @@ async fn begin<E: From<StartError>>(
         queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
         beginning,
         store,
+        _in_use: unused.clone().drop_guard(),
     });
     let mut tasks = JoinSet::new();
     if let Some(state) = only {
@@ -206,7 +224,7 @@ async fn begin<E: From<StartError>>(
             end
         }
     };
-    Ok((shared, serve))
+    Ok((shared, serve, unused))
 }
 
 /// Serves the lanes that begin, until all have ended after a stop, or one has failed.

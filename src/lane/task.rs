@@ -1,40 +1,30 @@
-//! Batch after batch.
+//! The life of a lane, batch after batch, and how each is decided.
 
+mod storing;
+mod waiting;
+
+use std::iter;
 use std::sync::Arc;
-use std::time::Duration;
-use std::{iter, thread};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, error, warn};
+use tokio::time::Instant;
+use tracing::error;
 
 use super::clock;
 use super::desk::{Outbox, Waiter};
 use super::overtaking::Overtaking;
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
-use crate::model::{Bounds, Commit, Millis, Outcome, Refused, Request, State};
-use crate::store::{After, LaneNumber, Store, StoreError};
+use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
+use crate::store::{LaneNumber, Store, StoreError};
+use waiting::{Next, next};
 
-/// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
-const MAX_REQUESTS: usize = 8192;
-/// Increments in one batch, and bulk messages, beyond which no further request is taken in.
-const MAX_WEIGHT: usize = 128 * 1024;
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
 
 /// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
 /// processor's cache, and those that no longer fit into a commit are not looked for.
 const MAX_PORTION: usize = 1024;
-
-/// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
-/// a second or some.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often a lane is looked after that has something to forget, and that nobody asks for anything.
-const TICK: Duration = Duration::from_secs(1);
-/// How long a lane that another node commits is kept in memory for nothing.
-const IDLE: Duration = Duration::from_mins(1);
 
 /// Something to do, and who is told.
 pub(super) struct Job {
@@ -87,14 +77,6 @@ pub(super) enum End {
     Idle(mpsc::UnboundedReceiver<Job>),
 }
 
-/// The next step of a lane.
-enum Next {
-    Batch,
-    /// Something may be due.
-    Look,
-    Stop,
-}
-
 /// What the rows of a lane make.
 pub(super) async fn load(
     store: &dyn Store,
@@ -133,18 +115,6 @@ pub(super) async fn begin(
         }
     }
     Ok(())
-}
-
-/// The next job; `None` if the lane is stopped and none is left.
-async fn next(jobs: &mut mpsc::UnboundedReceiver<Job>, shared: &Shared) -> Option<Job> {
-    tokio::select! {
-        biased;
-        job = jobs.recv() => job,
-        () = shared.stop.cancelled() => {
-            jobs.close();
-            jobs.recv().await
-        }
-    }
 }
 
 fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
@@ -194,7 +164,7 @@ impl Task {
         loop {
             let result = match self.gather(&mut batch).await {
                 Next::Batch => self.carry_out(&mut batch).await,
-                Next::Look if self.is_elsewhere() && self.begun.elapsed() >= IDLE => {
+                Next::Look if self.is_idle() => {
                     self.shared.memory.leave(self.taken);
                     return Ok(End::Idle(self.jobs));
                 }
@@ -234,77 +204,6 @@ impl Task {
     fn is_elsewhere(&self) -> bool {
         let elsewhere = self.shared.elsewhere.get();
         elsewhere.is_some_and(|elsewhere| elsewhere(self.lane))
-    }
-
-    /// When the lane is to be looked after although nobody asks for anything.
-    fn look_at(&self) -> Option<Instant> {
-        let due = self.state.due_in().filter(|_| !self.is_elsewhere());
-        let due = due.map(|due| TICK.max(Duration::from_millis(due.unsigned_abs())));
-        // A lane may become another node's at any time.
-        let is_shared = self.shared.elsewhere.get().is_some();
-        let due = due.into_iter().chain(is_shared.then_some(IDLE)).min();
-        due.map(|due| self.begun + due)
-    }
-
-    /// Forgets what is due, if this node commits to the lane, so that an idle lane gives its memory back.
-    async fn look_after(&mut self, nothing: &mut Vec<Job>) -> std::result::Result<(), StartError> {
-        // The owner forgets. Here the lane is let go of, which a batch that is begun would only put off.
-        if self.is_elsewhere() {
-            return Ok(());
-        }
-        self.begin();
-        self.store(nothing, 0).await?;
-        self.shared.memory.share(&mut self.taken, &mut self.state);
-        Ok(())
-    }
-
-    /// Waits for something to do and takes what there is, up to a batch.
-    async fn gather(&mut self, batch: &mut Vec<Job>) -> Next {
-        let waits = !self.overtaking.is_empty();
-        let look_at = self.look_at().filter(|_| !waits);
-        let first = if let Some(first) = self.first.take() {
-            Some(first)
-        } else {
-            tokio::select! {
-                biased;
-                job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
-                () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
-                    // Jobs that were queued before are carried out, and none after.
-                    self.jobs.close();
-                    self.jobs.recv().await
-                }
-                () = self.overtaking.pause(), if waits => None,
-                // Made only when it is waited for.
-                () = async { sleep_until(look_at.unwrap_or(self.begun)).await }, if look_at.is_some() => {
-                    return Next::Look;
-                }
-            }
-        };
-        self.overtaking.give_to(batch);
-        let Some(first) = first else {
-            return if batch.is_empty() {
-                Next::Stop
-            } else {
-                Next::Batch
-            };
-        };
-        // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
-        // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
-        if !self.shared.store.capabilities().is_shared {
-            thread::yield_now();
-        }
-        // What each asks for is looked at later, in one go: another core has written it, and each look from in between
-        // waits for that.
-        let mut weight = first.weight;
-        batch.push(first);
-        while batch.len() < MAX_REQUESTS
-            && weight < MAX_WEIGHT
-            && let Ok(job) = self.jobs.try_recv()
-        {
-            weight += job.weight;
-            batch.push(job);
-        }
-        Next::Batch
     }
 
     /// The time since the lane was loaded.
@@ -417,137 +316,6 @@ impl Task {
             self.state.load(name, row.and_then(|row| row.value));
         }
         Ok(jobs)
-    }
-
-    /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
-    async fn store(
-        &mut self,
-        batch: &mut Vec<Job>,
-        decided: usize,
-    ) -> std::result::Result<Option<i64>, StartError> {
-        let Some(commit) = self.state.commit() else {
-            // What is answered then is about what is stored, which may have changed.
-            let is_newest = self.catch_up().await?;
-            return Ok(is_newest.then(|| self.state.head().revision));
-        };
-        let commit = Arc::new(commit);
-        match self.commit(commit.clone(), batch, decided).await {
-            Ok(base) => {
-                self.state.committed(&commit, base);
-                self.followed_nothing = false;
-                Ok(Some(base))
-            }
-            Err(StoreError::Moved) => {
-                debug!(lane = self.lane, "another node has committed");
-                self.state.undo(&commit);
-                if self.is_elsewhere() {
-                    let moved = batch.extract_if(.., |job| job.may_move);
-                    answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
-                }
-                self.follow().await?;
-                Ok(None)
-            }
-            Err(StoreError::Lost) => {
-                self.state.undo(&commit);
-                let is_lost = |job: &mut Job| {
-                    let operation = &job.request.operation;
-                    job.request.id.is_none() && !operation.is_bulk()
-                };
-                let decided = decided.min(batch.len());
-                for job in &mut batch[..decided] {
-                    job.in_doubt = true;
-                }
-                // The others happen once, however often they are decided.
-                let lost = batch.extract_if(..decided, is_lost);
-                let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
-                answer(&self.shared, lost.map(unknown));
-                self.follow().await?;
-                Ok(None)
-            }
-            Err(refused @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
-                self.state.undo(&commit);
-                Err(StartError::Store(refused))
-            }
-            Err(failed) => Err(StartError::Store(failed)),
-        }
-    }
-
-    /// Has a batch stored. Where that takes too long those who wait for it are told so, and whoever comes is refused, until
-    /// it is known what became of it.
-    async fn commit(
-        &mut self,
-        commit: Arc<Commit>,
-        batch: &mut Vec<Job>,
-        decided: usize,
-    ) -> std::result::Result<i64, StoreError> {
-        let mut stored = self.shared.store.commit(self.lane, commit);
-        if !self.shared.store.capabilities().is_shared {
-            // A disk answers.
-            return stored.await;
-        }
-        if let Ok(result) = timeout(PATIENCE, &mut stored).await {
-            return result;
-        }
-        warn!(lane = self.lane, "the store does not answer");
-        let problem = || StoreError::Unavailable("no answer in time".into());
-        let unknown = batch.drain(..decided);
-        answer(
-            &self.shared,
-            unknown.map(|job| (job, Err(LaneError::Unknown(problem())))),
-        );
-        let refuse = |job| (job, Err(LaneError::Unavailable(problem())));
-        answer(&self.shared, batch.drain(..).map(refuse));
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut stored => return result,
-                () = self.shared.stop.cancelled() => return Err(problem()),
-                Some(job) = self.jobs.recv() => answer(&self.shared, [refuse(job)]),
-            }
-        }
-    }
-
-    /// Takes in what has moved the head. If there is nothing, what is known here of the lane does not fit together, and it is
-    /// loaded again; if there is nothing once more before anything is committed, the store contradicts itself, and to go on would
-    /// be to go round in a circle.
-    async fn follow(&mut self) -> std::result::Result<(), StartError> {
-        if !self.catch_up().await? {
-            return Ok(());
-        }
-        if std::mem::replace(&mut self.followed_nothing, true) {
-            let problem = "another node is said to have committed, and nothing of it is there";
-            return Err(StartError::Store(StoreError::Unavailable(problem.into())));
-        }
-        warn!(
-            lane = self.lane,
-            "the lane's head has moved, and there is nothing new: loading it again"
-        );
-        self.reload().await
-    }
-
-    async fn reload(&mut self) -> std::result::Result<(), StartError> {
-        let bounds = self.shared.memory.bounds();
-        self.state = load(&*self.shared.store, self.lane, bounds).await?;
-        self.started = Instant::now();
-        Ok(())
-    }
-
-    /// Takes in what other nodes have committed; `true` where that is nothing.
-    async fn catch_up(&mut self) -> std::result::Result<bool, StartError> {
-        let (lane, seq) = (self.lane, self.state.head().seq);
-        let after = self.shared.store.after(lane, seq).await;
-        match after.map_err(StartError::Store)? {
-            After::Batches(batches) if batches.is_empty() => return Ok(true),
-            After::Batches(batches) => {
-                let elapsed = self.elapsed();
-                for batch in batches {
-                    let taken = self.state.catch_up(batch, elapsed);
-                    taken.map_err(StartError::Corrupt)?;
-                }
-            }
-            After::TooMany => self.reload().await?,
-        }
-        Ok(false)
     }
 }
 

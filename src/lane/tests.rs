@@ -269,6 +269,25 @@ async fn an_idle_lane_of_another_node_is_let_go_of() {
     running.close().await.expect("a clean end");
 }
 
+/// The same of a lane with more expired sessions than a batch forgets: its owner forgets them.
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_of_another_node_is_let_go_of_with_all_that_is_due() {
+    let store = Memory::default();
+    store.have_sessions(10_000);
+    let running = lanes(&store).await;
+    running.lanes.hand_back(|_| true);
+    let ask = || running.lanes.execute(LANE, batch(1));
+    // In use until they have expired.
+    for _ in 0..24 {
+        ask().await.expect("it is counted");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    assert_eq!(store.loads(), 1, "it is in use");
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    ask().await.expect("it is counted");
+    assert_eq!(store.loads(), 2);
+}
+
 /// Answers are handed out on the runtime that has asked.
 #[test]
 fn answers_come_back_to_the_runtime_that_has_asked() {

@@ -90,7 +90,8 @@ impl Workers {
                 .name(format!("worker-{i}"))
                 .spawn(move || {
                     runtime.block_on(work(received, node));
-                    drop(runtime);
+                    // Its tasks are dropped. A look-up of a host name cannot be stopped, and is not waited for.
+                    runtime.shutdown_background();
                     // Nobody listens where the server was dropped.
                     let _ = ending.send(());
                 })?;

@@ -8,6 +8,7 @@ pub(super) mod fill;
 mod fold;
 mod horizon;
 mod lock;
+mod log;
 mod reader;
 mod readers;
 mod rows;

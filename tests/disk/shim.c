@@ -4,6 +4,7 @@
  *
  *   kill       whoever syncs a write-ahead log is killed before that is done
  *   bad        a sync of a write-ahead log fails
+ *   hang       a sync of a write-ahead log does not return
  *   full       there is no room for writes to logs and to files that are not complete yet
  *   read-only  nothing below the folder DISK_ROOT can be opened to write to it
  *
@@ -53,6 +54,11 @@ static int sync_file(int fd, long call) {
     if (ends(path, "-wal") && has("bad")) {
         errno = EIO;
         return -1;
+    }
+    if (ends(path, "-wal") && has("hang")) {
+        note("hang", path);
+        while (has("hang"))
+            usleep(1000);
     }
     note("sync", path);
     return syscall(call, fd);

@@ -2,7 +2,7 @@
 //! that copy and check it.
 
 mod clock;
-mod disk;
+pub mod disk;
 mod folders;
 
 use std::path::{Path, PathBuf};

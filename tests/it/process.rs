@@ -1,9 +1,13 @@
 //! The command line: starting, refusing to start, and the client commands.
 
-use tempfile::tempdir;
+use std::fs;
+use std::process::Stdio;
 
-use crate::support::process::{Process, SUMD, run};
-use crate::support::{TestServer, soon};
+use tempfile::tempdir;
+use tokio::process::Command;
+
+use crate::support::process::{Process, SUMD, run, signal};
+use crate::support::{TestServer, eventually, shim, soon};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
@@ -46,6 +50,40 @@ async fn nobody_there() {
         let err = text(&output.stderr);
         assert!(err.contains(address) && err.lines().count() == 1, "{err}");
     }
+}
+
+/// A look-up of a host name may take for ever. A command ends after its time all the same, and a server at a signal.
+#[tokio::test]
+async fn a_name_that_is_never_resolved_is_not_waited_for() {
+    let folder = tempdir().unwrap();
+    let shim = shim::compile("names", folder.path()).await;
+    let log = folder.path().join("log");
+    let command = |args: &[&str]| {
+        let mut command = Command::new(SUMD);
+        command
+            .args(args)
+            .env("LD_PRELOAD", &shim)
+            .env("NAMES_LOG", &log)
+            .env("SUMD_DATA_DIR", folder.path().join("data"))
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    };
+    let looked_up = |name: &str| fs::read_to_string(&log).is_ok_and(|names| names.contains(name));
+
+    let flags = ["--address", "sumd.example:1", "--timeout", "100ms"];
+    let add = command(&[&["add"], &flags[..]].concat()).output();
+    let output = soon(add).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(err.contains("no answer"), "{err}");
+    assert!(looked_up("sumd.example"));
+
+    let mut server = command(&["serve", "--listen", "listen.example:0"]);
+    let mut server = server.spawn().unwrap();
+    eventually("a look-up", || looked_up("listen.example")).await;
+    signal(&server, "TERM");
+    assert_eq!(soon(server.wait()).await.unwrap().code(), Some(0));
 }
 
 /// A server that is there and does not answer is given up on in time.
@@ -155,11 +193,7 @@ async fn help_and_version() {
 /// Flags can come from the environment.
 #[tokio::test]
 async fn environment() {
-    let output = soon(
-        tokio::process::Command::new(SUMD)
-            .env("SUMD_MAX_CALLS", "none")
-            .output(),
-    );
+    let output = soon(Command::new(SUMD).env("SUMD_MAX_CALLS", "none").output());
     let output = output.await.unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("--max-calls"));
@@ -182,7 +216,7 @@ async fn wrong_variables() {
             "--etcd-user",
         ),
     ] {
-        let mut command = tokio::process::Command::new(SUMD);
+        let mut command = Command::new(SUMD);
         let output = command
             .arg("serve")
             .envs(variables.iter().copied())

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod process;
 pub mod raw;
+pub mod shim;
 
 use std::future::Future;
 use std::num::NonZeroUsize;

@@ -32,7 +32,7 @@ impl Stream {
         }
         let acknowledged = acknowledged.max(applied);
         if self.parts.is_none() {
-            let lanes = self.service.store.lanes();
+            let lanes = self.service.store().lanes();
             let (session, _) = self.session.as_ref().expect("the first message has set it");
             self.parts = Some(Parts::new(
                 self.service.digests,
@@ -60,7 +60,7 @@ impl Stream {
         // Before anything is read: nothing that is not found was applied before this.
         let now = self.service.lanes.now();
         let remembered = self.service.lanes.session_horizon();
-        let found = self.service.store.session(session).await;
+        let found = self.service.store().session(session).await;
         let found = found.map_err(|error| session_read_error(&error))?;
         let resumed = Resumed::new(&found.lanes, begun, now, found.horizon, remembered);
         let resumed =
@@ -166,7 +166,7 @@ impl Stream {
         payload: Bytes,
         wanted: impl Fn(LaneNumber) -> bool,
     ) -> Result<(), Status> {
-        let parts = decode_parts(payload, self.service.digests, self.service.store.lanes());
+        let parts = decode_parts(payload, self.service.digests, self.service.store().lanes());
         for (lane, request) in parts.map_err(|error| fault(&error))? {
             if wanted(lane) {
                 self.places.take(lane, None);

@@ -67,7 +67,7 @@ impl Stream {
         let none = Increments::default();
         let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
         let (session, _) = self.session.as_ref().expect("the first message has set it");
-        let lanes = self.service.store.lanes();
+        let lanes = self.service.store().lanes();
         let home = self.service.digests.lane(session, lanes);
         let refused = self.service.lanes.execute(home, question).await;
         refused.map_err(|error| lane_error(error, Kind::Session))?;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::{Commit, CounterChange, Digests, SessionId};
-use crate::store::{After, Capabilities, LaneNumber, Loaded, Page, Reply, Scan, SessionRows, Sum};
+use crate::model::CounterChange;
 
 /// A store whose readers are ahead of what it tells, by as much as a test wants.
 struct Ahead {
@@ -18,11 +17,11 @@ type Stored = (BTreeMap<Arc<str>, Row>, i64);
 
 impl Ahead {
     /// One that has told everything up to a revision.
-    fn new(revision: i64) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(revision: i64) -> Self {
+        Self {
             changes: Changes::new(revision),
             stored: Mutex::new(Some((BTreeMap::new(), revision))),
-        })
+        }
     }
 
     /// Sets counters, or deletes them, at a revision, without telling.
@@ -43,6 +42,18 @@ impl Ahead {
         *self.stored.lock().expect("no panic") = None;
     }
 
+    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        let stored = self.stored.lock().expect("no panic").clone();
+        Box::pin(async move {
+            let unreachable = || StoreError::Unavailable("it is down".into());
+            let (rows, revision) = stored.ok_or_else(unreachable)?;
+            Ok(Rows {
+                rows: names.iter().map(|name| rows.get(name).cloned()).collect(),
+                revision,
+            })
+        })
+    }
+
     /// Tells of what was done at a revision.
     fn tell(&self, names: &[&str], value: Option<i64>, revision: i64) {
         let change = |name: &&str| CounterChange {
@@ -57,60 +68,6 @@ impl Ahead {
     }
 }
 
-impl Store for Ahead {
-    fn digests(&self) -> Digests {
-        Digests::new([0; 16])
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            is_shared: true,
-            lanes: 256,
-            batch_bytes: usize::MAX,
-        }
-    }
-
-    fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
-        let stored = self.stored.lock().expect("no panic").clone();
-        Box::pin(async move {
-            let unreachable = || StoreError::Unavailable("it is down".into());
-            let (rows, revision) = stored.ok_or_else(unreachable)?;
-            Ok(Rows {
-                rows: names.iter().map(|name| rows.get(name).cloned()).collect(),
-                revision,
-            })
-        })
-    }
-
-    fn changes(&self) -> &Changes {
-        &self.changes
-    }
-
-    fn load(&self, _: LaneNumber) -> Reply<Loaded> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn after(&self, _: LaneNumber, _: u64) -> Reply<After> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn commit(&self, _: LaneNumber, _: Arc<Commit>) -> Reply<i64> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn session(&self, _: SessionId) -> Reply<SessionRows> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn scan(&self, _: Scan) -> Reply<Page> {
-        unreachable!("who reads does not ask for it")
-    }
-
-    fn sum(&self, _: Arc<str>) -> Reply<Sum> {
-        unreachable!("who reads does not ask for it")
-    }
-}
-
 fn row(name: &Arc<str>, value: Option<i64>, revision: i64) -> Row {
     Row {
         name: name.clone(),
@@ -120,15 +77,15 @@ fn row(name: &Arc<str>, value: Option<i64>, revision: i64) -> Row {
 }
 
 /// The values of counters, where they are there.
-async fn read(stale: &Stale, names: &[&str]) -> Vec<Option<i64>> {
-    let found = try_read(stale, names).await.expect("it is there");
+async fn read(stale: &Stale, store: &Ahead, names: &[&str]) -> Vec<Option<i64>> {
+    let found = try_read(stale, store, names).await.expect("it is there");
     let value = |row: Option<Row>| row.and_then(|row| row.value);
     found.rows.into_iter().map(value).collect()
 }
 
-async fn try_read(stale: &Stale, names: &[&str]) -> Result<Rows, StoreError> {
+async fn try_read(stale: &Stale, store: &Ahead, names: &[&str]) -> Result<Rows, StoreError> {
     let names = names.iter().map(|name| Arc::from(*name)).collect();
-    stale.read(names, 0).await
+    stale.read(names, 0, |names| store.read(names)).await
 }
 
 /// Lets the task that follows take in what was told.
@@ -142,11 +99,11 @@ async fn reached(stale: &Stale, revision: i64) {
 #[tokio::test]
 async fn what_was_read_is_in_memory_although_nothing_changes() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.clone());
-    assert_eq!(read(&stale, &["a"]).await, [None]);
+    let stale = Stale::new(store.changes.clone());
+    assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     store.fail();
-    assert_eq!(read(&stale, &["a"]).await, [None]);
-    let unknown = try_read(&stale, &["b"]).await;
+    assert_eq!(read(&stale, &store, &["a"]).await, [None]);
+    let unknown = try_read(&stale, &store, &["b"]).await;
     assert!(unknown.is_err(), "it was not read before");
 }
 
@@ -154,16 +111,16 @@ async fn what_was_read_is_in_memory_although_nothing_changes() {
 #[tokio::test]
 async fn several_counters_are_of_one_moment() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.clone());
-    assert_eq!(read(&stale, &["a"]).await, [None]);
+    let stale = Stale::new(store.changes.clone());
+    assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     for (value, revision) in [(Some(1), 20), (None, 30), (Some(2), 40)] {
         let both = ["a", "b"];
         store.store(&both, value, revision);
-        assert_eq!(read(&stale, &["c", "b"]).await, [None, value]);
-        assert_eq!(read(&stale, &both).await, [value, value]);
+        assert_eq!(read(&stale, &store, &["c", "b"]).await, [None, value]);
+        assert_eq!(read(&stale, &store, &both).await, [value, value]);
         store.tell(&both, value, revision);
         reached(&stale, revision).await;
-        assert_eq!(read(&stale, &both).await, [value, value]);
+        assert_eq!(read(&stale, &store, &both).await, [value, value]);
         // For the next round it is forgotten.
         stale.known().counters.remove("b");
         stale.known().counters.remove("c");
@@ -174,15 +131,15 @@ async fn several_counters_are_of_one_moment() {
 #[tokio::test]
 async fn what_is_told_late_brings_nothing_back() {
     let store = Ahead::new(10);
-    let stale = Stale::new(store.clone());
+    let stale = Stale::new(store.changes.clone());
     store.store(&["a"], Some(1), 20);
     store.store(&["a"], None, 30);
-    assert_eq!(read(&stale, &["a"]).await, [None]);
+    assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     store.tell(&["a"], Some(1), 20);
     reached(&stale, 20).await;
-    assert_eq!(read(&stale, &["a"]).await, [None]);
+    assert_eq!(read(&stale, &store, &["a"]).await, [None]);
     store.tell(&["a"], None, 30);
     store.tell(&["a"], Some(2), 40);
     reached(&stale, 40).await;
-    assert_eq!(read(&stale, &["a"]).await, [Some(2)]);
+    assert_eq!(read(&stale, &store, &["a"]).await, [Some(2)]);
 }

@@ -1,4 +1,4 @@
-//! Heads of lanes in memory, and nothing beside them.
+//! Heads of lanes in memory, and sessions that nobody uses.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +23,8 @@ struct Inner {
     asked: watch::Sender<usize>,
     /// Lanes that were loaded.
     loads: AtomicUsize,
+    /// How many sessions each of them is loaded with.
+    sessions: AtomicUsize,
     /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
     changes: Changes,
@@ -35,6 +37,7 @@ impl Default for Memory {
             frozen: watch::Sender::new(false),
             asked: watch::Sender::new(0),
             loads: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             loses: AtomicBool::new(false),
             changes: Changes::new(0),
         }))
@@ -62,6 +65,10 @@ impl Memory {
 
     pub(super) fn lose(&self) {
         self.0.loses.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn have_sessions(&self, count: usize) {
+        self.0.sessions.store(count, Ordering::Relaxed);
     }
 
     pub(super) fn loads(&self) -> usize {
@@ -114,10 +121,12 @@ impl Store for Memory {
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {
         self.0.loads.fetch_add(1, Ordering::Relaxed);
         let heads = self.0.heads.lock().expect("no panic");
+        let sessions = 0..self.0.sessions.load(Ordering::Relaxed);
+        let session = |number: usize| (number.to_string().into(), Arc::default());
         at_once(Loaded {
             head: heads.get(&lane).copied().unwrap_or_default(),
             packs: Vec::new(),
-            sessions: Vec::new(),
+            sessions: sessions.map(session).collect(),
             before: None,
         })
     }

@@ -125,3 +125,156 @@ fn many_sessions_are_forgotten_a_batch_at_a_time() {
     assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
     assert_eq!(lane.value("g/0"), 5_000);
 }
+
+/// An idle lane says when something is to be forgotten, and a batch of nothing then gives the memory back.
+#[test]
+fn an_idle_lane_gives_its_memory_back() {
+    let mut lane = Lane::new(bounds());
+    assert_eq!(lane.state.due_in(), None);
+    lane.one(named("a", Some(START), add("g/0", 1))).unwrap();
+    lane.one(message(1, 0, &[("g/0", 1)], START)).unwrap();
+    let mut looks = 0;
+    while let Some(due) = lane.state.due_in() {
+        lane.now += due;
+        lane.batch(Vec::new());
+        looks += 1;
+        assert!(looks < 5, "it is due again and again");
+    }
+    assert_eq!(lane.state.id_bytes(), 0);
+    assert!(lane.stored.packs.is_empty() && lane.stored.sessions.is_empty());
+    assert_eq!(lane.stored.head.horizon, START);
+    let again = lane.one(message(1, 0, &[("g/0", 1)], START));
+    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+}
+
+/// Forgetting ids gives back exactly the memory that they took.
+#[test]
+fn what_is_forgotten_takes_no_memory() {
+    let mut lane = Lane::new(bounds());
+    for i in 0..20 {
+        lane.now += HORIZON / 10;
+        lane.one(named(&i.to_string(), None, add("g/0", 1)))
+            .unwrap();
+    }
+    assert!(lane.stored.packs.len() < 20, "some were forgotten");
+    assert_eq!(lane.state.id_bytes(), lane.stored.load(bounds()).id_bytes());
+}
+
+#[test]
+fn memory_for_ids_is_bounded_and_comes_back() {
+    let mut lane = Lane::new(bounds());
+    let mut taken = 0;
+    let retry_in = loop {
+        match lane.one(named(&taken.to_string(), None, add("g/0", 1))) {
+            Ok(_) => taken += 1,
+            Err(Refused::Full { retry_in, .. }) => break retry_in,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert!(lane.state.id_bytes() < (1 << 20) + 200);
+    assert!(
+        taken > (1 << 20) / 150,
+        "an id alone in its batch takes up to 150 bytes: {taken}"
+    );
+    assert!(
+        lane.one(named("0", None, add("g/0", 1))).unwrap().2,
+        "none is forgotten"
+    );
+    lane.one(Request {
+        id: None,
+        operation: add("g/0", 1),
+    })
+    .expect("no id, no memory");
+    lane.now += retry_in + 1;
+    let next = lane.one(named("next", None, add("g/0", 1)));
+    assert_eq!(value(&next.expect("there is room again").0), taken + 2);
+}
+
+/// Asks for sessions, a second apart, until there is no room for another; tells how many there are and when to retry.
+fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
+    for taken in 0.. {
+        lane.now += 1000;
+        let first = message_of(&taken.to_string(), 1, 0, &[("g/0", 1)], lane.now);
+        match lane.one(first) {
+            Ok(_) => {}
+            Err(Refused::Full { retry_in, .. }) => return (taken, retry_in),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    unreachable!("memory is bounded")
+}
+
+/// Where memory is all sessions, it comes back when the first of them is forgotten: ids have nothing to do with it.
+#[test]
+fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
+    let mut lane = Lane::new(Bounds {
+        id_bytes: 1 << 16,
+        session_horizon: 3 * HORIZON,
+        ..bounds()
+    });
+    let begun = lane.now + 1000;
+    let (taken, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(lane.now + retry_in, begun + 3 * HORIZON + SKEW);
+
+    // What is used goes on being remembered.
+    let goes_on = message_of("0", 2, 1, &[("g/0", 1)], begun);
+    lane.now += SKEW;
+    lane.one(goes_on).expect("it is known");
+    lane.now += SKEW;
+    let next = |lane: &mut Lane| lane.one(message_of("next", 1, 0, &[("g/0", 1)], lane.now));
+    let Err(Refused::Full { retry_in, .. }) = next(&mut lane) else {
+        panic!("there is no room yet");
+    };
+    assert_eq!(lane.now + retry_in, begun + 1000 + 3 * HORIZON + SKEW);
+    lane.now += retry_in;
+    next(&mut lane).expect("there is room again");
+    assert_eq!(lane.value("g/0"), taken + 2);
+}
+
+/// Ids that are forgotten sooner than any session make room for sessions, too; and nobody is sent away for days.
+#[test]
+fn a_retry_is_told_for_what_is_forgotten_first() {
+    let bounds = Bounds {
+        id_bytes: 1 << 16,
+        session_horizon: 100 * HORIZON,
+        ..bounds()
+    };
+    let mut lane = Lane::new(bounds);
+    let (_, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(retry_in, 3_600_000, "an hour, although it takes far longer");
+
+    let mut lane = Lane::new(bounds);
+    lane.one(named("a", None, add("g/0", 1))).expect("room");
+    let asked = lane.now;
+    let (_, retry_in) = fill_with_sessions(&mut lane);
+    assert_eq!(lane.now + retry_in, asked + HORIZON + SKEW);
+
+    // No time of day has it last any shorter.
+    lane.set_clock(retry_in);
+    let refused = lane.one(named("b", None, add("g/0", 1)));
+    let Err(Refused::Full { retry_in, .. }) = refused else {
+        panic!("it is not forgotten yet: {refused:?}");
+    };
+    assert_eq!(retry_in, HORIZON + SKEW - (lane.ticks() - asked));
+}
+
+#[test]
+fn memory_for_counters_is_bounded() {
+    let mut lane = Lane::new(bounds());
+    for i in 0..1000 {
+        let request = Request {
+            id: None,
+            operation: add(&format!("g/{i}"), i),
+        };
+        lane.one(request).unwrap();
+    }
+    lane.state.make_room();
+    assert!(lane.state.counter_bytes() <= 1 << 10);
+    for i in 0..1000 {
+        let request = Request {
+            id: None,
+            operation: add(&format!("g/{i}"), 1),
+        };
+        assert_eq!(value(&lane.one(request).unwrap().0), i + 1);
+    }
+}

@@ -1,5 +1,6 @@
 //! Several nodes with one lane: whoever is behind is refused, catches up and decides again.
 
+use super::histories::{Step, What, operation, step};
 use super::*;
 
 /// A store that keeps what it was given, for those who are behind.

@@ -4,20 +4,23 @@
 //! those before it, once they are not. The rows of counters and sessions are brought up to date, or *folded*, later and a few
 //! at a time, along with batches.
 
+mod fold;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::client::{at_revision, delete, put};
+use super::client::{at_revision, put};
 use super::rows::Layout;
 use super::sessions;
 use crate::model::{self, Changes, Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
-use crate::proto::sumd::store::v1::{Batch, Counter, Head, Pack, Session};
+use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::LaneNumber;
-use crate::store::recent::{Lookup, Merged, Recent, Run};
+use crate::store::recent::{Recent, Run};
+use fold::Folding;
 
 /// A lane.
 pub(super) struct Log {
@@ -37,22 +40,6 @@ pub(super) struct Log {
     fold_bytes: usize,
 }
 
-/// Bytes that are tried with a batch however little etcd takes, beside at least one row.
-const MIN_FOLD_BYTES: usize = 1024;
-
-/// What is being brought up to date.
-#[derive(Clone)]
-struct Folding {
-    /// When it is done, all batches up to this one are folded.
-    up_to: u64,
-    /// It is done up to this name.
-    name: String,
-    /// What is left of these.
-    sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
-    /// The revision of the last deletion among them.
-    forgotten: i64,
-}
-
 /// Sessions as batches have left them; `None` for those that were forgotten.
 pub(super) type Sessions = Vec<(SessionId, Option<Arc<model::Session>>)>;
 
@@ -67,27 +54,6 @@ pub(super) struct Newer {
     pub(super) sessions: Sessions,
     /// The pack that what is recent begins with, if another node has folded.
     pub(super) from: Option<u64>,
-}
-
-/// Room for rows that are folded along with a batch: that is optional, and must not make the batch more than etcd takes.
-struct FoldRoom<'a> {
-    rows: usize,
-    bytes: usize,
-    operations: &'a mut Vec<RequestOp>,
-}
-
-impl FoldRoom<'_> {
-    /// Takes a row in; `false` if there is no room for it. The first one always has some.
-    fn take(&mut self, operation: RequestOp) -> bool {
-        let bytes = operation.encoded_len();
-        let is_first = self.operations.is_empty();
-        if !is_first && (self.operations.len() >= self.rows || bytes > self.bytes) {
-            return false;
-        }
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.operations.push(operation);
-        true
-    }
 }
 
 /// What is to be written for a batch. Each attempt to do so has the same guard.
@@ -272,11 +238,6 @@ impl Log {
         self.head.folded = folded;
     }
 
-    /// A batch with what is folded along with it was more than etcd takes: less is folded with those that follow.
-    pub(super) fn fold_less(&mut self) {
-        self.fold_bytes = (self.fold_bytes / 2).max(MIN_FOLD_BYTES);
-    }
-
     /// Plans the writing of the next batch, and of some rows that are to be folded, unless it has to go without.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> Plan {
         let sizes = self.layout.sizes;
@@ -338,69 +299,6 @@ impl Log {
             fold_is_done,
             pruned,
         }
-    }
-
-    fn begin_fold(&mut self) {
-        self.recent.fold();
-        self.folding = Some(Folding {
-            up_to: self.head.seq,
-            name: String::new(),
-            sessions: std::mem::take(&mut self.sessions),
-            forgotten: 0,
-        });
-    }
-
-    /// Brings the next rows up to date; `true` where these are the last.
-    ///
-    /// They are written as they are now, not as they were when this fold began: another node may have begun one later, and
-    /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
-    /// fold is done.
-    fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
-        let mut room = FoldRoom {
-            rows: self.layout.sizes.folded_rows,
-            bytes: self.fold_bytes,
-            operations,
-        };
-        let done = folding.name.clone();
-        let runs = self.recent.folding();
-        let now = self.recent.view(0).runs;
-        let mut now = Lookup::new(&now);
-        for old in Merged::new(runs, &done).filter(|old| old.name != done) {
-            let latest = now.find(old.name).unwrap_or(old);
-            let key = self.layout.counter(latest.name);
-            let operation = if let Some(value) = latest.value {
-                let row = Counter {
-                    value,
-                    revision: latest.revision,
-                };
-                put(key.clone(), self.layout.seal(&key, &row))
-            } else {
-                delete(key)
-            };
-            if !room.take(operation) {
-                return false;
-            }
-            if latest.value.is_none() {
-                folding.forgotten = folding.forgotten.max(latest.revision);
-            }
-            latest.name.clone_into(&mut folding.name);
-        }
-        while let Some(next) = folding.sessions.first_entry() {
-            let (id, old) = (next.key(), next.get());
-            let state = self.sessions.get(id).unwrap_or(old);
-            let key = self.layout.session(self.lane, id);
-            let operation = if let Some(session) = state {
-                let state = self.layout.encode(session);
-                put(key.clone(), self.layout.seal(&key, &Session { state }))
-            } else {
-                delete(key)
-            };
-            if !room.take(operation) {
-                return false;
-            }
-            next.remove();
-        }
-        true
     }
 
     /// Deletes packs of which nothing is needed, if they are many; gives how many.

@@ -1,12 +1,11 @@
 //! Reading counters: their rows, and over them what the logs have that is not folded, all at one revision of etcd.
 
+mod points;
 mod replicas;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-
-use tokio::sync::{mpsc, oneshot};
 
 use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
@@ -15,41 +14,21 @@ use crate::model::{Corrupt, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
-use crate::store::recent::{Lookup, Merged, View};
+use crate::store::recent::{Merged, View};
 use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
+use points::Points;
 use replicas::{Moment, Replica, Replicas};
-
-struct Point {
-    names: Vec<Arc<str>>,
-    reply: oneshot::Sender<Result<Rows, StoreError>>,
-}
 
 /// The way to the readers.
 pub(super) struct Reader<K> {
     shared: Arc<Shared<K>>,
-    points: mpsc::UnboundedSender<Point>,
+    points: Points,
 }
 
 struct Shared<K> {
     kv: K,
     layout: Layout,
     replicas: Replicas,
-}
-
-/// Rows of counters and heads of their lanes, read at one moment.
-struct Round {
-    names: Vec<Arc<str>>,
-    /// One for each name.
-    rows: Vec<Option<KeyValue>>,
-    heads: Arc<BTreeMap<LaneNumber, KnownHead>>,
-    /// That of etcd.
-    revision: i64,
-}
-
-/// A lane's head, if there is one, and the replica that was known before it was read.
-struct KnownHead {
-    head: Option<KeyValue>,
-    before: Option<Arc<Replica>>,
 }
 
 impl<K: Kv> Reader<K> {
@@ -60,30 +39,12 @@ impl<K: Kv> Reader<K> {
             replicas: Replicas::new(layout.lanes),
             layout,
         });
-        let (points, mut waiting) = mpsc::unbounded_channel::<Point>();
-        let of_task = shared.clone();
-        tokio::spawn(async move {
-            // While one round is read the next one gathers: each of its readers asked before it began.
-            while let Some(first) = waiting.recv().await {
-                let mut round = vec![first];
-                while round.len() < MAX_RANGES
-                    && let Ok(point) = waiting.try_recv()
-                {
-                    round.push(point);
-                }
-                of_task.answer(round).await;
-            }
-        });
+        let points = Points::start(shared.clone());
         Self { shared, points }
     }
 
     pub(super) async fn read(&self, names: Vec<Arc<str>>) -> Result<Rows, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let ended = || StoreError::Failed("its reader has ended".into());
-        self.points
-            .send(Point { names, reply })
-            .map_err(|_| ended())?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        self.points.read(names).await
     }
 
     pub(super) async fn scan(&self, scan: Scan) -> Result<Page, StoreError> {
@@ -146,147 +107,8 @@ impl From<Corrupt> for Problem {
 }
 
 impl<K: Kv> Shared<K> {
-    /// Reads for those who wait, all at one moment, unless they are too many for a transaction. Those of the same lanes are
-    /// answered together, and beside the others: to read a lane's packs may take its time.
-    async fn answer(self: &Arc<Self>, points: Vec<Point>) {
-        let names = points.iter().flat_map(|point| &point.names);
-        let round = match self.read_round(names.cloned().collect()).await {
-            Ok(round) => round,
-            Err(error) => return refuse(points, &error),
-        };
-        let mut rows = round.names.into_iter().zip(round.rows);
-        let mut groups: BTreeMap<Vec<LaneNumber>, (Vec<Point>, Round)> = BTreeMap::new();
-        for point in points {
-            let lanes = self.lanes(&point.names);
-            let (points, group) = groups.entry(lanes).or_insert_with(|| {
-                let group = Round {
-                    names: Vec::new(),
-                    rows: Vec::new(),
-                    heads: round.heads.clone(),
-                    revision: round.revision,
-                };
-                (Vec::new(), group)
-            });
-            for (name, row) in rows.by_ref().take(point.names.len()) {
-                group.names.push(name);
-                group.rows.push(row);
-            }
-            points.push(point);
-        }
-        for (points, group) in groups.into_values() {
-            tokio::spawn(self.clone().finish(points, group));
-        }
-    }
-
-    async fn finish(self: Arc<Self>, points: Vec<Point>, mut round: Round) {
-        let rows = loop {
-            match self.points(&round).await {
-                Err(Problem::Again) => {}
-                Err(Problem::Store(error)) => return refuse(points, &error),
-                Ok(rows) => break rows,
-            }
-            round = match self.read_round(round.names).await {
-                Ok(round) => round,
-                Err(error) => return refuse(points, &error),
-            };
-        };
-        let revision = self.layout.end(round.revision);
-        let mut rows = rows.into_iter();
-        for point in points {
-            // All are taken, whether one of them is damaged or not: the others are of those who come next.
-            let own: Vec<_> = rows.by_ref().take(point.names.len()).collect();
-            let rows: Result<Vec<_>, _> = own.into_iter().collect();
-            let _ = point.reply.send(rows.map(|rows| Rows { rows, revision }));
-        }
-    }
-
     fn lane_of(&self, name: &str) -> LaneNumber {
         self.layout.digests.lane(group(name), self.layout.lanes)
-    }
-
-    /// The lanes of counters, each once.
-    fn lanes(&self, names: &[Arc<str>]) -> Vec<LaneNumber> {
-        let mut lanes: Vec<_> = names.iter().map(|name| self.lane_of(name)).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        lanes
-    }
-
-    async fn read_round(&self, names: Vec<Arc<str>>) -> Result<Round, StoreError> {
-        loop {
-            match self.try_round(&names).await {
-                Err(ReadError::Compacted) => {}
-                Err(error) => return Err(error.into()),
-                Ok((rows, heads, revision)) => {
-                    return Ok(Round {
-                        names,
-                        rows,
-                        heads: Arc::new(heads),
-                        revision,
-                    });
-                }
-            }
-        }
-    }
-
-    async fn try_round(
-        &self,
-        names: &[Arc<str>],
-    ) -> Result<(Vec<Option<KeyValue>>, BTreeMap<LaneNumber, KnownHead>, i64), ReadError> {
-        let lanes = self.lanes(names);
-        let before: Vec<_> = lanes
-            .iter()
-            .map(|lane| self.replicas.known(*lane))
-            .collect();
-        let heads = lanes.iter().map(|lane| get(self.layout.head(*lane)));
-        let rows = names.iter().map(|name| get(self.layout.counter(name)));
-        let mut ranges: Vec<_> = heads.chain(rows).collect();
-        let rest = ranges.split_off(ranges.len().min(MAX_RANGES));
-        let mut found = kv::read(&self.kv, ranges).await?;
-        for more in rest.chunks(MAX_RANGES) {
-            let at = |range: &RangeRequest| RangeRequest {
-                revision: found.revision,
-                ..range.clone()
-            };
-            let more = kv::read(&self.kv, more.iter().map(at).collect()).await?;
-            found.ranges.extend(more.ranges);
-        }
-        let ranges = found.ranges.into_iter();
-        let mut rows = ranges.map(|range| range.kvs.into_iter().next());
-        let mut heads = BTreeMap::new();
-        for (lane, before) in lanes.into_iter().zip(before) {
-            let head = rows.next().flatten();
-            heads.insert(lane, KnownHead { head, before });
-        }
-        Ok((rows.collect(), heads, found.revision))
-    }
-
-    /// What the counters of a round are: one that is damaged is no answer to those who asked for it, and only to those.
-    async fn points(&self, round: &Round) -> Result<Vec<Result<Option<Row>, StoreError>>, Problem> {
-        let mut views = HashMap::new();
-        for lane in self.lanes(&round.names) {
-            let known = &round.heads[&lane];
-            if let Some(head) = &known.head {
-                let moment = Moment {
-                    lane,
-                    head,
-                    before: known.before.clone(),
-                    revision: round.revision,
-                };
-                let replica = self.refresh(moment).await?;
-                views.insert(lane, replica.recent.view(0));
-            }
-        }
-        let rows = round.names.iter().zip(&round.rows).map(|(name, row)| {
-            let view = views.get(&self.lane_of(name));
-            let latest = view.and_then(|view| Lookup::new(&view.runs).find(name).map(to_row));
-            match (latest, row) {
-                (Some(latest), _) => Ok(latest.value.is_some().then_some(latest)),
-                (None, Some(row)) => self.row(row, Some(name)).map(Some),
-                (None, None) => Ok(None),
-            }
-        });
-        Ok(rows.collect())
     }
 
     async fn refresh(&self, moment: Moment<'_>) -> Result<Arc<Replica>, Problem> {
@@ -510,12 +332,6 @@ impl<K: Kv> Shared<K> {
             value: Some(counter.value),
             revision: counter.revision,
         })
-    }
-}
-
-fn refuse(points: Vec<Point>, error: &StoreError) {
-    for point in points {
-        let _ = point.reply.send(Err(error.clone()));
     }
 }
 

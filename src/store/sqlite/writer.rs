@@ -5,13 +5,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::fold::Fold;
+use super::log::Log;
 use super::rows::{self, Error, Result};
 use super::{reader, schema};
 use crate::model::{Commit, Digests, Millis};
@@ -30,16 +29,6 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Batches that nothing is remembered of any more go so many at a time: more than come in.
 const PRUNE_BATCHES: u64 = 16;
 
-/// Pages of the write-ahead log after which they are copied into the database: some 30 MiB.
-const CHECKPOINT_PAGES: i32 = 8000;
-
-/// SQLite begins its write-ahead log anew when all of it is in the database and nobody reads. If somebody always does, it
-/// grows: up to so many pages, some 256 MiB, and then scans are held up for once. If that does not do, as under a long
-/// backup, so many more.
-const MAX_LOG_PAGES: i32 = 64 << 10;
-const MORE_LOG_PAGES: i32 = 16 << 10;
-/// After a checkpoint or an end of the log that was in vain, it is tried again after so many batches.
-const RETRY_BATCHES: u64 = 16;
 /// Why a batch was not committed.
 #[derive(Debug)]
 pub(super) enum NotCommitted {
@@ -62,14 +51,7 @@ impl fmt::Display for NotCommitted {
 pub(super) struct Writer {
     connection: Connection,
     digests: Digests,
-    /// Pages in the write-ahead log, as of the last commit.
-    log_pages: Arc<AtomicI32>,
-    checkpoint_pages: i32,
-    max_log_pages: i32,
-    /// Added to that, after it was tried in vain.
-    more_log_pages: i32,
-    /// No checkpoint before this batch.
-    checkpoint_from: u64,
+    log: Log,
     /// The last batch, and its revision.
     seq: u64,
     revision: i64,
@@ -92,13 +74,7 @@ impl Writer {
         digests: Digests,
         mut recent: Recent,
     ) -> Result<Self> {
-        // In place of SQLite's own checkpoints, whose errors are not told.
-        let log_pages = Arc::new(AtomicI32::new(0));
-        let told = log_pages.clone();
-        connection.wal_hook(Some(move |_: &mut _, pages| {
-            told.store(pages, Ordering::Relaxed);
-            Ok(())
-        }))?;
+        let log = Log::follow(&mut connection)?;
         reader::load_recent(&connection, digests, &mut recent)?;
         let first = "SELECT coalesce(min(seq), 0) FROM batch";
         let first: i64 = connection.query_row(first, [], |row| row.get(0))?;
@@ -113,11 +89,7 @@ impl Writer {
             past: VecDeque::new(),
             connection,
             digests,
-            log_pages,
-            checkpoint_pages: CHECKPOINT_PAGES,
-            max_log_pages: MAX_LOG_PAGES,
-            more_log_pages: 0,
-            checkpoint_from: 0,
+            log,
             recent,
         };
         writer.publish();
@@ -154,7 +126,8 @@ impl Writer {
         self.recent.log(logged_bytes);
         self.end_fold(folded);
         self.publish();
-        self.checkpoint().map_err(NotCommitted::Failed)?;
+        let checkpoint = self.log.checkpoint(&self.connection, self.seq);
+        checkpoint.map_err(NotCommitted::Failed)?;
         Ok(base)
     }
 
@@ -268,44 +241,14 @@ impl Writer {
         forgotten
     }
 
-    /// Copies the write-ahead log into the database, if it is time, as far as readers allow.
-    ///
-    /// An error is final. A sync that has failed is forgotten by the kernel, and the pages that it was about count as
-    /// written: the next checkpoint, which begins where this one has ended, would succeed, and then the log would begin
-    /// anew although the database lacks some of it.
-    fn checkpoint(&mut self) -> Result<()> {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        if pages < self.checkpoint_pages || self.seq < self.checkpoint_from {
-            return Ok(());
-        }
-        let sql = "PRAGMA wal_checkpoint(PASSIVE)";
-        let mut checkpoint = self.connection.prepare_cached(sql)?;
-        match checkpoint.query_row([], |_| Ok(())) {
-            // Pages were written, and none was synced.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                self.checkpoint_from = self.seq + RETRY_BATCHES;
-                Ok(())
-            }
-            done => Ok(done?),
-        }
-    }
-
     /// Whether the log is beyond its bound, so that [`Writer::end_log`] is due.
     pub(super) fn log_is_long(&self) -> bool {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        pages > self.max_log_pages.saturating_add(self.more_log_pages)
+        self.log.is_long()
     }
 
     /// Ends the log while no scan is running.
     pub(super) fn end_log(&mut self) -> Result<()> {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        self.more_log_pages = if schema::truncate_log(&self.connection)? {
-            self.log_pages.store(0, Ordering::Relaxed);
-            0
-        } else {
-            pages.saturating_sub(self.max_log_pages) + MORE_LOG_PAGES
-        };
-        Ok(())
+        self.log.end(&self.connection)
     }
 
     /// Brings everything up to date, as far as that takes little time, so that the file by itself is complete. It need not
@@ -383,7 +326,7 @@ pub(super) mod tests {
     impl Writer {
         /// Its log is long beyond so many pages.
         pub fn with_log_pages(mut self, max: i32) -> Self {
-            self.max_log_pages = max;
+            self.log = self.log.with_max_pages(max);
             self
         }
     }

@@ -1,8 +1,7 @@
 //! Disks that fail, by the shim in `tests/disk`: nothing is acknowledged that is not on them, and nothing is lost that was.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{GetCounterRequest, IncrementCounterRequest, IncrementCounterResponse};
@@ -16,24 +15,16 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::client;
 use crate::support::process::{Process, SUMD};
-use crate::support::{reason, soon};
+use crate::support::{reason, shim, soon};
 
 /// A disk whose faults are switched on and off.
-struct Disk(TempDir);
+pub struct Disk(TempDir);
 
 impl Disk {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let disk = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir(disk.path("faults")).expect("it is new");
-        // The compiler that has compiled SQLite is there.
-        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/disk/shim.c");
-        let done = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-o"])
-            .arg(disk.path("shim.so"))
-            .arg(source)
-            .status();
-        assert!(done.await.expect("a C compiler").success());
+        shim::compile("disk", disk.0.path()).await;
         disk
     }
 
@@ -45,7 +36,7 @@ impl Disk {
         self.path("data").to_str().expect("a path").to_owned()
     }
 
-    fn set(&self, fault: &str, on: bool) {
+    pub fn set(&self, fault: &str, on: bool) {
         let path = self.path("faults").join(fault);
         if on {
             fs::write(path, "").expect("a file");
@@ -58,14 +49,14 @@ impl Disk {
         let mut command = Command::new(SUMD);
         command
             .args(args)
-            .env("LD_PRELOAD", self.path("shim.so"))
+            .env("LD_PRELOAD", self.path("disk.so"))
             .env("DISK_ROOT", self.path("data"))
             .env("DISK_FAULTS", self.path("faults"))
             .env("DISK_LOG", self.path("log"));
         command
     }
 
-    async fn serve(&self) -> Process {
+    pub async fn serve(&self) -> Process {
         // Writes and syncs of this life alone are told.
         let _ = fs::remove_file(self.path("log"));
         let flags = ["--data-dir", &self.data(), "--drain-delay", "0s"];
@@ -73,7 +64,7 @@ impl Disk {
     }
 
     /// The calls on the write-ahead log so far, without repetitions.
-    fn done_to_the_log(&self) -> Vec<String> {
+    pub fn done_to_the_log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.ends_with("sumd.db-wal"));
         let words = lines.filter_map(|line| line.split(' ').next());

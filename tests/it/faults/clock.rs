@@ -1,34 +1,31 @@
 //! Wall clocks of servers that differ, by the shim in `tests/clock`.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::process::Command;
+
+use crate::support::shim;
 
 /// The shim, compiled.
-pub struct Shim(TempDir);
+pub struct Shim {
+    path: PathBuf,
+    _folder: TempDir,
+}
 
 impl Shim {
     pub async fn compile() -> Self {
-        let shim = Self(tempfile::tempdir().expect("a folder"));
-        // What has compiled SQLite is there.
-        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clock/shim.c");
-        let done = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-o"])
-            .arg(shim.path())
-            .args([source.as_os_str(), "-ldl".as_ref()])
-            .status();
-        assert!(done.await.expect("a C compiler").success());
-        shim
+        let folder = tempfile::tempdir().expect("a folder");
+        Self {
+            path: shim::compile("clock", folder.path()).await,
+            _folder: folder,
+        }
     }
 
     pub fn path(&self) -> PathBuf {
-        self.0.path().join("clock.so")
+        self.path.clone()
     }
 }
 

@@ -18,10 +18,11 @@ use tokio::time::sleep;
 
 use crate::cluster::process::Node;
 use crate::crash::operation::Client;
+use crate::damage::disk::Disk;
 use crate::etcd::cluster::Cluster;
 use crate::support::process::{Process, SUMD};
 use crate::support::raw::{Call, Connection, framed};
-use crate::support::soon;
+use crate::support::{eventually, soon};
 
 /// The drain, with a second for the calls that it ends.
 const FLAGS: [&str; 4] = ["--drain-delay", "0s", "--drain-timeout", "1s"];
@@ -153,6 +154,24 @@ async fn clients_that_never_read_do_not_hold_the_end_up() {
         increment(&mut client, &format!("acme/{i}")).await;
     }
     ends(server, BOUND, "deaf clients").await;
+}
+
+/// A disk that neither answers nor fails while the database is closed: a second signal ends the process all the same.
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_a_second_signal() {
+    let disk = Disk::new().await;
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut server = disk.serve().await;
+        let mut client = connect(&server.address).await;
+        increment(&mut client, "acme/a").await;
+        disk.set("hang", true);
+        server.signal("TERM");
+        let hangs = || disk.done_to_the_log().iter().any(|done| done == "hang");
+        eventually("the close of the database", hangs).await;
+        server.signal(signal);
+        assert_eq!(server.exit().await.code(), Some(code));
+        disk.set("hang", false);
+    }
 }
 
 async fn node(etcd: &Cluster, id: &str) -> Node {

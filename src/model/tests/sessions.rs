@@ -1,0 +1,136 @@
+//! Sessions of one lane.
+
+use super::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// A client that resends from its last acknowledgement after every break, over a server that crashes: every message
+    /// counts once, whatever was lost.
+    #[test]
+    fn sessions_count_each_message_once(
+        breaks in prop::collection::vec((1usize..6, any::<bool>(), any::<bool>()), 1..30),
+    ) {
+        let mut lane = Lane::new(bounds());
+        let time = lane.now;
+        let (mut acknowledged, mut sent) = (0u64, 0u64);
+        let contents = |sequence: u64| [("g/0", i64::try_from(sequence).unwrap())];
+        for (count, crash, answers_lost) in breaks {
+            let messages: Vec<_> = (acknowledged + 1..=acknowledged + count as u64)
+                .map(|sequence| message(sequence, acknowledged, &contents(sequence), time))
+                .collect();
+            sent = sent.max(acknowledged + count as u64);
+            if crash {
+                lane.restart();
+            }
+            for answer in lane.batch(messages) {
+                match answer {
+                    Ok((Done::Recorded { acknowledged: now, failures }, ..)) => {
+                        prop_assert!(failures.is_empty());
+                        if !answers_lost {
+                            acknowledged = acknowledged.max(now);
+                        }
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            let applied = i64::try_from(sent).unwrap();
+            prop_assert_eq!(lane.value("g/0"), applied * (applied + 1) / 2);
+        }
+    }
+}
+
+#[test]
+fn a_message_is_applied_on_top_of_the_one_before_it_only() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    let mut ask = |sequence, acknowledged, delta| {
+        lane.one(message(sequence, acknowledged, &[("g/0", delta)], time))
+            .map(|(done, _, replayed)| (done, replayed))
+    };
+    assert_eq!(ask(2, 0, 1).unwrap_err(), Refused::Gap { expected: 1 });
+    assert_eq!(
+        ask(1, 1, 1).unwrap_err(),
+        Refused::SessionLost { acknowledged: 0 }
+    );
+    assert!(!ask(1, 0, 1).unwrap().1);
+    assert!(ask(1, 0, 1).unwrap().1, "a repeat");
+    assert_eq!(ask(1, 0, 2).unwrap_err(), Refused::IdReused);
+    assert!(!ask(2, 1, 1).unwrap().1);
+    let known = Refused::Acknowledged { acknowledged: 1 };
+    assert_eq!(ask(1, 0, 1).unwrap_err(), known);
+    assert_eq!(ask(4, 1, 1).unwrap_err(), Refused::Gap { expected: 3 });
+    assert_eq!(lane.value("g/0"), 2);
+}
+
+/// Failures are answered again until the client says that it knows them, also by a lane that has restarted.
+#[test]
+fn failures_of_a_session_are_kept_until_they_are_known() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    let deltas = [("g/0", i64::MAX), ("g/0", 1), ("g/1", 1)];
+    let (first, ..) = lane.one(message(1, 0, &deltas, time)).unwrap();
+    let refusal = Refusal::OutOfRange {
+        value: i64::MAX,
+        delta: 1,
+    };
+    let failures = vec![(1, Failure { index: 1, refusal })];
+    assert_eq!(
+        first,
+        Done::Recorded {
+            acknowledged: 1,
+            failures
+        }
+    );
+    assert_eq!(lane.value("g/1"), 1, "the others are applied");
+    lane.restart();
+    let ask_only = |lane: &mut Lane, known| lane.one(message(0, known, &[], time)).unwrap().0;
+    assert_eq!(ask_only(&mut lane, 0), first);
+    let none = Done::Recorded {
+        acknowledged: 1,
+        failures: vec![],
+    };
+    assert_eq!(ask_only(&mut lane, 1), none);
+}
+
+#[test]
+fn sessions_are_forgotten_and_never_begun_again() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now;
+    lane.one(message(1, 0, &[("g/0", 1)], time)).unwrap();
+    lane.now += bounds().session_horizon + SKEW + 1;
+    lane.one(Request {
+        id: None,
+        operation: add("g/1", 1),
+    })
+    .unwrap();
+    assert!(lane.stored.sessions.is_empty());
+    let again = lane.one(message(1, 0, &[("g/0", 1)], time));
+    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+    assert_eq!(lane.value("g/0"), 1);
+}
+
+/// The same of a client whose clock is ahead, and of a server whose clock is set back meanwhile.
+#[test]
+fn a_session_is_remembered_until_it_is_too_old() {
+    for set_back in [0, 5 * SKEW] {
+        let mut lane = Lane::new(Bounds {
+            session_horizon: HORIZON,
+            ..bounds()
+        });
+        let time = lane.now + SKEW;
+        let send = |lane: &mut Lane, n| lane.one(message(n, 0, &[("g/0", 1)], time));
+        send(&mut lane, 1).unwrap();
+        lane.set_clock(-set_back);
+        send(&mut lane, 2).unwrap();
+        for _ in 0..60 {
+            lane.now += HORIZON / 20;
+            match send(&mut lane, 1) {
+                Ok((_, _, replayed)) => assert!(replayed),
+                Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+            }
+        }
+        assert_eq!(lane.value("g/0"), 2);
+        assert!(lane.stored.sessions.is_empty());
+    }
+}
