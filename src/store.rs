@@ -83,7 +83,7 @@ pub type LaneNumber = u32;
 /// The rows of a session.
 #[derive(Default)]
 pub struct SessionRows {
-    /// What lanes have of it.
+    /// What lanes have of it; one whose row is damaged is [such](Session::is_damaged).
     pub lanes: Vec<Session>,
     /// Everything that these have is of this revision or before it.
     pub revision: i64,
@@ -105,7 +105,7 @@ pub struct Loaded {
     pub head: Head,
     /// What is remembered of it and those before it, in their order.
     pub packs: Vec<Pack>,
-    /// All sessions.
+    /// All sessions, those too whose rows are [damaged](Session::is_damaged).
     pub sessions: Vec<(SessionId, Arc<Session>)>,
     /// The ids that were remembered before the data were moved here, by all lanes together.
     pub before: Option<Arc<Before>>,
@@ -228,3 +228,11 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// Tells the operator of a session's row that is damaged. `problem` names the session.
+fn damaged_session(problem: &dyn fmt::Display) {
+    tracing::error!(
+        "{problem}: messages of this session are refused (SESSION_DAMAGED), and all others go on. `sumd check` lists all damage, \
+         and `sumd restore` makes a database of a backup"
+    );
+}

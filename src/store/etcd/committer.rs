@@ -286,7 +286,7 @@ impl<K: Kv> Flight<K> {
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
     async fn find(&self, attempt: &Attempt, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
         let plan = &attempt.plan;
-        let newest: Head = self.layout.open(head)?;
+        let newest: Head = self.layout.need(head)?;
         if newest.open_from <= plan.seq {
             return Ok(find(&newest.batches, plan, head.mod_revision));
         }
@@ -302,7 +302,7 @@ impl<K: Kv> Flight<K> {
                 Ok(None)
             };
         };
-        let pack: Pack = self.layout.open(row)?;
+        let pack: Pack = self.layout.need(row)?;
         Ok(find(&pack.batches, plan, row.mod_revision))
     }
 }

@@ -1,5 +1,7 @@
 //! Nodes of a simulation without a storm, where one thing goes wrong at a moment that is chosen.
 
+mod damaged;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
