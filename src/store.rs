@@ -187,7 +187,7 @@ pub enum StoreError {
     Lost,
     /// It cannot be reached just now, and nothing was changed.
     Unavailable(Arc<str>),
-    /// It has no room for more, and nothing was changed.
+    /// It has no room for more, and nothing was changed. Callers are told why.
     Full(Arc<str>),
     /// The row of a counter is damaged, and nothing was changed. Others may be well.
     Damaged {
@@ -220,8 +220,7 @@ impl fmt::Display for StoreError {
             Self::Moved => f.write_str("another node has committed"),
             Self::Lost => f.write_str("nobody can tell what became of it"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
-            Self::Full(problem) => write!(f, "the store is full: {problem}"),
-            Self::Damaged { problem, .. } => f.write_str(problem),
+            Self::Full(problem) | Self::Damaged { problem, .. } => f.write_str(problem),
             Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
         }
     }

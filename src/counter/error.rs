@@ -145,12 +145,15 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
             Code::Unavailable,
             "STORE_UNAVAILABLE",
-            "the store cannot be reached just now",
+            "the store cannot be reached just now".to_owned(),
         ),
-        StoreError::Full(_) => (
+        StoreError::Full(problem) => (
             Code::ResourceExhausted,
             "STORE_FULL",
-            "the server's disk is full, and nothing was changed: once there is room, send it again",
+            format!(
+                "{problem}: {}. Once there is room, send it again",
+                told(effect)
+            ),
         ),
         StoreError::Damaged { counter, problem } => {
             return damaged(counter.as_deref(), problem, effect);
@@ -158,7 +161,7 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Failed(_) => (
             Code::Unavailable,
             "STORE_FAILED",
-            "the store has failed; the server's log says why",
+            "the store has failed; the server's log says why".to_owned(),
         ),
     };
     status::retriable(code, message, reason, &[outcome(effect)], RESTART_DELAY)

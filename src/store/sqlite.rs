@@ -172,9 +172,9 @@ impl SqliteStore {
                 self.shared.set_full(false);
                 Ok(base)
             }
-            Err(NotCommitted::Full(problem)) => {
+            Err(NotCommitted::Full(_)) => {
                 self.shared.set_full(true);
-                Err(StoreError::Full(problem.into()))
+                Err(StoreError::Full("the server's disk is full".into()))
             }
             Err(NotCommitted::Failed(error)) => {
                 *writer = None;
