@@ -296,7 +296,8 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     Ok(Found::Batches(batches, newer))
 }
 
-/// Puts what is told on top of what a log knows, or the rows say at a revision of etcd, when the last batch was of the time `last`.
+/// Puts what is told on top of what a log knows, or the rows say at a revision of etcd, when the last batch was of the time
+/// `last`.
 async fn put_on_known(
     kv: &impl Kv,
     layout: &Layout,

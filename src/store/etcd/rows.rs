@@ -302,8 +302,8 @@ pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Re
 pub(super) fn needed(row: &KeyValue, Corrupt(problem): Corrupt) -> StoreError {
     let key = String::from_utf8_lossy(&row.key);
     let problem = format!(
-        "{key}: {problem}. Nobody can tell which request ids and changes were in it, so its lane is not served: increments might \
-         count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data of a backup under another \
+        "{key}: {problem}. Nobody can tell which request ids, sessions or changes were in it, so its lane is not served: \
+         increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data of a backup under another \
          --etcd-prefix"
     );
     StoreError::Failed(problem.into())

@@ -180,8 +180,8 @@ impl fmt::Display for OpenError {
             Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
             Self::Damaged(path, damage) => write!(
                 f,
-                "{}: {damage}. Nobody can tell which request ids and changes were in it, so nothing is served: increments might count \
-                 twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+                "{}: {damage}. Nobody can tell which request ids, sessions or changes were in it, so nothing is served: \
+                 increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
                 path.display()
             ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
