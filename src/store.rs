@@ -83,7 +83,7 @@ pub type LaneNumber = u32;
 /// The rows of a session.
 #[derive(Default)]
 pub struct SessionRows {
-    /// What lanes have of it.
+    /// What lanes have of it; one whose row is damaged is [such](Session::is_damaged).
     pub lanes: Vec<Session>,
     /// Everything that these have is of this revision or before it.
     pub revision: i64,
@@ -105,7 +105,7 @@ pub struct Loaded {
     pub head: Head,
     /// What is remembered of it and those before it, in their order.
     pub packs: Vec<Pack>,
-    /// All sessions.
+    /// All sessions, those too whose rows are [damaged](Session::is_damaged).
     pub sessions: Vec<(SessionId, Arc<Session>)>,
     /// The ids that were remembered before the data were moved here, by all lanes together.
     pub before: Option<Arc<Before>>,
@@ -187,7 +187,7 @@ pub enum StoreError {
     Lost,
     /// It cannot be reached just now, and nothing was changed.
     Unavailable(Arc<str>),
-    /// It has no room for more, and nothing was changed.
+    /// It has no room for more, and nothing was changed. Callers are told why.
     Full(Arc<str>),
     /// The row of a counter is damaged, and nothing was changed. Others may be well.
     Damaged {
@@ -220,11 +220,18 @@ impl fmt::Display for StoreError {
             Self::Moved => f.write_str("another node has committed"),
             Self::Lost => f.write_str("nobody can tell what became of it"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
-            Self::Full(problem) => write!(f, "the store is full: {problem}"),
-            Self::Damaged { problem, .. } => f.write_str(problem),
+            Self::Full(problem) | Self::Damaged { problem, .. } => f.write_str(problem),
             Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
         }
     }
 }
 
 impl std::error::Error for StoreError {}
+
+/// Tells the operator of a session's row that is damaged. `problem` names the session.
+fn damaged_session(problem: &dyn fmt::Display) {
+    tracing::error!(
+        "{problem}: messages of this session are refused (SESSION_DAMAGED), and all others go on. `sumd check` lists all damage, \
+         and `sumd restore` makes a database of a backup"
+    );
+}

@@ -153,6 +153,7 @@ fn is_decision(error: &LaneError) -> bool {
         | Refused::BeyondWindow { .. }
         | Refused::Overtaken { .. }
         | Refused::SessionLost { .. }
+        | Refused::SessionDamaged
         | Refused::FailuresUnacknowledged { .. } => false,
     }
 }

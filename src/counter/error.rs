@@ -145,12 +145,15 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
             Code::Unavailable,
             "STORE_UNAVAILABLE",
-            "the store cannot be reached just now",
+            "the store cannot be reached just now".to_owned(),
         ),
-        StoreError::Full(_) => (
+        StoreError::Full(problem) => (
             Code::ResourceExhausted,
             "STORE_FULL",
-            "the server's disk is full, and nothing was changed: once there is room, send it again",
+            format!(
+                "{problem}: {}. Once there is room, send it again",
+                told(effect)
+            ),
         ),
         StoreError::Damaged { counter, problem } => {
             return damaged(counter.as_deref(), problem, effect);
@@ -158,7 +161,7 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Failed(_) => (
             Code::Unavailable,
             "STORE_FAILED",
-            "the store has failed; the server's log says why",
+            "the store has failed; the server's log says why".to_owned(),
         ),
     };
     status::retriable(code, message, reason, &[outcome(effect)], RESTART_DELAY)
@@ -317,9 +320,28 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             ),
             vec![("failures", failures.to_string())],
         ),
+        Refused::SessionDamaged => return session_damaged(effect),
     };
     metadata.push(outcome(effect));
     status::with_reason(code, message, reason, &metadata)
+}
+
+fn session_damaged(effect: Effect) -> Status {
+    let applied = match effect {
+        Effect::None => "nothing was applied",
+        Effect::Unknown => "increments to other counters may have been applied",
+    };
+    let message = format!(
+        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied; of this message \
+         {applied}. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send again what \
+         its session lacks; or compare the counters with what was sent, and send what is missing in a new session"
+    );
+    status::with_reason(
+        Code::DataLoss,
+        message,
+        "SESSION_DAMAGED",
+        &[outcome(effect)],
+    )
 }
 
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
@@ -376,6 +398,10 @@ mod tests {
         let away = || StoreError::Unavailable("away".into());
         let errors = [
             (LaneError::Refused(Refused::IdReused), "SEQUENCE_REUSED"),
+            (
+                LaneError::Refused(Refused::SessionDamaged),
+                "SESSION_DAMAGED",
+            ),
             (
                 LaneError::Refused(Refused::Overtaken { applied: 1 }),
                 "MESSAGE_OVERTAKEN",

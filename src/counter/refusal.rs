@@ -65,6 +65,7 @@ fn why(error: &LaneError) -> Why {
             Refused::FailuresUnacknowledged { failures } => {
                 Why::FailuresUnacknowledged(failures as u64)
             }
+            Refused::SessionDamaged => plain(Plain::SessionDamaged),
         },
         LaneError::Unknown(_) => plain(Plain::Unknown),
         LaneError::Unavailable(_) | LaneError::Moved | LaneError::Closed => plain(Plain::Declined),
@@ -77,6 +78,7 @@ impl From<Why> for Forwarded {
         Self::Refused(LaneError::Refused(match why {
             Why::Plain(number) => match Plain::try_from(number) {
                 Ok(Plain::IdReused) => Refused::IdReused,
+                Ok(Plain::SessionDamaged) => Refused::SessionDamaged,
                 Ok(Plain::Overloaded) => return Self::Refused(LaneError::Overloaded),
                 Ok(Plain::Declined | Plain::UnknownKind) => return Self::NotSent,
                 Ok(Plain::Unknown | Plain::Unspecified) | Err(_) => return Self::InDoubt,

@@ -166,6 +166,8 @@ pub enum Refused {
         /// How many.
         failures: usize,
     },
+    /// The session's row is damaged: which of its messages are applied cannot be told.
+    SessionDamaged,
 }
 
 const INCREMENTED: u8 = 1;

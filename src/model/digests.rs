@@ -99,4 +99,38 @@ impl Digests {
         let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
     }
+
+    /// Whether a check sum that does not fit a key and its contents does once one bit of the key is another. The key is damaged
+    /// then, and not the contents.
+    #[must_use]
+    pub fn is_of_another_key(&self, key: &[u8], contents: &[u8], check: u32) -> bool {
+        let mut key = key.to_vec();
+        (0..8 * key.len()).any(|bit| {
+            key[bit / 8] ^= 1 << (bit % 8);
+            let fits = self.check(&[&key, contents]) == check;
+            key[bit / 8] ^= 1 << (bit % 8);
+            fits
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bit of the key that is another is told from damage elsewhere.
+    #[test]
+    fn a_damaged_key_is_told_from_damaged_contents() {
+        let digests = Digests::new([7; 16]);
+        let (key, contents) = (b"meter-7", b"what is applied");
+        let check = digests.check(&[key, contents]);
+        for bit in 0..8 * key.len() {
+            let mut damaged = *key;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(digests.is_of_another_key(&damaged, contents, check));
+        }
+        assert!(!digests.is_of_another_key(key, b"what is Applied", check));
+        assert!(!digests.is_of_another_key(key, contents, check ^ 1));
+        assert!(!digests.is_of_another_key(b"meter-84", contents, check));
+    }
 }

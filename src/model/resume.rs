@@ -34,7 +34,7 @@ impl Resumed {
     /// than `remembered` is taken for forgotten, also if some lanes still have its row.
     ///
     /// # Errors
-    /// Returns [`Refused::FromFuture`] if that is too far ahead.
+    /// Returns [`Refused::SessionDamaged`] if one of the rows is damaged, and [`Refused::FromFuture`] if `begun` is too far ahead.
     pub fn new(
         lanes: &[Session],
         begun: Millis,
@@ -42,6 +42,9 @@ impl Resumed {
         horizon: Millis,
         remembered: Millis,
     ) -> Result<Self, Refused> {
+        if lanes.iter().any(Session::is_damaged) {
+            return Err(Refused::SessionDamaged);
+        }
         if begun > now + MAX_SKEW {
             return Err(Refused::FromFuture { time: begun, now });
         }

@@ -46,6 +46,8 @@ pub struct Session {
     pub(super) failures: VecDeque<(u64, Failure)>,
     /// What was applied elsewhere, where it was moved.
     pub(super) moved: Option<Box<Moved>>,
+    /// Its row is not what was written: which messages are applied cannot be told, so that none is applied any more.
+    pub(super) is_damaged: bool,
 }
 
 /// A message that was applied.
@@ -58,6 +60,23 @@ pub(super) struct Message {
 }
 
 impl Session {
+    /// A session whose row is damaged, in data whose last batch is of the time `last`: it was used then at the latest. So it is
+    /// forgotten only once it was not used for long after it was found, and no later copy of a message is taken for a new one.
+    #[must_use]
+    pub fn damaged(last: Millis) -> Self {
+        Self {
+            used: last,
+            is_damaged: true,
+            ..Self::default()
+        }
+    }
+
+    /// Its row is damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
     /// The contents of a message that was applied and is not known to be acknowledged.
     pub(super) fn contents(&self, sequence: u64) -> Option<u64> {
         let by_sequence = |message: &Message| message.sequence;
@@ -161,7 +180,7 @@ impl Session {
             acknowledged: self.acknowledged,
             messages: self.messages.range(first..).copied().collect(),
             failures: self.failures(|at| at > known).into(),
-            moved: None,
+            ..Self::default()
         })
     }
 
@@ -190,6 +209,9 @@ impl Session {
     }
 
     /// The bytes to store.
+    ///
+    /// # Panics
+    /// Panics if it is damaged: it must not be stored as a session that is well.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
@@ -213,6 +235,9 @@ impl Session {
     }
 
     /// The bytes to store while there may be nodes that do not know the format above: without ages and bounds.
+    ///
+    /// # Panics
+    /// As [`Session::encode`].
     #[must_use]
     pub fn encode_without_extras(&self) -> Vec<u8> {
         let moved = self.moved.as_ref();
@@ -224,6 +249,7 @@ impl Session {
     }
 
     fn put_counts(&self, out: &mut Vec<u8>) {
+        assert!(!self.is_damaged, "a damaged session is not stored");
         put_i64(out, self.used);
         put_u64(out, self.applied);
         put_u64(out, self.acknowledged);

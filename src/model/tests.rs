@@ -82,7 +82,11 @@ impl Stored {
 
     fn load(&self, bounds: Bounds) -> State {
         let decode = |(id, bytes): (&SessionId, &Vec<u8>)| {
-            let session = Session::decode(bytes).expect("what was encoded");
+            let session = if bytes == damaged::ROW {
+                Session::damaged(self.head.time)
+            } else {
+                Session::decode(bytes).expect("what was encoded")
+            };
             (id.clone(), Arc::new(session))
         };
         let sessions = self.sessions.iter().map(decode).collect();

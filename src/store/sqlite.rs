@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::watch;
 
 use super::{
@@ -104,7 +104,13 @@ impl SqliteStore {
         }
         // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
         schema::truncate_log(&connection).map_err(sqlite)?;
-        let damaged = |error: rows::Error| OpenError::Damaged(path.to_owned(), error.to_string());
+        let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;
+        let failed = |error| match error {
+            rows::Error::Sqlite(error) if !error.sqlite_error_code().is_none_or(is_damage) => {
+                sqlite(error)
+            }
+            damage => OpenError::Damaged(path.to_owned(), damage.to_string()),
+        };
         // Both take their time after a crash.
         let mut reader = schema::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {
@@ -113,7 +119,7 @@ impl SqliteStore {
             let loaded = loaded.join();
             (writer, loaded.unwrap_or_else(|panic| resume_unwind(panic)))
         });
-        let (writer, loaded) = (writer.map_err(damaged)?, loaded.map_err(damaged)?);
+        let (writer, loaded) = (writer.map_err(failed)?, loaded.map_err(failed)?);
         let current = writer.current().clone();
         let found = count(&mut reader, digests, &current, loaded.head.seq);
         let shared = Arc::new(Shared::new(writer));
@@ -167,9 +173,9 @@ impl SqliteStore {
                 self.shared.set_full(false);
                 Ok(base)
             }
-            Err(NotCommitted::Full(problem)) => {
+            Err(NotCommitted::Full(_)) => {
                 self.shared.set_full(true);
-                Err(StoreError::Full(problem.into()))
+                Err(StoreError::Full("the server's disk is full".into()))
             }
             Err(NotCommitted::Failed(error)) => {
                 *writer = None;

@@ -33,6 +33,7 @@ fn errors() -> Vec<(LaneError, &'static str, bool)> {
         (Refused::SessionLost { acknowledged: 1 }, false),
         (Refused::FailuresUnacknowledged { failures: 1 }, false),
         (Refused::BeyondWindow { acknowledged: 1 }, false),
+        (Refused::SessionDamaged, false),
     ];
     let refused = refused.map(|(refused, is_final)| {
         let error = LaneError::Refused(refused);

@@ -33,6 +33,7 @@ fn refusals_of_lanes_come_back_as_they_were() {
         Refused::SessionLost { acknowledged: 8 },
         Refused::FailuresUnacknowledged { failures: 9 },
         Refused::BeyondWindow { acknowledged: 10 },
+        Refused::SessionDamaged,
     ];
     for refused in all {
         let rejection = of_lane(LaneError::Refused(refused.clone()), Kind::Session);

@@ -11,6 +11,9 @@ impl State {
     pub(super) fn record(&mut self, record: &Record) -> Outcome {
         let unknown = Session::default();
         let session = self.sessions.get(&record.session);
+        if session.is_some_and(Session::is_damaged) {
+            return Err(Refused::SessionDamaged);
+        }
         let is_new = session.is_none();
         self.check_begun(record, session)?;
         let session = session.unwrap_or(&unknown);

@@ -2,6 +2,65 @@
 
 use super::*;
 
+/// That of a session, once it is damaged.
+pub(super) const ROW: &[u8] = b"no row";
+
+/// Whatever comes of a damaged session is refused, for as long as it was not used after it was found; and once it is forgotten, it
+/// is too old. Nothing of it counts again.
+#[test]
+fn a_damaged_session_is_never_begun_again() {
+    let mut lane = Lane::new(bounds());
+    let one = [("g/0", 1)];
+    lane.one(message(1, 0, &one, START)).expect("a new one");
+    let other = |sequence| message_of("meter-8", sequence, sequence - 1, &one, START);
+    lane.one(other(1)).expect("a new one");
+    let row = lane.stored.sessions.get_mut("meter-7");
+    *row.expect("it is stored") = ROW.to_vec();
+    // Nobody knows how long ago it was used.
+    lane.now += bounds().session_horizon - HORIZON;
+    lane.restart();
+    for sequence in 2..10 {
+        for (sequence, acknowledged) in [(1, 0), (2, 0), (2, 1), (0, 0), (0, 1), (300, 0)] {
+            let said = lane.one(message(sequence, acknowledged, &one, START));
+            assert_eq!(said, Err(Refused::SessionDamaged), "{sequence}");
+        }
+        // As if it were begun anew.
+        let said = lane.one(message(1, 0, &one, lane.now));
+        assert_eq!(said, Err(Refused::SessionDamaged));
+        lane.one(other(sequence)).expect("it goes on");
+        lane.now += HORIZON;
+    }
+    assert_eq!(lane.stored.sessions["meter-7"], ROW, "as it was");
+    lane.now += 3 * HORIZON;
+
+    // A batch that forgets it, and is not made.
+    let elapsed = lane.ticks() - lane.started;
+    lane.state.begin(lane.now, elapsed);
+    let commit = lane.state.commit().expect("it forgets");
+    let forgotten = commit.changes.sessions.iter();
+    let forgotten: Vec<_> = forgotten.map(|(id, _)| &**id).collect();
+    assert_eq!(forgotten, ["meter-7"]);
+    lane.state.undo(&commit);
+    let said = lane.one(message(1, 0, &one, START));
+    assert_eq!(said, Err(Refused::SessionDamaged));
+
+    lane.now += HORIZON;
+    lane.one(other(10)).expect("it goes on");
+    assert!(!lane.stored.sessions.contains_key("meter-7"));
+    lane.set_clock(START - lane.now);
+    let said = lane.one(message(1, 0, &one, START));
+    assert!(matches!(said, Err(Refused::TooOld { .. })), "{said:?}");
+    assert_eq!(lane.value("g/0"), 1 + 10);
+}
+
+/// The state of a session of which a lane has a damaged row is not told.
+#[test]
+fn a_damaged_row_is_no_answer() {
+    let rows = [Session::default(), Session::damaged(START)];
+    let resumed = Resumed::new(&rows, START, START, 0, DAY);
+    assert_eq!(resumed.map(drop), Err(Refused::SessionDamaged));
+}
+
 /// The rows of a lane that has ids and a session with failures, whole and as it is after a move.
 fn rows() -> (Vec<Vec<u8>>, Vec<Arc<[u8]>>) {
     let mut lane = Lane::new(bounds());

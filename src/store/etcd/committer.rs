@@ -4,7 +4,7 @@
 //! Each attempt at a batch compares the head of its lane with what it was planned on, so that of all its copies one lands at
 //! the most, whenever that may be. After a call of which nobody knows whether it was carried out, the same is sent again:
 //! where it lands, no copy can land any more; where it does not, the head has moved, and the log tells whether by this batch.
-//! A read that does not find a batch proves nothing.
+//! A read that does not find a batch proves nothing, unless etcd has answered each copy of it, as it does for want of space.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,6 +41,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The same where etcd is full: somebody has to do something about it.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What callers are told then.
+const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacted and defragmented, or given a larger \
+                          --quota-backend-bytes, and the alarm is disarmed";
 
 /// A batch to be committed, and who waits for it.
 pub(super) struct Attempt {
@@ -177,6 +181,9 @@ impl<K: Kv> Flight<K> {
         let deadline = Instant::now() + patience;
         match timeout_at(deadline, self.kv.txn(request, deadline)).await {
             Ok(Ok(response)) => self.answered(group, &offsets, response).await,
+            Ok(Err(error)) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => {
+                self.full(group, &error).await
+            }
             Ok(Err(error)) => failed(group, &error).await,
             Err(_) => {
                 debug!("no answer to a transaction in time");
@@ -244,20 +251,7 @@ impl<K: Kv> Flight<K> {
                 behind.push(attempt);
                 continue;
             }
-            let outcome = match head {
-                Some(head) => self.find(&attempt, head).await,
-                None => Err(StoreError::Failed("a lane's head has vanished".into())),
-            };
-            let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
-            if let Err(StoreError::Unavailable(_)) = answer {
-                // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
-                attempt.in_doubt = true;
-                attempt.tries += 1;
-                left.push(attempt);
-                continue;
-            }
-            let answer = answer.map(|landed| (attempt.plan, landed));
-            let _ = attempt.reply.send(answer.map_err(Failure::from));
+            left.extend(self.settle(attempt, head).await);
         }
         if !behind.is_empty() {
             match self.adopt().await {
@@ -273,6 +267,51 @@ impl<K: Kv> Flight<K> {
         left
     }
 
+    /// Answers an attempt whose head has moved. Gives it back if it cannot be told whether that was by this attempt.
+    async fn settle(&self, mut attempt: Attempt, head: Option<&KeyValue>) -> Option<Attempt> {
+        let outcome = match head {
+            Some(head) => self.find(&attempt, head).await,
+            None => Err(StoreError::Failed("a lane's head has vanished".into())),
+        };
+        let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
+        if let Err(StoreError::Unavailable(_)) = answer {
+            // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
+            attempt.in_doubt = true;
+            attempt.tries += 1;
+            return Some(attempt);
+        }
+        let answer = answer.map(|landed| (attempt.plan, landed));
+        let _ = attempt.reply.send(answer.map_err(Failure::from));
+        None
+    }
+
+    /// etcd is over its quota. A member says so before it proposes a transaction, or once it has applied it or refused to: the
+    /// copy that it has answered does not land later. So the heads tell now whether it has landed, unless earlier copies are in
+    /// doubt.
+    async fn full(&self, group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
+        warn!("{error}");
+        let heads = group.iter();
+        let heads = heads.map(|attempt| get(self.layout.head(attempt.plan.lane)));
+        let Ok(found) = kv::read(&self.kv, heads.collect()).await else {
+            return again(group, FULL_PAUSE, |attempt| attempt.in_doubt = true).await;
+        };
+        let mut left = Vec::new();
+        for (attempt, range) in group.into_iter().zip(found.ranges) {
+            let head = range.kvs.first();
+            if head.map_or(0, |head| head.mod_revision) != attempt.plan.revision {
+                left.extend(self.settle(attempt, head).await);
+            } else if attempt.in_doubt {
+                left.push(attempt);
+            } else {
+                attempt.refuse(StoreError::Full(OVER_QUOTA.into()));
+            }
+        }
+        if left.is_empty() {
+            return left;
+        }
+        again(left, FULL_PAUSE, |_| {}).await
+    }
+
     /// The row that says what the data are has changed: goes on with it, if another node has raised its format.
     async fn adopt(&self) -> Result<(), StoreError> {
         let found = kv::read(&self.kv, vec![get(self.layout.meta())]).await?;
@@ -286,7 +325,7 @@ impl<K: Kv> Flight<K> {
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
     async fn find(&self, attempt: &Attempt, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
         let plan = &attempt.plan;
-        let newest: Head = self.layout.open(head)?;
+        let newest: Head = self.layout.need(head)?;
         if newest.open_from <= plan.seq {
             return Ok(find(&newest.batches, plan, head.mod_revision));
         }
@@ -302,7 +341,7 @@ impl<K: Kv> Flight<K> {
                 Ok(None)
             };
         };
-        let pack: Pack = self.layout.open(row)?;
+        let pack: Pack = self.layout.need(row)?;
         Ok(find(&pack.batches, plan, row.mod_revision))
     }
 }
@@ -343,10 +382,6 @@ async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
                 attempt.refuse(StoreError::Failed(error.to_string().into()));
             }
             Vec::new()
-        }
-        Outcome::Unknown(Doubt::NoSpace) => {
-            warn!("{error}");
-            again(group, FULL_PAUSE, |attempt| attempt.in_doubt = true).await
         }
         Outcome::Unknown(_) => {
             debug!("{error}");

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::client::{get, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::log::{Log, Newer, Sessions};
-use super::rows::{self, Layout};
+use super::rows::{self, Layout, needed};
 use super::sessions::{Told, tell};
-use crate::model::{Batch, Corrupt, Head, Pack, Session, SessionId};
+use crate::model::{Batch, Corrupt, Head, Millis, Pack, Session, SessionId};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
-use crate::store::{LaneNumber, Loaded, StoreError};
+use crate::store::{LaneNumber, Loaded, StoreError, damaged_session};
 
 /// All rows with a prefix, as they were at a revision of etcd.
 pub(super) async fn rows(
@@ -63,7 +63,7 @@ async fn try_load(
     kv: &impl Kv,
     layout: &Layout,
     lane: LaneNumber,
-) -> Result<(Log, Result<Loaded, Corrupt>), ReadError> {
+) -> Result<(Log, Result<Loaded, StoreError>), ReadError> {
     let found = kv::read(kv, vec![get(layout.head(lane))]).await?;
     let revision = found.revision;
     let mut log = Log::empty(layout.clone(), lane);
@@ -90,8 +90,8 @@ fn put_together(
     head_row: &KeyValue,
     packs: &[KeyValue],
     sessions: &[KeyValue],
-) -> Result<Loaded, Corrupt> {
-    let head: stored::Head = layout.open(head_row)?;
+) -> Result<Loaded, StoreError> {
+    let head: stored::Head = layout.need(head_row)?;
     log.set_folded(head.folded);
     let mut loaded = Loaded {
         head: Head::default(),
@@ -101,9 +101,9 @@ fn put_together(
     };
     let mut told = BTreeMap::new();
     let mut last = None;
-    let mut take = |batch: &stored::Batch, row_revision: i64| {
-        let base = layout.base_of(batch, row_revision);
-        let pack = pack(batch, base)?;
+    let mut take = |batch: &stored::Batch, row: &KeyValue| {
+        let base = layout.base_of(batch, row.mod_revision);
+        let pack = pack(batch, base).map_err(|damage| needed(row, damage))?;
         last = Some((batch.seq, base + i64::from(batch.places), pack.stamp.age));
         if batch.seq >= head.forget_before && !batch.ids.is_empty() {
             loaded.packs.push(pack);
@@ -111,20 +111,22 @@ fn put_together(
         if batch.seq > head.folded {
             tell(batch, &mut told);
         }
-        Ok(())
+        Ok::<_, StoreError>(())
     };
     for row in packs {
-        let stored: stored::Pack = layout.open(row)?;
-        log.add_pack(&stored, row.mod_revision)?;
+        let stored: stored::Pack = layout.need(row)?;
+        let added = log.add_pack(&stored, row.mod_revision);
+        added.map_err(|damage| needed(row, damage))?;
         for batch in &stored.batches {
-            take(batch, row.mod_revision)?;
+            take(batch, row)?;
         }
     }
     for batch in &head.batches {
-        take(batch, head_row.mod_revision)?;
+        take(batch, head_row)?;
     }
     let Some((seq, revision, age)) = last.filter(|(seq, ..)| *seq == head.seq) else {
-        return Err(Corrupt("a lane's last batch is missing"));
+        let missing = Corrupt("a lane's last batch is missing");
+        return Err(needed(head_row, missing));
     };
     loaded.head = Head {
         seq,
@@ -134,30 +136,55 @@ fn put_together(
         horizon: head.horizon,
         session_horizon: head.session_horizon,
     };
-    let prefix = layout.sessions(log.lane());
+    let lane = log.lane();
+    let prefix = layout.sessions(lane);
     for row in sessions {
         let id = row.key.strip_prefix(&*prefix);
         let id = id.and_then(|id| std::str::from_utf8(id).ok());
-        let id = id.ok_or(Corrupt("a session's key is not UTF-8"))?;
-        let session: stored::Session = layout.open(row)?;
+        let id = id.ok_or_else(|| needed(row, Corrupt("a session's key is not UTF-8")))?;
+        let session = layout.open::<stored::Session>(row);
+        if session.is_err() && layout.has_another_key(row) {
+            return Err(needed(row, Corrupt("the key of a session is damaged")));
+        }
         if let Some(told) = told.get_mut(id) {
-            told.set_row(session.state);
+            told.set_row(session);
         } else {
             let mut told = Told::default();
-            told.set_row(session.state);
-            let session = told.session()?.map(Arc::new);
+            told.set_row(session);
+            let session = known(layout, lane, id, told.session(), head.time);
             loaded
                 .sessions
                 .extend(session.map(|session| (id.into(), session)));
         }
     }
     for (id, told) in told {
-        let session = told.session()?.map(Arc::new);
+        let session = known(layout, lane, &id, told.session(), head.time);
         log.set_session(id.clone(), session.clone());
         loaded.sessions.extend(session.map(|session| (id, session)));
     }
-    log.set_head(head, head_row.mod_revision)?;
+    let taken = log.set_head(head, head_row.mod_revision);
+    taken.map_err(|damage| needed(head_row, damage))?;
     Ok(loaded)
+}
+
+/// A lane's session, if it is known and not forgotten. One that is damaged is known as that, in data whose last batch is of the
+/// time `last`.
+pub(super) fn known(
+    layout: &Layout,
+    lane: LaneNumber,
+    id: &str,
+    session: Result<Option<Session>, Corrupt>,
+    last: Millis,
+) -> Option<Arc<Session>> {
+    let session = session.unwrap_or_else(|Corrupt(problem)| {
+        let key = layout.session(lane, id);
+        let row = String::from_utf8_lossy(&key);
+        damaged_session(&format_args!(
+            "the row of session {id:?} is damaged ({row}: {problem})"
+        ));
+        Some(Session::damaged(last))
+    });
+    session.map(Arc::new)
 }
 
 fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
@@ -191,7 +218,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     if row.mod_revision == log.revision() {
         return Ok(Found::Nothing);
     }
-    let head: stored::Head = layout.open(row)?;
+    let head: stored::Head = layout.need(row)?;
     let has_folded = head.folded != log.head().folded;
     let mut from = log.head().open_from;
     if has_folded {
@@ -210,7 +237,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
             Err(error) => return Err(error.into()),
         };
         for row in read {
-            packs.push((layout.open::<stored::Pack>(&row)?, row.mod_revision));
+            packs.push((layout.need::<stored::Pack>(&row)?, row.mod_revision));
         }
     }
     if packs.len() > layout.sizes.packs_behind {
@@ -251,9 +278,10 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
         .filter(|batch| batch.seq > known);
     new.for_each(|batch| tell(batch, &mut told));
     let of_log = Some(log).filter(|_| !has_folded);
-    let sessions = match put_on_known(kv, layout, lane, of_log, told, found.revision).await {
+    let moment = (found.revision, head.time);
+    let sessions = match put_on_known(kv, layout, lane, of_log, told, moment).await {
         Err(ReadError::Compacted) => return Ok(Found::TooMany),
-        sessions => sessions??,
+        sessions => sessions?,
     };
     if let Some(last) = batches.last_mut() {
         last.sessions.clone_from(&sessions);
@@ -268,19 +296,20 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     Ok(Found::Batches(batches, newer))
 }
 
-/// Puts what is told on top of what a log knows, or the rows say.
+/// Puts what is told on top of what a log knows, or the rows say at a revision of etcd, when the last batch was of the time
+/// `last`.
 async fn put_on_known(
     kv: &impl Kv,
     layout: &Layout,
     lane: LaneNumber,
     log: Option<&Log>,
     mut told: BTreeMap<SessionId, Told>,
-    revision: i64,
-) -> Result<Result<Sessions, Corrupt>, ReadError> {
-    let known = |id: &str| log.and_then(|log| log.session(id));
+    (revision, last): (i64, Millis),
+) -> Result<Sessions, ReadError> {
+    let in_log = |id: &str| log.and_then(|log| log.session(id));
     let unknown = told.iter_mut();
     let mut unknown: Vec<_> = unknown
-        .filter(|(id, told)| told.needs_row() && known(id).is_none())
+        .filter(|(id, told)| told.needs_row() && in_log(id).is_none())
         .collect();
     for some in unknown.chunks_mut(MAX_RANGES) {
         let row = |(id, _): &(&SessionId, _)| RangeRequest {
@@ -289,22 +318,18 @@ async fn put_on_known(
         };
         let found = kv::read(kv, some.iter().map(row).collect()).await?;
         for ((_, told), range) in some.iter_mut().zip(found.ranges) {
-            let Some(row) = range.kvs.first() else {
-                continue;
-            };
-            match layout.open::<stored::Session>(row) {
-                Ok(session) => told.set_row(session.state),
-                Err(corrupt) => return Ok(Err(corrupt)),
+            if let Some(row) = range.kvs.first() {
+                told.set_row(layout.open(row));
             }
         }
     }
     let put = |(id, told): (SessionId, Told)| {
-        let known = known(&id).filter(|_| told.needs_row());
-        let session = match known {
-            Some(known) => Some(told.put_on(Session::clone(known))?),
-            None => told.session()?,
+        let session = match in_log(&id).filter(|_| told.needs_row()) {
+            Some(session) => told.put_on(Session::clone(session)).map(Some),
+            None => told.session(),
         };
-        Ok((id, session.map(Arc::new)))
+        let session = known(layout, lane, &id, session, last);
+        (id, session)
     };
     Ok(told.into_iter().map(put).collect())
 }

@@ -211,9 +211,12 @@ impl Log {
         Ok(())
     }
 
-    /// Takes in a session that batches have changed which were read.
+    /// Takes in a session that batches have changed which were read. The row of one that is damaged stays as it is.
     pub(super) fn set_session(&mut self, id: SessionId, session: Option<Arc<model::Session>>) {
-        self.sessions.insert(id, session);
+        let is_damaged = |session: &Arc<model::Session>| session.is_damaged();
+        if !session.as_ref().is_some_and(is_damaged) {
+            self.sessions.insert(id, session);
+        }
     }
 
     /// A session whose row is not up to date.

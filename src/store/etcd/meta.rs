@@ -93,7 +93,12 @@ pub(super) async fn read(
     let Some(row) = row else {
         return Ok((None, found.revision));
     };
-    let meta = open_row(row).map_err(|error| OpenError::Data(format!("{prefix}/meta: {error}")))?;
+    let meta = open_row(row).map_err(|Corrupt(problem)| {
+        OpenError::Data(format!(
+            "{prefix}/meta: {problem}. No row under {prefix} can be read without it: `sumd restore` makes data of a backup under \
+             another --etcd-prefix"
+        ))
+    })?;
     Ok((Some((meta, row.mod_revision)), found.revision))
 }
 

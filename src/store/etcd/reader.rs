@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
+use super::load;
 use super::rows::Layout;
 use crate::model::{Corrupt, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
@@ -238,17 +239,17 @@ impl<K: Kv> Shared<K> {
             let found = kv::read(&self.kv, lanes.iter().map(at).collect()).await?;
             for (lane, range) in lanes.iter().zip(found.ranges) {
                 if let Some(row) = range.kvs.first() {
-                    let row: stored::Session = self.layout.open(row)?;
-                    states.entry(*lane).or_default().set_row(row.state);
+                    let told = states.entry(*lane).or_default();
+                    told.set_row(self.layout.open(row));
                 }
             }
         }
-        let sessions = states
-            .values()
-            .filter_map(|told| told.session().transpose());
-        let sessions: Result<Vec<_>, _> = sessions.collect();
+        let sessions = states.into_iter().filter_map(|(lane, told)| {
+            let session = load::known(&self.layout, lane, id, told.session(), 0)?;
+            Some(Arc::unwrap_or_clone(session))
+        });
         Ok(SessionRows {
-            lanes: sessions?,
+            lanes: sessions.collect(),
             revision: self.layout.end(revision),
             horizon,
         })

@@ -9,7 +9,7 @@ use super::sizes::Sizes;
 use crate::model::{Corrupt, CounterChange, Digests, Millis, Session, Stamp};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
-use crate::store::LaneNumber;
+use crate::store::{LaneNumber, StoreError};
 
 /// The format of data that are begun now, and that older data are raised to once all nodes know it.
 pub const FORMAT: u32 = FORMAT_EXTRAS;
@@ -243,6 +243,20 @@ impl Layout {
         open(self.digests, row)
     }
 
+    /// Whether a damaged row is damaged in its key, so that nobody can tell what it was of.
+    pub(super) fn has_another_key(&self, row: &KeyValue) -> bool {
+        let Some((check, message)) = row.value.split_first_chunk() else {
+            return false;
+        };
+        let check = u32::from_le_bytes(*check);
+        self.digests.is_of_another_key(&row.key, message, check)
+    }
+
+    /// What a row says that no operation of a lane can be decided without.
+    pub(super) fn need<M: Message + Default>(&self, row: &KeyValue) -> Result<M, StoreError> {
+        self.open(row).map_err(|damage| needed(row, damage))
+    }
+
     /// The revision before the first place of a batch that was committed at a revision of etcd.
     pub(super) fn base(&self, etcd_revision: i64, offset: u32) -> i64 {
         self.revisions_before + (etcd_revision << PLACE_BITS) + i64::from(offset)
@@ -282,6 +296,17 @@ pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Re
         return Err(Corrupt("a row's check sum is wrong"));
     }
     M::decode(message).map_err(|_| Corrupt("a row is not what it should be"))
+}
+
+/// The error of a damaged row that no operation of a lane can be decided without.
+pub(super) fn needed(row: &KeyValue, Corrupt(problem): Corrupt) -> StoreError {
+    let key = String::from_utf8_lossy(&row.key);
+    let problem = format!(
+        "{key}: {problem}. Nobody can tell which request ids, sessions or changes were in it, so its lane is not served: \
+         increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data of a backup under another \
+         --etcd-prefix"
+    );
+    StoreError::Failed(problem.into())
 }
 
 /// How old a batch is, and which ids it has.

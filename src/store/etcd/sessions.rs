@@ -16,6 +16,8 @@ pub(super) struct Told {
     state: Option<Bytes>,
     /// What was added since, and maybe before: it is added once.
     added: Vec<Bytes>,
+    /// What is wrong with its row. That is of no matter if the log has told all of it since.
+    damage: Option<Corrupt>,
 }
 
 impl Told {
@@ -31,8 +33,13 @@ impl Told {
     }
 
     /// Takes in the row, which has what is folded, and maybe more.
-    pub(super) fn set_row(&mut self, state: Bytes) {
-        self.state.get_or_insert(state);
+    pub(super) fn set_row(&mut self, row: Result<stored::Session, Corrupt>) {
+        match row {
+            Ok(row) => {
+                self.state.get_or_insert(row.state);
+            }
+            Err(damage) => self.damage = Some(damage),
+        }
     }
 
     /// It is not known without its row.
@@ -46,7 +53,11 @@ impl Told {
         let Some(state) = state else {
             let is_forgotten = self.state.is_some() && self.added.is_empty();
             let missing = Corrupt("what was added to a session is there, and not the session");
-            return if is_forgotten { Ok(None) } else { Err(missing) };
+            return if is_forgotten {
+                Ok(None)
+            } else {
+                Err(self.damage.clone().unwrap_or(missing))
+            };
         };
         self.put_on(Session::decode(state)?).map(Some)
     }
@@ -111,6 +122,11 @@ mod tests {
         Arc::new(Session::decode(&bytes).expect("a session"))
     }
 
+    fn row_of(session: &Session) -> stored::Session {
+        let state = session.encode().into();
+        stored::Session { state }
+    }
+
     fn stored(
         before: Option<&Arc<Session>>,
         after: Option<&Arc<Session>>,
@@ -143,7 +159,7 @@ mod tests {
             let mut told = Told::default();
             told.take(&added);
             assert!(told.needs_row());
-            told.set_row(row.encode().into());
+            told.set_row(Ok(row_of(row)));
             assert_eq!(told.session(), Ok(Some(Session::clone(&after))));
         }
         let whole = stored(Some(&before), Some(&after), true);
@@ -159,7 +175,7 @@ mod tests {
         let mut told = Told::default();
         told.take(&stored(None, Some(&old), false));
         told.take(&stored(Some(&old), None, false));
-        told.set_row(old.encode().into());
+        told.set_row(Ok(row_of(&old)));
         assert_eq!(told.session(), Ok(None));
         told.take(&stored(None, Some(&new), false));
         let later = session(0, &[1, 2]);
@@ -174,5 +190,19 @@ mod tests {
         let (before, after) = (session(0, &[1]), session(0, &[1, 2]));
         told.take(&stored(Some(&before), Some(&after), false));
         assert!(told.session().is_err());
+    }
+
+    /// A damaged row is an error, unless the log has all of the session.
+    #[test]
+    fn a_damaged_row_is_of_no_matter_once_all_is_told_again() {
+        let (before, after) = (session(0, &[1]), session(0, &[1, 2]));
+        let damage = || Corrupt("a row's check sum is wrong");
+        let mut told = Told::default();
+        told.set_row(Err(damage()));
+        assert_eq!(told.session(), Err(damage()));
+        told.take(&stored(Some(&before), Some(&after), false));
+        assert_eq!(told.session(), Err(damage()));
+        told.take(&stored(None, Some(&after), false));
+        assert_eq!(told.session(), Ok(Some(Session::clone(&after))));
     }
 }

@@ -18,7 +18,7 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Meta};
 use crate::store::dump::{Dump, Remembered};
 use crate::store::tools::{Answers, Report, Times, ToolError};
-use crate::store::{LaneNumber, Row};
+use crate::store::{LaneNumber, Row, StoreError};
 use lanes::{Lanes, Overlay};
 
 /// Rows that are read at once. A pack, as a row of ids, is a MiB at the most.
@@ -150,7 +150,7 @@ impl<K: Kv> Survey<K> {
                 let both = place.and_then(|place| Ok((place, opened?)));
                 if let Some(((lane, id), session)) = note(&row.key, both, problems) {
                     let told = states.entry((id.to_owned(), lane));
-                    told.or_default().set_row(session.state);
+                    told.or_default().set_row(Ok(session));
                 }
             }
         }
@@ -237,18 +237,18 @@ impl<K: Kv> Survey<K> {
 }
 
 /// The ids that data have which came from elsewhere, for the lanes of a node to share.
-pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, ReadError> {
-    let failed = |error: Corrupt| ReadError::Failed(error.to_string().into());
+pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, StoreError> {
     let mut packs = Vec::new();
     // They do not change.
     let mut pages = Pages::new(layout.all_before(), PACKS, 0);
     while let Some(page) = pages.read(kv).await? {
         for row in &page {
-            let of_it = remembered(layout, row).map_err(failed)?;
+            let of_it = remembered(layout, row);
+            let of_it = of_it.map_err(|damage| rows::needed(row, damage))?;
             packs.extend(of_it.iter().map(Remembered::pack));
         }
     }
-    Before::new(packs).map_err(failed)
+    Ok(Before::new(packs)?)
 }
 
 fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::rows::{self, BatchRow, Error, Log, Result};
-use crate::model::{Digests, Head};
+use crate::model::{Digests, Head, Session};
 use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
-use crate::store::{Loaded, Page, Row, Rows, Scan, StoreError, Sum};
+use crate::store::{Loaded, Page, Row, Rows, Scan, StoreError, Sum, damaged_session};
 
 /// Rows that a scan looks at before it answers with what it has.
 const SCAN_ROWS: usize = 20_000;
@@ -322,7 +322,15 @@ pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
     let mut statement = snapshot.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let (id, session) = rows::session(digests, row)?;
+        let id = rows::session_id(row)?;
+        let session = match rows::session(digests, row) {
+            Ok((_, session)) => session,
+            Err(problem) => {
+                rows::check_session_id(digests, row)?;
+                damaged_session(&problem);
+                Session::damaged(loaded.head.time)
+            }
+        };
         loaded.sessions.push((id, Arc::new(session)));
     }
     Ok(loaded)

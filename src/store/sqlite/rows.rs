@@ -309,15 +309,33 @@ pub(super) fn put_session(
     Ok(())
 }
 
+/// The session that a row is of, whatever else is wrong with it.
+pub(super) fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
+    let id = row.get_ref(0)?.as_str();
+    let id = id.map_err(|_| Error::Corrupt("the id of a session's row is damaged".to_owned()))?;
+    Ok(id.into())
+}
+
+/// Refuses a damaged row of a session if it is its id that is damaged.
+pub(super) fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
+    let id = session_id(row)?;
+    if let (Ok(state), Ok(digest)) = (row.get_ref(1)?.as_blob(), row.get(2))
+        && digests.is_of_another_key(id.as_bytes(), state, digest)
+    {
+        let problem = format!("the id of a session's row is damaged: it is {id:?} now");
+        return Err(Error::Corrupt(problem));
+    }
+    Ok(())
+}
+
 pub(super) fn session(digests: Digests, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
-    let id = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-    let state = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-    if row.get::<_, u32>(2)? != digests.check(&[id.as_bytes(), state]) {
-        return Err(Error::Corrupt(format!(
-            "the row of session {id:?} is damaged"
-        )));
+    let id = session_id(row)?;
+    let damaged = || Error::Corrupt(format!("the row of session {id:?} is damaged"));
+    let state = row.get_ref(1)?.as_blob().map_err(|_| damaged())?;
+    if row.get(2) != Ok(digests.check(&[id.as_bytes(), state])) {
+        return Err(damaged());
     }
     let session = Session::decode(state)
         .map_err(|Corrupt(what)| Error::Corrupt(format!("session {id:?}: {what}")))?;
-    Ok((id.into(), session))
+    Ok((id, session))
 }

@@ -178,7 +178,12 @@ impl fmt::Display for OpenError {
             ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
             Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
-            Self::Damaged(path, what) => write!(f, "{}: {what}", path.display()),
+            Self::Damaged(path, damage) => write!(
+                f,
+                "{}: {damage}. Nobody can tell which request ids, sessions or changes were in it, so nothing is served: \
+                 increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+                path.display()
+            ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }

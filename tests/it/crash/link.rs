@@ -228,8 +228,8 @@ impl Link {
                 self.turn();
                 applied
             }
-            "STORE_UNAVAILABLE" | "STORE_FAILED" | "OVERLOADED" | "MESSAGE_OVERTAKEN"
-            | "ANSWER_LOST"
+            "STORE_UNAVAILABLE" | "STORE_FULL" | "STORE_FAILED" | "OVERLOADED"
+            | "MESSAGE_OVERTAKEN" | "ANSWER_LOST"
                 if self.deadline().is_some() =>
             {
                 self.turn();

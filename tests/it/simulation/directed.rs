@@ -1,7 +1,10 @@
 //! Nodes of a simulation without a storm, where one thing goes wrong at a moment that is chosen.
 
-use std::sync::Arc;
+mod damaged;
+mod full;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -32,6 +35,16 @@ struct Switch {
     no_writes: Arc<AtomicBool>,
     /// Nor is there an answer to who reads the packs of the first lane.
     no_packs: Arc<AtomicBool>,
+    room: Arc<Mutex<Room>>,
+}
+
+/// How much etcd has room for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// For one transaction, which brings it over its quota.
+    OneMore,
+    Nothing,
 }
 
 impl Switch {
@@ -41,7 +54,12 @@ impl Switch {
             no_sessions: Arc::default(),
             no_writes: Arc::default(),
             no_packs: Arc::default(),
+            room: Arc::new(Mutex::new(Room::Enough)),
         }
+    }
+
+    fn set_room(&self, room: Room) {
+        *self.room.lock().expect("no panic") = room;
     }
 }
 
@@ -68,6 +86,13 @@ impl Kv for Switch {
         if !request.compare.is_empty() && self.no_writes.load(Ordering::Relaxed) {
             sleep_until(deadline).await;
             return Err(error(Outcome::Unknown(Doubt::Deadline)));
+        }
+        let room = *self.room.lock().expect("no panic");
+        if !request.compare.is_empty() && room != Room::Enough {
+            if room == Room::OneMore {
+                self.link.txn(request, deadline).await?;
+            }
+            return Err(error(Outcome::Unknown(Doubt::NoSpace)));
         }
         self.link.txn(request, deadline).await
     }

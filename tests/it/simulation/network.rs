@@ -162,8 +162,10 @@ impl Link {
             };
             let fate = fate(&mut world.rng, weather, &request);
             world.faults += usize::from(fate != Fate::Arrives);
-            let copies = match weather {
-                Weather::Flaky(_) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
+            let copies = match (weather, fate) {
+                // A member that says so has had the only copy.
+                (_, Fate::Doubtful(Doubt::NoSpace, _)) => 0,
+                (Weather::Flaky(_), _) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
                 _ => 0,
             };
             (fate, copies, short(&mut world.rng), short(&mut world.rng))

@@ -158,8 +158,8 @@ impl Recorder {
         let reason = info.as_ref().map_or("", |info| info.reason.as_str());
         match reason {
             // A lane that has failed is one of a node that is about to end.
-            "MESSAGE_OVERTAKEN" | "STORE_UNAVAILABLE" | "STORE_FAILED" | "OVERLOADED"
-            | "SHUTTING_DOWN" => {}
+            "MESSAGE_OVERTAKEN" | "STORE_UNAVAILABLE" | "STORE_FULL" | "STORE_FAILED"
+            | "OVERLOADED" | "SHUTTING_DOWN" => {}
             "SESSION_TOO_OLD" | "SESSION_LOST" if plan.offline || plan.jump > 0 => {
                 self.is_lost = true;
             }

@@ -22,7 +22,7 @@ pub struct Error {
 pub enum Outcome {
     /// It was refused: it has not been applied, and will not be.
     Definite(Refusal),
-    /// It may have been applied, or may be yet. That a read does not show it proves nothing.
+    /// It may have been applied, or may be yet. That a read does not show it proves nothing, but for [`Doubt::NoSpace`].
     Unknown(Doubt),
 }
 
@@ -64,7 +64,8 @@ pub enum Doubt {
     Deadline,
     /// The connection was lost, or the member could not see the request through.
     Unavailable,
-    /// The database is as large as it may be. What goes over the brink is committed with this error all the same.
+    /// The database is as large as it may be. What goes over the brink is committed with this error all the same, before the
+    /// answer; what is not committed by then never will be.
     NoSpace,
     /// The members have found out that they do not hold the same data.
     Corrupt,
@@ -135,6 +136,10 @@ impl fmt::Display for Error {
         f.write_str(&self.message)?;
         match self.outcome {
             Outcome::Definite(_) => Ok(()),
+            Outcome::Unknown(Doubt::NoSpace) => f.write_str(
+                " (what was asked for may have been done. To make room: compact and defragment etcd, or give it a larger \
+                 --quota-backend-bytes, and disarm the alarm)",
+            ),
             Outcome::Unknown(_) => {
                 f.write_str(" (what was asked for may have been done, or may be yet)")
             }

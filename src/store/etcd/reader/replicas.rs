@@ -90,7 +90,7 @@ impl Replicas {
         if let Some(known) = before.as_ref().filter(|known| is_it(known)) {
             return Ok(known.clone());
         }
-        let head: Head = layout.open(row)?;
+        let head: Head = layout.need(row)?;
         let reading = timeout(PATIENCE, self.0[lane as usize].reading.lock()).await;
         let slow = |_| StoreError::Unavailable("another reader has no answer in time".into());
         let _reading = reading.map_err(slow)?;
@@ -120,7 +120,7 @@ impl Replicas {
             let page = layout.sizes.packs_page;
             let packs = load::rows(kv, &prefix, Some(first), revision, page).await?;
             for row in packs {
-                let pack: Pack = layout.open(&row)?;
+                let pack: Pack = layout.need(&row)?;
                 replica.take(layout, &pack.batches, row.mod_revision)?;
             }
         }

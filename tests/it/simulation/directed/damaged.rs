@@ -1,0 +1,202 @@
+//! Damaged rows of sessions.
+
+use bytes::Bytes;
+use sumd::model::{Refused, Resumed, Session, SessionId};
+use sumd::proto::etcd::etcdserverpb::response_op::Response;
+use sumd::store::etcd::client::get;
+
+use super::*;
+
+/// Rows of sessions are brought up to date with the next batch.
+fn sizes() -> Sizes {
+    Sizes {
+        recent_sessions: 0,
+        ..Sizes::default()
+    }
+}
+
+fn key(session: &str) -> String {
+    format!("{}/sessions/{:04x}/{session}", rows::PREFIX, lane())
+}
+
+/// What is stored of a session.
+fn row(world: &World, session: &str) -> Option<Bytes> {
+    let request = TxnRequest {
+        success: vec![get(key(session)).into()],
+        ..TxnRequest::default()
+    };
+    let answer = world.lock().etcd.txn(&request).expect("it fits");
+    let found = answer.responses.into_iter().next()?.response;
+    let Some(Response::ResponseRange(found)) = found else {
+        panic!("{found:?} is no row");
+    };
+    Some(found.kvs.into_iter().next()?.value)
+}
+
+fn damage(world: &World, session: &str) {
+    let request = TxnRequest {
+        success: vec![put(key(session), "no row")],
+        ..TxnRequest::default()
+    };
+    world.lock().etcd.txn(&request).expect("it fits");
+}
+
+async fn say(running: &Running, session: &str, sequence: u64) -> Result<u64, LaneError> {
+    let said = running
+        .lanes
+        .execute(lane(), message(session, sequence, one()));
+    match said.await?.answer.done {
+        Done::Recorded { acknowledged, .. } => Ok(acknowledged),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn counted(running: &Running) -> i64 {
+    let counted = running.lanes.execute(lane(), plain()).await;
+    value(&counted.expect("it counts"))
+}
+
+fn is_damaged<T>(said: &Result<T, LaneError>) -> bool {
+    matches!(said, Err(LaneError::Refused(Refused::SessionDamaged)))
+}
+
+/// Data with two sessions whose rows are up to date, of which that of "bad" is damaged then; and the node that still has it
+/// in memory. Three is counted.
+async fn data() -> (World, Running) {
+    let world = world(LANES);
+    let node = open(Switch::new(&world), sizes()).await;
+    for session in ["bad", "well"] {
+        say(&node, session, 1).await.expect("it counts");
+    }
+    // The end of the fold comes with a batch.
+    assert_eq!(counted(&node).await, 3);
+    assert!(row(&world, "bad").is_some() && row(&world, "well").is_some());
+    damage(&world, "bad");
+    (world, node)
+}
+
+/// A damaged row of a session is an error for messages of that session, on each node that takes the lane over, and for nothing
+/// else. It stays as it is, however many rows are brought up to date.
+#[test]
+fn a_damaged_session_is_an_error_and_no_other_is() {
+    paused_runtime().block_on(async {
+        let (world, first) = data().await;
+        drop(first);
+        for (at, node) in (0..).zip(["b", "c"]) {
+            let b = open(Switch::new(&world), sizes()).await;
+            for sequence in [1, 2] {
+                let said = say(&b, "bad", sequence).await;
+                assert!(is_damaged(&said), "{node}: {said:?}");
+            }
+            let said = say(&b, "well", 2 + at).await;
+            assert!(matches!(said, Ok(2..)), "{node}: {said:?}");
+            say(&b, node, 1).await.expect("a new one");
+            for _ in 0..5 {
+                counted(&b).await;
+            }
+            assert!(row(&world, node).is_some(), "rows are brought up to date");
+            assert_eq!(row(&world, "bad").as_deref(), Some(&b"no row"[..]));
+        }
+        let store = store(Switch::new(&world)).await;
+        let resumed = async |id: &str| {
+            let found = store.session(id.into()).await.expect("it is read");
+            let (now, remembered) = (BEGAN, 86_400_000);
+            Resumed::new(&found.lanes, BEGAN, now, found.horizon, remembered)
+        };
+        let refused = resumed("bad").await.expect_err("a row is damaged");
+        assert_eq!(refused, Refused::SessionDamaged);
+        assert_eq!(resumed("well").await.expect("it is well").applied, 3);
+        assert_eq!(resumed("none").await.expect("it is new").applied, 0);
+    });
+}
+
+/// A node that has the session in memory goes on with it, and one that does not finds it damaged when it learns of that; until
+/// the row is written anew, with all of the session.
+#[test]
+fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
+    paused_runtime().block_on(async {
+        let (world, a) = data().await;
+        let b = open(Switch::new(&world), Sizes::default()).await;
+        assert!(is_damaged(&say(&b, "bad", 2).await));
+        assert_eq!(say(&a, "bad", 2).await.expect("it has it"), 2);
+        // What the other node has added is on top of a row that says nothing.
+        let said = say(&b, "bad", 3).await;
+        assert!(is_damaged(&said), "{said:?}");
+        counted(&a).await;
+        assert_ne!(row(&world, "bad").as_deref(), Some(&b"no row"[..]));
+        let c = open(Switch::new(&world), sizes()).await;
+        assert_eq!(say(&c, "bad", 2).await.expect("it is known"), 2);
+        assert_eq!(say(&c, "bad", 3).await.expect("it goes on"), 3);
+        assert_eq!(counted(&c).await, 3 + 1 + 1 + 1 + 1);
+    });
+}
+
+/// It is forgotten a whole horizon after it was found, and its messages do not count again then, either.
+#[test]
+fn a_damaged_session_is_forgotten_long_after_it_was_found() {
+    paused_runtime().block_on(async {
+        let (world, first) = data().await;
+        drop(first);
+        let b = open(Switch::new(&world), sizes()).await;
+        counted(&b).await;
+        for _ in 0..23 {
+            sleep(Duration::from_hours(1)).await;
+            assert!(is_damaged(&say(&b, "bad", 2).await));
+        }
+        assert!(row(&world, "bad").is_some());
+        sleep(Duration::from_mins(63)).await;
+        for _ in 0..5 {
+            counted(&b).await;
+        }
+        assert_eq!(row(&world, "bad"), None);
+        for node in [b, open(Switch::new(&world), sizes()).await] {
+            let said = say(&node, "bad", 2).await;
+            let is_too_old = matches!(said, Err(LaneError::Refused(Refused::TooOld { .. })));
+            assert!(is_too_old, "{said:?}");
+        }
+    });
+}
+
+/// A session that the log has all of is well, whatever its row says.
+#[test]
+fn a_row_is_of_no_matter_if_the_log_has_the_session() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let a = open(Switch::new(&world), Sizes::default()).await;
+        say(&a, "bad", 1).await.expect("it counts");
+        assert_eq!(row(&world, "bad"), None, "it is not up to date");
+        damage(&world, "bad");
+        drop(a);
+        let b = open(Switch::new(&world), Sizes::default()).await;
+        assert_eq!(say(&b, "bad", 1).await.expect("it is known"), 1);
+        assert_eq!(say(&b, "bad", 2).await.expect("it goes on"), 2);
+        let store = store(Switch::new(&world)).await;
+        let id = SessionId::from("bad");
+        let found = store.session(id).await.expect("it is read").lanes;
+        assert_eq!(Session::merge(&found).0, 2);
+    });
+}
+
+/// A row whose key is damaged may be of any session, so that none of its lane's is served.
+#[test]
+fn a_session_with_a_damaged_key_ends_its_lane() {
+    paused_runtime().block_on(async {
+        let (world, a) = data().await;
+        drop(a);
+        // One bit is another.
+        let other = put(key("welm"), row(&world, "well").expect("it is there"));
+        let request = TxnRequest {
+            success: vec![other],
+            ..TxnRequest::default()
+        };
+        world.lock().etcd.txn(&request).expect("it fits");
+        let mut b = open(Switch::new(&world), sizes()).await;
+        let said = say(&b, "well", 1).await;
+        assert!(matches!(said, Err(LaneError::Unknown(_))), "{said:?}");
+        let ended = timeout(FOR_EVER, b.failure()).await.expect("it ends");
+        let ended = ended.to_string();
+        for part in [&*key("welm"), "`sumd check`", "`sumd restore`"] {
+            assert!(ended.contains(part), "{part}: {ended}");
+        }
+    });
+}
