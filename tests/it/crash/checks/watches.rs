@@ -44,8 +44,10 @@ pub fn watchers_do_not_go_back_and_miss_nothing(facts: &Facts<'_>) -> Vec<String
                 (synced, reached) = (false, 0);
                 last.clear();
             }
-            // The state begins anew, and is complete anew.
-            synced &= !told.answer.restarted;
+            // The state begins anew, and is complete anew: until then a stream that breaks has nothing to resume from.
+            if told.answer.restarted {
+                (synced, reached) = (false, 0);
+            }
             for counter in &told.answer.counters {
                 let before = last.insert(&counter.name, counter.revision).unwrap_or(0);
                 // One that is none now has no revision to compare.
