@@ -1,12 +1,15 @@
 //! Starts the lanes on a thread, and sees to their end.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use std::{fmt, io, thread};
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::desk::Desks;
 use super::share::Memory;
@@ -14,6 +17,10 @@ use super::task::{self, Task};
 use super::{Clock, Job, Lanes, MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES, Room, Shared};
 use crate::model::{Bounds, Corrupt};
 use crate::store::{LaneNumber, Store, StoreError};
+
+/// For the last user of the store to let go of it, once the lanes have ended. All of them have by then, but for a mistake; and a
+/// store that is not closed loses nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How lanes have ended.
 type Served = std::result::Result<(), StartError>;
@@ -98,7 +105,9 @@ impl Running {
                 let store = shared.store.clone();
                 let _ = opened.send(Ok(shared));
                 let _ = ended.send(serve.await);
-                unused.cancelled().await;
+                if timeout(PATIENCE, unused.cancelled()).await.is_err() {
+                    warn!("the store is still in use, and is left as it is");
+                }
                 Some(store)
             });
             // The last one, so that no other thread waits for a store that takes long to close.
@@ -156,7 +165,7 @@ impl Running {
             .unwrap_or_else(|| StartError::Store(ended_by("has ended")))
     }
 
-    /// Carries out the queued requests, ends, and closes the store, which waits until all other [`Lanes`] are dropped.
+    /// Carries out the queued requests, ends, and closes the store once all other [`Lanes`] are dropped: a few seconds later at the latest.
     ///
     /// # Errors
     /// Returns an error if the store fails under it, or has failed before.
