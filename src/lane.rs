@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::model::{Answer, Millis, Refused, Request};
 use crate::store::{Effect, LaneNumber, Store, StoreError};
 pub use clock::Clock;
-use desk::{Desks, Waiter};
+use desk::{Bulk, Desks, Waiter};
 use running::ended_by;
 pub use running::{Running, StartError};
 use share::Memory;
@@ -309,8 +309,14 @@ impl Lanes {
     ) -> Result<()> {
         let weight = increments + 1;
         self.wait_for_room(weight).await?;
-        let sent = self.send(lane, request, Waiter::Bulk(replies), weight, false);
-        sent.map_err(|(_, error)| error)
+        let waiter = Waiter::Bulk(Bulk::new(replies));
+        let sent = self.send(lane, request, waiter, weight, false);
+        sent.map_err(|(waiter, error)| {
+            if let Waiter::Bulk(waiter) = waiter {
+                waiter.forget();
+            }
+            error
+        })
     }
 
     /// Takes room for bulk once there is some, until what takes it is answered.

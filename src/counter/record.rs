@@ -254,7 +254,8 @@ impl Stream {
         let lanes = &self.service.lanes;
         let queued = lanes.enqueue(lane, request, count, self.answers.clone());
         let queued = queued.await;
-        queued.map_err(|error| lane_error(error, Kind::Session))?;
+        // Other parts of the message may be under way.
+        queued.map_err(|error| self.error(error))?;
         self.waiting += 1;
         Ok(())
     }

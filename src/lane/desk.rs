@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Decided, Result};
+use super::running::ended_by;
+use super::{Decided, LaneError, Result};
 use crate::model::Request;
 
 /// Who waits for an answer.
 pub(super) enum Waiter {
     Single(oneshot::Sender<Result<Decided>>),
-    Bulk(mpsc::UnboundedSender<Result<Decided>>),
+    Bulk(Bulk),
     Then(Box<dyn FnOnce(Result<Decided>) + Send>),
 }
 
@@ -23,8 +24,37 @@ impl Waiter {
     fn tell(self, answer: Result<Decided>) {
         match self {
             Self::Single(waiter) => drop(waiter.send(answer)),
-            Self::Bulk(waiter) => drop(waiter.send(answer)),
+            Self::Bulk(waiter) => waiter.tell(answer),
             Self::Then(waiter) => waiter(answer),
+        }
+    }
+}
+
+/// A stream that waits for the answers of all its requests. Since it has a sender of its own, it would not notice that one is never
+/// answered: so one that is dropped with a lane that has died tells it that nobody knows.
+pub(super) struct Bulk(Option<mpsc::UnboundedSender<Result<Decided>>>);
+
+impl Bulk {
+    pub(super) fn new(answers: mpsc::UnboundedSender<Result<Decided>>) -> Self {
+        Self(Some(answers))
+    }
+
+    fn tell(mut self, answer: Result<Decided>) {
+        if let Some(answers) = self.0.take() {
+            let _ = answers.send(answer);
+        }
+    }
+
+    /// Its request was not queued, which the stream is told otherwise.
+    pub(super) fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        if let Some(answers) = self.0.take() {
+            let _ = answers.send(Err(LaneError::Unknown(ended_by("has ended"))));
         }
     }
 }

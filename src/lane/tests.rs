@@ -123,7 +123,7 @@ async fn parts_that_wait_are_bounded() {
         let (replies, _) = mpsc::unbounded_channel();
         let job = Job {
             request: Box::new(part("s", 6, Some(5), 0)),
-            waiter: Waiter::Bulk(replies),
+            waiter: Waiter::Bulk(Bulk::new(replies)),
             desk: 0,
             weight: 1,
             may_move: false,
@@ -233,6 +233,41 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
         let next = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
         next.expect("it is answered").expect("the lane goes on");
     }
+}
+
+/// A lane that ends with its store leaves nobody without an answer, not even streams, which would wait for it in vain.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_fails_answers_all_that_wait() {
+    let store = Memory::default();
+    let mut running = lanes(&store).await;
+    store.fail();
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    for sequence in 1..=3 {
+        let message = part("s", sequence, Some(sequence - 1), 1);
+        let queued = running.lanes.enqueue(LANE, message, 1, replies.clone());
+        queued.await.expect("the lane has not ended yet");
+    }
+    let single = running.lanes.execute(LANE, batch(1));
+    let single = timeout(LONG, single).await.expect("it is told");
+    assert!(matches!(single, Err(LaneError::Unknown(_))), "{single:?}");
+    for _ in 1..=3 {
+        let told = timeout(LONG, answers.recv()).await.expect("it is told");
+        let told = told.expect("there is a sender");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+    }
+    let failure = timeout(LONG, running.failure()).await;
+    assert!(matches!(
+        failure,
+        Ok(StartError::Store(StoreError::Failed(_)))
+    ));
+
+    // What is no longer queued is refused, once.
+    let queued = running
+        .lanes
+        .enqueue(LANE, part("s", 4, Some(3), 1), 1, replies);
+    let refused = queued.await.expect_err("the lane has ended");
+    assert!(matches!(refused, LaneError::Closed), "{refused:?}");
+    assert!(answers.recv().await.is_none());
 }
 
 /// A lane that nobody asks for anything forgets in its time, in a batch of nothing, and then rests.

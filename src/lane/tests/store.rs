@@ -27,6 +27,8 @@ struct Inner {
     sessions: AtomicUsize,
     /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
+    /// No lane can be loaded, for good.
+    fails: AtomicBool,
     changes: Changes,
 }
 
@@ -39,6 +41,7 @@ impl Default for Memory {
             loads: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             loses: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
             changes: Changes::new(0),
         }))
     }
@@ -65,6 +68,10 @@ impl Memory {
 
     pub(super) fn lose(&self) {
         self.0.loses.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail(&self) {
+        self.0.fails.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn have_sessions(&self, count: usize) {
@@ -120,6 +127,10 @@ impl Store for Memory {
 
     fn load(&self, lane: LaneNumber) -> Reply<Loaded> {
         self.0.loads.fetch_add(1, Ordering::Relaxed);
+        if self.0.fails.load(Ordering::Relaxed) {
+            let failed = StoreError::Failed("its rows are damaged".into());
+            return Box::pin(async { Err(failed) });
+        }
         let heads = self.0.heads.lock().expect("no panic");
         let sessions = 0..self.0.sessions.load(Ordering::Relaxed);
         let session = |number: usize| (number.to_string().into(), Arc::default());
