@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::convert::Violations;
-use super::error::{Kind, lane_error};
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};

@@ -86,9 +86,14 @@ impl Lock {
     /// Locks a database, which is created empty if there is none, and makes durable whatever an earlier process has left.
     ///
     /// # Errors
-    /// Returns an error if another process has it, or if its files cannot be read or written.
+    /// Returns an error if another process has it, if its files cannot be read or written, or if there is a log and nothing that it
+    /// is the log of.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let mut taken = Self::reserve(path)?;
+        if is_bereft(path) {
+            taken.give_up();
+            return Err(OpenError::Bereft(path.to_owned()));
+        }
         let database = create(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
         lock(&database, path, path)?;
         taken
@@ -177,6 +182,15 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(FILE_MODE)
         .open(path)
+}
+
+/// A write-ahead log has data of a database that is missing or empty. SQLite would begin a new one, and empty the log. It never
+/// leaves the two like that itself: a new database has its first page on disk before it has a log.
+fn is_bereft(path: &Path) -> bool {
+    let bytes = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
+    let real = path.canonicalize();
+    let log = beside(real.as_deref().unwrap_or(path), "-wal");
+    bytes(path) == 0 && bytes(&log) > 0
 }
 
 /// Writes a file again with the bytes that are read from it, and syncs it.

@@ -140,6 +140,8 @@ pub enum OpenError {
         /// Where they are.
         to: String,
     },
+    /// It is missing or empty, and its write-ahead log is not.
+    Bereft(PathBuf),
     /// It is damaged.
     Damaged(PathBuf, String),
     /// No thread can be had.
@@ -178,6 +180,12 @@ impl fmt::Display for OpenError {
             ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
             Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
+            Self::Bereft(path) => write!(
+                f,
+                "{0} is missing or empty, and its log {0}-wal is not: put the database back beside its log; or move the log \
+                 away, to begin with nothing or to restore a backup",
+                path.display()
+            ),
             Self::Damaged(path, damage) => write!(
                 f,
                 "{}: {damage}. Nobody can tell which request ids, sessions or changes were in it, so nothing is served: \

@@ -32,6 +32,42 @@ async fn backup(data: &Data) -> String {
     backup
 }
 
+/// A write-ahead log whose database is missing or empty is nobody's to empty: nothing is begun beside it.
+#[tokio::test]
+async fn a_log_without_its_database_is_no_beginning() {
+    let data = Data::new();
+    let mut server = data.serve().await;
+    increment(&mut client(&server).await, "acme/a")
+        .await
+        .expect("a value");
+    server.signal("KILL");
+    server.exit().await;
+    let database = data.0.path().join("sumd.db");
+    let log = data.0.path().join("sumd.db-wal");
+    let (whole, bytes) = (fs::read(&database), fs::read(&log));
+    let (whole, bytes) = (whole.expect("a database"), bytes.expect("a log"));
+    let before = names(data.0.path());
+    for is_empty in [true, false] {
+        if is_empty {
+            fs::write(&database, "").expect("written");
+        } else {
+            fs::remove_file(&database).expect("it is there");
+        }
+        let problem = does_not_serve(&data).await;
+        assert!(problem.contains("is missing or empty"), "{problem}");
+        assert_eq!(fs::read(&log).expect("a log"), bytes);
+        assert_eq!(
+            names(data.0.path()).contains(&"sumd.db".to_owned()),
+            is_empty
+        );
+    }
+    fs::write(&database, whole).expect("written");
+    assert_eq!(names(data.0.path()), before);
+    let server = data.serve().await;
+    let value = increment(&mut client(&server).await, "acme/a").await;
+    assert_eq!(value.expect("a value"), 2);
+}
+
 /// Whoever empties a folder does not have it: while its server runs nothing is restored there, and no other one begins. The
 /// server, whose acknowledgements would be lost, ends.
 #[tokio::test]
