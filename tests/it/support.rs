@@ -1,6 +1,7 @@
 //! Servers to test, and clients that can do what good clients never do.
 
 pub mod client;
+pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod shim;

@@ -8,6 +8,7 @@ use fastrand::Rng;
 use tokio::process::Command;
 use tokio::time::sleep;
 
+use crate::support::ports::free_port;
 use crate::support::process::{Process, SUMD, run};
 
 pub struct Server {
@@ -89,15 +90,4 @@ impl Server {
 async fn serve(address: &str, flags: &[String]) -> Process {
     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
     Process::serve_at(address, &flags).await
-}
-
-/// A port that is free, and not among those that the kernel gives to outgoing connections: clients that knock while the
-/// server is away could get it for themselves, and be connected to nobody else.
-fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(10_000..30_000);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -13,8 +13,8 @@ use sumd::store::etcd::client::{
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
-use super::member::free_port;
 use super::{create, in_time, put_request};
+use crate::support::ports::free_port;
 
 /// A guard holds until the key is changed, and no longer; what goes with it is done or not done as a whole.
 #[tokio::test]

@@ -1,11 +1,8 @@
 //! One etcd, as a process of its own.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::support::ports::free_port;
 use crate::support::process::signal;
 use crate::support::soon;
 
@@ -47,21 +45,6 @@ impl Ports {
             health: free_port(),
         }
     }
-}
-
-/// A port that is free now, that no other test has, and that nobody is given who asks for any: connections that go out
-/// are given theirs from a range of their own, and one of those must not take the port of a member that is down for a
-/// moment.
-pub fn free_port() -> u16 {
-    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
-    let first = range.and_then(|range| range.split_whitespace().next()?.parse().ok());
-    let first: u16 = first.unwrap_or(32_768);
-    let mut taken = TAKEN.lock().expect("no panic");
-    let mut free = std::iter::repeat_with(|| fastrand::u16(10_000..first))
-        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .filter(|port| taken.insert(*port));
-    free.next().expect("they do not end")
 }
 
 impl Member {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::disk::Disk;
-use crate::etcd::member::free_port;
+use crate::support::ports::free_port;
 use crate::support::process::{SUMD, signal};
 use crate::support::soon;
 
