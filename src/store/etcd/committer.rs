@@ -296,9 +296,11 @@ impl<K: Kv> Flight<K> {
             return again(group, FULL_PAUSE, |attempt| attempt.in_doubt = true).await;
         };
         let mut left = Vec::new();
-        for (attempt, range) in group.into_iter().zip(found.ranges) {
+        for (mut attempt, range) in group.into_iter().zip(found.ranges) {
             let head = range.kvs.first();
             if head.map_or(0, |head| head.mod_revision) != attempt.plan.revision {
+                // The copy that was answered may be what has moved it.
+                attempt.in_doubt = true;
                 left.extend(self.settle(attempt, head).await);
             } else if attempt.in_doubt {
                 left.push(attempt);
