@@ -7,12 +7,14 @@
 //! A read that does not find a batch proves nothing, unless etcd has answered each copy of it, as it does for want of space.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
 use super::client::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use super::kv::{self, Kv};
@@ -103,6 +105,26 @@ pub(super) struct Committer<K> {
     pub(super) layout: Layout,
     /// Operations that etcd takes in one transaction (`--max-txn-ops`).
     pub(super) max_operations: usize,
+    pub(super) room: Room,
+}
+
+/// Whether etcd has room, as its last answer to a transaction tells.
+#[derive(Clone, Default)]
+pub(super) struct Room {
+    is_full: Arc<AtomicBool>,
+}
+
+impl Room {
+    /// Takes note of an answer, and logs what is new: an etcd that stays full is asked again and again. Gives if it is new.
+    fn note(&self, is_full: bool) -> bool {
+        let is_new = self.is_full.swap(is_full, Ordering::Relaxed) != is_full;
+        match (is_new, is_full) {
+            (true, true) => error!("{OVER_QUOTA}: increments are refused"),
+            (true, false) => info!("etcd has room again: increments are taken"),
+            (false, _) => {}
+        }
+        is_new
+    }
 }
 
 impl<K: Kv> Committer<K> {
@@ -132,6 +154,7 @@ impl<K: Kv> Committer<K> {
                 let flight = Flight {
                     kv: self.kv.clone(),
                     layout: self.layout.clone(),
+                    room: self.room.clone(),
                 };
                 flights.spawn(flight.fly(group));
             }
@@ -170,6 +193,7 @@ impl<K: Kv> Committer<K> {
 struct Flight<K> {
     kv: K,
     layout: Layout,
+    room: Room,
 }
 
 impl<K: Kv> Flight<K> {
@@ -180,9 +204,14 @@ impl<K: Kv> Flight<K> {
         let patience = (ATTEMPT * 2_u32.saturating_pow(tries.min(8))).min(MAX_ATTEMPT);
         let deadline = Instant::now() + patience;
         match timeout_at(deadline, self.kv.txn(request, deadline)).await {
-            Ok(Ok(response)) => self.answered(group, &offsets, response).await,
+            Ok(Ok(response)) => {
+                self.room.note(false);
+                self.answered(group, &offsets, response).await
+            }
             Ok(Err(error)) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => {
-                self.full(group, &error).await
+                debug!("{error}");
+                self.room.note(true);
+                self.full(group).await
             }
             Ok(Err(error)) => failed(group, &error).await,
             Err(_) => {
@@ -288,8 +317,7 @@ impl<K: Kv> Flight<K> {
     /// etcd is over its quota. A member says so before it proposes a transaction, or once it has applied it or refused to: the
     /// copy that it has answered does not land later. So the heads tell now whether it has landed, unless earlier copies are in
     /// doubt.
-    async fn full(&self, group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
-        warn!("{error}");
+    async fn full(&self, group: Vec<Attempt>) -> Vec<Attempt> {
         let heads = group.iter();
         let heads = heads.map(|attempt| get(self.layout.head(attempt.plan.lane)));
         let Ok(found) = kv::read(&self.kv, heads.collect()).await else {
@@ -424,4 +452,17 @@ async fn again(
         change(attempt);
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often etcd refuses for want of room, that is told once, and once that there is room again.
+    #[test]
+    fn a_full_etcd_is_told_of_once() {
+        let room = Room::default();
+        let told = [false, true, true, true, false, false, true].map(|full| room.note(full));
+        assert_eq!(told, [false, true, false, false, true, false, true]);
+    }
 }
