@@ -81,10 +81,10 @@ impl std::error::Error for JoinError {}
 impl Members {
     /// Registers a node, and waits until its own view has it. An id that another node holds, at another address, is waited
     /// for until the deadline: one that has died holds it for as long as its lease runs. Its own, left from before a
-    /// restart, the node takes over at once.
+    /// restart, the node takes over at once. A full etcd is waited for until the deadline, too.
     ///
     /// # Errors
-    /// Where that has not come about before the deadline, or never will.
+    /// Returns an error if that has not come about before the deadline, or never will.
     pub async fn join(
         client: &Client,
         options: &Options,

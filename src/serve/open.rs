@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sumd::cluster::{self, ClockState, ClusterService, Members, PeerService};
+use sumd::cluster::{self, ClockState, ClusterService, JoinError, Members, PeerService};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
 use sumd::lane;
 use sumd::server::{Address, Services};
 use sumd::store::Store;
-use sumd::store::etcd::client::Client;
+use sumd::store::etcd::client::{Client, Doubt, Outcome};
 use sumd::store::etcd::{self, EtcdStore, OpenError};
 use sumd::store::sqlite::{Condition, Found, SqliteStore};
 use tokio::runtime;
@@ -21,7 +21,8 @@ use tracing::{info, warn};
 
 use super::{LEAVE_PATIENCE, Result};
 
-/// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease.
+/// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease. Then it
+/// fails, unless etcd is full.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two attempts to reach etcd at a start.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -155,7 +156,7 @@ async fn open_etcd(
     };
     let id = node.id.clone();
     info!(id, address = node.address, "joining the cluster");
-    let mut members = Members::join(&own, &cluster, node, Instant::now() + JOIN_PATIENCE).await?;
+    let mut members = join(&own, &cluster, node).await?;
     // From now on whoever would move the data finds this node; who did so before is found here.
     if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
         let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
@@ -179,6 +180,23 @@ async fn open_etcd(
         members: Some(members),
         condition: None,
     })
+}
+
+/// Joins the other nodes. A full etcd is waited for, however long that takes: the upkeep of this very node may make room.
+async fn join(
+    client: &Client,
+    options: &cluster::Options,
+    node: cluster::Node,
+) -> std::result::Result<Members, JoinError> {
+    loop {
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        match Members::join(client, options, node.clone(), deadline).await {
+            Err(JoinError::Etcd(error)) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => {
+                warn!("no counters yet: etcd is full, and takes no more nodes: {error}");
+            }
+            joined => return joined,
+        }
+    }
 }
 
 /// Refuses data that were moved elsewhere, once etcd can be asked.

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
-use committer::{Committer, Failure};
+use committer::{Committer, Failure, Room};
 use feed::Feed;
 use load::Found;
 use log::Log;
@@ -157,6 +157,7 @@ impl<K: Kv> EtcdStore<K> {
             kv: kv.clone(),
             layout: layout.clone(),
             max_operations,
+            room: Room::default(),
         };
         // It ends once nobody can ask for anything any more.
         let _task = tokio::spawn(committer.run(queue));

@@ -3,6 +3,7 @@
 mod clocks;
 mod doubt;
 mod forward;
+mod full;
 mod hand_back;
 mod local;
 mod members;

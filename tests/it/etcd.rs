@@ -7,7 +7,7 @@ mod login;
 pub mod member;
 mod outcomes;
 pub mod proxy;
-mod quota;
+pub mod quota;
 mod tls;
 mod watches;
 

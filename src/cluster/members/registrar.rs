@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::super::{ClockState, Node, View};
 use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
-use crate::store::etcd::client::{Client, Error, Lease, Outcome, Refusal, at_revision, get};
+use crate::store::etcd::client::{Client, Doubt, Error, Lease, Outcome, Refusal, at_revision, get};
 
 /// For one answer of etcd's.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,11 +53,15 @@ impl State {
 }
 
 impl Problem {
-    /// It is for people to solve.
+    /// Waiting does not solve it. A full etcd has room again once an operator has made some, or the upkeep of this node, which
+    /// must not be ended by a start that has failed.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Taken { .. } => false,
-            Self::Etcd(error) => !error.is_passing() && !is_lost(error),
+            Self::Etcd(error) => {
+                let is_full = error.outcome == Outcome::Unknown(Doubt::NoSpace);
+                !error.is_passing() && !is_lost(error) && !is_full
+            }
         }
     }
 }

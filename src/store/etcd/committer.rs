@@ -6,23 +6,24 @@
 //! where it lands, no copy can land any more; where it does not, the head has moved, and the log tells whether by this batch.
 //! A read that does not find a batch proves nothing, unless etcd has answered each copy of it, as it does for want of space.
 
+mod outcome;
+
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
 use super::client::{Doubt, Error, Outcome, Refusal, at_revision, get};
-use super::kv::{self, Kv};
+use super::kv::Kv;
 use super::log::{Landed, Plan};
-use super::meta;
 use super::rows::{Layout, MAX_PLACES};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest, TxnResponse};
-use crate::proto::etcd::mvccpb::KeyValue;
-use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::StoreError;
 
 /// Transactions of this node in flight: with two of them each is smaller, which costs a fifth of what is counted.
@@ -103,6 +104,26 @@ pub(super) struct Committer<K> {
     pub(super) layout: Layout,
     /// Operations that etcd takes in one transaction (`--max-txn-ops`).
     pub(super) max_operations: usize,
+    pub(super) room: Room,
+}
+
+/// Whether etcd has room, as its last answer to a transaction tells.
+#[derive(Clone, Default)]
+pub(super) struct Room {
+    is_full: Arc<AtomicBool>,
+}
+
+impl Room {
+    /// Takes note of an answer, and logs what is new: an etcd that stays full is asked again and again. Gives if it is new.
+    fn note(&self, is_full: bool) -> bool {
+        let is_new = self.is_full.swap(is_full, Ordering::Relaxed) != is_full;
+        match (is_new, is_full) {
+            (true, true) => error!("{OVER_QUOTA}: increments are refused"),
+            (true, false) => info!("etcd has room again: increments are taken"),
+            (false, _) => {}
+        }
+        is_new
+    }
 }
 
 impl<K: Kv> Committer<K> {
@@ -132,6 +153,7 @@ impl<K: Kv> Committer<K> {
                 let flight = Flight {
                     kv: self.kv.clone(),
                     layout: self.layout.clone(),
+                    room: self.room.clone(),
                 };
                 flights.spawn(flight.fly(group));
             }
@@ -170,6 +192,7 @@ impl<K: Kv> Committer<K> {
 struct Flight<K> {
     kv: K,
     layout: Layout,
+    room: Room,
 }
 
 impl<K: Kv> Flight<K> {
@@ -180,9 +203,14 @@ impl<K: Kv> Flight<K> {
         let patience = (ATTEMPT * 2_u32.saturating_pow(tries.min(8))).min(MAX_ATTEMPT);
         let deadline = Instant::now() + patience;
         match timeout_at(deadline, self.kv.txn(request, deadline)).await {
-            Ok(Ok(response)) => self.answered(group, &offsets, response).await,
+            Ok(Ok(response)) => {
+                self.room.note(false);
+                self.answered(group, &offsets, response).await
+            }
             Ok(Err(error)) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => {
-                self.full(group, &error).await
+                debug!("{error}");
+                self.room.note(true);
+                self.full(group).await
             }
             Ok(Err(error)) => failed(group, &error).await,
             Err(_) => {
@@ -266,96 +294,6 @@ impl<K: Kv> Flight<K> {
         }
         left
     }
-
-    /// Answers an attempt whose head has moved. Gives it back if it cannot be told whether that was by this attempt.
-    async fn settle(&self, mut attempt: Attempt, head: Option<&KeyValue>) -> Option<Attempt> {
-        let outcome = match head {
-            Some(head) => self.find(&attempt, head).await,
-            None => Err(StoreError::Failed("a lane's head has vanished".into())),
-        };
-        let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
-        if let Err(StoreError::Unavailable(_)) = answer {
-            // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
-            attempt.in_doubt = true;
-            attempt.tries += 1;
-            return Some(attempt);
-        }
-        let answer = answer.map(|landed| (attempt.plan, landed));
-        let _ = attempt.reply.send(answer.map_err(Failure::from));
-        None
-    }
-
-    /// etcd is over its quota. A member says so before it proposes a transaction, or once it has applied it or refused to: the
-    /// copy that it has answered does not land later. So the heads tell now whether it has landed, unless earlier copies are in
-    /// doubt.
-    async fn full(&self, group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
-        warn!("{error}");
-        let heads = group.iter();
-        let heads = heads.map(|attempt| get(self.layout.head(attempt.plan.lane)));
-        let Ok(found) = kv::read(&self.kv, heads.collect()).await else {
-            return again(group, FULL_PAUSE, |attempt| attempt.in_doubt = true).await;
-        };
-        let mut left = Vec::new();
-        for (attempt, range) in group.into_iter().zip(found.ranges) {
-            let head = range.kvs.first();
-            if head.map_or(0, |head| head.mod_revision) != attempt.plan.revision {
-                left.extend(self.settle(attempt, head).await);
-            } else if attempt.in_doubt {
-                left.push(attempt);
-            } else {
-                attempt.refuse(StoreError::Full(OVER_QUOTA.into()));
-            }
-        }
-        if left.is_empty() {
-            return left;
-        }
-        again(left, FULL_PAUSE, |_| {}).await
-    }
-
-    /// The row that says what the data are has changed: goes on with it, if another node has raised its format.
-    async fn adopt(&self) -> Result<(), StoreError> {
-        let found = kv::read(&self.kv, vec![get(self.layout.meta())]).await?;
-        let row = found.ranges.first().and_then(|range| range.kvs.first());
-        let gone = || StoreError::Failed("the data are gone".into());
-        let row = row.ok_or_else(gone)?;
-        let adopted = self.layout.adopt(&meta::open_row(row)?, row.mod_revision);
-        adopted.map_err(|problem| StoreError::Failed(problem.into()))
-    }
-
-    /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
-    async fn find(&self, attempt: &Attempt, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
-        let plan = &attempt.plan;
-        let newest: Head = self.layout.need(head)?;
-        if newest.open_from <= plan.seq {
-            return Ok(find(&newest.batches, plan, head.mod_revision));
-        }
-        let range = get(self.layout.pack(plan.lane, plan.first));
-        let found = kv::read(&self.kv, vec![range]).await?;
-        let row = found.ranges.first().and_then(|range| range.kvs.first());
-        let Some(row) = row else {
-            // The lane has been elsewhere for so long that the pack is deleted. That matters only where a copy was on its way;
-            // and whoever the batch is by that took its place, there were no ids in it.
-            return if attempt.in_doubt {
-                Err(StoreError::Lost)
-            } else {
-                Ok(None)
-            };
-        };
-        let pack: Pack = self.layout.need(row)?;
-        Ok(find(&pack.batches, plan, row.mod_revision))
-    }
-}
-
-fn find(batches: &[Batch], plan: &Plan, row_revision: i64) -> Option<Landed> {
-    let found = batches.iter().find(|batch| batch.seq == plan.seq)?;
-    let etcd_revision = match found.etcd_revision {
-        0 => row_revision,
-        committed => committed,
-    };
-    (found.attempt == plan.attempt).then_some(Landed {
-        etcd_revision,
-        offset: found.offset,
-    })
 }
 
 /// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.
@@ -422,4 +360,17 @@ async fn again(
         change(attempt);
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often etcd refuses for want of room, that is told once, and once that there is room again.
+    #[test]
+    fn a_full_etcd_is_told_of_once() {
+        let room = Room::default();
+        let told = [false, true, true, true, false, false, true].map(|full| room.note(full));
+        assert_eq!(told, [false, true, false, false, true, false, true]);
+    }
 }

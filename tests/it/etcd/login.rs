@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sumd::store::etcd::client::{Client, Login, Outcome, Refusal, WatchError, get};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::cluster::Cluster;
 use super::{in_time, put_request};
@@ -198,6 +198,36 @@ async fn members_that_were_started_again_are_asked() {
         member.healthy().await;
         all_well().await;
     }
+}
+
+/// A member tells how it is also when no member knows of a leader: nobody can log in then, and none is fit for other calls.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_member_without_a_leader_tells_how_it_is() {
+    let mut cluster = Cluster::guarded(3).await;
+    let mut options = cluster.options();
+    options.endpoints.truncate(1);
+    let client = Client::new(options).expect("no TLS");
+    let logged_in = client.range(get("/sumd/a"), in_time()).await;
+    logged_in.expect("it logs in");
+    for member in &mut cluster.members[1..] {
+        member.kill().await;
+    }
+    let without_leader = async {
+        loop {
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let asked = client.range(get("/sumd/a"), deadline).await;
+            if asked.is_ok() || client.endpoint().is_some() {
+                continue;
+            }
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let left = client.members(deadline).await.remove(0).1;
+            if left.expect("it answers").leader.is_none() {
+                return;
+            }
+        }
+    };
+    soon(without_leader).await;
 }
 
 /// A user is given although etcd does not ask for one, yet.

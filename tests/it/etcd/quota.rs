@@ -16,7 +16,7 @@ use super::{in_time, put_request};
 use crate::support::soon;
 
 /// Writes until no more is taken. Gives the last revision, and the error.
-async fn fill(client: &Client) -> (i64, Error) {
+pub async fn fill(client: &Client) -> (i64, Error) {
     let mut revision = 0;
     loop {
         let request = TxnRequest {
@@ -31,7 +31,7 @@ async fn fill(client: &Client) -> (i64, Error) {
 }
 
 /// Makes room in a cluster of one member, as an operator does.
-async fn make_room(cluster: &Cluster, revision: i64) {
+pub async fn make_room(cluster: &Cluster, revision: i64) {
     let client = cluster.client();
     client
         .compact(revision, in_time())

@@ -35,6 +35,8 @@ struct Switch {
     no_writes: Arc<AtomicBool>,
     /// Nor is there an answer to who reads the packs of the first lane.
     no_packs: Arc<AtomicBool>,
+    /// Nor are the heads of lanes read.
+    no_heads: Arc<AtomicBool>,
     room: Arc<Mutex<Room>>,
 }
 
@@ -54,6 +56,7 @@ impl Switch {
             no_sessions: Arc::default(),
             no_writes: Arc::default(),
             no_packs: Arc::default(),
+            no_heads: Arc::default(),
             room: Arc::new(Mutex::new(Room::Enough)),
         }
     }
@@ -72,6 +75,14 @@ impl Kv for Switch {
             _ => false,
         });
         if reads_a_session && self.no_sessions.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20)).await;
+            return Err(error(Outcome::Definite(Refusal::NoLeader)));
+        }
+        let reads_heads = request.success.iter().any(|op| match &op.request {
+            Some(Op::RequestRange(range)) => range.key.starts_with(b"/sumd/log/head/"),
+            _ => false,
+        });
+        if reads_heads && self.no_heads.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(20)).await;
             return Err(error(Outcome::Definite(Refusal::NoLeader)));
         }

@@ -80,8 +80,8 @@ impl Caller {
         })
     }
 
-    /// Asks one member over a connection of its own, once. It is asked again only where it refused the token, since it has
-    /// done nothing then.
+    /// Asks one member over a connection of its own, once. It is asked again only if it refused the token, or that there was
+    /// none, since it has done nothing then. No other member is needed for that: there may be none that is fit.
     pub(super) async fn call_at<Q: Clone, A, F>(
         &self,
         host: &Host,
@@ -94,10 +94,7 @@ impl Caller {
     {
         let asked = async {
             let channel = dial::connect(host, self.options()).await?;
-            let mut token = match self.options().login {
-                Some(_) => self.prepare(()).await.map_err(|fault| fault.error)?.token,
-                None => Token::default(),
-            };
+            let mut token = self.0.tokens.known();
             let mut is_its_own = false;
             loop {
                 let mut request = Request::new(message.clone());

@@ -63,6 +63,9 @@ const STALE_TOKEN: [&str; 3] = [
     "etcdserver: user name is empty",
 ];
 
+/// The only sentence from which it follows that the request will not be carried out later: see [`Doubt::NoSpace`].
+const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+
 pub(super) const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
 
 impl Fault {
@@ -130,7 +133,7 @@ fn outcome(status: &Status) -> Outcome {
             Outcome::Definite(Refusal::Invalid)
         }
         Code::Unimplemented => Outcome::Definite(Refusal::Unsupported),
-        Code::ResourceExhausted if etcd => Outcome::Unknown(Doubt::NoSpace),
+        Code::ResourceExhausted if message == NO_SPACE => Outcome::Unknown(Doubt::NoSpace),
         // By gRPC, before etcd has seen it.
         Code::ResourceExhausted if message.starts_with("grpc: received message larger than") => {
             Outcome::Definite(Refusal::TooLarge)
@@ -233,6 +236,17 @@ mod tests {
             (Code::InvalidArgument, "no", Unexpected),
             (Code::PermissionDenied, "no", Unexpected),
             (Code::ResourceExhausted, "slow down", Unexpected),
+            // Another bound than that of the database.
+            (
+                Code::ResourceExhausted,
+                "etcdserver: something else is exhausted",
+                Unexpected,
+            ),
+            (
+                Code::Unknown,
+                "etcdserver: mvcc: database space exceeded",
+                Unexpected,
+            ),
             // Of the answer, which means that it was done.
             (
                 Code::OutOfRange,

@@ -88,7 +88,8 @@ impl Client {
 
 /// The first good ones of a minor version. Before them: reads from the past after a pause (fixed in both), leases
 /// that are wrongly revoked (3.5.13), members that part ways after a crash (3.5.3), events that watches lose (3.5.8
-/// and others).
+/// and others). Nobody is warned that those before 3.5.33, 3.6.14 and 3.7.1 leave nested transactions out of the quota: that costs
+/// no increments, but they go on past it until the members' disks are full.
 const FLOORS: [(u32, u32, &str); 2] = [(5, 28, "3.5.28"), (6, 9, "3.6.9")];
 
 /// The first minor version of etcd 3 that has what we ask for.

@@ -64,3 +64,57 @@ fn a_batch_in_doubt_stays_so_without_room() {
         assert_eq!(counted.await.expect("it goes on"), 2);
     });
 }
+
+/// The batch that has brought etcd over its quota is committed; but before it is looked for, another node has folded it, and its
+/// pack is deleted. Its caller is told that nobody knows, and it is not counted a second time.
+#[test]
+fn a_batch_whose_pack_is_gone_without_room_is_not_counted_again() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        // Each batch is a pack, which is deleted soon.
+        let sizes = Sizes {
+            open_bytes: 0,
+            recent_bytes: 0,
+            pruned_packs: 1,
+            kept_packs: 0,
+            ..Sizes::default()
+        };
+        let packs = || {
+            let key = |seq: u64| format!("{}{:04x}/{seq:016x}", rows::PACKS, lane());
+            let world = world.lock();
+            let there = |seq: &u64| world.etcd.changed(key(*seq).as_bytes()) > 0;
+            (1..100).filter(there).collect::<Vec<_>>()
+        };
+        let kv = Switch::new(&world);
+        let a = open(kv.clone(), sizes).await;
+        let b = open(Switch::new(&world), sizes).await;
+        a.lanes.execute(lane(), plain()).await.expect("it counts");
+        let before = packs();
+        kv.set_room(Room::OneMore);
+        kv.no_heads.store(true, Ordering::Relaxed);
+        let counted = tokio::spawn(a.lanes.execute(lane(), plain()));
+        let overtaken = async {
+            while packs() == before {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let its = *packs().last().expect("its pack");
+            let mut value_of_b = 2;
+            while packs().contains(&its) {
+                let by_b = b.lanes.execute(lane(), plain()).await;
+                value_of_b += 1;
+                assert_eq!(value(&by_b.expect("there is room")), value_of_b);
+            }
+            value_of_b
+        };
+        let value_of_b = timeout(PROMPT, overtaken)
+            .await
+            .expect("it is deleted soon");
+        kv.set_room(Room::Enough);
+        kv.no_heads.store(false, Ordering::Relaxed);
+        let told = timeout(FOR_EVER, counted).await.expect("an answer");
+        let told = told.expect("no panic");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+        let by_b = b.lanes.execute(lane(), plain()).await;
+        assert_eq!(value(&by_b.expect("there is room")), value_of_b + 1);
+    });
+}
