@@ -320,27 +320,21 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             ),
             vec![("failures", failures.to_string())],
         ),
-        Refused::SessionDamaged => return session_damaged(effect),
+        Refused::SessionDamaged => return session_damaged(),
     };
     metadata.push(outcome(effect));
     status::with_reason(code, message, reason, &metadata)
 }
 
-fn session_damaged(effect: Effect) -> Status {
-    let applied = match effect {
-        Effect::None => "nothing was applied",
-        Effect::Unknown => "increments to other counters may have been applied",
-    };
-    let message = format!(
-        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied; of this message \
-         {applied}. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send again what \
-         its session lacks; or compare the counters with what was sent, and send what is missing in a new session"
-    );
+/// The message may have been applied when it was sent before: the row that would tell is damaged.
+fn session_damaged() -> Status {
     status::with_reason(
         Code::DataLoss,
-        message,
+        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may be, \
+         if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send \
+         again what its session lacks; or compare the counters with what was sent, and send what is missing in a new session",
         "SESSION_DAMAGED",
-        &[outcome(effect)],
+        &[unknown()],
     )
 }
 
@@ -430,6 +424,20 @@ mod tests {
                 assert_eq!(info.reason, reason);
                 assert_eq!(info.metadata["outcome"], outcome, "{reason}");
             }
+        }
+    }
+
+    /// A message of a damaged session may be applied: it may have been sent before.
+    #[test]
+    fn a_message_of_a_damaged_session_is_in_doubt() {
+        let error = LaneError::Refused(Refused::SessionDamaged);
+        for status in [
+            of_part(error.clone()),
+            lane_error(error.clone(), Kind::Session),
+        ] {
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!(info.metadata["outcome"], "UNKNOWN");
+            assert!(!status.message().contains("was applied"), "{status}");
         }
     }
 }
