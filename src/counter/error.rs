@@ -170,7 +170,8 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
 /// A counter whose row is not what was written, so that nothing is counted on top of it.
 fn damaged(counter: Option<&str>, problem: &str, effect: Effect) -> Status {
     let message = format!(
-        "{problem}, and nothing was changed: `sumd check` lists all damage, and `sumd restore` makes a database of a backup"
+        "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+        told(effect)
     );
     let mut metadata = vec![outcome(effect)];
     metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
@@ -260,10 +261,11 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             of_kind(kind, "REQUEST_FROM_FUTURE", "SESSION_FROM_FUTURE"),
             format!(
                 "the {} is of {}, by the clock of the client, and the clock of the server says {}, over a minute before that: \
-                 mend the clock that is wrong, and send it again; nothing was changed",
+                 mend the clock that is wrong, and send it again; {}",
                 of_kind(kind, "request", "session"),
                 rfc3339(*time),
-                rfc3339(*now)
+                rfc3339(*now),
+                told(effect)
             ),
             vec![("time", rfc3339(*time)), ("now", rfc3339(*now))],
         ),
@@ -342,8 +344,9 @@ fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status 
     status::retriable(
         Code::ResourceExhausted,
         format!(
-            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory), and nothing was changed; send it \
-             again when the oldest are forgotten ({})",
+            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest \
+             are forgotten ({})",
+            told(effect),
             of_kind(kind, "--id-horizon", "--session-horizon")
         ),
         of_kind(kind, "REQUEST_IDS_FULL", "SESSIONS_FULL"),
@@ -390,6 +393,11 @@ mod tests {
     #[test]
     fn an_error_of_a_part_leaves_the_message_in_doubt() {
         let away = || StoreError::Unavailable("away".into());
+        let future = || Refused::FromFuture { time: 2, now: 1 };
+        let damaged = || StoreError::Damaged {
+            counter: Some("g/a".into()),
+            problem: "it is damaged".into(),
+        };
         let errors = [
             (LaneError::Refused(Refused::IdReused), "SEQUENCE_REUSED"),
             (
@@ -407,6 +415,8 @@ mod tests {
                 }),
                 "SESSIONS_FULL",
             ),
+            (LaneError::Refused(future()), "SESSION_FROM_FUTURE"),
+            (LaneError::Unavailable(damaged()), "COUNTER_DAMAGED"),
             (LaneError::Unavailable(away()), "STORE_UNAVAILABLE"),
             (LaneError::Unknown(away()), "STORE_UNAVAILABLE"),
             (LaneError::Moved, "STORE_UNAVAILABLE"),
@@ -423,6 +433,8 @@ mod tests {
                 let info = status.get_details_error_info().expect("an ErrorInfo");
                 assert_eq!(info.reason, reason);
                 assert_eq!(info.metadata["outcome"], outcome, "{reason}");
+                let is_untouched = status.message().contains("nothing was changed");
+                assert!(!is_untouched || outcome == "NOT_APPLIED", "{status}");
             }
         }
     }
