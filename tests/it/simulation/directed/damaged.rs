@@ -1,7 +1,7 @@
 //! Damaged rows of sessions.
 
 use bytes::Bytes;
-use sumd::model::{Refused, Resumed, Session, SessionId};
+use sumd::model::{Id, Refused, Resumed, Session, SessionId};
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
 use sumd::store::etcd::client::get;
 
@@ -182,6 +182,49 @@ fn damage_that_one_member_has_is_for_good_once_the_log_is_folded() {
         let store = store(Switch::new(&world)).await;
         let found = store.session("bad".into()).await.expect("it is read");
         assert!(found.lanes.iter().any(Session::is_damaged));
+    });
+}
+
+/// A request whose id is remembered is answered as it was first, whatever the rows of its counters are by then.
+#[test]
+fn a_remembered_answer_needs_no_row() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let name = "na/damaged";
+        let request = |digest| Request {
+            id: Some(Id {
+                digest: [digest; 16],
+                contents: 7,
+                time: Some(BEGAN),
+            }),
+            ..increment(name)
+        };
+        let a = open(Switch::new(&world), sizes()).await;
+        let first = a.lanes.execute(lane(), request(1)).await;
+        let first = first.expect("it counts");
+        say(&a, "s", 1).await.expect("it counts");
+        counted(&a).await;
+        drop(a);
+        let key = format!("{}/counters/{name}", rows::PREFIX);
+        let request_of_etcd = TxnRequest {
+            success: vec![put(key, "no row")],
+            ..TxnRequest::default()
+        };
+        world.lock().etcd.txn(&request_of_etcd).expect("it fits");
+        let b = open(Switch::new(&world), sizes()).await;
+        let said = [1, 2, 1].map(|digest| b.lanes.execute(lane(), request(digest)));
+        let [again, new, third] = futures_util::future::join_all(said)
+            .await
+            .try_into()
+            .expect("three");
+        for again in [again, third] {
+            let again = again.expect("it is remembered");
+            assert_eq!((value(&again), again.revision), (1, first.revision));
+            assert!(again.answer.replayed);
+        }
+        let damage = matches!(new, Err(LaneError::Unavailable(StoreError::Damaged { .. })));
+        assert!(damage, "{new:?}");
+        counted(&b).await;
     });
 }
 
