@@ -302,7 +302,15 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
     stream.acknowledged(1).await;
     drop(stream);
     assert_eq!(node.increment("acme/a", 1, "").await.value, 4);
-    node.stop().await;
+    node.process.signal("TERM");
+    let later = node.process.rest_of_log().await;
+    let messages = later.iter().filter_map(|line| line["message"].as_str());
+    let again = messages.filter(|message| message.starts_with(told)).count();
+    assert_eq!(
+        again, 0,
+        "it is told when the lane is loaded, and not by streams"
+    );
+    assert!(node.process.exit().await.success());
     let problem = fails(&["check", "--store", &there]).await;
     let key = String::from_utf8_lossy(&row.row.key).into_owned();
     assert!(problem.contains(&key), "{problem}");
