@@ -79,7 +79,8 @@ impl LaneError {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Unknown(_) => Effect::Unknown,
+            // The row would tell if it was applied when it was sent before.
+            Self::Unknown(_) | Self::Refused(Refused::SessionDamaged) => Effect::Unknown,
             Self::Refused(_)
             | Self::Unavailable(_)
             | Self::Moved

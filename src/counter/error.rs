@@ -170,7 +170,8 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
 /// A counter whose row is not what was written, so that nothing is counted on top of it.
 fn damaged(counter: Option<&str>, problem: &str, effect: Effect) -> Status {
     let message = format!(
-        "{problem}, and nothing was changed: `sumd check` lists all damage, and `sumd restore` makes a database of a backup"
+        "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+        told(effect)
     );
     let mut metadata = vec![outcome(effect)];
     metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
@@ -260,10 +261,11 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             of_kind(kind, "REQUEST_FROM_FUTURE", "SESSION_FROM_FUTURE"),
             format!(
                 "the {} is of {}, by the clock of the client, and the clock of the server says {}, over a minute before that: \
-                 mend the clock that is wrong, and send it again; nothing was changed",
+                 mend the clock that is wrong, and send it again; {}",
                 of_kind(kind, "request", "session"),
                 rfc3339(*time),
-                rfc3339(*now)
+                rfc3339(*now),
+                told(effect)
             ),
             vec![("time", rfc3339(*time)), ("now", rfc3339(*now))],
         ),
@@ -320,27 +322,21 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             ),
             vec![("failures", failures.to_string())],
         ),
-        Refused::SessionDamaged => return session_damaged(effect),
+        Refused::SessionDamaged => return session_damaged(),
     };
     metadata.push(outcome(effect));
     status::with_reason(code, message, reason, &metadata)
 }
 
-fn session_damaged(effect: Effect) -> Status {
-    let applied = match effect {
-        Effect::None => "nothing was applied",
-        Effect::Unknown => "increments to other counters may have been applied",
-    };
-    let message = format!(
-        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied; of this message \
-         {applied}. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send again what \
-         its session lacks; or compare the counters with what was sent, and send what is missing in a new session"
-    );
+/// The message may have been applied when it was sent before: the row that would tell is damaged.
+fn session_damaged() -> Status {
     status::with_reason(
         Code::DataLoss,
-        message,
+        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may be, \
+         if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send \
+         again what its session lacks; or compare the counters with what was sent, and send what is missing in a new session",
         "SESSION_DAMAGED",
-        &[outcome(effect)],
+        &[unknown()],
     )
 }
 
@@ -348,8 +344,9 @@ fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status 
     status::retriable(
         Code::ResourceExhausted,
         format!(
-            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory), and nothing was changed; send it \
-             again when the oldest are forgotten ({})",
+            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest \
+             are forgotten ({})",
+            told(effect),
             of_kind(kind, "--id-horizon", "--session-horizon")
         ),
         of_kind(kind, "REQUEST_IDS_FULL", "SESSIONS_FULL"),
@@ -396,6 +393,11 @@ mod tests {
     #[test]
     fn an_error_of_a_part_leaves_the_message_in_doubt() {
         let away = || StoreError::Unavailable("away".into());
+        let future = || Refused::FromFuture { time: 2, now: 1 };
+        let damaged = || StoreError::Damaged {
+            counter: Some("g/a".into()),
+            problem: "it is damaged".into(),
+        };
         let errors = [
             (LaneError::Refused(Refused::IdReused), "SEQUENCE_REUSED"),
             (
@@ -413,6 +415,8 @@ mod tests {
                 }),
                 "SESSIONS_FULL",
             ),
+            (LaneError::Refused(future()), "SESSION_FROM_FUTURE"),
+            (LaneError::Unavailable(damaged()), "COUNTER_DAMAGED"),
             (LaneError::Unavailable(away()), "STORE_UNAVAILABLE"),
             (LaneError::Unknown(away()), "STORE_UNAVAILABLE"),
             (LaneError::Moved, "STORE_UNAVAILABLE"),
@@ -429,7 +433,23 @@ mod tests {
                 let info = status.get_details_error_info().expect("an ErrorInfo");
                 assert_eq!(info.reason, reason);
                 assert_eq!(info.metadata["outcome"], outcome, "{reason}");
+                let is_untouched = status.message().contains("nothing was changed");
+                assert!(!is_untouched || outcome == "NOT_APPLIED", "{status}");
             }
+        }
+    }
+
+    /// A message of a damaged session may be applied: it may have been sent before.
+    #[test]
+    fn a_message_of_a_damaged_session_is_in_doubt() {
+        let error = LaneError::Refused(Refused::SessionDamaged);
+        for status in [
+            of_part(error.clone()),
+            lane_error(error.clone(), Kind::Session),
+        ] {
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!(info.metadata["outcome"], "UNKNOWN");
+            assert!(!status.message().contains("was applied"), "{status}");
         }
     }
 }

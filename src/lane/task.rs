@@ -225,6 +225,8 @@ impl Task {
             // Those that are not decided follow in a commit of their own.
             let outcomes = match self.decide(batch).await {
                 Ok(outcomes) => outcomes,
+                // They need no rows.
+                Err(_) if self.answer_remembered(batch) => continue,
                 Err(damaged) if self.refuse_damaged(batch, &damaged) => continue,
                 Err(error) => return Err(StartError::Store(error)),
             };
@@ -233,14 +235,8 @@ impl Task {
                 continue;
             };
             let lane = self.lane;
-            let decided = outcomes.into_iter().map(|outcome| {
-                let decided = outcome.map(|answer| Decided {
-                    revision: answer.revision(base),
-                    answer,
-                    lane,
-                });
-                decided.map_err(LaneError::Refused)
-            });
+            let decided = outcomes.into_iter();
+            let decided = decided.map(|outcome| decided_on(base, lane, outcome));
             // Those who were told that nobody knows have left.
             let here = decided.len().min(batch.len());
             let overtaking = &mut self.overtaking;
@@ -249,6 +245,22 @@ impl Task {
             answer(&self.shared, jobs);
         }
         Ok(())
+    }
+
+    /// Answers the jobs whose ids were remembered when the batch was begun, and which rows that cannot be read do not matter to;
+    /// `false` if there are none.
+    fn answer_remembered(&self, batch: &mut Vec<Job>) -> bool {
+        let remembered = |job: &Job| self.state.remembered(job.request.id.as_ref()?);
+        let is_remembered = |job: &mut Job| remembered(job).is_some();
+        let jobs: Vec<_> = batch.extract_if(.., is_remembered).collect();
+        let any = !jobs.is_empty();
+        let answers = jobs.into_iter().filter_map(|job| {
+            let outcome = remembered(&job)?;
+            // Nothing of this batch is decided: the answers are of earlier ones.
+            Some((job, decided_on(0, self.lane, outcome)))
+        });
+        answer(&self.shared, answers);
+        any
     }
 
     /// Refuses the jobs that name a counter whose row is damaged, so that the others can be carried out; `false` if there
@@ -317,6 +329,16 @@ impl Task {
         }
         Ok(jobs)
     }
+}
+
+/// What was decided, as it is told once the batch is committed on a revision.
+fn decided_on(base: i64, lane: LaneNumber, outcome: Outcome) -> Result<Decided> {
+    let decided = outcome.map(|answer| Decided {
+        revision: answer.revision(base),
+        answer,
+        lane,
+    });
+    decided.map_err(LaneError::Refused)
 }
 
 /// How many of the jobs are decided next, one at least.

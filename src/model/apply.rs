@@ -13,7 +13,7 @@ use super::digests::Digests;
 use super::ids::{Before, Ids};
 use super::increment::Added;
 use super::request::{
-    Increment, Increments, MAX_SKEW, Millis, Operation, Record, Request, SessionId, hash_name,
+    Id, Increment, Increments, MAX_SKEW, Millis, Operation, Record, Request, SessionId, hash_name,
 };
 use super::session::Session;
 use super::sessions::Sessions;
@@ -167,10 +167,8 @@ impl State {
             return self.record(record);
         }
         if let Some(id) = &request.id {
-            let elsewhere = || self.before.as_ref()?.find(id);
-            if let Some(known) = self.ids.find(id).or_else(elsewhere) {
-                let same = known.contents == id.contents;
-                return same.then_some(known.answer).ok_or(Refused::IdReused);
+            if let Some(outcome) = self.remembered(id) {
+                return outcome;
             }
             self.check_time(id.time, self.horizon())?;
             self.check_room(self.bounds.id_bytes)?;
@@ -199,6 +197,15 @@ impl State {
             place: Place::InBatch(place),
             replayed: false,
         })
+    }
+
+    /// What became of the request with an id, if that is remembered. No counter is needed to tell.
+    #[must_use]
+    pub fn remembered(&self, id: &Id) -> Option<Outcome> {
+        let elsewhere = || self.before.as_ref()?.find(id);
+        let known = self.ids.find(id).or_else(elsewhere)?;
+        let same = known.contents == id.contents;
+        Some(same.then_some(known.answer).ok_or(Refused::IdReused))
     }
 
     fn increment_all(

@@ -151,14 +151,17 @@ fn put_together(
         } else {
             let mut told = Told::default();
             told.set_row(session);
-            let session = known(layout, lane, id, told.session(), head.time);
+            let session = told.session();
+            tell_damage(layout, lane, id, &session);
             loaded
                 .sessions
-                .extend(session.map(|session| (id.into(), session)));
+                .extend(known(session, head.time).map(|session| (id.into(), session)));
         }
     }
     for (id, told) in told {
-        let session = known(layout, lane, &id, told.session(), head.time);
+        let session = told.session();
+        tell_damage(layout, lane, &id, &session);
+        let session = known(session, head.time);
         log.set_session(id.clone(), session.clone());
         loaded.sessions.extend(session.map(|session| (id, session)));
     }
@@ -169,22 +172,26 @@ fn put_together(
 
 /// A lane's session, if it is known and not forgotten. One that is damaged is known as that, in data whose last batch is of the
 /// time `last`.
-pub(super) fn known(
+fn known(session: Result<Option<Session>, Corrupt>, last: Millis) -> Option<Arc<Session>> {
+    let session = session.unwrap_or_else(|_| Some(Session::damaged(last)));
+    session.map(Arc::new)
+}
+
+/// Tells the operator of a session that is damaged. That is done when a lane is loaded only: a client may open a stream as often
+/// as it likes.
+fn tell_damage(
     layout: &Layout,
     lane: LaneNumber,
     id: &str,
-    session: Result<Option<Session>, Corrupt>,
-    last: Millis,
-) -> Option<Arc<Session>> {
-    let session = session.unwrap_or_else(|Corrupt(problem)| {
+    session: &Result<Option<Session>, Corrupt>,
+) {
+    if let Err(Corrupt(problem)) = session {
         let key = layout.session(lane, id);
         let row = String::from_utf8_lossy(&key);
         damaged_session(&format_args!(
             "the row of session {id:?} is damaged ({row}: {problem})"
         ));
-        Some(Session::damaged(last))
-    });
-    session.map(Arc::new)
+    }
 }
 
 fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
@@ -328,8 +335,7 @@ async fn put_on_known(
             Some(session) => told.put_on(Session::clone(session)).map(Some),
             None => told.session(),
         };
-        let session = known(layout, lane, &id, session, last);
-        (id, session)
+        (id, known(session, last))
     };
     Ok(told.into_iter().map(put).collect())
 }

@@ -211,12 +211,9 @@ impl Log {
         Ok(())
     }
 
-    /// Takes in a session that batches have changed which were read. The row of one that is damaged stays as it is.
+    /// Takes in a session that batches have changed which were read.
     pub(super) fn set_session(&mut self, id: SessionId, session: Option<Arc<model::Session>>) {
-        let is_damaged = |session: &Arc<model::Session>| session.is_damaged();
-        if !session.as_ref().is_some_and(is_damaged) {
-            self.sessions.insert(id, session);
-        }
+        self.sessions.insert(id, session);
     }
 
     /// A session whose row is not up to date.

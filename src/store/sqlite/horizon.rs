@@ -56,7 +56,11 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
         let mut statement = transaction.prepare(rows::SESSION)?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
-            let (id, mut session) = rows::session(digests, row)?;
+            let (id, session) = rows::session_or_damage(digests, row)?;
+            // A damaged one stays as it is. It is taken for used at the time of the last batch, which is taken back.
+            let Ok(mut session) = session else {
+                continue;
+            };
             before.session = before.session.max(session.used());
             if session.take_back(now) {
                 sessions.push((id, session));
@@ -78,34 +82,63 @@ mod tests {
 
     use super::super::{SqliteStore, check};
     use super::*;
-    use crate::model::{Changes, Commit, Stamp};
+    use crate::model::{Changes, Commit, Session, Stamp};
     use crate::store::Store as _;
+
+    const NOW: Millis = 1_700_000_000_000;
+    const AHEAD: Millis = NOW + 10 * 365 * 86_400_000;
+
+    /// A batch that was made while the clock was ten years ahead.
+    fn ahead(seq: u64) -> Arc<Commit> {
+        Arc::new(Commit {
+            seq,
+            time: AHEAD,
+            stamp: Stamp {
+                age: Some(1000),
+                newest: Some(AHEAD),
+            },
+            horizon: AHEAD - 600_000,
+            session_horizon: AHEAD - 86_400_000,
+            places: 0,
+            ids: [].into(),
+            forget_before: 1,
+            deletions_up_to: 0,
+            changes: Changes::default(),
+        })
+    }
+
+    /// The damaged row of a session stays as it is, and everything else is taken back.
+    #[tokio::test]
+    async fn a_damaged_session_keeps_no_time_ahead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let store = SqliteStore::open(&path, 1 << 20).expect("a new database");
+        store.commit(0, ahead(1)).await.expect("stored");
+        drop(store);
+        let database = Connection::open(&path).expect("it is there");
+        let damaged = "INSERT INTO session (id, state, digest) VALUES ('bad', x'00', 0)";
+        database.execute(damaged, []).expect("a row");
+        drop(database);
+        let before = reset_horizon(&path, NOW).expect("reset");
+        assert_eq!((before.last, before.session), (AHEAD, 0));
+        let store = SqliteStore::open(&path, 1 << 20).expect("it is there");
+        let loaded = store.load(0).await.expect("a lane");
+        assert_eq!(loaded.head.session_horizon, NOW);
+        let [(id, session)] = &loaded.sessions[..] else {
+            panic!("{:?}", loaded.sessions);
+        };
+        assert_eq!(&**id, "bad");
+        assert_eq!(**session, Session::damaged(NOW));
+    }
 
     /// A clock that was ten years ahead is taken back everywhere, and the data are whole.
     #[tokio::test]
     async fn times_of_a_wrong_clock_are_taken_back() {
-        const NOW: Millis = 1_700_000_000_000;
-        const AHEAD: Millis = NOW + 10 * 365 * 86_400_000;
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
         let store = SqliteStore::open(&path, 1 << 20).expect("a new database");
         for seq in 1..=2 {
-            let batch = Commit {
-                seq,
-                time: AHEAD,
-                stamp: Stamp {
-                    age: Some(1000),
-                    newest: Some(AHEAD),
-                },
-                horizon: AHEAD - 600_000,
-                session_horizon: AHEAD - 86_400_000,
-                places: 0,
-                ids: [].into(),
-                forget_before: 1,
-                deletions_up_to: 0,
-                changes: Changes::default(),
-            };
-            store.commit(0, Arc::new(batch)).await.expect("stored");
+            store.commit(0, ahead(seq)).await.expect("stored");
         }
         drop(store);
         let before = Times {

@@ -322,15 +322,11 @@ pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
     let mut statement = snapshot.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let id = rows::session_id(row)?;
-        let session = match rows::session(digests, row) {
-            Ok((_, session)) => session,
-            Err(problem) => {
-                rows::check_session_id(digests, row)?;
-                damaged_session(&problem);
-                Session::damaged(loaded.head.time)
-            }
-        };
+        let (id, session) = rows::session_or_damage(digests, row)?;
+        let session = session.unwrap_or_else(|damage| {
+            damaged_session(&damage);
+            Session::damaged(loaded.head.time)
+        });
         loaded.sessions.push((id, Arc::new(session)));
     }
     Ok(loaded)

@@ -310,14 +310,28 @@ pub(super) fn put_session(
 }
 
 /// The session that a row is of, whatever else is wrong with it.
-pub(super) fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
+fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
     let id = row.get_ref(0)?.as_str();
     let id = id.map_err(|_| Error::Corrupt("the id of a session's row is damaged".to_owned()))?;
     Ok(id.into())
 }
 
+/// The session that a row has; the damage of one that is damaged in all but its id.
+pub(super) fn session_or_damage(
+    digests: Digests,
+    row: &SqlRow<'_>,
+) -> Result<(SessionId, std::result::Result<Session, Error>)> {
+    match session(digests, row) {
+        Ok((id, session)) => Ok((id, Ok(session))),
+        Err(damage) => {
+            check_session_id(digests, row)?;
+            Ok((session_id(row)?, Err(damage)))
+        }
+    }
+}
+
 /// Refuses a damaged row of a session if it is its id that is damaged.
-pub(super) fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
+fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
     let id = session_id(row)?;
     if let (Ok(state), Ok(digest)) = (row.get_ref(1)?.as_blob(), row.get(2))
         && digests.is_of_another_key(id.as_bytes(), state, digest)

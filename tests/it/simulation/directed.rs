@@ -37,6 +37,8 @@ struct Switch {
     no_packs: Arc<AtomicBool>,
     /// Nor are the heads of lanes read.
     no_heads: Arc<AtomicBool>,
+    /// The member of etcd that answers has damaged rows of the session "bad". Others have them as they were written.
+    bad_member: Arc<AtomicBool>,
     room: Arc<Mutex<Room>>,
 }
 
@@ -57,6 +59,7 @@ impl Switch {
             no_writes: Arc::default(),
             no_packs: Arc::default(),
             no_heads: Arc::default(),
+            bad_member: Arc::default(),
             room: Arc::new(Mutex::new(Room::Enough)),
         }
     }
@@ -105,7 +108,11 @@ impl Kv for Switch {
             }
             return Err(error(Outcome::Unknown(Doubt::NoSpace)));
         }
-        self.link.txn(request, deadline).await
+        let mut answer = self.link.txn(request, deadline).await?;
+        if self.bad_member.load(Ordering::Relaxed) {
+            damaged::spoil(&mut answer);
+        }
+        Ok(answer)
     }
 }
 

@@ -66,6 +66,15 @@ impl Process {
         logged(&mut self.log, message, drop).await
     }
 
+    /// What it logs from here on, until it ends.
+    pub async fn rest_of_log(&mut self) -> Vec<Value> {
+        let mut rest = Vec::new();
+        while let Some(line) = soon(self.log.next_line()).await.expect("a log") {
+            rest.push(serde_json::from_str(&line).expect("a log of JSON objects"));
+        }
+        rest
+    }
+
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
     }

@@ -15,6 +15,11 @@ use crate::store::recent::{Lookup, Merged};
 /// Bytes that are tried with a batch however little etcd takes, beside at least one row.
 const MIN_FOLD_BYTES: usize = 1024;
 
+/// The row of a session that is damaged, and that the log has changes of. It opens for nobody. These changes are in no row once
+/// they are folded, and the old row may be damaged on one member of etcd only: read by another member, it would be a session
+/// without them, and their messages would count again.
+const DAMAGED_ROW: &[u8] = b"";
+
 /// What is being brought up to date.
 #[derive(Clone)]
 pub(super) struct Folding {
@@ -104,11 +109,13 @@ impl Log {
             let (id, old) = (next.key(), next.get());
             let state = self.sessions.get(id).unwrap_or(old);
             let key = self.layout.session(self.lane, id);
-            let operation = if let Some(session) = state {
-                let state = self.layout.encode(session);
-                put(key.clone(), self.layout.seal(&key, &Session { state }))
-            } else {
-                delete(key)
+            let operation = match state {
+                Some(session) if session.is_damaged() => put(key, DAMAGED_ROW),
+                Some(session) => {
+                    let state = self.layout.encode(session);
+                    put(key.clone(), self.layout.seal(&key, &Session { state }))
+                }
+                None => delete(key),
             };
             if !room.take(operation) {
                 return false;

@@ -1,7 +1,7 @@
 //! Damaged rows of sessions.
 
 use bytes::Bytes;
-use sumd::model::{Refused, Resumed, Session, SessionId};
+use sumd::model::{Id, Refused, Resumed, Session, SessionId};
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
 use sumd::store::etcd::client::get;
 
@@ -31,6 +31,18 @@ fn row(world: &World, session: &str) -> Option<Bytes> {
         panic!("{found:?} is no row");
     };
     Some(found.kvs.into_iter().next()?.value)
+}
+
+/// Damages the rows of the session "bad" that are read.
+pub(super) fn spoil(answer: &mut TxnResponse) {
+    for response in &mut answer.responses {
+        let Some(Response::ResponseRange(found)) = &mut response.response else {
+            continue;
+        };
+        let bad = key("bad");
+        let rows = found.kvs.iter_mut().filter(|row| row.key == bad);
+        rows.for_each(|row| row.value = Bytes::from_static(b"no row"));
+    }
 }
 
 fn damage(world: &World, session: &str) {
@@ -128,6 +140,91 @@ fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
         assert_eq!(say(&c, "bad", 2).await.expect("it is known"), 2);
         assert_eq!(say(&c, "bad", 3).await.expect("it goes on"), 3);
         assert_eq!(counted(&c).await, 3 + 1 + 1 + 1 + 1);
+    });
+}
+
+/// A row may be damaged on one member of etcd only. If the log is folded by a node that has read it there, then what the log had
+/// of the session is in no row: the session is damaged for all nodes then, and nothing of it counts again.
+#[test]
+fn damage_that_one_member_has_is_for_good_once_the_log_is_folded() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let a = open(Switch::new(&world), sizes()).await;
+        say(&a, "bad", 1).await.expect("it counts");
+        assert_eq!(counted(&a).await, 2);
+        let old = row(&world, "bad");
+        assert!(old.is_some(), "the row is up to date");
+        drop(a);
+        let a = open(Switch::new(&world), Sizes::default()).await;
+        for sequence in [2, 3] {
+            say(&a, "bad", sequence).await.expect("it counts");
+        }
+        assert_eq!(row(&world, "bad"), old, "these are in the log alone");
+        drop(a);
+        let kv = Switch::new(&world);
+        kv.bad_member.store(true, Ordering::Relaxed);
+        let b = open(kv.clone(), sizes()).await;
+        assert!(is_damaged(&say(&b, "bad", 2).await));
+        say(&b, "well", 1).await.expect("it counts");
+        for _ in 0..5 {
+            counted(&b).await;
+        }
+        assert!(row(&world, "well").is_some(), "the log is folded");
+        kv.bad_member.store(false, Ordering::Relaxed);
+        let c = open(Switch::new(&world), sizes()).await;
+        for node in [&b, &c] {
+            for sequence in 1..5 {
+                let said = say(node, "bad", sequence).await;
+                assert!(is_damaged(&said), "message {sequence}: {said:?}");
+            }
+        }
+        assert_eq!(counted(&c).await, 2 + 2 + 1 + 5 + 1);
+        let store = store(Switch::new(&world)).await;
+        let found = store.session("bad".into()).await.expect("it is read");
+        assert!(found.lanes.iter().any(Session::is_damaged));
+    });
+}
+
+/// A request whose id is remembered is answered as it was first, whatever the rows of its counters are by then.
+#[test]
+fn a_remembered_answer_needs_no_row() {
+    paused_runtime().block_on(async {
+        let world = world(LANES);
+        let name = "na/damaged";
+        let request = |digest| Request {
+            id: Some(Id {
+                digest: [digest; 16],
+                contents: 7,
+                time: Some(BEGAN),
+            }),
+            ..increment(name)
+        };
+        let a = open(Switch::new(&world), sizes()).await;
+        let first = a.lanes.execute(lane(), request(1)).await;
+        let first = first.expect("it counts");
+        say(&a, "s", 1).await.expect("it counts");
+        counted(&a).await;
+        drop(a);
+        let key = format!("{}/counters/{name}", rows::PREFIX);
+        let request_of_etcd = TxnRequest {
+            success: vec![put(key, "no row")],
+            ..TxnRequest::default()
+        };
+        world.lock().etcd.txn(&request_of_etcd).expect("it fits");
+        let b = open(Switch::new(&world), sizes()).await;
+        let said = [1, 2, 1].map(|digest| b.lanes.execute(lane(), request(digest)));
+        let [again, new, third] = futures_util::future::join_all(said)
+            .await
+            .try_into()
+            .expect("three");
+        for again in [again, third] {
+            let again = again.expect("it is remembered");
+            assert_eq!((value(&again), again.revision), (1, first.revision));
+            assert!(again.answer.replayed);
+        }
+        let damage = matches!(new, Err(LaneError::Unavailable(StoreError::Damaged { .. })));
+        assert!(damage, "{new:?}");
+        counted(&b).await;
     });
 }
 
