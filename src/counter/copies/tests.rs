@@ -33,13 +33,13 @@ fn errors() -> Vec<(LaneError, &'static str, bool)> {
         (Refused::SessionLost { acknowledged: 1 }, false),
         (Refused::FailuresUnacknowledged { failures: 1 }, false),
         (Refused::BeyondWindow { acknowledged: 1 }, false),
-        (Refused::SessionDamaged, false),
     ];
     let refused = refused.map(|(refused, is_final)| {
         let error = LaneError::Refused(refused);
         (error, "NOT_APPLIED", is_final)
     });
     let others = [
+        (LaneError::Refused(Refused::SessionDamaged), "UNKNOWN"),
         (LaneError::Unknown(problem()), "UNKNOWN"),
         (LaneError::Unknown(StoreError::Lost), "UNKNOWN"),
         (LaneError::Unavailable(problem()), "NOT_APPLIED"),
