@@ -17,6 +17,7 @@ use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError};
 use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
 use crate::store::{LaneNumber, Store, StoreError};
+use storing::PATIENCE;
 use waiting::{Next, next};
 
 /// Rows that one batch changes, about.
@@ -219,6 +220,7 @@ impl Task {
 
     /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
     async fn carry_out(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StartError> {
+        let mut since = Instant::now();
         while !batch.is_empty() {
             self.shared.memory.share(&mut self.taken, &mut self.state);
             self.state.make_room();
@@ -231,9 +233,15 @@ impl Task {
                 Err(error) => return Err(StartError::Store(error)),
             };
             let Some(base) = self.store(batch, outcomes.len()).await? else {
-                // All of it is to be decided again, on top of what another node has committed.
+                // All of it is to be decided again, on top of what another node has committed. If that takes longer to read than
+                // the other one takes to commit the next, it would never end.
+                if since.elapsed() >= PATIENCE {
+                    let problem = "another node commits faster than this one can follow";
+                    return Err(StartError::Store(StoreError::Unavailable(problem.into())));
+                }
                 continue;
             };
+            since = Instant::now();
             let lane = self.lane;
             let decided = outcomes.into_iter();
             let decided = decided.map(|outcome| decided_on(base, lane, outcome));

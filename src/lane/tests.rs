@@ -235,6 +235,28 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     }
 }
 
+/// Where another node always commits before this one has read what it had committed, nobody waits for ever: nothing was changed,
+/// and that is told. The lane goes on.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_node_outruns_says_so() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    store.outrun(true);
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    let message = part("s", 1, Some(0), 1);
+    let queued = running.lanes.enqueue(LANE, message, 1, replies).await;
+    queued.expect("the lane has not ended");
+    let single = running.lanes.execute(LANE, batch(1));
+    let single = timeout(LONG, single).await.expect("it is told");
+    let bulk = timeout(LONG, answers.recv()).await.expect("it is told");
+    for told in [single, bulk.expect("an answer")] {
+        assert!(matches!(told, Err(LaneError::Unavailable(_))), "{told:?}");
+    }
+    store.outrun(false);
+    let decided = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    decided.expect("it is told").expect("the lane goes on");
+}
+
 /// A lane that ends with its store leaves nobody without an answer, not even streams, which would wait for it in vain.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_fails_answers_all_that_wait() {

@@ -13,7 +13,7 @@ use crate::store::{After, StoreError};
 
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Task {
     /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.

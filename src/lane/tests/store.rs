@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::model::{Commit, Digests, Head, SessionId};
 use crate::store::{
@@ -27,6 +29,8 @@ struct Inner {
     sessions: AtomicUsize,
     /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
+    /// Another node has always committed before.
+    outrun: AtomicBool,
     /// No lane can be loaded, for good.
     fails: AtomicBool,
     changes: Changes,
@@ -41,6 +45,7 @@ impl Default for Memory {
             loads: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             loses: AtomicBool::new(false),
+            outrun: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             changes: Changes::new(0),
         }))
@@ -70,6 +75,10 @@ impl Memory {
         self.0.loses.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn outrun(&self, is_outrun: bool) {
+        self.0.outrun.store(is_outrun, Ordering::Relaxed);
+    }
+
     pub(super) fn fail(&self) {
         self.0.fails.store(true, Ordering::Relaxed);
     }
@@ -90,6 +99,9 @@ impl Memory {
         self.0.asked.send_modify(|count| *count += 1);
         if self.0.loses.load(Ordering::Relaxed) {
             return Err(StoreError::Lost);
+        }
+        if self.0.outrun.load(Ordering::Relaxed) {
+            return Err(StoreError::Moved);
         }
         let mut frozen = self.0.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.expect("it is held");
@@ -145,6 +157,13 @@ impl Store for Memory {
     fn after(&self, _lane: LaneNumber, _seq: u64) -> Reply<After> {
         if self.0.loses.swap(false, Ordering::Relaxed) {
             return Box::pin(async { Err(StoreError::Unavailable("away".into())) });
+        }
+        if self.0.outrun.load(Ordering::Relaxed) {
+            // To read it takes a while.
+            return Box::pin(async {
+                sleep(Duration::from_secs(1)).await;
+                Ok(After::TooMany)
+            });
         }
         at_once(After::Batches(Vec::new()))
     }
