@@ -113,7 +113,7 @@ pub struct Lanes {
     desk: usize,
 }
 
-/// What all lanes share. Nobody else has the store, but for the thread that closes it.
+/// State that all lanes share. Beside it, only the thread that closes the store has the store.
 struct Shared {
     store: Arc<dyn Store>,
     room: Room,

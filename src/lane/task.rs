@@ -339,7 +339,7 @@ impl Task {
     }
 }
 
-/// What was decided, as it is told once the batch is committed on a revision.
+/// A decision, as its caller is told once the batch is committed on a revision.
 fn decided_on(base: i64, lane: LaneNumber, outcome: Outcome) -> Result<Decided> {
     let decided = outcome.map(|answer| Decided {
         revision: answer.revision(base),

@@ -235,7 +235,7 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     }
 }
 
-/// Where another node always commits before this one has read what it had committed, nobody waits for ever: nothing was changed,
+/// If another node always commits before this one has read its last commits, nobody waits for ever: nothing was changed,
 /// and that is told. The lane goes on.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_another_node_outruns_says_so() {
@@ -283,7 +283,7 @@ async fn a_lane_that_fails_answers_all_that_wait() {
         Ok(StartError::Store(StoreError::Failed(_)))
     ));
 
-    // What is no longer queued is refused, once.
+    // A request that cannot be queued any more is refused, once.
     let queued = running
         .lanes
         .enqueue(LANE, part("s", 4, Some(3), 1), 1, replies);

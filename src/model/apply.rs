@@ -199,7 +199,7 @@ impl State {
         })
     }
 
-    /// What became of the request with an id, if that is remembered. No counter is needed to tell.
+    /// The outcome of the request with an id, if it is remembered. No counter is needed to tell it.
     #[must_use]
     pub fn remembered(&self, id: &Id) -> Option<Outcome> {
         let elsewhere = || self.before.as_ref()?.find(id);

@@ -23,7 +23,7 @@ impl Task {
         decided: usize,
     ) -> std::result::Result<Option<i64>, StartError> {
         let Some(commit) = self.state.commit() else {
-            // What is answered then is about what is stored, which may have changed.
+            // The answers are about stored state then, which may have changed.
             let is_newest = self.catch_up().await?;
             return Ok(is_newest.then(|| self.state.head().revision));
         };

@@ -35,7 +35,7 @@ impl State {
         head.session_horizon = head.session_horizon.max(newest.unwrap_or(Millis::MIN));
     }
 
-    /// What has to be stored of the batch; `None` where there is nothing, and every answer is about what is
+    /// The changes of the batch that have to be stored; `None` if there are none, and every answer is about what is
     /// stored already.
     pub fn commit(&mut self) -> Option<Commit> {
         let changes = Changes {

@@ -204,7 +204,7 @@ fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
     unreachable!("memory is bounded")
 }
 
-/// Where memory is all sessions, it comes back when the first of them is forgotten: ids have nothing to do with it.
+/// If all memory is taken by sessions, it comes back when the first of them is forgotten: ids have nothing to do with it.
 #[test]
 fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     let mut lane = Lane::new(Bounds {
@@ -216,7 +216,7 @@ fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     let (taken, retry_in) = fill_with_sessions(&mut lane);
     assert_eq!(lane.now + retry_in, begun + 3 * HORIZON + SKEW);
 
-    // What is used goes on being remembered.
+    // A session that is used goes on being remembered.
     let goes_on = message_of("0", 2, 1, &[("g/0", 1)], begun);
     lane.now += SKEW;
     lane.one(goes_on).expect("it is known");
