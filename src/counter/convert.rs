@@ -142,8 +142,8 @@ fn uuid_v7(id: &str) -> Option<(Uuid, Millis)> {
     (!is_bare || TIMES_OF_BARE_UUIDS.contains(&millis)).then_some((uuid, millis))
 }
 
-/// The text that a request's id is known by: all forms of a UUIDv7 are one id.
-fn canonical(id: &str) -> Cow<'_, str> {
+/// The text that an id is known by: all forms of a UUIDv7 are one id.
+pub(super) fn canonical(id: &str) -> Cow<'_, str> {
     match uuid_v7(id) {
         Some((uuid, _)) => uuid.hyphenated().to_string().into(),
         None => id.into(),

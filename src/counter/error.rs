@@ -307,9 +307,10 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
             Code::FailedPrecondition,
             "SESSION_LOST",
             format!(
-                "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}, as \
-                 after the restore of a backup. The messages after that are not counted: open a stream that says \
-                 acknowledged {acknowledged}, and send them again"
+                "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}: a \
+                 backup was restored, or this is not the id that the session was begun with. If the id is right, the \
+                 messages after {acknowledged} are not counted: open a stream that says acknowledged {acknowledged}, and \
+                 send them again"
             ),
             vec![("acknowledged", acknowledged.to_string())],
         ),

@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::convert::Violations;
+use super::convert::{Violations, canonical};
+use super::error::session_read_error;
 use super::service::CounterService;
 use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
@@ -29,7 +30,7 @@ use crate::model::{
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status;
-use crate::store::LaneNumber;
+use crate::store::{LaneNumber, Store};
 use moved::Moved;
 use parts::{Parts, Whole};
 use places::Places;
@@ -140,7 +141,10 @@ impl Stream {
         self.told = self.told.max(acknowledged);
         let is_first = self.session.is_none();
         if is_first {
-            self.session = Some(begin(&message.session_id, message.session_time.as_ref())?);
+            let id = &message.session_id;
+            let (session, time) = begin(id, message.session_time.as_ref())?;
+            let session = known_as(self.service.store(), id, session).await?;
+            self.session = Some((session, time));
         }
         if self.service.store().capabilities().is_shared {
             if is_first || sequence == 0 {
@@ -202,7 +206,7 @@ impl Stream {
         }
         if let Some((session, _)) = &self.session
             && !session_id.is_empty()
-            && *session_id != **session
+            && canonical(session_id) != canonical(session)
         {
             let problem = format!("this stream belongs to session {session:?}");
             violations.add("session_id", problem);
@@ -355,7 +359,18 @@ fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, 
     if time.is_none() {
         violations.add("session_time", "it is missing, and session_id is no UUIDv7");
     }
-    violations.check((id.into(), time.unwrap_or_default()))
+    violations.check((canonical(id).into(), time.unwrap_or_default()))
+}
+
+/// The id that a session is stored under. Earlier versions kept it as it was sent, in any form of a UUIDv7.
+async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<SessionId, Status> {
+    if *sent == *session {
+        return Ok(session);
+    }
+    let sent = SessionId::from(sent);
+    let rows = store.session(sent.clone()).await;
+    let rows = rows.map_err(|error| session_read_error(&error))?;
+    Ok(if rows.lanes.is_empty() { session } else { sent })
 }
 
 fn shutting_down() -> Status {

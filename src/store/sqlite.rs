@@ -234,9 +234,11 @@ impl Store for SqliteStore {
         Box::pin(std::future::ready(Ok(After::Batches(Vec::new()))))
     }
 
-    /// The only lane has it in memory, and is asked for it by a message.
-    fn session(&self, _id: SessionId) -> Reply<SessionRows> {
-        Box::pin(std::future::ready(Ok(SessionRows::default())))
+    fn session(&self, id: SessionId) -> Reply<SessionRows> {
+        let digests = self.digests;
+        ask(self.points.as_ref(), move |connection, _| {
+            reader::session(connection, digests, &id)
+        })
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {

@@ -336,7 +336,7 @@ async fn requests_that_are_not_ours_are_refused() {
     assert_eq!(call.answer().await.status.code(), Code::Internal);
 }
 
-/// Every form of a UUIDv7 is one request's id, and carries its time, a session's as well; the answer to one that is too old says
+/// Every form of a UUIDv7 is one id, of a request as of a session, and carries its time; the answer to one that is too old says
 /// what to do.
 #[tokio::test]
 async fn forms_of_a_uuid_are_one_id() {
@@ -374,10 +374,12 @@ async fn forms_of_a_uuid_are_one_id() {
             assert!(status.message().contains(remedy), "{status:?}");
         }
     }
-    for form in forms(uuid::Uuid::now_v7()) {
+    let forms = forms(uuid::Uuid::now_v7());
+    for (acknowledged, form) in (0..).zip(&forms) {
         let message = RecordIncrementsRequest {
             session_id: form.clone(),
-            sequence: 1,
+            sequence: acknowledged + 1,
+            acknowledged,
             increments: vec![Increment {
                 counter: "g/b".to_owned(),
                 delta: 1,
@@ -387,19 +389,19 @@ async fn forms_of_a_uuid_are_one_id() {
         };
         let answers = soon(client.record_increments(iter([message]))).await;
         let mut answers = answers.expect("a stream").into_inner();
-        let mut acknowledged = 0;
+        let mut told = 0;
         while let Some(answer) = soon(answers.next()).await {
-            acknowledged = answer.expect("no error").acknowledged;
+            told = answer.expect("no error").acknowledged;
         }
-        assert_eq!(acknowledged, 1, "{form}");
+        assert_eq!(told, acknowledged + 1, "{form}");
     }
     let get = GetCounterRequest {
         counter: "g/b".to_owned(),
         ..GetCounterRequest::default()
     };
     let counter = soon(client.get_counter(get)).await.expect("an answer");
-    // A session is its text, in whichever form it carries its time.
-    assert_eq!(counter.into_inner().counter.expect("a counter").value, 6);
+    let value = counter.into_inner().counter.expect("a counter").value;
+    assert_eq!(value, i64::try_from(forms.len()).expect("few"));
 }
 
 /// Health is told for the server and for the service, and for nothing else.

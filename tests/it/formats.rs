@@ -12,6 +12,7 @@
 
 mod fixture;
 mod scenario;
+mod sessions;
 
 use std::env;
 use std::path::Path;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head, Session};
 use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
-use crate::store::{Loaded, Page, Row, Rows, Scan, StoreError, Sum, damaged_session};
+use crate::store::{Loaded, Page, Row, Rows, Scan, SessionRows, StoreError, Sum, damaged_session};
 
 /// Rows that a scan looks at before it answers with what it has.
 const SCAN_ROWS: usize = 20_000;
@@ -301,6 +301,28 @@ pub(super) fn each_batch(
         each(rows::batch(digests, row))?;
     }
     Ok(())
+}
+
+/// The row of a session, if it has one.
+pub(super) fn session(
+    connection: &mut Connection,
+    digests: Digests,
+    id: &str,
+) -> Result<SessionRows> {
+    let snapshot = begin(connection)?;
+    let time = last(&snapshot, "time")?.unwrap_or(0);
+    let mut statement = snapshot.prepare_cached(&format!("{} WHERE id = ?1", rows::SESSION))?;
+    let mut found = statement.query([id])?;
+    let row = found.next()?;
+    let row = row.map(|row| rows::session_or_damage(digests, row));
+    let session = row.transpose()?.map(|(_, session)| session);
+    Ok(SessionRows {
+        lanes: Vec::from_iter(
+            session.map(|found| found.unwrap_or_else(|_| Session::damaged(time))),
+        ),
+        revision: revision(&snapshot)?,
+        horizon: last(&snapshot, "session_horizon")?.unwrap_or(0),
+    })
 }
 
 pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Loaded> {

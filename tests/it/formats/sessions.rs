@@ -1,0 +1,93 @@
+//! Sessions that a version kept which took each form of a UUIDv7 for an id of its own.
+
+use std::sync::Arc;
+
+use sumd::model::{Changes, Commit, SessionChange, SessionId, Stamp};
+use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
+use sumd::store::Store as _;
+use sumd::store::sqlite::SqliteStore;
+use tonic::Status;
+
+use super::{BEGUN, Client, Place, SUMD, stop};
+use crate::support::soon;
+
+/// Sends one message on a stream of its own. Gives what is acknowledged then.
+async fn record(client: &mut Client, session: &str, sequence: u64) -> Result<u64, Status> {
+    let increment = Increment {
+        counter: "acme/bulk".into(),
+        delta: 1,
+        ..Increment::default()
+    };
+    let message = RecordIncrementsRequest {
+        session_id: session.into(),
+        sequence,
+        increments: vec![increment],
+        ..RecordIncrementsRequest::default()
+    };
+    let answers = client.record_increments(tokio_stream::once(message));
+    let mut answers = soon(answers).await?.into_inner();
+    let mut acknowledged = 0;
+    while let Some(answer) = soon(answers.message()).await? {
+        acknowledged = answer.acknowledged.max(acknowledged);
+    }
+    Ok(acknowledged)
+}
+
+/// Stores a session under another id.
+async fn rename(path: &str, from: &str, to: &str) {
+    let store = SqliteStore::open(path.as_ref(), 1 << 20).expect("it is there");
+    let loaded = soon(store.load(0)).await.expect("it is well");
+    let mut sessions = loaded.sessions.into_iter();
+    let session = sessions.find(|(id, _)| **id == *from).expect("it is there");
+    let change = |id: &str, before, after| -> (SessionId, _) {
+        (id.into(), SessionChange { before, after })
+    };
+    let session = Some(session.1);
+    let head = loaded.head;
+    let batch = Commit {
+        seq: head.seq + 1,
+        time: head.time,
+        stamp: Stamp {
+            age: head.age,
+            newest: None,
+        },
+        horizon: head.horizon,
+        session_horizon: head.session_horizon,
+        places: 0,
+        ids: [].into(),
+        forget_before: 0,
+        deletions_up_to: 0,
+        changes: Changes {
+            sessions: vec![
+                change(from, session.clone(), None),
+                change(to, None, session),
+            ],
+            ..Changes::default()
+        },
+    };
+    let stored = soon(store.commit(0, Arc::new(batch))).await;
+    stored.expect("stored");
+}
+
+/// A session goes on under the form that it was stored by, and a message which it has counts no second time.
+#[tokio::test]
+async fn a_session_goes_on_under_the_form_that_it_was_stored_by() {
+    let place = Place::new("sqlite").await;
+    let time = uuid::Timestamp::from_unix(uuid::NoContext, BEGUN.as_secs(), 0);
+    let canonical = uuid::Uuid::new_v7(time).to_string();
+    let stored = canonical.to_uppercase();
+    let (server, mut client) = place.serve(SUMD, &place.store()).await;
+    let acknowledged = record(&mut client, &canonical, 1).await;
+    assert_eq!(acknowledged.expect("it counts"), 1);
+    stop(server).await;
+    rename(&place.file("sumd.db"), &canonical, &stored).await;
+
+    let (server, mut client) = place.serve(SUMD, &place.store()).await;
+    for sequence in [1, 2] {
+        let acknowledged = record(&mut client, &stored, sequence).await;
+        assert_eq!(acknowledged.expect("it goes on"), sequence);
+    }
+    let counters = super::scenario::list(&mut client).await;
+    assert_eq!(counters["acme/bulk"], 2);
+    stop(server).await;
+}
