@@ -283,7 +283,7 @@ pub struct MemoryOptions {
           value_parser = values::horizon)]
     pub session_horizon: Duration,
 
-    /// Memory for request ids and sessions, some 50 bytes an id; once it is full new ids are refused. Over a horizon of 10m
+    /// Memory for request ids and sessions, some 50 bytes an id, and 64 a commit; once it is full new ids are refused. Over a horizon of 10m
     /// that is 35,000 new ids a second for each GiB [default: an eighth of the machine's memory, or of what its control group
     /// may have]
     #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size)]

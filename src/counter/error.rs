@@ -47,14 +47,14 @@ fn lane_error_with(error: LaneError, kind: Kind, effect: Effect) -> Status {
         LaneError::Moved => store_failed(&StoreError::Moved, effect),
         LaneError::Overloaded => status::retriable(
             Code::Unavailable,
-            format!("too many increments wait; {}", told(effect)),
+            format!("too many increments wait; {}", told_to_retry(effect)),
             "OVERLOADED",
             &[outcome(effect)],
             OVERLOAD_RETRY_DELAY,
         ),
         LaneError::Closed => status::retriable(
             Code::Unavailable,
-            format!("the server is shutting down; {}", told(effect)),
+            format!("the server is shutting down; {}", told_to_retry(effect)),
             "SHUTTING_DOWN",
             &[outcome(effect)],
             RESTART_DELAY,
@@ -115,6 +115,16 @@ fn told(effect: Effect) -> &'static str {
     }
 }
 
+/// The same, of an error that passes.
+fn told_to_retry(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "nothing was changed: retry",
+        Effect::Unknown => {
+            "some of it may have been applied: retry with the same request_id, or go on with the same session"
+        }
+    }
+}
+
 fn outcome(effect: Effect) -> (&'static str, String) {
     match effect {
         Effect::None => not_applied(),
@@ -145,7 +155,10 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
             Code::Unavailable,
             "STORE_UNAVAILABLE",
-            "the store cannot be reached just now".to_owned(),
+            format!(
+                "the store cannot be reached just now; {}",
+                told_to_retry(effect)
+            ),
         ),
         StoreError::Full(problem) => (
             Code::ResourceExhausted,
@@ -161,7 +174,10 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
         StoreError::Failed(_) => (
             Code::Unavailable,
             "STORE_FAILED",
-            "the store has failed; the server's log says why".to_owned(),
+            format!(
+                "the store has failed, and the server's log says why; {}",
+                told_to_retry(effect)
+            ),
         ),
     };
     status::retriable(code, message, reason, &[outcome(effect)], RESTART_DELAY)

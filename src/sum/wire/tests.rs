@@ -136,7 +136,8 @@ proptest! {
     }
 }
 
-/// Every length around the sizes of a block and a strip, every value width, every cut.
+/// Every length around the sizes of a block and a strip, every value width, every cut; of long messages cuts at every place in a
+/// block.
 #[test]
 fn every_length_and_cut() {
     for width in [1, 2, 3, 4, 5, 9, 10] {
@@ -149,7 +150,9 @@ fn every_length_and_cut() {
             let message = packed_field(&run_of(&vec![value; count]));
             let expected = decoded(&message);
             assert!(expected.is_some());
-            for cut in 0..message.len() {
+            // It has no factor in common with a block or a strip.
+            let step = if count < 70 { 1 } else { 13 };
+            for cut in (0..message.len()).step_by(step) {
                 assert_eq!(
                     summed(&message, &[cut]),
                     expected,
