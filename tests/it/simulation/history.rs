@@ -92,6 +92,8 @@ pub struct Message {
     pub asked: Instant,
     /// When it was acknowledged, unless its session was forgotten before.
     pub known: Option<Instant>,
+    /// It must not have been made.
+    pub not: bool,
 }
 
 pub struct Read {

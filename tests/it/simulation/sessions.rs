@@ -2,7 +2,7 @@
 
 pub mod stream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -34,6 +34,10 @@ struct Recorder {
     known: BTreeMap<u64, Instant>,
     /// The server has forgotten the session: what is not acknowledged by now may be counted, or not.
     is_lost: bool,
+    /// How often each was sent.
+    copies: HashMap<u64, u32>,
+    /// The client has given up on this one, since it was told that it is not applied and never will be.
+    refused: Option<u64>,
 }
 
 /// Records messages until all are acknowledged, on one stream after the other.
@@ -49,8 +53,10 @@ pub async fn record(cluster: Cluster, mut rng: Rng, who: usize) -> History {
         sent: BTreeMap::new(),
         known: BTreeMap::new(),
         is_lost: false,
+        copies: HashMap::new(),
+        refused: None,
     };
-    while recorder.acknowledged < MESSAGES && !recorder.is_lost {
+    while recorder.acknowledged < MESSAGES && !recorder.is_lost && recorder.refused.is_none() {
         if let Some(node) = cluster.any(&mut recorder.client.rng) {
             node.lives(recorder.stream(&node)).await;
         }
@@ -66,6 +72,7 @@ pub async fn record(cluster: Cluster, mut rng: Rng, who: usize) -> History {
                 adds,
                 asked: *asked,
                 known: recorder.known.get(&number).copied(),
+                not: recorder.refused == Some(number),
             });
         }
     }
@@ -147,11 +154,13 @@ impl Recorder {
         }
         if sequence > 0 {
             self.sent.entry(sequence).or_insert_with(Instant::now);
+            *self.copies.entry(sequence).or_default() += 1;
         }
         stream.send(&request);
     }
 
-    /// Checks the reason of a stream's end: a passing failure, or a session that was forgotten after a long time.
+    /// Checks the reason of a stream's end: a passing failure, or a session that was forgotten after a long time. Of what is said to
+    /// be not applied, though it is, the bits tell: a client that has sent it once may leave it at that.
     fn judge(&mut self, status: &Status) {
         let plan = self.client.cluster.plan.clone();
         let info = status.get_details_error_info();
@@ -168,6 +177,22 @@ impl Recorder {
             _ => {
                 let session = self.session.clone();
                 self.client.problem(format!("{session}: {status:?}"));
+            }
+        }
+        let outcome = info.as_ref().and_then(|info| info.metadata.get("outcome"));
+        let next = self.acknowledged + 1;
+        let is_only_copy = self.sent.len() as u64 == next && self.copies[&next] == 1;
+        match outcome.map(String::as_str) {
+            Some("UNKNOWN") => {}
+            Some("NOT_APPLIED") => {
+                if is_only_copy && self.client.rng.bool() {
+                    self.refused = Some(next);
+                }
+            }
+            _ => {
+                let session = self.session.clone();
+                self.client
+                    .problem(format!("{session}: without an outcome: {status:?}"));
             }
         }
     }

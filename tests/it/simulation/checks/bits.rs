@@ -134,7 +134,7 @@ fn adders(history: &History) -> Adders {
                 asked: message.asked,
                 known: message.known,
                 revision: None,
-                not: false,
+                not: message.not,
                 session: Some(message.session),
             });
         }
