@@ -96,8 +96,8 @@ soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power:
 		cargo test --release --locked --test it -- --ignored --exact faults::soak --nocapture
 
 .PHONY: mutants
-mutants: $(MUTANTS) $(ETCD) ## Change the code at random, and tell which changes no test sees (tests/mutants)
-	PATH="$(TOOLS)/bin:$$PATH" tests/mutants
+mutants: $(MUTANTS) $(NEXTEST) $(ETCD) ## Change the code at random, and tell which changes no test sees (tests/mutants)
+	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" tests/mutants
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)
