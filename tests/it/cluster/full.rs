@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::process::Node;
 use super::{in_time, node};
 use crate::etcd::cluster::Cluster;
-use crate::etcd::quota::{fill, make_room};
+use crate::etcd::quota::{ROOM, fill, make_room};
 use crate::support::soon;
 
 const QUOTA_BYTES: &str = "16777216";
@@ -36,7 +36,11 @@ async fn a_node_joins_once_there_is_room() {
         other => panic!("{other:?}"),
     }
     assert!(Instant::now() >= deadline, "it was given up early");
-    let (joined, ()) = tokio::join!(join(in_time()), make_room(&cluster, revision));
+    let client = cluster.client();
+    let (joined, ()) = tokio::join!(
+        join(in_time()),
+        make_room(&cluster, &client, revision, ROOM)
+    );
     joined.expect("there is room");
 }
 

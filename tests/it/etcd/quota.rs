@@ -9,11 +9,14 @@ use sumd::proto::etcd::etcdserverpb::{DeleteRangeRequest, TxnRequest};
 use sumd::store::etcd::client::{Alarm, AlarmKind, Client, Doubt, Error, Outcome, get, put};
 use sumd::store::etcd::{EtcdStore, Sizes};
 use sumd::store::{Store, StoreError};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Cluster;
 use super::{in_time, put_request};
 use crate::support::soon;
+
+/// What is left where nothing of use is stored.
+pub const ROOM: u64 = 8 << 20;
 
 /// Writes until no more is taken. Gives the last revision, and the error.
 pub async fn fill(client: &Client) -> (i64, Error) {
@@ -30,32 +33,42 @@ pub async fn fill(client: &Client) -> (i64, Error) {
     }
 }
 
-/// Makes room in a cluster of one member, as an operator does.
-pub async fn make_room(cluster: &Cluster, revision: i64) {
-    let client = cluster.client();
-    client
-        .compact(revision, in_time())
-        .await
-        .expect("this still works");
-    let host = cluster.members[0].host();
-    // The compaction takes place a little later.
-    loop {
-        client.defragment(&host, in_time()).await.expect("done");
-        let member = client
-            .members(in_time())
-            .await
-            .remove(0)
-            .1
-            .expect("it is well");
-        if member.database_bytes < 8 << 20 {
-            break;
+/// Makes room, as an operator does: forgets all before a revision, until each member's database has less than so many bytes.
+pub async fn make_room(cluster: &Cluster, client: &Client, revision: i64, below: u64) {
+    // This works without room.
+    insist(|| client.compact(revision, in_time())).await;
+    for host in &cluster.address().hosts {
+        // The compaction takes place a little later.
+        loop {
+            insist(|| client.defragment(host, in_time())).await;
+            let members = client.members(in_time()).await;
+            let mut members = members.into_iter().filter(|(of, _)| of == host);
+            let (_, member) = members.next().expect("it is one");
+            if member.is_ok_and(|member| member.database_bytes.cast_unsigned() < below) {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
         }
     }
-    for alarm in client.alarms(in_time()).await.expect("they are told") {
-        client
-            .disarm(alarm, in_time())
-            .await
-            .expect("there is room");
+    for alarm in insist(|| client.alarms(in_time())).await {
+        insist(|| client.disarm(alarm, in_time())).await;
+    }
+}
+
+/// Asks until it is done.
+pub async fn insist<T, F>(mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let deadline = in_time();
+    loop {
+        match ask().await {
+            Ok(done) => return done,
+            Err(error) => {
+                assert!(error.is_passing() && Instant::now() < deadline, "{error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }
 
@@ -90,7 +103,7 @@ async fn no_space() {
     let large = client.range(get("large"), in_time()).await;
     assert_eq!(large.expect("reads go on").kvs.len(), 1);
 
-    make_room(&cluster, revision).await;
+    make_room(&cluster, &cluster.client(), revision, ROOM).await;
     assert_eq!(client.alarms(in_time()).await, Ok(Vec::new()));
     client
         .put(put_request("small", ""), in_time())
@@ -144,7 +157,7 @@ async fn a_full_etcd_refuses_increments_until_there_is_room() {
         }
     }
     assert_eq!(value().await, Some(1));
-    make_room(&cluster, revision).await;
+    make_room(&cluster, &cluster.client(), revision, ROOM).await;
     count().await.expect("there is room");
     assert_eq!(value().await, Some(2));
 }

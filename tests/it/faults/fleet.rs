@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sumd::proto::etcd::etcdserverpb::DeleteRangeRequest;
-use sumd::store::etcd::client::{Client, Doubt, Error, Host, Outcome, get, prefix_end};
+use sumd::store::etcd::client::{Client, Doubt, Outcome, get, prefix_end};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,7 @@ use super::node::Node;
 use crate::crash::link::Servers;
 use crate::etcd::cluster::{Cluster, QUICK_LOGIN};
 use crate::etcd::proxy::Way;
+use crate::etcd::quota::{self, insist};
 use crate::etcd::{in_time, put_request};
 
 /// How many members, and how many nodes.
@@ -165,45 +166,7 @@ impl Fleet {
         let client = &self.client;
         let done = insist(|| client.delete_range(junk.clone(), in_time())).await;
         let revision = done.header.expect("a header").revision;
-        // This works without room.
-        insist(|| client.compact(revision, in_time())).await;
-        let hosts: Vec<Host> = self.cluster.address().hosts;
-        for host in &hosts {
-            // The compaction takes place a little later.
-            loop {
-                insist(|| client.defragment(host, in_time())).await;
-                let members = client.members(in_time()).await;
-                let of_it = members.into_iter().find(|(other, _)| other == host);
-                let size = of_it
-                    .expect("it is one")
-                    .1
-                    .map(|member| member.database_bytes);
-                if size.is_ok_and(|size| u64::try_from(size).expect("a size") < QUOTA / 2) {
-                    break;
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        }
-        for alarm in insist(|| client.alarms(in_time())).await {
-            insist(|| client.disarm(alarm, in_time())).await;
-        }
-    }
-}
-
-/// Asks until it is done.
-async fn insist<T, F>(mut ask: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let deadline = in_time();
-    loop {
-        match ask().await {
-            Ok(done) => return done,
-            Err(error) => {
-                assert!(error.is_passing() && Instant::now() < deadline, "{error}");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+        quota::make_room(&self.cluster, client, revision, QUOTA / 2).await;
     }
 }
 
