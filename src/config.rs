@@ -68,8 +68,9 @@ pub enum Command {
     /// Look for damage in the counters; servers may be using them. Times that are later than now, by which a clock was wrong,
     /// are noted on standard error, and are no damage: the exit code is 0
     Check(StoreOptions),
-    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
-    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
+    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; if it
+    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more; nor
+    /// is it moved again once the move is complete
     Move(MoveOptions),
     /// Take back what a clock that was ahead has done to counters that nobody serves, or to a backup of them
     ///
@@ -85,10 +86,9 @@ pub enum Command {
     /// Counters on etcd are mended by way of a backup: stop all nodes, sumd backup, sumd reset-horizon on the backup, and sumd
     /// restore with another --etcd-prefix, which the nodes are then started with.
     ResetHorizon(ResetOptions),
-    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. Nothing
-    /// looks at the other side: if anybody serves what was written there, now or later, the two count apart, and a request
-    /// that is sent to both is counted on both. It is refused while the file that the counters were moved to is there
-    Reopen(StoreOptions),
+    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. It is refused
+    /// if the move is complete, whatever has become of the file since, and if the file is there
+    Reopen(ReopenOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }
@@ -104,7 +104,8 @@ impl Config {
             Some(Command::Serve(options)) => options.check(),
             Some(Command::Backup(options)) => options.store.check(),
             Some(Command::Restore(options)) => options.store.check(),
-            Some(Command::Check(options) | Command::Reopen(options)) => options.check(),
+            Some(Command::Check(options)) => options.check(),
+            Some(Command::Reopen(options)) => options.store.check(),
             Some(Command::Move(options)) => options.check(),
             Some(
                 Command::Add(_)
@@ -251,6 +252,19 @@ pub struct RestoreOptions {
     /// Where to.
     #[command(flatten)]
     pub store: NewStoreOptions,
+}
+
+/// What `sumd reopen` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ReopenOptions {
+    /// Which counters.
+    #[command(flatten)]
+    pub store: StoreOptions,
+
+    /// Open the counters although the move is complete, or the file is there. All that was counted in the file is not in them;
+    /// and if anybody serves the file, now or later, the two count apart, and a request that is sent to both is counted on both
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What `sumd reset-horizon` takes.

@@ -214,6 +214,12 @@ pub struct MoveOptions {
     #[arg(long, value_name = "STORE")]
     pub to: StoreAddress,
 
+    /// Make a move again that was complete, and whose target is lost: from the counters as they were when they were moved. All
+    /// that was counted at the target is not in them; and if anybody serves the first target after all, the two count apart, and
+    /// a request that is sent to both is counted on both
+    #[arg(long)]
+    pub force: bool,
+
     /// The options of etcd.
     #[command(flatten)]
     pub etcd: EtcdOptions,

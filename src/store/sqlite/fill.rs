@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
+use uuid::Uuid;
 
 use super::rows::{self, Error};
-use super::tools::{Partial, Place, complete, publish, refuse_existing};
+use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve, settle};
 use super::{check, schema};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
@@ -41,7 +42,7 @@ impl Filling {
     fn begin(path: &Path, dump: &Dump, place: Option<Place>) -> Result<Self, ToolError> {
         refuse_existing(path)?;
         let partial = Partial::new(path)?;
-        let (connection, _) = schema::open(&partial.0)?;
+        let (connection, _) = schema::open(&partial.file)?;
         let filling = Self {
             path: path.to_owned(),
             digests: dump.digests,
@@ -62,6 +63,10 @@ impl Filling {
         meta.execute(params!["key", self.digests.key()])?;
         meta.execute(params!["lanes", dump.lanes])?;
         meta.execute(params!["forgotten", dump.forgotten])?;
+        if self.place.is_some() {
+            let id = Uuid::new_v4().into_bytes();
+            transaction.execute("INSERT INTO meta VALUES ('move', ?1)", params![id])?;
+        }
         let mut put = transaction.prepare(rows::PUT_BATCH)?;
         let mut batch = Commit {
             seq: 0,
@@ -133,33 +138,80 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// All of it is written: gives it its name, once `check` has looked at the file.
-    pub(in crate::store) fn publish(
+    /// All of it is written: gives the file that is complete, once `check` has looked at it.
+    pub(in crate::store) fn complete(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
-    ) -> Result<(), ToolError> {
-        let Self {
-            path,
-            place,
-            partial,
-            connection,
-            ..
-        } = self;
-        complete(&partial.0, connection)?;
-        let partial = &*partial.0;
-        let report = check(partial)?;
+    ) -> Result<Written, ToolError> {
+        complete(&self.partial.file, self.connection)?;
+        let file = &*self.partial.file;
+        let report = check(file)?;
         if let Some(problem) = report.problems.into_iter().next() {
-            return Err(ToolError::Data(partial.to_owned(), problem));
+            return Err(ToolError::Data(file.to_owned(), problem));
         }
-        check_also(partial)?;
-        publish(partial, &path)?;
-        if let Some(place) = place {
-            place.keep();
-        }
-        Ok(())
+        check_also(file)?;
+        Ok(Written {
+            path: self.path,
+            partial: self.partial,
+            place: self.place,
+        })
     }
 
     fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
-        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
+        written.map_err(|error| ToolError::Data(self.partial.file.clone(), error.to_string()))
+    }
+}
+
+/// A database that is complete but for its name.
+pub(in crate::store) struct Written {
+    path: PathBuf,
+    partial: Partial,
+    place: Option<Place>,
+}
+
+impl Written {
+    /// The one that a move has left, if it was broken off when it had recorded that it was complete.
+    pub(in crate::store) fn left(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
+        let mut partial = Partial::of(path);
+        partial.is_kept = true;
+        if path.exists() || !partial.file.exists() {
+            return Ok(None);
+        }
+        let left = Self {
+            path: path.to_owned(),
+            partial,
+            place: Some(reserve(path)?),
+        };
+        Ok((left.id()? == id).then_some(left))
+    }
+
+    /// The id of the move that has made it, which no other file has.
+    pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
+        let connection = schema::open_reader(self.file())?.connection;
+        let id = schema::made_by_move(&connection);
+        let id = id.map_err(|error| ToolError::Data(self.file().to_owned(), error.to_string()))?;
+        Ok(id.unwrap_or_default())
+    }
+
+    /// Where it is.
+    pub(in crate::store) fn file(&self) -> &Path {
+        &self.partial.file
+    }
+
+    /// Leaves it there from now on, whatever becomes of this process, or of the machine's power.
+    pub(in crate::store) fn keep(&mut self) -> Result<(), ToolError> {
+        settle(self.file())?;
+        self.partial.is_kept = true;
+        Ok(())
+    }
+
+    /// Gives it its name.
+    pub(in crate::store) fn publish(mut self) -> Result<(), ToolError> {
+        publish(self.file(), &self.path)?;
+        self.partial.is_kept = false;
+        if let Some(place) = self.place {
+            place.keep();
+        }
+        Ok(())
     }
 }

@@ -22,8 +22,8 @@ use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
     refuse_existing(to)?;
     let partial = Partial::new(to)?;
-    copy(path, &partial.0)?;
-    publish(&partial.0, to)
+    copy(path, &partial.file)?;
+    publish(&partial.file, to)
 }
 
 /// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
@@ -40,7 +40,7 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
-    let partial = &*partial.0;
+    let partial = &*partial.file;
     copy(from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
     let (connection, digests) = schema::open(partial)?;
@@ -93,23 +93,34 @@ impl Drop for Place {
     }
 }
 
-/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does.
-pub(super) struct Partial(pub(super) PathBuf);
+/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does, or is kept.
+pub(super) struct Partial {
+    pub(super) file: PathBuf,
+    pub(super) is_kept: bool,
+}
 
 impl Partial {
+    /// That of a file, if there is one.
+    pub(super) fn of(path: &Path) -> Self {
+        Self {
+            file: beside(path, ".partial"),
+            is_kept: false,
+        }
+    }
+
     /// Makes an empty one.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
-        let partial = Self(beside(path, ".partial"));
+        let partial = Self::of(path);
         // The rest of an earlier attempt.
         partial.remove()?;
-        let made = create(&partial.0);
+        let made = create(&partial.file);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
         Ok(partial)
     }
 
     fn remove(&self) -> Result<(), ToolError> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
-            let file = beside(&self.0, suffix);
+            let file = beside(&self.file, suffix);
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(ToolError::Io(file, error));
@@ -123,8 +134,10 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // The next attempt removes what stays.
-        let _ = self.remove();
+        if !self.is_kept {
+            // The next attempt removes what stays.
+            let _ = self.remove();
+        }
     }
 }
 
@@ -169,13 +182,19 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
 /// Gives a file that is complete its name, durably.
 pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
-    File::open(partial)
-        .and_then(|file| file.sync_all())
-        .map_err(io)?;
+    sync(partial).map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    File::open(folder(path))
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)
+    sync(folder(path)).map_err(io)
+}
+
+/// Makes a file that is complete durable, with its name.
+pub(super) fn settle(partial: &Path) -> Result<(), ToolError> {
+    let settled = sync(partial).and_then(|()| sync(folder(partial)));
+    settled.map_err(|error| ToolError::Io(partial.to_owned(), error))
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()> {
