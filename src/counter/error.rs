@@ -10,6 +10,7 @@ use tracing::warn;
 use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
+use crate::notice::Rarely;
 use crate::status::{self, not_applied, unknown};
 use crate::store::{Effect, StoreError};
 use times::{from_future, too_old};
@@ -328,6 +329,15 @@ fn session_damaged() -> Status {
 }
 
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
+    static NOTICE: Rarely = Rarely::new();
+    if NOTICE.is_due() {
+        warn!(
+            max_bytes,
+            "refusing new {}: the memory for them is full (--id-memory). There is room once the oldest are forgotten ({})",
+            of_kind(kind, "ids", "sessions"),
+            of_kind(kind, "--id-horizon", "--session-horizon"),
+        );
+    }
     status::retriable(
         Code::ResourceExhausted,
         format!(

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
-use sumd::proto::sum::v1::IncrementCounterRequest;
+use sumd::proto::sum::v1::{IncrementCounterRequest, WatchCountersRequest};
 use tonic::transport::Channel;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::NOW;
@@ -91,4 +91,42 @@ async fn ids_that_a_wrong_clock_refuses_are_told_and_logged() {
         let line = only(&mut server, logged).await;
         assert!(line["now"].as_str().is_some(), "{line}");
     }
+}
+
+/// Memory for ids that is full is told with its flag.
+#[tokio::test]
+async fn ids_that_there_is_no_memory_for_are_logged() {
+    let mut server = Process::serve(&["--id-memory=64KiB", NOW]).await;
+    let mut client = connect(&server).await;
+    let mut refused = 0;
+    for number in 0.. {
+        assert!(number < 10_000, "64 KiB are full");
+        if let Err(status) = increment(&mut client, format!("id-{number}")).await {
+            assert_eq!(reason(&status).0, "REQUEST_IDS_FULL");
+            refused += 1;
+        }
+        if refused == 3 {
+            break;
+        }
+    }
+    let line = only(&mut server, "refusing new ids").await;
+    let message = line["message"].as_str().expect("a message");
+    assert!(message.contains("--id-memory"), "{line}");
+}
+
+/// So are calls that there is no room for.
+#[tokio::test]
+async fn calls_beyond_the_limit_are_logged() {
+    let mut server = Process::serve(&["--max-calls=1", NOW]).await;
+    let mut client = connect(&server).await;
+    let watch = soon(client.watch_counters(WatchCountersRequest::default())).await;
+    let mut watch = watch.expect("it is the first call").into_inner();
+    soon(watch.message()).await.expect("the state");
+    for _ in 0..3 {
+        let refused = increment(&mut client, String::new()).await;
+        let status = refused.expect_err("there is one call already");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    let line = only(&mut server, "refusing calls (--max-calls)").await;
+    assert_eq!(line["max"], 1, "{line}");
 }
