@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{LEAVE_PATIENCE, Result};
 
 /// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease. Then it
-/// fails, unless etcd is full.
+/// fails, unless etcd is full; and before that if the other one is seen to live.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two attempts to reach etcd at a start.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
