@@ -19,7 +19,8 @@ pub use store::{
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::server::{Address, Limits, ListenOptions};
 use crate::telemetry::LogOptions;
@@ -46,6 +47,10 @@ pub struct Config {
     /// The options of the default command.
     #[command(flatten)]
     pub serve: ServeOptions,
+
+    /// The options on the command line, by their names in this program. The environment may well have others, for other commands.
+    #[arg(skip)]
+    given: Vec<String>,
 }
 
 /// What to do.
@@ -94,27 +99,46 @@ pub enum Command {
 }
 
 impl Config {
+    /// Takes the command line of this process, and its environment.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it, or the help that was asked for.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        Ok(Self {
+            given: given(&matches),
+            ..Self::from_arg_matches(&matches)?
+        })
+    }
+
     /// Checks options against each other.
     ///
     /// # Errors
     /// Returns what is wrong if options do not go together.
     pub fn check(&self) -> Result<(), String> {
-        match &self.command {
-            None => self.serve.check(),
-            Some(Command::Serve(options)) => options.check(),
-            Some(Command::Backup(options)) => options.store.check(),
-            Some(Command::Restore(options)) => options.store.check(),
-            Some(Command::Check(options)) => options.check(),
-            Some(Command::Reopen(options)) => options.store.check(),
-            Some(Command::Move(options)) => options.check(),
+        let store = match &self.command {
+            None => {
+                self.serve.check()?;
+                &self.serve.store.store
+            }
+            Some(Command::Serve(options)) => {
+                options.check()?;
+                &options.store.store
+            }
+            Some(Command::Backup(options)) => &options.store,
+            Some(Command::Restore(options)) => &options.store.store,
+            Some(Command::Check(options)) => options,
+            Some(Command::Reopen(options)) => &options.store,
+            Some(Command::Move(options)) => return options.check(&self.given),
             Some(
                 Command::Add(_)
                 | Command::Counter(_)
                 | Command::Cluster(_)
                 | Command::ResetHorizon(_)
                 | Command::Health(_),
-            ) => Ok(()),
-        }
+            ) => return Ok(()),
+        };
+        store.check(&self.given)
     }
 
     /// The variables of the environment that look like options of sumd and are none: mostly misspelt ones.
@@ -138,10 +162,20 @@ impl Config {
     }
 }
 
+/// The options on a command line, those of its command included.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let of = |matches: &ArgMatches| {
+        let ids = matches.ids().map(clap::Id::as_str);
+        let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        ids.filter(is_given).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let command = matches.subcommand().map(|(_, command)| of(command));
+    [of(matches), command.unwrap_or_default()].concat()
+}
+
 impl ServeOptions {
     fn check(&self) -> Result<(), String> {
         self.limits.check()?;
-        self.store.check()?;
         // It tells a node of a cluster, which must not begin with counters of its own because --store was forgotten.
         if self.node.advertise.is_some() && matches!(self.store.address(), StoreAddress::Sqlite(_))
         {

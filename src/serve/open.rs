@@ -149,9 +149,19 @@ async fn open_etcd(
         .build()?;
     let lanes: Result<_> = lane::Running::open(runtime, store, options.memory.bounds()).await;
     let lanes = lanes?;
+    let found = lanes.lanes.store().lanes();
+    if let Some(lanes) = options.store.layout.etcd_lanes
+        && lanes != found
+    {
+        warn!(
+            lanes = found,
+            "--etcd-lanes {lanes} is not used: the counters have {found} lanes, and keep them. To divide them anew, sumd backup, \
+             and sumd restore with another --etcd-prefix"
+        );
+    }
     let cluster = cluster::Options {
         prefix: etcd.etcd_prefix.clone(),
-        lanes: u16::try_from(lanes.lanes.store().lanes())?,
+        lanes: u16::try_from(found)?,
         ttl: cluster::DEFAULT_TTL,
     };
     let id = node.id.clone();
