@@ -1,5 +1,6 @@
 //! Keeps a node's key where others find it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,13 +133,30 @@ impl Registrar {
     async fn rest(&mut self, held: &mut Option<Lease>, revision: i64) {
         let Some(lease) = held else { return };
         let id = &self.node.id;
+        let (mut views, started) = (self.view.clone(), self.node.started);
         // Somebody may have deleted the key, or another node of this id and address gone with it.
         let is_gone = |view: &Arc<View>| view.revision() >= revision && view.node(id).is_none();
         let gone = async {
             // Who watches does so for as long as the node takes part.
             let _ = self.view.wait_for(is_gone).await;
         };
+        let is_another = |node: &Node| node.started != started;
+        let replaced = async {
+            // It has this one's address, as this one would have after a restart: both go on, and the key is the last one's.
+            let is_replaced = |view: &Arc<View>| {
+                view.revision() >= revision && view.node(id).is_some_and(is_another)
+            };
+            if views.wait_for(is_replaced).await.is_ok() {
+                warn!(
+                    id,
+                    address = self.node.address,
+                    "another node of this id and address has taken this one's place: each needs its own (--node-id, --advertise)"
+                );
+            }
+            pending::<()>().await;
+        };
         tokio::select! {
+            () = replaced => {}
             () = lease.lost() => *held = None,
             () = gone => warn!("the node's key has gone, with its lease still there"),
             _ = self.wish.changed() => {}

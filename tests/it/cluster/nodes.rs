@@ -92,6 +92,24 @@ async fn another_number_of_lanes_is_told() {
     }
 }
 
+/// A node whose place another one takes, which says that it is the same at the same address, logs that.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_node_whose_place_is_taken_says_so() {
+    let etcd = Cluster::guarded(1).await;
+    let address = etcd.address();
+    let flags = ["--advertise", "node.example:8080", "--drain-delay", "0s"];
+    let start = async || {
+        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "a", &flags).await;
+        node.process.logged("counting").await;
+        node
+    };
+    let mut first = start().await;
+    let _second = start().await;
+    let told = "another node of this id and address";
+    first.process.logged(told).await;
+}
+
 /// Of a node that dies the others take over the lanes, at once; and of one that stops for a while too, which finds out.
 #[tokio::test]
 #[ignore = "make test runs it"]
