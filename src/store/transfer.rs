@@ -18,7 +18,7 @@ use super::etcd::fill::{Filling, is_begun};
 use super::etcd::survey::Survey;
 use super::etcd::{self, Hold, Kv, Place};
 use super::sqlite::OpenError;
-use super::sqlite::fill::{Filling as File, Written};
+use super::sqlite::fill::{Filling as File, Left};
 use super::sqlite::reserve;
 use super::sqlite::source::{Reading, Source};
 use super::tools::{RESTORE_GAP, Report, ToolError};
@@ -73,7 +73,8 @@ async fn hold(place: &Place) -> Result<Hold, ToolError> {
 /// Where the file is there already, or what is in etcd is damaged or cannot be read.
 pub async fn backup(place: &Place, to: &Path) -> Result<(), ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
-    file.complete(|_| Ok(()))?.publish()
+    let (written, _) = file.complete(|_| Ok(()))?;
+    written.publish()
 }
 
 /// Writes a backup to etcd, under a prefix that is empty. Revisions go on far behind the backup's.
@@ -151,7 +152,7 @@ pub async fn move_to_sqlite(
     force: bool,
 ) -> Result<Tally, ToolError> {
     if !force && let Some(moved) = completed(place, to).await? {
-        let left = Written::left(path, &moved.file)?.ok_or(moved.refusal)?;
+        let left = Left::find(path, &moved.file)?.ok_or(moved.refusal)?;
         let tally = count(left.file())?;
         left.publish()?;
         return Ok(tally);
@@ -160,11 +161,11 @@ pub async fn move_to_sqlite(
     let here = reserve(path)?;
     close(place, to).await?;
     let (file, tally) = copy(place, |dump| File::database(path, here, dump)).await?;
-    let mut written = file.complete(|partial| compare(&tally, &count(partial)?))?;
-    written.keep()?;
+    let (written, _) = file.complete(|partial| compare(&tally, &count(partial)?))?;
+    let left = written.leave()?;
     // From here on the file is what counts: if it has no name yet, the next attempt gives it that.
-    complete(place, to, written.id()?.into()).await?;
-    written.publish()?;
+    complete(place, to, left.id()?.into()).await?;
+    left.publish()?;
     Ok(tally)
 }
 

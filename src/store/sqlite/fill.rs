@@ -6,12 +6,12 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::rows::{self, Error};
-use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve, settle};
+use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve};
 use super::{check, schema};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
 use crate::store::dump::Dump;
-use crate::store::tools::ToolError;
+use crate::store::tools::{Report, ToolError};
 
 /// A database that is being written, which has its name once it is complete.
 pub(in crate::store) struct Filling {
@@ -42,7 +42,7 @@ impl Filling {
     fn begin(path: &Path, dump: &Dump, place: Option<Place>) -> Result<Self, ToolError> {
         refuse_existing(path)?;
         let partial = Partial::new(path)?;
-        let (connection, _) = schema::open(&partial.file)?;
+        let (connection, _) = schema::open(&partial.0)?;
         let filling = Self {
             path: path.to_owned(),
             digests: dump.digests,
@@ -138,27 +138,28 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// All of it is written: gives the file that is complete, once `check` has looked at it.
+    /// All of it is written: gives the file that is complete, once `check` has looked at it, and what that has found.
     pub(in crate::store) fn complete(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
-    ) -> Result<Written, ToolError> {
-        complete(&self.partial.file, self.connection)?;
-        let file = &*self.partial.file;
+    ) -> Result<(Written, Report), ToolError> {
+        complete(&self.partial.0, self.connection)?;
+        let file = &*self.partial.0;
         let report = check(file)?;
-        if let Some(problem) = report.problems.into_iter().next() {
-            return Err(ToolError::Data(file.to_owned(), problem));
+        if let Some(problem) = report.problems.first() {
+            return Err(ToolError::Data(file.to_owned(), problem.clone()));
         }
         check_also(file)?;
-        Ok(Written {
+        let written = Written {
             path: self.path,
             partial: self.partial,
             place: self.place,
-        })
+        };
+        Ok((written, report))
     }
 
     fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
-        written.map_err(|error| ToolError::Data(self.partial.file.clone(), error.to_string()))
+        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
     }
 }
 
@@ -170,16 +171,42 @@ pub(in crate::store) struct Written {
 }
 
 impl Written {
-    /// The one that a move has left, if it was broken off when it had recorded that it was complete.
-    pub(in crate::store) fn left(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
-        let mut partial = Partial::of(path);
-        partial.is_kept = true;
-        if path.exists() || !partial.file.exists() {
+    /// Gives it its name. Nothing is left of it if that fails.
+    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
+        publish(&self.partial.0, &self.path)?;
+        if let Some(place) = self.place {
+            place.keep();
+        }
+        Ok(())
+    }
+
+    /// Leaves it where it is from now on.
+    pub(in crate::store) fn leave(self) -> Result<Left, ToolError> {
+        Ok(Left {
+            path: self.path,
+            file: self.partial.leave()?,
+            place: self.place,
+        })
+    }
+}
+
+/// The database that a move has made, which is complete but for its name, and stays there until it has that.
+pub(in crate::store) struct Left {
+    path: PathBuf,
+    file: PathBuf,
+    place: Option<Place>,
+}
+
+impl Left {
+    /// The one that the move of this id has left, if it was broken off when it was complete.
+    pub(in crate::store) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
+        let file = Partial::place(path);
+        if path.exists() || !file.exists() {
             return Ok(None);
         }
         let left = Self {
             path: path.to_owned(),
-            partial,
+            file,
             place: Some(reserve(path)?),
         };
         Ok((left.id()? == id).then_some(left))
@@ -187,28 +214,22 @@ impl Written {
 
     /// The id of the move that has made it, which no other file has.
     pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
-        let connection = schema::open_reader(self.file())?.connection;
+        let connection = schema::open_reader(&self.file)?.connection;
         let id = schema::made_by_move(&connection);
-        let id = id.map_err(|error| ToolError::Data(self.file().to_owned(), error.to_string()))?;
+        let id = id.map_err(|error| ToolError::Data(self.file.clone(), error.to_string()))?;
         Ok(id.unwrap_or_default())
     }
 
     /// Where it is.
     pub(in crate::store) fn file(&self) -> &Path {
-        &self.partial.file
-    }
-
-    /// Leaves it there from now on, whatever becomes of this process, or of the machine's power.
-    pub(in crate::store) fn keep(&mut self) -> Result<(), ToolError> {
-        settle(self.file())?;
-        self.partial.is_kept = true;
-        Ok(())
+        &self.file
     }
 
     /// Gives it its name.
-    pub(in crate::store) fn publish(mut self) -> Result<(), ToolError> {
-        publish(self.file(), &self.path)?;
-        self.partial.is_kept = false;
+    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
+        publish(&self.file, &self.path)?;
+        // The files that SQLite has put beside it.
+        drop(Partial(self.file));
         if let Some(place) = self.place {
             place.keep();
         }

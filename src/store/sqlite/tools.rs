@@ -22,8 +22,8 @@ use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
     refuse_existing(to)?;
     let partial = Partial::new(to)?;
-    copy(path, &partial.file)?;
-    publish(&partial.file, to)
+    copy(path, &partial.0)?;
+    publish(&partial.0, to)
 }
 
 /// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
@@ -40,7 +40,7 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
-    let partial = &*partial.file;
+    let partial = &*partial.0;
     copy(from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
     let (connection, digests) = schema::open(partial)?;
@@ -93,34 +93,38 @@ impl Drop for Place {
     }
 }
 
-/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does, or is kept.
-pub(super) struct Partial {
-    pub(super) file: PathBuf,
-    pub(super) is_kept: bool,
-}
+/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does.
+pub(super) struct Partial(pub(super) PathBuf);
 
 impl Partial {
-    /// That of a file, if there is one.
-    pub(super) fn of(path: &Path) -> Self {
-        Self {
-            file: beside(path, ".partial"),
-            is_kept: false,
-        }
+    /// Where that of a file is.
+    pub(super) fn place(path: &Path) -> PathBuf {
+        beside(path, ".partial")
     }
 
     /// Makes an empty one.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
-        let partial = Self::of(path);
+        let partial = Self(Self::place(path));
         // The rest of an earlier attempt.
         partial.remove()?;
-        let made = create(&partial.file);
+        let made = create(&partial.0);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
         Ok(partial)
     }
 
+    /// Leaves it, whatever becomes of this process, or of the machine's power.
+    pub(super) fn leave(self) -> Result<PathBuf, ToolError> {
+        let settled = sync(&self.0).and_then(|()| sync(folder(&self.0)));
+        settled.map_err(|error| ToolError::Io(self.0.clone(), error))?;
+        let file = self.0.clone();
+        // Dropped, it would be removed.
+        std::mem::forget(self);
+        Ok(file)
+    }
+
     fn remove(&self) -> Result<(), ToolError> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
-            let file = beside(&self.file, suffix);
+            let file = beside(&self.0, suffix);
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(ToolError::Io(file, error));
@@ -134,10 +138,8 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.is_kept {
-            // The next attempt removes what stays.
-            let _ = self.remove();
-        }
+        // The next attempt removes what stays.
+        let _ = self.remove();
     }
 }
 
@@ -179,18 +181,16 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
     Ok(())
 }
 
-/// Gives a file that is complete its name, durably.
+/// Gives a file that is complete its name, durably, or leaves it as it is.
 pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
     sync(partial).map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    sync(folder(path)).map_err(io)
-}
-
-/// Makes a file that is complete durable, with its name.
-pub(super) fn settle(partial: &Path) -> Result<(), ToolError> {
-    let settled = sync(partial).and_then(|()| sync(folder(partial)));
-    settled.map_err(|error| ToolError::Io(partial.to_owned(), error))
+    sync(folder(path)).map_err(|error| {
+        // A command that has failed leaves nothing that looks like its result.
+        let _ = fs::rename(path, partial);
+        io(error)
+    })
 }
 
 fn sync(path: &Path) -> io::Result<()> {
