@@ -19,7 +19,8 @@ pub use store::{
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::server::{Address, Limits, ListenOptions};
 use crate::telemetry::LogOptions;
@@ -46,6 +47,10 @@ pub struct Config {
     /// The options of the default command.
     #[command(flatten)]
     pub serve: ServeOptions,
+
+    /// The options on the command line, by their names in this program. The environment may well have others, for other commands.
+    #[arg(skip)]
+    given: Vec<String>,
 }
 
 /// What to do.
@@ -68,8 +73,9 @@ pub enum Command {
     /// Look for damage in the counters; servers may be using them. Times that are later than now, by which a clock was wrong,
     /// are noted on standard error, and are no damage: the exit code is 0
     Check(StoreOptions),
-    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; where it
-    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more
+    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; if it
+    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more; nor
+    /// is it moved again once the move is complete
     Move(MoveOptions),
     /// Take back what a clock that was ahead has done to counters that nobody serves, or to a backup of them
     ///
@@ -85,35 +91,54 @@ pub enum Command {
     /// Counters on etcd are mended by way of a backup: stop all nodes, sumd backup, sumd reset-horizon on the backup, and sumd
     /// restore with another --etcd-prefix, which the nodes are then started with.
     ResetHorizon(ResetOptions),
-    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. Nothing
-    /// looks at the other side: if anybody serves what was written there, now or later, the two count apart, and a request
-    /// that is sent to both is counted on both. It is refused while the file that the counters were moved to is there
-    Reopen(StoreOptions),
+    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. It is refused
+    /// if the move is complete, whatever has become of the file since, and if the file is there
+    Reopen(ReopenOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }
 
 impl Config {
+    /// Takes the command line of this process, and its environment.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it, or the help that was asked for.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        Ok(Self {
+            given: given(&matches),
+            ..Self::from_arg_matches(&matches)?
+        })
+    }
+
     /// Checks options against each other.
     ///
     /// # Errors
     /// Returns what is wrong if options do not go together.
     pub fn check(&self) -> Result<(), String> {
-        match &self.command {
-            None => self.serve.check(),
-            Some(Command::Serve(options)) => options.check(),
-            Some(Command::Backup(options)) => options.store.check(),
-            Some(Command::Restore(options)) => options.store.check(),
-            Some(Command::Check(options) | Command::Reopen(options)) => options.check(),
-            Some(Command::Move(options)) => options.check(),
+        let store = match &self.command {
+            None => {
+                self.serve.check()?;
+                &self.serve.store.store
+            }
+            Some(Command::Serve(options)) => {
+                options.check()?;
+                &options.store.store
+            }
+            Some(Command::Backup(options)) => &options.store,
+            Some(Command::Restore(options)) => &options.store.store,
+            Some(Command::Check(options)) => options,
+            Some(Command::Reopen(options)) => &options.store,
+            Some(Command::Move(options)) => return options.check(&self.given),
             Some(
                 Command::Add(_)
                 | Command::Counter(_)
                 | Command::Cluster(_)
                 | Command::ResetHorizon(_)
                 | Command::Health(_),
-            ) => Ok(()),
-        }
+            ) => return Ok(()),
+        };
+        store.check(&self.given)
     }
 
     /// The variables of the environment that look like options of sumd and are none: mostly misspelt ones.
@@ -137,10 +162,20 @@ impl Config {
     }
 }
 
+/// The options on a command line, those of its command included.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let of = |matches: &ArgMatches| {
+        let ids = matches.ids().map(clap::Id::as_str);
+        let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        ids.filter(is_given).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let command = matches.subcommand().map(|(_, command)| of(command));
+    [of(matches), command.unwrap_or_default()].concat()
+}
+
 impl ServeOptions {
     fn check(&self) -> Result<(), String> {
         self.limits.check()?;
-        self.store.check()?;
         // It tells a node of a cluster, which must not begin with counters of its own because --store was forgotten.
         if self.node.advertise.is_some() && matches!(self.store.address(), StoreAddress::Sqlite(_))
         {
@@ -251,6 +286,19 @@ pub struct RestoreOptions {
     /// Where to.
     #[command(flatten)]
     pub store: NewStoreOptions,
+}
+
+/// What `sumd reopen` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ReopenOptions {
+    /// Which counters.
+    #[command(flatten)]
+    pub store: StoreOptions,
+
+    /// Open the counters although the move is complete, or the file is there. All that was counted in the file is not in them;
+    /// and if anybody serves the file, now or later, the two count apart, and a request that is sent to both is counted on both
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What `sumd reset-horizon` takes.

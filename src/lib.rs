@@ -13,6 +13,7 @@ pub mod counter;
 pub mod grpc;
 pub mod lane;
 pub mod model;
+pub mod notice;
 pub mod proto;
 pub mod server;
 pub mod status;

@@ -12,7 +12,6 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use sumd::client::{self, ClientError};
 use sumd::config::{Command, Config, ServeOptions};
 use sumd::store::Report;
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> ExitCode {
-    let config = match Config::try_parse() {
+    let config = match Config::of_process() {
         Ok(config) => config,
         Err(error) if error.use_stderr() => return refuse(&one_line(&error)),
         Err(help) => {

@@ -207,13 +207,11 @@ impl Phase {
 }
 
 impl Node {
-    /// The nodes, as far as they are known.
-    fn cluster(&self) -> ClusterService {
+    /// The nodes; `None` as long as nobody knows if there are others.
+    fn cluster(&self) -> Option<ClusterService> {
         let services = self.services.borrow();
-        let cluster = services
-            .as_ref()
-            .and_then(|services| services.cluster.clone());
-        cluster.unwrap_or_else(|| self.alone.clone())
+        let cluster = services.as_ref()?.cluster.clone();
+        Some(cluster.unwrap_or_else(|| self.alone.clone()))
     }
 
     async fn drain(&self, accepting: &TaskTracker) {
@@ -223,7 +221,9 @@ impl Node {
             ..
         } = self.limits;
         info!(?drain_delay, ?drain_timeout, "draining");
-        self.cluster().announce_draining();
+        if let Some(cluster) = self.cluster() {
+            cluster.announce_draining();
+        }
         tokio::time::sleep(drain_delay).await;
         self.phase.draining.cancel();
         accepting.wait().await;

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sumd::config::{
-    BackupOptions, EtcdLayout, EtcdOptions, MoveOptions, ResetOptions, RestoreOptions,
-    StoreAddress, StoreOptions,
+    BackupOptions, EtcdLayout, EtcdOptions, MoveOptions, ReopenOptions, ResetOptions,
+    RestoreOptions, StoreAddress, StoreOptions,
 };
 use sumd::model::{Millis, date};
 use sumd::store::etcd::Place;
@@ -50,22 +50,22 @@ pub(crate) async fn transfer(options: MoveOptions) -> Result<Tally> {
         (StoreAddress::Sqlite(path), StoreAddress::Etcd(address)) => {
             let to = format!("{address} under {}", etcd.etcd_prefix);
             let place = place(address, etcd, &options.layout)?;
-            Ok(transfer::move_to_etcd(path, &place, &to).await?)
+            Ok(transfer::move_to_etcd(path, &place, &to, options.force).await?)
         }
         (StoreAddress::Etcd(address), StoreAddress::Sqlite(path)) => {
             let to = options.to.absolute().to_string();
             let place = place(address, etcd, &options.layout)?;
-            Ok(transfer::move_to_sqlite(&place, path, &to).await?)
+            Ok(transfer::move_to_sqlite(&place, path, &to, options.force).await?)
         }
         _ => unreachable!("the command line is refused"),
     }
 }
 
-pub(crate) async fn reopen(store: StoreOptions) -> Result<String> {
+pub(crate) async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Result<String> {
     let StoreAddress::Etcd(address) = store.address() else {
-        return Err("a move from a file is not undone: run it again, to where it was going".into());
+        return Err("a move from a file is not undone: if it was broken off, run it again, to where it was going; else serve that".into());
     };
-    let to = transfer::reopen(&reading_place(&address, &store.etcd)?).await?;
+    let to = transfer::reopen(&reading_place(&address, &store.etcd)?, force).await?;
     Ok(format!(
         "the counters are served from here again, and not from {to}"
     ))

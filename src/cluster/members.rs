@@ -67,7 +67,7 @@ impl fmt::Display for JoinError {
             Self::Taken { id, address } => {
                 write!(
                     f,
-                    "the node {id} lives already, at {address}: each needs an id of its own"
+                    "the node {id} lives already, at {address}: each node needs an id of its own (--node-id)"
                 )
             }
             Self::Etcd(error) => write!(f, "cannot join the cluster: {error}"),
@@ -80,8 +80,8 @@ impl std::error::Error for JoinError {}
 
 impl Members {
     /// Registers a node, and waits until its own view has it. An id that another node holds, at another address, is waited
-    /// for until the deadline: one that has died holds it for as long as its lease runs. Its own, left from before a
-    /// restart, the node takes over at once. A full etcd is waited for until the deadline, too.
+    /// for until the deadline, or until that node is seen to live: one that has died holds it for as long as its lease runs.
+    /// Its own, left from before a restart, the node takes over at once. A full etcd is waited for until the deadline, too.
     ///
     /// # Errors
     /// Returns an error if that has not come about before the deadline, or never will.
@@ -106,6 +106,7 @@ impl Members {
             wish: wished,
             state: states,
             view: view.clone(),
+            rival: None,
         };
         let format = format::raise(client.clone(), options.prefix.clone(), folder, view.clone());
         let mut members = Self {
@@ -125,7 +126,7 @@ impl Members {
             Err(_) => members.state.borrow().problem(),
         };
         Err(match problem {
-            Some(Problem::Taken { address }) => JoinError::Taken { id, address },
+            Some(Problem::Taken { address, .. }) => JoinError::Taken { id, address },
             Some(Problem::Etcd(error)) => JoinError::Etcd(error),
             None => JoinError::Late,
         })

@@ -27,7 +27,8 @@ pub struct NodeOptions {
     #[arg(long, env = "SUMD_ADVERTISE", value_name = "ADDRESS", value_parser = values::reachable)]
     pub advertise: Option<String>,
 
-    /// This node's name, which no other node has [default: the host's name]
+    /// This node's name, which no other node has: while one lives, a second one at another address is refused. After a restart the
+    /// name is had again, at another address some seconds after the node has died [default: the host's name]
     #[arg(long, env = "SUMD_NODE_ID", value_name = "NAME", value_parser = values::name)]
     pub node_id: Option<String>,
 }

@@ -22,7 +22,7 @@ pub(super) const ETCD_PASSWORD: &str = "SUMD_ETCD_PASSWORD";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters")]
 pub struct StoreOptions {
-    /// The folder that counters are kept in
+    /// The folder that counters are kept in, unless --store has them elsewhere
     #[arg(
         long,
         env = "SUMD_DATA_DIR",
@@ -63,10 +63,10 @@ pub struct EtcdLayout {
     pub etcd_max_txn_ops: u32,
 
     /// Lanes that new counters are divided into: a lane's groups are committed together, by one node, so take one or two
-    /// for each node, and no more than that. Counters that are there keep theirs
-    #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N", default_value_t = DEFAULT_LANES,
+    /// for each node, and no more than that. Counters that are there keep theirs, and a warning says so [default: 8]
+    #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
-    pub etcd_lanes: u32,
+    pub etcd_lanes: Option<u32>,
 }
 
 /// As etcd's own default.
@@ -76,7 +76,7 @@ impl Default for EtcdLayout {
     fn default() -> Self {
         Self {
             etcd_max_txn_ops: MAX_TXN_OPS,
-            etcd_lanes: DEFAULT_LANES,
+            etcd_lanes: None,
         }
     }
 }
@@ -162,7 +162,7 @@ impl EtcdOptions {
             client,
             prefix: self.etcd_prefix.clone(),
             max_operations: layout.etcd_max_txn_ops as usize,
-            lanes: layout.etcd_lanes,
+            lanes: layout.etcd_lanes.unwrap_or(DEFAULT_LANES),
         }
     }
 }
@@ -175,9 +175,22 @@ impl StoreOptions {
         self.store.clone().unwrap_or_else(default)
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Refuses options that do not go together, and those that were `given` and would not be used.
+    pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
+        if self.store.is_some() && given.iter().any(|id| id == "data_dir") {
+            return Err(
+                "--data-dir is for counters in its sumd.db, and --store (SUMD_STORE) has them elsewhere: leave out one of the two"
+                    .to_owned(),
+            );
+        }
         match self.address() {
-            StoreAddress::Sqlite(_) => Ok(()),
+            StoreAddress::Sqlite(_) => match given.iter().find(|id| id.starts_with("etcd_")) {
+                Some(id) => Err(format!(
+                    "--{} is for counters on etcd, which have --store etcd://HOST:PORT",
+                    id.replace('_', "-")
+                )),
+                None => Ok(()),
+            },
             StoreAddress::Etcd(address) => self.etcd.client(&address).map(drop),
         }
     }
@@ -192,7 +205,10 @@ impl Deref for NewStoreOptions {
 }
 
 impl MoveOptions {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
+        if matches!(self.to, StoreAddress::Sqlite(_)) && given.iter().any(|id| id == "etcd_lanes") {
+            return Err("--etcd-lanes is for counters that are moved to etcd".to_owned());
+        }
         match (&self.from, &self.to) {
             (StoreAddress::Sqlite(_), StoreAddress::Etcd(address))
             | (StoreAddress::Etcd(address), StoreAddress::Sqlite(_)) => {
@@ -213,6 +229,12 @@ pub struct MoveOptions {
     /// Where they are to be, where there are none yet
     #[arg(long, value_name = "STORE")]
     pub to: StoreAddress,
+
+    /// Make a move again that was complete, and whose target is lost: from the counters as they were when they were moved. All
+    /// that was counted at the target is not in them; and if anybody serves the first target after all, the two count apart, and
+    /// a request that is sent to both is counted on both
+    #[arg(long)]
+    pub force: bool,
 
     /// The options of etcd.
     #[command(flatten)]

@@ -165,6 +165,11 @@ impl Named<'_> {
         digests: Digests,
     ) -> Result<Request, Status> {
         if self.id.is_empty() {
+            // Its client takes the request for one that counts once, which it is not.
+            if self.time.is_some() {
+                let problem = "it is the time of a request_id, which is missing";
+                violations.add("request_time", problem);
+            }
             return violations.check(Request {
                 id: None,
                 operation,

@@ -1,14 +1,19 @@
 //! What can go wrong with a counter, in gRPC's terms: the table at the head of `counter.proto`.
 
+mod times;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
+use tracing::warn;
 
 use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
+use crate::notice::Rarely;
 use crate::status::{self, not_applied, unknown};
 use crate::store::{Effect, StoreError};
+use times::{from_future, too_old};
 
 /// How long a server whose store has failed takes to be back, at the least.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -137,7 +142,7 @@ pub(super) fn read_error(error: &StoreError) -> Status {
     match error {
         StoreError::Failed(_) | StoreError::Damaged { .. } => tracing::error!("{error}"),
         StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Moved | StoreError::Lost => {
-            tracing::warn!("{error}");
+            warn!("{error}");
         }
     }
     store_failed(error, Effect::None)
@@ -266,25 +271,8 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
                 .to_owned(),
             vec![],
         ),
-        Refused::TooOld { time, horizon } => (
-            Code::FailedPrecondition,
-            of_kind(kind, "REQUEST_TOO_OLD", "SESSION_TOO_OLD"),
-            too_old(kind, &rfc3339(*time), &rfc3339(*horizon)),
-            vec![("time", rfc3339(*time)), ("horizon", rfc3339(*horizon))],
-        ),
-        Refused::FromFuture { time, now } => (
-            Code::FailedPrecondition,
-            of_kind(kind, "REQUEST_FROM_FUTURE", "SESSION_FROM_FUTURE"),
-            format!(
-                "the {} is of {}, by the clock of the client, and the clock of the server says {}, over a minute before that: \
-                 mend the clock that is wrong, and send it again; {}",
-                of_kind(kind, "request", "session"),
-                rfc3339(*time),
-                rfc3339(*now),
-                told(effect)
-            ),
-            vec![("time", rfc3339(*time)), ("now", rfc3339(*now))],
-        ),
+        Refused::TooOld { time, horizon, now } => return too_old(kind, (*time, *horizon, *now), effect),
+        Refused::FromFuture { time, now } => return from_future(kind, *time, *now, effect),
         Refused::Full {
             max_bytes,
             retry_in,
@@ -358,6 +346,15 @@ fn session_damaged() -> Status {
 }
 
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
+    static NOTICE: Rarely = Rarely::new();
+    if NOTICE.is_due() {
+        warn!(
+            max_bytes,
+            "refusing new {}: the memory for them is full (--id-memory). There is room once the oldest are forgotten ({})",
+            of_kind(kind, "ids", "sessions"),
+            of_kind(kind, "--id-horizon", "--session-horizon"),
+        );
+    }
     status::retriable(
         Code::ResourceExhausted,
         format!(
@@ -372,32 +369,11 @@ fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status 
     )
 }
 
-fn too_old(kind: Kind, time: &str, horizon: &str) -> String {
-    match kind {
-        Kind::Request => format!(
-            "the request is of {time}, by its request_id (a UUIDv7) or its request_time, and ids from before {horizon} may be \
-             forgotten (--id-horizon). Whether it was counted before cannot be told; it was not now. For data that come so \
-             late, raise --id-horizon, or send them in a session (RecordIncrements)"
-        ),
-        Kind::Session => format!(
-            "the session is not known here and is of {time}, by its session_id (a UUIDv7) or its session_time; sessions that \
-             were last used before {horizon} may be forgotten (--session-horizon). Whether messages were counted before cannot \
-             be told; this one was not now. What is new is for a session that begins now, with an id of its own"
-        ),
-    }
-}
-
 fn of_kind(kind: Kind, request: &'static str, session: &'static str) -> &'static str {
     match kind {
         Kind::Request => request,
         Kind::Session => session,
     }
-}
-
-fn rfc3339(time: Millis) -> String {
-    let (seconds, nanos) = (time.div_euclid(1000), time.rem_euclid(1000) * 1_000_000);
-    let nanos = i32::try_from(nanos).unwrap_or(0);
-    prost_types::Timestamp { seconds, nanos }.to_string()
 }
 
 #[cfg(test)]

@@ -45,11 +45,16 @@ fn why(error: &LaneError) -> Why {
     match error {
         LaneError::Refused(refused) => match *refused {
             Refused::IdReused => plain(Plain::IdReused),
-            Refused::TooOld { time, horizon } => Why::TooOld(Times {
+            Refused::TooOld { time, horizon, now } => Why::TooOld(Times {
                 time,
                 bound: horizon,
+                now,
             }),
-            Refused::FromFuture { time, now } => Why::FromFuture(Times { time, bound: now }),
+            Refused::FromFuture { time, now } => Why::FromFuture(Times {
+                time,
+                bound: now,
+                now: None,
+            }),
             Refused::Full {
                 max_bytes,
                 retry_in,
@@ -84,11 +89,12 @@ impl From<Why> for Forwarded {
                 Ok(Plain::Unknown | Plain::Unspecified) | Err(_) => return Self::InDoubt,
             },
             Why::Failure(failure) => return Self::Failed(read_failure(&failure)),
-            Why::TooOld(Times { time, bound }) => Refused::TooOld {
+            Why::TooOld(Times { time, bound, now }) => Refused::TooOld {
                 time,
                 horizon: bound,
+                now,
             },
-            Why::FromFuture(Times { time, bound }) => Refused::FromFuture { time, now: bound },
+            Why::FromFuture(Times { time, bound, .. }) => Refused::FromFuture { time, now: bound },
             Why::Full(full) => Refused::Full {
                 max_bytes: full.max_bytes,
                 retry_in: full.retry_in_ms,

@@ -121,6 +121,8 @@ pub enum Refused {
         time: Millis,
         /// Ids up to this time are forgotten.
         horizon: Millis,
+        /// The lane's, unless another node has decided that does not tell.
+        now: Option<Millis>,
     },
     /// The id's time is too far ahead.
     FromFuture {

@@ -297,7 +297,11 @@ impl State {
     fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Refused> {
         let now = self.now;
         match time {
-            Some(time) if time <= horizon => Err(Refused::TooOld { time, horizon }),
+            Some(time) if time <= horizon => Err(Refused::TooOld {
+                time,
+                horizon,
+                now: Some(now),
+            }),
             Some(time) if time > now + MAX_SKEW => Err(Refused::FromFuture { time, now }),
             _ => Ok(()),
         }

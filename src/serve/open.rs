@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{LEAVE_PATIENCE, Result};
 
 /// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease. Then it
-/// fails, unless etcd is full.
+/// fails, unless etcd is full; and before that if the other one is seen to live.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two attempts to reach etcd at a start.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -149,9 +149,19 @@ async fn open_etcd(
         .build()?;
     let lanes: Result<_> = lane::Running::open(runtime, store, options.memory.bounds()).await;
     let lanes = lanes?;
+    let found = lanes.lanes.store().lanes();
+    if let Some(lanes) = options.store.layout.etcd_lanes
+        && lanes != found
+    {
+        warn!(
+            lanes = found,
+            "--etcd-lanes {lanes} is not used: the counters have {found} lanes, and keep them. To divide them anew, sumd backup, \
+             and sumd restore with another --etcd-prefix"
+        );
+    }
     let cluster = cluster::Options {
         prefix: etcd.etcd_prefix.clone(),
-        lanes: u16::try_from(lanes.lanes.store().lanes())?,
+        lanes: u16::try_from(found)?,
         ttl: cluster::DEFAULT_TTL,
     };
     let id = node.id.clone();

@@ -13,8 +13,9 @@ use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
-use tracing::error;
+use tracing::{error, warn};
 
+use crate::notice::Rarely;
 use crate::status;
 
 /// How long a caller that was refused is told to wait: some round trips, and no more than it takes for
@@ -64,6 +65,10 @@ impl Calls {
     /// Lets one more call of the server in.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
         self.enter().ok_or_else(|| {
+            static NOTICE: Rarely = Rarely::new();
+            if NOTICE.is_due() {
+                warn!(max = self.max, "refusing calls (--max-calls)");
+            }
             overloaded(format!(
                 "{} calls are in flight, which is the limit (--max-calls)",
                 self.max

@@ -193,12 +193,15 @@ impl Routes {
                 self.answer_ours(answer, within(shutdown), watch).await
             }
             Target::Cluster(method) => {
+                let Some(cluster) = local.node.cluster() else {
+                    return no_store().into_http();
+                };
                 let shutdown = match method {
                     cluster::Method::Watch => &phase.draining,
                     cluster::Method::List => &phase.ending,
                 };
                 // In a box, for it is rarely called.
-                let answer = Box::pin(async { local.node.cluster().call(method, body).await });
+                let answer = Box::pin(cluster.call(method, body));
                 self.answer_ours(answer, within(shutdown), watch).await
             }
             Target::Peer => {
@@ -292,7 +295,7 @@ fn refused(status: Status) -> Response<ResponseBody> {
 fn no_store() -> Status {
     status::retriable(
         Code::Unavailable,
-        "the store has not been reached yet",
+        "the node is starting: it has not reached its store yet, or not joined the other nodes",
         "STORE_UNAVAILABLE",
         &[status::not_applied()],
         Duration::from_secs(1),

@@ -102,6 +102,7 @@ impl SqliteStore {
             let path = path.to_owned();
             return Err(OpenError::Moved { path, to });
         }
+        schema::forget_move(&connection).map_err(sqlite)?;
         // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
         schema::truncate_log(&connection).map_err(sqlite)?;
         let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;

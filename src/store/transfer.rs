@@ -3,18 +3,22 @@
 //! A move writes all of it, reads both sides again and compares them, and only then has one of them be of use in place of the
 //! other. On SQLite the source is closed when its copy in etcd is complete but for a mark, which is put right last: a crash
 //! between the two leaves a source that is closed, and the move is run again. In etcd the source is closed first, since any
-//! number of nodes might begin to use it; the target has its name last. At no time are both of use, and at no time is
-//! anything lost: run again towards the same target, a move begins anew.
+//! number of nodes might begin to use it; then that the move is complete is recorded there; the target has its name last. At no
+//! time are both of use, and at no time is anything lost: run again towards the same target, a move begins anew.
+//!
+//! A move that is complete is not made again, nor undone, wherever its target is by then, since that may have counted on. In
+//! etcd the record tells. A file that is closed tells by itself: something is at its target from before it was closed, so that
+//! a target where nothing is has been lost.
 
 use std::path::{Path, PathBuf};
 
 use super::dump::{Dump, Tally};
-use super::etcd::close::{close, undo};
-use super::etcd::fill::Filling;
+use super::etcd::close::{close, complete, completed, undo};
+use super::etcd::fill::{Filling, is_begun};
 use super::etcd::survey::Survey;
 use super::etcd::{self, Hold, Kv, Place};
 use super::sqlite::OpenError;
-use super::sqlite::fill::Filling as File;
+use super::sqlite::fill::{Filling as File, Left};
 use super::sqlite::reserve;
 use super::sqlite::source::{Reading, Source};
 use super::tools::{RESTORE_GAP, Report, ToolError};
@@ -53,9 +57,9 @@ pub async fn check_in_use(place: &Place) -> Result<Report, ToolError> {
 /// Undoes a move from etcd that was broken off: what is there is of use again. Gives where to it was to be moved.
 ///
 /// # Errors
-/// Returns an error if it was not moved, or if the file that it was moved to is there.
-pub async fn reopen(place: &Place) -> Result<String, ToolError> {
-    undo(place).await
+/// Returns an error if it was not moved and, unless `force`, if the move is complete or the file that it was moved to is there.
+pub async fn reopen(place: &Place, force: bool) -> Result<String, ToolError> {
+    undo(place, force).await
 }
 
 async fn hold(place: &Place) -> Result<Hold, ToolError> {
@@ -69,7 +73,8 @@ async fn hold(place: &Place) -> Result<Hold, ToolError> {
 /// Where the file is there already, or what is in etcd is damaged or cannot be read.
 pub async fn backup(place: &Place, to: &Path) -> Result<(), ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
-    file.publish(|_| Ok(()))
+    let (written, _) = file.complete(|_| Ok(()))?;
+    written.publish()
 }
 
 /// Writes a backup to etcd, under a prefix that is empty. Revisions go on far behind the backup's.
@@ -90,17 +95,30 @@ pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
     check_in_use(place).await
 }
 
-/// Moves a database to etcd, under a prefix that is empty.
+/// Moves a database to etcd, under a prefix that is empty. `force` makes a move again whose target is gone.
 ///
 /// # Errors
 /// Where either is in use, or cannot be read or written.
-pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally, ToolError> {
+pub async fn move_to_etcd(
+    path: &Path,
+    place: &Place,
+    to: &str,
+    force: bool,
+) -> Result<Tally, ToolError> {
     let mut source = Source::take(path)?;
     let moved_to = source.moved_to()?;
     if let Some(other) = moved_to.as_ref().filter(|before| *before != to) {
         let path = path.to_owned();
         let to = other.clone();
         return Err(OpenError::Moved { path, to }.into());
+    }
+    if moved_to.is_some() && !force && !is_begun(place).await? {
+        return Err(ToolError::Refused(format!(
+            "the data of {} were moved to {to}, and there is nothing now: bring that etcd back, or restore a backup of it. sumd \
+             move --force makes the move again, from the data as they were when they were moved: all that was counted since \
+             then is lost, and counts again if it is sent again",
+            path.display()
+        )));
     }
     let report = super::sqlite::check(path)?;
     if let Some(problem) = report.problems.first() {
@@ -123,28 +141,46 @@ pub async fn move_to_etcd(path: &Path, place: &Place, to: &str) -> Result<Tally,
     Ok(tally)
 }
 
-/// Moves what is in etcd to a new database file.
+/// Moves what is in etcd to a new database file. `force` makes a move again that is complete.
 ///
 /// # Errors
 /// Where either is in use, or cannot be read or written.
-pub async fn move_to_sqlite(place: &Place, path: &Path, to: &str) -> Result<Tally, ToolError> {
+pub async fn move_to_sqlite(
+    place: &Place,
+    path: &Path,
+    to: &str,
+    force: bool,
+) -> Result<Tally, ToolError> {
+    if !force && let Some(moved) = completed(place, to).await? {
+        let left = Left::find(path, &moved.file)?.ok_or(moved.refusal)?;
+        let tally = count(left.file())?;
+        left.publish()?;
+        return Ok(tally);
+    }
     // Nothing is closed for a target that cannot be.
     let here = reserve(path)?;
     close(place, to).await?;
     let (file, tally) = copy(place, |dump| File::database(path, here, dump)).await?;
-    file.publish(|partial| {
-        let mut written = Source::open(partial)?;
-        let reading = written.read()?;
-        let dump = reading.dump()?;
-        let mut found = Tally::new();
-        let mut after = None;
-        while let Some(rows) = next(&reading, &mut after)? {
-            tell(&mut found, &dump, &rows);
-        }
-        rest(&mut found, &dump)?;
-        compare(&tally, &found)
-    })?;
+    let (written, _) = file.complete(|partial| compare(&tally, &count(partial)?))?;
+    let left = written.leave()?;
+    // From here on the file is what counts: if it has no name yet, the next attempt gives it that.
+    complete(place, to, left.id()?.into()).await?;
+    left.publish()?;
     Ok(tally)
+}
+
+/// What is in a file.
+fn count(file: &Path) -> Result<Tally, ToolError> {
+    let mut source = Source::open(file)?;
+    let reading = source.read()?;
+    let dump = reading.dump()?;
+    let mut found = Tally::new();
+    let mut after = None;
+    while let Some(rows) = next(&reading, &mut after)? {
+        tell(&mut found, &dump, &rows);
+    }
+    rest(&mut found, &dump)?;
+    Ok(found)
 }
 
 /// Writes what is in etcd to a file, which is complete but for its name.

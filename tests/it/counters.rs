@@ -255,6 +255,52 @@ async fn ids_that_are_too_old_or_too_new_are_refused() {
     assert_eq!(answer.expect("it is fresh").value, 1);
 }
 
+/// A request whose client has forgotten its id, and not the id's time, does not count: sent again, it would count twice.
+#[tokio::test]
+async fn a_time_without_an_id_is_refused() {
+    let (_server, mut client) = serve().await;
+    let time = Some(SystemTime::now().into());
+    let increment = IncrementCounterRequest {
+        request_time: time,
+        ..request_as("", "a", 1)
+    };
+    let batch = BatchIncrementCountersRequest {
+        increments: vec![Increment {
+            counter: "a".into(),
+            delta: 1,
+            ..Increment::default()
+        }],
+        request_time: time,
+        ..BatchIncrementCountersRequest::default()
+    };
+    let set = SetCounterRequest {
+        counter: "a".into(),
+        request_time: time,
+        ..SetCounterRequest::default()
+    };
+    let delete = DeleteCounterRequest {
+        counter: "a".into(),
+        request_time: time,
+        ..DeleteCounterRequest::default()
+    };
+    for refused in [
+        client.increment_counter(increment).await.err(),
+        client.batch_increment_counters(batch).await.err(),
+        client.set_counter(set).await.err(),
+        client.delete_counter(delete).await.err(),
+    ] {
+        let status = refused.expect("the time is of no id");
+        assert_eq!(
+            self::refused(&status, Code::InvalidArgument),
+            "INVALID_ARGUMENT"
+        );
+        let violations = status.get_details_bad_request().expect("a BadRequest");
+        let fields = violations.field_violations.iter();
+        let fields: Vec<_> = fields.map(|violation| &*violation.field).collect();
+        assert_eq!(fields, ["request_time"]);
+    }
+}
+
 fn uuid_v7(time: SystemTime) -> String {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)

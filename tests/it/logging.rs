@@ -1,6 +1,8 @@
 //! The log: whatever becomes of it, the server serves and drains. A full disk, a pipe whose reader has gone and a pipe that
 //! nobody reads cost lines, which are counted, and nothing else.
 
+mod refusals;
+
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, PipeReader};
 use std::process::{ExitStatus, Stdio};

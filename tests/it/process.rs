@@ -131,6 +131,20 @@ async fn wrong_flags() {
         (&["--data-dir", ""], "data-dir"),
         (&["--store", ""], "sqlite:PATH"),
         (&["--etcd-prefix", ""], "etcd-prefix"),
+        // Those that would not be used.
+        (
+            &["--data-dir", "a", "--store", "etcd://a:1"],
+            "--data-dir is for",
+        ),
+        (
+            &["--data-dir", "a", "--store", "sqlite:b"],
+            "--data-dir is for",
+        ),
+        (&["--etcd-lanes", "4"], "--etcd-lanes is for"),
+        (
+            &["--store", "sqlite:b", "--etcd-prefix", "/a"],
+            "--etcd-prefix is for",
+        ),
         (&["--etcd-prefix", "/sumd/"], "slash"),
         (&["--etcd-user", ""], "empty"),
         (
@@ -153,6 +167,19 @@ async fn wrong_flags() {
             &["move", "--from", "sqlite:a", "--to", "sqlite:b"],
             "a move is from",
         ),
+        (
+            &[
+                "move",
+                "--from",
+                "etcd://a:1",
+                "--to",
+                "sqlite:b",
+                "--etcd-lanes",
+                "4",
+            ],
+            "--etcd-lanes is for",
+        ),
+        (&["check", "--etcd-prefix", "/a"], "--etcd-prefix is for"),
         (&["--workers", "0"], "workers"),
         (&["--no-such-flag"], "no-such-flag"),
         (&["add", "one"], "one"),

@@ -1,5 +1,6 @@
 //! Keeps a node's key where others find it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,17 @@ use tracing::{debug, info, warn};
 
 use super::super::{ClockState, Node, View};
 use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
-use crate::store::etcd::client::{Client, Doubt, Error, Lease, Outcome, Refusal, at_revision, get};
+use crate::store::etcd::client::{
+    Client, Doubt, Error, Lease, LeaseId, Outcome, Refusal, at_revision, get,
+};
 
 /// For one answer of etcd's.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts to be found.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Signs of life of another node, after which it certainly lives. One may be that of a new leader of etcd's, which starts all
+/// leases afresh.
+const SIGNS_OF_LIFE: u32 = 2;
 
 /// What a node wants of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +45,11 @@ pub(super) enum State {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
-    Taken { address: String },
+    /// Another node has the id; it certainly `lives`, or may have died.
+    Taken {
+        address: String,
+        lives: bool,
+    },
     Etcd(Error),
 }
 
@@ -53,11 +63,15 @@ impl State {
 }
 
 impl Problem {
+    fn is_taken_by(&self, by: &str) -> bool {
+        matches!(self, Self::Taken { address, .. } if address == by)
+    }
+
     /// Waiting does not solve it. A full etcd has room again once an operator has made some, or the upkeep of this node, which
     /// must not be ended by a start that has failed.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Self::Taken { .. } => false,
+            Self::Taken { lives, .. } => *lives,
             Self::Etcd(error) => {
                 let is_full = error.outcome == Outcome::Unknown(Doubt::NoSpace);
                 !error.is_passing() && !is_lost(error) && !is_full
@@ -74,6 +88,15 @@ pub(super) struct Registrar {
     pub(super) wish: watch::Receiver<Wish>,
     pub(super) state: watch::Sender<State>,
     pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) rival: Option<Rival>,
+}
+
+/// The lease of another node that has the id.
+pub(super) struct Rival {
+    lease: LeaseId,
+    /// It ends before then, unless its node gives a sign of life.
+    end: Instant,
+    signs_of_life: u32,
 }
 
 impl Registrar {
@@ -110,13 +133,30 @@ impl Registrar {
     async fn rest(&mut self, held: &mut Option<Lease>, revision: i64) {
         let Some(lease) = held else { return };
         let id = &self.node.id;
+        let (mut views, started) = (self.view.clone(), self.node.started);
         // Somebody may have deleted the key, or another node of this id and address gone with it.
         let is_gone = |view: &Arc<View>| view.revision() >= revision && view.node(id).is_none();
         let gone = async {
             // Who watches does so for as long as the node takes part.
             let _ = self.view.wait_for(is_gone).await;
         };
+        let is_another = |node: &Node| node.started != started;
+        let replaced = async {
+            // It has this one's address, as this one would have after a restart: both go on, and the key is the last one's.
+            let is_replaced = |view: &Arc<View>| {
+                view.revision() >= revision && view.node(id).is_some_and(is_another)
+            };
+            if views.wait_for(is_replaced).await.is_ok() {
+                warn!(
+                    id,
+                    address = self.node.address,
+                    "another node of this id and address has taken this one's place: each needs its own (--node-id, --advertise)"
+                );
+            }
+            pending::<()>().await;
+        };
         tokio::select! {
+            () = replaced => {}
             () = lease.lost() => *held = None,
             () = gone => warn!("the node's key has gone, with its lease still there"),
             _ = self.wish.changed() => {}
@@ -125,7 +165,7 @@ impl Registrar {
 
     /// Writes the key as it should be, and gives the revision of that. Whatever became of earlier attempts, this one looks
     /// first.
-    async fn register(&self, held: &mut Option<Lease>) -> Result<i64, Problem> {
+    async fn register(&mut self, held: &mut Option<Lease>) -> Result<i64, Problem> {
         let deadline = || Instant::now() + ANSWER_TIMEOUT;
         if held
             .as_ref()
@@ -148,7 +188,8 @@ impl Registrar {
             let other = other.filter(|other| other.address != self.node.address);
             if let Some(other) = other.filter(|_| found.lease != lease) {
                 let address = other.address;
-                return Err(Problem::Taken { address });
+                let lives = self.lives(found.lease).await;
+                return Err(Problem::Taken { address, lives });
             }
             expected = found.mod_revision;
         }
@@ -183,13 +224,46 @@ impl Registrar {
         }
     }
 
+    /// Whether another node keeps its lease alive, as far as was seen by now: one that has died does not, and its id is free
+    /// once the lease has run out.
+    async fn lives(&mut self, lease: LeaseId) -> bool {
+        let asked = Instant::now();
+        let left = self.client.time_left(lease, asked + ANSWER_TIMEOUT).await;
+        let Ok(left) = left else {
+            // It is asked again, and the start has a deadline.
+            return false;
+        };
+        // To the second.
+        let (at_least, before) = (asked + left, Instant::now() + left + Duration::from_secs(1));
+        let known = self.rival.take().filter(|known| known.lease == lease);
+        let (end, signs_of_life) = match known {
+            Some(known) if at_least > known.end => (before, known.signs_of_life + 1),
+            Some(known) => (known.end, known.signs_of_life),
+            None => (before, 0),
+        };
+        self.rival = Some(Rival {
+            lease,
+            end,
+            signs_of_life,
+        });
+        signs_of_life >= SIGNS_OF_LIFE
+    }
+
     /// Says so once for each problem.
     fn failed(&self, problem: Problem) {
         self.state.send_if_modified(|state| {
             let known = state.problem();
             match &problem {
-                Problem::Taken { address } if known.as_ref() != Some(&problem) => {
-                    warn!(id = self.node.id, address, "another node of this id lives");
+                Problem::Taken { address, .. }
+                    if !known
+                        .as_ref()
+                        .is_some_and(|known| known.is_taken_by(address)) =>
+                {
+                    warn!(
+                        id = self.node.id,
+                        address,
+                        "another node of this id lives, or has died some seconds ago (--node-id)"
+                    );
                 }
                 Problem::Etcd(error) if known.is_none() => warn!("cannot register: {error}"),
                 _ => debug!("cannot register: {problem:?}"),

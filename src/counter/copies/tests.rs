@@ -16,6 +16,7 @@ fn errors() -> Vec<(LaneError, &'static str, bool)> {
             Refused::TooOld {
                 time: 1,
                 horizon: 2,
+                now: Some(3),
             },
             false,
         ),

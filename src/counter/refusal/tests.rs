@@ -21,6 +21,12 @@ fn refusals_of_lanes_come_back_as_they_were() {
         Refused::TooOld {
             time: -1,
             horizon: 2,
+            now: Some(3),
+        },
+        Refused::TooOld {
+            time: -1,
+            horizon: 2,
+            now: None,
         },
         Refused::FromFuture { time: 2, now: 1 },
         Refused::Full {

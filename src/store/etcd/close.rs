@@ -1,6 +1,12 @@
 //! Closes data that are moved elsewhere, so that nobody changes them any more.
+//!
+//! Data that are closed are in one of two states. While their move is under way there is nothing else of use, so that the move
+//! may begin anew, or be undone. Once it is complete, which is recorded before the target has its name, the target may have
+//! counted on, wherever it is by then: the two states are told apart by this record, and not by the target.
 
 use std::path::Path;
+
+use bytes::Bytes;
 
 use super::Place;
 use super::client::prefix;
@@ -10,19 +16,23 @@ use super::{OpenError, kv, meta};
 use crate::proto::sumd::store::v1::Meta;
 use crate::store::tools::ToolError;
 
-/// Closes the data, unless a node is there. Where an earlier attempt to move them to the same place has done so, they stay
-/// closed.
+/// Closes the data, unless a node is there. If an earlier attempt to move them to the same place has closed them, they stay
+/// closed, and it is forgotten that the move was complete: [`completed`] is asked before.
 ///
 /// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
 /// written here.
 pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolError> {
-    let (Some((meta, revision)), _) = meta::read(&place.client, &place.prefix).await? else {
-        let problem = format!("there are no counters under {}", place.prefix);
-        return Err(ToolError::Refused(problem));
-    };
+    let (meta, revision) = read(place).await?;
     let layout = Layout::new(&place.prefix, &meta, revision).map_err(OpenError::Data)?;
     if meta.moved_to == to {
-        return Ok(());
+        if meta.completed_move.is_empty() {
+            return Ok(());
+        }
+        let under_way = Meta {
+            completed_move: Bytes::new(),
+            ..meta
+        };
+        return swap(place, &under_way, revision).await;
     }
     meta::check_open(&place.prefix, &meta)?;
     // Those that are found here are not harmed.
@@ -42,33 +52,98 @@ pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolE
     Ok(())
 }
 
-/// Opens data again that were closed for a move. Gives where to they were moved.
-pub(in crate::store) async fn undo(place: &Place) -> Result<String, ToolError> {
-    let Place { client, prefix, .. } = place;
-    let (Some((meta, revision)), _) = meta::read(client, prefix).await? else {
-        let problem = format!("there are no counters under {prefix}");
+/// A move that is complete.
+pub(in crate::store) struct Completed {
+    /// The id of the file that it has made.
+    pub(in crate::store) file: Bytes,
+    /// Why it is not made again.
+    pub(in crate::store) refusal: ToolError,
+}
+
+/// The move to there, if it is complete.
+///
+/// # Errors
+/// Returns an error if nothing records that, although the file is there.
+pub(in crate::store) async fn completed(
+    place: &Place,
+    to: &str,
+) -> Result<Option<Completed>, ToolError> {
+    let (meta, _) = read(place).await?;
+    if meta.moved_to != to {
+        return Ok(None);
+    }
+    if meta.completed_move.is_empty() {
+        return refuse_file(&place.prefix, to).map(|()| None);
+    }
+    Ok(Some(Completed {
+        refusal: meta::moved(&place.prefix, &meta).into(),
+        file: meta.completed_move,
+    }))
+}
+
+/// Records that a move is complete, by the id of the file that it has made, which is of use from then on.
+pub(in crate::store) async fn complete(
+    place: &Place,
+    to: &str,
+    file: Bytes,
+) -> Result<(), ToolError> {
+    let (meta, revision) = read(place).await?;
+    if meta.moved_to != to || !meta.completed_move.is_empty() {
+        let problem = format!(
+            "the counters under {} were opened again, or moved by somebody else, meanwhile",
+            place.prefix
+        );
         return Err(ToolError::Refused(problem));
+    }
+    let completed = Meta {
+        completed_move: file,
+        ..meta
     };
+    swap(place, &completed, revision).await
+}
+
+/// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
+pub(in crate::store) async fn undo(place: &Place, force: bool) -> Result<String, ToolError> {
+    let prefix = &place.prefix;
+    let (meta, revision) = read(place).await?;
     if meta.moved_to.is_empty() {
         let problem =
             format!("the counters under {prefix} were not moved: there is nothing to undo");
         return Err(ToolError::Refused(problem));
     }
     let to = meta.moved_to.clone();
-    if let Some(path) = to.strip_prefix("sqlite:").map(Path::new)
-        && path.exists()
-    {
-        return Err(ToolError::Refused(format!(
-            "the counters under {prefix} were moved to {to}, which is there: serve that; or, if nobody has served it, move the \
-             file away first"
-        )));
+    if !force && !meta.completed_move.is_empty() {
+        return Err(meta::moved(prefix, &meta).into());
+    }
+    if !force {
+        refuse_file(prefix, &to)?;
     }
     let open = Meta {
         moved_to: String::new(),
+        completed_move: Bytes::new(),
         ..meta
     };
     swap(place, &open, revision).await?;
     Ok(to)
+}
+
+/// Refuses to do anything with data that were moved to a file which is there, although nothing records that it is complete.
+fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
+    let file = to.strip_prefix("sqlite:").map(Path::new);
+    if !file.is_some_and(Path::exists) {
+        return Ok(());
+    }
+    Err(ToolError::Refused(format!(
+        "the counters under {prefix} were moved to {to}, which is there: serve that. Nothing records that the move is complete: \
+         an older sumd has made it, or the file is another one. Only if nobody has ever served the file, sumd reopen --force \
+         opens the counters under {prefix} again"
+    )))
+}
+
+/// The row that says what the data are, with its revision.
+async fn read(place: &Place) -> Result<(Meta, i64), ToolError> {
+    let (found, _) = meta::read(&place.client, &place.prefix).await?;
+    found.ok_or_else(|| ToolError::Refused(format!("there are no counters under {}", place.prefix)))
 }
 
 async fn reopen(place: &Place, closed: &Meta, open: &Meta) -> Result<(), ToolError> {

@@ -258,6 +258,12 @@ impl Filling {
     }
 }
 
+/// Whether anything says what the data are, complete or not.
+pub(in crate::store) async fn is_begun(place: &Place) -> Result<bool, ToolError> {
+    let (found, _) = meta::read(&place.client, &place.prefix).await?;
+    Ok(found.is_some())
+}
+
 /// The revision of the row that says what the data are, which may be replaced: there is none, or it says that an attempt to
 /// write these data has not come to its end.
 async fn expected(place: &Place, wanted: &Meta) -> Result<i64, ToolError> {

@@ -162,12 +162,28 @@ pub(super) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
              end; run it again"
         )));
     }
-    match &*meta.moved_to {
-        "" => Ok(()),
-        to => Err(OpenError::Data(format!(
-            "the data under {prefix} were moved to {to}: serve that. (If it is not there the move was interrupted; run it again)"
-        ))),
+    if meta.moved_to.is_empty() {
+        return Ok(());
     }
+    Err(moved(prefix, meta))
+}
+
+/// Why data that were moved, or are being moved, are not to be used.
+pub(super) fn moved(prefix: &str, meta: &Meta) -> OpenError {
+    let to = &meta.moved_to;
+    OpenError::Data(if meta.completed_move.is_empty() {
+        format!(
+            "the data under {prefix} were moved to {to}, and nothing records that the move is complete. If the file is there, \
+             serve that; if not, the move was interrupted: run it again. (Older versions recorded nothing: if one of them has \
+             made the move, and the file has another name by now, serve that, and do not move again)"
+        )
+    } else {
+        format!(
+            "the data under {prefix} were moved to {to}, and the move is complete: serve that, whatever name or place the file \
+             has now. (Only if the file is lost, or nobody has ever served it: sumd reopen --force opens these data again, as \
+             they were when they were moved)"
+        )
+    })
 }
 
 /// A random number that nobody can guess: those of UUIDs are made for that.

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
+use uuid::Uuid;
 
 use super::rows::{self, Error};
-use super::tools::{Partial, Place, complete, publish, refuse_existing};
+use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve};
 use super::{check, schema};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
 use crate::store::dump::Dump;
-use crate::store::tools::ToolError;
+use crate::store::tools::{Report, ToolError};
 
 /// A database that is being written, which has its name once it is complete.
 pub(in crate::store) struct Filling {
@@ -62,6 +63,10 @@ impl Filling {
         meta.execute(params!["key", self.digests.key()])?;
         meta.execute(params!["lanes", dump.lanes])?;
         meta.execute(params!["forgotten", dump.forgotten])?;
+        if self.place.is_some() {
+            let id = Uuid::new_v4().into_bytes();
+            transaction.execute("INSERT INTO meta VALUES ('move', ?1)", params![id])?;
+        }
         let mut put = transaction.prepare(rows::PUT_BATCH)?;
         let mut batch = Commit {
             seq: 0,
@@ -133,33 +138,101 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// All of it is written: gives it its name, once `check` has looked at the file.
-    pub(in crate::store) fn publish(
+    /// All of it is written: gives the file that is complete, once `check` has looked at it, and what that has found.
+    pub(in crate::store) fn complete(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
-    ) -> Result<(), ToolError> {
-        let Self {
-            path,
-            place,
-            partial,
-            connection,
-            ..
-        } = self;
-        complete(&partial.0, connection)?;
-        let partial = &*partial.0;
-        let report = check(partial)?;
-        if let Some(problem) = report.problems.into_iter().next() {
-            return Err(ToolError::Data(partial.to_owned(), problem));
+    ) -> Result<(Written, Report), ToolError> {
+        complete(&self.partial.0, self.connection)?;
+        let file = &*self.partial.0;
+        let report = check(file)?;
+        if let Some(problem) = report.problems.first() {
+            return Err(ToolError::Data(file.to_owned(), problem.clone()));
         }
-        check_also(partial)?;
-        publish(partial, &path)?;
-        if let Some(place) = place {
+        check_also(file)?;
+        let written = Written {
+            path: self.path,
+            partial: self.partial,
+            place: self.place,
+        };
+        Ok((written, report))
+    }
+
+    fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
+        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
+    }
+}
+
+/// A database that is complete but for its name.
+pub(in crate::store) struct Written {
+    path: PathBuf,
+    partial: Partial,
+    place: Option<Place>,
+}
+
+impl Written {
+    /// Gives it its name. Nothing is left of it if that fails.
+    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
+        publish(&self.partial.0, &self.path)?;
+        if let Some(place) = self.place {
             place.keep();
         }
         Ok(())
     }
 
-    fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
-        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
+    /// Leaves it where it is from now on.
+    pub(in crate::store) fn leave(self) -> Result<Left, ToolError> {
+        Ok(Left {
+            path: self.path,
+            file: self.partial.leave()?,
+            place: self.place,
+        })
+    }
+}
+
+/// The database that a move has made, which is complete but for its name, and stays there until it has that.
+pub(in crate::store) struct Left {
+    path: PathBuf,
+    file: PathBuf,
+    place: Option<Place>,
+}
+
+impl Left {
+    /// The one that the move of this id has left, if it was broken off when it was complete.
+    pub(in crate::store) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
+        let file = Partial::place(path);
+        if path.exists() || !file.exists() {
+            return Ok(None);
+        }
+        let left = Self {
+            path: path.to_owned(),
+            file,
+            place: Some(reserve(path)?),
+        };
+        Ok((left.id()? == id).then_some(left))
+    }
+
+    /// The id of the move that has made it, which no other file has.
+    pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
+        let connection = schema::open_reader(&self.file)?.connection;
+        let id = schema::made_by_move(&connection);
+        let id = id.map_err(|error| ToolError::Data(self.file.clone(), error.to_string()))?;
+        Ok(id.unwrap_or_default())
+    }
+
+    /// Where it is.
+    pub(in crate::store) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Gives it its name.
+    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
+        publish(&self.file, &self.path)?;
+        // The files that SQLite has put beside it.
+        drop(Partial(self.file));
+        if let Some(place) = self.place {
+            place.keep();
+        }
+        Ok(())
     }
 }

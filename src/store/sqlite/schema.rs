@@ -175,7 +175,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Moved { path, to } => write!(
                 f,
-                "the data of {} were moved to {to}: serve that. (If it is not there the move was interrupted; run it again)",
+                "the data of {} were moved to {to}: serve that. (If it is not complete there, the move was interrupted: run it again)",
                 path.display()
             ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
@@ -341,6 +341,18 @@ pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
 pub(super) fn moved_to(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let to = "SELECT value FROM meta WHERE name = 'moved_to' AND value <> ''";
     connection.query_row(to, [], |row| row.get(0)).optional()
+}
+
+/// The id of the move that has made the file, if nobody has served it yet.
+pub(super) fn made_by_move(connection: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
+    let id = "SELECT value FROM meta WHERE name = 'move'";
+    connection.query_row(id, [], |row| row.get(0)).optional()
+}
+
+/// Notes that the file is served: what the move has made is no longer all there is in it.
+pub(super) fn forget_move(connection: &Connection) -> rusqlite::Result<()> {
+    let forgotten = connection.execute("DELETE FROM meta WHERE name = 'move'", []);
+    forgotten.map(drop)
 }
 
 /// How many lanes the data had where they came from.

@@ -97,14 +97,29 @@ impl Drop for Place {
 pub(super) struct Partial(pub(super) PathBuf);
 
 impl Partial {
+    /// Where that of a file is.
+    pub(super) fn place(path: &Path) -> PathBuf {
+        beside(path, ".partial")
+    }
+
     /// Makes an empty one.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
-        let partial = Self(beside(path, ".partial"));
+        let partial = Self(Self::place(path));
         // The rest of an earlier attempt.
         partial.remove()?;
         let made = create(&partial.0);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
         Ok(partial)
+    }
+
+    /// Leaves it, whatever becomes of this process, or of the machine's power.
+    pub(super) fn leave(self) -> Result<PathBuf, ToolError> {
+        let settled = sync(&self.0).and_then(|()| sync(folder(&self.0)));
+        settled.map_err(|error| ToolError::Io(self.0.clone(), error))?;
+        let file = self.0.clone();
+        // Dropped, it would be removed.
+        std::mem::forget(self);
+        Ok(file)
     }
 
     fn remove(&self) -> Result<(), ToolError> {
@@ -166,16 +181,20 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
     Ok(())
 }
 
-/// Gives a file that is complete its name, durably.
+/// Gives a file that is complete its name, durably, or leaves it as it is.
 pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
-    File::open(partial)
-        .and_then(|file| file.sync_all())
-        .map_err(io)?;
+    sync(partial).map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    File::open(folder(path))
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)
+    sync(folder(path)).map_err(|error| {
+        // A command that has failed leaves nothing that looks like its result.
+        let _ = fs::rename(path, partial);
+        io(error)
+    })
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()> {

@@ -162,6 +162,12 @@ async fn an_id_is_one_nodes() {
         id: "a".to_owned(),
         address: address("a"),
     };
+    assert_eq!(refused.err().as_ref(), Some(&taken));
+
+    // It is seen to live, long before the deadline.
+    let other = node("a", "elsewhere.example:8080");
+    let late = Instant::now() + Duration::from_hours(1);
+    let refused = soon(Members::join(&client, &options(), other, late)).await;
     assert_eq!(refused.err(), Some(taken));
 
     let again = join(&client, "a").await;

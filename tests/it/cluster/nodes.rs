@@ -68,6 +68,48 @@ async fn count_as_one(flags: &[&str]) {
     assert_eq!((sum.sum, sum.count), (60, 20));
 }
 
+/// Counters keep the lanes that they were begun with, and a node that was told of others says so.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn another_number_of_lanes_is_told() {
+    let etcd = Cluster::guarded(1).await;
+    let address = etcd.address();
+    let _first = Node::start(&address, "a").await;
+    for (lanes, is_told) in [("8", false), ("3", true)] {
+        let flags = ["--etcd-lanes", lanes, "--drain-delay", "0s"];
+        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "b", &flags).await;
+        let counts = async { while node.increment("a/a", "").await.is_err() {} };
+        soon(counts).await;
+        node.process.signal("TERM");
+        let log = node.process.rest_of_log().await;
+        let told = log.iter().find(|line| line["level"] == "WARN");
+        assert_eq!(told.is_some(), is_told, "{log:?}");
+        if let Some(told) = told {
+            let message = told["message"].as_str().expect("a message");
+            assert!(message.contains("--etcd-lanes 3"), "{told}");
+            assert_eq!(told["lanes"], 8, "{told}");
+        }
+    }
+}
+
+/// A node whose place another one takes, which says that it is the same at the same address, logs that.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_node_whose_place_is_taken_says_so() {
+    let etcd = Cluster::guarded(1).await;
+    let address = etcd.address();
+    let flags = ["--advertise", "node.example:8080", "--drain-delay", "0s"];
+    let start = async || {
+        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "a", &flags).await;
+        node.process.logged("counting").await;
+        node
+    };
+    let mut first = start().await;
+    let _second = start().await;
+    let told = "another node of this id and address";
+    first.process.logged(told).await;
+}
+
 /// Of a node that dies the others take over the lanes, at once; and of one that stops for a while too, which finds out.
 #[tokio::test]
 #[ignore = "make test runs it"]

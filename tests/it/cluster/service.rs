@@ -41,6 +41,23 @@ fn ids(nodes: &[Node]) -> Vec<&str> {
     nodes.iter().map(|node| node.id.as_str()).collect()
 }
 
+/// A node that is starting knows of no nodes, and is none itself yet.
+#[tokio::test]
+async fn a_node_that_is_starting_tells_of_no_nodes() {
+    let flags = ["--store", "etcd://127.0.0.1:1", "--drain-delay", "0s"];
+    let server = Process::serve(&flags).await;
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.address));
+    let channel = channel.expect("a URI").connect().await.expect("it listens");
+    let mut client = ClusterServiceClient::new(channel);
+    let listed = soon(client.list_nodes(ListNodesRequest {})).await.err();
+    let watched = soon(client.watch_nodes(WatchNodesRequest {})).await.err();
+    for status in [listed, watched] {
+        let status = status.expect("etcd was never reached");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(reason(&status).0, "STORE_UNAVAILABLE");
+    }
+}
+
 /// A server with a database of its own is a cluster of one, and says when it is about to stop.
 #[tokio::test]
 async fn a_server_alone_owns_its_lane() {

@@ -14,6 +14,7 @@ use super::{Client, Error, Outcome, Refusal};
 use crate::proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest,
 };
 
 /// Names a lease, never 0.
@@ -73,6 +74,24 @@ impl Client {
             state,
             _task: AbortOnDropHandle::new(tokio::spawn(keeper.run(asked, ttl))),
         })
+    }
+}
+
+impl Client {
+    /// The time that any lease has left without another sign of life, rounded down to the second.
+    ///
+    /// # Errors
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
+    pub async fn time_left(&self, lease: LeaseId, deadline: Instant) -> Result<Duration, Error> {
+        let request = LeaseTimeToLiveRequest {
+            id: lease,
+            keys: false,
+        };
+        let send = |channel, request| async move {
+            LeaseClient::new(channel).lease_time_to_live(request).await
+        };
+        let asked = self.caller.call(Kind::Repeatable, deadline, request, send);
+        Ok(seconds(asked.await?.ttl))
     }
 }
 
