@@ -66,8 +66,9 @@ async fn hold(place: &Place) -> Result<Hold, ToolError> {
 /// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
 ///
 /// # Errors
-/// Where the file is there already, or what is in etcd is damaged or cannot be read.
-pub async fn backup(place: &Place, to: &Path) -> Result<(), ToolError> {
+/// Returns an error if the file is there already, or what is in etcd is damaged or cannot be read. Nothing is left under the
+/// file's name then.
+pub async fn backup(place: &Place, to: &Path) -> Result<Report, ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
     file.publish(|_| Ok(()))
 }

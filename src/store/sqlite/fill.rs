@@ -10,7 +10,7 @@ use super::{check, schema};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
 use crate::store::dump::Dump;
-use crate::store::tools::ToolError;
+use crate::store::tools::{Report, ToolError};
 
 /// A database that is being written, which has its name once it is complete.
 pub(in crate::store) struct Filling {
@@ -133,11 +133,11 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// All of it is written: gives it its name, once `check` has looked at the file.
+    /// All of it is written: gives it its name, once `check` has looked at the file, and gives what that has found.
     pub(in crate::store) fn publish(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
-    ) -> Result<(), ToolError> {
+    ) -> Result<Report, ToolError> {
         let Self {
             path,
             place,
@@ -148,15 +148,15 @@ impl Filling {
         complete(&partial.0, connection)?;
         let partial = &*partial.0;
         let report = check(partial)?;
-        if let Some(problem) = report.problems.into_iter().next() {
-            return Err(ToolError::Data(partial.to_owned(), problem));
+        if let Some(problem) = report.problems.first() {
+            return Err(ToolError::Data(partial.to_owned(), problem.clone()));
         }
         check_also(partial)?;
         publish(partial, &path)?;
         if let Some(place) = place {
             place.keep();
         }
-        Ok(())
+        Ok(report)
     }
 
     fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {

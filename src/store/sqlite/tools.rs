@@ -15,15 +15,19 @@ use super::{beside, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
 use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 
-/// Copies a database, as it is at one moment, to a new file.
+/// Copies a database, as it is at one moment, to a new file. The copy is checked before it has its name; the report is of it.
 ///
 /// # Errors
-/// Where the target is there already, or either cannot be used.
-pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
+/// Returns an error if the target is there already, either cannot be used, or the database is damaged. Nothing is left under
+/// the target's name then.
+pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     refuse_existing(to)?;
+    let reader = schema::open_reader(path)?;
     let partial = Partial::new(to)?;
-    copy(path, &partial.0)?;
-    publish(&partial.0, to)
+    copy(&reader, path, &partial.0)?;
+    let report = check_copy(&partial.0, path)?;
+    publish(&partial.0, to)?;
+    Ok(report)
 }
 
 /// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
@@ -41,18 +45,24 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
     let partial = &*partial.0;
-    copy(from, partial)?;
+    copy(&schema::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
     let (connection, digests) = schema::open(partial)?;
     let skipped = skip_revisions(&connection, digests);
     skipped.map_err(|error| data(error.to_string()))?;
     complete(partial, connection)?;
-    let report = check(partial)?;
-    if let Some(problem) = report.problems.first() {
-        return Err(ToolError::Data(from.to_owned(), problem.clone()));
-    }
+    let report = check_copy(partial, from)?;
     publish(partial, path)?;
     Ok(report)
+}
+
+/// Checks a copy of a database: damage of the one is damage of the other.
+fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
+    let report = check(copy)?;
+    match report.problems.first() {
+        Some(problem) => Err(ToolError::Data(from.to_owned(), problem.clone())),
+        None => Ok(report),
+    }
 }
 
 /// A place for a new database. It is left as it was found, unless it is kept.
@@ -139,8 +149,7 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
-    let reader = schema::open_any(from)?;
+fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError> {
     let target = to.to_string_lossy();
     reader
         .connection
@@ -166,16 +175,19 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
     Ok(())
 }
 
-/// Gives a file that is complete its name, durably.
+/// Gives a file that is complete its name, durably, or else none.
 pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
     File::open(partial)
         .and_then(|file| file.sync_all())
         .map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
-    File::open(folder(path))
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)
+    let named = File::open(folder(path)).and_then(|folder| folder.sync_all());
+    named.map_err(|error| {
+        // A command that has failed leaves no file that looks like its result.
+        let _ = fs::remove_file(path);
+        io(error)
+    })
 }
 
 fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()> {
