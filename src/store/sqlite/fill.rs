@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
+use super::meta::Meta;
 use super::rows::{self, Error};
 use super::tools::{Partial, Place, complete, publish, refuse_existing};
 use super::{check, schema};
@@ -58,10 +59,6 @@ impl Filling {
         // It is synced as a whole, before it has its name.
         connection.pragma_update(None, "synchronous", "OFF")?;
         let transaction = connection.unchecked_transaction()?;
-        let mut meta = transaction.prepare("UPDATE meta SET value = ?2 WHERE name = ?1")?;
-        meta.execute(params!["key", self.digests.key()])?;
-        meta.execute(params!["lanes", dump.lanes])?;
-        meta.execute(params!["forgotten", dump.forgotten])?;
         let mut put = transaction.prepare(rows::PUT_BATCH)?;
         let mut batch = Commit {
             seq: 0,
@@ -99,8 +96,15 @@ impl Filling {
             ..batch
         };
         rows::put_batch(&mut put, self.digests, &head, dump.revision)?;
-        meta.execute(params!["folded", head.seq.cast_signed()])?;
-        drop((meta, put));
+        drop(put);
+        let meta = Meta {
+            digests: self.digests,
+            folded: head.seq,
+            forgotten: dump.forgotten,
+            lanes: dump.lanes,
+            moved_to: String::new(),
+        };
+        meta.write(&transaction)?;
         let mut put = transaction.prepare(rows::PUT_SESSION)?;
         for (id, session) in &dump.sessions {
             rows::put_session(&mut put, self.digests, id, &session.encode())?;

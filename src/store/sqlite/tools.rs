@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::lock::{Lock, create, folder, make_folder};
+use super::meta::Meta;
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{beside, reader, schema};
@@ -47,8 +48,8 @@ fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = &*partial.0;
     copy(&schema::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
-    let (connection, digests) = schema::open(partial)?;
-    let skipped = skip_revisions(&connection, digests);
+    let (connection, meta) = schema::open(partial)?;
+    let skipped = skip_revisions(&connection, meta.digests);
     skipped.map_err(|error| data(error.to_string()))?;
     complete(partial, connection)?;
     let report = check_copy(partial, from)?;
@@ -223,11 +224,10 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
         &batch,
         base,
     )?;
-    transaction.execute(
-        "UPDATE meta SET value = ?1 WHERE name = 'forgotten'",
-        params![base],
-    )?;
-    transaction.execute("UPDATE meta SET value = '' WHERE name = 'moved_to'", [])?;
+    Meta::update(&transaction, |meta| {
+        meta.forgotten = base;
+        meta.moved_to.clear();
+    })?;
     transaction.commit()?;
     Ok(())
 }
@@ -247,9 +247,9 @@ pub fn check(path: &Path) -> Result<Report, ToolError> {
 }
 
 fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
-    let digests = schema::digests(connection)?;
-    let snapshot = Snapshot::of_file(connection, digests)?;
+    let snapshot = Snapshot::of_file(connection)?;
     let connection = snapshot.connection();
+    let digests = Meta::read(connection)?.digests;
     let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
