@@ -66,12 +66,15 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    /// As it is in the file, whoever writes to it.
-    pub(super) fn of_file(connection: &'a mut Connection) -> Result<Self> {
+    /// As it is in the file, whoever writes to it. It lacks what `damaged` lets pass.
+    pub(super) fn of_file(
+        connection: &'a mut Connection,
+        damaged: impl FnMut(Error) -> Result<()>,
+    ) -> Result<Self> {
         let transaction = begin(connection)?;
         let digests = Meta::read(&transaction)?.digests;
         let mut recent = Recent::new(usize::MAX);
-        load_recent(&transaction, digests, &mut recent)?;
+        load_recent(&transaction, digests, &mut recent, damaged)?;
         Ok(Self {
             recent: recent.view(revision(&transaction)?),
             transaction,
@@ -254,21 +257,24 @@ pub(super) fn last<T: rusqlite::types::FromSql>(
     Ok(statement.query_row([], |row| row.get(0)).optional()?)
 }
 
-/// Reads again what was logged and not folded.
+/// Reads again what was logged and not folded, but for batches that are damaged or missing, if `damaged` lets that pass.
 pub(super) fn load_recent(
     connection: &Connection,
     digests: Digests,
     recent: &mut Recent,
+    mut damaged: impl FnMut(Error) -> Result<()>,
 ) -> Result<()> {
     let first = Meta::read(connection)?.folded + 1;
     let mut gathered = Gathered::default();
-    batches_from(connection, rows::LOGGED, first, |row| {
-        let row = row?;
+    let mut take = |row: &SqlRow<'_>| {
         let BatchRow { pack, .. } = rows::batch(digests, row)?;
         let log = rows::log_of(digests, row)?;
         log.read(pack.base, |latest| gathered.push(latest))?;
         recent.log(log.bytes());
         Ok(())
+    };
+    batches_from(connection, rows::LOGGED, first, |row| {
+        row.and_then(&mut take).or_else(&mut damaged)
     })?;
     recent.push(gathered.into_run());
     Ok(())
@@ -288,7 +294,13 @@ pub(super) fn each_batch(
     digests: Digests,
     mut each: impl FnMut(Result<BatchRow>) -> Result<()>,
 ) -> Result<()> {
-    let oldest = oldest(connection, digests)?;
+    let oldest = match oldest(connection, digests) {
+        Err(damage @ Error::Corrupt(_)) => {
+            each(Err(damage))?;
+            0
+        }
+        oldest => oldest?,
+    };
     batches_from(connection, rows::BATCH, oldest, |row| {
         each(row.and_then(|row| rows::batch(digests, row)))
     })

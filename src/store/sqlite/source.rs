@@ -70,7 +70,7 @@ impl Source {
 
     pub(in crate::store) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
         let path = &*self.path;
-        let snapshot = Snapshot::of_file(&mut self.reader.connection);
+        let snapshot = Snapshot::of_file(&mut self.reader.connection, Err);
         Ok(Reading {
             path,
             snapshot: snapshot.map_err(|error| data(path, &error))?,

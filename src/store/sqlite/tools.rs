@@ -247,7 +247,11 @@ pub fn check(path: &Path) -> Result<Report, ToolError> {
 }
 
 fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
-    let snapshot = Snapshot::of_file(connection)?;
+    let problems = &mut report.problems;
+    let snapshot = Snapshot::of_file(connection, |damage| {
+        note(Err::<(), _>(damage), problems);
+        Ok(())
+    })?;
     let connection = snapshot.connection();
     let digests = Meta::read(connection)?.digests;
     let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
@@ -260,6 +264,10 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     }
     report.revision = snapshot.revision();
     let answers = check_batches(connection, digests, report)?;
+    // Batches are read twice, for what they have changed and for their ids.
+    let mut told = HashSet::new();
+    let problems = &mut report.problems;
+    problems.retain(|problem| told.insert(problem.clone()));
     check_counters(&snapshot, &answers, report)?;
     let mut statement = connection.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;

@@ -76,7 +76,7 @@ impl Writer {
         mut recent: Recent,
     ) -> Result<Self> {
         let log = Log::follow(&mut connection)?;
-        reader::load_recent(&connection, digests, &mut recent)?;
+        reader::load_recent(&connection, digests, &mut recent, Err)?;
         let first = "SELECT coalesce(min(seq), 0) FROM batch";
         let first: i64 = connection.query_row(first, [], |row| row.get(0))?;
         let last: i64 = reader::last(&connection, "seq")?.unwrap_or(0);

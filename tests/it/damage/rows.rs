@@ -137,6 +137,26 @@ async fn a_batch_that_is_missing_is_no_start() {
     assert_noticed(&data, &damages).await;
 }
 
+/// A check goes on after damage, and tells of each once, also if it is of batches whose changes are in no other row.
+#[tokio::test]
+async fn a_check_lists_all_damage() {
+    let data = Data::new();
+    fill(&data, "KILL").await;
+    data.tamper("UPDATE batch SET log = x'00' WHERE seq = 1");
+    data.tamper("UPDATE batch SET base = 77 WHERE seq = 2");
+    data.tamper("DELETE FROM batch WHERE seq = 4");
+    data.tamper("INSERT INTO session (id, state, digest) VALUES ('bad', x'00', 0)");
+    let problems = fails(&["check", "--data-dir", data.folder()]).await;
+    for told in [
+        "the log of batch 1 is damaged",
+        "the row of batch 2 is damaged",
+        "batch 4 is missing",
+        r#"session "bad" is damaged"#,
+    ] {
+        assert_eq!(problems.matches(told).count(), 1, "{told}: {problems}");
+    }
+}
+
 /// Each batch whose changes are not in the rows of counters is read as a whole, also if no id of it is remembered: the revisions
 /// of what it has changed follow from it.
 #[tokio::test]
