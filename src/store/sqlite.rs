@@ -9,6 +9,7 @@ mod fold;
 mod horizon;
 mod lock;
 mod log;
+mod meta;
 mod reader;
 mod readers;
 mod rows;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::{
@@ -42,6 +43,7 @@ use super::{
 use crate::model::{Commit, Digests, SessionId};
 use crate::store::recent::{Current, Recent};
 use lock::{Lock, folder, make_folder};
+use meta::Meta;
 use reader::{Snapshot, unread};
 use readers::{Gate, Readers};
 use upkeep::{Shared, Upkeep};
@@ -96,22 +98,22 @@ impl SqliteStore {
         let home = folder(path);
         make_folder(home).map_err(|error| OpenError::Folder(home.to_owned(), error))?;
         let mut lock = Lock::take(path)?;
-        let (connection, digests) = schema::open(path)?;
-        let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
-        if let Some(to) = schema::moved_to(&connection).map_err(sqlite)? {
-            let path = path.to_owned();
+        let (connection, meta) = schema::open(path)?;
+        if !meta.moved_to.is_empty() {
+            let (path, to) = (path.to_owned(), meta.moved_to);
             return Err(OpenError::Moved { path, to });
         }
-        schema::forget_move(&connection).map_err(sqlite)?;
+        let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+        let failed = |error| OpenError::unreadable(path, error);
+        if !meta.made_by_move.is_empty() {
+            // What the move has made is no longer all there is in it.
+            let transaction = connection.unchecked_transaction().map_err(sqlite)?;
+            Meta::update(&transaction, |meta| meta.made_by_move.clear()).map_err(failed)?;
+            transaction.commit().map_err(sqlite)?;
+        }
+        let digests = meta.digests;
         // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
         schema::truncate_log(&connection).map_err(sqlite)?;
-        let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;
-        let failed = |error| match error {
-            rows::Error::Sqlite(error) if !error.sqlite_error_code().is_none_or(is_damage) => {
-                sqlite(error)
-            }
-            damage => OpenError::Damaged(path.to_owned(), damage.to_string()),
-        };
         // Both take their time after a crash.
         let mut reader = schema::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {

@@ -70,11 +70,13 @@ async fn hold(place: &Place) -> Result<Hold, ToolError> {
 /// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
 ///
 /// # Errors
-/// Where the file is there already, or what is in etcd is damaged or cannot be read.
-pub async fn backup(place: &Place, to: &Path) -> Result<(), ToolError> {
+/// Returns an error if the file is there already, or what is in etcd is damaged or cannot be read. Nothing is left under the
+/// file's name then.
+pub async fn backup(place: &Place, to: &Path) -> Result<Report, ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
-    let (written, _) = file.complete(|_| Ok(()))?;
-    written.publish()
+    let (written, report) = file.complete(|_| Ok(()))?;
+    written.publish()?;
+    Ok(report)
 }
 
 /// Writes a backup to etcd, under a prefix that is empty. Revisions go on far behind the backup's.

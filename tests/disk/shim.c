@@ -6,6 +6,7 @@
  *   bad        a sync of a write-ahead log fails
  *   hang       a sync of a write-ahead log does not return
  *   full       there is no room for writes to logs and to files that are not complete yet
+ *   folder     a sync of a folder fails
  *   read-only  nothing below the folder DISK_ROOT can be opened to write to it
  *
  * Writes and syncs are lines of the file DISK_LOG, `what path`.
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -52,6 +54,11 @@ static int sync_file(int fd, long call) {
     if (ends(path, "-wal") && has("kill"))
         _exit(137);
     if (ends(path, "-wal") && has("bad")) {
+        errno = EIO;
+        return -1;
+    }
+    struct stat of_file;
+    if (has("folder") && !fstat(fd, &of_file) && S_ISDIR(of_file.st_mode)) {
         errno = EIO;
         return -1;
     }

@@ -4,6 +4,7 @@
 mod clock;
 pub mod disk;
 mod folders;
+mod rows;
 mod sessions;
 
 use std::path::{Path, PathBuf};

@@ -68,7 +68,13 @@ async fn try_load(
     let revision = found.revision;
     let mut log = Log::empty(layout.clone(), lane);
     let head = found.ranges.first().and_then(|range| range.kvs.first());
+    let page = layout.sizes.packs_page;
+    let packs = rows(kv, &layout.packs(lane), None, revision, page).await?;
     let Some(head) = head else {
+        if let Some(pack) = packs.first() {
+            let missing = Corrupt("the head of its lane is missing");
+            return Ok((log, Err(needed(&pack.key, missing))));
+        }
         let nothing = Loaded {
             head: Head::default(),
             packs: Vec::new(),
@@ -77,8 +83,6 @@ async fn try_load(
         };
         return Ok((log, Ok(nothing)));
     };
-    let page = layout.sizes.packs_page;
-    let packs = rows(kv, &layout.packs(lane), None, revision, page).await?;
     let sessions = rows(kv, &layout.sessions(lane), None, revision, 1000).await?;
     let loaded = put_together(layout, &mut log, head, &packs, &sessions);
     Ok((log, loaded))
@@ -100,10 +104,17 @@ fn put_together(
         before: None,
     };
     let mut told = BTreeMap::new();
-    let mut last = None;
+    let first = head.forget_before.min(head.folded + 1).max(1);
+    let mut last: Option<(u64, i64, Option<Millis>)> = None;
     let mut take = |batch: &stored::Batch, row: &KeyValue| {
         let base = layout.base_of(batch, row.mod_revision);
-        let pack = pack(batch, base).map_err(|damage| needed(row, damage))?;
+        let pack = pack(batch, base).map_err(|damage| needed(&row.key, damage))?;
+        if !last.map_or(batch.seq <= first, |(seq, ..)| batch.seq == seq + 1) {
+            return Err(needed(
+                &row.key,
+                Corrupt("a batch is missing before one of its own"),
+            ));
+        }
         last = Some((batch.seq, base + i64::from(batch.places), pack.stamp.age));
         if batch.seq >= head.forget_before && !batch.ids.is_empty() {
             loaded.packs.push(pack);
@@ -116,7 +127,7 @@ fn put_together(
     for row in packs {
         let stored: stored::Pack = layout.need(row)?;
         let added = log.add_pack(&stored, row.mod_revision);
-        added.map_err(|damage| needed(row, damage))?;
+        added.map_err(|damage| needed(&row.key, damage))?;
         for batch in &stored.batches {
             take(batch, row)?;
         }
@@ -126,7 +137,7 @@ fn put_together(
     }
     let Some((seq, revision, age)) = last.filter(|(seq, ..)| *seq == head.seq) else {
         let missing = Corrupt("a lane's last batch is missing");
-        return Err(needed(head_row, missing));
+        return Err(needed(&head_row.key, missing));
     };
     loaded.head = Head {
         seq,
@@ -141,10 +152,10 @@ fn put_together(
     for row in sessions {
         let id = row.key.strip_prefix(&*prefix);
         let id = id.and_then(|id| std::str::from_utf8(id).ok());
-        let id = id.ok_or_else(|| needed(row, Corrupt("a session's key is not UTF-8")))?;
+        let id = id.ok_or_else(|| needed(&row.key, Corrupt("a session's key is not UTF-8")))?;
         let session = layout.open::<stored::Session>(row);
         if session.is_err() && layout.has_another_key(row) {
-            return Err(needed(row, Corrupt("the key of a session is damaged")));
+            return Err(needed(&row.key, Corrupt("the key of a session is damaged")));
         }
         if let Some(told) = told.get_mut(id) {
             told.set_row(session);
@@ -166,7 +177,7 @@ fn put_together(
         loaded.sessions.extend(session.map(|session| (id, session)));
     }
     let taken = log.set_head(head, head_row.mod_revision);
-    taken.map_err(|damage| needed(head_row, damage))?;
+    taken.map_err(|damage| needed(&head_row.key, damage))?;
     Ok(loaded)
 }
 
@@ -269,20 +280,21 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
         row.mod_revision,
         &mut batches,
     )?;
-    let complete = batches.last().map(|batch| batch.head.seq) == Some(head.seq);
-    if !complete || batches.first().map(|batch| batch.head.seq) != Some(seq + 1) {
-        return Ok(Found::TooMany);
-    }
     let known = if has_folded {
         head.folded.min(seq)
     } else {
         seq
     };
-    let mut told = BTreeMap::new();
     let stored = packs.iter().flat_map(|(pack, _)| &pack.batches);
     let new = stored
         .chain(&head.batches)
         .filter(|batch| batch.seq > known);
+    // If one is missing all of the lane is read, which tells why.
+    let complete = new.clone().map(|batch| batch.seq).eq(known + 1..=head.seq);
+    if !complete || batches.is_empty() {
+        return Ok(Found::TooMany);
+    }
+    let mut told = BTreeMap::new();
     new.for_each(|batch| tell(batch, &mut told));
     let of_log = Some(log).filter(|_| !has_folded);
     let moment = (found.revision, head.time);

@@ -254,7 +254,7 @@ impl Layout {
 
     /// What a row says that no operation of a lane can be decided without.
     pub(super) fn need<M: Message + Default>(&self, row: &KeyValue) -> Result<M, StoreError> {
-        self.open(row).map_err(|damage| needed(row, damage))
+        self.open(row).map_err(|damage| needed(&row.key, damage))
     }
 
     /// The revision before the first place of a batch that was committed at a revision of etcd.
@@ -299,8 +299,8 @@ pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Re
 }
 
 /// The error of a damaged row that no operation of a lane can be decided without.
-pub(super) fn needed(row: &KeyValue, Corrupt(problem): Corrupt) -> StoreError {
-    let key = String::from_utf8_lossy(&row.key);
+pub(super) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
+    let key = String::from_utf8_lossy(key);
     let problem = format!(
         "{key}: {problem}. Nobody can tell which request ids, sessions or changes were in it, so its lane is not served: \
          increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data of a backup under another \

@@ -112,9 +112,10 @@ impl<K: Kv> Survey<K> {
     async fn before(&mut self, dump: &mut Dump) -> Result<u64, ToolError> {
         let mut count = 0;
         let mut pages = self.pages(self.layout.all_before(), PACKS);
+        let mut rows = BeforeRows::default();
         while let Some(page) = pages.next(&self.kv).await? {
             for row in &page {
-                let of_it = remembered(&self.layout, row);
+                let of_it = rows.read(&self.layout, row);
                 let Some(of_it) = note(&row.key, of_it, &mut self.report.problems) else {
                     continue;
                 };
@@ -133,6 +134,8 @@ impl<K: Kv> Survey<K> {
                 }
             }
         }
+        let all = self.layout.all_before();
+        note(&all, rows.end(&self.layout), &mut self.report.problems);
         Ok(count)
     }
 
@@ -241,14 +244,55 @@ pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, Stor
     let mut packs = Vec::new();
     // They do not change.
     let mut pages = Pages::new(layout.all_before(), PACKS, 0);
+    let mut before = BeforeRows::default();
     while let Some(page) = pages.read(kv).await? {
         for row in &page {
-            let of_it = remembered(layout, row);
-            let of_it = of_it.map_err(|damage| rows::needed(row, damage))?;
+            let of_it = before.read(layout, row);
+            let of_it = of_it.map_err(|damage| rows::needed(&row.key, damage))?;
             packs.extend(of_it.iter().map(Remembered::pack));
         }
     }
+    let end = before.end(layout);
+    end.map_err(|damage| rows::needed(&layout.all_before(), damage))?;
     Ok(Before::new(packs)?)
+}
+
+/// The rows of ids that came from elsewhere, in the order of their keys: they are numbered from 0, and the first row of the data has
+/// the latest time in them.
+#[derive(Default)]
+struct BeforeRows {
+    count: u32,
+    latest: Option<Millis>,
+    has_damage: bool,
+}
+
+impl BeforeRows {
+    fn read(&mut self, layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
+        let packs = self.next(layout, row);
+        self.has_damage |= packs.is_err();
+        packs
+    }
+
+    fn next(&mut self, layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
+        let packs = remembered(layout, row)?;
+        let times = packs.iter().map(|pack| pack.newest.unwrap_or(pack.time));
+        self.latest = self.latest.max(times.max());
+        self.count += 1;
+        if row.key != layout.before(self.count - 1) && !self.has_damage {
+            return Err(Corrupt("a row is missing before it"));
+        }
+        Ok(packs)
+    }
+
+    fn end(&self, layout: &Layout) -> Result<(), Corrupt> {
+        match layout.before_until {
+            // Those of the first formats are taken for later than they are.
+            Some(until) if self.latest < Some(until) && !self.has_damage => {
+                Err(Corrupt("its last rows are missing"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::meta::Meta;
 use super::rows::{self, Error};
 use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve};
 use super::{check, schema};
@@ -59,14 +60,6 @@ impl Filling {
         // It is synced as a whole, before it has its name.
         connection.pragma_update(None, "synchronous", "OFF")?;
         let transaction = connection.unchecked_transaction()?;
-        let mut meta = transaction.prepare("UPDATE meta SET value = ?2 WHERE name = ?1")?;
-        meta.execute(params!["key", self.digests.key()])?;
-        meta.execute(params!["lanes", dump.lanes])?;
-        meta.execute(params!["forgotten", dump.forgotten])?;
-        if self.place.is_some() {
-            let id = Uuid::new_v4().into_bytes();
-            transaction.execute("INSERT INTO meta VALUES ('move', ?1)", params![id])?;
-        }
         let mut put = transaction.prepare(rows::PUT_BATCH)?;
         let mut batch = Commit {
             seq: 0,
@@ -104,8 +97,19 @@ impl Filling {
             ..batch
         };
         rows::put_batch(&mut put, self.digests, &head, dump.revision)?;
-        meta.execute(params!["folded", head.seq.cast_signed()])?;
-        drop((meta, put));
+        drop(put);
+        let meta = Meta {
+            digests: self.digests,
+            folded: head.seq,
+            forgotten: dump.forgotten,
+            lanes: dump.lanes,
+            moved_to: String::new(),
+            made_by_move: match self.place {
+                Some(_) => Uuid::new_v4().into_bytes().into(),
+                None => Vec::new(),
+            },
+        };
+        meta.write(&transaction)?;
         let mut put = transaction.prepare(rows::PUT_SESSION)?;
         for (id, session) in &dump.sessions {
             rows::put_session(&mut put, self.digests, id, &session.encode())?;
@@ -215,9 +219,9 @@ impl Left {
     /// The id of the move that has made it, which no other file has.
     pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
         let connection = schema::open_reader(&self.file)?.connection;
-        let id = schema::made_by_move(&connection);
-        let id = id.map_err(|error| ToolError::Data(self.file.clone(), error.to_string()))?;
-        Ok(id.unwrap_or_default())
+        let meta = Meta::read(&connection);
+        let meta = meta.map_err(|error| ToolError::Data(self.file.clone(), error.to_string()))?;
+        Ok(meta.made_by_move)
     }
 
     /// Where it is.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
+use super::meta::Meta;
 use super::rows::{self, Result};
 use crate::model::Digests;
 use crate::store::recent::{Merged, Run};
@@ -66,9 +67,7 @@ impl Fold {
         if left == 0 {
             return Ok(None);
         }
-        transaction
-            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'folded'")?
-            .execute(params![self.seq.cast_signed()])?;
+        Meta::update(transaction, |meta| meta.folded = self.seq)?;
         Ok(Some(self.seq))
     }
 }

@@ -23,8 +23,8 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
         return Err(OpenError::Missing(path.to_owned()).into());
     }
     let lock = Lock::take(path)?;
-    let (connection, digests) = schema::open(path)?;
-    let reset = take_back(&connection, digests, now);
+    let (connection, meta) = schema::open(path)?;
+    let reset = take_back(&connection, meta.digests, now);
     let before = reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))?;
     // A backup is one file.
     complete(path, connection)?;

@@ -3,8 +3,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params,
+};
 
+use super::meta::Meta;
 use super::rows::{self, BatchRow, Error, Log, Result};
 use crate::model::{Digests, Head, Session};
 use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
@@ -52,7 +55,10 @@ impl<'a> Snapshot<'a> {
         let transaction = begin(connection)?;
         let recent = current.lock();
         // SQLite takes its snapshot with the first that is read. What is folded after that is in both.
-        forgotten(&transaction)?;
+        let first = "SELECT 1 FROM meta LIMIT 1";
+        transaction
+            .prepare_cached(first)?
+            .query_row([], |_| Ok(()))?;
         Ok(Self {
             transaction,
             digests,
@@ -60,11 +66,15 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    /// As it is in the file, whoever writes to it.
-    pub(super) fn of_file(connection: &'a mut Connection, digests: Digests) -> Result<Self> {
+    /// As it is in the file, whoever writes to it. It lacks what `damaged` lets pass.
+    pub(super) fn of_file(
+        connection: &'a mut Connection,
+        damaged: impl FnMut(Error) -> Result<()>,
+    ) -> Result<Self> {
         let transaction = begin(connection)?;
+        let digests = Meta::read(&transaction)?.digests;
         let mut recent = Recent::new(usize::MAX);
-        load_recent(&transaction, digests, &mut recent)?;
+        load_recent(&transaction, digests, &mut recent, damaged)?;
         Ok(Self {
             recent: recent.view(revision(&transaction)?),
             transaction,
@@ -109,7 +119,7 @@ impl<'a> Snapshot<'a> {
             rows: Vec::new(),
             next: None,
             revision: self.revision(),
-            forgotten: forgotten(&self.transaction)?,
+            forgotten: Meta::read(&self.transaction)?.forgotten,
         };
         // Every name after `after` and with the prefix comes behind both, in the order of bytes.
         let from = scan
@@ -247,35 +257,25 @@ pub(super) fn last<T: rusqlite::types::FromSql>(
     Ok(statement.query_row([], |row| row.get(0)).optional()?)
 }
 
-/// A number of the database as a whole.
-pub(super) fn meta(connection: &Connection, name: &str) -> Result<i64> {
-    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
-    Ok(statement.query_row([name], |row| row.get(0))?)
-}
-
-/// Of the counters that were deleted up to this revision, some are not in `deleted`.
-fn forgotten(connection: &Connection) -> Result<i64> {
-    meta(connection, "forgotten")
-}
-
-/// Reads again what was logged and not folded.
+/// Reads again what was logged and not folded, but for batches that are damaged or missing, if `damaged` lets that pass.
 pub(super) fn load_recent(
     connection: &Connection,
     digests: Digests,
     recent: &mut Recent,
+    mut damaged: impl FnMut(Error) -> Result<()>,
 ) -> Result<()> {
-    let folded = meta(connection, "folded")?;
-    let sql = "SELECT seq, base, log FROM batch WHERE seq > ?1 ORDER BY seq";
-    let mut statement = connection.prepare(sql)?;
-    let mut found = statement.query([folded])?;
+    let first = Meta::read(connection)?.folded + 1;
     let mut gathered = Gathered::default();
-    while let Some(row) = found.next()? {
-        let (seq, base): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let log = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-        let log = Log::new(digests, seq.cast_unsigned(), log)?;
-        log.read(base, |latest| gathered.push(latest))?;
+    let mut take = |row: &SqlRow<'_>| {
+        let BatchRow { pack, .. } = rows::batch(digests, row)?;
+        let log = rows::log_of(digests, row)?;
+        log.read(pack.base, |latest| gathered.push(latest))?;
         recent.log(log.bytes());
-    }
+        Ok(())
+    };
+    batches_from(connection, rows::LOGGED, first, |row| {
+        row.and_then(&mut take).or_else(&mut damaged)
+    })?;
     recent.push(gathered.into_run());
     Ok(())
 }
@@ -287,18 +287,49 @@ pub(super) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
     Ok(Log::new(digests, seq.cast_unsigned(), &log)?.forget_before)
 }
 
-/// Shows `each` batch, in their order, from the oldest that something is remembered of.
+/// Shows `each` batch, in their order, from the oldest that something is remembered of; and an error for those that are damaged
+/// or missing.
 pub(super) fn each_batch(
     connection: &Connection,
     digests: Digests,
     mut each: impl FnMut(Result<BatchRow>) -> Result<()>,
 ) -> Result<()> {
-    let oldest = oldest(connection, digests)?;
-    let sql = format!("{} WHERE seq >= ?1 ORDER BY seq", rows::BATCH);
-    let mut statement = connection.prepare(&sql)?;
-    let mut found = statement.query([oldest.cast_signed()])?;
+    let oldest = match oldest(connection, digests) {
+        Err(damage @ Error::Corrupt(_)) => {
+            each(Err(damage))?;
+            0
+        }
+        oldest => oldest?,
+    };
+    batches_from(connection, rows::BATCH, oldest, |row| {
+        each(row.and_then(|row| rows::batch(digests, row)))
+    })
+}
+
+/// Shows `each` row of a batch, from batch `first` to the last one; and an error for batches between the two that have none. The
+/// rows of batches follow each other: those that nobody needs any more are deleted from the front. The first format left out
+/// batches without ids, and did not store which is the first: that is told as 0.
+fn batches_from(
+    connection: &Connection,
+    columns: &str,
+    first: u64,
+    mut each: impl FnMut(Result<&SqlRow<'_>>) -> Result<()>,
+) -> Result<()> {
+    let last: i64 = last(connection, "seq")?.unwrap_or(0);
+    let mut statement = connection.prepare(&format!("{columns} WHERE seq >= ?1 ORDER BY seq"))?;
+    let mut found = statement.query([first.cast_signed()])?;
+    let mut next = first.cast_signed();
     while let Some(row) = found.next()? {
-        each(rows::batch(digests, row))?;
+        let seq: i64 = row.get(0)?;
+        if next > 0 && seq != next && rows::has_log(row)? {
+            each(Err(missing(next, seq - 1)))?;
+        }
+        next = seq.saturating_add(1);
+        each(Ok(row))?;
+    }
+    let end = last.saturating_add(1);
+    if next > end {
+        each(Err(missing(end, next - 1)))?;
     }
     Ok(())
 }
@@ -322,6 +353,14 @@ pub(super) fn session(
         ),
         revision: revision(&snapshot)?,
         horizon: last(&snapshot, "session_horizon")?.unwrap_or(0),
+    })
+}
+
+fn missing(first: i64, last: i64) -> Error {
+    Error::Corrupt(if first == last {
+        format!("batch {first} is missing")
+    } else {
+        format!("batches {first} to {last} are missing")
     })
 }
 

@@ -52,8 +52,9 @@ pub(super) const PUT_COUNTER: &str =
     "INSERT OR REPLACE INTO counter (name, value, revision, digest) VALUES (?1, ?2, ?3, ?4)";
 pub(super) const PUT_DELETED: &str =
     "INSERT OR REPLACE INTO deleted (name, revision, digest) VALUES (?1, ?2, ?3)";
-pub(super) const BATCH: &str =
-    "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras FROM batch";
+pub(super) const BATCH: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log) FROM batch";
+/// The same, and what [`log_of`] reads.
+pub(super) const LOGGED: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log), log FROM batch";
 pub(super) const PUT_BATCH: &str = "INSERT INTO batch \
     (seq, base, places, time, horizon, session_horizon, ids, digest, log, extras) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
@@ -230,6 +231,21 @@ impl<'a> Log<'a> {
         let seq = self.seq;
         read.map_err(|Corrupt(what)| Error::Corrupt(format!("the log of batch {seq}: {what}")))
     }
+}
+
+/// Whether a row of a batch has a log: the first format had none.
+pub(super) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
+    Ok(row.get::<_, i64>(9)? > 0)
+}
+
+/// What a row of a batch has logged, whose changes are not in the rows of counters.
+pub(super) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
+    let seq = row.get::<_, i64>(0)?.cast_unsigned();
+    let log = row.get_ref(10)?.as_blob().map_err(rusqlite::Error::from)?;
+    if !has_log(row)? {
+        return Err(Error::Corrupt(format!("the log of batch {seq} is damaged")));
+    }
+    Log::new(digests, seq, log)
 }
 
 pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {

@@ -11,14 +11,14 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
-use super::beside;
-use crate::model::Digests;
+use super::meta::Meta;
+use super::{beside, rows};
 
 /// "sumd": says in the file's header whose it is.
 const APPLICATION_ID: i32 = 0x7375_6d64;
 
 /// The statements that make each version of the schema from the one before.
-const MIGRATIONS: [&str; 4] = ["
+const MIGRATIONS: [&str; 5] = ["
     CREATE TABLE meta (
         name TEXT PRIMARY KEY NOT NULL,
         value ANY NOT NULL
@@ -76,6 +76,8 @@ const MIGRATIONS: [&str; 4] = ["
     -- Fields that a row may have beside those of its format, each with a tag and its length; of a batch, how old it is.
     ALTER TABLE batch ADD COLUMN extras BLOB NOT NULL DEFAULT x'';
     ALTER TABLE counter ADD COLUMN extras BLOB NOT NULL DEFAULT x'';
+", "
+    -- All other rows of `meta` have a check sum in its row `check`, which is written after every migration.
 "];
 
 /// The version that this program writes.
@@ -85,8 +87,8 @@ const MIGRATIONS: [&str; 4] = ["
     reason = "a handful"
 )]
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
-/// The oldest that it reads without bringing it up to date: that which has logs.
-const READABLE: i32 = 2;
+/// The oldest that it reads without bringing it up to date: the first that has all columns.
+const READABLE: i32 = 4;
 
 /// Pages of the write-ahead log after which they are copied into the database, unless the writer sees to that.
 const CHECKPOINT_PAGES: u32 = 8000;
@@ -199,8 +201,21 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens a database to write to it; it is made, or brought to this version, where need be.
-pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
+impl OpenError {
+    /// Tells damage from a database that cannot be read.
+    pub(super) fn unreadable(path: &Path, error: rows::Error) -> Self {
+        let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;
+        match error {
+            rows::Error::Sqlite(error) if !error.sqlite_error_code().is_none_or(is_damage) => {
+                Self::Sqlite(path.to_owned(), error)
+            }
+            damage => Self::Damaged(path.to_owned(), damage.to_string()),
+        }
+    }
+}
+
+/// Opens a database to write to it; it is made, or brought to this version, if need be.
+pub(super) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -211,9 +226,9 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Digests), OpenError> {
     connection
         .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
         .map_err(sqlite)?;
-    migrate(&mut connection, version).map_err(sqlite)?;
-    let digests = digests(&connection).map_err(sqlite)?;
-    Ok((connection, digests))
+    let migrated = migrate(&mut connection, version).and_then(|()| Meta::read(&connection));
+    let meta = migrated.map_err(|error| OpenError::unreadable(path, error))?;
+    Ok((connection, meta))
 }
 
 /// A connection that reads.
@@ -337,37 +352,6 @@ pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     }
 }
 
-/// Where the data were moved to, if they were.
-pub(super) fn moved_to(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    let to = "SELECT value FROM meta WHERE name = 'moved_to' AND value <> ''";
-    connection.query_row(to, [], |row| row.get(0)).optional()
-}
-
-/// The id of the move that has made the file, if nobody has served it yet.
-pub(super) fn made_by_move(connection: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
-    let id = "SELECT value FROM meta WHERE name = 'move'";
-    connection.query_row(id, [], |row| row.get(0)).optional()
-}
-
-/// Notes that the file is served: what the move has made is no longer all there is in it.
-pub(super) fn forget_move(connection: &Connection) -> rusqlite::Result<()> {
-    let forgotten = connection.execute("DELETE FROM meta WHERE name = 'move'", []);
-    forgotten.map(drop)
-}
-
-/// How many lanes the data had where they came from.
-pub(super) fn lanes(connection: &Connection) -> rusqlite::Result<u32> {
-    let lanes = "SELECT value FROM meta WHERE name = 'lanes'";
-    let lanes = connection.query_row(lanes, [], |row| row.get(0)).optional();
-    Ok(lanes?.unwrap_or(1))
-}
-
-pub(super) fn digests(connection: &Connection) -> rusqlite::Result<Digests> {
-    let key = "SELECT value FROM meta WHERE name = 'key'";
-    let key: [u8; 16] = connection.query_row(key, [], |row| row.get(0))?;
-    Ok(Digests::new(key))
-}
-
 /// The version of a database, 0 for one that is empty.
 fn version(path: &Path, connection: &Connection) -> Result<i32, OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
@@ -402,7 +386,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cell_size_check", true)
 }
 
-fn migrate(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection, from: i32) -> rows::Result<()> {
     if from == VERSION {
         return Ok(());
     }
@@ -411,7 +395,8 @@ fn migrate(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
     for migration in &MIGRATIONS[done..] {
         transaction.execute_batch(migration)?;
     }
+    Meta::read(&transaction)?.write(&transaction)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()
+    Ok(transaction.commit()?)
 }

@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::Connection;
 
 use super::lock::Lock;
+use super::meta::Meta;
 use super::reader::{Snapshot, Walk};
 use super::{OpenError, reader, rows, schema};
 use crate::store::Row;
@@ -52,15 +53,15 @@ impl Source {
 
     /// Where its data were moved to, if they were.
     pub(in crate::store) fn moved_to(&self) -> Result<Option<String>, ToolError> {
-        schema::moved_to(&self.reader.connection).map_err(|error| data(&self.path, &error))
+        let meta = Meta::read(&self.reader.connection);
+        let moved_to = meta.map_err(|error| data(&self.path, &error))?.moved_to;
+        Ok(Some(moved_to).filter(|to| !to.is_empty()))
     }
 
     /// Nobody is to change the data any more, which are moved.
     pub(in crate::store) fn close(self, to: &str) -> Result<(), ToolError> {
         let (connection, _) = schema::open(&self.path)?;
-        let sql = "UPDATE meta SET value = ?1 WHERE name = 'moved_to'";
-        let closed = connection.execute(sql, params![to]);
-        closed.map_err(|error| data(&self.path, &error))?;
+        put_moved_to(&connection, to).map_err(|error| data(&self.path, &error))?;
         drop(self.reader);
         // It is done, wherever the log stays.
         let _ = schema::close(connection);
@@ -69,9 +70,7 @@ impl Source {
 
     pub(in crate::store) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
         let path = &*self.path;
-        let snapshot = schema::digests(&self.reader.connection)
-            .map_err(rows::Error::from)
-            .and_then(|digests| Snapshot::of_file(&mut self.reader.connection, digests));
+        let snapshot = Snapshot::of_file(&mut self.reader.connection, Err);
         Ok(Reading {
             path,
             snapshot: snapshot.map_err(|error| data(path, &error))?,
@@ -87,12 +86,17 @@ impl Reading<'_> {
 
     fn try_dump(&self) -> rows::Result<Dump> {
         let connection = self.snapshot.connection();
-        let digests = schema::digests(connection)?;
+        let Meta {
+            digests,
+            lanes,
+            forgotten,
+            ..
+        } = Meta::read(connection)?;
         let mut dump = Dump {
             digests,
-            lanes: schema::lanes(connection)?,
+            lanes,
             revision: self.snapshot.revision(),
-            forgotten: reader::meta(connection, "forgotten")?,
+            forgotten,
             time: 0,
             horizon: 0,
             session_horizon: 0,
@@ -152,6 +156,12 @@ impl Reading<'_> {
         walked.map_err(|error| data(self.path, &error))?;
         Ok(page)
     }
+}
+
+fn put_moved_to(connection: &Connection, to: &str) -> rows::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    Meta::update(&transaction, |meta| to.clone_into(&mut meta.moved_to))?;
+    Ok(transaction.commit()?)
 }
 
 fn data(path: &Path, problem: &impl std::fmt::Display) -> ToolError {

@@ -9,21 +9,26 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::lock::{Lock, create, folder, make_folder};
+use super::meta::Meta;
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
 use super::{beside, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
 use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 
-/// Copies a database, as it is at one moment, to a new file.
+/// Copies a database, as it is at one moment, to a new file. The copy is checked before it has its name; the report is of it.
 ///
 /// # Errors
-/// Where the target is there already, or either cannot be used.
-pub fn backup(path: &Path, to: &Path) -> Result<(), ToolError> {
+/// Returns an error if the target is there already, either cannot be used, or the database is damaged. Nothing is left under
+/// the target's name then.
+pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     refuse_existing(to)?;
+    let reader = schema::open_reader(path)?;
     let partial = Partial::new(to)?;
-    copy(path, &partial.0)?;
-    publish(&partial.0, to)
+    copy(&reader, path, &partial.0)?;
+    let report = check_copy(&partial.0, path)?;
+    publish(&partial.0, to)?;
+    Ok(report)
 }
 
 /// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
@@ -41,18 +46,24 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
     let partial = &*partial.0;
-    copy(from, partial)?;
+    copy(&schema::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
-    let (connection, digests) = schema::open(partial)?;
-    let skipped = skip_revisions(&connection, digests);
+    let (connection, meta) = schema::open(partial)?;
+    let skipped = skip_revisions(&connection, meta.digests);
     skipped.map_err(|error| data(error.to_string()))?;
     complete(partial, connection)?;
-    let report = check(partial)?;
-    if let Some(problem) = report.problems.first() {
-        return Err(ToolError::Data(from.to_owned(), problem.clone()));
-    }
+    let report = check_copy(partial, from)?;
     publish(partial, path)?;
     Ok(report)
+}
+
+/// Checks a copy of a database: damage of the one is damage of the other.
+fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
+    let report = check(copy)?;
+    match report.problems.first() {
+        Some(problem) => Err(ToolError::Data(from.to_owned(), problem.clone())),
+        None => Ok(report),
+    }
 }
 
 /// A place for a new database. It is left as it was found, unless it is kept.
@@ -154,8 +165,7 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), ToolError> {
-    let reader = schema::open_any(from)?;
+fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError> {
     let target = to.to_string_lossy();
     reader
         .connection
@@ -230,11 +240,10 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
         &batch,
         base,
     )?;
-    transaction.execute(
-        "UPDATE meta SET value = ?1 WHERE name = 'forgotten'",
-        params![base],
-    )?;
-    transaction.execute("UPDATE meta SET value = '' WHERE name = 'moved_to'", [])?;
+    Meta::update(&transaction, |meta| {
+        meta.forgotten = base;
+        meta.moved_to.clear();
+    })?;
     transaction.commit()?;
     Ok(())
 }
@@ -254,9 +263,13 @@ pub fn check(path: &Path) -> Result<Report, ToolError> {
 }
 
 fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
-    let digests = schema::digests(connection)?;
-    let snapshot = Snapshot::of_file(connection, digests)?;
+    let problems = &mut report.problems;
+    let snapshot = Snapshot::of_file(connection, |damage| {
+        note(Err::<(), _>(damage), problems);
+        Ok(())
+    })?;
     let connection = snapshot.connection();
+    let digests = Meta::read(connection)?.digests;
     let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
@@ -267,6 +280,10 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     }
     report.revision = snapshot.revision();
     let answers = check_batches(connection, digests, report)?;
+    // Batches are read twice, for what they have changed and for their ids.
+    let mut told = HashSet::new();
+    let problems = &mut report.problems;
+    problems.retain(|problem| told.insert(problem.clone()));
     check_counters(&snapshot, &answers, report)?;
     let mut statement = connection.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;

@@ -178,6 +178,7 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use super::super::meta::Meta;
     use super::super::reader::Snapshot;
     use super::super::writer::tests::{batch, open};
     use super::super::{beside, schema};
@@ -241,7 +242,7 @@ mod tests {
     fn scan(scene: &Scene, mut goes_on: impl FnMut() -> bool) {
         let path = scene.path();
         let mut connection = schema::open_reader(&path).expect("a reader").connection;
-        let digests = schema::digests(&connection).expect("a key");
+        let digests = Meta::read(&connection).expect("it is whole").digests;
         let current = scene
             .shared
             .writer()

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::fold::Fold;
 use super::log::Log;
+use super::meta::Meta;
 use super::rows::{self, Error, Result};
 use super::{reader, schema};
 use crate::model::{Commit, Digests, Millis};
@@ -75,7 +76,7 @@ impl Writer {
         mut recent: Recent,
     ) -> Result<Self> {
         let log = Log::follow(&mut connection)?;
-        reader::load_recent(&connection, digests, &mut recent)?;
+        reader::load_recent(&connection, digests, &mut recent, Err)?;
         let first = "SELECT coalesce(min(seq), 0) FROM batch";
         let first: i64 = connection.query_row(first, [], |row| row.get(0))?;
         let last: i64 = reader::last(&connection, "seq")?.unwrap_or(0);
@@ -84,7 +85,7 @@ impl Writer {
             revision: reader::revision(&connection)?,
             current: Current::default(),
             fold: None,
-            folded: reader::meta(&connection, "folded")?.cast_unsigned(),
+            folded: Meta::read(&connection)?.folded,
             pruned: first.cast_unsigned(),
             past: VecDeque::new(),
             connection,
@@ -310,9 +311,7 @@ fn forget_deleted(connection: &Connection, revision: i64) -> Result<()> {
         .prepare_cached("DELETE FROM deleted WHERE revision <= ?1")?
         .execute(params![revision])?;
     if deleted > 0 {
-        connection
-            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'forgotten'")?
-            .execute(params![revision])?;
+        Meta::update(connection, |meta| meta.forgotten = revision)?;
     }
     Ok(())
 }
@@ -357,9 +356,9 @@ pub(super) mod tests {
     }
 
     pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
-        let (connection, digests) = schema::open(path).expect("a database");
+        let (connection, meta) = schema::open(path).expect("a database");
         let recent = recent::Recent::new(recent_bytes);
-        Writer::new(connection, digests, recent).expect("a writer")
+        Writer::new(connection, meta.digests, recent).expect("a writer")
     }
 
     /// What nothing is remembered of is deleted once it is folded, and what is not folded is there after a crash.

@@ -219,26 +219,32 @@ async fn a_full_disk_refuses_increments_until_there_is_room() {
     assert_eq!(code, Some(0), "{told}");
 }
 
-/// A backup that finds no room tells for which file, and leaves nothing of it.
+/// A backup that finds no room, or whose name cannot be made durable, tells for which file, and leaves nothing of it.
 #[tokio::test]
-async fn a_backup_without_room_leaves_nothing() {
+async fn a_backup_that_cannot_be_written_leaves_nothing() {
     let disk = Disk::new().await;
     let server = disk.serve().await;
     increment(&mut client(&server).await, "")
         .await
         .expect("a value");
-    disk.set("full", true);
     let backup = disk.path("backup.db");
     let to = backup.to_str().expect("a path");
-    let (code, told) = disk.run(&["backup", to, "--data-dir", &disk.data()]).await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("cannot write") && told.contains(to), "{told}");
-    let left = fs::read_dir(disk.0.path()).expect("a folder");
-    let left = left.flatten().map(|file| file.file_name());
-    let left: Vec<_> = left
-        .filter(|name| name.to_string_lossy().starts_with("backup"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    let args = ["backup", to, "--data-dir", &disk.data()];
+    for fault in ["full", "folder"] {
+        disk.set(fault, true);
+        let (code, told) = disk.run(&args).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("cannot write") && told.contains(to), "{told}");
+        let left = fs::read_dir(disk.0.path()).expect("a folder");
+        let left = left.flatten().map(|file| file.file_name());
+        let left: Vec<_> = left
+            .filter(|name| name.to_string_lossy().starts_with("backup"))
+            .collect();
+        assert!(left.is_empty(), "{fault}: {left:?}");
+        disk.set(fault, false);
+    }
+    let (code, told) = disk.run(&args).await;
+    assert_eq!(code, Some(0), "{told}");
 }
 
 /// A folder that cannot be written to can be checked and copied, unless somebody writes to it by another way.

@@ -99,6 +99,7 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
         let backup = backup.to_str().expect("a path");
         let problem = fails(&["backup", backup, "--data-dir", data.folder()]).await;
         assert!(problem.contains(r#"session "bad""#), "{problem}");
+        data.tamper(&format!("VACUUM INTO '{backup}'"));
         let elsewhere = Data::new();
         let problem = fails(&["restore", backup, "--data-dir", elsewhere.folder()]).await;
         assert!(problem.contains(r#"session "bad""#), "{problem}");

@@ -2,6 +2,7 @@
 
 mod damaged;
 mod full;
+mod gaps;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

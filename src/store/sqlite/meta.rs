@@ -1,0 +1,203 @@
+//! The table `meta`: what holds for the database as a whole. Its rows decide which of the others hold, so one check sum covers all
+//! of them, names included.
+
+use rusqlite::types::{FromSql, ToSql};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::rows::{Error, Result};
+use crate::model::Digests;
+
+/// The first format whose `meta` has a check sum.
+const CHECKED: i32 = 5;
+
+#[derive(Clone, Debug)]
+pub(super) struct Meta {
+    /// Their key is the database's own.
+    pub(super) digests: Digests,
+    /// The rows of counters have the changes of all batches up to this one.
+    pub(super) folded: u64,
+    /// Of the counters that were deleted up to this revision, some are not in `deleted`.
+    pub(super) forgotten: i64,
+    /// How many lanes the data had in the store that they came from.
+    pub(super) lanes: u32,
+    /// Where the data were moved to, or are being moved to; empty if they were not.
+    pub(super) moved_to: String,
+    /// The id of the move that has made the file; empty once it was served, and if none has.
+    pub(super) made_by_move: Vec<u8>,
+}
+
+impl Meta {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// Returns an error if a row is not what was written.
+    pub(super) fn read(connection: &Connection) -> Result<Self> {
+        let get = Get(connection);
+        let mut meta = Self {
+            digests: Digests::new(get.needed("key")?),
+            folded: get.needed::<i64>("folded")?.cast_unsigned(),
+            forgotten: get.needed("forgotten")?,
+            lanes: get.needed("lanes")?,
+            moved_to: get.needed("moved_to")?,
+            made_by_move: get.optional("made_by_move")?.unwrap_or_default(),
+        };
+        match get.optional::<u32>("check")? {
+            Some(check) if meta.check() == check => {}
+            None if version(connection)? < CHECKED => {
+                meta.folded = meta.folded.max(without_log(connection)?);
+            }
+            _ => return Err(damaged("its check sum does not fit")),
+        }
+        Ok(meta)
+    }
+
+    /// Writes all of the table.
+    pub(super) fn write(&self, connection: &Connection) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
+        let mut put = connection.prepare_cached(sql)?;
+        let rows: [(&str, &dyn ToSql); 7] = [
+            ("key", &self.digests.key()),
+            ("folded", &self.folded.cast_signed()),
+            ("forgotten", &self.forgotten),
+            ("lanes", &self.lanes),
+            ("moved_to", &self.moved_to),
+            ("made_by_move", &self.made_by_move),
+            ("check", &self.check()),
+        ];
+        for (name, value) in rows {
+            put.execute(params![name, value])?;
+        }
+        Ok(())
+    }
+
+    /// Changes the table, within a transaction of the caller's.
+    ///
+    /// # Errors
+    /// Returns an error if it is damaged, and stays so.
+    pub(super) fn update(connection: &Connection, change: impl FnOnce(&mut Self)) -> Result<()> {
+        let mut meta = Self::read(connection)?;
+        change(&mut meta);
+        meta.write(connection)
+    }
+
+    fn check(&self) -> u32 {
+        self.digests.check(&[
+            &self.digests.key(),
+            &self.folded.to_le_bytes(),
+            &self.forgotten.to_le_bytes(),
+            &self.lanes.to_le_bytes(),
+            self.moved_to.as_bytes(),
+            &self.made_by_move,
+        ])
+    }
+}
+
+/// Reads rows by their names.
+struct Get<'a>(&'a Connection);
+
+impl Get<'_> {
+    fn needed<T: FromSql>(&self, name: &str) -> Result<T> {
+        let value = self.optional(name)?;
+        value.ok_or_else(|| damaged(&format!("it has no row {name:?}")))
+    }
+
+    fn optional<T: FromSql>(&self, name: &str) -> Result<Option<T>> {
+        let sql = "SELECT value FROM meta WHERE name = ?1";
+        let mut statement = self.0.prepare_cached(sql)?;
+        let value = statement.query_row([name], |row| row.get(0)).optional();
+        value.map_err(|error| match error {
+            rusqlite::Error::SqliteFailure(..) => error.into(),
+            _ => damaged(&format!("its row {name:?} cannot be read")),
+        })
+    }
+}
+
+/// The last batch that has no log. Batches of the first format have none: what they have changed was written to the rows at once.
+fn without_log(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT coalesce(max(seq), 0) FROM batch WHERE log = x''";
+    let last: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+    Ok(last.cast_unsigned())
+}
+
+fn version(connection: &Connection) -> Result<i32> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+fn damaged(problem: &str) -> Error {
+    Error::Corrupt(format!("the table `meta` is damaged: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::Value;
+
+    use super::super::schema;
+    use super::*;
+
+    /// Every value, and every name, that differs from it by one bit.
+    fn flipped(value: &Value) -> Vec<Value> {
+        let bytes = |bytes: &[u8]| {
+            let flip = |bit: usize| {
+                let mut bytes = bytes.to_vec();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                bytes
+            };
+            (0..8 * bytes.len()).map(flip).collect::<Vec<_>>()
+        };
+        match value {
+            Value::Integer(number) => (0..64)
+                .map(|bit| Value::Integer(number ^ (1 << bit)))
+                .collect(),
+            Value::Blob(blob) => bytes(blob).into_iter().map(Value::Blob).collect(),
+            Value::Text(text) => {
+                let flipped = bytes(text.as_bytes()).into_iter().map(String::from_utf8);
+                flipped.flatten().map(Value::Text).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// No bit of the table can be changed, and no row be deleted, without an error.
+    #[test]
+    fn every_bit_is_covered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let (connection, _) = schema::open(&path).expect("a new database");
+        let change = |meta: &mut Meta| {
+            (meta.folded, meta.forgotten, meta.lanes) = (7, -9, 256);
+            meta.moved_to = "etcd://there".to_owned();
+            meta.made_by_move = vec![1, 2, 3];
+        };
+        Meta::update(&connection, change).expect("it is whole");
+        let all = {
+            let mut all = connection
+                .prepare("SELECT name, value FROM meta")
+                .expect("SQL");
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+            let rows: rusqlite::Result<Vec<(Value, Value)>> = rows.expect("rows").collect();
+            rows.expect("rows")
+        };
+        assert_eq!(all.len(), 7);
+        let assert_damaged = |sql: &str, params: &[&Value]| {
+            let transaction = connection.unchecked_transaction().expect("a transaction");
+            let params = rusqlite::params_from_iter(params);
+            assert_eq!(transaction.execute(sql, params), Ok(1), "{sql}");
+            let read = Meta::read(&transaction);
+            assert!(matches!(read, Err(Error::Corrupt(_))), "{sql}: {read:?}");
+        };
+        for (name, value) in &all {
+            for other in flipped(value) {
+                let sql = "UPDATE meta SET value = ?2 WHERE name = ?1";
+                assert_damaged(sql, &[name, &other]);
+            }
+            for other in flipped(name) {
+                let sql = "UPDATE meta SET name = ?2 WHERE name = ?1";
+                assert_damaged(sql, &[name, &other]);
+            }
+            assert_damaged("DELETE FROM meta WHERE name = ?1", &[name]);
+        }
+        let meta = Meta::read(&connection).expect("it is as it was");
+        assert_eq!((meta.folded, meta.forgotten, meta.lanes), (7, -9, 256));
+        assert_eq!(meta.moved_to, "etcd://there");
+    }
+}
