@@ -6,6 +6,7 @@
 mod clock;
 mod desk;
 mod overtaking;
+mod refusals;
 mod running;
 mod share;
 mod task;

@@ -124,7 +124,7 @@ impl InDoubt {
         if is_decision(&error) {
             return error::of_request(error);
         }
-        self.lost(Some(&error::of_request(error)))
+        self.lost(Some(&error::of_copy(error)))
     }
 
     /// The caller's error; what this node has found is beside it.

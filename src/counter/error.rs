@@ -10,7 +10,6 @@ use tracing::warn;
 use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
-use crate::notice::Rarely;
 use crate::status::{self, not_applied, unknown};
 use crate::store::{Effect, StoreError};
 use times::{from_future, too_old};
@@ -37,6 +36,11 @@ pub(super) fn of_request(error: LaneError) -> Status {
 pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     let effect = error.effect();
     lane_error_with(error, kind, effect)
+}
+
+/// That of the last copy of a request, of which an earlier one may have been applied.
+pub(super) fn of_copy(error: LaneError) -> Status {
+    lane_error_with(error, Kind::Request, Effect::Unknown)
 }
 
 /// An error of a stream whose messages have parts in several lanes. It is of one part, and others may have been applied.
@@ -125,7 +129,8 @@ fn told_to_retry(effect: Effect) -> &'static str {
     match effect {
         Effect::None => "nothing was changed: retry",
         Effect::Unknown => {
-            "some of it may have been applied: retry with the same request_id, or go on with the same session"
+            "some of it may have been applied: retry with the same request_id, or go on with the same session; without one a \
+             retry may count it twice"
         }
     }
 }
@@ -346,15 +351,6 @@ fn session_damaged() -> Status {
 }
 
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
-    static NOTICE: Rarely = Rarely::new();
-    if NOTICE.is_due() {
-        warn!(
-            max_bytes,
-            "refusing new {}: the memory for them is full (--id-memory). There is room once the oldest are forgotten ({})",
-            of_kind(kind, "ids", "sessions"),
-            of_kind(kind, "--id-horizon", "--session-horizon"),
-        );
-    }
     status::retriable(
         Code::ResourceExhausted,
         format!(

@@ -218,7 +218,7 @@ impl Executor {
         };
         let (request, context) = match request.into_request(service.digests) {
             Ok(converted) => converted,
-            // Its sender finds the same, and says it.
+            // Its sender finds the same, and says it, unless it is of a version that takes more: then it carries it out.
             Err(status) => {
                 let problem = status.message().to_owned();
                 return reply.send(Err(Rejection::declined(problem)));

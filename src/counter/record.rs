@@ -206,6 +206,7 @@ impl Stream {
         }
         if let Some((session, _)) = &self.session
             && !session_id.is_empty()
+            && *session_id != **session
             && canonical(session_id) != canonical(session)
         {
             let problem = format!("this stream belongs to session {session:?}");

@@ -14,7 +14,7 @@ use super::clock;
 use super::desk::{Outbox, Waiter};
 use super::overtaking::Overtaking;
 use super::share::Taken;
-use super::{Decided, LaneError, Result, Shared, StartError};
+use super::{Decided, LaneError, Result, Shared, StartError, refusals};
 use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
 use crate::store::{LaneNumber, Store, StoreError};
 use storing::PATIENCE;
@@ -302,7 +302,11 @@ impl Task {
                 Err(_) => break,
             };
             for job in next {
-                outcomes.push(self.state.apply(&job.request));
+                let outcome = self.state.apply(&job.request);
+                if let Err(refused) = &outcome {
+                    refusals::tell(refused, job.request.operation.is_bulk());
+                }
+                outcomes.push(outcome);
                 if self.state.changes() >= MAX_ROWS || self.state.bytes() >= max_bytes {
                     return Ok(outcomes);
                 }

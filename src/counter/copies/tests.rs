@@ -81,6 +81,8 @@ fn doubt_outlives_every_error_that_is_no_decision() {
         } else {
             assert!(is_lost(&status), "{error:?} is told as {status:?}");
             assert_eq!(status.code(), Code::Unavailable);
+            let message = status.message();
+            assert!(!message.contains("nothing was changed"), "{message}");
         }
     }
     let invalid = || crate::status::invalid_argument(vec![("delta".to_owned(), "bad".to_owned())]);

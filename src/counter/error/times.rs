@@ -1,34 +1,18 @@
 //! Refusals by the time of day: the id is too old or too young, or a clock is wrong.
 
 use tonic::{Code, Status};
-use tracing::warn;
 
 use super::{Kind, of_kind, outcome, told};
-use crate::model::{MAX_SKEW, Millis, duration};
-use crate::notice::Rarely;
+use crate::model::{MAX_SKEW, Millis};
 use crate::status;
 use crate::store::Effect;
 
-/// An id or a session that may be forgotten. Many of them at once are the sign of a clock that is wrong.
+/// An id or a session that may be forgotten.
 pub(super) fn too_old(
     kind: Kind,
     (time, horizon, now): (Millis, Millis, Option<Millis>),
     effect: Effect,
 ) -> Status {
-    static NOTICE: Rarely = Rarely::new();
-    if let Some(now) = now
-        && NOTICE.is_due()
-    {
-        warn!(
-            now = rfc3339(now),
-            horizon = rfc3339(horizon),
-            "refusing {} as too old, one of {} ago by this server's clock ({}): if they are new, their client's clock is behind, or \
-             this server's is, or was, ahead",
-            of_kind(kind, "ids", "sessions"),
-            duration(now.saturating_sub(time)),
-            of_kind(kind, "--id-horizon", "--session-horizon"),
-        );
-    }
     let by_the_server = now.map_or_else(String::new, |now| {
         format!("the server's clock says {}, and ", rfc3339(now))
     });
@@ -56,16 +40,6 @@ pub(super) fn too_old(
 
 /// An id or a session whose time is too far ahead.
 pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, effect: Effect) -> Status {
-    static NOTICE: Rarely = Rarely::new();
-    if NOTICE.is_due() {
-        warn!(
-            now = rfc3339(now),
-            "refusing {} as from the future, one of {} after this server's clock: their client's clock is ahead, or this server's \
-             is behind",
-            of_kind(kind, "ids", "sessions"),
-            duration(time.saturating_sub(now)),
-        );
-    }
     let message = format!(
         "the {} is of {}, by the clock of its client, and the server's clock says {}: times after {} are not taken. Mend the \
          client's clock, which is ahead, or the server's, which is behind, and send it again; {}",

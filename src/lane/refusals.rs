@@ -1,0 +1,44 @@
+//! Warnings about refusals that an operator can do something about. The node that decides them gives them, and no other: its are
+//! the clock and the memory.
+
+use tracing::warn;
+
+use crate::model::{Refused, date, duration};
+use crate::notice::Rarely;
+
+/// Warns of a refusal, if it is of a kind to be warned of. `is_bulk` says that it is one of a session.
+pub(super) fn tell(refused: &Refused, is_bulk: bool) {
+    static FULL: Rarely = Rarely::new();
+    static TOO_OLD: Rarely = Rarely::new();
+    static FROM_FUTURE: Rarely = Rarely::new();
+    let (of, horizon_flag) = if is_bulk {
+        ("sessions", "--session-horizon")
+    } else {
+        ("ids", "--id-horizon")
+    };
+    match refused {
+        Refused::Full { max_bytes, .. } if FULL.is_due() => warn!(
+            max_bytes,
+            "refusing new {of}: the memory for them is full (--id-memory). There is room once the oldest are forgotten \
+             ({horizon_flag})"
+        ),
+        Refused::TooOld {
+            time,
+            horizon,
+            now: Some(now),
+        } if TOO_OLD.is_due() => warn!(
+            now = date(*now),
+            horizon = date(*horizon),
+            "refusing {of} as too old, one of {} ago by this server's clock ({horizon_flag}): if they are new, their client's \
+             clock is behind, or this server's is, or was, ahead",
+            duration(now.saturating_sub(*time)),
+        ),
+        Refused::FromFuture { time, now } if FROM_FUTURE.is_due() => warn!(
+            now = date(*now),
+            "refusing {of} as from the future, one of {} after this server's clock: their client's clock is ahead, or this \
+             server's is behind",
+            duration(time.saturating_sub(*now)),
+        ),
+        _ => {}
+    }
+}
