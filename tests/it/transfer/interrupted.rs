@@ -47,10 +47,13 @@ async fn sides(places: &Places, path: &Path) -> (bool, bool) {
 
 /// Kills moves later and later, until one is done before.
 async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) -> usize {
-    let args = ["move", "--from", from, "--to", to, "--etcd-max-txn-ops=64"];
+    let mut args = vec!["move", "--from", from, "--to", to];
+    if to.starts_with("etcd") {
+        args.push("--etcd-max-txn-ops=64");
+    }
     for attempt in 0.. {
         let mut child = Command::new(SUMD)
-            .args(args)
+            .args(&args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
