@@ -193,7 +193,8 @@ impl fmt::Display for OpenError {
             Self::Nameless(path) => write!(
                 f,
                 "{0}.partial is what sumd move has made, and {0} is to be its name: run the same move again, which gives it that, \
-                 or makes it anew if the move was not complete. Only if that move was undone (sumd reopen), move {0}.partial away",
+                 or makes it anew if the move was not complete. Only if that move was undone (sumd reopen), or {0}.partial is the \
+                 rest of a backup that was broken off, move {0}.partial away",
                 path.display()
             ),
             Self::Damaged(path, damage) => write!(
