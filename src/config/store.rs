@@ -179,7 +179,8 @@ impl StoreOptions {
     pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
         if self.store.is_some() && given.iter().any(|id| id == "data_dir") {
             return Err(
-                "--data-dir is for counters in its sumd.db, and --store (SUMD_STORE) has them elsewhere: leave out one of the two"
+                "--data-dir is for counters in its sumd.db, and --store (SUMD_STORE) has them elsewhere: leave out one of the two, or say \
+                 --store sqlite:FOLDER/sumd.db if SUMD_STORE is set by somebody else"
                     .to_owned(),
             );
         }
@@ -206,8 +207,14 @@ impl Deref for NewStoreOptions {
 
 impl MoveOptions {
     pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
-        if matches!(self.to, StoreAddress::Sqlite(_)) && given.iter().any(|id| id == "etcd_lanes") {
-            return Err("--etcd-lanes is for counters that are moved to etcd".to_owned());
+        let is_layout = |id: &&String| ["etcd_lanes", "etcd_max_txn_ops"].contains(&id.as_str());
+        if matches!(self.to, StoreAddress::Sqlite(_))
+            && let Some(id) = given.iter().find(is_layout)
+        {
+            return Err(format!(
+                "--{} is for counters that are moved to etcd",
+                id.replace('_', "-")
+            ));
         }
         match (&self.from, &self.to) {
             (StoreAddress::Sqlite(_), StoreAddress::Etcd(address))

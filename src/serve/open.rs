@@ -155,8 +155,8 @@ async fn open_etcd(
     {
         warn!(
             lanes = found,
-            "--etcd-lanes {lanes} is not used: the counters have {found} lanes, and keep them. To divide them anew, sumd backup, \
-             and sumd restore with another --etcd-prefix"
+            "--etcd-lanes {lanes} is not used: the counters have {found} lanes, and keep them. To divide them anew, stop all nodes, \
+             then sumd backup, and sumd restore with another --etcd-prefix, which they are then started with"
         );
     }
     let cluster = cluster::Options {

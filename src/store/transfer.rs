@@ -4,7 +4,8 @@
 //! other. On SQLite the source is closed when its copy in etcd is complete but for a mark, which is put right last: a crash
 //! between the two leaves a source that is closed, and the move is run again. In etcd the source is closed first, since any
 //! number of nodes might begin to use it; then that the move is complete is recorded there; the target has its name last. At no
-//! time are both of use, and at no time is anything lost: run again towards the same target, a move begins anew.
+//! time are both of use, and at no time is anything lost: run again towards the same target, a move begins anew, or finishes if
+//! its target lacks nothing but its name. Nobody begins other data beside such a target, or overwrites it.
 //!
 //! A move that is complete is not made again, nor undone, wherever its target is by then, since that may have counted on. In
 //! etcd the record tells. A file that is closed tells by itself: something is at its target from before it was closed, so that
@@ -13,12 +14,12 @@
 use std::path::{Path, PathBuf};
 
 use super::dump::{Dump, Tally};
-use super::etcd::close::{close, complete, completed, undo};
+use super::etcd::close::{close, closed, complete, undo};
 use super::etcd::fill::{Filling, is_begun};
 use super::etcd::survey::Survey;
 use super::etcd::{self, Hold, Kv, Place};
 use super::sqlite::OpenError;
-use super::sqlite::fill::{Filling as File, Left};
+use super::sqlite::fill::{Filling as File, Written};
 use super::sqlite::reserve;
 use super::sqlite::source::{Reading, Source};
 use super::tools::{RESTORE_GAP, Report, ToolError};
@@ -153,22 +154,56 @@ pub async fn move_to_sqlite(
     to: &str,
     force: bool,
 ) -> Result<Tally, ToolError> {
-    if !force && let Some(moved) = completed(place, to).await? {
-        let left = Left::find(path, &moved.file)?.ok_or(moved.refusal)?;
-        let tally = count(left.file())?;
-        left.publish()?;
-        return Ok(tally);
+    if let Some(closed) = closed(place, to).await?
+        && let Some(refusal) = closed.refusal(place)
+    {
+        if let Some(left) = Written::find(path, closed.file())? {
+            let tally = count(left.file())?;
+            give_name(left)?;
+            return Ok(tally);
+        }
+        if !force {
+            return Err(refusal);
+        }
     }
     // Nothing is closed for a target that cannot be.
     let here = reserve(path)?;
-    close(place, to).await?;
+    let closed = close(place, to).await?;
+    // Another move to there may have been completed meanwhile.
+    if let Some(refusal) = closed.refusal(place).filter(|_| !force) {
+        return Err(refusal);
+    }
     let (file, tally) = copy(place, |dump| File::database(path, here, dump)).await?;
-    let (written, _) = file.complete(|partial| compare(&tally, &count(partial)?))?;
-    let left = written.leave()?;
+    let (mut written, _) = file.complete(|partial| compare(&tally, &count(partial)?))?;
+    let id = written.id()?;
+    written.keep()?;
     // From here on the file is what counts: if it has no name yet, the next attempt gives it that.
-    complete(place, to, left.id()?.into()).await?;
-    left.publish()?;
+    match complete(place, closed, id.into()).await {
+        Ok(()) => give_name(written)?,
+        Err(refused @ ToolError::Refused(_)) => {
+            written.give_up();
+            return Err(refused);
+        }
+        Err(unknown) => {
+            return Err(ToolError::Refused(format!(
+                "{unknown}. Nobody knows whether the move is complete: run it again, which gives {} its name if so, or makes it \
+                 anew",
+                written.file().display()
+            )));
+        }
+    }
     Ok(tally)
+}
+
+/// Gives the file of a move that is complete its name.
+fn give_name(written: Written) -> Result<(), ToolError> {
+    let file = written.file().to_owned();
+    written.publish().map_err(|error| {
+        ToolError::Refused(format!(
+            "{error}. The move is complete, and its file is {}: run the same move again, which gives it its name",
+            file.display()
+        ))
+    })
 }
 
 /// What is in a file.

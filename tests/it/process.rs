@@ -138,7 +138,7 @@ async fn wrong_flags() {
         ),
         (
             &["--data-dir", "a", "--store", "sqlite:b"],
-            "--data-dir is for",
+            "or say --store sqlite:FOLDER/sumd.db",
         ),
         (&["--etcd-lanes", "4"], "--etcd-lanes is for"),
         (
@@ -178,6 +178,18 @@ async fn wrong_flags() {
                 "4",
             ],
             "--etcd-lanes is for",
+        ),
+        (
+            &[
+                "move",
+                "--from",
+                "etcd://a:1",
+                "--to",
+                "sqlite:b",
+                "--etcd-max-txn-ops",
+                "64",
+            ],
+            "--etcd-max-txn-ops is for",
         ),
         (&["check", "--etcd-prefix", "/a"], "--etcd-prefix is for"),
         (&["--workers", "0"], "workers"),

@@ -89,6 +89,8 @@ pub(super) struct Registrar {
     pub(super) state: watch::Sender<State>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) rival: Option<Rival>,
+    /// It was found once: its start has ended, and only a start asks whether another node lives.
+    pub(super) was_in: bool,
 }
 
 /// The lease of another node that has the id.
@@ -115,6 +117,7 @@ impl Registrar {
             match self.register(&mut lease).await {
                 Ok(revision) => {
                     let draining = self.node.draining;
+                    self.was_in = true;
                     self.state.send_replace(State::In { draining });
                     self.rest(&mut lease, revision).await;
                 }
@@ -188,7 +191,8 @@ impl Registrar {
             let other = other.filter(|other| other.address != self.node.address);
             if let Some(other) = other.filter(|_| found.lease != lease) {
                 let address = other.address;
-                let lives = self.lives(found.lease).await;
+                // One that drains is about to go, and its id is waited for.
+                let lives = !self.was_in && !other.draining && self.lives(found.lease).await;
                 return Err(Problem::Taken { address, lives });
             }
             expected = found.mod_revision;

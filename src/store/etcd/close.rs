@@ -16,23 +16,36 @@ use super::{OpenError, kv, meta};
 use crate::proto::sumd::store::v1::Meta;
 use crate::store::tools::ToolError;
 
-/// Closes the data, unless a node is there. If an earlier attempt to move them to the same place has closed them, they stay
-/// closed, and it is forgotten that the move was complete: [`completed`] is asked before.
+/// Data that are closed for a move.
+pub(in crate::store) struct Closed {
+    meta: Meta,
+    /// The revision that the row which says so was last changed at: whoever opens the data, or completes a move of them, changes it.
+    revision: i64,
+}
+
+impl Closed {
+    /// Why the move is not made again, if it is complete.
+    pub(in crate::store) fn refusal(&self, place: &Place) -> Option<ToolError> {
+        let is_complete = !self.meta.completed_move.is_empty();
+        is_complete.then(|| meta::moved(&place.prefix, &self.meta).into())
+    }
+
+    /// The id of the file that the move has made; empty unless it is complete.
+    pub(in crate::store) fn file(&self) -> &[u8] {
+        &self.meta.completed_move
+    }
+}
+
+/// Closes the data, unless a node is there. If an earlier attempt to move them to the same place has closed them they are left
+/// as they are, also if it was complete.
 ///
 /// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
 /// written here.
-pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolError> {
+pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<Closed, ToolError> {
     let (meta, revision) = read(place).await?;
     let layout = Layout::new(&place.prefix, &meta, revision).map_err(OpenError::Data)?;
     if meta.moved_to == to {
-        if meta.completed_move.is_empty() {
-            return Ok(());
-        }
-        let under_way = Meta {
-            completed_move: Bytes::new(),
-            ..meta
-        };
-        return swap(place, &under_way, revision).await;
+        return Ok(Closed { meta, revision });
     }
     meta::check_open(&place.prefix, &meta)?;
     // Those that are found here are not harmed.
@@ -49,57 +62,53 @@ pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<(), ToolE
         reopen(place, &closed, &meta).await?;
         return Err(in_use);
     }
-    Ok(())
+    match read(place).await? {
+        (meta, revision) if meta == closed => Ok(Closed { meta, revision }),
+        _ => Err(changed(place)),
+    }
 }
 
-/// A move that is complete.
-pub(in crate::store) struct Completed {
-    /// The id of the file that it has made.
-    pub(in crate::store) file: Bytes,
-    /// Why it is not made again.
-    pub(in crate::store) refusal: ToolError,
-}
-
-/// The move to there, if it is complete.
+/// The data, if they are closed for a move to there.
 ///
 /// # Errors
-/// Returns an error if nothing records that, although the file is there.
-pub(in crate::store) async fn completed(
-    place: &Place,
-    to: &str,
-) -> Result<Option<Completed>, ToolError> {
-    let (meta, _) = read(place).await?;
+/// Returns an error if nothing records that the move is complete, although the file is there.
+pub(in crate::store) async fn closed(place: &Place, to: &str) -> Result<Option<Closed>, ToolError> {
+    let (meta, revision) = read(place).await?;
     if meta.moved_to != to {
         return Ok(None);
     }
     if meta.completed_move.is_empty() {
-        return refuse_file(&place.prefix, to).map(|()| None);
+        refuse_file(&place.prefix, to)?;
     }
-    Ok(Some(Completed {
-        refusal: meta::moved(&place.prefix, &meta).into(),
-        file: meta.completed_move,
-    }))
+    Ok(Some(Closed { meta, revision }))
 }
 
 /// Records that a move is complete, by the id of the file that it has made, which is of use from then on.
+///
+/// # Errors
+/// Returns [`ToolError::Refused`] if somebody else has opened the data meanwhile, or completed a move of them: then this one is not
+/// complete, and will not be. After any other error nobody knows.
 pub(in crate::store) async fn complete(
     place: &Place,
-    to: &str,
+    closed: Closed,
     file: Bytes,
 ) -> Result<(), ToolError> {
-    let (meta, revision) = read(place).await?;
-    if meta.moved_to != to || !meta.completed_move.is_empty() {
-        let problem = format!(
-            "the counters under {} were opened again, or moved by somebody else, meanwhile",
-            place.prefix
-        );
-        return Err(ToolError::Refused(problem));
-    }
     let completed = Meta {
         completed_move: file,
-        ..meta
+        ..closed.meta
     };
-    swap(place, &completed, revision).await
+    let recorded = swap(place, &completed, closed.revision).await;
+    recorded.map_err(|error| match error {
+        ToolError::Refused(_) => changed(place),
+        error => error,
+    })
+}
+
+fn changed(place: &Place) -> ToolError {
+    ToolError::Refused(format!(
+        "the counters under {} were opened again, or moved by somebody else, meanwhile: this move has made no file",
+        place.prefix
+    ))
 }
 
 /// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
@@ -135,8 +144,8 @@ fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
     }
     Err(ToolError::Refused(format!(
         "the counters under {prefix} were moved to {to}, which is there: serve that. Nothing records that the move is complete: \
-         an older sumd has made it, or the file is another one. Only if nobody has ever served the file, sumd reopen --force \
-         opens the counters under {prefix} again"
+         an older sumd has made it, or the file is another one. Only if nobody has ever served the file: move it away, and run \
+         the move again; or sumd reopen --force opens the counters under {prefix} again"
     )))
 }
 

@@ -42,8 +42,11 @@ impl Filling {
 
     fn begin(path: &Path, dump: &Dump, place: Option<Place>) -> Result<Self, ToolError> {
         refuse_existing(path)?;
-        let partial = Partial::new(path)?;
-        let (connection, _) = schema::open(&partial.0)?;
+        let partial = match place {
+            Some(_) => Partial::of_move(path, dump.digests)?,
+            None => Partial::new(path)?,
+        };
+        let (connection, _) = schema::open(&partial.path)?;
         let filling = Self {
             path: path.to_owned(),
             digests: dump.digests,
@@ -104,10 +107,7 @@ impl Filling {
             forgotten: dump.forgotten,
             lanes: dump.lanes,
             moved_to: String::new(),
-            made_by_move: match self.place {
-                Some(_) => Uuid::new_v4().into_bytes().into(),
-                None => Vec::new(),
-            },
+            made_by_move: Vec::new(),
         };
         meta.write(&transaction)?;
         let mut put = transaction.prepare(rows::PUT_SESSION)?;
@@ -147,8 +147,11 @@ impl Filling {
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
     ) -> Result<(Written, Report), ToolError> {
-        complete(&self.partial.0, self.connection)?;
-        let file = &*self.partial.0;
+        if self.place.is_some() {
+            self.done(self.put_id())?;
+        }
+        complete(&self.partial.path, self.connection)?;
+        let file = &*self.partial.path;
         let report = check(file)?;
         if let Some(problem) = report.problems.first() {
             return Err(ToolError::Data(file.to_owned(), problem.clone()));
@@ -162,12 +165,20 @@ impl Filling {
         Ok((written, report))
     }
 
+    /// What has an id is whole.
+    fn put_id(&self) -> rows::Result<()> {
+        let transaction = self.connection.unchecked_transaction()?;
+        let id = Uuid::new_v4().into_bytes();
+        Meta::update(&transaction, |meta| meta.made_by_move = id.into())?;
+        Ok(transaction.commit()?)
+    }
+
     fn done(&self, written: Result<(), Error>) -> Result<(), ToolError> {
-        written.map_err(|error| ToolError::Data(self.partial.0.clone(), error.to_string()))
+        written.map_err(|error| ToolError::Data(self.partial.path.clone(), error.to_string()))
     }
 }
 
-/// A database that is complete but for its name.
+/// A database that is complete but for its name. Dropped, nothing is left of it, unless it is kept.
 pub(in crate::store) struct Written {
     path: PathBuf,
     partial: Partial,
@@ -175,65 +186,60 @@ pub(in crate::store) struct Written {
 }
 
 impl Written {
-    /// Gives it its name. Nothing is left of it if that fails.
-    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
-        publish(&self.partial.0, &self.path)?;
-        if let Some(place) = self.place {
-            place.keep();
-        }
-        Ok(())
-    }
-
-    /// Leaves it where it is from now on.
-    pub(in crate::store) fn leave(self) -> Result<Left, ToolError> {
-        Ok(Left {
-            path: self.path,
-            file: self.partial.leave()?,
-            place: self.place,
-        })
-    }
-}
-
-/// The database that a move has made, which is complete but for its name, and stays there until it has that.
-pub(in crate::store) struct Left {
-    path: PathBuf,
-    file: PathBuf,
-    place: Option<Place>,
-}
-
-impl Left {
-    /// The one that the move of this id has left, if it was broken off when it was complete.
+    /// The one that the move of this id has kept, if it was broken off when it was complete.
+    ///
+    /// # Errors
+    /// Returns an error if it is there, and its place is not free.
     pub(in crate::store) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
-        let file = Partial::place(path);
-        if path.exists() || !file.exists() {
+        if schema::nameless(path).is_none_or(|meta| meta.made_by_move != id) {
             return Ok(None);
         }
-        let left = Self {
+        let partial = Partial::left(path);
+        let place = reserve(path).map_err(|error| match error {
+            ToolError::Exists(other) => ToolError::Refused(format!(
+                "the move is complete, and its file is {}, which lacks its name: {} is another file, and is in the way. Move \
+                 that away, and run the same move again",
+                partial.path.display(),
+                other.display()
+            )),
+            error => error,
+        })?;
+        Ok(Some(Self {
             path: path.to_owned(),
-            file,
-            place: Some(reserve(path)?),
-        };
-        Ok((left.id()? == id).then_some(left))
+            partial,
+            place: Some(place),
+        }))
     }
 
     /// The id of the move that has made it, which no other file has.
     pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
-        let connection = schema::open_reader(&self.file)?.connection;
+        let file = self.file();
+        let connection = schema::open_reader(file)?.connection;
         let meta = Meta::read(&connection);
-        let meta = meta.map_err(|error| ToolError::Data(self.file.clone(), error.to_string()))?;
+        let meta = meta.map_err(|error| ToolError::Data(file.to_owned(), error.to_string()))?;
         Ok(meta.made_by_move)
     }
 
     /// Where it is.
     pub(in crate::store) fn file(&self) -> &Path {
-        &self.file
+        &self.partial.path
+    }
+
+    /// Keeps it where it is from now on, until it has its name or is given up.
+    pub(in crate::store) fn keep(&mut self) -> Result<(), ToolError> {
+        self.partial.keep()
+    }
+
+    /// Leaves nothing of it.
+    pub(in crate::store) fn give_up(mut self) {
+        self.partial.give_up();
     }
 
     /// Gives it its name.
-    pub(in crate::store) fn publish(self) -> Result<(), ToolError> {
-        publish(&self.file, &self.path)?;
+    pub(in crate::store) fn publish(mut self) -> Result<(), ToolError> {
+        publish(&self.partial.path, &self.path)?;
         // The files that SQLite has put beside it.
-        drop(Partial(self.file));
+        self.partial.give_up();
         if let Some(place) = self.place {
             place.keep();
         }

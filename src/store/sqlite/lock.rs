@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{OpenError, beside};
+use super::{OpenError, beside, schema};
 
 /// The name of the database in a data folder, which has one database only.
 pub const DATABASE: &str = "sumd.db";
@@ -86,13 +86,17 @@ impl Lock {
     /// Locks a database, which is created empty if there is none, and makes durable whatever an earlier process has left.
     ///
     /// # Errors
-    /// Returns an error if another process has it, if its files cannot be read or written, or if there is a log and nothing that it
-    /// is the log of.
+    /// Returns an error if another process has it, if its files cannot be read or written, if there is a log and nothing that it is
+    /// the log of, or if there is no database but one that a move has made and not given its name.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let mut taken = Self::reserve(path)?;
         if is_bereft(path) {
             taken.give_up();
             return Err(OpenError::Bereft(path.to_owned()));
+        }
+        if is_empty(path) && schema::nameless(path).is_some() {
+            taken.give_up();
+            return Err(OpenError::Nameless(path.to_owned()));
         }
         let database = create(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
         lock(&database, path, path)?;
@@ -187,10 +191,14 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 /// A write-ahead log has data of a database that is missing or empty. SQLite would begin a new one, and empty the log. It never
 /// leaves the two like that itself: a new database has its first page on disk before it has a log.
 fn is_bereft(path: &Path) -> bool {
-    let bytes = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
     let real = path.canonicalize();
     let log = beside(real.as_deref().unwrap_or(path), "-wal");
-    bytes(path) == 0 && bytes(&log) > 0
+    is_empty(path) && !is_empty(&log)
+}
+
+/// Whether a file is missing, or has nothing in it.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or(0, |file| file.len()) == 0
 }
 
 /// Writes a file again with the bytes that are read from it, and syncs it.

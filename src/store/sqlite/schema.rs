@@ -144,6 +144,8 @@ pub enum OpenError {
     },
     /// It is missing or empty, and its write-ahead log is not.
     Bereft(PathBuf),
+    /// It is not there, and what a move has made is beside it, without its name.
+    Nameless(PathBuf),
     /// It is damaged.
     Damaged(PathBuf, String),
     /// No thread can be had.
@@ -186,6 +188,13 @@ impl fmt::Display for OpenError {
                 f,
                 "{0} is missing or empty, and its log {0}-wal is not: put the database back beside its log; or move the log \
                  away, to begin with nothing or to restore a backup",
+                path.display()
+            ),
+            Self::Nameless(path) => write!(
+                f,
+                "{0}.partial is what sumd move has made, and {0} is to be its name: run the same move again, which gives it that, \
+                 or makes it anew if the move was not complete. Only if that move was undone (sumd reopen), or {0}.partial is the \
+                 rest of a backup that was broken off, move {0}.partial away",
                 path.display()
             ),
             Self::Damaged(path, damage) => write!(
@@ -248,6 +257,19 @@ pub(super) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
             version,
         }),
     }
+}
+
+/// Where a database is written before it has its name.
+pub(super) fn partial(path: &Path) -> PathBuf {
+    beside(path, ".partial")
+}
+
+/// What says what the database is that a move has made whole and not given its name, if there is one: the source may be closed
+/// for it. What else an attempt has left is of no use to anybody.
+pub(super) fn nameless(path: &Path) -> Option<Meta> {
+    let reader = open_reader(&partial(path)).ok()?;
+    let meta = Meta::read(&reader.connection).ok()?;
+    (!meta.made_by_move.is_empty()).then_some(meta)
 }
 
 /// Opens a database of this version or an older one to copy it.

@@ -12,7 +12,7 @@ use super::lock::{Lock, create, folder, make_folder};
 use super::meta::Meta;
 use super::reader::{Snapshot, Walk};
 use super::rows::{self, Error};
-use super::{beside, reader, schema};
+use super::{OpenError, beside, reader, schema};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
 use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
 
@@ -25,9 +25,9 @@ pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     refuse_existing(to)?;
     let reader = schema::open_reader(path)?;
     let partial = Partial::new(to)?;
-    copy(&reader, path, &partial.0)?;
-    let report = check_copy(&partial.0, path)?;
-    publish(&partial.0, to)?;
+    copy(&reader, path, &partial.path)?;
+    let report = check_copy(&partial.path, path)?;
+    publish(&partial.path, to)?;
     Ok(report)
 }
 
@@ -45,7 +45,7 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
-    let partial = &*partial.0;
+    let partial = &*partial.path;
     copy(&schema::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
     let (connection, meta) = schema::open(partial)?;
@@ -104,38 +104,67 @@ impl Drop for Place {
     }
 }
 
-/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does.
-pub(super) struct Partial(pub(super) PathBuf);
+/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does, or is kept.
+pub(super) struct Partial {
+    pub(super) path: PathBuf,
+    keep: bool,
+}
 
 impl Partial {
-    /// Where that of a file is.
-    pub(super) fn place(path: &Path) -> PathBuf {
-        beside(path, ".partial")
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be made, or what a move has made is in its place.
+    pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
+        if schema::nameless(path).is_some() {
+            return Err(OpenError::Nameless(path.to_owned()).into());
+        }
+        Self::anew(path)
     }
 
-    /// Makes an empty one.
-    pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
-        let partial = Self(Self::place(path));
+    /// Makes an empty one for a move of the data with these digests, in the place of what an earlier attempt has left.
+    pub(super) fn of_move(path: &Path, digests: Digests) -> Result<Self, ToolError> {
+        let is_other = |meta: &Meta| meta.digests.key() != digests.key();
+        if schema::nameless(path).as_ref().is_some_and(is_other) {
+            return Err(OpenError::Nameless(path.to_owned()).into());
+        }
+        Self::anew(path)
+    }
+
+    fn anew(path: &Path) -> Result<Self, ToolError> {
+        let mut partial = Self::left(path);
         // The rest of an earlier attempt.
         partial.remove()?;
-        let made = create(&partial.0);
+        let made = create(&partial.path);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
+        partial.keep = false;
         Ok(partial)
     }
 
-    /// Leaves it, whatever becomes of this process, or of the machine's power.
-    pub(super) fn leave(self) -> Result<PathBuf, ToolError> {
-        let settled = sync(&self.0).and_then(|()| sync(folder(&self.0)));
-        settled.map_err(|error| ToolError::Io(self.0.clone(), error))?;
-        let file = self.0.clone();
-        // Dropped, it would be removed.
-        std::mem::forget(self);
-        Ok(file)
+    /// The one that was kept.
+    pub(super) fn left(path: &Path) -> Self {
+        Self {
+            path: schema::partial(path),
+            keep: true,
+        }
+    }
+
+    /// Keeps it, whatever becomes of this process, or of the machine's power.
+    pub(super) fn keep(&mut self) -> Result<(), ToolError> {
+        let settled = sync(&self.path).and_then(|()| sync(folder(&self.path)));
+        settled.map_err(|error| ToolError::Io(self.path.clone(), error))?;
+        self.keep = true;
+        Ok(())
+    }
+
+    /// Removes what there is of it once it is dropped.
+    pub(super) fn give_up(&mut self) {
+        self.keep = false;
     }
 
     fn remove(&self) -> Result<(), ToolError> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
-            let file = beside(&self.0, suffix);
+            let file = beside(&self.path, suffix);
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(ToolError::Io(file, error));
@@ -149,8 +178,10 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // The next attempt removes what stays.
-        let _ = self.remove();
+        if !self.keep {
+            // The next attempt removes what stays.
+            let _ = self.remove();
+        }
     }
 }
 
@@ -243,6 +274,7 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
     Meta::update(&transaction, |meta| {
         meta.forgotten = base;
         meta.moved_to.clear();
+        meta.made_by_move.clear();
     })?;
     transaction.commit()?;
     Ok(())

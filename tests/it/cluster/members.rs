@@ -148,6 +148,38 @@ async fn draining_gives_all_lanes_up() {
     sees(&mut view, |view| ids(view) == ["b"]).await;
 }
 
+/// The id of a node that drains is waited for, for as long as that lives: its replacement may begin before it ends.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn the_id_of_a_node_that_drains_is_waited_for() {
+    let cluster = Cluster::guarded(1).await;
+    let client = cluster.client();
+    let (first, _other) = (join(&client, "a").await, join(&client, "b").await);
+    first
+        .announce_draining(in_time())
+        .await
+        .expect("it is told");
+    let late = Instant::now() + Duration::from_hours(1);
+    let replaces = |id: &'static str| {
+        let client = client.clone();
+        let node = node(id, "elsewhere.example:8080");
+        async move { Members::join(&client, &options(), node, late).await }
+    };
+    let waiting = tokio::spawn(replaces("a"));
+    // In the meantime one that does not drain is seen to live, twice.
+    for _ in 0..2 {
+        let refused = soon(replaces("b")).await.err();
+        assert!(
+            matches!(refused, Some(JoinError::Taken { .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(!waiting.is_finished(), "it waits");
+    first.leave(in_time()).await.expect("it may go");
+    let joined = soon(waiting).await.expect("no panic");
+    joined.expect("the id is free");
+}
+
 /// An id is one node's: another one waits for it in vain, a restarted one has it at once, and after a death it is free.
 #[tokio::test]
 #[ignore = "make test runs it"]

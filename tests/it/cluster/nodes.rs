@@ -1,5 +1,6 @@
 //! Whole nodes, as processes of their own, on real etcd.
 
+use serde_json::Value;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::proto::sum::v1::{AddRequest, Consistency, GetCounterRequest, SumCountersRequest};
 use tokio::process::Command;
@@ -78,15 +79,21 @@ async fn another_number_of_lanes_is_told() {
     for (lanes, is_told) in [("8", false), ("3", true)] {
         let flags = ["--etcd-lanes", lanes, "--drain-delay", "0s"];
         let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "b", &flags).await;
-        let counts = async { while node.increment("a/a", "").await.is_err() {} };
-        soon(counts).await;
+        let counting = "sum.v1.CounterService";
+        node.becomes(counting, ServingStatus::Serving).await;
         node.process.signal("TERM");
         let log = node.process.rest_of_log().await;
-        let told = log.iter().find(|line| line["level"] == "WARN");
-        assert_eq!(told.is_some(), is_told, "{log:?}");
-        if let Some(told) = told {
+        let is_of_lanes = |line: &&Value| {
+            let message = line["message"].as_str();
+            message.is_some_and(|message| message.contains("--etcd-lanes"))
+        };
+        let told: Vec<_> = log.iter().filter(is_of_lanes).collect();
+        assert_eq!(told.len(), usize::from(is_told), "{log:?}");
+        for told in told {
+            assert_eq!(told["level"], "WARN", "{told}");
             let message = told["message"].as_str().expect("a message");
             assert!(message.contains("--etcd-lanes 3"), "{told}");
+            assert!(message.contains("stop all nodes"), "{told}");
             assert_eq!(told["lanes"], 8, "{told}");
         }
     }

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use sumd::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
+use sumd::proto::etcd::etcdserverpb::TxnRequest;
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::check_not_moved;
-use sumd::store::etcd::client::{delete_prefix, get};
+use sumd::store::etcd::client::{at_revision, delete_prefix, get, put};
 use sumd::store::sqlite::SqliteStore;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::{Places, Server, does_not_move, does_not_serve, fails, moves, run, sumd};
 use crate::etcd::in_time;
 use crate::simulation::rows;
-use crate::support::process::SUMD;
+use crate::support::process::{SUMD, signal};
 use crate::support::soon;
 
 const COUNTERS: i64 = 200;
@@ -47,10 +48,13 @@ async fn sides(places: &Places, path: &Path) -> (bool, bool) {
 
 /// Kills moves later and later, until one is done before.
 async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) -> usize {
-    let args = ["move", "--from", from, "--to", to, "--etcd-max-txn-ops=64"];
+    let mut args = vec!["move", "--from", from, "--to", to];
+    if to.starts_with("etcd") {
+        args.push("--etcd-max-txn-ops=64");
+    }
     for attempt in 0.. {
         let mut child = Command::new(SUMD)
-            .args(args)
+            .args(&args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -201,6 +205,19 @@ async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
     assert!(problem.contains("the move is complete"), "{problem}");
     assert!(left.exists(), "it is somebody's");
 
+    // One that is made again and broken off leaves it complete.
+    std::fs::rename(&left, places.path("b.db")).expect("it is renamed");
+    std::fs::create_dir(&left).expect("a folder");
+    let problem = fails(&["move", "--from", &there, "--to", &here, "--force"]).await;
+    assert!(problem.contains("a.db.partial"), "{problem}");
+    std::fs::remove_dir(&left).expect("the folder");
+    for problem in [
+        does_not_move(&there, &here).await,
+        fails(&["reopen", "--store", &there]).await,
+    ] {
+        assert!(problem.contains("the move is complete"), "{problem}");
+    }
+
     sumd(&["move", "--from", &there, "--to", &here, "--force"]).await;
     fails(&["reopen", "--store", &there]).await;
     sumd(&["reopen", "--store", &there, "--force"]).await;
@@ -209,7 +226,8 @@ async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
     node.stop().await;
 }
 
-/// A move that stops between its record and the name of its file is finished by the next one.
+/// A move that stops between its record and the name of its file is finished by the next one, and nobody begins another file in
+/// its place.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_file_that_lacks_its_name_only_is_given_it() {
@@ -218,12 +236,84 @@ async fn a_file_that_lacks_its_name_only_is_given_it() {
     let mut node = places.serve(&there).await;
     fill(&mut node).await;
     node.stop().await;
+    let path = |name: &str| places.path(name).to_str().expect("a path").to_owned();
+    let (file, left, backup) = (path("a.db"), path("a.db.partial"), path("backup.db"));
+    sumd(&["backup", &backup, "--store", &there]).await;
     let told = moves(&there, &here).await;
-    std::fs::rename(places.path("a.db"), places.path("a.db.partial")).expect("it is renamed");
-    fails(&["reopen", "--store", &there]).await;
+    std::fs::rename(&file, &left).expect("it is renamed");
+
+    let prefix = "--etcd-prefix=/other";
+    let other = places.serve_with(&there, &[prefix]).await;
+    other.stop().await;
+    for problem in [
+        does_not_serve(&here).await,
+        fails(&["restore", &backup, "--store", &here]).await,
+        fails(&["backup", &file, "--store", &there]).await,
+        fails(&["backup", &file, "--store", &format!("sqlite:{backup}")]).await,
+        fails(&["move", "--from", &there, "--to", &here, prefix]).await,
+        fails(&["reopen", "--store", &there]).await,
+        does_not_serve(&there).await,
+    ] {
+        assert!(problem.contains("a.db.partial"), "{problem}");
+        assert!(problem.contains("run the same move again"), "{problem}");
+        assert!(!places.path("a.db").exists(), "{problem}");
+    }
+    std::fs::copy(&backup, &file).expect("another file");
+    let problem = does_not_move(&there, &here).await;
+    assert!(problem.contains("its file is"), "{problem}");
+    assert!(problem.contains("is in the way"), "{problem}");
+    std::fs::remove_file(&file).expect("the file");
+
     assert_eq!(moves(&there, &here).await, told);
+    assert!(!places.path("a.db.partial").exists());
     let mut server = places.serve(&here).await;
     is_whole(&mut server).await;
+}
+
+/// Of two moves to the same path, as on two machines, one is complete. The other leaves no file.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn of_two_moves_to_one_path_one_is_complete() {
+    let places = Places::new().await;
+    let (there, here) = (places.etcd(), places.file("a.db"));
+    let mut node = places.serve(&there).await;
+    fill(&mut node).await;
+    node.stop().await;
+    let mut slow = loop {
+        let slow = Command::new(SUMD)
+            .args(["move", "--from", &there, "--to", &here])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program is built");
+        soon(async { while meta(&places).await.0.moved_to.is_empty() {} }).await;
+        signal(&slow, "STOP");
+        let (mut meta, revision) = meta(&places).await;
+        if meta.completed_move.is_empty() {
+            meta.completed_move = b"the other's".as_slice().into();
+            if put_meta(&places, &meta, revision).await {
+                break slow;
+            }
+        }
+        // It was complete by then.
+        signal(&slow, "CONT");
+        let ended = soon(slow.wait_with_output()).await.expect("a child");
+        assert!(ended.status.success(), "{ended:?}");
+        std::fs::remove_file(places.path("a.db")).expect("the file");
+        sumd(&["reopen", "--store", &there, "--force"]).await;
+    };
+    signal(&slow, "CONT");
+    let stderr = slow.stderr.take();
+    let ended = soon(slow.wait()).await.expect("a child");
+    assert_eq!(ended.code(), Some(1));
+    let mut problem = String::new();
+    let read = soon(stderr.expect("a pipe").read_to_string(&mut problem)).await;
+    read.expect("text");
+    assert!(problem.contains("moved by somebody else"), "{problem}");
+    assert!(!places.path("a.db").exists());
+    assert!(!places.path("a.db.partial").exists());
+    let problem = does_not_move(&there, &here).await;
+    assert!(problem.contains("the move is complete"), "{problem}");
 }
 
 /// What a version has left that records nothing: the move is made again, or undone, unless its file is there.
@@ -255,19 +345,31 @@ async fn a_move_by_an_older_version_is_undone_and_made_again() {
 
 /// Makes the row that says what the data are as it was before completion was recorded.
 async fn forget_completion(places: &Places) {
-    let client = places.etcd.client();
-    let key = "/sumd/meta";
-    let found = client.range(get(key), in_time()).await;
-    let row = found.expect("an answer").kvs.remove(0);
-    let mut meta: Meta = rows::open(rows::meta_digests(), &row.key, &row.value);
+    let (mut meta, revision) = meta(places).await;
     assert!(!meta.completed_move.is_empty());
     meta.completed_move.clear();
-    let put = PutRequest {
-        key: row.key,
-        value: rows::meta(&meta).1,
-        ..PutRequest::default()
+    assert!(put_meta(places, &meta, revision).await);
+}
+
+/// The row that says what the data are, and the revision that it was last changed at.
+async fn meta(places: &Places) -> (Meta, i64) {
+    let client = places.etcd.client();
+    let found = client.range(get("/sumd/meta"), in_time()).await;
+    let row = found.expect("an answer").kvs.remove(0);
+    let meta = rows::open(rows::meta_digests(), &row.key, &row.value);
+    (meta, row.mod_revision)
+}
+
+/// Writes it, unless it was changed since.
+async fn put_meta(places: &Places, meta: &Meta, revision: i64) -> bool {
+    let (key, value) = rows::meta(meta);
+    let request = TxnRequest {
+        compare: vec![at_revision(key.clone(), revision)],
+        success: vec![put(key, value)],
+        ..TxnRequest::default()
     };
-    client.put(put, in_time()).await.expect("written");
+    let written = places.etcd.client().txn(request, in_time()).await;
+    written.expect("an answer").succeeded
 }
 
 /// A target that is gone is not filled again with what the source was when it was moved, unless somebody insists.

@@ -75,9 +75,7 @@ impl Client {
             _task: AbortOnDropHandle::new(tokio::spawn(keeper.run(asked, ttl))),
         })
     }
-}
 
-impl Client {
     /// The time that any lease has left without another sign of life, rounded down to the second.
     ///
     /// # Errors
