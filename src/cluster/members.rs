@@ -81,7 +81,8 @@ impl std::error::Error for JoinError {}
 impl Members {
     /// Registers a node, and waits until its own view has it. An id that another node holds, at another address, is waited
     /// for until the deadline, or until that node is seen to live and does not drain: one that has died holds it for as long as
-    /// its lease runs, and one that drains until it goes. Its own, left from before a restart, the node takes over at once. A full etcd is waited for until the deadline, too.
+    /// its lease runs, and one that drains until it goes. Its own, left from before a restart, the node takes over at once. A full
+    /// etcd is waited for until the deadline, too.
     ///
     /// # Errors
     /// Returns an error if that has not come about before the deadline, or never will.

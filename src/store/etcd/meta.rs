@@ -180,8 +180,9 @@ pub(super) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     } else {
         format!(
             "the data under {prefix} were moved to {to}, and the move is complete: serve that, whatever name or place the file \
-             has now. If it has no name yet, as {to}.partial is there instead, run the same move again, which gives it that. (Only if the file is lost, or nobody has ever served it: sumd reopen --force opens these data again, as \
-             they were when they were moved)"
+             has now. If it has no name yet, as {to}.partial is there instead, run the same move again, which gives it that. \
+             (Only if the file is lost, or nobody has ever served it: sumd reopen --force opens these data again, as they were \
+             when they were moved)"
         )
     })
 }
