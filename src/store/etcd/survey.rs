@@ -134,8 +134,11 @@ impl<K: Kv> Survey<K> {
                 }
             }
         }
-        let all = self.layout.all_before();
-        note(&all, rows.end(&self.layout), &mut self.report.problems);
+        // While they are being written the last are still to come.
+        if !self.meta.filling {
+            let all = self.layout.all_before();
+            note(&all, rows.end(&self.layout), &mut self.report.problems);
+        }
         Ok(count)
     }
 

@@ -174,7 +174,8 @@ impl fmt::Display for OpenError {
             ),
             Self::Older { path, version } => write!(
                 f,
-                "{} was written by an older sumd (its format is {version}); start sumd on it once, which brings it to format {VERSION}",
+                "{} was written by an older sumd (its format is {version}); start sumd on it once, or restore it to a file if it is a \
+                 backup, which brings it to format {VERSION}",
                 path.display()
             ),
             Self::Moved { path, to } => write!(

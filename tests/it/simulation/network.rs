@@ -163,8 +163,8 @@ impl Link {
             let fate = fate(&mut world.rng, weather, &request);
             world.faults += usize::from(fate != Fate::Arrives);
             let copies = match (weather, fate) {
-                // A member that says so has had the only copy.
-                (_, Fate::Doubtful(Doubt::NoSpace, _)) => 0,
+                // There is no other copy of what is certainly not carried out, nor of what a member without room has answered.
+                (_, Fate::Refused(_) | Fate::Doubtful(Doubt::NoSpace, _)) => 0,
                 (Weather::Flaky(_), _) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
                 _ => 0,
             };
