@@ -8,7 +8,7 @@ use sumd::model::{Done, Limits, Millis, OnLimit, Refused, Request};
 use tokio::time::{Instant, sleep};
 
 use super::history::{Add, Bit, End, Failing, History, Named, Span, What};
-use super::nodes::{Answer, Cluster, PROMPT};
+use super::nodes::{Answer, Cluster, Node, PROMPT};
 use super::plan::{BITS, Bits, NAMED, NAMES};
 
 /// One client.
@@ -69,6 +69,29 @@ impl Client {
                 | LaneError::Closed,
             )
             | Answer::NotSent => Tried::NotApplied,
+        }
+    }
+
+    /// Asks one node until there is an answer; `None` if the node has ended, or comes to no answer although all is well.
+    async fn persist(&mut self, node: &Node, id: &str, what: &What) -> Option<Decided> {
+        let begun = Instant::now();
+        loop {
+            let operation = what.operation();
+            let lane = self.cluster.lane(operation.group());
+            let id = Some(super::rows::digests().id(id, None, &operation));
+            let request = Request { id, operation };
+            let problem = match node.ask(lane, request, PROMPT, &mut self.rng).await {
+                Answer::Done(decided) => return Some(decided),
+                Answer::Failed(problem) => problem,
+                Answer::Lost | Answer::NotSent => return None,
+            };
+            if begun.elapsed() > PROMPT {
+                self.problem(format!(
+                    "{what:?} was refused for {PROMPT:?}, and all is well: {problem:?}"
+                ));
+                return None;
+            }
+            sleep(Duration::from_millis(self.rng.u64(1..300))).await;
         }
     }
 
@@ -318,7 +341,8 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
     client.history
 }
 
-/// Asks every node for something of every group, once all is well: whatever a node has been through, it answers.
+/// Asks every node for something of every group, once all is well: whatever a node has been through, it answers, and does not only
+/// refuse.
 pub async fn probe(mut client: Client) -> History {
     let nodes = 0..client.cluster.plan.nodes;
     let mut all: Vec<_> = nodes
@@ -335,17 +359,11 @@ pub async fn probe(mut client: Client) -> History {
             delta: 1,
             limits: Limits::default(),
         });
-        let operation = what.operation();
-        let lane = client.cluster.lane(group);
-        let request = Request {
-            id: Some(super::rows::digests().id(&id, None, &operation)),
-            operation,
-        };
         let asked = Instant::now();
-        let answer = match node.ask(lane, request, PROMPT, &mut client.rng).await {
-            Answer::Done(decided) => decided,
+        let answer = match client.persist(&node, &id, &what).await {
+            Some(decided) => decided,
             // Some node tells.
-            _ => client.insist(&id, &what).await.0,
+            None => client.insist(&id, &what).await.0,
         };
         let answered = Instant::now();
         client.history.named.push(Named {
