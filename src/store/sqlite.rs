@@ -106,7 +106,7 @@ impl SqliteStore {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let failed = |error| OpenError::unreadable(path, error);
         if !meta.made_by_move.is_empty() {
-            // What the move has made is no longer all there is in it.
+            // From now on the file may hold more than the move has put into it.
             let transaction = connection.unchecked_transaction().map_err(sqlite)?;
             Meta::update(&transaction, |meta| meta.made_by_move.clear()).map_err(failed)?;
             transaction.commit().map_err(sqlite)?;

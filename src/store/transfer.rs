@@ -206,7 +206,7 @@ fn give_name(written: Written) -> Result<(), ToolError> {
     })
 }
 
-/// What is in a file.
+/// Counts the contents of a file.
 fn count(file: &Path) -> Result<Tally, ToolError> {
     let mut source = Source::open(file)?;
     let reading = source.read()?;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::process::Process;
-use crate::support::{TestServer, reason, soon};
+use crate::support::{TestServer, reason, soon, uuid_v7};
 
 pub type Client = CounterServiceClient<Channel>;
 
@@ -299,14 +299,6 @@ async fn a_time_without_an_id_is_refused() {
         let fields: Vec<_> = fields.map(|violation| &*violation.field).collect();
         assert_eq!(fields, ["request_time"]);
     }
-}
-
-fn uuid_v7(time: SystemTime) -> String {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .expect("after 1970");
-    let timestamp = uuid::Timestamp::from_unix(uuid::NoContext, since.as_secs(), 0);
-    uuid::Uuid::new_v7(timestamp).to_string()
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ pub mod shim;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
 use sumd::config::{Command, Config};
@@ -33,6 +33,14 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .expect("this should have come long ago")
+}
+
+/// An id that was made at a time.
+pub fn uuid_v7(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since.expect("after 1970").as_secs();
+    let timestamp = uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0);
+    uuid::Uuid::new_v7(timestamp).to_string()
 }
 
 /// A server in this process, on a port of its own.

@@ -165,7 +165,7 @@ impl Filling {
         Ok((written, report))
     }
 
-    /// What has an id is whole.
+    /// Gives the file its id: one that has an id is whole.
     fn put_id(&self) -> rows::Result<()> {
         let transaction = self.connection.unchecked_transaction()?;
         let id = Uuid::new_v4().into_bytes();
@@ -220,7 +220,7 @@ impl Written {
         Ok(meta.made_by_move)
     }
 
-    /// Where it is.
+    /// The path that it has until then.
     pub(in crate::store) fn file(&self) -> &Path {
         &self.partial.path
     }

@@ -20,7 +20,7 @@ pub(super) struct Meta {
     pub(super) forgotten: i64,
     /// How many lanes the data had in the store that they came from.
     pub(super) lanes: u32,
-    /// Where the data were moved to, or are being moved to; empty if they were not.
+    /// The place that the data were moved to, or are being moved to; empty if they were not.
     pub(super) moved_to: String,
     /// The id of the move that has made the file; empty once it was served, and if none has.
     pub(super) made_by_move: Vec<u8>,

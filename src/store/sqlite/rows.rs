@@ -238,7 +238,7 @@ pub(super) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
     Ok(row.get::<_, i64>(9)? > 0)
 }
 
-/// What a row of a batch has logged, whose changes are not in the rows of counters.
+/// The log of a batch whose changes are not in the rows of counters.
 pub(super) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
     let seq = row.get::<_, i64>(0)?.cast_unsigned();
     let log = row.get_ref(10)?.as_blob().map_err(rusqlite::Error::from)?;

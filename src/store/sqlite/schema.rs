@@ -260,13 +260,13 @@ pub(super) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
     }
 }
 
-/// Where a database is written before it has its name.
+/// The path that a database is written to before it has its name.
 pub(super) fn partial(path: &Path) -> PathBuf {
     beside(path, ".partial")
 }
 
-/// What says what the database is that a move has made whole and not given its name, if there is one: the source may be closed
-/// for it. What else an attempt has left is of no use to anybody.
+/// The table `meta` of a database that a move has made whole and not given its name, if there is one: the source may be closed
+/// for it. Nothing else that an attempt has left is of use to anybody.
 pub(super) fn nameless(path: &Path) -> Option<Meta> {
     let reader = open_reader(&partial(path)).ok()?;
     let meta = Meta::read(&reader.connection).ok()?;

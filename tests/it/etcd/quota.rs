@@ -15,7 +15,7 @@ use super::cluster::Cluster;
 use super::{in_time, put_request};
 use crate::support::soon;
 
-/// What is left where nothing of use is stored.
+/// The bytes of a database in which nothing of use is stored are fewer.
 pub const ROOM: u64 = 8 << 20;
 
 /// Writes until no more is taken. Gives the last revision, and the error.

@@ -1,6 +1,7 @@
 //! Sessions that a version kept which took each form of a UUIDv7 for an id of its own.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use sumd::model::{Changes, Commit, SessionChange, SessionId, Stamp};
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
@@ -10,7 +11,7 @@ use sumd::store::sqlite::SqliteStore;
 use tonic::Status;
 
 use super::{BEGUN, Client, Place, SUMD, stop};
-use crate::support::soon;
+use crate::support::{soon, uuid_v7};
 
 /// Sends one message on a stream of its own. Gives what is acknowledged then.
 async fn record(client: &mut Client, session: &str, sequence: u64) -> Result<u64, Status> {
@@ -76,8 +77,7 @@ async fn rename(store: &dyn Store, from: &str, to: &str) {
 /// A session goes on under the form that it was stored by, and a message which it has counts no second time.
 async fn goes_on(name: &str) {
     let place = Place::new(name).await;
-    let time = uuid::Timestamp::from_unix(uuid::NoContext, BEGUN.as_secs(), 0);
-    let canonical = uuid::Uuid::new_v7(time).to_string();
+    let canonical = uuid_v7(SystemTime::UNIX_EPOCH + BEGUN);
     let stored = canonical.to_uppercase();
     let (server, mut client) = place.serve(SUMD, &place.store()).await;
     let acknowledged = record(&mut client, &canonical, 1).await;

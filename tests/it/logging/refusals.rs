@@ -11,7 +11,7 @@ use tonic_types::StatusExt as _;
 
 use super::NOW;
 use crate::support::process::Process;
-use crate::support::{reason, soon};
+use crate::support::{reason, soon, uuid_v7};
 
 type Client = CounterServiceClient<Channel>;
 
@@ -28,13 +28,6 @@ async fn increment(client: &mut Client, request_id: String) -> Result<(), Status
         ..IncrementCounterRequest::default()
     };
     soon(client.increment_counter(request)).await.map(drop)
-}
-
-fn uuid_v7(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let seconds = since.expect("after 1970").as_secs();
-    let timestamp = uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0);
-    uuid::Uuid::new_v7(timestamp).to_string()
 }
 
 /// The only line of the rest of the log whose message begins so.

@@ -66,7 +66,7 @@ impl Process {
         logged(&mut self.log, message, drop).await
     }
 
-    /// What it logs from here on, until it ends.
+    /// The lines that it logs from here on, until it ends.
     pub async fn rest_of_log(&mut self) -> Vec<Value> {
         let mut rest = Vec::new();
         while let Some(line) = soon(self.log.next_line()).await.expect("a log") {

@@ -21,11 +21,13 @@ use crate::support::soon;
 
 const COUNTERS: i64 = 200;
 
-async fn fill(server: &mut Server) {
+async fn fill(places: &Places, store: &str) {
+    let mut server = places.serve(store).await;
     for i in 0..COUNTERS {
         let counter = format!("group-{}/{i}", i % 20);
         server.increment(&counter, i, &format!("id-{i}")).await;
     }
+    server.stop().await;
 }
 
 /// Everything is there, and remembered.
@@ -88,9 +90,7 @@ async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) ->
 async fn a_move_that_is_killed_is_run_again() {
     let places = Places::new().await;
     let (here, there) = (places.file("a.db"), places.etcd());
-    let mut server = places.serve(&here).await;
-    fill(&mut server).await;
-    server.stop().await;
+    fill(&places, &here).await;
     let attempts = kill_until_moved(&places, &places.path("a.db"), &here, &there).await;
     assert!(attempts > 3, "{attempts} attempts");
     let mut node = places.serve(&there).await;
@@ -110,8 +110,8 @@ async fn a_move_that_is_killed_is_run_again() {
 async fn a_source_that_is_in_use_is_not_harmed() {
     let places = Places::new().await;
     let there = places.etcd();
+    fill(&places, &there).await;
     let mut node = places.serve(&there).await;
-    fill(&mut node).await;
     for _ in 0..3 {
         let problem = does_not_move(&there, &places.file("a.db")).await;
         assert!(problem.contains("stop all nodes first"), "{problem}");
@@ -145,9 +145,7 @@ async fn a_source_that_is_in_use_is_not_harmed() {
 async fn a_move_from_etcd_that_is_broken_off_is_undone() {
     let places = Places::new().await;
     let (there, here) = (places.etcd(), places.file("a.db"));
-    let mut node = places.serve(&there).await;
-    fill(&mut node).await;
-    node.stop().await;
+    fill(&places, &there).await;
     let problem = fails(&["reopen", "--store", &there]).await;
     assert!(problem.contains("nothing to undo"), "{problem}");
     // The counters are closed by then, and nothing can be written.
@@ -178,9 +176,7 @@ async fn a_move_from_etcd_that_is_broken_off_is_undone() {
 async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
     let places = Places::new().await;
     let (there, here) = (places.etcd(), places.file("a.db"));
-    let mut node = places.serve(&there).await;
-    fill(&mut node).await;
-    node.stop().await;
+    fill(&places, &there).await;
     moves(&there, &here).await;
     let problem = does_not_move(&there, &here).await;
     assert!(problem.contains("the move is complete"), "{problem}");
@@ -233,9 +229,7 @@ async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
 async fn a_file_that_lacks_its_name_only_is_given_it() {
     let places = Places::new().await;
     let (there, here) = (places.etcd(), places.file("a.db"));
-    let mut node = places.serve(&there).await;
-    fill(&mut node).await;
-    node.stop().await;
+    fill(&places, &there).await;
     let path = |name: &str| places.path(name).to_str().expect("a path").to_owned();
     let (file, left, backup) = (path("a.db"), path("a.db.partial"), path("backup.db"));
     sumd(&["backup", &backup, "--store", &there]).await;
@@ -276,9 +270,7 @@ async fn a_file_that_lacks_its_name_only_is_given_it() {
 async fn of_two_moves_to_one_path_one_is_complete() {
     let places = Places::new().await;
     let (there, here) = (places.etcd(), places.file("a.db"));
-    let mut node = places.serve(&there).await;
-    fill(&mut node).await;
-    node.stop().await;
+    fill(&places, &there).await;
     let mut slow = loop {
         let slow = Command::new(SUMD)
             .args(["move", "--from", &there, "--to", &here])
@@ -316,15 +308,13 @@ async fn of_two_moves_to_one_path_one_is_complete() {
     assert!(problem.contains("the move is complete"), "{problem}");
 }
 
-/// What a version has left that records nothing: the move is made again, or undone, unless its file is there.
+/// A move by a version that records nothing is made again, or undone, unless its file is there.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_move_by_an_older_version_is_undone_and_made_again() {
     let places = Places::new().await;
     let (there, here) = (places.etcd(), places.file("a.db"));
-    let mut node = places.serve(&there).await;
-    fill(&mut node).await;
-    node.stop().await;
+    fill(&places, &there).await;
     moves(&there, &here).await;
     forget_completion(&places).await;
     for problem in [
@@ -378,9 +368,7 @@ async fn put_meta(places: &Places, meta: &Meta, revision: i64) -> bool {
 async fn a_move_to_etcd_that_is_complete_is_not_made_again() {
     let places = Places::new().await;
     let (here, there) = (places.file("a.db"), places.etcd());
-    let mut server = places.serve(&here).await;
-    fill(&mut server).await;
-    server.stop().await;
+    fill(&places, &here).await;
     moves(&here, &there).await;
     let mut node = places.serve(&there).await;
     node.increment("acme/a", 1, "later").await;
