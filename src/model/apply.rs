@@ -86,10 +86,14 @@ impl State {
         // A version that did not store it may have made the last batches.
         let ages = packs.iter().map(|pack| pack.stamp.age);
         let age = ages.chain([head.age]).flatten().max().unwrap_or(0);
+        let packs = packs.into_iter().map(|pack| {
+            let made_at = pack.stamp.age.unwrap_or(age);
+            (pack, made_at)
+        });
         let mut state = Self {
             head,
             counters: Counters::new(),
-            ids: Ids::new(packs.iter().map(|pack| pack.ids.len()).sum()),
+            ids: Ids::new(packs.collect())?,
             before: None,
             sessions: Sessions::default(),
             digests: None,
@@ -102,10 +106,6 @@ impl State {
             places: 0,
             forgot: false,
         };
-        for pack in packs {
-            let made_at = pack.stamp.age.unwrap_or(age);
-            state.ids.load(pack, made_at)?;
-        }
         for (id, session) in sessions {
             state.sessions.load(id, session, age);
         }

@@ -10,9 +10,7 @@
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashTable;
-
-use crate::model::{CounterChange, hash_name};
+use crate::model::CounterChange;
 
 /// What a log's entry takes beside its bytes: its row, and the time to read it again at the next start.
 const LOGGED_BYTES: usize = 256;
@@ -149,48 +147,47 @@ impl Run {
     }
 }
 
-/// A run of what comes in in any order, the same counter again and again: what a start finds in the log.
+/// So many changes are gathered for a run: what they take fits into the processor's caches.
+const GATHERED: usize = 32 * 1024;
+
+/// What comes in in any order, the same counter again and again, for a run: a start finds that in the log.
 #[derive(Default)]
 pub(super) struct Gathered {
     names: String,
+    /// Each with where its name begins.
     entries: Vec<(u32, Entry)>,
-    /// Where in `entries`, by name.
-    table: HashTable<u32>,
 }
 
 impl Gathered {
     /// Takes in a counter, which is newer than all before.
     pub(super) fn push(&mut self, latest: Latest<'_>) {
-        let (names, entries) = (&self.names, &self.entries);
-        let name = |at: u32| {
-            let (start, entry) = &entries[at as usize];
-            &names[*start as usize..entry.end as usize]
-        };
-        let hash = hash_name(latest.name);
-        let found = self.table.find(hash, |&at| name(at) == latest.name);
-        if let Some(&at) = found {
-            let (start, entry) = self.entries[at as usize];
-            let is_new = latest.is_new | entry.is_new;
-            let entry = Entry::new(Latest { is_new, ..latest }, entry.end);
-            self.entries[at as usize] = (start, entry);
-            return;
-        }
-        let at = offset(self.entries.len());
-        self.table
-            .insert_unique(hash, at, |&at| hash_name(name(at)));
         let start = offset(self.names.len());
         self.names.push_str(latest.name);
         let end = offset(self.names.len());
         self.entries.push((start, Entry::new(latest, end)));
     }
 
-    pub(super) fn into_run(mut self) -> Run {
-        let name = |(start, entry): &(u32, Entry)| &self.names[*start as usize..entry.end as usize];
-        self.entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        let mut run = Run::with_capacity(self.entries.len(), self.names.len());
-        for entry in &self.entries {
-            run.push(entry.1.latest(name(entry)));
+    /// A run is better made of it now.
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= GATHERED
+    }
+
+    /// Makes a run of it, and leaves nothing.
+    pub(super) fn take(&mut self) -> Run {
+        let Self { names, entries } = self;
+        let name = |(start, entry): &(u32, Entry)| &names[*start as usize..entry.end as usize];
+        // The older of two changes of a counter stays before the newer.
+        entries.sort_by(|a, b| name(a).cmp(name(b)));
+        let mut run = Run::with_capacity(entries.len(), names.len());
+        for changes in entries.chunk_by(|a, b| name(a) == name(b)) {
+            if let Some(last) = changes.last() {
+                let is_new = changes.iter().any(|(_, entry)| entry.is_new);
+                let latest = last.1.latest(name(last));
+                run.push(Latest { is_new, ..latest });
+            }
         }
+        entries.clear();
+        names.clear();
         run
     }
 }
@@ -425,14 +422,18 @@ mod tests {
                 }
             }
             let mut gathered = Gathered::default();
+            let mut loaded = Recent::new(usize::MAX);
             for (index, (batch, is_new)) in batches.iter().enumerate() {
                 let revision = i64::try_from(index).expect("few") + 1;
                 let run = run(batch, revision, *is_new);
                 (0..batch.len()).filter_map(|at| run.get(at)).for_each(|latest| gathered.push(latest));
+                if index % 3 == 2 {
+                    loaded.push(gathered.take());
+                }
             }
-            let gathered = [Arc::new(gathered.into_run())];
+            loaded.push(gathered.take());
             let view = recent.view(0);
-            prop_assert!(Merged::new(&gathered, &from).eq(Merged::new(&view.runs, &from)));
+            prop_assert!(Merged::new(&loaded.view(0).runs, &from).eq(Merged::new(&view.runs, &from)));
             let all: Vec<_> = Merged::new(&view.runs, &from)
                 .map(|latest| (latest.name.to_owned(), known(latest)))
                 .collect();

@@ -271,12 +271,15 @@ pub(super) fn load_recent(
         let log = rows::log_of(digests, row)?;
         log.read(pack.base, |latest| gathered.push(latest))?;
         recent.log(log.bytes());
+        if gathered.is_full() {
+            recent.push(gathered.take());
+        }
         Ok(())
     };
     batches_from(connection, rows::LOGGED, first, |row| {
         row.and_then(&mut take).or_else(&mut damaged)
     })?;
-    recent.push(gathered.into_run());
+    recent.push(gathered.take());
     Ok(())
 }
 

@@ -1,0 +1,58 @@
+use super::*;
+use crate::model::Stamp;
+
+/// An id whose answer is its number.
+fn numbered(number: u64) -> Id {
+    // An odd factor leaves different digests, and spreads them over all parts.
+    let digest = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    Id {
+        digest: digest.to_be_bytes(),
+        contents: number,
+        time: None,
+    }
+}
+
+/// All ids of a start are found, more than are gathered at once; and each pack is forgotten as a whole.
+#[test]
+fn ids_of_a_start_are_found_and_forgotten() {
+    const PACK: u64 = 50_000;
+    let packs = (0..7u64).map(|seq| {
+        let mut ids = Vec::new();
+        for number in seq * PACK..(seq + 1) * PACK {
+            let id = numbered(number);
+            put_entry(&mut ids, &id, 1, &Done::Replaced(number.cast_signed()));
+        }
+        let pack = Pack {
+            seq,
+            time: 0,
+            stamp: Stamp::of_time(0),
+            base: seq.cast_signed(),
+            ids: ids.into(),
+        };
+        (pack, seq.cast_signed())
+    });
+    let packs: Vec<_> = packs.collect();
+    assert!(7 * PACK > GATHERED as u64);
+    let mut ids = Ids::new(packs).expect("what was written");
+    let missing = |ids: &Ids, from: u64| {
+        let found = |&number: &u64| {
+            let known = ids.find(&numbered(number))?;
+            let expected = Answer {
+                done: Done::Replaced(number.cast_signed()),
+                place: Place::Revision((number / PACK).cast_signed() + 1),
+                replayed: true,
+            };
+            (known.contents == number && known.answer == expected).then_some(())
+        };
+        (from..7 * PACK).find(|number| found(number).is_none())
+    };
+    assert_eq!(missing(&ids, 0), None);
+    assert!(ids.find(&numbered(7 * PACK)).is_none());
+
+    while ids.forget(2, 1024).any {}
+    assert!((0..3 * PACK).all(|number| ids.find(&numbered(number)).is_none()));
+    assert_eq!(missing(&ids, 3 * PACK), None);
+    assert_eq!(ids.oldest_seq(), Some(3));
+    while ids.forget(7, 1024).any {}
+    assert_eq!((ids.bytes(), ids.count), (0, 0));
+}
