@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::model::{Batch, Before, Commit, Digests, Head, Millis, Pack, Session, SessionId};
+use crate::notice::Rarely;
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
@@ -227,6 +228,18 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// Tells the operator of a counter's row that is damaged, and of no other one for a while, since callers may ask for it as often as
+/// they like. `problem` names the counter.
+pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
+    static NOTICE: Rarely = Rarely::new();
+    if NOTICE.is_due() {
+        tracing::error!(
+            "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others go on. `sumd check` lists all \
+             damage, and `sumd restore` makes a database of a backup"
+        );
+    }
+}
 
 /// Tells the operator of a session's row that is damaged. `problem` names the session.
 fn damaged_session(problem: &dyn fmt::Display) {

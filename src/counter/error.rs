@@ -10,8 +10,9 @@ use tracing::warn;
 use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
+use crate::notice::Rarely;
 use crate::status::{self, not_applied, unknown};
-use crate::store::{Effect, StoreError};
+use crate::store::{Effect, StoreError, damaged_counter};
 use times::{from_future, too_old};
 
 /// How long a server whose store has failed takes to be back, at the least.
@@ -144,11 +145,11 @@ fn outcome(effect: Effect) -> (&'static str, String) {
 
 /// A read that failed.
 pub(super) fn read_error(error: &StoreError) -> Status {
-    match error {
-        StoreError::Failed(_) | StoreError::Damaged { .. } => tracing::error!("{error}"),
-        StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Moved | StoreError::Lost => {
-            warn!("{error}");
-        }
+    static NOTICE: Rarely = Rarely::new();
+    if let StoreError::Damaged { problem, .. } = error {
+        damaged_counter(problem);
+    } else if NOTICE.is_due() {
+        warn!("reads are refused: {error}");
     }
     store_failed(error, Effect::None)
 }

@@ -16,7 +16,7 @@ use super::overtaking::Overtaking;
 use super::share::Taken;
 use super::{Decided, LaneError, Result, Shared, StartError, refusals};
 use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
-use crate::store::{LaneNumber, Store, StoreError};
+use crate::store::{LaneNumber, Store, StoreError, damaged_counter};
 use storing::PATIENCE;
 use waiting::{Next, next};
 
@@ -285,7 +285,7 @@ impl Task {
         let needs_it = |job: &mut Job| job.request.operation.names(counter);
         let refuse = |job| (job, Err(LaneError::Unavailable(error.clone())));
         answer(&self.shared, batch.extract_if(.., needs_it).map(refuse));
-        error!("{problem}; it is not counted with");
+        damaged_counter(problem);
         batch.len() < before
     }
 

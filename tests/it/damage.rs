@@ -231,6 +231,15 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     }
     assert_eq!(increment(&mut client, "acme/a").await.expect("a value"), 22);
     server.signal("TERM");
+    let log = server.rest_of_log().await;
+    let of_it = |line: &&serde_json::Value| line.to_string().contains("acme/b");
+    let told: Vec<_> = log.iter().filter(of_it).collect();
+    let [line] = told[..] else {
+        panic!("however often it is asked for: {told:?}");
+    };
+    let message = line["message"].as_str().expect("a message");
+    assert!(message.contains("COUNTER_DAMAGED"), "{line}");
+    assert_eq!(line["level"], "ERROR", "{line}");
     assert!(server.exit().await.success());
     let output = sumd(&["check", "--data-dir", data.folder()]).await;
     assert_eq!(output.status.code(), Some(1));
