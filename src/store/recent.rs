@@ -150,7 +150,8 @@ impl Run {
 /// So many changes are gathered for a run: what they take fits into the processor's caches.
 const GATHERED: usize = 32 * 1024;
 
-/// What comes in in any order, the same counter again and again, for a run: a start finds that in the log.
+/// Changes that a run is made of. They come in any order, and a counter may be among them many times: so they are in the log, which
+/// a start reads.
 #[derive(Default)]
 pub(super) struct Gathered {
     names: String,
@@ -372,121 +373,4 @@ impl Recent {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    type Known = BTreeMap<String, (Option<i64>, i64, bool)>;
-
-    fn run(batch: &BTreeMap<String, Option<i64>>, revision: i64, is_new: bool) -> Run {
-        let changes = batch.iter().map(|(name, value)| CounterChange {
-            name: name.as_str().into(),
-            value: *value,
-            place: 1,
-            is_new,
-        });
-        Run::new(&changes.collect::<Vec<_>>(), revision - 1)
-    }
-
-    fn known(latest: Latest<'_>) -> (Option<i64>, i64, bool) {
-        (latest.value, latest.revision, latest.is_new)
-    }
-
-    proptest! {
-        /// Whatever comes in, in whatever batches: each counter is found as the last of them left it, by name and in order,
-        /// whether it is being folded or not.
-        #[test]
-        fn a_view_is_what_a_map_would_be(
-            batches in prop::collection::vec(
-                (prop::collection::btree_map("[a-c]{1,3}", any::<Option<i64>>(), 0..20), any::<bool>()),
-                0..40,
-            ),
-            fold_at in 0..40usize,
-            from in "[a-d]{0,3}",
-            wanted in prop::collection::vec("[a-d]{1,3}", 0..30),
-        ) {
-            let mut recent = Recent::new(usize::MAX);
-            let mut model = Known::new();
-            for (index, (batch, is_new)) in batches.iter().enumerate() {
-                let revision = i64::try_from(index).expect("few") + 1;
-                recent.push(run(batch, revision, *is_new));
-                for (name, value) in batch {
-                    let before = model.get(name).is_some_and(|(_, _, is_new)| *is_new);
-                    model.insert(name.clone(), (*value, revision, *is_new || before));
-                }
-                if index == fold_at {
-                    recent.fold();
-                }
-            }
-            let mut gathered = Gathered::default();
-            let mut loaded = Recent::new(usize::MAX);
-            for (index, (batch, is_new)) in batches.iter().enumerate() {
-                let revision = i64::try_from(index).expect("few") + 1;
-                let run = run(batch, revision, *is_new);
-                (0..batch.len()).filter_map(|at| run.get(at)).for_each(|latest| gathered.push(latest));
-                if index % 3 == 2 {
-                    loaded.push(gathered.take());
-                }
-            }
-            loaded.push(gathered.take());
-            let view = recent.view(0);
-            prop_assert!(Merged::new(&loaded.view(0).runs, &from).eq(Merged::new(&view.runs, &from)));
-            let all: Vec<_> = Merged::new(&view.runs, &from)
-                .map(|latest| (latest.name.to_owned(), known(latest)))
-                .collect();
-            let expected: Vec<_> = model.range(from..).map(|(n, k)| (n.clone(), *k)).collect();
-            prop_assert_eq!(all, expected);
-            let mut lookup = Lookup::new(&view.runs);
-            for name in wanted {
-                // Whether it is new is told by its newest run alone, and nobody who looks up asks.
-                let found = lookup.find(&name).map(|latest| (latest.value, latest.revision));
-                let expected = model.get(&name).map(|(value, revision, _)| (*value, *revision));
-                prop_assert_eq!(found, expected);
-            }
-        }
-    }
-
-    /// Both a long log of one counter and many counters in memory make a fold due.
-    #[test]
-    fn both_a_long_log_and_many_counters_are_full() {
-        let mut recent = Recent::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);
-        let batch = BTreeMap::from([("a".to_owned(), Some(1))]);
-        for revision in 1..=4 {
-            recent.push(run(&batch, revision, false));
-            recent.log(0);
-            assert!(!recent.is_full());
-        }
-        recent.log(0);
-        recent.log(0);
-        assert!(recent.is_full());
-        recent.fold();
-        recent.folded();
-        assert!(!recent.is_full());
-
-        let names = |count: usize| (0..count).map(|i| (format!("{i:0200}"), Some(1))).collect();
-        let takes = 10 * (size_of::<Entry>() + 200);
-        for (count, full) in [(9, false), (11, true)] {
-            let mut recent = Recent::new(takes);
-            recent.push(run(&names(count), 1, false));
-            assert_eq!(recent.is_full(), full);
-        }
-        let short: BTreeMap<_, _> = (0..10).map(|i| (i.to_string(), Some(1))).collect();
-        let mut recent = Recent::new(9 * size_of::<Entry>());
-        recent.push(run(&short, 1, false));
-        assert!(recent.is_full());
-    }
-
-    /// There are few runs, however many batches there were: a reader looks at each of them.
-    #[test]
-    fn runs_are_few() {
-        let mut recent = Recent::new(usize::MAX);
-        for i in 0..10_000 {
-            let batch = BTreeMap::from([(format!("{:05}", i * 7919 % 10_000), Some(i))]);
-            recent.push(run(&batch, i, false));
-            assert!(recent.view(0).runs.len() <= 15);
-        }
-    }
-}
+mod tests;
