@@ -146,10 +146,11 @@ fn outcome(effect: Effect) -> (&'static str, String) {
 /// A read that failed.
 pub(super) fn read_error(error: &StoreError) -> Status {
     static NOTICE: Rarely = Rarely::new();
-    if let StoreError::Damaged { problem, .. } = error {
-        damaged_counter(problem);
-    } else if NOTICE.is_due() {
-        warn!("reads are refused: {error}");
+    match error {
+        StoreError::Damaged { problem, .. } => damaged_counter(problem),
+        _ if !NOTICE.is_due() => {}
+        StoreError::Failed(_) => tracing::error!("reads are refused: {error}"),
+        _ => warn!("reads are refused: {error}"),
     }
     store_failed(error, Effect::None)
 }
