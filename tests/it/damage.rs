@@ -19,11 +19,10 @@ use sumd::proto::sum::v1::{GetCounterRequest, IncrementCounterRequest, SumCounte
 use sumd::store::Store as _;
 use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
-use tokio::process::Command;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::{reason, soon};
 
 /// A folder with a database in it.
@@ -84,7 +83,7 @@ async fn increment(
 }
 
 async fn sumd(args: &[&str]) -> Output {
-    let output = Command::new(SUMD).args(args).output();
+    let output = command(SUMD).args(args).output();
     soon(output).await.expect("the program is built")
 }
 
@@ -326,7 +325,7 @@ async fn a_write_that_fails_stops_the_server_and_loses_nothing() {
     // A limit on the size of files, of this process alone.
     let limited = format!("trap '' XFSZ; ulimit -f 400; exec {SUMD} serve \"$@\"");
     let flags = ["--data-dir", data.folder(), "--drain-delay", "0s"];
-    let mut server = Process::start(Command::new("sh").args(["-c", &limited, "sh"]), &flags).await;
+    let mut server = Process::start(command("sh").args(["-c", &limited, "sh"]), &flags).await;
     let mut first = client(&server).await;
     let mut acknowledged = 0;
     let status = loop {

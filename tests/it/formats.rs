@@ -24,7 +24,7 @@ use tokio::process::Command;
 use crate::crash::operation::Client;
 use crate::etcd::cluster::Cluster;
 use crate::faults::clock::{Clock, Shim};
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::soon;
 use scenario::Part;
 
@@ -78,7 +78,7 @@ impl Place {
 
     /// A program that has the clock.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = command(program);
         command
             .env("LD_PRELOAD", self.shim.path())
             .env("CLOCK_FILE", self.clock.file());

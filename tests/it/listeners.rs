@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use tempfile::{TempDir, tempdir};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::support::process::{Process, SUMD, run};
+use crate::support::process::{Process, SUMD, command, run};
 use crate::support::soon;
 
 async fn add(address: &str) -> String {
@@ -25,7 +25,7 @@ async fn serve_on_free_port(first: &str, second: &str) -> ((Child, TempDir), u16
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let data = tempdir().expect("a folder");
-        let mut child = Command::new(SUMD)
+        let mut child = command(SUMD)
             .args(["--listen", &format!("{first}:{port},{second}:{port}")])
             .env("SUMD_DATA_DIR", data.path())
             .stderr(Stdio::piped())

@@ -10,10 +10,10 @@ use std::process::{ExitStatus, Stdio};
 use serde_json::Value;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::process::{Process, SUMD, run, signal};
+use crate::support::process::{Process, SUMD, command, run, signal};
 use crate::support::{TestServer, add_request, eventually, soon};
 
 /// No time for balancers, of which there are none.
@@ -30,7 +30,7 @@ impl Unheard {
     async fn start(log: impl Into<Stdio>, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let address = format!("unix:{}", folder.path().join("socket").display());
-        let mut child = Command::new(SUMD)
+        let mut child = command(SUMD)
             .args(["serve", "--listen", &address])
             .args(flags)
             .env("SUMD_DATA_DIR", folder.path().join("data"))
@@ -209,7 +209,7 @@ async fn the_first_lines_say_what_is_served() {
 /// A variable that looks like an option and is none is told.
 #[tokio::test]
 async fn a_variable_that_no_option_takes_is_told() {
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     let server = Process::start(command.arg("serve").env("SUMD_LOGLEVEL", "debug"), &[]).await;
     let told = server.beginning.iter().find(|line| line["level"] == "WARN");
     let told = told.expect("a warning").to_string();
@@ -240,7 +240,7 @@ async fn errors_that_cannot_be_printed_change_no_exit_code() {
         (&["check", "--data-dir", "/nonexistent"], 1),
     ] {
         for log in [full_disk(), closed_pipe()] {
-            let mut command = Command::new(SUMD);
+            let mut command = command(SUMD);
             let mut child = command.args(args).stderr(log).spawn().expect("built");
             let status = soon(child.wait()).await.expect("a child");
             assert_eq!(status.code(), Some(code), "{args:?}");
@@ -259,7 +259,8 @@ async fn an_unread_log_does_not_hold_up_a_second_signal() {
     // The first is taken once health says so.
     let address = server.address.clone();
     eventually("the drain", || {
-        let health = std::process::Command::new(SUMD)
+        let mut health = command(SUMD).into_std();
+        let health = health
             .args(["health", "--address", &address])
             .stderr(Stdio::null())
             .stdout(Stdio::null())

@@ -5,13 +5,11 @@ use std::io;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use tokio::process::Command;
-
-use crate::support::process::{Process, SUMD, run};
+use crate::support::process::{Process, SUMD, command, run};
 use crate::support::soon;
 
 async fn run_to(stdout: Stdio, args: &[&str]) -> Output {
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     command.args(args).stdout(stdout).stderr(Stdio::piped());
     let child = command.kill_on_drop(true).spawn();
     let output = child.expect("the program is built").wait_with_output();
@@ -184,7 +182,7 @@ async fn a_change_in_doubt_names_its_id() {
 #[tokio::test]
 async fn a_watch_that_ends_says_where_to_go_on() {
     let (_folder, server) = serve().await;
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     command.args(["counter", "watch", "--address", &server.address]);
     let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     watch = watch.kill_on_drop(true);

@@ -4,9 +4,8 @@ use std::fs;
 use std::process::Stdio;
 
 use tempfile::tempdir;
-use tokio::process::Command;
 
-use crate::support::process::{Process, SUMD, run, signal};
+use crate::support::process::{Process, SUMD, command, run, signal};
 use crate::support::{TestServer, eventually, shim, soon};
 
 fn text(bytes: &[u8]) -> String {
@@ -59,7 +58,7 @@ async fn a_name_that_is_never_resolved_is_not_waited_for() {
     let shim = shim::compile("names", folder.path()).await;
     let log = folder.path().join("log");
     let command = |args: &[&str]| {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         command
             .args(args)
             .env("LD_PRELOAD", &shim)
@@ -232,7 +231,7 @@ async fn help_and_version() {
 /// Flags can come from the environment.
 #[tokio::test]
 async fn environment() {
-    let output = soon(Command::new(SUMD).env("SUMD_MAX_CALLS", "none").output());
+    let output = soon(command(SUMD).env("SUMD_MAX_CALLS", "none").output());
     let output = output.await.unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("--max-calls"));
@@ -255,7 +254,7 @@ async fn wrong_variables() {
             "--etcd-user",
         ),
     ] {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         let output = command
             .arg("serve")
             .envs(variables.iter().copied())

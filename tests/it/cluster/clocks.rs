@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use sumd::proto::sum::v1::{ListNodesRequest, Node as Told, NodeClock};
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
 use crate::faults::clock::{Clock, Shim};
-use crate::support::process::{SUMD, run};
+use crate::support::process::{SUMD, command, run};
 use crate::support::soon;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -63,7 +62,7 @@ async fn a_node_whose_clock_is_off_owns_no_lanes() {
         Clock::new(folder.path().join("clock")),
     );
     clock.set(HOUR, true);
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     command
         .env("LD_PRELOAD", shim.path())
         .env("CLOCK_FILE", clock.file());

@@ -4,9 +4,9 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::support::process::{SUMD, signal};
+use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
 const PORTS: [u16; 9] = [2379, 22379, 32379, 2380, 22380, 32380, 8081, 8082, 8083];
@@ -24,7 +24,7 @@ fn free_offset() -> u16 {
 
 fn start(folder: &std::path::Path, offset: u16, flags: &[&str]) -> Child {
     let root = env!("CARGO_MANIFEST_DIR");
-    Command::new(format!("{root}/deploy/local/cluster"))
+    command(format!("{root}/deploy/local/cluster"))
         .args(flags)
         .args([&format!("{root}/.tools/bin/etcd"), SUMD])
         .arg(folder)

@@ -3,13 +3,12 @@
 use serde_json::Value;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::proto::sum::v1::{AddRequest, Consistency, GetCounterRequest, SumCountersRequest};
-use tokio::process::Command;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::SUMD;
+use crate::support::process::{SUMD, command};
 use crate::support::soon;
 
 /// Whichever node is asked, it is one counter; and the same id is one increment, on whichever it is repeated.
@@ -30,7 +29,7 @@ async fn count_as_one(flags: &[&str]) {
     let etcd = Cluster::guarded(1).await;
     let address = etcd.address();
     let start = async |id| {
-        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, id, flags).await;
+        let mut node = Node::begin_as(&mut command(SUMD), &address, id, flags).await;
         node.process.logged("counting").await;
         node
     };
@@ -78,7 +77,7 @@ async fn another_number_of_lanes_is_told() {
     let _first = Node::start(&address, "a").await;
     for (lanes, is_told) in [("8", false), ("3", true)] {
         let flags = ["--etcd-lanes", lanes, "--drain-delay", "0s"];
-        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "b", &flags).await;
+        let mut node = Node::begin_as(&mut command(SUMD), &address, "b", &flags).await;
         let counting = "sum.v1.CounterService";
         node.becomes(counting, ServingStatus::Serving).await;
         node.process.signal("TERM");
@@ -107,7 +106,7 @@ async fn a_node_whose_place_is_taken_says_so() {
     let address = etcd.address();
     let flags = ["--advertise", "node.example:8080", "--drain-delay", "0s"];
     let start = async || {
-        let mut node = Node::begin_as(&mut Command::new(SUMD), &address, "a", &flags).await;
+        let mut node = Node::begin_as(&mut command(SUMD), &address, "a", &flags).await;
         node.process.logged("counting").await;
         node
     };

@@ -13,7 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::etcd::cluster::{PASSWORD, USER};
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::soon;
 
 pub struct Node {
@@ -24,7 +24,7 @@ pub struct Node {
 impl Node {
     /// Starts a node, which may have to wait for etcd.
     pub async fn begin(etcd: &Address, id: &str) -> Self {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         Self::begin_as(&mut command, etcd, id, &["--drain-delay", "0s"]).await
     }
 

@@ -4,12 +4,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
-use tokio::process::Command;
 use tonic::{Code, Status};
 
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::{reason, soon};
 
 /// As short as it can be.
@@ -26,7 +25,7 @@ impl Session {
     async fn start(etcd: &Cluster, more: &[&str]) -> Self {
         let flags = ["--drain-delay", "0s", "--session-horizon", "1s"];
         let flags = [&flags[..], more].concat();
-        let mut node = Node::begin_as(&mut Command::new(SUMD), &etcd.address(), "a", &flags).await;
+        let mut node = Node::begin_as(&mut command(SUMD), &etcd.address(), "a", &flags).await;
         node.process.logged("counting").await;
         Self {
             node: node.process,

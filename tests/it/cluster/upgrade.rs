@@ -17,7 +17,6 @@ use sumd::proto::sum::v1::{
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::FORMAT;
 use sumd::store::etcd::client::get;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,7 @@ use super::in_time;
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
 use crate::simulation::rows;
-use crate::support::process::SUMD;
+use crate::support::process::{SUMD, command};
 use crate::support::{eventually, soon};
 
 const IDS: [&str; 3] = ["a", "b", "c"];
@@ -147,7 +146,7 @@ impl Nodes {
 
 async fn start(etcd: &Cluster, program: &str, id: &'static str, load: &Load) -> Node {
     let address = etcd.address();
-    let mut node = Node::begin_as(&mut Command::new(program), &address, id, &[]).await;
+    let mut node = Node::begin_as(&mut command(program), &address, id, &[]).await;
     node.process.logged("counting").await;
     let at = node.process.address.clone();
     load.addresses.lock().expect("no panic").insert(id, at);

@@ -5,11 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::support::ports::free_port;
-use crate::support::process::{Process, SUMD, run};
+use crate::support::process::{Process, SUMD, command, run};
 
 pub struct Server {
     process: Process,
@@ -53,7 +52,7 @@ impl Server {
         }
         // Also while it starts.
         while rng.u8(..4) == 0 {
-            let mut child = Command::new(SUMD)
+            let mut child = command(SUMD)
                 .args(["serve", "--listen", self.address()])
                 .args(&self.flags)
                 .stderr(Stdio::null())

@@ -7,14 +7,13 @@ use sumd::model::{Changes, Commit, Millis, Stamp};
 use sumd::proto::sum::v1::IncrementCounterRequest;
 use sumd::store::Store as _;
 use sumd::store::sqlite::SqliteStore;
-use tokio::process::Command;
 use tonic::Status;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Data, client, fails, sumd};
 use crate::etcd::cluster::Cluster;
 use crate::faults::clock::{Clock, Shim};
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::{reason, soon};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -81,7 +80,7 @@ impl Data {
         let shim = Shim::compile().await;
         let clock = Clock::new(self.0.path().join("clock"));
         clock.set(ahead, true);
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         command
             .arg("serve")
             .env("LD_PRELOAD", shim.path())

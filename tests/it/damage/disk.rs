@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::client;
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::{reason, shim, soon};
 
 /// A disk whose faults are switched on and off.
@@ -46,7 +46,7 @@ impl Disk {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         command
             .args(args)
             .env("LD_PRELOAD", self.path("disk.so"))

@@ -8,14 +8,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sumd::store::etcd::client::{Address, Host};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
 use super::clock::{Clock, Shim};
 use crate::crash::finding::found;
 use crate::etcd::cluster::{PASSWORD, USER};
 use crate::etcd::proxy::{Proxy, Way};
-use crate::support::process::{SUMD, signal};
+use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
 /// To start in: etcd may have no leader at first.
@@ -83,7 +83,7 @@ impl Node {
             tls: false,
             hosts: self.etcd.iter().map(|proxy| proxy.host.clone()).collect(),
         };
-        let child = Command::new(&self.program)
+        let child = command(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--store", &store.to_string()])
             .args(["--advertise", &self.peers.host.to_string()])

@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStderr, Command};
 
 use super::disk::Disk;
 use crate::support::ports::free_port;
-use crate::support::process::{SUMD, signal};
+use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
 /// A fault of one process, at a flush of the files whose names end in some way, or at a change; each is counted from 1.
@@ -118,7 +118,7 @@ impl Studio {
 
     /// The program, recorded behind what was recorded before.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         command
             .arg(name)
             .env("LD_PRELOAD", self.shim())

@@ -12,7 +12,6 @@ use sumd::proto::sum::v1::{
 };
 use sumd::store::Store as _;
 use sumd::store::sqlite::SqliteStore;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -20,7 +19,7 @@ use crate::cluster::process::Node;
 use crate::crash::operation::Client;
 use crate::damage::disk::Disk;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::{Process, SUMD};
+use crate::support::process::{Process, SUMD, command};
 use crate::support::raw::{Call, Connection, framed};
 use crate::support::{eventually, soon};
 
@@ -175,7 +174,7 @@ async fn a_disk_that_hangs_does_not_hold_up_a_second_signal() {
 }
 
 async fn node(etcd: &Cluster, id: &str) -> Node {
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     let mut node = Node::begin_as(&mut command, &etcd.address(), id, &FLAGS).await;
     node.process.logged("counting").await;
     node
@@ -215,7 +214,7 @@ async fn an_etcd_of_one_lane_that_has_stopped_does_not_hold_the_end_up() {
 
 async fn etcd_has_stopped(lanes: &str) {
     let etcd = Cluster::start(1, &[]).await;
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     let flags = [&FLAGS[..], &["--etcd-lanes", lanes]].concat();
     let mut node = Node::begin_as(&mut command, &etcd.address(), "a", &flags).await;
     node.process.logged("counting").await;
@@ -244,7 +243,7 @@ async fn etcd_has_stopped(lanes: &str) {
 async fn a_node_that_waits_for_etcd_ends_in_time() {
     let etcd = Cluster::start(1, &[]).await;
     etcd.members[0].stop();
-    let mut command = Command::new(SUMD);
+    let mut command = command(SUMD);
     let node = Node::begin_as(&mut command, &etcd.address(), "a", &FLAGS).await;
     ends(node.process, BOUND_OF_NODE, "it has not begun").await;
     etcd.members[0].resume();

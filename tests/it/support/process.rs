@@ -1,5 +1,7 @@
 //! The real program: its standard error, its signals, its exit code, its memory.
 
+use std::env;
+use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -12,6 +14,16 @@ use tokio::process::{Child, ChildStderr, Command};
 use super::{PATIENCE, soon};
 
 pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
+
+/// A program that takes nothing for its flags from the environment of whoever runs the tests.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let theirs = env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SUMD_"));
+    for (name, _) in theirs {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// A server that runs as a process of its own, and dies with the test.
 pub struct Process {
@@ -30,7 +42,7 @@ impl Process {
     }
 
     pub async fn serve_at(address: &str, flags: &[&str]) -> Self {
-        let mut command = Command::new(SUMD);
+        let mut command = command(SUMD);
         Self::start(command.args(["serve", "--listen", address]), flags).await
     }
 
@@ -155,7 +167,7 @@ async fn logged(
 
 /// Runs a command of the program to its end.
 pub async fn run(args: &[&str]) -> std::process::Output {
-    soon(Command::new(SUMD).args(args).output())
+    soon(command(SUMD).args(args).output())
         .await
         .expect("the program is built")
 }

@@ -10,13 +10,12 @@ use sumd::store::etcd::check_not_moved;
 use sumd::store::etcd::client::{at_revision, delete_prefix, get, put};
 use sumd::store::sqlite::SqliteStore;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::{Places, Server, does_not_move, does_not_serve, fails, moves, run, sumd};
 use crate::etcd::in_time;
 use crate::simulation::rows;
-use crate::support::process::{SUMD, signal};
+use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
 const COUNTERS: i64 = 200;
@@ -55,7 +54,7 @@ async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) ->
         args.push("--etcd-max-txn-ops=64");
     }
     for attempt in 0.. {
-        let mut child = Command::new(SUMD)
+        let mut child = command(SUMD)
             .args(&args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -272,7 +271,7 @@ async fn of_two_moves_to_one_path_one_is_complete() {
     let (there, here) = (places.etcd(), places.file("a.db"));
     fill(&places, &there).await;
     let mut slow = loop {
-        let slow = Command::new(SUMD)
+        let slow = command(SUMD)
             .args(["move", "--from", &there, "--to", &here])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
