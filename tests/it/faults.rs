@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::checks::{self, Facts, Stored};
@@ -35,7 +35,7 @@ use crate::crash::history::{Clock, Moment};
 use crate::crash::link::{Context, Link, Names, Servers};
 use crate::crash::{readers, writers};
 use crate::etcd::proxy::Way;
-use crate::support::{PATIENCE, eventually};
+use crate::support::PATIENCE;
 use fault::Fault;
 use fleet::Fleet;
 use gaps::Gaps;
@@ -217,8 +217,6 @@ async fn run(plan: &Plan) -> Figures {
     let mut servers = fleet.servers();
     servers.guesses = plan.mutant == Some(Mutant::Guess);
     if plan.mutant.is_some() {
-        // Nothing goes wrong that lasts; and clients tell what they wait for before they are given up.
-        servers.outage = PATIENCE * 5 / 6;
         servers.deadlines = &HURRY;
     }
     let context = Context {
@@ -257,9 +255,14 @@ async fn run(plan: &Plan) -> Figures {
         () = crowd.early() => unreachable!("nobody goes early"),
     };
     let before = context.answered.load(Ordering::Relaxed);
-    let enough = || context.answered.load(Ordering::Relaxed) > before + 1000;
+    let enough = async {
+        while context.answered.load(Ordering::Relaxed) <= before + 1000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
     tokio::select! {
-        () = eventually("progress after the last fault", enough) => {}
+        // Clients that wait in vain tell what for before that.
+        done = timeout(context.servers.outage + PATIENCE, enough) => done.expect("progress after the last fault"),
         () = crowd.early() => unreachable!("nobody goes early"),
         () = all_run(&mut fleet.nodes) => unreachable!("they run for ever"),
     }

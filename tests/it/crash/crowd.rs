@@ -13,7 +13,7 @@ use super::link::{Context, Link};
 use super::operation::{Add, Name, Operation};
 use super::readers::Ends;
 use super::{readers, sessions, writers};
-use crate::support::{PATIENCE, soon};
+use crate::support::PATIENCE;
 
 /// What is watched: whole groups, or some counters of one by their names.
 const WATCHED: [(Option<usize>, &str); 6] = [
@@ -65,8 +65,12 @@ impl Crowd {
     /// changes.
     pub async fn go_home(mut self, rng: &mut Rng) -> History {
         let mut history = History::default();
-        while let Some(done) = soon(self.clients.join_next()).await {
+        // Clients that wait in vain tell what for before that.
+        let patience = self.context.servers.outage + PATIENCE;
+        let mut next = timeout(patience, self.clients.join_next()).await;
+        while let Some(done) = next.expect("clients come to their end") {
             history.add(history_of(done));
+            next = timeout(patience, self.clients.join_next()).await;
         }
         let mut link = Link::new(self.context.clone(), rng.fork());
         let mut last = HashMap::new();

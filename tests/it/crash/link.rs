@@ -1,5 +1,6 @@
 //! A client's way to the server, or to one of several, made anew whenever it breaks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::support::PATIENCE;
 
 /// How long a connection may be silent, if there are other servers.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How many attempts are told of.
+const TOLD: usize = 32;
 
 /// What the clients of a run have in common.
 #[derive(Clone)]
@@ -102,6 +106,17 @@ pub struct Link {
     client: Option<Client>,
     /// Which of the servers is asked.
     at: usize,
+    /// How the last attempts have ended that were not answered well: it is told where one after the other is not.
+    tried: VecDeque<Attempt>,
+}
+
+/// An attempt that was not answered well.
+#[derive(Debug)]
+#[expect(dead_code, reason = "it is only shown")]
+struct Attempt {
+    server: usize,
+    ended: Duration,
+    error: String,
 }
 
 /// A change that was answered.
@@ -133,6 +148,7 @@ impl Link {
             deadline,
             client: None,
             at,
+            tried: VecDeque::with_capacity(TOLD),
         }
     }
 
@@ -194,6 +210,7 @@ impl Link {
 
     /// What to do after an error: the connection is not used again if it was that.
     pub fn judge(&mut self, status: &Status) -> Fate {
+        self.note(format!("{:?}: {}", status.code(), status.message()));
         let Some(info) = status.get_details_error_info() else {
             // Not from the server, but from the transport.
             let transport = [
@@ -266,6 +283,7 @@ impl Link {
         if impatient {
             let answer = timeout(hurry, asked).await;
             let Ok(answer) = answer else {
+                self.note(format!("not waited for longer than {hurry:?}"));
                 self.turn();
                 return Err(Fate::Unknown);
             };
@@ -283,7 +301,22 @@ impl Link {
     pub async fn insist(&mut self, operation: &Operation, id: &str) -> Result<Asked, Fate> {
         let outage = self.context.servers.outage;
         let answered = timeout(outage, self.ask_on(operation, id)).await;
-        answered.unwrap_or_else(|_| panic!("no answer to {operation:?} in {outage:?}"))
+        answered.unwrap_or_else(|_| {
+            panic!(
+                "no answer to {operation:?} in {outage:?}, with {:?} for each attempt, the last at server {}; \
+                 before it, the latest first: {:#?}",
+                self.deadline, self.at, self.tried
+            )
+        })
+    }
+
+    fn note(&mut self, error: String) {
+        self.tried.truncate(TOLD - 1);
+        self.tried.push_front(Attempt {
+            server: self.at,
+            ended: self.context.clock.now(),
+            error,
+        });
     }
 
     async fn ask_on(&mut self, operation: &Operation, id: &str) -> Result<Asked, Fate> {
