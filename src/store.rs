@@ -43,8 +43,8 @@ pub trait Store: Send + Sync {
     fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After>;
 
     /// Stores a batch on top of the one before it, or not at all ([`StoreError::Moved`]). When it answers, the batch is
-    /// durable. Gives the revision before the batch's first place. One batch of a lane is stored at a time.
-    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64>;
+    /// durable. One batch of a lane is stored at a time.
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed>;
 
     /// What each lane has of a session, as it is at a moment after this was called.
     fn session(&self, id: SessionId) -> Reply<SessionRows>;
@@ -98,6 +98,26 @@ pub enum After {
     Batches(Vec<Batch>),
     /// More than is worth telling: the lane is to be loaded again.
     TooMany,
+}
+
+/// A batch that is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision before the batch's first place.
+    pub base: i64,
+    /// Another node's batch came too late for the one before it: now it is that node's turn.
+    pub is_contended: bool,
+}
+
+impl Committed {
+    /// By the only process there is.
+    #[must_use]
+    pub fn alone(base: i64) -> Self {
+        Self {
+            base,
+            is_contended: false,
+        }
+    }
 }
 
 /// What a lane begins with.

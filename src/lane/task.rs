@@ -5,6 +5,7 @@ mod waiting;
 
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -68,6 +69,8 @@ pub(super) struct Task {
     overtaking: Overtaking,
     /// The head had moved, and nothing new was there, since the last commit.
     followed_nothing: bool,
+    /// For how long another node that waits for its turn is let commit next.
+    gives_way: Option<Duration>,
 }
 
 /// Why a lane is served no more.
@@ -156,6 +159,7 @@ impl Task {
             begun: Instant::now(),
             overtaking: Overtaking::default(),
             followed_nothing: false,
+            gives_way: None,
         }
     }
 
@@ -251,6 +255,9 @@ impl Task {
             let jobs = batch.drain(..here).zip(decided);
             let jobs = jobs.filter_map(|(job, decided)| overtaking.put_off(job, decided));
             answer(&self.shared, jobs);
+            if let Some(turn) = self.gives_way.take() {
+                self.give_way(turn).await?;
+            }
         }
         Ok(())
     }

@@ -36,8 +36,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
-    StoreError, Sum,
+    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    SessionRows, Store, StoreError, Sum,
 };
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
 use client::{Client, VersionError};
@@ -222,7 +222,7 @@ impl<K: Kv> Inner<K> {
         })
     }
 
-    async fn commit(&self, lane: LaneNumber, commit: Arc<Commit>) -> Result<i64, StoreError> {
+    async fn commit(&self, lane: LaneNumber, commit: Arc<Commit>) -> Result<Committed, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
         let Some(log) = known
             .as_mut()
@@ -237,7 +237,10 @@ impl<K: Kv> Inner<K> {
             match committer::commit(&self.commits, plan).await {
                 Ok((plan, landed)) => {
                     log.landed(plan, &commit.changes, landed);
-                    return Ok(self.layout.base(landed.etcd_revision, landed.offset));
+                    return Ok(Committed {
+                        base: self.layout.base(landed.etcd_revision, landed.offset),
+                        is_contended: landed.is_contended,
+                    });
                 }
                 Err(Failure::TooLarge(_)) if may_fold => {
                     log.fold_less();
@@ -277,7 +280,7 @@ impl<K: Kv> Store for EtcdStore<K> {
         self.on(async move |inner| inner.after(lane, seq).await)
     }
 
-    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
         self.on(async move |inner| inner.commit(lane, batch).await)
     }
 

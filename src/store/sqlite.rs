@@ -37,8 +37,8 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::{
-    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
-    StoreError, Sum,
+    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    SessionRows, Store, StoreError, Sum,
 };
 use crate::model::{Commit, Digests, SessionId};
 use crate::store::recent::{Current, Recent};
@@ -227,8 +227,8 @@ impl Store for SqliteStore {
 
     /// Writes at once, on the thread that calls, which waits for the disk: a lane has one to itself, and to hand its
     /// batches to another would cost more than some of them take.
-    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
-        let result = self.write(&batch);
+    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
+        let result = self.write(&batch).map(Committed::alone);
         Box::pin(std::future::ready(result))
     }
 

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{Job, Task, answer, load};
 use crate::lane::{LaneError, StartError};
 use crate::model::Commit;
-use crate::store::{After, StoreError};
+use crate::store::{After, Committed, StoreError};
 
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node that has committed lets another one commit next, in times of what its own commit took: the other one reads
+/// what this one has committed, waits for a transaction of its own that is on its way with other lanes, and commits.
+const TURN: u32 = 3;
+const MAX_TURN: Duration = Duration::from_secs(1);
 
 impl Task {
     /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
@@ -28,10 +32,14 @@ impl Task {
             return Ok(is_newest.then(|| self.state.head().revision));
         };
         let commit = Arc::new(commit);
+        let begun = Instant::now();
         match self.commit(commit.clone(), batch, decided).await {
-            Ok(base) => {
+            Ok(Committed { base, is_contended }) => {
                 self.state.committed(&commit, base);
                 self.followed_nothing = false;
+                // It is the first to know the head, and would be the first to commit again, and again, for as long as it is asked to.
+                let turn = (begun.elapsed() * TURN).min(MAX_TURN);
+                self.gives_way = is_contended.then_some(turn);
                 Ok(Some(base))
             }
             Err(StoreError::Moved) => {
@@ -76,7 +84,7 @@ impl Task {
         commit: Arc<Commit>,
         batch: &mut Vec<Job>,
         decided: usize,
-    ) -> std::result::Result<i64, StoreError> {
+    ) -> std::result::Result<Committed, StoreError> {
         let mut stored = self.shared.store.commit(self.lane, commit);
         if !self.shared.store.capabilities().is_shared {
             // A disk answers.
@@ -120,6 +128,16 @@ impl Task {
             "the lane's head has moved, and there is nothing new: loading it again"
         );
         self.reload().await
+    }
+
+    /// Lets another node commit whose batch came too late, and takes in what it has.
+    pub(super) async fn give_way(&mut self, turn: Duration) -> std::result::Result<(), StartError> {
+        sleep(turn).await;
+        match self.catch_up().await {
+            // The next commit tells.
+            Ok(_) | Err(StartError::Store(_)) => Ok(()),
+            Err(corrupt) => Err(corrupt),
+        }
     }
 
     async fn reload(&mut self) -> std::result::Result<(), StartError> {

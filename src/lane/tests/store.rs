@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use crate::model::{Commit, Digests, Head, SessionId};
 use crate::store::{
-    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
-    StoreError, Sum,
+    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    SessionRows, Store, StoreError, Sum,
 };
 
 /// A store that two lanes are in, which keeps how far each has come.
@@ -95,7 +95,11 @@ impl Memory {
         *self.0.asked.borrow()
     }
 
-    async fn try_commit(self, lane: LaneNumber, batch: Arc<Commit>) -> Result<i64, StoreError> {
+    async fn try_commit(
+        self,
+        lane: LaneNumber,
+        batch: Arc<Commit>,
+    ) -> Result<Committed, StoreError> {
         self.0.asked.send_modify(|count| *count += 1);
         if self.0.loses.load(Ordering::Relaxed) {
             return Err(StoreError::Lost);
@@ -116,7 +120,7 @@ impl Memory {
             age: batch.stamp.age,
             ..*head
         };
-        Ok(base)
+        Ok(Committed::alone(base))
     }
 }
 
@@ -168,7 +172,7 @@ impl Store for Memory {
         at_once(After::Batches(Vec::new()))
     }
 
-    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
         Box::pin(self.clone().try_commit(lane, batch))
     }
 

@@ -23,7 +23,7 @@ use super::kv::Kv;
 use super::log::{Landed, Plan};
 use super::rows::{Layout, MAX_PLACES};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
-use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest, TxnResponse};
+use crate::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use crate::store::StoreError;
 
 /// Transactions of this node in flight: with two of them each is smaller, which costs a fifth of what is counted.
@@ -228,15 +228,16 @@ impl<K: Kv> Flight<K> {
         };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
         for Attempt { plan, .. } in group {
-            let head = RequestOp::from(get(self.layout.head(plan.lane)));
             let mut lane = TxnRequest {
                 compare: vec![plan.guard(&self.layout)],
-                failure: vec![head.clone()],
+                failure: plan.wait(&self.layout),
                 ..TxnRequest::default()
             };
             plan.write(&self.layout, offset, &mut lane.success);
             request.success.push(lane.into());
-            request.failure.push(head);
+            request
+                .failure
+                .push(get(self.layout.head(plan.lane)).into());
             offsets.push(offset);
             offset += plan.places;
         }
@@ -260,6 +261,7 @@ impl<K: Kv> Flight<K> {
                     let landed = Landed {
                         etcd_revision,
                         offset: *offset,
+                        is_contended: was_waiting(&lane),
                     };
                     // Who has stopped waiting finds it when the lane is loaded again.
                     let _ = attempt.reply.send(Ok((attempt.plan, landed)));
@@ -294,6 +296,13 @@ impl<K: Kv> Flight<K> {
         }
         left
     }
+}
+
+/// Whether the last operation of a lane's transaction has taken away that a node waits for its turn.
+fn was_waiting(lane: &TxnResponse) -> bool {
+    let last = lane.responses.last();
+    let last = last.and_then(|response| response.response.as_ref());
+    matches!(last, Some(Response::ResponseDeleteRange(taken)) if taken.deleted > 0)
 }
 
 /// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.

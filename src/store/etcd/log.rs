@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::client::{at_revision, put};
+use super::client::{at_revision, delete, get, put};
 use super::rows::Layout;
 use super::sessions;
 use crate::model::{self, Changes, Commit, Corrupt, CounterChange, SessionId};
@@ -83,12 +83,14 @@ pub(super) struct Landed {
     pub(super) etcd_revision: i64,
     /// Places before its own in that revision.
     pub(super) offset: u32,
+    /// Another node's batch came too late for the one before it.
+    pub(super) is_contended: bool,
 }
 
 impl Plan {
     /// How many operations it takes in a transaction.
     pub(super) fn operations(&self) -> usize {
-        1 + usize::from(self.pack.is_some()) + self.others.len()
+        2 + usize::from(self.pack.is_some()) + self.others.len()
     }
 
     /// The comparison that makes it happen once at most.
@@ -110,6 +112,13 @@ impl Plan {
         let key = layout.head(self.lane);
         operations.push(put(key.clone(), layout.seal(&key, &head)));
         operations.extend(self.others.iter().cloned());
+        operations.push(delete(layout.waiting(self.lane)));
+    }
+
+    /// The operations where the head has moved: the first one reads it.
+    pub(super) fn wait(&self, layout: &Layout) -> Vec<RequestOp> {
+        let head = get(layout.head(self.lane));
+        vec![head.into(), put(layout.waiting(self.lane), Bytes::new())]
     }
 }
 

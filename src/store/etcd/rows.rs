@@ -151,6 +151,11 @@ impl Layout {
         holds(&self.prefix).into()
     }
 
+    /// The key that a node leaves whose batch came too late, for the one that was faster.
+    pub(super) fn waiting(&self, lane: LaneNumber) -> Bytes {
+        format!("{}/waiting/{lane:04x}", self.prefix).into()
+    }
+
     /// What all keys of nodes begin with.
     pub(super) fn nodes(&self) -> Bytes {
         format!("{}/nodes/", self.prefix).into()

@@ -1,5 +1,6 @@
 //! Nodes of a simulation without a storm, where one thing goes wrong at a moment that is chosen.
 
+mod contention;
 mod damaged;
 mod full;
 mod gaps;
@@ -156,7 +157,7 @@ fn describe(world: &World, meta: &Meta) {
     world.lock().etcd.txn(&request).expect("it fits");
 }
 
-async fn open(kv: Switch, sizes: Sizes) -> Running {
+async fn open(kv: impl Kv, sizes: Sizes) -> Running {
     let store = EtcdStore::over(kv, rows::PREFIX, 128, sizes).await;
     let began = Instant::now();
     let clock = Clock::new(move || {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
 use sumd::store::{
-    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan, SessionRows,
-    Store, StoreError, Sum,
+    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan,
+    SessionRows, Store, StoreError, Sum,
 };
 use tokio::sync::watch;
 
@@ -79,7 +79,7 @@ impl Unreliable {
         self.0.synced.lock().expect("no panic")
     }
 
-    async fn try_commit(self, batch: Arc<Commit>) -> Result<i64, StoreError> {
+    async fn try_commit(self, batch: Arc<Commit>) -> Result<Committed, StoreError> {
         let life = *self.0.life.borrow();
         let mut frozen = self.0.frozen.subscribe();
         self.0.hanging.send_modify(|count| *count += 1);
@@ -96,7 +96,7 @@ impl Unreliable {
         let base = self.data().commit(&batch)?;
         match fail {
             Some(_) => Err(StoreError::Failed("told to fail afterwards".into())),
-            None => Ok(base),
+            None => Ok(Committed::alone(base)),
         }
     }
 }
@@ -212,7 +212,7 @@ impl Store for Unreliable {
         self.0.changes.get_or_init(|| Changes::new(0))
     }
 
-    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+    fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
         Box::pin(self.clone().try_commit(batch))
     }
 

@@ -103,5 +103,7 @@ fn find(batches: &[Batch], plan: &Plan, row_revision: i64) -> Option<Landed> {
     (found.attempt == plan.attempt).then_some(Landed {
         etcd_revision,
         offset: found.offset,
+        // It was another copy that was told.
+        is_contended: false,
     })
 }

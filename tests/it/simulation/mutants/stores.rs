@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use sumd::model::{Commit, Digests, SessionId};
 use sumd::store::{
-    After, Capabilities, Changes, LaneNumber, Loaded, Page, Reply, Rows, Scan, SessionRows, Store,
-    StoreError, Sum,
+    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    SessionRows, Store, StoreError, Sum,
 };
 
 use super::Mutant;
@@ -84,7 +84,7 @@ impl Inner {
         after
     }
 
-    async fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Result<i64, StoreError> {
+    async fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Result<Committed, StoreError> {
         if self.is_stuck(lane) {
             return Err(StoreError::Moved);
         }
@@ -115,7 +115,7 @@ impl Store for Flawed {
         Box::pin(async move { inner.after(lane, seq).await })
     }
 
-    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<i64> {
+    fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
         let inner = self.0.clone();
         Box::pin(async move { inner.commit(lane, batch).await })
     }

@@ -1,0 +1,84 @@
+//! Nodes that cannot reach each other all commit to a lane, by an etcd that takes its time.
+
+use std::time::Duration;
+
+use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
+use sumd::store::etcd::client::Error;
+use sumd::store::etcd::{Kv, Sizes};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{LANES, World, lane, open, paused_runtime, plain, world};
+
+const NODES: usize = 3;
+/// Between a node and etcd.
+const HOP: Duration = Duration::from_micros(300);
+
+/// A way to an etcd that answers reads at once, and syncs its disk for what writes before it is carried out.
+#[derive(Clone)]
+struct Slow {
+    world: World,
+    sync: Duration,
+}
+
+impl Kv for Slow {
+    async fn txn(&self, request: TxnRequest, _deadline: Instant) -> Result<TxnResponse, Error> {
+        let reads = request.compare.is_empty();
+        sleep(HOP).await;
+        if !reads {
+            sleep(self.sync).await;
+        }
+        let answer = self.world.lock().etcd.txn(&request);
+        sleep(HOP).await;
+        Ok(answer.expect("it is calm"))
+    }
+}
+
+/// How often the callers of each node were answered, who ask without a pause for so many commits.
+async fn served(sync: Duration, commits: u32) -> [u32; NODES] {
+    let world = world(LANES);
+    let until = Instant::now() + sync * commits;
+    let (mut nodes, mut callers) = (Vec::new(), JoinSet::new());
+    for node in 0..NODES {
+        let kv = Slow {
+            world: world.clone(),
+            sync,
+        };
+        let running = open(kv, Sizes::default()).await;
+        for _ in 0..4 {
+            let lanes = running.lanes.clone();
+            callers.spawn(async move {
+                let mut answered = 0;
+                while let Ok(answer) = timeout_at(until, lanes.execute(lane(), plain())).await {
+                    answer.expect("a turn before its callers are sent away");
+                    answered += 1;
+                }
+                (node, answered)
+            });
+        }
+        nodes.push(running);
+    }
+    let mut served = [0; NODES];
+    while let Some(caller) = callers.join_next().await {
+        let (node, answered) = caller.expect("no panic");
+        served[node] += answered;
+    }
+    served
+}
+
+/// The node that has just committed is the first to know the lane's head, and others who want to commit, too, hear of that only
+/// then. All of them get their turn, however busy they are, and however slow etcd is.
+#[test]
+fn nodes_that_commit_to_one_lane_take_turns() {
+    for sync in [2, 20, 500].map(Duration::from_millis) {
+        let served = paused_runtime().block_on(served(sync, 200));
+        let (least, most) = (served.iter().min(), served.iter().max());
+        assert!(
+            least
+                .zip(most)
+                .is_some_and(|(least, most)| least * 2 > *most),
+            "{sync:?}: {served:?}"
+        );
+        eprintln!("{sync:?}: {served:?}");
+    }
+}
