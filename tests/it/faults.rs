@@ -44,8 +44,9 @@ use node::Node;
 
 /// How soon those who measure ask again.
 const IMPATIENCE: [Duration; 1] = [Duration::from_millis(500)];
-/// Of clients of nodes that are mutated: an answer that is lost is asked for again well within their patience.
-const HURRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// Of clients of nodes that take turns, since they cannot reach each other: a call takes as long as several commits do, on a machine
+/// that has other things to do. An answer that is lost is asked for again well within the clients' patience.
+const TURNS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
 /// How many of them ask any node.
 const PULSES: usize = 3;
 /// How many clients write so much that there is something to bring up to date.
@@ -217,7 +218,7 @@ async fn run(plan: &Plan) -> Figures {
     let mut servers = fleet.servers();
     servers.guesses = plan.mutant == Some(Mutant::Guess);
     if plan.mutant.is_some() {
-        servers.deadlines = &HURRY;
+        servers.deadlines = &TURNS;
     }
     let context = Context {
         servers,
@@ -240,7 +241,12 @@ async fn run(plan: &Plan) -> Figures {
             writers::wide,
         ));
     }
-    let mut served = measure(&mut crowd, &context, &mut rng);
+    let deadlines: &[_] = if plan.mutant.is_some() {
+        &TURNS
+    } else {
+        &IMPATIENCE
+    };
+    let mut served = measure(&mut crowd, &context, deadlines, &mut rng);
     let nodes = served.len();
     let storm = nemesis::storm(
         &mut fleet,
@@ -306,12 +312,17 @@ async fn all_run(nodes: &mut [Node]) {
 }
 
 /// Adds the clients who measure: of each node one, and some of any. Gives when each node has answered last.
-fn measure(crowd: &mut Crowd, context: &Context, rng: &mut Rng) -> Vec<watch::Receiver<Moment>> {
+fn measure(
+    crowd: &mut Crowd,
+    context: &Context,
+    deadlines: &'static [Duration],
+    rng: &mut Rng,
+) -> Vec<watch::Receiver<Moment>> {
     let mut add = |addresses: Vec<Arc<str>>, group: String| {
         let context = Context {
             servers: Servers {
                 addresses: addresses.into(),
-                deadlines: &IMPATIENCE,
+                deadlines,
                 ..context.servers.clone()
             },
             ..context.clone()
