@@ -105,12 +105,12 @@ pub enum After {
 pub struct Committed {
     /// The revision before the batch's first place.
     pub base: i64,
-    /// Another node's batch came too late for the one before it: now it is that node's turn.
+    /// A batch came too late since the one before it, mostly another node's: now it is that node's turn.
     pub is_contended: bool,
 }
 
 impl Committed {
-    /// By the only process there is.
+    /// Nobody came too late.
     #[must_use]
     pub fn alone(base: i64) -> Self {
         Self {

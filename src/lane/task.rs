@@ -5,7 +5,6 @@ mod waiting;
 
 use std::iter;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -69,8 +68,6 @@ pub(super) struct Task {
     overtaking: Overtaking,
     /// The head had moved, and nothing new was there, since the last commit.
     followed_nothing: bool,
-    /// For how long another node that waits for its turn is let commit next.
-    gives_way: Option<Duration>,
 }
 
 /// Why a lane is served no more.
@@ -159,7 +156,6 @@ impl Task {
             begun: Instant::now(),
             overtaking: Overtaking::default(),
             followed_nothing: false,
-            gives_way: None,
         }
     }
 
@@ -236,7 +232,8 @@ impl Task {
                 Err(damaged) if self.refuse_damaged(batch, &damaged) => continue,
                 Err(error) => return Err(StartError::Store(error)),
             };
-            let Some(base) = self.store(batch, outcomes.len()).await? else {
+            let begun = Instant::now();
+            let Some(stored) = self.store(batch, outcomes.len()).await? else {
                 // All of it is to be decided again, on top of what another node has committed. If that takes longer to read than
                 // the other one takes to commit the next, it would never end.
                 if since.elapsed() >= PATIENCE {
@@ -245,19 +242,20 @@ impl Task {
                 }
                 continue;
             };
-            since = Instant::now();
+            let took = begun.elapsed();
             let lane = self.lane;
             let decided = outcomes.into_iter();
-            let decided = decided.map(|outcome| decided_on(base, lane, outcome));
+            let decided = decided.map(|outcome| decided_on(stored.base, lane, outcome));
             // Those who were told that nobody knows have left.
             let here = decided.len().min(batch.len());
             let overtaking = &mut self.overtaking;
             let jobs = batch.drain(..here).zip(decided);
             let jobs = jobs.filter_map(|(job, decided)| overtaking.put_off(job, decided));
             answer(&self.shared, jobs);
-            if let Some(turn) = self.gives_way.take() {
-                self.give_way(turn).await?;
+            if stored.is_contended {
+                self.give_way(took).await?;
             }
+            since = Instant::now();
         }
         Ok(())
     }

@@ -14,33 +14,30 @@ use crate::store::{After, Committed, StoreError};
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a node that has committed lets another one commit next, in times of what its own commit took: the other one reads
-/// what this one has committed, waits for a transaction of its own that is on its way with other lanes, and commits.
-const TURN: u32 = 3;
-const MAX_TURN: Duration = Duration::from_secs(1);
+/// How long a node that has committed lets others commit next, in times of what its own commit took: another one hears that it was
+/// too late, reads what was committed, and commits, and each of its transactions waits for the one before with other lanes.
+const TURN: u32 = 6;
+/// The longest: callers have to be answered in between.
+const MAX_TURN: Duration = Duration::from_secs(3);
 
 impl Task {
-    /// Stores what was decided, and gives the revision before it; `None` where another node has committed before.
+    /// Stores what was decided; `None` where another node has committed before.
     pub(super) async fn store(
         &mut self,
         batch: &mut Vec<Job>,
         decided: usize,
-    ) -> std::result::Result<Option<i64>, StartError> {
+    ) -> std::result::Result<Option<Committed>, StartError> {
         let Some(commit) = self.state.commit() else {
             // The answers are about stored state then, which may have changed.
             let is_newest = self.catch_up().await?;
-            return Ok(is_newest.then(|| self.state.head().revision));
+            return Ok(is_newest.then(|| Committed::alone(self.state.head().revision)));
         };
         let commit = Arc::new(commit);
-        let begun = Instant::now();
         match self.commit(commit.clone(), batch, decided).await {
-            Ok(Committed { base, is_contended }) => {
-                self.state.committed(&commit, base);
+            Ok(committed) => {
+                self.state.committed(&commit, committed.base);
                 self.followed_nothing = false;
-                // It is the first to know the head, and would be the first to commit again, and again, for as long as it is asked to.
-                let turn = (begun.elapsed() * TURN).min(MAX_TURN);
-                self.gives_way = is_contended.then_some(turn);
-                Ok(Some(base))
+                Ok(Some(committed))
             }
             Err(StoreError::Moved) => {
                 debug!(lane = self.lane, "another node has committed");
@@ -130,9 +127,14 @@ impl Task {
         self.reload().await
     }
 
-    /// Lets another node commit whose batch came too late, and takes in what it has.
-    pub(super) async fn give_way(&mut self, turn: Duration) -> std::result::Result<(), StartError> {
-        sleep(turn).await;
+    /// Lets others commit, and takes in what they have: the node that has committed is the first to know the head, and would be the
+    /// first to commit again, for as long as it is asked to. `took` is the time that its own commit took.
+    pub(super) async fn give_way(&mut self, took: Duration) -> std::result::Result<(), StartError> {
+        tokio::select! {
+            biased;
+            () = sleep((took * TURN).min(MAX_TURN)) => {}
+            () = self.shared.stop.cancelled() => return Ok(()),
+        }
         match self.catch_up().await {
             // The next commit tells.
             Ok(_) | Err(StartError::Store(_)) => Ok(()),

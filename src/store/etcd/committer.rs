@@ -55,6 +55,8 @@ pub(super) struct Attempt {
     tries: u32,
     /// A copy of it may be on its way.
     in_doubt: bool,
+    /// Another node waits for its turn, as the last answer tells.
+    is_contended: bool,
     /// It goes in a transaction of its own: with others it was more than etcd takes.
     alone: bool,
 }
@@ -92,6 +94,7 @@ pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), 
         begun: Instant::now(),
         tries: 0,
         in_doubt: false,
+        is_contended: false,
         alone: false,
     };
     let ended = || Failure::from(StoreError::Failed("its committer has ended".into()));
@@ -227,10 +230,10 @@ impl<K: Kv> Flight<K> {
             ..TxnRequest::default()
         };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
-        for Attempt { plan, .. } in group {
+        for Attempt { plan, in_doubt, .. } in group {
             let mut lane = TxnRequest {
                 compare: vec![plan.guard(&self.layout)],
-                failure: plan.wait(&self.layout),
+                failure: plan.wait(&self.layout, *in_doubt),
                 ..TxnRequest::default()
             };
             plan.write(&self.layout, offset, &mut lane.success);
@@ -261,13 +264,16 @@ impl<K: Kv> Flight<K> {
                     let landed = Landed {
                         etcd_revision,
                         offset: *offset,
-                        is_contended: was_waiting(&lane),
+                        is_contended: is_contended(&lane),
                     };
                     // Who has stopped waiting finds it when the lane is loaded again.
                     let _ = attempt.reply.send(Ok((attempt.plan, landed)));
                     continue;
                 }
-                Some(Response::ResponseTxn(lane)) => lane.responses.into_iter().next(),
+                Some(Response::ResponseTxn(lane)) => {
+                    attempt.is_contended = is_contended(&lane);
+                    lane.responses.into_iter().next()
+                }
                 _ => Some(response),
             };
             let Some(Response::ResponseRange(range)) = head.and_then(|head| head.response) else {
@@ -298,11 +304,14 @@ impl<K: Kv> Flight<K> {
     }
 }
 
-/// Whether the last operation of a lane's transaction has taken away that a node waits for its turn.
-fn was_waiting(lane: &TxnResponse) -> bool {
+/// Whether the last operation of a lane's transaction has found that a node waits for its turn.
+fn is_contended(lane: &TxnResponse) -> bool {
     let last = lane.responses.last();
-    let last = last.and_then(|response| response.response.as_ref());
-    matches!(last, Some(Response::ResponseDeleteRange(taken)) if taken.deleted > 0)
+    match last.and_then(|response| response.response.as_ref()) {
+        Some(Response::ResponseDeleteRange(waiting)) => waiting.deleted > 0,
+        Some(Response::ResponseRange(waiting)) => !waiting.kvs.is_empty(),
+        _ => false,
+    }
 }
 
 /// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.

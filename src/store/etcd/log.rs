@@ -83,7 +83,7 @@ pub(super) struct Landed {
     pub(super) etcd_revision: i64,
     /// Places before its own in that revision.
     pub(super) offset: u32,
-    /// Another node's batch came too late for the one before it.
+    /// A batch came too late since the one before it, mostly another node's.
     pub(super) is_contended: bool,
 }
 
@@ -115,10 +115,17 @@ impl Plan {
         operations.push(delete(layout.waiting(self.lane)));
     }
 
-    /// The operations where the head has moved: the first one reads it.
-    pub(super) fn wait(&self, layout: &Layout) -> Vec<RequestOp> {
+    /// The operations where the head has moved: the first one reads it. If it was moved by another node's batch this node waits
+    /// for its turn, and says so; if a copy of this batch may have moved it, it is asked if another node does.
+    pub(super) fn wait(&self, layout: &Layout, in_doubt: bool) -> Vec<RequestOp> {
         let head = get(layout.head(self.lane));
-        vec![head.into(), put(layout.waiting(self.lane), Bytes::new())]
+        let waiting = layout.waiting(self.lane);
+        let waits = if in_doubt {
+            get(waiting).into()
+        } else {
+            put(waiting, Bytes::new())
+        };
+        vec![head.into(), waits]
     }
 }
 

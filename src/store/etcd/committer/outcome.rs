@@ -27,6 +27,11 @@ impl<K: Kv> Flight<K> {
             attempt.tries += 1;
             return Some(attempt);
         }
+        let is_contended = attempt.is_contended;
+        let answer = answer.map(|landed| Landed {
+            is_contended,
+            ..landed
+        });
         let answer = answer.map(|landed| (attempt.plan, landed));
         let _ = attempt.reply.send(answer.map_err(Failure::from));
         None
@@ -103,7 +108,6 @@ fn find(batches: &[Batch], plan: &Plan, row_revision: i64) -> Option<Landed> {
     (found.attempt == plan.attempt).then_some(Landed {
         etcd_revision,
         offset: found.offset,
-        // It was another copy that was told.
         is_contended: false,
     })
 }
