@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::checks::{self, Facts, Stored};
@@ -35,7 +35,7 @@ use crate::crash::history::{Clock, Moment};
 use crate::crash::link::{Context, Link, Names, Servers};
 use crate::crash::{readers, writers};
 use crate::etcd::proxy::Way;
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, within};
 use fault::Fault;
 use fleet::Fleet;
 use gaps::Gaps;
@@ -261,14 +261,11 @@ async fn run(plan: &Plan) -> Figures {
         () = crowd.early() => unreachable!("nobody goes early"),
     };
     let before = context.answered.load(Ordering::Relaxed);
-    let enough = async {
-        while context.answered.load(Ordering::Relaxed) <= before + 1000 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let enough = || context.answered.load(Ordering::Relaxed) > before + 1000;
+    // Clients that wait in vain tell what for before that.
+    let patience = context.servers.outage + PATIENCE;
     tokio::select! {
-        // Clients that wait in vain tell what for before that.
-        done = timeout(context.servers.outage + PATIENCE, enough) => done.expect("progress after the last fault"),
+        () = within(patience, "progress after the last fault", enough) => {}
         () = crowd.early() => unreachable!("nobody goes early"),
         () = all_run(&mut fleet.nodes) => unreachable!("they run for ever"),
     }

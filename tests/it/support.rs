@@ -153,8 +153,13 @@ pub fn reason(status: &tonic::Status) -> (String, std::collections::HashMap<Stri
 }
 
 /// Waits for a condition that nothing announces.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
+pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, condition).await;
+}
+
+/// The same with a patience of one's own.
+pub async fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(patience, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

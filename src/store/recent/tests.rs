@@ -21,7 +21,7 @@ fn known(latest: Latest<'_>) -> (Option<i64>, i64, bool) {
 }
 
 proptest! {
-    /// Whatever comes in, in whatever batches: each counter is found as the last of them left it, by name and in order,
+    /// A counter is found as the last batch that changed it has left it, by name and in order, however many batches there are,
     /// whether it is being folded or not.
     #[test]
     fn a_view_is_what_a_map_would_be(

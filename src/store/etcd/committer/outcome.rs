@@ -27,12 +27,10 @@ impl<K: Kv> Flight<K> {
             attempt.tries += 1;
             return Some(attempt);
         }
-        let is_contended = attempt.is_contended;
-        let answer = answer.map(|landed| Landed {
-            is_contended,
-            ..landed
+        let answer = answer.map(|mut landed| {
+            landed.is_contended = attempt.is_contended;
+            (attempt.plan, landed)
         });
-        let answer = answer.map(|landed| (attempt.plan, landed));
         let _ = attempt.reply.send(answer.map_err(Failure::from));
         None
     }
