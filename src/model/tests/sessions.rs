@@ -134,3 +134,18 @@ fn a_session_is_remembered_until_it_is_too_old() {
         assert!(lane.stored.sessions.is_empty());
     }
 }
+
+/// Times of a clock that was ahead are taken back to the right one, and no others.
+#[test]
+fn times_that_are_ahead_are_taken_back() {
+    let mut session = Session::default();
+    session.use_at(10, 3);
+    session.keep_bound(Some(LowerBound { above: 0, time: 8 }));
+    assert!(!session.take_back(10), "none is ahead");
+    assert_eq!(session.used(), 10);
+    assert!(session.take_back(9));
+    assert_eq!(session.used(), 9);
+    assert!(session.take_back(7));
+    assert_eq!(session.used(), 7);
+    assert!(!session.take_back(7), "none is left");
+}
