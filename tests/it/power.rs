@@ -240,9 +240,8 @@ async fn a_flush_that_lies_is_seen() {
         let Some(behind) = behind_a_lie(&take) else {
             continue;
         };
-        let cuts = choose_cuts(&take.recording, &take, &behind, 6, &mut rng);
-        let outcomes = lose_power(&take.recording, &take.told, &cuts, scene.0.path()).await;
-        if let Some(problem) = outcomes.into_iter().find_map(|(_, found)| found.err()) {
+        let found = find_problem(&take, &take.recording, &behind, 6, &scene, &mut rng).await;
+        if let Some(problem) = found {
             eprintln!("after a flush that lied: {problem}");
             return;
         }
@@ -272,14 +271,26 @@ fn is_sync(record: &Record) -> bool {
 async fn caught(take: &Take, mutant: &Recording, scene: &Scene, rng: &mut Rng) -> Option<String> {
     let anywhere = 0..=mutant.records.len();
     for _ in 0..20 {
-        let cuts = choose_cuts(mutant, take, &anywhere, 4, rng);
-        let outcomes = lose_power(mutant, &take.told, &cuts, scene.0.path()).await;
-        let caught = outcomes.into_iter().find_map(|(_, found)| found.err());
+        let caught = find_problem(take, mutant, &anywhere, 4, scene, rng).await;
         if caught.is_some() {
             return caught;
         }
     }
     None
+}
+
+/// A problem that one of so many losses of power in a part of the records shows.
+async fn find_problem(
+    take: &Take,
+    recording: &Recording,
+    part: &RangeInclusive<usize>,
+    count: usize,
+    scene: &Scene,
+    rng: &mut Rng,
+) -> Option<String> {
+    let cuts = choose_cuts(recording, take, part, count, rng);
+    let outcomes = lose_power(recording, &take.told, &cuts, scene.0.path()).await;
+    outcomes.into_iter().find_map(|(_, found)| found.err())
 }
 
 /// A restore that is done stays done, and one that is cut off leaves the whole database or none.
