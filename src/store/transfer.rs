@@ -49,10 +49,7 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
 /// # Errors
 /// The same, and if etcd cannot be asked to keep its history for so long.
 pub async fn check_in_use(place: &Place) -> Result<Report, ToolError> {
-    let hold = hold(place).await?;
-    let report = check(place.client.clone(), &place.prefix).await;
-    hold.release().await;
-    report
+    held(place, check(place.client.clone(), &place.prefix)).await
 }
 
 /// Undoes a move from etcd that was broken off: what is there is of use again. Gives where to it was to be moved.
@@ -63,9 +60,16 @@ pub async fn reopen(place: &Place, force: bool) -> Result<String, ToolError> {
     undo(place, force).await
 }
 
-async fn hold(place: &Place) -> Result<Hold, ToolError> {
+/// Reads, while nodes forget nothing, and lets them however it ends.
+async fn held<T>(
+    place: &Place,
+    reading: impl Future<Output = Result<T, ToolError>>,
+) -> Result<T, ToolError> {
     let hold = Hold::take(&place.client, &place.prefix).await;
-    hold.map_err(|error| etcd::OpenError::Etcd(error.to_string()).into())
+    let hold = hold.map_err(|error| etcd::OpenError::Etcd(error.to_string()))?;
+    let read = reading.await;
+    hold.release().await;
+    read
 }
 
 /// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
@@ -225,23 +229,26 @@ async fn copy(
     place: &Place,
     begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
 ) -> Result<(File, Tally), ToolError> {
-    let hold = hold(place).await?;
-    let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
-    if survey.meta.filling {
-        let problem = "what is there is not complete: a move or a restore has not come to its end";
-        return Err(ToolError::Refused(problem.to_owned()));
-    }
-    let dump = survey.dump().await?;
-    let file = begin(&dump)?;
     let mut tally = Tally::new();
-    let written = survey.counters(|rows| {
-        tell(&mut tally, &dump, rows);
-        file.counters(rows)
-    });
-    written.await?;
-    hold.release().await;
+    let reading = async {
+        let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
+        if survey.meta.filling {
+            let problem =
+                "what is there is not complete: a move or a restore has not come to its end";
+            return Err(ToolError::Refused(problem.to_owned()));
+        }
+        let dump = survey.dump().await?;
+        let file = begin(&dump)?;
+        let written = survey.counters(|rows| {
+            tell(&mut tally, &dump, rows);
+            file.counters(rows)
+        });
+        written.await?;
+        Ok((file, dump, survey.report))
+    };
+    let (file, dump, report) = held(place, reading).await?;
     rest(&mut tally, &dump)?;
-    healthy(&survey.report)?;
+    healthy(&report)?;
     Ok((file, tally))
 }
 
