@@ -108,21 +108,29 @@ fn tell(is_believed: bool, ahead: Millis) {
 
 /// Says so if the clock is behind what it was when the lane was here before: it was wrong then, or is now.
 pub(super) fn compare(head: Head, now: Millis) {
+    if let Some(problem) = behind(head, now) {
+        warn!("{problem}");
+    }
+}
+
+/// How far behind the clock is, and what comes of it.
+fn behind(head: Head, now: Millis) -> Option<String> {
     let refused_until = head.horizon.max(head.session_horizon);
     if refused_until > now {
-        warn!(
+        return Some(format!(
             "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} (REQUEST_TOO_OLD, \
              SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it; if it \
              is right, sumd reset-horizon takes that back",
             date(refused_until),
             duration(refused_until - now)
-        );
-    } else if head.time - now > MAX_BEHIND {
-        warn!(
+        ));
+    }
+    (head.time - now > MAX_BEHIND).then(|| {
+        format!(
             "the clock is {} behind that of the last batch: it was wrong then, or is now",
             duration(head.time - now)
-        );
-    }
+        )
+    })
 }
 
 #[cfg(test)]
@@ -155,5 +163,32 @@ mod tests {
         assert_eq!(clock.now(), 6 * DAY, "of a day, as after a suspend");
         wall.store(2 * DAY, Ordering::Relaxed);
         assert_eq!(clock.now(), 2 * DAY, "and back");
+    }
+
+    /// At a start the log tells of a clock that is behind: if ids are refused for it, of these.
+    #[test]
+    fn a_clock_that_is_behind_is_told() {
+        let now = 5 * DAY;
+        let head = |horizon, session_horizon, time| Head {
+            time,
+            horizon,
+            session_horizon,
+            ..Head::default()
+        };
+        let told = |head| behind(head, now).unwrap_or_default();
+        assert_eq!(told(head(now, now, now + MAX_BEHIND)), "");
+        let late = told(head(now, now, now + MAX_BEHIND + 1));
+        assert!(late.contains("behind that of the last batch"), "{late}");
+        for head in [
+            head(now + DAY, 0, now + 2 * DAY),
+            head(0, now + DAY, now + 2 * DAY),
+        ] {
+            let refused = told(head);
+            assert!(refused.contains("REQUEST_TOO_OLD"), "{refused}");
+            assert!(
+                refused.contains("are refused for the next 1day "),
+                "{refused}"
+            );
+        }
     }
 }

@@ -23,8 +23,12 @@ const LANE: LaneNumber = 1;
 const LONG: Duration = Duration::from_hours(1);
 
 async fn lanes(store: &Memory) -> Running {
+    lanes_with(store, 1 << 20).await
+}
+
+async fn lanes_with(store: &Memory, id_bytes: usize) -> Running {
     let bounds = Bounds {
-        id_bytes: 1 << 20,
+        id_bytes,
         counter_bytes: 1 << 20,
         id_horizon: 600_000,
         session_horizon: 600_000,
@@ -141,6 +145,26 @@ async fn parts_that_wait_are_bounded() {
     let mut again = Vec::new();
     overtaking.give_to(&mut again);
     assert_eq!(again.len(), MOST);
+}
+
+/// Ids of nodes' own making are taken as long as all ids together are in less than a part of the memory for them.
+#[tokio::test(start_paused = true)]
+async fn own_ids_have_a_part_of_the_memory() {
+    let taken = async |id_bytes| {
+        let running = lanes_with(&Memory::default(), id_bytes).await;
+        let part = part("s", 1, None, 1);
+        running.lanes.execute(LANE, part).await.expect("it is new");
+        // A lane says what it takes before it begins the next batch.
+        let next = running.lanes.execute(LANE, batch(1)).await;
+        next.expect("it is carried out");
+        let taken = running.lanes.shared.memory.id_bytes();
+        (taken, running.lanes.admit_own_id().is_ok())
+    };
+    let (needed, is_admitted) = taken(1 << 20).await;
+    assert!(needed > 0 && is_admitted, "{needed}");
+    assert_eq!(taken(needed * OWN_IDS_PART).await, (needed, false));
+    let above = (needed + 1) * OWN_IDS_PART;
+    assert_eq!(taken(above).await, (needed, true));
 }
 
 /// Messages that arrive while a batch is being stored share the next commits.

@@ -165,7 +165,7 @@ impl Session {
     /// is another.
     #[must_use]
     pub fn moved_message(&self, sequence: u64, contents: u64) -> Option<Vec<(u64, Failure)>> {
-        let same = self.is_same(sequence, contents, true);
+        let same = self.is_same(sequence, contents);
         same.then(|| self.failures(|at| at == sequence))
     }
 

@@ -102,12 +102,10 @@ impl Session {
     }
 
     /// A message that was applied before is this one, as far as can be told.
-    pub(super) fn is_same(&self, sequence: u64, contents: u64, of_whole: bool) -> bool {
-        let is_moved = sequence <= self.moved_up_to();
+    pub(super) fn is_same(&self, sequence: u64, contents: u64) -> bool {
         match self.contents(sequence) {
-            // What is known of it is its contents as a whole.
-            Some(known) if of_whole || !is_moved => known == contents,
-            _ => is_moved,
+            Some(known) => known == contents,
+            None => sequence <= self.moved_up_to(),
         }
     }
 

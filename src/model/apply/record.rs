@@ -43,8 +43,7 @@ impl State {
             return Err(Refused::BeyondWindow { acknowledged });
         }
         if session.is_applied(record.sequence) {
-            let of_whole = record.follows == Follows::TheOneBefore;
-            return if session.is_same(record.sequence, record.contents, of_whole) {
+            return if session.is_same(record.sequence, record.contents) {
                 let failures = session.failures(|at| at == record.sequence);
                 Ok(self.recorded(record.sequence, failures, true))
             } else {

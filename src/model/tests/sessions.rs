@@ -93,6 +93,30 @@ fn failures_of_a_session_are_kept_until_they_are_known() {
     assert_eq!(ask_only(&mut lane, 1), none);
 }
 
+/// A message as a whole comes with its session's time, which has to be that of a clock. That of a part only tells that its
+/// session is not older, so that no clock of the node that it comes from makes it too late.
+#[test]
+fn a_part_is_not_refused_for_a_clock_that_is_ahead() {
+    let mut lane = Lane::new(bounds());
+    let time = lane.now + 10 * SKEW;
+    let mut request = message(1, 0, &[("g/0", 1)], time);
+    let refused = lane.one(message(1, 0, &[("g/0", 1)], time));
+    assert!(
+        matches!(refused, Err(Refused::FromFuture { .. })),
+        "{refused:?}"
+    );
+    if let Operation::Record(record) = &mut request.operation {
+        record.follows = Follows::InLane(Part {
+            previous: None,
+            parts: 1,
+            above: None,
+            indices: Vec::new(),
+        });
+    }
+    lane.one(request).expect("it is of no time before");
+    assert_eq!(lane.value("g/0"), 1);
+}
+
 #[test]
 fn sessions_are_forgotten_and_never_begun_again() {
     let mut lane = Lane::new(bounds());
