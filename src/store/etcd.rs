@@ -182,12 +182,17 @@ impl<K: Kv> EtcdStore<K> {
     }
 }
 
+/// Whether a lane with this horizon may be asked for ids of this time that came from elsewhere.
+fn is_before_needed(time: Millis, horizon: Millis) -> bool {
+    horizon < time + BEFORE_LATEST
+}
+
 impl<K: Kv> Inner<K> {
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
         let mut known = self.logs[lane as usize].lock().await;
         let (log, mut loaded) = load::load(&self.kv, &self.layout, lane).await?;
         let until = self.layout.before_until;
-        if until.is_some_and(|until| loaded.head.horizon < until + BEFORE_LATEST) {
+        if until.is_some_and(|until| is_before_needed(until, loaded.head.horizon)) {
             loaded.before = Some(self.before().await?);
         }
         // Nothing can fail any more: the caller begins with what the log says.
@@ -309,5 +314,20 @@ impl<K: Kv> Store for EtcdStore<K> {
 
     fn changes(&self) -> &Changes {
         self.0.feed.changes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ids that came from elsewhere are read, and backed up, until a clock that was wrong by a day cannot ask for them.
+    #[test]
+    fn ids_from_elsewhere_are_needed_for_two_days() {
+        const DAY: Millis = 24 * 3_600_000;
+        let time = 1_700_000_000_000;
+        assert!(is_before_needed(time, 0));
+        assert!(is_before_needed(time, time + 2 * DAY - 1));
+        assert!(!is_before_needed(time, time + 2 * DAY));
     }
 }

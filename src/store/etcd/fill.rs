@@ -4,6 +4,8 @@
 //! node begins with them; it is put right last. Each transaction compares it, so that a copy which was held up somewhere
 //! cannot land later. Who finds data of the same key that are incomplete goes on by beginning anew.
 
+use std::iter;
+
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::{Duration, Instant, sleep};
@@ -17,7 +19,7 @@ use crate::model::{Stamp, group};
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
 use crate::store::Row;
-use crate::store::dump::Dump;
+use crate::store::dump::{Dump, Remembered};
 use crate::store::tools::ToolError;
 
 /// What one transaction, or one row of ids, holds: etcd takes 1.5 MiB by default.
@@ -182,38 +184,12 @@ impl Filling {
                 self.put(key, value).await?;
             }
         }
-        let mut row = Before::default();
-        let mut index = 0;
-        for pack in &dump.packs {
-            let pack = BeforePack {
-                time: pack.time,
-                base: pack.base,
-                places: pack.places,
-                ids: Bytes::copy_from_slice(&pack.ids),
-                extras: Stamp {
-                    age: Some(0),
-                    newest: pack.newest,
-                }
-                .encode()
-                .into(),
-            };
-            if !row.packs.is_empty() && row.encoded_len() + pack.encoded_len() > MAX_BYTES {
-                self.put_before(index, std::mem::take(&mut row)).await?;
-                index += 1;
-            }
-            row.packs.push(pack);
+        for (index, row) in (0..).zip(before_rows(&dump.packs)) {
+            let key = layout.before(index);
+            let value = layout.seal(&key, &row);
+            self.put(key, value).await?;
         }
-        self.put_before(index, row).await?;
         self.send().await
-    }
-
-    async fn put_before(&mut self, index: u32, row: Before) -> Result<(), ToolError> {
-        if row.packs.is_empty() {
-            return Ok(());
-        }
-        let key = self.layout.before(index);
-        let value = self.layout.seal(&key, &row);
-        self.put(key, value).await
     }
 
     /// All of it is there, and of use from now on.
@@ -256,6 +232,34 @@ impl Filling {
             self.place.prefix
         )))
     }
+}
+
+/// The rows of ids that came from elsewhere: as few as there may be, since each lane that begins reads all of them.
+fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
+    let packs = packs.iter().map(|pack| BeforePack {
+        time: pack.time,
+        base: pack.base,
+        places: pack.places,
+        ids: Bytes::copy_from_slice(&pack.ids),
+        extras: Stamp {
+            age: Some(0),
+            newest: pack.newest,
+        }
+        .encode()
+        .into(),
+    });
+    let mut packs = packs.peekable();
+    iter::from_fn(move || {
+        let mut row = Before {
+            packs: vec![packs.next()?],
+        };
+        while let Some(pack) =
+            packs.next_if(|pack| row.encoded_len() + pack.encoded_len() <= MAX_BYTES)
+        {
+            row.packs.push(pack);
+        }
+        Some(row)
+    })
 }
 
 /// Whether anything says what the data are, complete or not.
@@ -315,5 +319,41 @@ async fn insist(client: &Client, request: TxnRequest) -> Result<bool, ToolError>
                 return Err(OpenError::Etcd(format!("{error}{hint}")).into());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ids go into rows that etcd takes, in their order, and into as few as there may be.
+    #[test]
+    fn ids_are_put_into_rows_that_etcd_takes() {
+        let pack = |(base, size): (i64, usize)| Remembered {
+            time: 0,
+            newest: None,
+            base,
+            places: 1,
+            ids: vec![7; size].into(),
+        };
+        let sizes = [MAX_BYTES / 4; 10].into_iter().chain([MAX_BYTES, 1, 1]);
+        let packs: Vec<_> = (0..).zip(sizes).map(pack).collect();
+        let rows: Vec<_> = before_rows(&packs).collect();
+        let bases = rows
+            .iter()
+            .map(|row| row.packs.iter().map(|pack| pack.base));
+        let bases: Vec<Vec<_>> = bases.map(Iterator::collect).collect();
+        assert_eq!(
+            bases,
+            [
+                vec![0, 1, 2],
+                vec![3, 4, 5],
+                vec![6, 7, 8],
+                vec![9],
+                vec![10],
+                vec![11, 12]
+            ]
+        );
+        assert_eq!(before_rows(&[]).count(), 0);
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{prefix_end, range};
 use super::kv::{self, Kv, ReadError};
 use super::rows::{self, Layout};
-use super::{BEFORE_LATEST, OpenError, meta};
+use super::{OpenError, is_before_needed, meta};
 use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Meta};
@@ -122,7 +122,7 @@ impl<K: Kv> Survey<K> {
                 for pack in of_it {
                     let entries = PackEntry::read_all(&pack.ids);
                     let entries = note(&row.key, entries, &mut self.report.problems);
-                    if pack.time + BEFORE_LATEST <= dump.horizon {
+                    if !is_before_needed(pack.time, dump.horizon) {
                         continue;
                     }
                     for entry in entries.unwrap_or_default() {

@@ -45,12 +45,28 @@ impl History {
     }
 }
 
+/// When room was made.
+#[derive(Default)]
+struct MadeRoom(Option<Instant>);
+
+impl MadeRoom {
+    /// Whether room is to be made, by this node and now: where it was full again so soon after that, it would not help.
+    fn is_due(&mut self, now: Instant, is_full: bool) -> bool {
+        let last = self.0;
+        let is_new = last.is_none_or(|then| now.duration_since(then) >= ROOM_INTERVAL);
+        if is_full && is_new {
+            self.0 = Some(now);
+        }
+        is_full && is_new
+    }
+}
+
 /// Goes on until it is dropped.
 pub(super) async fn keep(client: Client, layout: Layout) {
     let mut history = History::default();
     let mut holds = Holds::default();
     let mut may_compact = true;
-    let mut made_room: Option<Instant> = None;
+    let mut made_room = MadeRoom::default();
     loop {
         // Not all nodes at once.
         sleep(INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
@@ -79,9 +95,7 @@ pub(super) async fn keep(client: Client, layout: Layout) {
         let alarms = alarms.unwrap_or_default();
         let full = |alarm: &&Alarm| alarm.kind == AlarmKind::NoSpace;
         let full: Vec<_> = alarms.iter().filter(full).copied().collect();
-        let is_new = made_room.is_none_or(|then| then.elapsed() >= ROOM_INTERVAL);
-        if !full.is_empty() && is_new {
-            made_room = Some(Instant::now());
+        if made_room.is_due(Instant::now(), !full.is_empty()) {
             error!("etcd is full, and takes no more increments (NOSPACE): making room");
             match make_room(&client, found.revision, &full).await {
                 Ok(()) => info!("etcd has room again"),
@@ -140,5 +154,18 @@ mod tests {
         assert_eq!(history.old(start + KEPT), Some(0));
         assert_eq!(history.old(start + KEPT), None);
         assert_eq!(history.old(start + KEPT + 10 * second), Some(10));
+    }
+
+    /// Room costs all history: it is made only where etcd is full, and not again soon.
+    #[test]
+    fn room_is_made_where_there_is_none() {
+        let mut made = MadeRoom::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        assert!(!made.is_due(start, false));
+        assert!(made.is_due(start, true));
+        assert!(!made.is_due(start + ROOM_INTERVAL - second, true));
+        assert!(!made.is_due(start + ROOM_INTERVAL, false));
+        assert!(made.is_due(start + ROOM_INTERVAL, true));
     }
 }

@@ -257,3 +257,30 @@ pub(super) fn folder(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// The log that an earlier process has left is written again: the kernel may hold pages of it for clean that are not on
+    /// the disk.
+    #[test]
+    fn a_log_that_is_left_is_written_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(DATABASE);
+        let log = beside(&path, "-wal");
+        let left: Vec<u8> = (0..=u8::MAX).cycle().take(2 * CHUNK + 1).collect();
+        fs::write(&path, "a database").expect("a file");
+        fs::write(&log, &left).expect("a file");
+        let file = File::options().write(true).open(&log).expect("a file");
+        let before = SystemTime::UNIX_EPOCH;
+        file.set_modified(before).expect("a time");
+
+        Lock::take(&path).expect("nobody has it");
+        let metadata = file.metadata().expect("what it is");
+        assert!(metadata.modified().expect("a time") > before);
+        assert_eq!(fs::read(&log).expect("a file"), left);
+    }
+}

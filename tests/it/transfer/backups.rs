@@ -230,6 +230,7 @@ async fn damage_is_found() {
             problem.contains(&key) && problem.contains("check sum"),
             "{problem}"
         );
+        assert!(!problem.contains("missing"), "it is there: {problem}");
         let backup = places.path("backup.db");
         let backup = backup.to_str().expect("a path");
         fails(&[&["backup", backup], &other[..]].concat()).await;
@@ -255,6 +256,23 @@ async fn damage_is_found() {
         problem.contains("its log is from batch 1 to 1"),
         "{problem}"
     );
+    // One at a time of what the numbers of a head have to be.
+    let changes: [fn(&mut Head); 6] = [
+        |head| head.folded = head.seq + 1,
+        |head| head.forget_before = head.seq + 2,
+        |head| head.horizon = head.time + 48 * 3_600_000,
+        |head| head.log_from = head.open_from + 1,
+        |head| (head.log_from, head.open_from) = (1, head.seq + 2),
+        |head| head.forgotten = i64::MAX,
+    ];
+    for change in changes {
+        let mut head: Head = open(digests, &row.row.key, &row.row.value);
+        change(&mut head);
+        let value = seal(digests, &row.row.key, &head);
+        row.write(put(row.row.key.clone(), value)).await;
+        let problem = fails(&check).await;
+        assert!(problem.contains("does not fit together"), "{problem}");
+    }
     row.restore().await;
     sumd(&check).await;
 

@@ -1,6 +1,6 @@
 //! Moves that nobody disturbs.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sumd::proto::sum::v1::{DeleteCounterRequest, WatchCountersRequest};
 use tonic::Code;
@@ -266,4 +266,31 @@ async fn a_client_that_is_ahead_is_told() {
         let answer = stream.next().await;
         assert_eq!(answer.err().map(|status| reason(&status).0).as_deref(), why);
     }
+}
+
+/// A move whose transactions have more operations than etcd takes does not try them again and again: it tells which flag has to
+/// fit, and goes on once that does.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn transactions_that_are_too_large_name_the_flag() {
+    let places = Places::new().await;
+    let (here, there) = (places.file("a.db"), places.etcd());
+    let mut server = places.serve(&here).await;
+    let mut stream = server.session("meter", SystemTime::now()).await;
+    let names: Vec<_> = (0..200).map(|i| format!("group/{i}")).collect();
+    let increments: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    stream.send(1, 0, &increments).await;
+    stream.acknowledged(1).await;
+    drop(stream);
+    server.stop().await;
+    let began = Instant::now();
+    let more = ["--from", &here, "--to", &there, "--etcd-max-txn-ops=1000"];
+    let problem = fails(&[&["move"], &more[..]].concat()).await;
+    assert!(problem.contains("(--etcd-max-txn-ops)"), "{problem}");
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "it has tried again"
+    );
+    let told = moves(&here, &there).await;
+    assert!(told.starts_with("counters=200 sum=200 "), "{told}");
 }

@@ -163,7 +163,29 @@ pub(super) fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tonic::transport::Endpoint;
+
     use super::*;
+
+    /// Of all the calls that fail on a connection the first leaves it. The others, however late they fail, do not leave the
+    /// next one for that.
+    #[tokio::test]
+    async fn a_connection_is_left_once() {
+        let address = "etcd://a:2379,b:2379".parse().expect("an address");
+        let rotation = Rotation::new(Options::new(&address));
+        let connect = |index| {
+            let channel = Endpoint::from_static("http://localhost").connect_lazy();
+            rotation.connected(index, channel)
+        };
+        let first = connect(0);
+        rotation.leave(&first);
+        assert!(rotation.endpoint().is_none());
+        let second = connect(1);
+        rotation.leave(&first);
+        assert_eq!(rotation.endpoint(), Some(second.host.clone()));
+        rotation.leave(&second);
+        assert!(rotation.endpoint().is_none());
+    }
 
     #[test]
     fn backoff_grows_and_ends() {
