@@ -13,8 +13,8 @@ use super::call::{Caller, Kind};
 use super::{Client, Error, Outcome, Refusal};
 use crate::proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcd::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest,
 };
 
 /// Names a lease, never 0.
@@ -55,13 +55,8 @@ impl Client {
         let asked = Instant::now();
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await };
-        let granted = self.caller.call(Kind::Repeatable, deadline, request, send);
-        let ttl = match granted.await {
-            Ok(granted) => granted.ttl,
-            Err(error) if error.outcome == Outcome::Definite(Refusal::LeaseExists) => request.ttl,
-            Err(error) => return Err(error),
-        };
-        let ttl = seconds(ttl);
+        let answer = self.caller.call(Kind::Repeatable, deadline, request, send);
+        let ttl = seconds(granted(answer.await, &request)?);
         let (sender, state) = watch::channel(State::Until(asked + ttl));
         let keeper = Keeper {
             id: request.id,
@@ -183,6 +178,44 @@ async fn keep_alive(
     Ok(Response::new(answer))
 }
 
+/// The time to live of a lease that was asked for, whichever copy of the request has made it.
+fn granted(
+    answer: Result<LeaseGrantResponse, Error>,
+    request: &LeaseGrantRequest,
+) -> Result<i64, Error> {
+    match answer {
+        Ok(granted) => Ok(granted.ttl),
+        Err(error) if error.outcome == Outcome::Definite(Refusal::LeaseExists) => Ok(request.ttl),
+        Err(error) => Err(error),
+    }
+}
+
 fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If the answer to the first copy is lost, the next one finds the lease there: its id is ours.
+    #[test]
+    fn a_lease_that_an_earlier_copy_has_made_is_granted() {
+        let request = LeaseGrantRequest { ttl: 9, id: 7 };
+        let refused = |refusal| Error {
+            outcome: Outcome::Definite(refusal),
+            endpoint: None,
+            code: None,
+            message: String::new(),
+        };
+        let longer = LeaseGrantResponse {
+            ttl: 12,
+            ..LeaseGrantResponse::default()
+        };
+        assert_eq!(granted(Ok(longer), &request), Ok(12));
+        let exists = refused(Refusal::LeaseExists);
+        assert_eq!(granted(Err(exists), &request), Ok(9));
+        let denied = refused(Refusal::Denied);
+        assert_eq!(granted(Err(denied.clone()), &request), Err(denied));
+    }
 }
