@@ -93,6 +93,22 @@ fn failures_of_a_session_are_kept_until_they_are_known() {
     assert_eq!(ask_only(&mut lane, 1), none);
 }
 
+/// Whether a session is too old to begin does not depend on what else was forgotten: its horizon is that of the clock, if
+/// nothing newer was forgotten.
+#[test]
+fn a_session_begins_within_the_horizon() {
+    let mut lane = Lane::new(bounds());
+    let horizon = lane.now - bounds().session_horizon;
+    let refused = lane.one(message(1, 0, &[("g/0", 1)], horizon));
+    assert!(
+        matches!(refused, Err(Refused::TooOld { horizon: at, .. }) if at == horizon),
+        "{refused:?}"
+    );
+    let begun = lane.one(message(1, 0, &[("g/0", 1)], horizon + 1));
+    begun.expect("it is within the horizon");
+    assert_eq!(lane.value("g/0"), 1);
+}
+
 /// A message as a whole comes with its session's time, which has to be that of a clock. That of a part only tells that its
 /// session is not older, so that no clock of the node that it comes from makes it too late.
 #[test]
