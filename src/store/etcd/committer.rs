@@ -47,10 +47,13 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacted and defragmented, or given a larger \
                           --quota-backend-bytes, and the alarm is disarmed";
 
+/// What becomes of a batch.
+type Answer = Result<(Plan, Landed), Failure>;
+
 /// A batch to be committed, and who waits for it.
 pub(super) struct Attempt {
     plan: Plan,
-    reply: oneshot::Sender<Result<(Plan, Landed), Failure>>,
+    reply: oneshot::Sender<Answer>,
     begun: Instant,
     tries: u32,
     /// A copy of it may be on its way.
@@ -76,6 +79,20 @@ impl From<StoreError> for Failure {
 }
 
 impl Attempt {
+    fn new(plan: Plan) -> (Self, oneshot::Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        let attempt = Self {
+            plan,
+            reply,
+            begun: Instant::now(),
+            tries: 0,
+            in_doubt: false,
+            is_contended: false,
+            alone: false,
+        };
+        (attempt, answer)
+    }
+
     fn refuse(self, error: StoreError) {
         // A caller that has stopped waiting finds out when the lane is loaded again.
         let _ = self.reply.send(Err(error.into()));
@@ -86,17 +103,8 @@ impl Attempt {
 pub(super) type Queue = mpsc::UnboundedSender<Attempt>;
 
 /// Commits a batch.
-pub(super) async fn commit(queue: &Queue, plan: Plan) -> Result<(Plan, Landed), Failure> {
-    let (reply, answer) = oneshot::channel();
-    let attempt = Attempt {
-        plan,
-        reply,
-        begun: Instant::now(),
-        tries: 0,
-        in_doubt: false,
-        is_contended: false,
-        alone: false,
-    };
+pub(super) async fn commit(queue: &Queue, plan: Plan) -> Answer {
+    let (attempt, answer) = Attempt::new(plan);
     let ended = || Failure::from(StoreError::Failed("its committer has ended".into()));
     queue.send(attempt).map_err(|_| ended())?;
     answer.await.unwrap_or_else(|_| Err(ended()))
@@ -381,82 +389,4 @@ async fn again(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::log::tests::plan;
-    use super::*;
-
-    type Answer = oneshot::Receiver<Result<(Plan, Landed), Failure>>;
-
-    fn attempt() -> (Attempt, Answer) {
-        let (reply, answer) = oneshot::channel();
-        let attempt = Attempt {
-            plan: plan(0),
-            reply,
-            begun: Instant::now(),
-            tries: 0,
-            in_doubt: false,
-            is_contended: false,
-            alone: false,
-        };
-        (attempt, answer)
-    }
-
-    fn refused(refusal: Refusal) -> Error {
-        Error {
-            outcome: Outcome::Definite(refusal),
-            endpoint: None,
-            code: None,
-            message: "as a test has it".to_owned(),
-        }
-    }
-
-    /// Nothing of it was sent: that is tried for a while, and then told. One of which a copy may be on its way is sent until it is
-    /// known what became of it.
-    #[tokio::test(start_paused = true)]
-    async fn batches_that_cannot_be_sent_are_refused_after_a_while() {
-        let error = refused(Refusal::NotConnected);
-        let (attempt_now, mut answer) = attempt();
-        let left = failed(vec![attempt_now], &error).await;
-        assert_eq!(left.len(), 1, "it is tried again");
-        tokio::time::advance(PATIENCE).await;
-        assert!(failed(left, &error).await.is_empty());
-        let told = answer.try_recv().expect("it is told");
-        assert!(matches!(
-            told,
-            Err(Failure::Store(StoreError::Unavailable(_)))
-        ));
-
-        let (mut doubtful, _answer) = attempt();
-        doubtful.in_doubt = true;
-        tokio::time::advance(PATIENCE * 2).await;
-        assert_eq!(failed(vec![doubtful], &error).await.len(), 1);
-    }
-
-    /// Batches that are too large together are sent each by itself; one that is so alone is refused, unless it is not known what
-    /// became of a copy.
-    #[tokio::test]
-    async fn a_batch_that_is_too_large_is_refused_alone() {
-        let error = refused(Refusal::TooLarge);
-        let ((first, mut answer), (second, _other)) = (attempt(), attempt());
-        let mut left = failed(vec![first, second], &error).await;
-        assert!(left.len() == 2 && left.iter().all(|attempt| attempt.alone));
-        left.truncate(1);
-        assert!(failed(left, &error).await.is_empty());
-        let told = answer.try_recv().expect("it is told");
-        assert!(matches!(told, Err(Failure::TooLarge(_))));
-
-        let (mut doubtful, mut answer) = attempt();
-        doubtful.in_doubt = true;
-        assert!(failed(vec![doubtful], &error).await.is_empty());
-        let told = answer.try_recv().expect("it is told");
-        assert!(matches!(told, Err(Failure::Store(StoreError::Lost))));
-    }
-
-    /// However often etcd refuses for want of room, that is told once, and once that there is room again.
-    #[test]
-    fn a_full_etcd_is_told_of_once() {
-        let room = Room::default();
-        let told = [false, true, true, true, false, false, true].map(|full| room.note(full));
-        assert_eq!(told, [false, true, false, false, true, false, true]);
-    }
-}
+mod tests;

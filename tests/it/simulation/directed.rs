@@ -21,7 +21,7 @@ use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::network::{Link, World};
+use super::network::{Link, World, error};
 use super::nodes::BEGAN;
 use super::{paused_runtime, rows};
 
@@ -115,15 +115,6 @@ impl Kv for Switch {
             damaged::spoil(&mut answer);
         }
         Ok(answer)
-    }
-}
-
-fn error(outcome: Outcome) -> Error {
-    Error {
-        outcome,
-        endpoint: None,
-        code: None,
-        message: format!("{outcome:?}"),
     }
 }
 

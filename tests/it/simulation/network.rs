@@ -268,13 +268,8 @@ impl Kv for Link {
     }
 }
 
-fn error(outcome: Outcome) -> Error {
-    Error {
-        outcome,
-        endpoint: None,
-        code: None,
-        message: format!("{outcome:?}"),
-    }
+pub fn error(outcome: Outcome) -> Error {
+    Error::new(outcome, format!("{outcome:?}"))
 }
 
 /// A way that a message takes: some ms, seldom many.

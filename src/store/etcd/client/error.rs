@@ -74,13 +74,19 @@ pub enum Doubt {
 }
 
 impl Error {
-    pub(super) fn not_connected(message: String) -> Self {
+    /// One that no endpoint has given.
+    #[must_use]
+    pub fn new(outcome: Outcome, message: String) -> Self {
         Self {
-            outcome: Outcome::Definite(Refusal::NotConnected),
+            outcome,
             endpoint: None,
             code: None,
             message,
         }
+    }
+
+    pub(super) fn not_connected(message: String) -> Self {
+        Self::new(Outcome::Definite(Refusal::NotConnected), message)
     }
 
     /// Whether the call has certainly changed nothing, and will not.

@@ -202,12 +202,7 @@ mod tests {
     #[test]
     fn a_lease_that_an_earlier_copy_has_made_is_granted() {
         let request = LeaseGrantRequest { ttl: 9, id: 7 };
-        let refused = |refusal| Error {
-            outcome: Outcome::Definite(refusal),
-            endpoint: None,
-            code: None,
-            message: String::new(),
-        };
+        let refused = |refusal| Error::new(Outcome::Definite(refusal), String::new());
         let longer = LeaseGrantResponse {
             ttl: 12,
             ..LeaseGrantResponse::default()

@@ -1,0 +1,62 @@
+//! What becomes of batches that cannot be sent.
+
+use super::super::log::tests::plan;
+use super::*;
+
+fn attempt() -> (Attempt, oneshot::Receiver<Answer>) {
+    Attempt::new(plan())
+}
+
+fn refused(refusal: Refusal) -> Error {
+    Error::new(Outcome::Definite(refusal), "as a test has it".to_owned())
+}
+
+/// Nothing of it was sent: that is tried for a while, and then told. One of which a copy may be on its way is sent until it is
+/// known what became of it.
+#[tokio::test(start_paused = true)]
+async fn batches_that_cannot_be_sent_are_refused_after_a_while() {
+    let error = refused(Refusal::NotConnected);
+    let (attempt_now, mut answer) = attempt();
+    let left = failed(vec![attempt_now], &error).await;
+    assert_eq!(left.len(), 1, "it is tried again");
+    tokio::time::advance(PATIENCE).await;
+    assert!(failed(left, &error).await.is_empty());
+    let told = answer.try_recv().expect("it is told");
+    assert!(matches!(
+        told,
+        Err(Failure::Store(StoreError::Unavailable(_)))
+    ));
+
+    let (mut doubtful, _answer) = attempt();
+    doubtful.in_doubt = true;
+    tokio::time::advance(PATIENCE * 2).await;
+    assert_eq!(failed(vec![doubtful], &error).await.len(), 1);
+}
+
+/// Batches that are too large together are sent each by itself; one that is so alone is refused, unless it is not known what
+/// became of a copy.
+#[tokio::test]
+async fn a_batch_that_is_too_large_is_refused_alone() {
+    let error = refused(Refusal::TooLarge);
+    let ((first, mut answer), (second, _other)) = (attempt(), attempt());
+    let mut left = failed(vec![first, second], &error).await;
+    assert!(left.len() == 2 && left.iter().all(|attempt| attempt.alone));
+    left.truncate(1);
+    assert!(failed(left, &error).await.is_empty());
+    let told = answer.try_recv().expect("it is told");
+    assert!(matches!(told, Err(Failure::TooLarge(_))));
+
+    let (mut doubtful, mut answer) = attempt();
+    doubtful.in_doubt = true;
+    assert!(failed(vec![doubtful], &error).await.is_empty());
+    let told = answer.try_recv().expect("it is told");
+    assert!(matches!(told, Err(Failure::Store(StoreError::Lost))));
+}
+
+/// However often etcd refuses for want of room, that is told once, and once that there is room again.
+#[test]
+fn a_full_etcd_is_told_of_once() {
+    let room = Room::default();
+    let told = [false, true, true, true, false, false, true].map(|full| room.note(full));
+    assert_eq!(told, [false, true, false, false, true, false, true]);
+}

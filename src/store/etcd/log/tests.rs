@@ -1,0 +1,100 @@
+//! What is written for the next batch.
+
+use super::*;
+use crate::model::Stamp;
+use crate::proto::sumd::store::v1::Meta;
+use crate::store::etcd::FORMAT;
+use crate::store::etcd::sizes::Sizes;
+
+const OPEN_BYTES: usize = 1000;
+const START: i64 = 1_700_000_000_000;
+const ATTEMPT: Bytes = Bytes::from_static(&[7; 16]);
+
+fn layout() -> Layout {
+    let meta = Meta {
+        format: FORMAT,
+        lanes: 1,
+        key: vec![7; 16].into(),
+        ..Meta::default()
+    };
+    let mut layout = Layout::new("/sumd", &meta, 1).expect("a format that is known");
+    layout.sizes = Sizes {
+        open_bytes: OPEN_BYTES,
+        recent_bytes: 4096,
+        kept_packs: 1,
+        pruned_packs: 2,
+        ..Sizes::default()
+    };
+    layout
+}
+
+/// The plan of a lane's first batch.
+pub fn plan() -> Plan {
+    Log::empty(layout(), 0).plan(&commit(1), ATTEMPT, true)
+}
+
+/// A batch that changes a counter of its own.
+fn commit(seq: u64) -> Commit {
+    let time = START + i64::try_from(seq).expect("few");
+    let change = CounterChange {
+        name: format!("group/{seq}").into(),
+        value: Some(1),
+        place: 1,
+        is_new: true,
+    };
+    Commit {
+        seq,
+        time,
+        stamp: Stamp::of_time(time),
+        horizon: time - 2,
+        session_horizon: time - 3,
+        places: 1,
+        ids: [].into(),
+        forget_before: seq,
+        deletions_up_to: 0,
+        changes: Changes {
+            counters: [change].into(),
+            sessions: Vec::new(),
+        },
+    }
+}
+
+fn bytes(batches: &[Batch]) -> usize {
+    batches.iter().map(prost::Message::encoded_len).sum()
+}
+
+/// The head's row holds batches up to a bound: the one that would be beyond it goes into a pack, with them. And a plan is
+/// as many operations as it says, whatever is folded and pruned with it, or a transaction might be more than etcd takes.
+#[test]
+fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
+    let layout = layout();
+    let mut log = Log::empty(layout.clone(), 0);
+    let (mut packs, mut most, mut first) = (0, 0, 1);
+    for seq in 1..=400 {
+        let commit = commit(seq);
+        let plan = log.plan(&commit, ATTEMPT, true);
+        let mut written = Vec::new();
+        plan.write(&layout, 0, &mut written);
+        assert_eq!(plan.operations(), written.len());
+        most = most.max(written.len());
+        let head = &plan.head;
+        assert_eq!(
+            (head.seq, head.time, head.horizon, head.session_horizon),
+            (seq, commit.time, commit.horizon, commit.session_horizon)
+        );
+        assert!(bytes(&head.batches) <= OPEN_BYTES);
+        if let Some(pack) = &plan.pack {
+            assert!(bytes(&pack.batches) > OPEN_BYTES, "{packs}");
+            assert_eq!((plan.first, plan.head.open_from), (first, seq + 1));
+            first = seq + 1;
+            packs += 1;
+        }
+        let at = Landed {
+            etcd_revision: i64::try_from(seq).expect("few") + 1,
+            offset: 0,
+            is_contended: false,
+        };
+        log.landed(plan, &commit.changes, at);
+    }
+    assert!(packs > 10 && most > 4, "{packs} packs, {most} operations");
+}
