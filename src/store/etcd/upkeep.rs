@@ -52,12 +52,12 @@ struct MadeRoom(Option<Instant>);
 impl MadeRoom {
     /// Whether room is to be made, by this node and now: where it was full again so soon after that, it would not help.
     fn is_due(&mut self, now: Instant, is_full: bool) -> bool {
-        let last = self.0;
-        let is_new = last.is_none_or(|then| now.duration_since(then) >= ROOM_INTERVAL);
-        if is_full && is_new {
+        let is_new = (self.0).is_none_or(|then| now.duration_since(then) >= ROOM_INTERVAL);
+        let is_due = is_full && is_new;
+        if is_due {
             self.0 = Some(now);
         }
-        is_full && is_new
+        is_due
     }
 }
 
