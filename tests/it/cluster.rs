@@ -1,5 +1,6 @@
 //! Nodes of a cluster: who is there, as real etcd tells it, and what they hand on to each other.
 
+mod bulk;
 mod clocks;
 mod doubt;
 mod forward;

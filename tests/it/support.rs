@@ -1,5 +1,6 @@
 //! Servers to test, and clients that can do what good clients never do.
 
+pub mod bulk;
 pub mod client;
 pub mod ports;
 pub mod process;

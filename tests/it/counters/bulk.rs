@@ -2,57 +2,12 @@
 
 use std::time::SystemTime;
 
-use sumd::proto::sum::v1::{Increment, OnLimit, RecordIncrementsRequest, RecordIncrementsResponse};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use sumd::proto::sum::v1::{Increment, OnLimit, RecordIncrementsRequest};
+use tonic::Code;
 
-use super::{Client, get, refused, serve};
+use super::{get, refused, serve};
+use crate::support::bulk::Stream;
 use crate::support::{reason, soon};
-
-/// A stream of a session.
-struct Stream {
-    requests: Option<mpsc::Sender<RecordIncrementsRequest>>,
-    answers: Streaming<RecordIncrementsResponse>,
-}
-
-impl Stream {
-    async fn open(client: &mut Client) -> Self {
-        let (requests, receiver) = mpsc::channel(1024);
-        let answers = soon(client.record_increments(ReceiverStream::new(receiver))).await;
-        Self {
-            requests: Some(requests),
-            answers: answers.expect("a stream").into_inner(),
-        }
-    }
-
-    async fn send(&self, request: RecordIncrementsRequest) {
-        let requests = self.requests.as_ref().expect("it is open");
-        soon(requests.send(request)).await.expect("it is read");
-    }
-
-    /// Reads until a message is acknowledged; gives all failures on the way.
-    async fn acknowledged(&mut self, sequence: u64) -> Result<Vec<(u64, u32, i32)>, Status> {
-        let mut failures = Vec::new();
-        loop {
-            let answer = soon(self.answers.message()).await?.expect("an answer");
-            assert_eq!(answer.window, 256);
-            failures.extend(answer.failures.into_iter().map(|failure| {
-                let error = failure.error.expect("an error");
-                (failure.sequence, failure.index, error.code)
-            }));
-            if answer.acknowledged >= sequence {
-                return Ok(failures);
-            }
-        }
-    }
-
-    async fn end(&mut self) -> Result<(), Status> {
-        self.requests = None;
-        while soon(self.answers.message()).await?.is_some() {}
-        Ok(())
-    }
-}
 
 fn message(sequence: u64, acknowledged: u64, deltas: &[i64]) -> RecordIncrementsRequest {
     RecordIncrementsRequest {
@@ -255,16 +210,4 @@ async fn draining_ends_a_stream_behind_its_acknowledgements() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status).0, "SHUTTING_DOWN");
     server.ended().await;
-}
-
-impl Stream {
-    async fn end_by_server(&mut self) -> Status {
-        loop {
-            match soon(self.answers.message()).await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended well"),
-                Err(status) => return status,
-            }
-        }
-    }
 }

@@ -1,0 +1,140 @@
+//! Bulk messages whose counters are in lanes of several nodes, each of which stores its own part.
+
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
+use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest, SumCountersRequest};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::process::Node;
+use crate::etcd::cluster::Cluster;
+use crate::support::bulk::Stream;
+use crate::support::process::{SUMD, command};
+use crate::support::soon;
+
+/// So many that each lane has some.
+const GROUPS: u32 = 40;
+const COUNTING: &str = "sum.v1.CounterService";
+
+async fn start(etcd: &Cluster, id: &str) -> Node {
+    let flags = ["--drain-delay", "0s", "--etcd-lanes", "8"];
+    let mut node = Node::begin_as(&mut command(SUMD), &etcd.address(), id, &flags).await;
+    node.process.logged("counting").await;
+    node
+}
+
+/// One increment in each group. The counter of every tenth group may not be above 2.
+fn message(sequence: u64, acknowledged: u64) -> RecordIncrementsRequest {
+    let increment = |group| Increment {
+        counter: format!("group-{group}/x"),
+        delta: 1,
+        max: (group % 10 == 0).then_some(2),
+        ..Increment::default()
+    };
+    RecordIncrementsRequest {
+        session_id: "meter-7".to_owned(),
+        session_time: Some(SystemTime::now().into()),
+        sequence,
+        acknowledged,
+        increments: (0..GROUPS).map(increment).collect(),
+    }
+}
+
+/// The failures of a message from the third on.
+fn failures(sequence: u64) -> Vec<(u64, u32, i32)> {
+    let failed = (0..GROUPS).step_by(10);
+    let failed = failed.map(|index| (sequence, index, Code::FailedPrecondition as i32));
+    failed.collect()
+}
+
+async fn send(stream: &mut Stream, sequences: RangeInclusive<u64>, acknowledged: u64) {
+    for sequence in sequences {
+        stream.send(message(sequence, acknowledged)).await;
+    }
+}
+
+async fn sum(node: &Node) -> i64 {
+    let mut client = node.counters();
+    let sum = soon(client.sum_counters(SumCountersRequest::default())).await;
+    sum.expect("an answer").into_inner().sum
+}
+
+/// The sum of all counters after so many messages.
+fn expected(messages: u64) -> i64 {
+    let limited = u64::from(GROUPS / 10);
+    let sum = messages * (u64::from(GROUPS) - limited) + messages.min(2) * limited;
+    i64::try_from(sum).expect("small")
+}
+
+/// A message is acknowledged once all nodes have stored their parts of it, and its failures are told in the order of its increments,
+/// whichever node they come from. On another stream, by either node, it is the same message.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
+    let etcd = Cluster::guarded(1).await;
+    let (a, b) = (start(&etcd, "a").await, start(&etcd, "b").await);
+    let mut sequence = 0;
+    let mut known = 0;
+    for node in [&a, &b, &a] {
+        let mut stream = Stream::open(&mut node.counters()).await;
+        // It is behind: what was acknowledged is sent again.
+        let begin = RecordIncrementsRequest {
+            increments: vec![],
+            ..message(0, known)
+        };
+        stream.send(begin).await;
+        let told = stream.acknowledged(sequence).await.expect("known");
+        let untold = (known + 1..=sequence).filter(|sequence| *sequence > 2);
+        assert_eq!(told, untold.flat_map(failures).collect::<Vec<_>>());
+        for _ in 0..20 {
+            sequence += 1;
+            stream.send(message(sequence, sequence - 1)).await;
+            let failed = stream.acknowledged(sequence).await.expect("stored");
+            let all = if sequence > 2 {
+                failures(sequence)
+            } else {
+                vec![]
+            };
+            assert_eq!(failed, all, "{sequence}");
+        }
+        known = sequence - 1;
+        // Many at once.
+        let first = sequence + 1;
+        sequence += 50;
+        send(&mut stream, first..=sequence, known).await;
+        let failed = stream.acknowledged(sequence).await.expect("stored");
+        let all: Vec<_> = (first..=sequence).flat_map(failures).collect();
+        assert_eq!(failed, all);
+        stream.end().await.expect("a clean end");
+        for node in [&a, &b] {
+            assert_eq!(sum(node).await, expected(sequence));
+        }
+    }
+}
+
+/// A stream outlives the other nodes: parts that they have not answered are stored where the lanes are now, once.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_stream_goes_on_when_lanes_move() {
+    let etcd = Cluster::guarded(1).await;
+    let a = start(&etcd, "a").await;
+    let mut stream = Stream::open(&mut a.counters()).await;
+    let mut last = 0;
+    for signal in ["TERM", "KILL"] {
+        let mut b = start(&etcd, "b").await;
+        // It has its lanes.
+        b.becomes(COUNTING, ServingStatus::Serving).await;
+        send(&mut stream, last + 1..=last + 20, last).await;
+        stream.acknowledged(last + 20).await.expect("stored");
+        let known = last + 20;
+        send(&mut stream, known + 1..=known + 20, known).await;
+        b.process.signal(signal);
+        send(&mut stream, known + 21..=known + 40, known).await;
+        stream.acknowledged(known + 40).await.expect("stored");
+        b.process.exit().await;
+        last = known + 40;
+        assert_eq!(sum(&a).await, expected(last));
+    }
+    stream.end().await.expect("a clean end");
+}
