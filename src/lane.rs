@@ -13,7 +13,6 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -87,18 +86,6 @@ impl LaneError {
             | Self::Moved
             | Self::Overloaded
             | Self::Closed => Effect::None,
-        }
-    }
-}
-
-impl fmt::Display for LaneError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(refused) => write!(f, "{refused:?}"),
-            Self::Unknown(error) | Self::Unavailable(error) => error.fmt(f),
-            Self::Moved => f.write_str("another node commits to the lane"),
-            Self::Overloaded => f.write_str("too much waits"),
-            Self::Closed => f.write_str("the lane has ended"),
         }
     }
 }

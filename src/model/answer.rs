@@ -297,3 +297,49 @@ impl Failure {
         Ok(Self { index, refusal })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is remembered of an increment that has failed is what its caller was told, to the number.
+    #[test]
+    fn failures_are_read_as_they_were_written() {
+        let name = |error| Refusal::Invalid(Invalid::Name(error));
+        let (value, delta) = (i64::MIN, i64::MAX);
+        let refusals = [
+            Refusal::Min {
+                value,
+                delta,
+                min: -1,
+            },
+            Refusal::Max {
+                value,
+                delta,
+                max: 1,
+            },
+            Refusal::OutOfRange { value, delta },
+            Refusal::Invalid(Invalid::Limits { min: 2, max: 1 }),
+            Refusal::Invalid(Invalid::OnLimit(i32::MIN)),
+            Refusal::Invalid(Invalid::NotUtf8),
+            name(NameError::Empty),
+            name(NameError::TooLong {
+                bytes: u32::MAX,
+                max: 512,
+            }),
+            name(NameError::Control { at: 7 }),
+            name(NameError::EmptySegment { at: 8 }),
+        ];
+        for refusal in refusals {
+            let failed = Done::Failed(Failure {
+                index: u32::MAX,
+                refusal,
+            });
+            let mut bytes = Vec::new();
+            failed.put(&mut bytes);
+            let mut reader = Reader(&bytes);
+            assert_eq!(Done::read(&mut reader), Ok(failed));
+            assert!(reader.is_empty());
+        }
+    }
+}

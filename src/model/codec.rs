@@ -81,3 +81,14 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_with_what_it_is() {
+        let told = Corrupt("a failure of no known kind").to_string();
+        assert_eq!(told, "stored data is corrupt: a failure of no known kind");
+    }
+}

@@ -403,3 +403,28 @@ pub fn hash_name(name: &str) -> u64 {
     static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
     HASHES.hash_one(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_names_its_counters() {
+        let increments = || {
+            let mut increments = Increments::one("a".to_owned(), 1, Limits::default());
+            increments.push_invalid(1, Invalid::NotUtf8);
+            increments.push("b", 1, Limits::default());
+            increments
+        };
+        for operation in [
+            Operation::Increment(increments()),
+            Operation::Batch(increments()),
+        ] {
+            assert!(operation.names("a") && operation.names("b"));
+            assert!(!operation.names("") && !operation.names("ab"));
+        }
+        for operation in [Operation::Set("a".into(), 1), Operation::Delete("a".into())] {
+            assert!(operation.names("a") && !operation.names("b"));
+        }
+    }
+}

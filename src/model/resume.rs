@@ -142,3 +142,28 @@ impl Session {
         (applied, failures)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing of a message can have been applied before it came, if no stream before this one can have had it, and it comes for the
+    /// first time on this one.
+    #[test]
+    fn a_message_that_is_new_is_so_from_now_on() {
+        let (begun, now) = (1000, 2000);
+        let resumed = Resumed::new(&[], begun, now, 1500, 10_000).expect("a session");
+        let of_begin = LowerBound {
+            above: 0,
+            time: begun,
+        };
+        let fresh = SESSION_WINDOW + 1;
+        assert_eq!(resumed.bound(fresh - 1, true, 2500), of_begin);
+        assert_eq!(resumed.bound(fresh, false, 2500), of_begin);
+        let of_now = LowerBound {
+            above: fresh - 1,
+            time: 2500,
+        };
+        assert_eq!(resumed.bound(fresh, true, 2500), of_now);
+    }
+}

@@ -176,7 +176,7 @@ impl SqliteStore {
                 self.shared.set_full(false);
                 Ok(base)
             }
-            Err(NotCommitted::Full(_)) => {
+            Err(NotCommitted::Full) => {
                 self.shared.set_full(true);
                 Err(StoreError::Full("the server's disk is full".into()))
             }

@@ -197,3 +197,54 @@ impl Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Added, Failure, Invalid, Refusal};
+
+    /// A counter is what the operation at its revision was answered, if that is remembered.
+    #[test]
+    fn a_counter_is_what_its_last_change_has_made_it() {
+        let added = |value| Added { value, applied: 1 };
+        let failure = Failure {
+            index: 0,
+            refusal: Refusal::Invalid(Invalid::NotUtf8),
+        };
+        let answers = Answers::from([
+            (1, Done::Incremented(added(10))),
+            (2, Done::Batch([added(20), added(30)].into())),
+            (3, Done::Failed(failure)),
+            (4, Done::Replaced(40)),
+        ]);
+        for (revision, value, fits) in [
+            (1, Some(10), true),
+            (1, Some(11), false),
+            (1, None, false),
+            (2, Some(30), true),
+            (2, Some(10), false),
+            (2, None, false),
+            // Who fails changes nothing.
+            (3, Some(10), false),
+            (3, None, false),
+            // What it was before is told.
+            (4, Some(7), true),
+            (4, None, true),
+            // Not remembered.
+            (5, Some(7), true),
+            // Of no revision that there is.
+            (0, Some(7), false),
+            (7, Some(7), false),
+        ] {
+            let mut report = Report {
+                revision: 6,
+                ..Report::default()
+            };
+            report.take(&answers, "a", value, revision);
+            let case = format!("{value:?} at {revision}: {:?}", report.problems);
+            assert_eq!(report.problems.is_empty(), fits, "{case}");
+            let counted = (u64::from(value.is_some()), u64::from(value.is_none()));
+            assert_eq!((report.counters, report.deleted), counted);
+        }
+    }
+}

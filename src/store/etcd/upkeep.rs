@@ -80,10 +80,10 @@ pub(super) async fn keep(client: Client, layout: Layout) {
         let held = held.flat_map(|range| range.kvs.iter().map(|row| row.mod_revision));
         let held = holds.first(now, &held.collect::<Vec<_>>());
         let old = history.old(now);
-        let old = old.map(|old| held.map_or(old, |held| old.min(held - 1)));
+        let old = old.map(|old| forgettable(old, held));
         if let Some(old) = old.filter(|_| may_compact)
             && let Err(error) = client.compact(old, Instant::now() + CALL).await
-            && error.outcome == Outcome::Definite(Refusal::Denied)
+            && is_denied(&error)
         {
             may_compact = false;
             warn!(
@@ -106,6 +106,16 @@ pub(super) async fn keep(client: Client, layout: Layout) {
             }
         }
     }
+}
+
+/// The revision up to which history is forgotten: what is old, but nothing of the first that is held.
+fn forgettable(old: i64, held: Option<i64>) -> i64 {
+    held.map_or(old, |held| old.min(held - 1))
+}
+
+/// The user may not do it, which does not change by itself.
+fn is_denied(error: &Error) -> bool {
+    error.outcome == Outcome::Definite(Refusal::Denied)
 }
 
 /// Forgets all history and gives what is free back to the disks, one member after the other.
@@ -139,6 +149,7 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Doubt;
     use super::*;
 
     /// What was the newest a while ago is forgotten, and nothing that is newer.
@@ -167,5 +178,22 @@ mod tests {
         assert!(!made.is_due(start + ROOM_INTERVAL - second, true));
         assert!(!made.is_due(start + ROOM_INTERVAL, false));
         assert!(made.is_due(start + ROOM_INTERVAL, true));
+    }
+
+    /// Who reads at a revision has all that came after the one before it.
+    #[test]
+    fn what_is_held_is_not_forgotten() {
+        assert_eq!(forgettable(10, None), 10);
+        assert_eq!(forgettable(10, Some(5)), 4);
+        assert_eq!(forgettable(10, Some(20)), 10);
+    }
+
+    /// Only a user without the right to compact is not asked to do it again.
+    #[test]
+    fn what_is_denied_once_is_so_for_good() {
+        let failed = |outcome| is_denied(&Error::new(outcome, "as a test has it".to_owned()));
+        assert!(failed(Outcome::Definite(Refusal::Denied)));
+        assert!(!failed(Outcome::Definite(Refusal::NotConnected)));
+        assert!(!failed(Outcome::Unknown(Doubt::Deadline)));
     }
 }

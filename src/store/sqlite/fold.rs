@@ -71,3 +71,38 @@ impl Fold {
         Ok(Some(self.seq))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::super::writer::tests::batch;
+    use super::*;
+
+    /// Rows that were put, and rolled back, are put again.
+    #[test]
+    fn a_fold_that_was_rolled_back_begins_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut connection, meta) = schema::open(&folder.path().join("sumd.db")).expect("new");
+        let names = (0..10).map(|i| (format!("{i}"), Some(i)));
+        let changes = batch(1, names).changes.counters;
+        let runs = [Arc::new(Run::new(&changes, 0))];
+        let mut fold = Fold::new(1);
+        let mut put = |connection: &Connection, count| {
+            let put = fold.put(connection, meta.digests, &runs, count);
+            put.expect("it is well")
+        };
+        let transaction = connection.transaction().expect("one");
+        assert_eq!(put(&transaction, 6), None);
+        transaction.rollback().expect("it goes");
+        fold.begin_again();
+        let mut put = |count| {
+            let put = fold.put(&connection, meta.digests, &runs, count);
+            put.expect("it is well")
+        };
+        assert_eq!(put(6), None);
+        assert_eq!(put(6), Some(1));
+        let rows = "SELECT count(*) FROM counter";
+        let rows = connection.query_row(rows, [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows.expect("SQL"), 10);
+    }
+}

@@ -244,7 +244,11 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Makes the names in a folder durable. A folder that may not be read was not changed by this account.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
+    unless_denied(File::open(folder).and_then(|folder| folder.sync_all()))
+}
+
+fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
+    match synced {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
@@ -282,5 +286,14 @@ mod tests {
         let metadata = file.metadata().expect("what it is");
         assert!(metadata.modified().expect("a time") > before);
         assert_eq!(fs::read(&log).expect("a file"), left);
+    }
+
+    /// A folder that this account may not read, nor change, needs no sync. Any other error of a sync is told.
+    #[test]
+    fn a_folder_that_may_not_be_read_is_not_synced() {
+        let failed = |kind| unless_denied(Err(io::Error::from(kind)));
+        failed(io::ErrorKind::PermissionDenied).expect("no matter");
+        failed(io::ErrorKind::StorageFull).expect_err("it is told");
+        unless_denied(Ok(())).expect("synced");
     }
 }

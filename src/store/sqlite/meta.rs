@@ -105,10 +105,15 @@ impl Get<'_> {
         let sql = "SELECT value FROM meta WHERE name = ?1";
         let mut statement = self.0.prepare_cached(sql)?;
         let value = statement.query_row([name], |row| row.get(0)).optional();
-        value.map_err(|error| match error {
-            rusqlite::Error::SqliteFailure(..) => error.into(),
-            _ => damaged(&format!("its row {name:?} cannot be read")),
-        })
+        value.map_err(|error| unread(name, error))
+    }
+}
+
+/// A row that is there, and is not what was written, is damage. What SQLite cannot read is another thing.
+fn unread(name: &str, error: rusqlite::Error) -> Error {
+    match error {
+        rusqlite::Error::SqliteFailure(..) => error.into(),
+        _ => damaged(&format!("its row {name:?} cannot be read")),
     }
 }
 
@@ -199,5 +204,13 @@ mod tests {
         let meta = Meta::read(&connection).expect("it is as it was");
         assert_eq!((meta.folded, meta.forgotten, meta.lanes), (7, -9, 256));
         assert_eq!(meta.moved_to, "etcd://there");
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_not_taken_for_damage() {
+        let failed = schema::tests::failed(rusqlite::ffi::SQLITE_IOERR);
+        assert!(matches!(unread("key", failed), Error::Sqlite(_)));
+        let wrong = rusqlite::Error::InvalidColumnIndex(3);
+        assert!(matches!(unread("key", wrong), Error::Corrupt(_)));
     }
 }

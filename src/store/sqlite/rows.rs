@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row as SqlRow, Statement, params};
+use rusqlite::{Connection, ErrorCode, Row as SqlRow, Statement, params};
 
 use crate::model::{
     Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId, Stamp, check_extras,
@@ -20,6 +20,11 @@ pub(super) enum Error {
 }
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
+
+/// Whether there was no room on the disk.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {

@@ -369,8 +369,12 @@ pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
     let is_busy = connection.query_row(checkpoint, [], |row| row.get::<_, bool>(0));
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    is_cut(is_busy)
+}
+
+fn is_cut(is_busy: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
     match is_busy {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(false),
+        Err(error) if rows::is_full(&error) => Ok(false),
         is_busy => Ok(!is_busy?),
     }
 }
@@ -422,4 +426,60 @@ fn migrate(connection: &mut Connection, from: i32) -> rows::Result<()> {
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// An error of SQLite.
+    pub fn failed(code: std::ffi::c_int) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    /// Readers, or a disk without room, leave the log as long as it is. Anything else that goes wrong is told.
+    #[test]
+    fn a_log_is_cut_or_not() {
+        assert!(is_cut(Ok(false)).expect("nothing is wrong"));
+        assert!(!is_cut(Ok(true)).expect("nothing is wrong"));
+        let full = is_cut(Err(failed(ffi::SQLITE_FULL)));
+        assert!(!full.expect("it is as it was"));
+        is_cut(Err(failed(ffi::SQLITE_IOERR))).expect_err("it is told");
+    }
+
+    /// What SQLite, or the rows, say is wrong with the contents is damage, which a backup helps against. A disk that cannot be read is
+    /// another thing.
+    #[test]
+    fn damage_is_told_from_a_file_that_cannot_be_read() {
+        let path = Path::new("sumd.db");
+        let damage = [
+            rows::Error::Corrupt("batch 7 is not what was written".to_owned()),
+            failed(ffi::SQLITE_CORRUPT).into(),
+            // The type of a column, which is no error of SQLite's.
+            rusqlite::Error::InvalidColumnIndex(3).into(),
+        ];
+        for error in damage {
+            let told = OpenError::unreadable(path, error);
+            assert!(matches!(told, OpenError::Damaged(..)), "{told}");
+        }
+        for code in [ffi::SQLITE_IOERR, ffi::SQLITE_CANTOPEN, ffi::SQLITE_BUSY] {
+            let told = OpenError::unreadable(path, failed(code).into());
+            assert!(matches!(told, OpenError::Sqlite(..)), "{told}");
+        }
+    }
+
+    /// SQLite reads the name as a URI.
+    #[test]
+    fn a_name_of_any_characters_is_a_uri() {
+        for (path, uri) in [
+            ("/a b/sumd.db", "file:/a b/sumd.db?immutable=1"),
+            ("/100%?#.db", "file:/100%25%3F%23.db?immutable=1"),
+        ] {
+            assert_eq!(immutable(Path::new(path)), Path::new(uri));
+        }
+    }
 }

@@ -4,10 +4,9 @@
 //! brought up to date later, some with each batch ([`super::recent`]).
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 
 use super::fold::Fold;
 use super::log::Log;
@@ -34,19 +33,10 @@ const PRUNE_BATCHES: u64 = 16;
 #[derive(Debug)]
 pub(super) enum NotCommitted {
     /// There is no room on the disk. Nothing was changed, and the writer goes on.
-    Full(String),
+    Full,
     /// It may have been committed or not. The writer is not to be used any more: what the file holds is known again only
     /// once it is opened anew.
     Failed(Error),
-}
-
-impl fmt::Display for NotCommitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full(problem) => f.write_str(problem),
-            Self::Failed(error) => error.fmt(f),
-        }
-    }
 }
 
 pub(super) struct Writer {
@@ -170,17 +160,15 @@ impl Writer {
     /// written of the batch is no part of the log, and the next batch is written over it. An error of the sync, after which
     /// the batch may be on the disk or not, is another.
     fn not_stored(&mut self, error: Error) -> NotCommitted {
-        let problem = match &error {
-            Error::Sqlite(full) if full.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                full.to_string()
-            }
+        match &error {
+            Error::Sqlite(error) if rows::is_full(error) => {}
             _ => return NotCommitted::Failed(error),
-        };
+        }
         if let Some(fold) = &mut self.fold {
             fold.begin_again();
         }
         match self.roll_back() {
-            Ok(seq) if seq == self.seq => NotCommitted::Full(problem),
+            Ok(seq) if seq == self.seq => NotCommitted::Full,
             Ok(seq) => {
                 let problem = format!("batch {seq} is the last, and not batch {}", self.seq);
                 NotCommitted::Failed(Error::Corrupt(problem))
@@ -205,7 +193,7 @@ impl Writer {
         let tried = self.connection.execute(nothing, []);
         match tried.map_err(|error| self.not_stored(error.into())) {
             Ok(_) => Ok(true),
-            Err(NotCommitted::Full(_)) => Ok(false),
+            Err(NotCommitted::Full) => Ok(false),
             Err(NotCommitted::Failed(error)) => Err(error),
         }
     }

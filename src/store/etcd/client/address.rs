@@ -181,4 +181,18 @@ mod tests {
             assert_eq!(text.parse::<Address>(), Err(problem), "{text:?}");
         }
     }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let many = vec!["a"; MAX_HOSTS + 1].join(",");
+        for (text, wrong) in [
+            ("http://a:1", "etcd://host:port"),
+            ("etcd://a:b", "not \"a:b\""),
+            ("etcd://a:1,a:1", "a:1 is named twice"),
+            (&format!("etcd://{many}"), &format!("more than {MAX_HOSTS}")),
+        ] {
+            let error = text.parse::<Address>().expect_err(text).to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
 }

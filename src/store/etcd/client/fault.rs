@@ -271,6 +271,8 @@ mod tests {
         let fault = fault(Code::InvalidArgument, duplicate);
         assert_eq!(fault.error.outcome, Outcome::Definite(Refusal::Invalid));
         assert!(!fault.leave, "it is the request's fault");
+        let unknown = self::fault(Code::Unimplemented, "unknown method Compact").error;
+        assert_eq!(unknown.outcome, Outcome::Definite(Refusal::Unsupported));
         assert_eq!(
             fault.error.to_string(),
             format!("etcd at one:2379: INVALID_ARGUMENT: {duplicate}")

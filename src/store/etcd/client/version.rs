@@ -159,4 +159,14 @@ mod tests {
             assert_eq!(support(version), verdict, "{version:?}");
         }
     }
+
+    #[test]
+    fn a_version_that_will_not_do_is_told_with_the_oldest_that_will() {
+        let host = "one:2379".parse().expect("a host");
+        let error = VersionError::TooOld(host, "3.3.27".to_owned());
+        assert_eq!(
+            error.to_string(),
+            format!("etcd at one:2379 is 3.3.27, and 3.{MIN_MINOR} is the oldest that will do")
+        );
+    }
 }
