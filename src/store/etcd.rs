@@ -67,9 +67,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where data are in etcd.
 #[derive(Clone)]
-pub struct Place {
+pub struct Place<K = Client> {
     /// How it is reached.
-    pub client: Client,
+    pub client: K,
     /// What all keys begin with.
     pub prefix: String,
     /// Operations that etcd takes in one transaction.

@@ -17,7 +17,7 @@ use super::dump::{Dump, Tally};
 use super::etcd::close::{close, closed, complete, undo};
 use super::etcd::fill::{Filling, is_begun};
 use super::etcd::survey::Survey;
-use super::etcd::{self, Hold, Kv, Place};
+use super::etcd::{self, Kv, Place};
 use super::sqlite::OpenError;
 use super::sqlite::fill::{Filling as File, Written};
 use super::sqlite::reserve;
@@ -48,7 +48,7 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
 ///
 /// # Errors
 /// The same, and if etcd cannot be asked to keep its history for so long.
-pub async fn check_in_use(place: &Place) -> Result<Report, ToolError> {
+pub async fn check_in_use(place: &Place<impl Kv>) -> Result<Report, ToolError> {
     held(place, check(place.client.clone(), &place.prefix)).await
 }
 
@@ -56,19 +56,21 @@ pub async fn check_in_use(place: &Place) -> Result<Report, ToolError> {
 ///
 /// # Errors
 /// Returns an error if it was not moved and, unless `force`, if the move is complete or the file that it was moved to is there.
-pub async fn reopen(place: &Place, force: bool) -> Result<String, ToolError> {
+pub async fn reopen(place: &Place<impl Kv>, force: bool) -> Result<String, ToolError> {
     undo(place, force).await
 }
 
 /// Reads, while nodes forget nothing, and lets them however it ends.
 async fn held<T>(
-    place: &Place,
+    place: &Place<impl Kv>,
     reading: impl Future<Output = Result<T, ToolError>>,
 ) -> Result<T, ToolError> {
-    let hold = Hold::take(&place.client, &place.prefix).await;
+    let hold = place.client.hold(&place.prefix).await;
     let hold = hold.map_err(|error| etcd::OpenError::Etcd(error.to_string()))?;
     let read = reading.await;
-    hold.release().await;
+    if let Some(hold) = hold {
+        hold.release().await;
+    }
     read
 }
 
@@ -77,7 +79,7 @@ async fn held<T>(
 /// # Errors
 /// Returns an error if the file is there already, or what is in etcd is damaged or cannot be read. Nothing is left under the
 /// file's name then.
-pub async fn backup(place: &Place, to: &Path) -> Result<Report, ToolError> {
+pub async fn backup(place: &Place<impl Kv>, to: &Path) -> Result<Report, ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
     let (written, report) = file.complete(|_| Ok(()))?;
     written.publish()?;
@@ -88,7 +90,7 @@ pub async fn backup(place: &Place, to: &Path) -> Result<Report, ToolError> {
 ///
 /// # Errors
 /// Where the backup is damaged, or there are data already.
-pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
+pub async fn restore(from: &Path, place: &Place<impl Kv>) -> Result<Report, ToolError> {
     let report = super::sqlite::check(from)?;
     if let Some(problem) = report.problems.first() {
         return Err(ToolError::Data(from.to_owned(), problem.clone()));
@@ -108,7 +110,7 @@ pub async fn restore(from: &Path, place: &Place) -> Result<Report, ToolError> {
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_etcd(
     path: &Path,
-    place: &Place,
+    place: &Place<impl Kv>,
     to: &str,
     force: bool,
 ) -> Result<Tally, ToolError> {
@@ -153,7 +155,7 @@ pub async fn move_to_etcd(
 /// # Errors
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_sqlite(
-    place: &Place,
+    place: &Place<impl Kv>,
     path: &Path,
     to: &str,
     force: bool,
@@ -226,7 +228,7 @@ fn count(file: &Path) -> Result<Tally, ToolError> {
 
 /// Writes what is in etcd to a file, which is complete but for its name.
 async fn copy(
-    place: &Place,
+    place: &Place<impl Kv>,
     begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
 ) -> Result<(File, Tally), ToolError> {
     let mut tally = Tally::new();
@@ -253,12 +255,12 @@ async fn copy(
 }
 
 /// Writes what is in a file to etcd, and compares the two.
-async fn fill(
+async fn fill<K: Kv>(
     reading: &Reading<'_>,
     dump: &Dump,
-    place: &Place,
+    place: &Place<K>,
     (gap, forgotten): (i64, i64),
-) -> Result<(Filling, Tally), ToolError> {
+) -> Result<(Filling<K>, Tally), ToolError> {
     let mut filling = Filling::begin(place, dump, gap).await?;
     let mut tally = Tally::new();
     let mut after = None;

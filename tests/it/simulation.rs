@@ -8,6 +8,7 @@ mod checks;
 mod directed;
 mod etcd;
 mod history;
+mod moves;
 mod mutants;
 pub mod network;
 pub mod nodes;

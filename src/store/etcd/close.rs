@@ -11,8 +11,9 @@ use bytes::Bytes;
 use super::Place;
 use super::client::prefix;
 use super::fill::swap;
+use super::kv::{self, Kv};
 use super::rows::{FORMAT_MOVED, Layout};
-use super::{OpenError, kv, meta};
+use super::{OpenError, meta};
 use crate::proto::sumd::store::v1::Meta;
 use crate::store::tools::ToolError;
 
@@ -25,7 +26,7 @@ pub(in crate::store) struct Closed {
 
 impl Closed {
     /// Why the move is not made again, if it is complete.
-    pub(in crate::store) fn refusal(&self, place: &Place) -> Option<ToolError> {
+    pub(in crate::store) fn refusal(&self, place: &Place<impl Kv>) -> Option<ToolError> {
         let is_complete = !self.meta.completed_move.is_empty();
         is_complete.then(|| meta::moved(&place.prefix, &self.meta).into())
     }
@@ -41,7 +42,7 @@ impl Closed {
 ///
 /// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
 /// written here.
-pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<Closed, ToolError> {
+pub(in crate::store) async fn close(place: &Place<impl Kv>, to: &str) -> Result<Closed, ToolError> {
     let (meta, revision) = read(place).await?;
     let layout = Layout::new(&place.prefix, &meta, revision).map_err(OpenError::Data)?;
     if meta.moved_to == to {
@@ -72,7 +73,10 @@ pub(in crate::store) async fn close(place: &Place, to: &str) -> Result<Closed, T
 ///
 /// # Errors
 /// Returns an error if nothing records that the move is complete, although the file is there.
-pub(in crate::store) async fn closed(place: &Place, to: &str) -> Result<Option<Closed>, ToolError> {
+pub(in crate::store) async fn closed(
+    place: &Place<impl Kv>,
+    to: &str,
+) -> Result<Option<Closed>, ToolError> {
     let (meta, revision) = read(place).await?;
     if meta.moved_to != to {
         return Ok(None);
@@ -89,7 +93,7 @@ pub(in crate::store) async fn closed(place: &Place, to: &str) -> Result<Option<C
 /// Returns [`ToolError::Refused`] if somebody else has opened the data meanwhile, or completed a move of them: then this one is not
 /// complete, and will not be. After any other error nobody knows.
 pub(in crate::store) async fn complete(
-    place: &Place,
+    place: &Place<impl Kv>,
     closed: Closed,
     file: Bytes,
 ) -> Result<(), ToolError> {
@@ -104,7 +108,7 @@ pub(in crate::store) async fn complete(
     })
 }
 
-fn changed(place: &Place) -> ToolError {
+fn changed(place: &Place<impl Kv>) -> ToolError {
     ToolError::Refused(format!(
         "the counters under {} were opened again, or moved by somebody else, meanwhile: this move has made no file",
         place.prefix
@@ -112,7 +116,10 @@ fn changed(place: &Place) -> ToolError {
 }
 
 /// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
-pub(in crate::store) async fn undo(place: &Place, force: bool) -> Result<String, ToolError> {
+pub(in crate::store) async fn undo(
+    place: &Place<impl Kv>,
+    force: bool,
+) -> Result<String, ToolError> {
     let prefix = &place.prefix;
     let (meta, revision) = read(place).await?;
     if meta.moved_to.is_empty() {
@@ -150,12 +157,12 @@ fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
 }
 
 /// The row that says what the data are, with its revision.
-async fn read(place: &Place) -> Result<(Meta, i64), ToolError> {
+async fn read(place: &Place<impl Kv>) -> Result<(Meta, i64), ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     found.ok_or_else(|| ToolError::Refused(format!("there are no counters under {}", place.prefix)))
 }
 
-async fn reopen(place: &Place, closed: &Meta, open: &Meta) -> Result<(), ToolError> {
+async fn reopen(place: &Place<impl Kv>, closed: &Meta, open: &Meta) -> Result<(), ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     match found {
         Some((meta, revision)) if meta == *closed => swap(place, open, revision).await,
@@ -164,7 +171,7 @@ async fn reopen(place: &Place, closed: &Meta, open: &Meta) -> Result<(), ToolErr
 }
 
 /// Refuses where nodes are registered.
-async fn check_nodes(place: &Place, layout: &Layout) -> Result<(), ToolError> {
+async fn check_nodes(place: &Place<impl Kv>, layout: &Layout) -> Result<(), ToolError> {
     let nodes = layout.nodes();
     let found = kv::read(&place.client, vec![prefix(nodes.clone(), 10)]).await;
     let found = found.map_err(OpenError::from)?;

@@ -12,9 +12,10 @@ use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use super::Place;
-use super::client::{Client, Outcome, Refusal, at_revision, delete_prefix, prefix, put};
+use super::client::{Outcome, Refusal, at_revision, delete_prefix, prefix, put};
+use super::kv::{self, Kv};
 use super::rows::{FORMAT, Layout};
-use super::{OpenError, kv, meta};
+use super::{OpenError, meta};
 use crate::model::{Stamp, group};
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
@@ -30,8 +31,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Data that are being written.
-pub(in crate::store) struct Filling {
-    place: Place,
+pub(in crate::store) struct Filling<K> {
+    place: Place<K>,
     layout: Layout,
     meta: Meta,
     /// The revision that the row which says so was last changed at.
@@ -42,10 +43,10 @@ pub(in crate::store) struct Filling {
     forgotten: Vec<i64>,
 }
 
-impl Filling {
+impl<K: Kv> Filling<K> {
     /// Begins to write what a store held, whose revisions go on after a gap.
     pub(in crate::store) async fn begin(
-        place: &Place,
+        place: &Place<K>,
         dump: &Dump,
         gap: i64,
     ) -> Result<Self, ToolError> {
@@ -263,14 +264,14 @@ fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
 }
 
 /// Whether anything says what the data are, complete or not.
-pub(in crate::store) async fn is_begun(place: &Place) -> Result<bool, ToolError> {
+pub(in crate::store) async fn is_begun(place: &Place<impl Kv>) -> Result<bool, ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     Ok(found.is_some())
 }
 
 /// The revision of the row that says what the data are, which may be replaced: there is none, or it says that an attempt to
 /// write these data has not come to its end.
-async fn expected(place: &Place, wanted: &Meta) -> Result<i64, ToolError> {
+async fn expected(place: &Place<impl Kv>, wanted: &Meta) -> Result<i64, ToolError> {
     let Place { client, prefix, .. } = place;
     if let (Some((meta, revision)), _) = meta::read(client, prefix).await? {
         let is_ours = meta.filling && meta.key == wanted.key;
@@ -287,7 +288,7 @@ fn not_empty(prefix: &str) -> ToolError {
 }
 
 /// Replaces the row that says what the data are, if it was last changed at a revision.
-pub(super) async fn swap(place: &Place, meta: &Meta, guard: i64) -> Result<(), ToolError> {
+pub(super) async fn swap(place: &Place<impl Kv>, meta: &Meta, guard: i64) -> Result<(), ToolError> {
     let request = meta::replace(&place.prefix, meta, guard);
     if insist(&place.client, request).await? {
         return Ok(());
@@ -304,7 +305,7 @@ pub(super) async fn swap(place: &Place, meta: &Meta, guard: i64) -> Result<(), T
 }
 
 /// Carries out a transaction that may be carried out twice; `false` where its comparison has failed.
-async fn insist(client: &Client, request: TxnRequest) -> Result<bool, ToolError> {
+async fn insist(client: &impl Kv, request: TxnRequest) -> Result<bool, ToolError> {
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = client.txn(request.clone(), Instant::now() + ANSWER).await;

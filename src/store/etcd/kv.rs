@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::{Client, Error, Outcome, Refusal};
+use super::hold::Hold;
 use crate::model::Corrupt;
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{
@@ -30,11 +31,21 @@ pub trait Kv: Clone + Send + Sync + 'static {
         request: TxnRequest,
         deadline: Instant,
     ) -> impl Future<Output = Result<TxnResponse, Error>> + Send;
+
+    /// Keeps nodes from forgetting how data under a prefix were from now on, until it is released; `None` where nothing is forgotten,
+    /// as in a model.
+    fn hold(&self, _prefix: &str) -> impl Future<Output = Result<Option<Hold>, Error>> + Send {
+        std::future::ready(Ok(None))
+    }
 }
 
 impl Kv for Client {
     async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
         Self::txn(self, request, deadline).await
+    }
+
+    async fn hold(&self, prefix: &str) -> Result<Option<Hold>, Error> {
+        Hold::take(self, prefix).await.map(Some)
     }
 }
 
