@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::task::Job;
 use super::{Decided, LaneError, Result};
-use crate::model::Refused;
+use crate::model::{Operation, Refused};
 
 /// How long a part waits for the one before it, which is on its way by another node.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -52,8 +52,13 @@ impl Overtaking {
         async move { sleep(PAUSE.max(waited / PAUSE_PART)).await }
     }
 
-    /// Has them tried again.
+    /// Has them tried again, in the order of their messages: all that now follow one another are applied at once, however they
+    /// came. Those of a node that has died come back in any order.
     pub(super) fn give_to(&mut self, batch: &mut Vec<Job>) {
+        self.0.sort_by_key(|job| match &job.request.operation {
+            Operation::Record(record) => record.sequence,
+            _ => 0,
+        });
         batch.append(&mut self.0);
     }
 }

@@ -97,6 +97,29 @@ async fn a_part_waits_for_its_predecessor_for_some_seconds() {
     );
 }
 
+/// So many parts that come back the other way round are applied as soon as the first of them is there.
+#[tokio::test(start_paused = true)]
+async fn parts_in_any_order_are_applied_at_once() {
+    const PARTS: u64 = 200;
+    let running = lanes(&Memory::default()).await;
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    for sequence in (1..=PARTS).rev() {
+        let previous = (sequence > 1).then(|| sequence - 1);
+        let part = part("s", sequence, previous, 1);
+        let queued = running.lanes.enqueue(LANE, part, 1, replies.clone());
+        queued.await.expect("the lane is there");
+        // A batch for each.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let all_there = Instant::now();
+    for _ in 1..=PARTS {
+        let answer = timeout(LONG, answers.recv()).await.expect("it is answered");
+        answer.expect("an answer").expect("it is applied");
+    }
+    let waited = all_there.elapsed();
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
+}
+
 /// A part that has overtaken its predecessor is applied after it.
 #[tokio::test(start_paused = true)]
 async fn a_part_is_applied_when_its_predecessor_has_come() {

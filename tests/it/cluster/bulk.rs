@@ -121,7 +121,7 @@ async fn a_stream_goes_on_when_lanes_move() {
     let a = start(&etcd, "a").await;
     let mut stream = Stream::open(&mut a.counters()).await;
     let mut last = 0;
-    for signal in ["TERM", "KILL"] {
+    for signal in ["TERM", "STOP", "KILL"] {
         let mut b = start(&etcd, "b").await;
         // It has its lanes.
         b.becomes(COUNTING, ServingStatus::Serving).await;
@@ -132,6 +132,9 @@ async fn a_stream_goes_on_when_lanes_move() {
         b.process.signal(signal);
         send(&mut stream, known + 21..=known + 40, known).await;
         stream.acknowledged(known + 40).await.expect("stored");
+        if signal == "STOP" {
+            b.process.signal("KILL");
+        }
         b.process.exit().await;
         last = known + 40;
         assert_eq!(sum(&a).await, expected(last));

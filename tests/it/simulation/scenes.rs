@@ -5,7 +5,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use sumd::lane::{LaneError, Running};
 use sumd::model::{Limits, Refused, Request};
-use sumd::store::etcd::Sizes;
+use sumd::store::Store as _;
+use sumd::store::etcd::{EtcdStore, OpenError, Sizes};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::history::{Add, What};
@@ -241,4 +242,28 @@ fn an_idle_lane_gives_memory_back() {
         sleep(Duration::from_mins(3)).await;
         ask("sb", 0).await.expect("it is forgotten by now");
     });
+}
+
+/// Nodes that find no data begin them, and all begin the same, also if etcd's answers are lost.
+#[test]
+fn nodes_that_begin_at_once_begin_the_same_data() {
+    for seed in 0..20 {
+        super::paused_runtime().block_on(async {
+            let world = World::new(Rng::with_seed(seed), None);
+            let begin = async || {
+                let link = Link::calm(&world);
+                *link.weather.lock().expect("no panic") = Weather::Flaky(3);
+                loop {
+                    let opened = EtcdStore::over(link.clone(), rows::PREFIX, 128, Sizes::default());
+                    match opened.await {
+                        Ok(store) => return store.digests().key(),
+                        Err(OpenError::Unavailable(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            };
+            let (a, b, c) = tokio::join!(begin(), begin(), begin());
+            assert!(a == b && b == c, "they would not know each other's rows");
+        });
+    }
 }

@@ -1,7 +1,9 @@
 //! What becomes of batches that cannot be sent.
 
-use super::super::log::tests::plan;
+use super::super::log::tests::{layout, plan};
 use super::*;
+use crate::proto::etcd::mvccpb::KeyValue;
+use crate::proto::sumd::store::v1::Head;
 
 fn attempt() -> (Attempt, oneshot::Receiver<Answer>) {
     Attempt::new(plan())
@@ -59,4 +61,43 @@ fn a_full_etcd_is_told_of_once() {
     let room = Room::default();
     let told = [false, true, true, true, false, false, true].map(|full| room.note(full));
     assert_eq!(told, [false, true, false, false, true, false, true]);
+}
+
+/// An etcd that nothing can be asked of.
+#[derive(Clone)]
+struct Away;
+
+impl Kv for Away {
+    async fn txn(&self, _: TxnRequest, _: Instant) -> Result<TxnResponse, Error> {
+        Err(refused(Refusal::NotConnected))
+    }
+}
+
+/// The head of a lane has moved, and the log cannot be read, which would tell by whom: that is in doubt until it can, with more
+/// patience each time.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
+    let flight = Flight {
+        kv: Away,
+        layout: layout(),
+        room: Room::default(),
+    };
+    let (mut attempt, mut answer) = attempt();
+    let key = flight.layout.head(attempt.plan.lane);
+    let moved_on = Head {
+        open_from: 100,
+        ..Head::default()
+    };
+    let head = KeyValue {
+        value: flight.layout.seal(&key, &moved_on),
+        key,
+        ..KeyValue::default()
+    };
+    for tries in 1..4 {
+        let left = flight.settle(attempt, Some(&head)).await;
+        attempt = left.expect("nobody knows yet");
+        assert!(attempt.in_doubt);
+        assert_eq!(attempt.tries, tries);
+    }
+    assert!(answer.try_recv().is_err(), "nothing is told");
 }

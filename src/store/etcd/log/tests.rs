@@ -10,7 +10,7 @@ const OPEN_BYTES: usize = 1000;
 const START: i64 = 1_700_000_000_000;
 const ATTEMPT: Bytes = Bytes::from_static(&[7; 16]);
 
-fn layout() -> Layout {
+pub fn layout() -> Layout {
     let meta = Meta {
         format: FORMAT,
         lanes: 1,
