@@ -182,3 +182,74 @@ impl Sessions {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Message;
+    use super::*;
+
+    fn session(number: usize) -> SessionId {
+        format!("meter-{number}").as_str().into()
+    }
+
+    fn used_at(age: Millis) -> impl FnOnce(&mut Session) {
+        move |session| session.use_at(1_700_000_000_000 + age, age)
+    }
+
+    /// What is forgotten in a batch fits into a request. The rest is due in the next one, and not only after a while.
+    #[test]
+    fn many_sessions_are_forgotten_batch_by_batch() {
+        let mut sessions = Sessions::default();
+        let count = 2 * MAX_FORGOTTEN + 10;
+        for number in 0..count {
+            sessions.change(&session(number), used_at(0));
+        }
+        sessions.close();
+        let mut age = 2 * SWEEP_INTERVAL;
+        let mut batches = Vec::new();
+        while sessions.get("meter-0").is_some() || batches.len() < 3 {
+            assert!(sessions.forget(0, age).is_some(), "some are due");
+            batches.push(sessions.changes());
+            sessions.close();
+            age += 1;
+        }
+        assert_eq!(batches, [MAX_FORGOTTEN, MAX_FORGOTTEN, 10]);
+        assert_eq!(sessions.bytes(), 0);
+        // Nothing is due any more, and nobody looks before it is time.
+        sessions.change(&session(1), used_at(age));
+        sessions.close();
+        assert_eq!(sessions.forget(age, age + SWEEP_INTERVAL - 2), None);
+        assert!(sessions.forget(age, age + SWEEP_INTERVAL).is_some());
+    }
+
+    /// Room is taken for what there is, and what a batch has changed takes room in its request: its name and its state, and what is
+    /// added to that.
+    #[test]
+    fn sessions_take_the_room_that_they_have() {
+        let mut sessions = Sessions::default();
+        let id = session(1);
+        sessions.change(&id, used_at(0));
+        let bytes = sessions.get(&id).expect("it is there").bytes();
+        let all = id.len() + bytes;
+        assert_eq!((sessions.bytes(), sessions.changed_bytes()), (all, all));
+        sessions.close();
+        assert_eq!((sessions.bytes(), sessions.changed_bytes()), (all, 0));
+
+        let message = |sequence| Message {
+            sequence,
+            contents: 7,
+            parts: 1,
+        };
+        for sequence in 1..4 {
+            sessions.change(&id, |session| session.advance(message(sequence), &[]));
+        }
+        let after = sessions.get(&id).expect("it is there").bytes();
+        assert!(after > bytes);
+        let now = id.len() + after;
+        assert_eq!((sessions.bytes(), sessions.changed_bytes()), (now, now));
+        sessions.undo();
+        assert_eq!((sessions.bytes(), sessions.changed_bytes()), (all, 0));
+        sessions.replace(id, None, 0);
+        assert_eq!(sessions.bytes(), 0);
+    }
+}

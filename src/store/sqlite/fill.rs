@@ -246,3 +246,52 @@ impl Written {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::Source;
+    use super::*;
+    use crate::model::Session;
+    use crate::store::dump::Remembered;
+
+    /// The file holds what its source held, as it was there: a move or a backup of it would give the same again.
+    #[test]
+    fn a_dump_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("copy.db");
+        let pack = |number: i64, newest| Remembered {
+            time: 1000 + number,
+            newest,
+            base: 10 * number,
+            places: 7,
+            ids: vec![7; 20].into(),
+        };
+        let dump = Dump {
+            digests: Digests::new([7; 16]),
+            lanes: 8,
+            revision: 100,
+            forgotten: 30,
+            time: 2000,
+            horizon: 500,
+            session_horizon: 600,
+            packs: vec![pack(1, None), pack(2, Some(900)), pack(3, None)],
+            sessions: vec![("meter-7".into(), Session::default())],
+        };
+        let filling = Filling::backup(&path, &dump).expect("a new file");
+        let row = |at: usize, value| Row {
+            name: format!("group/{at}").into(),
+            value,
+            revision: 20,
+        };
+        let rows = [row(1, Some(5)), row(2, None), row(3, Some(-5))];
+        filling.counters(&rows).expect("it is well");
+        let mut source = Source::open(&filling.partial.path).expect("a database");
+        let reading = source.read().expect("it is well");
+        let read = reading.dump().expect("it is well");
+        assert_eq!(format!("{read:?}"), format!("{dump:?}"));
+        let first = reading.counters(None, 2).expect("it is well");
+        assert_eq!(first, rows[..2]);
+        let last = reading.counters(Some("group/2"), 2).expect("it is well");
+        assert_eq!(last, rows[2..]);
+    }
+}

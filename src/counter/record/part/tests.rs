@@ -99,6 +99,32 @@ fn parts_that_no_node_makes_are_refused() {
     );
     assert!(decode("s", i64::MAX / 2, 1).is_err(), "no such time");
     assert!(decode("s", 1_700_000_000, 1001).is_err(), "too many");
+
+    let decode = |sizes: [usize; 2]| {
+        let lanes = (0..).zip(sizes);
+        let increments = lanes.flat_map(|(lane, size)| vec![in_lane(lane); size]);
+        let increments = increments.map(|name| increment(&name, 1, (None, None)));
+        let message = RecordIncrementsRequest {
+            session_id: "s".to_owned(),
+            increments: increments.collect(),
+            ..RecordIncrementsRequest::default()
+        };
+        let part = |(lane, size)| RecordPart {
+            lane,
+            indices: vec![0; size],
+            ..RecordPart::default()
+        };
+        let parts = RecordParts {
+            message: message.encode_to_vec().into(),
+            count: 2,
+            parts: (0..).zip(sizes).map(part).collect(),
+            above: None,
+        };
+        decode_parts(parts.encode_to_vec().into(), digests, 256)
+    };
+    assert_eq!(decode([400, 600]).expect("two parts").len(), 2);
+    assert!(decode([400, 601]).is_err(), "too many together");
+    assert!(decode([1000, 1000]).is_err(), "too many together");
 }
 
 /// Wherever a part is carried out, and however often it is sent again by another way, it is the same: also where an
