@@ -26,6 +26,8 @@ pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack, SessionChange, Stamp};
 pub use digests::Digests;
 pub use extras::check_extras;
+#[cfg(test)]
+pub(crate) use ids::tests::pack;
 pub use ids::{Before, PackEntry};
 pub use increment::{Added, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};

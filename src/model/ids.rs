@@ -4,7 +4,7 @@
 //! over all. An id takes some 50 bytes in all, and a batch is forgotten as a whole.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::VecDeque;
 use std::iter;

@@ -133,3 +133,78 @@ impl Changes {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A commit of so many rows, each with a place.
+    fn publish(changes: &Changes, base: i64, rows: usize) {
+        let change = |at| CounterChange {
+            name: format!("group/{at}").into(),
+            value: Some(1),
+            place: at,
+            is_new: false,
+        };
+        let counters = (1..).take(rows).map(change).collect();
+        let end = base + i64::try_from(rows).expect("few");
+        changes.publish(counters, base, end);
+    }
+
+    /// The bases of the commits after a revision, and up to where they are told; `None` if that is more than there is in memory.
+    fn since(changes: &Changes, revision: i64) -> Option<(Vec<i64>, i64)> {
+        match changes.since(revision) {
+            Seen::Changes(commits, end) => {
+                Some((commits.iter().map(|commit| commit.base).collect(), end))
+            }
+            Seen::TooMuch => None,
+        }
+    }
+
+    #[test]
+    fn a_watcher_is_told_what_came_after_a_revision() {
+        let changes = Changes::new(10);
+        publish(&changes, 10, 3);
+        publish(&changes, 13, 2);
+        assert_eq!(since(&changes, 9), None);
+        assert_eq!(since(&changes, 10), Some((vec![10, 13], 15)));
+        // Some of a commit is all of it.
+        assert_eq!(since(&changes, 12), Some((vec![10, 13], 15)));
+        assert_eq!(since(&changes, 13), Some((vec![13], 15)));
+        assert_eq!(since(&changes, 15), Some((vec![], 15)));
+        assert_eq!(since(&changes, 16), None, "that is to come");
+
+        changes.advance(20);
+        changes.advance(18);
+        assert_eq!(changes.revision(), 20);
+        assert_eq!(since(&changes, 15), Some((vec![], 20)));
+        changes.restart(30);
+        assert_eq!(since(&changes, 29), None);
+        assert_eq!(since(&changes, 30), Some((vec![], 30)));
+        // What was there is not counted any more.
+        publish(&changes, 30, MAX_ROWS);
+        assert_eq!(since(&changes, 30), Some((vec![30], 30 + 65_536)));
+    }
+
+    /// What is kept is bounded by its rows, and by its commits.
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let changes = Changes::new(0);
+        publish(&changes, 0, 10);
+        publish(&changes, 10, MAX_ROWS - 10);
+        assert!(since(&changes, 0).is_some());
+        let end = changes.revision();
+        publish(&changes, end, 1);
+        assert_eq!(since(&changes, 9), None);
+        assert_eq!(since(&changes, 10), Some((vec![10, end], end + 1)));
+
+        let changes = Changes::new(0);
+        for base in 0..4096 {
+            publish(&changes, base, 1);
+        }
+        assert!(since(&changes, 0).is_some());
+        publish(&changes, 4096, 1);
+        assert_eq!(since(&changes, 0), None);
+        assert!(since(&changes, 1).is_some());
+    }
+}

@@ -12,6 +12,16 @@ fn numbered(number: u64) -> Id {
     }
 }
 
+/// Ids by their numbers, each with its place.
+pub fn pack(ids: &[(u64, u32)]) -> Vec<u8> {
+    let mut pack = Vec::new();
+    for (number, place) in ids {
+        let done = Done::Replaced(number.cast_signed());
+        put_entry(&mut pack, &numbered(*number), *place, &done);
+    }
+    pack
+}
+
 /// All ids of a start are found, more than are gathered at once; and each pack is forgotten as a whole.
 #[test]
 fn ids_of_a_start_are_found_and_forgotten() {

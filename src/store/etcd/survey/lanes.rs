@@ -224,3 +224,6 @@ fn take(
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! Logs that are as they should be, and what is found wrong with others.
+
+use super::*;
+use crate::model::{CounterChange, group, pack};
+use crate::proto::sumd::store::v1::{Meta, SessionChange};
+use crate::store::etcd::FORMAT;
+
+const TIME: Millis = 1_700_000_000_000;
+/// The revision of etcd that the pack was last changed at, and the head.
+const PACKED: i64 = 20;
+const AT: i64 = 30;
+
+fn layout() -> Layout {
+    let meta = Meta {
+        format: FORMAT,
+        lanes: 2,
+        key: vec![7; 16].into(),
+        ..Meta::default()
+    };
+    Layout::new("/sumd", &meta, 1).expect("a format that is known")
+}
+
+/// A counter in a lane.
+fn counter(layout: &Layout, lane: LaneNumber) -> String {
+    let mut names = (0..).map(|at| format!("g{at}/x"));
+    let found = names.find(|name| layout.digests.lane(group(name), 2) == lane);
+    found.expect("one of them")
+}
+
+/// The log of lane 0: two batches in a pack, of which the rows have the first, and one in the head.
+struct Logged {
+    layout: Layout,
+    head: Head,
+    pack: Pack,
+    /// The batch that the pack's key names.
+    first: u64,
+}
+
+impl Logged {
+    fn new() -> Self {
+        let layout = layout();
+        let batch = |seq: u64| {
+            let change = CounterChange {
+                name: counter(&layout, 0).into(),
+                value: Some(seq.cast_signed()),
+                place: 1,
+                is_new: false,
+            };
+            let mut counters = Vec::new();
+            CounterChange::put_all(&[change], &mut counters);
+            Batch {
+                seq,
+                time: TIME + seq.cast_signed(),
+                places: 2,
+                etcd_revision: 10 + seq.cast_signed(),
+                ids: pack(&[(seq, 2)]).into(),
+                counters: counters.into(),
+                sessions: vec![SessionChange {
+                    id: format!("meter-{seq}"),
+                    ..SessionChange::default()
+                }],
+                ..Batch::default()
+            }
+        };
+        Self {
+            pack: Pack {
+                batches: vec![batch(1), batch(2)],
+            },
+            head: Head {
+                seq: 3,
+                time: TIME + 3,
+                horizon: TIME + 3 + MAX_SKEW,
+                session_horizon: TIME - 7,
+                forget_before: 2,
+                folded: 1,
+                forgotten: layout.end(AT),
+                log_from: 1,
+                open_from: 3,
+                batches: vec![Batch {
+                    etcd_revision: 0,
+                    ..batch(3)
+                }],
+            },
+            layout,
+            first: 1,
+        }
+    }
+
+    fn found(&self) -> (Found, Vec<String>) {
+        let row = |key: bytes::Bytes, value, mod_revision| KeyValue {
+            key,
+            value,
+            mod_revision,
+            ..KeyValue::default()
+        };
+        let mut problems = Vec::new();
+        let mut lanes = Lanes::new(&self.layout);
+        let key = self.layout.head(0);
+        let sealed = self.layout.seal(&key, &self.head);
+        lanes.head(&row(key, sealed, AT), &mut problems);
+        let key = self.layout.pack(0, self.first);
+        let sealed = self.layout.seal(&key, &self.pack);
+        lanes.pack(&row(key, sealed, PACKED), &mut problems);
+        (lanes.end(&mut problems), problems)
+    }
+}
+
+/// What the rows do not have yet, and all that is remembered.
+#[test]
+fn a_log_tells_what_is_newer_than_the_rows() {
+    let logged = Logged::new();
+    let (found, problems) = logged.found();
+    assert_eq!(problems, [""; 0]);
+    let revision = |etcd| logged.layout.base(etcd, 0);
+    let name = counter(&logged.layout, 0);
+    let counters: Vec<_> = found.overlay.counters.into_iter().collect();
+    assert_eq!(
+        counters,
+        [(name.as_str().into(), (Some(3), revision(AT) + 1))]
+    );
+    let sessions: Vec<_> = found.overlay.sessions.into_keys().collect();
+    let named = |at: u64| (format!("meter-{at}"), 0);
+    assert_eq!(sessions, [named(2), named(3)]);
+    // Of the first batch nothing need be remembered any more.
+    assert_eq!(found.ids, 2);
+    let packs: Vec<_> = found
+        .packs
+        .iter()
+        .map(|pack| (pack.base, pack.time))
+        .collect();
+    assert_eq!(packs, [(revision(12), TIME + 2), (revision(AT), TIME + 3)]);
+    let mut answers: Vec<_> = found.answers.into_keys().collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [revision(12) + 2, revision(AT) + 2]);
+    assert_eq!(found.forgotten, logged.layout.end(AT));
+    assert_eq!((found.time, found.horizon), (TIME + 3, TIME + 3 + MAX_SKEW));
+    assert_eq!(found.session_horizon, TIME - 7);
+}
+
+/// A change to a log that is as it should be.
+type Change = fn(&mut Logged);
+
+#[test]
+fn a_log_that_does_not_fit_together_is_told_of() {
+    let cases: [(&str, &[Change]); 9] = [
+        (
+            "its head does not fit together",
+            &[
+                |log| log.head.folded = 4,
+                |log| log.head.forget_before = 5,
+                |log| log.head.horizon += 1,
+                |log| log.head.log_from = 4,
+                |log| log.head.open_from = 5,
+                |log| log.head.forgotten += 1,
+            ],
+        ),
+        ("pack 2 begins with another", &[|log| log.first = 2]),
+        (
+            "batch 2 is in a pack too soon",
+            &[|log| log.head.open_from = 2],
+        ),
+        (
+            "a batch is missing before one of its own",
+            &[
+                |log| log.pack.batches[1].seq = 3,
+                |log| log.head.batches[0].seq = 4,
+            ],
+        ),
+        (
+            "a batch goes back behind the one before it",
+            &[
+                |log| log.pack.batches[1].time -= 2,
+                |log| log.pack.batches[1].etcd_revision = 10,
+                |log| log.pack.batches[1].etcd_revision = PACKED + 1,
+            ],
+        ),
+        (
+            "a batch has changed what is none of its lane's",
+            &[|log| {
+                let change = CounterChange {
+                    name: counter(&log.layout, 1).into(),
+                    value: None,
+                    place: 1,
+                    is_new: false,
+                };
+                let mut counters = Vec::new();
+                CounterChange::put_all(&[change], &mut counters);
+                log.pack.batches[1].counters = counters.into();
+            }],
+        ),
+        (
+            "a change is behind its batch",
+            &[|log| {
+                log.pack.batches[1].places = 0;
+                log.pack.batches[1].ids = bytes::Bytes::new();
+            }],
+        ),
+        (
+            "a batch has an id twice, or out of place",
+            &[
+                |log| log.pack.batches[1].ids = pack(&[(2, 3)]).into(),
+                |log| log.pack.batches[1].ids = pack(&[(2, 1), (2, 2)]).into(),
+                |log| log.head.batches[0].ids = pack(&[(2, 1)]).into(),
+            ],
+        ),
+        (
+            "its log is from batch",
+            &[
+                |log| {
+                    log.pack.batches.remove(0);
+                    log.first = 2;
+                    log.head.folded = 0;
+                    log.head.forget_before = 1;
+                },
+                |log| {
+                    log.head.batches.clear();
+                    log.head.open_from = 4;
+                },
+            ],
+        ),
+    ];
+    for (problem, changes) in cases {
+        for (at, change) in changes.iter().enumerate() {
+            let mut logged = Logged::new();
+            change(&mut logged);
+            let (_, problems) = logged.found();
+            let is_told = problems.iter().any(|told| told.contains(problem));
+            assert!(is_told, "{problem:?}, case {at}: {problems:?}");
+        }
+    }
+}
+
+/// What is as far as it may be, and no further.
+#[test]
+fn a_log_at_its_bounds_is_well() {
+    let changes: [Change; 4] = [
+        |log| {
+            log.head.folded = 3;
+            log.head.forget_before = 4;
+        },
+        // The same moment.
+        |log| log.pack.batches[1].time = log.pack.batches[0].time,
+        // The same transaction.
+        |log| {
+            log.pack.batches[1].etcd_revision = log.pack.batches[0].etcd_revision;
+            log.pack.batches[1].offset = 2;
+        },
+        // Nothing is needed of the first batch.
+        |log| {
+            log.pack.batches.remove(0);
+            log.first = 2;
+            log.head.log_from = 2;
+        },
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let mut logged = Logged::new();
+        change(&mut logged);
+        let (_, problems) = logged.found();
+        assert_eq!(problems, [""; 0], "case {at}");
+    }
+}
