@@ -163,3 +163,29 @@ fn unfit(host: &Host, problem: String) -> Error {
         ..Error::not_connected(problem)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Each endpoint is tried once, whichever comes first, and the error tells of all.
+    #[tokio::test]
+    async fn all_endpoints_are_tried() {
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let ports = listeners.map(|closed| closed.local_addr().expect("it is bound").port());
+        let [a, b, c] = ports.map(|port| format!("127.0.0.1:{port}"));
+        let address = format!("etcd://{a},{b},{c}").parse().expect("an address");
+        let options = Options::new(&address);
+        for (first, order) in [(0, [&a, &b, &c]), (1, [&b, &c, &a]), (2, [&c, &a, &b])] {
+            let failed = connect_to_any(first, &options, &Token::default()).await;
+            let error = failed.expect_err("nobody listens").to_string();
+            let at = order.map(|host| error.find(host.as_str()));
+            assert!(at.is_sorted() && at[0].is_some(), "{error}");
+            for host in order {
+                assert_eq!(error.matches(host.as_str()).count(), 1, "{error}");
+            }
+        }
+    }
+}
