@@ -74,3 +74,34 @@ fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
     }
     total.load(Ordering::Relaxed).saturating_sub(now)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a lane has taken is for the others once it is in memory no more.
+    #[test]
+    fn a_lane_that_goes_leaves_what_it_had() {
+        let memory = Memory::new(Bounds {
+            id_bytes: 100,
+            counter_bytes: 100,
+            id_horizon: 0,
+            session_horizon: 0,
+        });
+        let (mut first, mut second) = (memory.join(), memory.join());
+        let all = |memory: &Memory| {
+            let counted = [&memory.ids, &memory.counters, &memory.lanes];
+            counted.map(|count| count.load(Ordering::Relaxed))
+        };
+        assert_eq!(swap(&memory.ids, &mut first.ids, 10), 0);
+        assert_eq!(swap(&memory.counters, &mut first.counters, 20), 0);
+        assert_eq!(swap(&memory.ids, &mut second.ids, 30), 10);
+        assert_eq!(swap(&memory.ids, &mut second.ids, 25), 10);
+        assert_eq!(all(&memory), [35, 20, 2]);
+        assert_eq!(memory.id_bytes(), 35);
+        memory.leave(first);
+        assert_eq!(all(&memory), [25, 0, 1]);
+        memory.leave(second);
+        assert_eq!(all(&memory), [0, 0, 0]);
+    }
+}

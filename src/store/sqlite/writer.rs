@@ -410,4 +410,21 @@ pub(super) mod tests {
             assert!(!log.exists());
         }
     }
+
+    /// Watchers have to start afresh only from where something was forgotten.
+    #[test]
+    fn nothing_is_forgotten_where_nothing_was_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (connection, meta) = schema::open(&folder.path().join("sumd.db")).expect("new");
+        let forgotten = || Meta::read(&connection).expect("it is whole").forgotten;
+        let before = forgotten();
+        forget_deleted(&connection, 10).expect("SQL");
+        assert_eq!(forgotten(), before);
+        let mut put = connection.prepare(rows::PUT_DELETED).expect("SQL");
+        rows::put_deleted(&mut put, meta.digests, ("a", 11)).expect("SQL");
+        forget_deleted(&connection, 10).expect("SQL");
+        assert_eq!(forgotten(), before);
+        forget_deleted(&connection, 11).expect("SQL");
+        assert_eq!(forgotten(), 11);
+    }
 }

@@ -199,3 +199,63 @@ impl Caller {
         worth_it && (kind == Kind::Repeatable || fault.unsent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Doubt, Outcome, Refusal};
+    use super::*;
+
+    fn caller() -> Caller {
+        let address = "etcd://one,two,three".parse().expect("an address");
+        Caller::new(Options::new(&address))
+    }
+
+    fn fault(outcome: Outcome, leave: bool, unsent: bool) -> Fault {
+        Fault {
+            error: Error::new(outcome, "as a test has it".to_owned()),
+            leave,
+            unsent,
+            token: false,
+        }
+    }
+
+    /// A request that may be repeated waits twice as long each time, and never longer than its caller. One that may not waits as
+    /// long as that.
+    #[tokio::test(start_paused = true)]
+    async fn attempts_get_longer() {
+        let caller = caller();
+        let now = Instant::now();
+        let attempt = caller.options().timeouts.attempt;
+        let far = now + Duration::from_hours(1);
+        for (failures, factor) in [(0, 1), (1, 2), (5, 32)] {
+            let end = caller.end(Kind::Repeatable, failures, far);
+            assert_eq!(end, now + attempt * factor);
+        }
+        assert_eq!(caller.end(Kind::Repeatable, u32::MAX, far), far);
+        assert_eq!(caller.end(Kind::Once, 0, far), far);
+    }
+
+    /// What is passing is tried again, and what an endpoint is to blame for at each of the others; but nothing that must not happen
+    /// twice, unless it was certainly not sent.
+    #[tokio::test]
+    async fn a_request_is_sent_again_if_that_does_no_harm() {
+        let caller = caller();
+        let passing = Outcome::Unknown(Doubt::Unavailable);
+        let final_ = Outcome::Definite(Refusal::Unsupported);
+        let (again, once) = (Kind::Repeatable, Kind::Once);
+        for (kind, failures, fault, is_sent) in [
+            (again, 100, fault(passing, true, false), true),
+            (once, 0, fault(passing, true, false), false),
+            (once, 100, fault(passing, true, true), true),
+            (again, 2, fault(final_, true, false), true),
+            (again, 3, fault(final_, true, false), false),
+            (again, 0, fault(final_, false, false), false),
+            (once, 0, fault(final_, true, false), false),
+        ] {
+            let sent = caller.again(kind, failures, &fault);
+            assert_eq!(sent, is_sent, "{kind:?} {failures} {:?}", fault.error);
+        }
+    }
+}

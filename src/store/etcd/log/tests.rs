@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Stamp;
+use crate::proto::etcd::etcdserverpb::request_op::Request;
 use crate::proto::sumd::store::v1::Meta;
 use crate::store::etcd::FORMAT;
 use crate::store::etcd::sizes::Sizes;
@@ -63,6 +64,16 @@ fn bytes(batches: &[Batch]) -> usize {
     batches.iter().map(prost::Message::encoded_len).sum()
 }
 
+/// The packs that an operation deletes.
+fn deletes(operation: &RequestOp) -> Option<&DeleteRangeRequest> {
+    match operation.request.as_ref()? {
+        Request::RequestDeleteRange(range) if range.key.starts_with(b"/sumd/log/pack/") => {
+            Some(range)
+        }
+        _ => None,
+    }
+}
+
 /// The head's row holds batches up to a bound: the one that would be beyond it goes into a pack, with them. And a plan is
 /// as many operations as it says, whatever is folded and pruned with it, or a transaction might be more than etcd takes.
 #[test]
@@ -70,6 +81,7 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
     let layout = layout();
     let mut log = Log::empty(layout.clone(), 0);
     let (mut packs, mut most, mut first) = (0, 0, 1);
+    let (mut there, mut deleted) = (VecDeque::new(), 0);
     for seq in 1..=400 {
         let commit = commit(seq);
         let plan = log.plan(&commit, ATTEMPT, true);
@@ -77,6 +89,18 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
         plan.write(&layout, 0, &mut written);
         assert_eq!(plan.operations(), written.len());
         most = most.max(written.len());
+        for range in written.iter().filter_map(deletes) {
+            // Some at once, of which nothing is needed, and not the last one.
+            let key = range.key.clone();
+            assert_eq!(key, layout.pack(0, there[0]));
+            let count = there
+                .iter()
+                .position(|first| layout.pack(0, *first) == range.range_end);
+            let count = count.expect("one is left");
+            assert!(count >= layout.sizes.pruned_packs, "{count}");
+            there.drain(..count);
+            deleted += count;
+        }
         let head = &plan.head;
         assert_eq!(
             (head.seq, head.time, head.horizon, head.session_horizon),
@@ -86,6 +110,7 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
         if let Some(pack) = &plan.pack {
             assert!(bytes(&pack.batches) > OPEN_BYTES, "{packs}");
             assert_eq!((plan.first, plan.head.open_from), (first, seq + 1));
+            there.push_back(first);
             first = seq + 1;
             packs += 1;
         }
@@ -97,4 +122,5 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
         log.landed(plan, &commit.changes, at);
     }
     assert!(packs > 10 && most > 4, "{packs} packs, {most} operations");
+    assert!(deleted > 4, "{deleted} of {packs} packs are deleted");
 }
