@@ -52,13 +52,16 @@ impl Overtaking {
         async move { sleep(PAUSE.max(waited / PAUSE_PART)).await }
     }
 
-    /// Has them tried again, in the order of their messages: all that now follow one another are applied at once, however they
-    /// came. Those of a node that has died come back in any order.
+    /// Returns the waiting parts to a batch, which is in the order of messages then: a part is applied together with those that it
+    /// has waited for, although they have just come. Parts from a node that has died come back in any order.
     pub(super) fn give_to(&mut self, batch: &mut Vec<Job>) {
-        self.0.sort_by_key(|job| match &job.request.operation {
+        if self.0.is_empty() {
+            return;
+        }
+        batch.append(&mut self.0);
+        batch.sort_by_key(|job| match &job.request.operation {
             Operation::Record(record) => record.sequence,
             _ => 0,
         });
-        batch.append(&mut self.0);
     }
 }

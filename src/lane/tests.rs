@@ -141,29 +141,50 @@ async fn a_part_is_applied_when_its_predecessor_has_come() {
     }
 }
 
+fn job(sequence: u64) -> Job {
+    let (replies, _) = mpsc::unbounded_channel();
+    Job {
+        request: Box::new(part("s", sequence, Some(sequence - 1), 0)),
+        waiter: Waiter::Bulk(Bulk::new(replies)),
+        desk: 0,
+        weight: 1,
+        may_move: false,
+        overtaking: None,
+        in_doubt: false,
+    }
+}
+
+fn put_off(overtaking: &mut Overtaking, job: Job) -> Option<(Job, Result<Decided>)> {
+    let refused = Refused::Overtaken { applied: 0 };
+    overtaking.put_off(job, Err(LaneError::Refused(refused)))
+}
+
+/// Parts that wait are tried together with those that have just come, in the order of their messages.
+#[tokio::test(start_paused = true)]
+async fn parts_that_wait_are_tried_with_those_that_come() {
+    let mut overtaking = Overtaking::default();
+    for sequence in [5, 3, 4] {
+        assert!(put_off(&mut overtaking, job(sequence)).is_none());
+    }
+    let mut batch = vec![job(2), job(6)];
+    overtaking.give_to(&mut batch);
+    let sequences = batch.iter().map(|job| match &job.request.operation {
+        Operation::Record(record) => record.sequence,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    assert!(overtaking.is_empty());
+}
+
 /// The number of waiting parts is bounded: the next one is refused at once.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_bounded() {
     const MOST: usize = 4096;
     let mut overtaking = Overtaking::default();
-    let put_off = |overtaking: &mut Overtaking| {
-        let (replies, _) = mpsc::unbounded_channel();
-        let job = Job {
-            request: Box::new(part("s", 6, Some(5), 0)),
-            waiter: Waiter::Bulk(Bulk::new(replies)),
-            desk: 0,
-            weight: 1,
-            may_move: false,
-            overtaking: None,
-            in_doubt: false,
-        };
-        let refused = Refused::Overtaken { applied: 0 };
-        overtaking.put_off(job, Err(LaneError::Refused(refused)))
-    };
     for _ in 0..MOST {
-        assert!(put_off(&mut overtaking).is_none());
+        assert!(put_off(&mut overtaking, job(6)).is_none());
     }
-    let refused = put_off(&mut overtaking);
+    let refused = put_off(&mut overtaking, job(6));
     assert!(refused.is_some_and(|(_, answer)| is_overtaken(&answer)));
     let mut again = Vec::new();
     overtaking.give_to(&mut again);

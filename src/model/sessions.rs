@@ -196,7 +196,7 @@ mod tests {
         move |session| session.use_at(1_700_000_000_000 + age, age)
     }
 
-    /// What is forgotten in a batch fits into a request. The rest is due in the next one, and not only after a while.
+    /// As many sessions are forgotten in a batch as fit into a request. The others are due in the next one, and not only after a while.
     #[test]
     fn many_sessions_are_forgotten_batch_by_batch() {
         let mut sessions = Sessions::default();

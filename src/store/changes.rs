@@ -168,11 +168,11 @@ mod tests {
         publish(&changes, 13, 2);
         assert_eq!(since(&changes, 9), None);
         assert_eq!(since(&changes, 10), Some((vec![10, 13], 15)));
-        // Some of a commit is all of it.
+        // A commit is told as a whole.
         assert_eq!(since(&changes, 12), Some((vec![10, 13], 15)));
         assert_eq!(since(&changes, 13), Some((vec![13], 15)));
         assert_eq!(since(&changes, 15), Some((vec![], 15)));
-        assert_eq!(since(&changes, 16), None, "that is to come");
+        assert_eq!(since(&changes, 16), None, "a revision of the future");
 
         changes.advance(20);
         changes.advance(18);

@@ -224,10 +224,10 @@ mod tests {
             (2, Some(30), true),
             (2, Some(10), false),
             (2, None, false),
-            // Who fails changes nothing.
+            // A failed increment changes nothing.
             (3, Some(10), false),
             (3, None, false),
-            // What it was before is told.
+            // The answer tells the value from before.
             (4, Some(7), true),
             (4, None, true),
             // Not remembered.

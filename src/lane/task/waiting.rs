@@ -92,8 +92,8 @@ impl Task {
                 }
             }
         };
-        self.overtaking.give_to(batch);
         let Some(first) = first else {
+            self.overtaking.give_to(batch);
             return if batch.is_empty() {
                 Next::Stop
             } else {
@@ -116,6 +116,7 @@ impl Task {
             weight += job.weight;
             batch.push(job);
         }
+        self.overtaking.give_to(batch);
         Next::Batch
     }
 }

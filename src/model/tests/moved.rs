@@ -48,7 +48,7 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     lane.now += HORIZON + SKEW;
     let new = lane.one(named("one", None, add("a/x", 5))).expect("done");
     assert_eq!((value(&new.0), new.2), (11, false), "it is forgotten");
-    // Wherever the clock is by then.
+    // Also if the clock is set back.
     for now in [lane.now, START] {
         lane.set_clock(now - lane.now);
         let refused = lane.one(named("two", Some(START), add("a/x", 1)));

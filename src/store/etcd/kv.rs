@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Ranges that are read at once, in one transaction.
 pub(super) const MAX_RANGES: usize = 128;
 
-/// Transactions, as etcd has them.
+/// Transactions, as etcd has them, and its history.
 pub trait Kv: Clone + Send + Sync + 'static {
     /// Carries out a transaction, once at most.
     fn txn(
@@ -32,11 +32,9 @@ pub trait Kv: Clone + Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<TxnResponse, Error>> + Send;
 
-    /// Keeps nodes from forgetting how data under a prefix were from now on, until it is released; `None` where nothing is forgotten,
-    /// as in a model.
-    fn hold(&self, _prefix: &str) -> impl Future<Output = Result<Option<Hold>, Error>> + Send {
-        std::future::ready(Ok(None))
-    }
+    /// Keeps nodes from forgetting how data under a prefix were from now on, until it is released; `None` if nothing is ever
+    /// forgotten, as in a model.
+    fn hold(&self, prefix: &str) -> impl Future<Output = Result<Option<Hold>, Error>> + Send;
 }
 
 impl Kv for Client {

@@ -337,21 +337,25 @@ pub(super) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The rows of data of a format, divided into so many lanes.
+    pub fn layout(format: u32, lanes: u32) -> Layout {
+        let meta = Meta {
+            format,
+            lanes,
+            key: vec![7; 16].into(),
+            ..Meta::default()
+        };
+        Layout::new("/sumd", &meta, 1).expect("a format that is known")
+    }
 
     /// Versions that read the format before that know sessions only as a whole.
     #[test]
     fn sessions_are_whole_for_those_who_know_no_others() {
         for (format, whole) in [(FORMAT_ADDED - 1, true), (FORMAT_ADDED, false)] {
-            let meta = Meta {
-                format,
-                lanes: 1,
-                key: vec![7; 16].into(),
-                ..Meta::default()
-            };
-            let layout = Layout::new("/sumd", &meta, 1).expect("a format that is known");
-            assert_eq!(layout.whole_sessions(), whole);
+            assert_eq!(layout(format, 1).whole_sessions(), whole);
         }
     }
 }

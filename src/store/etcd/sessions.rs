@@ -136,12 +136,7 @@ mod tests {
             before: before.cloned(),
             after: after.cloned(),
         };
-        let meta = stored::Meta {
-            format: if whole { 2 } else { 4 },
-            key: vec![7; 16].into(),
-            ..stored::Meta::default()
-        };
-        let layout = Layout::new("p", &meta, 1).expect("a known format");
+        let layout = super::super::rows::tests::layout(if whole { 2 } else { 4 }, 1);
         to_stored(&"meter-7".into(), &change, &layout)
     }
 

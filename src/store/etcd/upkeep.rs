@@ -108,12 +108,12 @@ pub(super) async fn keep(client: Client, layout: Layout) {
     }
 }
 
-/// The revision up to which history is forgotten: what is old, but nothing of the first that is held.
+/// The last revision to forget: one that is old enough, and before every revision that is held.
 fn forgettable(old: i64, held: Option<i64>) -> i64 {
     held.map_or(old, |held| old.min(held - 1))
 }
 
-/// The user may not do it, which does not change by itself.
+/// Whether the user lacks the right, which does not change by itself.
 fn is_denied(error: &Error) -> bool {
     error.outcome == Outcome::Definite(Refusal::Denied)
 }
@@ -180,7 +180,7 @@ mod tests {
         assert!(made.is_due(start + ROOM_INTERVAL, true));
     }
 
-    /// Who reads at a revision has all that came after the one before it.
+    /// A reader finds all that was there at the revision that it holds.
     #[test]
     fn what_is_held_is_not_forgotten() {
         assert_eq!(forgettable(10, None), 10);

@@ -254,6 +254,15 @@ mod tests {
     use crate::model::Session;
     use crate::store::dump::Remembered;
 
+    /// A session whose messages 2 and 3 are remembered.
+    fn session() -> Session {
+        let mut row = vec![2, 6, 3, 1, 2];
+        for message in [2, 1] {
+            row.extend([message, 1, 7, 7, 7, 7, 7, 7, 7, 7]);
+        }
+        Session::decode(&row).expect("a session")
+    }
+
     /// The file holds what its source held, as it was there: a move or a backup of it would give the same again.
     #[test]
     fn a_dump_is_read_as_it_was_written() {
@@ -275,7 +284,7 @@ mod tests {
             horizon: 500,
             session_horizon: 600,
             packs: vec![pack(1, None), pack(2, Some(900)), pack(3, None)],
-            sessions: vec![("meter-7".into(), Session::default())],
+            sessions: vec![("meter-7".into(), session())],
         };
         let filling = Filling::backup(&path, &dump).expect("a new file");
         let row = |at: usize, value| Row {

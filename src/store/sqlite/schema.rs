@@ -372,6 +372,7 @@ pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     is_cut(is_busy)
 }
 
+/// Whether a checkpoint has cut the log. On a full disk it has not.
 fn is_cut(is_busy: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
     match is_busy {
         Err(error) if rows::is_full(&error) => Ok(false),
@@ -441,6 +442,11 @@ pub(super) mod tests {
         rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
     }
 
+    /// The error of a value that has another type than its column.
+    pub fn wrong_type() -> rusqlite::Error {
+        rusqlite::Error::InvalidColumnType(3, "value".to_owned(), rusqlite::types::Type::Text)
+    }
+
     /// Readers, or a disk without room, leave the log as long as it is. Anything else that goes wrong is told.
     #[test]
     fn a_log_is_cut_or_not() {
@@ -451,16 +457,15 @@ pub(super) mod tests {
         is_cut(Err(failed(ffi::SQLITE_IOERR))).expect_err("it is told");
     }
 
-    /// What SQLite, or the rows, say is wrong with the contents is damage, which a backup helps against. A disk that cannot be read is
-    /// another thing.
+    /// Contents that are wrong are damage, which a backup helps against. A disk that cannot be read is no damage.
     #[test]
     fn damage_is_told_from_a_file_that_cannot_be_read() {
         let path = Path::new("sumd.db");
         let damage = [
             rows::Error::Corrupt("batch 7 is not what was written".to_owned()),
             failed(ffi::SQLITE_CORRUPT).into(),
-            // The type of a column, which is no error of SQLite's.
-            rusqlite::Error::InvalidColumnIndex(3).into(),
+            // No error of SQLite's.
+            wrong_type().into(),
         ];
         for error in damage {
             let told = OpenError::unreadable(path, error);

@@ -463,7 +463,7 @@ mod tests {
                 assert_eq!(problems(&batches), [problem], "case {at}");
             }
         }
-        // What is as far as it may be.
+        // At the bounds.
         let changes: [Change; 3] = [
             |_| {},
             |batches| batches[1].1 = 11,

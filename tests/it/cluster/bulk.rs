@@ -5,27 +5,30 @@ use std::time::SystemTime;
 
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest, SumCountersRequest};
 use tonic::Code;
-use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
 use crate::support::bulk::Stream;
-use crate::support::process::{SUMD, command};
 use crate::support::soon;
 
 /// So many that each lane has some.
 const GROUPS: u32 = 40;
-const COUNTING: &str = "sum.v1.CounterService";
 
 async fn start(etcd: &Cluster, id: &str) -> Node {
     let flags = ["--drain-delay", "0s", "--etcd-lanes", "8"];
-    let mut node = Node::begin_as(&mut command(SUMD), &etcd.address(), id, &flags).await;
-    node.process.logged("counting").await;
-    node
+    Node::start_with(&etcd.address(), id, &flags).await
+}
+
+/// Starts a second node, to which the first one hands on from now on.
+async fn join(etcd: &Cluster, first: &mut Node) -> Node {
+    let second = start(etcd, "b").await;
+    first.process.logged("the nodes have changed").await;
+    first.process.logged("connected to a node").await;
+    second
 }
 
 /// One increment in each group. The counter of every tenth group may not be above 2.
-fn message(sequence: u64, acknowledged: u64) -> RecordIncrementsRequest {
+fn message(began: SystemTime, sequence: u64, acknowledged: u64) -> RecordIncrementsRequest {
     let increment = |group| Increment {
         counter: format!("group-{group}/x"),
         delta: 1,
@@ -34,7 +37,7 @@ fn message(sequence: u64, acknowledged: u64) -> RecordIncrementsRequest {
     };
     RecordIncrementsRequest {
         session_id: "meter-7".to_owned(),
-        session_time: Some(SystemTime::now().into()),
+        session_time: Some(began.into()),
         sequence,
         acknowledged,
         increments: (0..GROUPS).map(increment).collect(),
@@ -48,9 +51,14 @@ fn failures(sequence: u64) -> Vec<(u64, u32, i32)> {
     failed.collect()
 }
 
-async fn send(stream: &mut Stream, sequences: RangeInclusive<u64>, acknowledged: u64) {
+async fn send(
+    stream: &mut Stream,
+    began: SystemTime,
+    sequences: RangeInclusive<u64>,
+    acknowledged: u64,
+) {
     for sequence in sequences {
-        stream.send(message(sequence, acknowledged)).await;
+        stream.send(message(began, sequence, acknowledged)).await;
     }
 }
 
@@ -73,23 +81,26 @@ fn expected(messages: u64) -> i64 {
 #[ignore = "make test runs it"]
 async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
     let etcd = Cluster::guarded(1).await;
-    let (a, b) = (start(&etcd, "a").await, start(&etcd, "b").await);
+    let mut a = start(&etcd, "a").await;
+    let mut b = join(&etcd, &mut a).await;
+    b.process.logged("connected to a node").await;
+    let began = SystemTime::now();
     let mut sequence = 0;
     let mut known = 0;
     for node in [&a, &b, &a] {
         let mut stream = Stream::open(&mut node.counters()).await;
         // It is behind: what was acknowledged is sent again.
-        let begin = RecordIncrementsRequest {
+        let empty = RecordIncrementsRequest {
             increments: vec![],
-            ..message(0, known)
+            ..message(began, 0, known)
         };
-        stream.send(begin).await;
+        stream.send(empty).await;
         let told = stream.acknowledged(sequence).await.expect("known");
         let untold = (known + 1..=sequence).filter(|sequence| *sequence > 2);
         assert_eq!(told, untold.flat_map(failures).collect::<Vec<_>>());
         for _ in 0..20 {
             sequence += 1;
-            stream.send(message(sequence, sequence - 1)).await;
+            stream.send(message(began, sequence, sequence - 1)).await;
             let failed = stream.acknowledged(sequence).await.expect("stored");
             let all = if sequence > 2 {
                 failures(sequence)
@@ -102,7 +113,7 @@ async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
         // Many at once.
         let first = sequence + 1;
         sequence += 50;
-        send(&mut stream, first..=sequence, known).await;
+        send(&mut stream, began, first..=sequence, known).await;
         let failed = stream.acknowledged(sequence).await.expect("stored");
         let all: Vec<_> = (first..=sequence).flat_map(failures).collect();
         assert_eq!(failed, all);
@@ -118,19 +129,18 @@ async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
 #[ignore = "make test runs it"]
 async fn a_stream_goes_on_when_lanes_move() {
     let etcd = Cluster::guarded(1).await;
-    let a = start(&etcd, "a").await;
+    let mut a = start(&etcd, "a").await;
+    let began = SystemTime::now();
     let mut stream = Stream::open(&mut a.counters()).await;
     let mut last = 0;
     for signal in ["TERM", "STOP", "KILL"] {
-        let mut b = start(&etcd, "b").await;
-        // It has its lanes.
-        b.becomes(COUNTING, ServingStatus::Serving).await;
-        send(&mut stream, last + 1..=last + 20, last).await;
+        let mut b = join(&etcd, &mut a).await;
+        send(&mut stream, began, last + 1..=last + 20, last).await;
         stream.acknowledged(last + 20).await.expect("stored");
         let known = last + 20;
-        send(&mut stream, known + 1..=known + 20, known).await;
+        send(&mut stream, began, known + 1..=known + 20, known).await;
         b.process.signal(signal);
-        send(&mut stream, known + 21..=known + 40, known).await;
+        send(&mut stream, began, known + 21..=known + 40, known).await;
         stream.acknowledged(known + 40).await.expect("stored");
         if signal == "STOP" {
             b.process.signal("KILL");

@@ -18,7 +18,7 @@ use sumd::proto::sumd::cluster::v1::{Full, Plain, refusal::Why};
 use sumd::server::Services;
 use sumd::store::Store;
 use sumd::store::etcd::client::{Error, Outcome, Refusal};
-use sumd::store::etcd::{EtcdStore, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
 use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -342,6 +342,10 @@ impl Kv for Switch {
             });
         }
         self.link.txn(request, deadline).await
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 

@@ -28,11 +28,7 @@ async fn nodes_count_as_one_in_one_lane() {
 async fn count_as_one(flags: &[&str]) {
     let etcd = Cluster::guarded(1).await;
     let address = etcd.address();
-    let start = async |id| {
-        let mut node = Node::begin_as(&mut command(SUMD), &address, id, flags).await;
-        node.process.logged("counting").await;
-        node
-    };
+    let start = async |id| Node::start_with(&address, id, flags).await;
     let (a, b) = (start("a").await, start("b").await);
     for group in 0..20 {
         let counter = format!("group-{group}/x");

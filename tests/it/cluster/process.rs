@@ -45,7 +45,12 @@ impl Node {
 
     /// Starts a node, and waits until it counts.
     pub async fn start(etcd: &Address, id: &str) -> Self {
-        let mut node = Self::begin(etcd, id).await;
+        Self::start_with(etcd, id, &["--drain-delay", "0s"]).await
+    }
+
+    /// The same with flags.
+    pub async fn start_with(etcd: &Address, id: &str, flags: &[&str]) -> Self {
+        let mut node = Self::begin_as(&mut command(SUMD), etcd, id, flags).await;
         node.process.logged("counting").await;
         node
     }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::process::Node;
 use crate::etcd::cluster::Cluster;
-use crate::support::process::{Process, SUMD, command};
+use crate::support::process::Process;
 use crate::support::{reason, soon};
 
 /// As short as it can be.
@@ -25,8 +25,7 @@ impl Session {
     async fn start(etcd: &Cluster, more: &[&str]) -> Self {
         let flags = ["--drain-delay", "0s", "--session-horizon", "1s"];
         let flags = [&flags[..], more].concat();
-        let mut node = Node::begin_as(&mut command(SUMD), &etcd.address(), "a", &flags).await;
-        node.process.logged("counting").await;
+        let node = Node::start_with(&etcd.address(), "a", &flags).await;
         Self {
             node: node.process,
             began: SystemTime::now(),

@@ -16,7 +16,7 @@ use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
-use sumd::store::etcd::{EtcdStore, FORMAT, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, FORMAT, Hold, Kv, Sizes};
 use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -115,6 +115,10 @@ impl Kv for Switch {
             damaged::spoil(&mut answer);
         }
         Ok(answer)
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 

@@ -1,41 +1,35 @@
-//! Data that are moved from etcd to a file and back, over a network that loses, delays and repeats what is sent, by a process that
-//! is killed at any moment and run again.
+//! Data that are moved from etcd to a file and back, over a network that loses, delays and repeats messages, by attempts that are
+//! broken off at any await and run again. Processes that are killed are in `transfer`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::lane::{Decided, Running};
-use sumd::model::{Limits, Request};
+use sumd::model::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::store::etcd::client::{Error, put};
-use sumd::store::etcd::{EtcdStore, Kv, Place, Sizes};
-use sumd::store::sqlite::{self, SqliteStore};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Place, Sizes};
+use sumd::store::sqlite::{self, OpenError, SqliteStore};
 use sumd::store::{Tally, ToolError, transfer};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::history::{Add, What};
+use super::history::What;
 use super::network::{Link, Weather, World};
-use super::nodes::{Cluster, Life, Node};
+use super::nodes::{Cluster, Node};
 use super::plan::Plan;
 use super::rows::{self, PREFIX};
+use super::scenes::{add, cluster_in, node};
 use super::sessions::stream::{Stream, request};
 
 const SEEDS: u64 = 30;
 /// Attempts at a move, of which many get somewhere.
 const ATTEMPTS: usize = 1000;
-/// Where a file says that it is.
+/// The address of the file, as etcd names it.
 const FILE: &str = "sqlite:somewhere";
 const ETCD: &str = "etcd://somewhere";
 /// Messages of the session.
 const MESSAGES: u64 = 5;
-
-fn cluster(world: World, lanes: u32) -> Cluster {
-    let mut plan = Plan::new(1);
-    (plan.lanes, plan.nodes, plan.max_operations) = (lanes, 1, 128);
-    plan.sizes = vec![Sizes::default()];
-    Cluster::new(plan, world)
-}
 
 fn place<K>(client: K, lanes: u32) -> Place<K> {
     Place {
@@ -46,21 +40,13 @@ fn place<K>(client: K, lanes: u32) -> Place<K> {
     }
 }
 
-/// What is asked under an id of its own.
+/// Operations, each with an id of its own.
 fn operations() -> Vec<What> {
-    let add = |name: String, max| Add {
-        name,
-        delta: 3,
-        limits: Limits {
-            max,
-            ..Limits::default()
-        },
-    };
     let mut all: Vec<_> = (0..40)
-        .map(|at| What::Add(add(format!("g{}/{at}", at % 10), None)))
+        .map(|at| What::Add(add(&format!("g{}/{at}", at % 10), 3, None)))
         .collect();
     all.push(What::Set("g1/set".to_owned(), 7));
-    all.push(What::Add(add("g2/full".to_owned(), Some(1))));
+    all.push(What::Add(add("g2/full", 3, Some(1))));
     all.push(What::Delete("g3/3".to_owned()));
     all
 }
@@ -78,11 +64,7 @@ async fn ask(cluster: &Cluster, node: &Node, at: usize, what: &What) -> Decided 
 
 /// Sends a message of the session, and waits for its answer.
 async fn record(node: &Node, began: i64, sequence: u64, acknowledged: u64) {
-    let adds = (0..10).map(|at| Add {
-        name: format!("g{at}/bulk"),
-        delta: 1,
-        limits: Limits::default(),
-    });
+    let adds = (0..10).map(|at| add(&format!("g{at}/bulk"), 1, None));
     let adds: Vec<_> = adds.collect();
     let mut stream = Stream::open(node).await;
     stream.send(&request("meter-7", began, sequence, acknowledged, &adds));
@@ -99,13 +81,7 @@ async fn values(node: &Node) -> Vec<Option<i64>> {
     found.rows.into_iter().map(value).collect()
 }
 
-async fn node(cluster: &Cluster) -> (Running, Node) {
-    let link = Link::calm(&cluster.world);
-    let opened = cluster.open(link, 0, Life::default()).await;
-    opened.expect("it is well")
-}
-
-/// Tries a move until it is done. The network is bad, and some attempts are killed.
+/// Tries a move until it is done. The network is bad, and some attempts are broken off.
 async fn insist(
     world: &World,
     rng: &mut Rng,
@@ -117,7 +93,6 @@ async fn insist(
         *link.weather.lock().expect("no panic") = Weather::Flaky(rng.u32(2..20));
         let end = Duration::from_millis([20, 100, 500, 20_000][rng.usize(..4)]);
         let end = end.mul_f64(rng.f64());
-        // A kill ends whatever the process is at.
         let done = timeout(end, attempt(link)).await;
         match done {
             Ok(Ok(_)) => return attempts,
@@ -167,8 +142,8 @@ async fn there_and_back(seed: u64) -> usize {
     );
     let world = World::new(Rng::with_seed(seed), None);
     rows::begin(&mut world.lock().etcd, before);
-    let cluster = self::cluster(world.clone(), before);
-    let (running, first) = node(&cluster).await;
+    let cluster = cluster_in(world.clone(), before, |_| {});
+    let (running, first) = node(&cluster, Link::calm(&cluster.world)).await;
     let began = cluster.now();
     let mut answers = Vec::new();
     for (at, what) in operations().iter().enumerate() {
@@ -191,7 +166,8 @@ async fn there_and_back(seed: u64) -> usize {
     let report = sqlite::check(&file).expect("it is there");
     assert_eq!(report.problems, [""; 0]);
     let opened = EtcdStore::over(Link::calm(&world), PREFIX, 128, Sizes::default()).await;
-    assert!(opened.is_err(), "there are two of them");
+    let closed = opened.err().expect("there are two of them").to_string();
+    assert!(closed.contains("the move is complete"), "{closed}");
 
     let world = World::new(Rng::with_seed(seed + 1), None);
     attempts += insist(
@@ -201,15 +177,12 @@ async fn there_and_back(seed: u64) -> usize {
         async || is_open(&world).await,
     )
     .await;
-    assert!(
-        SqliteStore::open(&file, 0).is_err(),
-        "there are two of them"
-    );
+    assert!(is_moved(&file), "there are two of them");
     let report = transfer::check(Link::calm(&world), PREFIX).await;
     assert_eq!(report.expect("it is there").problems, [""; 0]);
 
-    let cluster = self::cluster(world, after);
-    let (running, second) = node(&cluster).await;
+    let cluster = cluster_in(world, after, |_| {});
+    let (running, second) = node(&cluster, Link::calm(&cluster.world)).await;
     assert_eq!(values(&second).await, expected);
     for (at, what) in operations().iter().enumerate() {
         let again = ask(&cluster, &second, at, what).await;
@@ -233,6 +206,12 @@ async fn is_open(world: &World) -> bool {
     is_there && open().await.is_ok()
 }
 
+/// Whether a file refuses to be served, since its data are elsewhere.
+fn is_moved(file: &Path) -> bool {
+    let opened = SqliteStore::open(file, 0);
+    matches!(opened, Err(OpenError::Moved { .. }))
+}
+
 /// A way to etcd on which a node comes when the data are closed: after it was looked for, and before it is known to be closed.
 #[derive(Clone)]
 struct Crowded(Link);
@@ -250,6 +229,10 @@ impl Kv for Crowded {
             world.etcd.txn(&come).expect("a request that etcd takes");
         }
         answer
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 
@@ -276,22 +259,17 @@ async fn filled(path: &Path) {
     let running = Running::here(std::sync::Arc::new(store), bounds, clock).await;
     let running = running.expect("it is well");
     for at in 0..100 {
-        let add = Add {
-            name: format!("g/{at}"),
-            delta: 1,
-            limits: Limits::default(),
-        };
         let request = Request {
             id: None,
-            operation: What::Add(add).operation(),
+            operation: What::Add(add(&format!("g/{at}"), 1, None)).operation(),
         };
         running.lanes.execute(0, request).await.expect("an answer");
     }
     running.close().await.expect("it is well");
 }
 
-/// Whatever a move is at when etcd can no longer be reached, it waits for a minute, and says so then. Nothing is closed that is not
-/// complete elsewhere, and run again it goes on.
+/// If etcd can no longer be reached, a move waits for a minute, whichever step it is at, and says so then. The file is closed only
+/// once all of it is in etcd, and the move goes on if it is run again.
 #[test]
 fn a_move_waits_for_etcd_for_a_minute() {
     super::paused_runtime().block_on(async {
@@ -328,8 +306,19 @@ fn a_move_waits_for_etcd_for_a_minute() {
                 waited += 1;
             }
             *link.weather.lock().expect("no panic") = Weather::Calm;
-            let again = transfer::move_to_etcd(&copy, &place, ETCD, false).await;
-            assert!(again.is_ok() || is_open(&world).await, "{again:?}");
+            if is_moved(&copy) {
+                let report = transfer::check(link.clone(), PREFIX).await;
+                let report = report.expect("something is there");
+                let is_whole = |problem: &String| problem.contains("it is not complete");
+                assert!(report.problems.iter().all(is_whole), "{report:?}");
+                assert_eq!(report.counters, 100);
+            }
+            match transfer::move_to_etcd(&copy, &place, ETCD, false).await {
+                // In the latter case it had come to its end.
+                Ok(_) | Err(ToolError::Open(OpenError::Moved { .. })) => {}
+                Err(error) => panic!("{error}"),
+            }
+            assert!(is_moved(&copy) && is_open(&world).await);
         }
         assert!(waited > 3, "{waited}");
     });

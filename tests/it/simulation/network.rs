@@ -9,8 +9,8 @@ use fastrand::Rng;
 use prost::Message as _;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
-use sumd::store::etcd::Kv;
 use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal};
+use sumd::store::etcd::{Hold, Kv};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -265,6 +265,10 @@ impl Kv for Link {
             () = self.alive.cancelled() => Err(error(Outcome::Definite(Refusal::Denied))),
             answer = self.send(request, deadline) => answer,
         }
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 

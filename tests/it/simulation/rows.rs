@@ -10,7 +10,7 @@ use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::client::{Error, put};
-use sumd::store::etcd::{EtcdStore, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
 use tokio::time::Instant;
 
 use super::etcd::Etcd;
@@ -75,6 +75,10 @@ impl Kv for Blank {
         let answer = known.0.txn(&request);
         known.1.push(request);
         Ok(answer.expect("it is a request that etcd takes"))
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 

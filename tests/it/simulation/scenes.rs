@@ -22,20 +22,25 @@ const MAX_REQUEST_BYTES: usize = 3 << 19;
 /// A cluster without faults, but for those that a scene makes.
 fn cluster(lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
     let world = World::new(Rng::with_seed(1), None);
+    rows::begin(&mut world.lock().etcd, lanes);
+    cluster_in(world, lanes, change)
+}
+
+/// The same in a world that has data of so many lanes.
+pub fn cluster_in(world: World, lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
     let mut plan = Plan::new(1);
     (plan.lanes, plan.nodes, plan.max_operations) = (lanes, 1, 128);
     plan.sizes = vec![Sizes::default()];
     change(&mut plan);
-    rows::begin(&mut world.lock().etcd, lanes);
     Cluster::new(plan, world)
 }
 
-async fn node(cluster: &Cluster, link: Link) -> (Running, Node) {
+pub async fn node(cluster: &Cluster, link: Link) -> (Running, Node) {
     let opened = cluster.open(link, 0, Life::default()).await;
     opened.expect("it is well")
 }
 
-fn add(name: &str, delta: i64, max: Option<i64>) -> Add {
+pub fn add(name: &str, delta: i64, max: Option<i64>) -> Add {
     let limits = Limits {
         max,
         ..Limits::default()

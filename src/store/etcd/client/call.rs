@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(caller.end(Kind::Once, 0, far), far);
     }
 
-    /// What is passing is tried again, and what an endpoint is to blame for at each of the others; but nothing that must not happen
-    /// twice, unless it was certainly not sent.
+    /// A request is sent again after a passing error, and to each of the other endpoints after an error of one of them; but one that
+    /// must not happen twice only if it was certainly not sent.
     #[tokio::test]
     async fn a_request_is_sent_again_if_that_does_no_harm() {
         let caller = caller();

@@ -166,18 +166,27 @@ fn unfit(host: &Host, problem: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use tokio::net::TcpSocket;
 
     use super::*;
 
     /// Each endpoint is tried once, whichever comes first, and the error tells of all.
     #[tokio::test]
     async fn all_endpoints_are_tried() {
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let ports = listeners.map(|closed| closed.local_addr().expect("it is bound").port());
-        let [a, b, c] = ports.map(|port| format!("127.0.0.1:{port}"));
+        // Bound and not listening: nobody answers there, and nobody else can have it.
+        let closed = [(); 3].map(|()| {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            let any = "127.0.0.1:0".parse().expect("an address");
+            socket.bind(any).expect("a port");
+            socket
+        });
+        let [a, b, c] = &closed;
+        let host = |socket: &TcpSocket| socket.local_addr().expect("it is bound").to_string();
+        let [a, b, c] = [a, b, c].map(host);
         let address = format!("etcd://{a},{b},{c}").parse().expect("an address");
-        let options = Options::new(&address);
+        let mut options = Options::new(&address);
+        // One after the other.
+        options.timeouts.stagger = Duration::from_hours(1);
         for (first, order) in [(0, [&a, &b, &c]), (1, [&b, &c, &a]), (2, [&c, &a, &b])] {
             let failed = connect_to_any(first, &options, &Token::default()).await;
             let error = failed.expect_err("nobody listens").to_string();

@@ -1,9 +1,10 @@
-//! What becomes of batches that cannot be sent.
+//! What becomes of batches that cannot be sent, or looked for.
 
 use super::super::log::tests::{layout, plan};
 use super::*;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Head;
+use crate::store::etcd::hold::Hold;
 
 fn attempt() -> (Attempt, oneshot::Receiver<Answer>) {
     Attempt::new(plan())
@@ -71,10 +72,13 @@ impl Kv for Away {
     async fn txn(&self, _: TxnRequest, _: Instant) -> Result<TxnResponse, Error> {
         Err(refused(Refusal::NotConnected))
     }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
+    }
 }
 
-/// The head of a lane has moved, and the log cannot be read, which would tell by whom: that is in doubt until it can, with more
-/// patience each time.
+/// The head of a lane has moved, and the log cannot be read, which would tell by whom: that is in doubt until it can.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
     let flight = Flight {

@@ -3,22 +3,15 @@
 use super::*;
 use crate::model::Stamp;
 use crate::proto::etcd::etcdserverpb::request_op::Request;
-use crate::proto::sumd::store::v1::Meta;
-use crate::store::etcd::FORMAT;
 use crate::store::etcd::sizes::Sizes;
+use crate::store::etcd::{FORMAT, rows};
 
 const OPEN_BYTES: usize = 1000;
 const START: i64 = 1_700_000_000_000;
 const ATTEMPT: Bytes = Bytes::from_static(&[7; 16]);
 
 pub fn layout() -> Layout {
-    let meta = Meta {
-        format: FORMAT,
-        lanes: 1,
-        key: vec![7; 16].into(),
-        ..Meta::default()
-    };
-    let mut layout = Layout::new("/sumd", &meta, 1).expect("a format that is known");
+    let mut layout = rows::tests::layout(FORMAT, 1);
     layout.sizes = Sizes {
         open_bytes: OPEN_BYTES,
         recent_bytes: 4096,
@@ -98,6 +91,8 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
                 .position(|first| layout.pack(0, *first) == range.range_end);
             let count = count.expect("one is left");
             assert!(count >= layout.sizes.pruned_packs, "{count}");
+            let needed = plan.head.forget_before.min(plan.head.folded + 1);
+            assert!(there[count] <= needed, "{} of {needed}", there[count]);
             there.drain(..count);
             deleted += count;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::store::etcd::client::Error;
-use sumd::store::etcd::{Kv, Sizes};
+use sumd::store::etcd::{Hold, Kv, Sizes};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -36,6 +36,10 @@ impl Kv for Slow {
         let answer = done.await.expect("no panic").expect("it is calm");
         sleep(HOP).await;
         Ok(answer)
+    }
+
+    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+        Ok(None)
     }
 }
 

@@ -2,23 +2,13 @@
 
 use super::*;
 use crate::model::{CounterChange, group, pack};
-use crate::proto::sumd::store::v1::{Meta, SessionChange};
+use crate::proto::sumd::store::v1::SessionChange;
 use crate::store::etcd::FORMAT;
 
 const TIME: Millis = 1_700_000_000_000;
 /// The revision of etcd that the pack was last changed at, and the head.
 const PACKED: i64 = 20;
 const AT: i64 = 30;
-
-fn layout() -> Layout {
-    let meta = Meta {
-        format: FORMAT,
-        lanes: 2,
-        key: vec![7; 16].into(),
-        ..Meta::default()
-    };
-    Layout::new("/sumd", &meta, 1).expect("a format that is known")
-}
 
 /// A counter in a lane.
 fn counter(layout: &Layout, lane: LaneNumber) -> String {
@@ -38,7 +28,7 @@ struct Logged {
 
 impl Logged {
     fn new() -> Self {
-        let layout = layout();
+        let layout = rows::tests::layout(FORMAT, 2);
         let batch = |seq: u64| {
             let change = CounterChange {
                 name: counter(&layout, 0).into(),
@@ -105,7 +95,7 @@ impl Logged {
     }
 }
 
-/// What the rows do not have yet, and all that is remembered.
+/// The changes that the rows do not have yet, and all ids that are remembered.
 #[test]
 fn a_log_tells_what_is_newer_than_the_rows() {
     let logged = Logged::new();
@@ -230,7 +220,7 @@ fn a_log_that_does_not_fit_together_is_told_of() {
     }
 }
 
-/// What is as far as it may be, and no further.
+/// Each number may be as large as its bound.
 #[test]
 fn a_log_at_its_bounds_is_well() {
     let changes: [Change; 4] = [
