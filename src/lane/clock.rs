@@ -191,4 +191,24 @@ mod tests {
             );
         }
     }
+
+    /// All new ids, or sessions, are refused until the clock has come to the latest horizon of any lane.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_is_behind_a_horizon_that_is_to_come() {
+        let clock = Clock::new(|| 100);
+        let note = |horizon, session_horizon| {
+            clock.note(Head {
+                horizon,
+                session_horizon,
+                ..Head::default()
+            });
+        };
+        assert!(!clock.is_behind_horizon());
+        note(100, 50);
+        assert!(!clock.is_behind_horizon());
+        note(0, 101);
+        assert!(clock.is_behind_horizon());
+        note(0, 0);
+        assert!(clock.is_behind_horizon());
+    }
 }

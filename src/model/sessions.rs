@@ -252,4 +252,17 @@ mod tests {
         sessions.replace(id, None, 0);
         assert_eq!(sessions.bytes(), 0);
     }
+
+    /// A session that is loaded was used when its row says, and not after the lane was.
+    #[test]
+    fn a_session_that_is_loaded_was_used_by_then() {
+        for (used, counted) in [(Some(3), 3), (Some(10), 10), (Some(11), 10), (None, 10)] {
+            let mut sessions = Sessions::default();
+            let mut stored = Session::default();
+            stored.age = used;
+            sessions.load(session(1), Arc::new(stored), 10);
+            let age = sessions.get("meter-1").and_then(|session| session.age);
+            assert_eq!(age, Some(counted));
+        }
+    }
 }

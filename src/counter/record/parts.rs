@@ -233,8 +233,10 @@ mod tests {
         };
         let lanes = split();
         assert_eq!((split().len(), lanes.len()), (2, 2));
+        assert_eq!(parts.pending(), 2);
         let mut durable = |lane| parts.durable(lane, 1, 5, Vec::new()).len();
         assert_eq!((durable(lanes[0]), durable(lanes[0])), (0, 0));
         assert_eq!((durable(lanes[1]), durable(lanes[1])), (1, 1));
+        assert_eq!(parts.pending(), 0);
     }
 }

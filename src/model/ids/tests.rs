@@ -66,3 +66,35 @@ fn ids_of_a_start_are_found_and_forgotten() {
     while ids.forget(7, 1024).any {}
     assert_eq!((ids.bytes(), ids.count), (0, 0));
 }
+
+/// Ids take room in the open pack, in their packs, and in the index; and give it back.
+#[test]
+fn ids_take_the_room_that_they_have() {
+    let mut ids = Ids::new(Vec::new()).expect("nothing");
+    assert_eq!(ids.bytes(), 0);
+    for number in 1..=3 {
+        ids.remember(&numbered(number), 1, &Done::Replaced(7));
+    }
+    let open = ids.open_bytes();
+    assert_eq!(ids.bytes(), open + 3 * INDEX_BYTES);
+    let (bytes, newest) = ids.take_open();
+    let pack = Pack {
+        seq: 1,
+        time: 0,
+        stamp: Stamp {
+            age: Some(5),
+            newest,
+        },
+        base: 0,
+        ids: bytes,
+    };
+    ids.close(pack, 5);
+    let closed = PACK_BYTES + open + 3 * INDEX_BYTES;
+    assert_eq!((ids.bytes(), ids.open_bytes()), (closed, 0));
+    ids.remember(&numbered(4), 1, &Done::Replaced(7));
+    let (bytes, _) = ids.take_open();
+    ids.undo(&bytes);
+    assert_eq!(ids.bytes(), closed, "that batch was not made");
+    assert!(ids.forget(5, 10).any);
+    assert_eq!(ids.bytes(), 0);
+}

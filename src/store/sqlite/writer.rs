@@ -401,6 +401,7 @@ pub(super) mod tests {
             let counter = (format!("g/{seq}"), Some(1));
             writer.commit(&batch(seq, [counter])).expect("a commit");
         }
+        assert!(!writer.finish(|| false).expect("no error"));
         writer.close_within(Duration::ZERO);
         assert!(std::fs::metadata(&log).is_ok_and(|log| log.len() > 0));
         for _ in 0..2 {

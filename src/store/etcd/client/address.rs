@@ -184,7 +184,13 @@ mod tests {
 
     #[test]
     fn errors_name_what_is_wrong() {
-        let many = vec!["a"; MAX_HOSTS + 1].join(",");
+        let hosts = |count| {
+            let hosts: Vec<_> = (0..count).map(|at| format!("h{at}")).collect();
+            hosts.join(",")
+        };
+        let most = format!("etcd://{}", hosts(MAX_HOSTS)).parse::<Address>();
+        assert_eq!(most.expect("an address").hosts.len(), MAX_HOSTS);
+        let many = hosts(MAX_HOSTS + 1);
         for (text, wrong) in [
             ("http://a:1", "etcd://host:port"),
             ("etcd://a:b", "not \"a:b\""),

@@ -125,3 +125,30 @@ impl Log {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows are taken as long as there is room, by their number and by their bytes. The first one always has some.
+    #[test]
+    fn rows_are_folded_as_far_as_there_is_room() {
+        let row = |bytes: usize| RequestOp::from(put("key", vec![0; bytes]));
+        let bytes = row(100).encoded_len();
+        let taken = |rows, room, tried: &[usize]| {
+            let mut operations = Vec::new();
+            let mut room = FoldRoom {
+                rows,
+                bytes: room,
+                operations: &mut operations,
+            };
+            tried.iter().filter(|bytes| room.take(row(**bytes))).count()
+        };
+        assert_eq!(taken(3, 1 << 20, &[100; 5]), 3);
+        assert_eq!(taken(10, 3 * bytes, &[100; 5]), 3);
+        assert_eq!(taken(10, 3 * bytes - 1, &[100; 5]), 2);
+        assert_eq!(taken(10, 0, &[100; 5]), 1);
+        // A smaller one may have room where a larger one has none.
+        assert_eq!(taken(10, 2 * bytes, &[100, 200, 50]), 2);
+    }
+}
