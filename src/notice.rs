@@ -36,8 +36,34 @@ impl Rarely {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::{self, Write};
+    use std::sync::Arc;
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What this thread logs meanwhile.
+    pub fn logged(act: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.with_ansi(false).finish(), act);
+        let lines = lines.0.lock().expect("no panic");
+        String::from_utf8_lossy(&lines).into_owned()
+    }
 
     #[test]
     fn a_warning_is_due_at_once_and_then_each_minute() {

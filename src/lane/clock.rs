@@ -138,6 +138,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::notice::tests::logged;
 
     const DAY: Millis = 24 * 3_600_000;
 
@@ -210,5 +211,31 @@ mod tests {
         assert!(clock.is_behind_horizon());
         note(0, 0);
         assert!(clock.is_behind_horizon());
+    }
+
+    /// The log tells once that a clock is not believed, and once that it is again.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_not_believed_is_told() {
+        let wall = Arc::new(AtomicI64::new(0));
+        let clock = Clock::new({
+            let wall = wall.clone();
+            move || wall.load(Ordering::Relaxed)
+        });
+        let told = |now: Millis| {
+            wall.store(now, Ordering::Relaxed);
+            logged(|| {
+                clock.now();
+                clock.now();
+            })
+        };
+        assert_eq!(told(DAY), "");
+        let off = told(4 * DAY);
+        assert!(
+            off.contains("WARN") && off.contains("set forward by 3days"),
+            "{off}"
+        );
+        assert_eq!(off.lines().count(), 1, "{off}");
+        let mended = told(DAY);
+        assert!(mended.contains("believed again"), "{mended}");
     }
 }

@@ -42,3 +42,43 @@ pub(super) fn tell(refused: &Refused, is_bulk: bool) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notice::tests::logged;
+
+    /// Each kind of refusal that an operator can do something about is warned of, and not each time.
+    #[test]
+    fn refusals_are_warned_of_once_in_a_while() {
+        let (max_bytes, now) = (1000, Some(5000));
+        let full = Refused::Full {
+            max_bytes,
+            retry_in: 10,
+        };
+        let too_old = Refused::TooOld {
+            time: 1000,
+            horizon: 2000,
+            now,
+        };
+        let from_future = Refused::FromFuture {
+            time: 90_000,
+            now: 5000,
+        };
+        for (refused, is_bulk, warning) in [
+            (
+                &full,
+                false,
+                "refusing new ids: the memory for them is full",
+            ),
+            (&too_old, true, "refusing sessions as too old"),
+            (&from_future, false, "refusing ids as from the future"),
+        ] {
+            let told = logged(|| tell(refused, is_bulk));
+            assert!(told.contains(warning), "{told}");
+            assert_eq!(logged(|| tell(refused, is_bulk)), "");
+        }
+        // Nobody can do anything about these here.
+        assert_eq!(logged(|| tell(&Refused::IdReused, false)), "");
+    }
+}

@@ -332,4 +332,32 @@ mod tests {
             );
         }
     }
+
+    /// Parts of messages that are applied as a whole are not needed any more, and give back what they take.
+    #[test]
+    fn parts_are_forgotten_with_their_messages() {
+        let failure = Failure {
+            index: 3,
+            refusal: super::super::Refusal::OutOfRange { value: 1, delta: 2 },
+        };
+        let part = |sequence, failures| MovedPart {
+            message: message(sequence, 2),
+            lane: 0,
+            failures: vec![failure; failures],
+        };
+        let mut moved = Moved {
+            parts: vec![part(1, 0), part(2, 3), part(3, 1)],
+            ..Moved::default()
+        };
+        let empty = size_of::<Moved>();
+        assert_eq!(moved.bytes(), empty + 3 * PART_BYTES + 4 * FAILURE_BYTES);
+        moved.drop_parts(2);
+        let left: Vec<_> = moved
+            .parts
+            .iter()
+            .map(|part| part.message.sequence)
+            .collect();
+        assert_eq!(left, [3]);
+        assert_eq!(moved.bytes(), empty + PART_BYTES + FAILURE_BYTES);
+    }
 }

@@ -201,16 +201,9 @@ impl Stream {
     /// came to its lane behind later ones: it was sent again, and what this stream was told first did not wait for it. That is no
     /// fault of the client's.
     pub(super) fn error(&self, error: LaneError) -> Status {
-        if self.parts.is_none() {
-            return lane_error(error, Kind::Session);
-        }
-        match error {
-            LaneError::Refused(Refused::Acknowledged { acknowledged })
-                if acknowledged <= self.told =>
-            {
-                acknowledged_meanwhile()
-            }
-            error => of_part(error),
+        match self.parts {
+            Some(_) => part_error(error, self.told),
+            None => lane_error(error, Kind::Session),
         }
     }
 
@@ -258,5 +251,34 @@ impl Stream {
         if Self::add_whole(&mut reply, whole) {
             replies.send(&reply).await;
         }
+    }
+}
+
+fn part_error(error: LaneError, told: u64) -> Status {
+    match error {
+        LaneError::Refused(Refused::Acknowledged { acknowledged }) if acknowledged <= told => {
+            acknowledged_meanwhile()
+        }
+        error => of_part(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    /// A client is at fault if it sends a message again that it has said it knows acknowledged, and not if the stream was told so only
+    /// after the message came.
+    #[test]
+    fn a_message_that_is_acknowledged_meanwhile_is_to_be_sent_again() {
+        let error = |acknowledged| {
+            let refused = Refused::Acknowledged { acknowledged };
+            part_error(LaneError::Refused(refused), 5).code()
+        };
+        assert_eq!(error(4), Code::Unavailable);
+        assert_eq!(error(5), Code::Unavailable);
+        assert_ne!(error(6), Code::Unavailable);
     }
 }

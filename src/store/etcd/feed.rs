@@ -135,3 +135,24 @@ fn newest(layout: &Layout, row: &KeyValue) -> Result<Option<Told>, Corrupt> {
     let base = layout.base_of(last, row.mod_revision);
     Ok(Some((base, last.places, rows::changes(last)?.into())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notice::tests::logged;
+
+    /// A user without the right to watch is told of once, however often that is tried.
+    #[test]
+    fn that_etcd_refuses_is_told_once() {
+        let mut warned = false;
+        let told = logged(|| {
+            refused(&"permission denied", &mut warned);
+            refused(&"permission denied", &mut warned);
+        });
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(
+            told.contains("watchers") && told.contains("permission denied"),
+            "{told}"
+        );
+    }
+}

@@ -292,3 +292,18 @@ fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
     let request_union = Some(request);
     let _ = requests.try_send(WatchRequest { request_union });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_with_its_reason() {
+        let compacted = WatchError::Compacted { revision: 7 }.to_string();
+        assert_eq!(
+            compacted,
+            "etcd has forgotten what happened before revision 7"
+        );
+        assert!(WatchError::OutOfOrder.to_string().contains("out of order"));
+    }
+}
