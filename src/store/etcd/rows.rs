@@ -358,4 +358,10 @@ pub(super) mod tests {
             assert_eq!(layout(format, 1).whole_sessions(), whole);
         }
     }
+
+    /// Nodes look for the keys of readers where readers put them.
+    #[test]
+    fn holds_have_one_place() {
+        assert_eq!(layout(FORMAT, 1).holds(), holds("/sumd").as_bytes());
+    }
 }

@@ -5,6 +5,7 @@ use crate::model::Stamp;
 use crate::proto::etcd::etcdserverpb::request_op::Request;
 use crate::store::etcd::sizes::Sizes;
 use crate::store::etcd::{FORMAT, rows};
+use crate::store::recent::Lookup;
 
 const OPEN_BYTES: usize = 1000;
 const START: i64 = 1_700_000_000_000;
@@ -118,4 +119,20 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
     }
     assert!(packs > 10 && most > 4, "{packs} packs, {most} operations");
     assert!(deleted > 4, "{deleted} of {packs} packs are deleted");
+}
+
+/// The changes of batches that the rows have are not kept in memory again.
+#[test]
+fn changes_that_are_folded_are_not_taken_in() {
+    let layout = layout();
+    let mut log = Log::empty(layout.clone(), 0);
+    log.set_folded(2);
+    let batch = |seq| to_batch(&commit(seq), ATTEMPT, &layout);
+    let pack = Pack {
+        batches: (1..=4).map(batch).collect(),
+    };
+    log.add_pack(&pack, 5).expect("it is whole");
+    let runs = log.recent.view(0).runs;
+    let is_there = |seq| Lookup::new(&runs).find(&format!("group/{seq}")).is_some();
+    assert_eq!([1, 2, 3, 4].map(is_there), [false, false, true, true]);
 }
