@@ -67,6 +67,7 @@ fn part(session: &str, sequence: u64, previous: Option<u64>, count: usize) -> Re
                 previous,
                 parts: 1,
                 above: None,
+                whole: 0,
                 indices: Vec::new(),
             }),
             contents: sequence,

@@ -171,6 +171,9 @@ pub enum Follows {
 pub struct Part {
     /// The session's message before it that has a part in this lane, if there is one since what is acknowledged.
     pub previous: Option<u64>,
+    /// All messages up to this one are applied in all lanes, as the stream has found it when it began: of these it does not know
+    /// which have a part in this lane.
+    pub whole: u64,
     /// How many parts the message has.
     pub parts: u32,
     /// The message of its [`LowerBound`], if the bound is one that holds for the session: it is stored with it then.

@@ -84,7 +84,8 @@ impl Fields<'_> {
         for (_, part) in &parts {
             self.of(part).for_each(|field| message.put_slice(field));
         }
-        let count = parts.first().map_or(0, |(_, part)| part.parts);
+        let of_all = parts.first().map(|(_, part)| (part.parts, part.whole));
+        let (count, whole) = of_all.unwrap_or_default();
         let of_lane = |(lane, part): (LaneNumber, Part)| RecordPart {
             lane,
             previous: part.previous,
@@ -96,6 +97,7 @@ impl Fields<'_> {
             count,
             parts: parts.into_iter().map(of_lane).collect(),
             above: Some(bound.above),
+            whole,
         };
         parts.encode_to_vec().into()
     }
@@ -195,6 +197,7 @@ pub(crate) fn decode_parts(
         count,
         parts,
         above,
+        whole,
     } = RecordParts::decode(payload).map_err(|error| malformed(&error))?;
     if let Some(part) = parts.iter().find(|part| part.lane >= lanes) {
         return Err(malformed(&format_args!("there is no lane {}", part.lane)));
@@ -242,6 +245,7 @@ pub(crate) fn decode_parts(
             acknowledged: message.acknowledged,
             follows: Follows::InLane(Part {
                 previous: part.previous,
+                whole,
                 parts: count,
                 above,
                 indices: part.indices,

@@ -35,6 +35,8 @@ pub struct Parts {
     lanes: u32,
     /// Where increments go that name no counter, and messages without any.
     home: LaneNumber,
+    /// All messages up to this one were applied in all lanes when the stream began.
+    whole: u64,
     /// The last message that has come.
     last: u64,
     /// By lane, the messages that have a part there, in their order, since what was acknowledged when the last of them came.
@@ -50,6 +52,7 @@ impl Parts {
             digests,
             lanes,
             home: digests.lane(session, lanes),
+            whole: acknowledged,
             last: acknowledged,
             sent_to: vec![VecDeque::new(); lanes as usize],
             pending: VecDeque::new(),
@@ -96,6 +99,7 @@ impl Parts {
             let at = sent.partition_point(|earlier| *earlier < sequence);
             let part = Part {
                 previous: at.checked_sub(1).map(|before| sent[before]),
+                whole: self.whole,
                 parts: count,
                 above: Some(above),
                 indices,

@@ -58,10 +58,12 @@ impl State {
             }
             Follows::TheOneBefore => 1,
             Follows::InLane(part) => {
+                // A client need not say at once what it knows acknowledged.
+                let whole = acknowledged.max(part.whole);
                 let follows = match part.previous {
-                    Some(previous) if previous > acknowledged => applied == previous,
-                    // What was applied here before was acknowledged as a whole.
-                    _ => applied <= acknowledged,
+                    Some(previous) if previous > whole => applied == previous,
+                    // Whatever was applied here before is applied in all lanes.
+                    _ => applied <= whole,
                 };
                 if !follows {
                     return Err(Refused::Overtaken { applied });

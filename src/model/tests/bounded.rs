@@ -31,6 +31,7 @@ fn a_session_is_counted_with_all_that_it_has() {
             // The other part never came.
             parts: 2,
             above: None,
+            whole: 0,
             indices: vec![0, 2],
         })
     };

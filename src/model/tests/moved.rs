@@ -104,6 +104,7 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
             previous: previous.replace(sequence),
             parts: u32::try_from(lanes.len()).expect("few"),
             above: None,
+            whole: 0,
             indices: if lanes.len() == 1 {
                 Vec::new()
             } else {

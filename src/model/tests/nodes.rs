@@ -162,6 +162,7 @@ fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, parts: u32) -> 
             previous,
             parts,
             above: Some(0),
+            whole: 0,
             indices: Vec::new(),
         });
     }

@@ -111,6 +111,7 @@ impl World {
                     previous,
                     parts: u32::try_from(of_it.len()).expect("few"),
                     above: Some(bound.above),
+                    whole: 0,
                     indices: Vec::new(),
                 });
             }
@@ -267,6 +268,7 @@ fn no_more_messages_than_a_window_are_taken() {
                     .filter(|before| *before > acknowledged),
                 parts: 1,
                 above: None,
+                whole: 0,
                 indices: Vec::new(),
             });
         }

@@ -126,6 +126,7 @@ fn a_part_is_not_refused_for_a_clock_that_is_ahead() {
             previous: None,
             parts: 1,
             above: None,
+            whole: 0,
             indices: Vec::new(),
         });
     }

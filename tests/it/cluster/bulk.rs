@@ -151,3 +151,36 @@ async fn a_stream_goes_on_when_lanes_move() {
     }
     stream.end().await.expect("a clean end");
 }
+
+/// A client need not say at once what it knows acknowledged, nor send again what is: it goes on where it was told, on whichever
+/// stream, also if it sends some earlier message again.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn a_stream_goes_on_although_its_client_acknowledges_nothing() {
+    let etcd = Cluster::guarded(1).await;
+    let mut a = start(&etcd, "a").await;
+    let b = join(&etcd, &mut a).await;
+    let began = SystemTime::now();
+    // Each touches other lanes than the one before it.
+    let some = |sequence| {
+        let whole = message(began, sequence, 0);
+        let at = usize::try_from(sequence).expect("few") % 7 * 5;
+        let increments = whole.increments[at..at + 5].to_vec();
+        RecordIncrementsRequest {
+            increments,
+            ..whole
+        }
+    };
+    let mut last = 0;
+    for node in [&a, &b, &a, &b] {
+        let mut stream = Stream::open(&mut node.counters()).await;
+        if last > 0 {
+            stream.send(some(last / 2)).await;
+        }
+        for sequence in last + 1..=last + 20 {
+            stream.send(some(sequence)).await;
+        }
+        last += 20;
+        stream.acknowledged(last).await.expect("stored");
+    }
+}

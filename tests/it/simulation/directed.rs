@@ -177,6 +177,7 @@ fn message(session: &str, sequence: u64, increments: Increments) -> Request {
         previous: Some(sequence - 1).filter(|previous| *previous > 0),
         parts: 1,
         above: None,
+        whole: 0,
         indices: Vec::new(),
     };
     Request {

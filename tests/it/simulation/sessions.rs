@@ -29,6 +29,8 @@ struct Recorder {
     pace: Duration,
     messages: Vec<Vec<Add>>,
     acknowledged: u64,
+    /// How far the client is behind with saying that.
+    lag: u64,
     /// When each was first sent, and acknowledged.
     sent: BTreeMap<u64, Instant>,
     known: BTreeMap<u64, Instant>,
@@ -50,6 +52,7 @@ pub async fn record(cluster: Cluster, mut rng: Rng, who: usize) -> History {
         pace: Duration::from_millis([60, 1_500][rng.usize(..2)]),
         client: Client::new(&cluster, rng.fork()),
         acknowledged: 0,
+        lag: [0, 0, 2, u64::MAX][rng.usize(..4)],
         sent: BTreeMap::new(),
         known: BTreeMap::new(),
         is_lost: false,
@@ -146,7 +149,8 @@ impl Recorder {
     fn send(&mut self, stream: &Stream, sequence: u64, is_named: bool) {
         let at = usize::try_from(sequence).expect("few").checked_sub(1);
         let adds = at.map_or(&[][..], |at| &self.messages[at]);
-        let (session, known) = (&self.session, self.acknowledged);
+        let known = self.acknowledged.saturating_sub(self.lag);
+        let session = &self.session;
         let mut request = stream::request(session, self.began, sequence, known, adds);
         if !is_named && self.client.rng.bool() {
             request.session_id.clear();

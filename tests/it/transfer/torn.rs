@@ -61,6 +61,7 @@ async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
             previous: Some(1),
             parts: 3,
             above: None,
+            whole: 0,
             indices: [0, 2].into(),
         }),
         contents: digests.message(&increments),

@@ -35,6 +35,7 @@ fn parts_that_are_not_the_messages_increments_are_refused() {
             count: 2,
             parts: (0..).zip(sizes).map(part).collect(),
             above: None,
+            whole: 0,
         };
         let decoded = decode_parts(parts.encode_to_vec().into(), digests, 256)?;
         let sizes = decoded
@@ -88,6 +89,7 @@ fn parts_that_no_node_makes_are_refused() {
                 ..RecordPart::default()
             }],
             above: None,
+            whole: 0,
         };
         decode_parts(parts.encode_to_vec().into(), digests, 256)
     };
@@ -119,6 +121,7 @@ fn parts_that_no_node_makes_are_refused() {
             count: 2,
             parts: (0..).zip(sizes).map(part).collect(),
             above: None,
+            whole: 0,
         };
         decode_parts(parts.encode_to_vec().into(), digests, 256)
     };
