@@ -258,8 +258,10 @@ mod tests {
     fn a_session_that_is_loaded_was_used_by_then() {
         for (used, counted) in [(Some(3), 3), (Some(10), 10), (Some(11), 10), (None, 10)] {
             let mut sessions = Sessions::default();
-            let mut stored = Session::default();
-            stored.age = used;
+            let stored = Session {
+                age: used,
+                ..Session::default()
+            };
             sessions.load(session(1), Arc::new(stored), 10);
             let age = sessions.get("meter-1").and_then(|session| session.age);
             assert_eq!(age, Some(counted));

@@ -176,6 +176,10 @@ impl Recorder {
             "SESSION_TOO_OLD" | "SESSION_LOST" if plan.offline || plan.jump > 0 => {
                 self.is_lost = true;
             }
+            // The session was forgotten, and the client has not said how far it was: it is told to begin anew.
+            "SEQUENCE_GAP" if self.lag > 0 && (plan.offline || plan.jump > 0) => {
+                self.is_lost = true;
+            }
             // By a node whose clock is wrong; others are right.
             "SESSION_FROM_FUTURE" if plan.jump > 0 => {}
             _ => {

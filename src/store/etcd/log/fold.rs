@@ -133,7 +133,7 @@ mod tests {
     /// Rows are taken as long as there is room, by their number and by their bytes. The first one always has some.
     #[test]
     fn rows_are_folded_as_far_as_there_is_room() {
-        let row = |bytes: usize| RequestOp::from(put("key", vec![0; bytes]));
+        let row = |bytes: usize| put("key", vec![0; bytes]);
         let bytes = row(100).encoded_len();
         let taken = |rows, room, tried: &[usize]| {
             let mut operations = Vec::new();
