@@ -55,7 +55,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What this thread logs meanwhile.
+    /// The log of this thread while it acts.
     pub fn logged(act: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();

@@ -79,7 +79,7 @@ fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// What a lane has taken is for the others once it is in memory no more.
+    /// The memory that a lane has taken is for the others once the lane is not in memory any more.
     #[test]
     fn a_lane_that_goes_leaves_what_it_had() {
         let memory = Memory::new(Bounds {

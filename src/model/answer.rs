@@ -302,7 +302,7 @@ impl Failure {
 mod tests {
     use super::*;
 
-    /// What is remembered of an increment that has failed is what its caller was told, to the number.
+    /// A failure is remembered as its caller was told, to the number.
     #[test]
     fn failures_are_read_as_they_were_written() {
         let name = |error| Refusal::Invalid(Invalid::Name(error));

@@ -181,12 +181,12 @@ mod tests {
         changes.restart(30);
         assert_eq!(since(&changes, 29), None);
         assert_eq!(since(&changes, 30), Some((vec![], 30)));
-        // What was there is not counted any more.
+        // The rows from before are not counted any more.
         publish(&changes, 30, MAX_ROWS);
         assert_eq!(since(&changes, 30), Some((vec![30], 30 + 65_536)));
     }
 
-    /// What is kept is bounded by its rows, and by its commits.
+    /// The commits in memory are bounded by their rows, and by their number.
     #[test]
     fn the_oldest_are_forgotten() {
         let changes = Changes::new(0);

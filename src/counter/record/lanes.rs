@@ -197,9 +197,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The error of a message that a lane has not taken. One that was not known to be acknowledged when it came, and is by now,
-    /// came to its lane behind later ones: it was sent again, and what this stream was told first did not wait for it. That is no
-    /// fault of the client's.
+    /// The error of a message that a lane has not taken.
     pub(super) fn error(&self, error: LaneError) -> Status {
         match self.parts {
             Some(_) => part_error(error, self.told),
@@ -254,6 +252,9 @@ impl Stream {
     }
 }
 
+/// The same of one of several parts, on a stream that was told so far. A message that was not known to be acknowledged when it came,
+/// and is by now, came to its lane behind later ones: it was sent again, and what this stream was told first did not wait for it. That
+/// is no fault of the client's.
 fn part_error(error: LaneError, told: u64) -> Status {
     match error {
         LaneError::Refused(Refused::Acknowledged { acknowledged }) if acknowledged <= told => {

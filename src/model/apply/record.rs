@@ -62,7 +62,7 @@ impl State {
                 let whole = acknowledged.max(part.whole);
                 let follows = match part.previous {
                     Some(previous) if previous > whole => applied == previous,
-                    // Whatever was applied here before is applied in all lanes.
+                    // All messages that were applied here before are applied in all lanes.
                     _ => applied <= whole,
                 };
                 if !follows {

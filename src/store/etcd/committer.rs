@@ -47,7 +47,7 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacted and defragmented, or given a larger \
                           --quota-backend-bytes, and the alarm is disarmed";
 
-/// What becomes of a batch.
+/// The outcome of a batch.
 type Answer = Result<(Plan, Landed), Failure>;
 
 /// A batch to be committed, and who waits for it.

@@ -424,7 +424,7 @@ mod tests {
         })
     }
 
-    /// What is wrong with a file that has these batches.
+    /// The problems of a file that has these batches.
     fn problems(batches: &[(Commit, i64)]) -> Vec<String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");

@@ -105,7 +105,7 @@ async fn insist(
             }
             Err(_) => {}
         }
-        // What is under way lands, or is lost.
+        // Messages under way land, or are lost.
         sleep(Duration::from_millis(rng.u64(..100_000))).await;
     }
     panic!("it comes to no end");

@@ -15,29 +15,35 @@ fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) 
     }
 }
 
+/// Reads two parts, of lanes 0 and 1 and of these sizes, of a message whose increments are of the given lanes.
+fn decode_two(
+    increments: impl Iterator<Item = usize>,
+    sizes: [usize; 2],
+) -> Result<Vec<(LaneNumber, Request)>, Malformed> {
+    let increments = increments.map(|lane| increment(&in_lane(lane), 1, (None, None)));
+    let message = RecordIncrementsRequest {
+        session_id: "session".to_owned(),
+        increments: increments.collect(),
+        ..RecordIncrementsRequest::default()
+    };
+    let part = |(lane, size)| RecordPart {
+        lane,
+        indices: vec![0; size],
+        ..RecordPart::default()
+    };
+    let parts = RecordParts {
+        message: message.encode_to_vec().into(),
+        count: 2,
+        parts: (0..).zip(sizes).map(part).collect(),
+        ..RecordParts::default()
+    };
+    decode_parts(parts.encode_to_vec().into(), Digests::new([7; 16]), 256)
+}
+
 #[test]
 fn parts_that_are_not_the_messages_increments_are_refused() {
-    let digests = Digests::new([7; 16]);
-    let decode = |names: [usize; 3], sizes: [usize; 2]| {
-        let increments = names.map(|lane| increment(&in_lane(lane), 1, (None, None)));
-        let message = RecordIncrementsRequest {
-            session_id: "session".to_owned(),
-            increments: increments.into(),
-            ..RecordIncrementsRequest::default()
-        };
-        let part = |(lane, size)| RecordPart {
-            lane,
-            indices: vec![0; size],
-            ..RecordPart::default()
-        };
-        let parts = RecordParts {
-            message: message.encode_to_vec().into(),
-            count: 2,
-            parts: (0..).zip(sizes).map(part).collect(),
-            above: None,
-            whole: 0,
-        };
-        let decoded = decode_parts(parts.encode_to_vec().into(), digests, 256)?;
+    let decode = |names: [usize; 3], sizes| {
+        let decoded = decode_two(names.into_iter(), sizes)?;
         let sizes = decoded
             .iter()
             .map(|(_, request)| request.operation.weight());
@@ -104,26 +110,7 @@ fn parts_that_no_node_makes_are_refused() {
 
     let decode = |sizes: [usize; 2]| {
         let lanes = (0..).zip(sizes);
-        let increments = lanes.flat_map(|(lane, size)| vec![in_lane(lane); size]);
-        let increments = increments.map(|name| increment(&name, 1, (None, None)));
-        let message = RecordIncrementsRequest {
-            session_id: "s".to_owned(),
-            increments: increments.collect(),
-            ..RecordIncrementsRequest::default()
-        };
-        let part = |(lane, size)| RecordPart {
-            lane,
-            indices: vec![0; size],
-            ..RecordPart::default()
-        };
-        let parts = RecordParts {
-            message: message.encode_to_vec().into(),
-            count: 2,
-            parts: (0..).zip(sizes).map(part).collect(),
-            above: None,
-            whole: 0,
-        };
-        decode_parts(parts.encode_to_vec().into(), digests, 256)
+        decode_two(lanes.flat_map(|(lane, size)| vec![lane; size]), sizes)
     };
     assert_eq!(decode([400, 600]).expect("two parts").len(), 2);
     assert!(decode([400, 601]).is_err(), "too many together");

@@ -243,16 +243,16 @@ mod tests {
     async fn a_request_is_sent_again_if_that_does_no_harm() {
         let caller = caller();
         let passing = Outcome::Unknown(Doubt::Unavailable);
-        let final_ = Outcome::Definite(Refusal::Unsupported);
+        let refused = Outcome::Definite(Refusal::Unsupported);
         let (again, once) = (Kind::Repeatable, Kind::Once);
         for (kind, failures, fault, is_sent) in [
             (again, 100, fault(passing, true, false), true),
             (once, 0, fault(passing, true, false), false),
             (once, 100, fault(passing, true, true), true),
-            (again, 2, fault(final_, true, false), true),
-            (again, 3, fault(final_, true, false), false),
-            (again, 0, fault(final_, false, false), false),
-            (once, 0, fault(final_, true, false), false),
+            (again, 2, fault(refused, true, false), true),
+            (again, 3, fault(refused, true, false), false),
+            (again, 0, fault(refused, false, false), false),
+            (once, 0, fault(refused, true, false), false),
         ] {
             let sent = caller.again(kind, failures, &fault);
             assert_eq!(sent, is_sent, "{kind:?} {failures} {:?}", fault.error);

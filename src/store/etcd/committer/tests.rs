@@ -1,4 +1,4 @@
-//! What becomes of batches that cannot be sent, or looked for.
+//! The outcomes of batches that cannot be sent, or looked for.
 
 use super::super::log::tests::{layout, plan};
 use super::*;

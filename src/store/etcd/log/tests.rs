@@ -1,4 +1,4 @@
-//! What is written for the next batch.
+//! The rows that are written for the next batch.
 
 use super::*;
 use crate::model::Stamp;

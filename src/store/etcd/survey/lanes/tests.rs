@@ -17,6 +17,19 @@ fn counter(layout: &Layout, lane: LaneNumber) -> String {
     found.expect("one of them")
 }
 
+/// A change of that counter, at place 1, as batches have it.
+fn change(layout: &Layout, lane: LaneNumber, value: Option<i64>) -> bytes::Bytes {
+    let change = CounterChange {
+        name: counter(layout, lane).into(),
+        value,
+        place: 1,
+        is_new: false,
+    };
+    let mut counters = Vec::new();
+    CounterChange::put_all(&[change], &mut counters);
+    counters.into()
+}
+
 /// The log of lane 0: two batches in a pack, of which the rows have the first, and one in the head.
 struct Logged {
     layout: Layout,
@@ -29,28 +42,18 @@ struct Logged {
 impl Logged {
     fn new() -> Self {
         let layout = rows::tests::layout(FORMAT, 2);
-        let batch = |seq: u64| {
-            let change = CounterChange {
-                name: counter(&layout, 0).into(),
-                value: Some(seq.cast_signed()),
-                place: 1,
-                is_new: false,
-            };
-            let mut counters = Vec::new();
-            CounterChange::put_all(&[change], &mut counters);
-            Batch {
-                seq,
-                time: TIME + seq.cast_signed(),
-                places: 2,
-                etcd_revision: 10 + seq.cast_signed(),
-                ids: pack(&[(seq, 2)]).into(),
-                counters: counters.into(),
-                sessions: vec![SessionChange {
-                    id: format!("meter-{seq}"),
-                    ..SessionChange::default()
-                }],
-                ..Batch::default()
-            }
+        let batch = |seq: u64| Batch {
+            seq,
+            time: TIME + seq.cast_signed(),
+            places: 2,
+            etcd_revision: 10 + seq.cast_signed(),
+            ids: pack(&[(seq, 2)]).into(),
+            counters: change(&layout, 0, Some(seq.cast_signed())),
+            sessions: vec![SessionChange {
+                id: format!("meter-{seq}"),
+                ..SessionChange::default()
+            }],
+            ..Batch::default()
         };
         Self {
             pack: Pack {
@@ -166,17 +169,7 @@ fn a_log_that_does_not_fit_together_is_told_of() {
         ),
         (
             "a batch has changed what is none of its lane's",
-            &[|log| {
-                let change = CounterChange {
-                    name: counter(&log.layout, 1).into(),
-                    value: None,
-                    place: 1,
-                    is_new: false,
-                };
-                let mut counters = Vec::new();
-                CounterChange::put_all(&[change], &mut counters);
-                log.pack.batches[1].counters = counters.into();
-            }],
+            &[|log| log.pack.batches[1].counters = change(&log.layout, 1, None)],
         ),
         (
             "a change is behind its batch",
