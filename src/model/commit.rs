@@ -230,3 +230,42 @@ impl CounterChange {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read_as_they_were_written() {
+        let mut changes = Vec::new();
+        for (at, name) in ["a", "a/1", "a/12", "b"].into_iter().enumerate() {
+            for (value, is_new) in [
+                (Some(i64::MIN), true),
+                (None, false),
+                (None, true),
+                (Some(0), false),
+            ] {
+                let name = format!("{name}/{}", changes.len() % 4);
+                changes.push((name, value, u32::try_from(at).expect("few"), is_new));
+            }
+        }
+        let written: Vec<_> = changes
+            .iter()
+            .map(|(name, value, place, is_new)| CounterChange {
+                name: (&**name).into(),
+                value: *value,
+                place: *place,
+                is_new: *is_new,
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        CounterChange::put_all(&written, &mut bytes);
+        let mut read = Vec::new();
+        CounterChange::read_all(&bytes, |name, value, place, is_new| {
+            read.push((name.to_owned(), value, place, is_new));
+        })
+        .expect("it is whole");
+        assert_eq!(read, changes);
+        assert!(CounterChange::read_all(&bytes[..bytes.len() - 1], |_, _, _, _| ()).is_err());
+    }
+}

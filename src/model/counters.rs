@@ -178,7 +178,7 @@ impl Counters {
 
     /// Makes room, between batches: counters not used for the longest go (the "clock" algorithm).
     pub(super) fn evict(&mut self, max_bytes: usize) {
-        while self.bytes > max_bytes && self.bytes > 0 {
+        while self.bytes > max_bytes {
             let at = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[at];

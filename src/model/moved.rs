@@ -322,6 +322,9 @@ mod tests {
             }
             let again = Session::gather(&spread, 256, 300);
             assert_eq!(again.essence(), whole.essence());
+            let mut further = whole.clone();
+            further.acknowledge(3);
+            assert_ne!(further.essence(), whole.essence());
             let rows: Vec<_> = spread.iter().map(|(_, row)| row.clone()).collect();
             assert_eq!(Session::merge(&rows), (4, vec![(3, failure)]));
             let at = spread.iter().filter_map(|(_, row)| row.moved_at());

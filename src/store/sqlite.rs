@@ -311,6 +311,21 @@ mod tests {
 
     use super::*;
 
+    /// What a move has made may hold more than that from the moment that it is served: a move that is run again is not to take
+    /// it for its own.
+    #[test]
+    fn a_file_that_was_served_is_no_moves_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let (connection, _) = schema::open(&path).expect("a new database");
+        Meta::update(&connection, |meta| meta.made_by_move = vec![7; 16]).expect("SQL");
+        drop(connection);
+        drop(SqliteStore::open(&path, 1 << 20).expect("it is free"));
+        let reader = schema::open_reader(&path).expect("it is free");
+        let meta = Meta::read(&reader.connection).expect("it is whole");
+        assert_eq!(meta.made_by_move, [0; 0]);
+    }
+
     /// A store is closed whatever readers do: one that reads for long, the upkeep that waits for it to end the log, and one
     /// that waits behind both.
     #[test]

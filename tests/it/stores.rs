@@ -292,6 +292,9 @@ async fn scan(store: &dyn Store, prefix: &str, since: i64, limit: usize) -> Vec<
         };
         let page = soon(store.scan(scan)).await.expect("a page");
         assert!(page.rows.len() <= limit);
+        if since == 0 && page.next.is_some() {
+            assert_eq!(page.rows.len(), limit, "there is more");
+        }
         for row in page.rows {
             let deleted = if row.value.is_none() { "-" } else { "" };
             names.push(format!("{deleted}{}", row.name));

@@ -21,6 +21,80 @@ fn room_is_told_where_one_batch_takes_it_all() {
     next.expect("there is room again");
 }
 
+/// Counters count with their names, and are let go of down to the bound.
+#[test]
+fn counters_are_let_go_of_down_to_a_bound() {
+    const MOST: usize = 64 << 10;
+    let mut lane = Lane::new(Bounds {
+        counter_bytes: MOST,
+        ..bounds()
+    });
+    let mut names = 0;
+    for at in 0..2000 {
+        let name = format!("g/{at}");
+        names += name.len();
+        lane.one(Request {
+            id: None,
+            operation: add(&name, 1),
+        })
+        .expect("there is room");
+        assert!(lane.state.counter_bytes() >= names.min(MOST / 2), "{at}");
+    }
+    lane.state.make_room();
+    let left = lane.state.counter_bytes();
+    assert!(left <= MOST && left > MOST / 2, "{left}");
+}
+
+/// Where there is no room for new sessions, those that are known go on for a quarter more, and no longer.
+#[test]
+fn known_sessions_go_on_a_while_without_room() {
+    const MOST: usize = 8192;
+    let mut lane = Lane::new(Bounds {
+        id_bytes: MOST,
+        ..bounds()
+    });
+    lane.one(message(1, 0, &[("g/0", 1)], START))
+        .expect("there is room");
+    let mut ids = 0;
+    while lane
+        .one(named(&format!("{ids:0100}"), None, add("g/0", 1)))
+        .is_ok()
+    {
+        ids += 1;
+    }
+    let mut sequence = 1;
+    let begun = lane.now;
+    let refused = loop {
+        sequence += 1;
+        // One that always fails takes memory.
+        let mut increments = Increments::default();
+        for _ in 0..8 {
+            increments.push("g/0", i64::MAX, Limits::default());
+        }
+        let record = Record {
+            session: "meter-7".into(),
+            time: START,
+            sequence,
+            acknowledged: 0,
+            follows: Follows::TheOneBefore,
+            contents: digests().message(&increments),
+            increments,
+        };
+        let operation = Operation::Record(record);
+        match lane.one(Request {
+            id: None,
+            operation,
+        }) {
+            Ok(_) => {}
+            Err(refused) => break refused,
+        }
+        assert!(lane.state.id_bytes() <= MOST + MOST / 4 + 4096);
+    };
+    assert_eq!(lane.now, begun);
+    assert!(sequence > 2, "it went on");
+    assert!(matches!(refused, Refused::Full { .. }), "{refused:?}");
+}
+
 /// A session counts for at least as much memory as its encoded bytes, also if most of it was applied elsewhere.
 #[test]
 fn a_session_is_counted_with_all_that_it_has() {

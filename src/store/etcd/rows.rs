@@ -359,6 +359,14 @@ pub(super) mod tests {
         }
     }
 
+    /// Of what a log consists of, heads alone tell of a batch at once.
+    #[test]
+    fn heads_are_told_from_packs() {
+        let layout = layout(FORMAT, 8);
+        assert!(layout.is_head(&layout.head(7)));
+        assert!(!layout.is_head(&layout.pack(7, 1)));
+    }
+
     /// Nodes look for the keys of readers where readers put them.
     #[test]
     fn holds_have_one_place() {

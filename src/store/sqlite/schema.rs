@@ -477,6 +477,25 @@ pub(super) mod tests {
         }
     }
 
+    /// A file with tables of somebody else's is left as it is, also if it does not say whose it is.
+    #[test]
+    fn a_database_that_is_not_ours_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for application in [0, 7] {
+            let path = folder.path().join(format!("{application}.db"));
+            let theirs = Connection::open(&path).expect("a file");
+            theirs
+                .pragma_update(None, "application_id", application)
+                .expect("SQL");
+            theirs.execute_batch("CREATE TABLE t (x)").expect("SQL");
+            drop(theirs);
+            let before = std::fs::read(&path).expect("a file");
+            let told = open(&path).map(drop).expect_err("it is not ours");
+            assert!(matches!(told, OpenError::Foreign(..)), "{told}");
+            assert_eq!(std::fs::read(&path).expect("a file"), before);
+        }
+    }
+
     /// SQLite reads the name as a URI.
     #[test]
     fn a_name_of_any_characters_is_a_uri() {

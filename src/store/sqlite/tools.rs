@@ -436,6 +436,40 @@ mod tests {
         check(&path).expect("it can be read").problems
     }
 
+    /// What an earlier attempt has left is removed, and that nothing is there is fine; what cannot be removed is told.
+    #[test]
+    fn what_an_attempt_has_left_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let partial = Partial {
+            path: folder.path().join("sumd.db.partial"),
+            keep: true,
+        };
+        partial.remove().expect("nothing is there");
+        for suffix in ["", "-wal"] {
+            fs::write(beside(&partial.path, suffix), "x").expect("a file");
+        }
+        partial.remove().expect("files are there");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        let shm = beside(&partial.path, "-shm");
+        fs::create_dir(&shm).expect("a folder");
+        match partial.remove() {
+            Err(ToolError::Io(path, _)) => assert_eq!(path, shm),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A place that was kept stays as it is; of one that was given up nothing stays.
+    #[test]
+    fn a_place_that_is_not_kept_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = folder.path().join("a/b");
+        let path = home.join("sumd.db");
+        drop(reserve(&path).expect("there is room"));
+        assert!(!folder.path().join("a").exists());
+        reserve(&path).expect("there is room").keep();
+        assert!(home.exists());
+    }
+
     type Change = fn(&mut [(Commit, i64); 3]);
 
     #[test]

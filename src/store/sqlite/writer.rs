@@ -416,6 +416,24 @@ pub(super) mod tests {
         }
     }
 
+    /// After a write that found no room the file ends with the last batch that was acknowledged, or nothing more is written.
+    #[test]
+    fn a_file_that_ends_with_another_batch_is_not_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let mut writer = open(&path, usize::MAX);
+        let set = |seq| batch(seq, [("g/a".to_owned(), Some(1))]);
+        writer.commit(&set(1)).expect("a commit");
+        let full = || Error::from(schema::tests::failed(rusqlite::ffi::SQLITE_FULL));
+        let told = writer.not_stored(full());
+        assert!(matches!(told, NotCommitted::Full), "{told:?}");
+        let (other, meta) = schema::open(&path).expect("it is not locked");
+        let mut put = other.prepare(rows::PUT_BATCH).expect("SQL");
+        rows::put_batch(&mut put, meta.digests, &set(2), 1).expect("SQL");
+        let told = writer.not_stored(full());
+        assert!(matches!(told, NotCommitted::Failed(_)), "{told:?}");
+    }
+
     /// Watchers have to start afresh only from where something was forgotten.
     #[test]
     fn nothing_is_forgotten_where_nothing_was_deleted() {

@@ -35,7 +35,10 @@ async fn messages_are_acknowledged_and_counted_once() {
     }
     assert_eq!(stream.acknowledged(200).await.expect("all"), []);
     stream.end().await.expect("a clean end");
-    assert_eq!(get(&mut client, "acme/bulk").await.value, 2000);
+    let counter = get(&mut client, "acme/bulk").await;
+    assert_eq!(counter.value, 2000);
+    // Who reads at it sees all of them.
+    assert_eq!(stream.revision, counter.revision);
 
     // Another stream, of a client that has seen no answer.
     let mut stream = Stream::open(&mut client).await;

@@ -13,6 +13,8 @@ use super::soon;
 pub struct Stream {
     pub requests: Option<mpsc::Sender<RecordIncrementsRequest>>,
     pub answers: Streaming<RecordIncrementsResponse>,
+    /// The last one that an answer told.
+    pub revision: i64,
 }
 
 impl Stream {
@@ -22,6 +24,7 @@ impl Stream {
         Self {
             requests: Some(requests),
             answers: answers.expect("a stream").into_inner(),
+            revision: 0,
         }
     }
 
@@ -36,6 +39,7 @@ impl Stream {
         loop {
             let answer = soon(self.answers.message()).await?.expect("an answer");
             assert_eq!(answer.window, 256);
+            self.revision = answer.revision;
             failures.extend(answer.failures.into_iter().map(|failure| {
                 let error = failure.error.expect("an error");
                 (failure.sequence, failure.index, error.code)

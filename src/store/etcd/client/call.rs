@@ -1,6 +1,7 @@
 //! What is sent again, where to, and what is not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::metadata::MetadataValue;
@@ -171,11 +172,9 @@ impl Caller {
                 return Err(fault.error);
             }
             last = Some(fault.error);
-            // The next endpoint is asked at once; only when all have failed there is reason to wait.
-            let round = u32::try_from(self.options().endpoints.len()).unwrap_or(u32::MAX);
             failures += 1;
-            if failures >= round {
-                let _ = timeout_at(deadline, sleep(backoff(failures - round))).await;
+            if let Some(pause) = self.pause(failures) {
+                let _ = timeout_at(deadline, sleep(pause)).await;
             }
         }
     }
@@ -193,6 +192,13 @@ impl Caller {
         }
     }
 
+    /// How long to wait before the next attempt. The next endpoint is asked at once; only when all have failed there is reason to
+    /// wait.
+    fn pause(&self, failures: u32) -> Option<Duration> {
+        let round = u32::try_from(self.options().endpoints.len()).unwrap_or(u32::MAX);
+        failures.checked_sub(round).map(backoff)
+    }
+
     fn again(&self, kind: Kind, failures: u32, fault: &Fault) -> bool {
         let elsewhere = usize::try_from(failures).is_ok_and(|n| n < self.options().endpoints.len());
         let worth_it = fault.error.is_passing() || (fault.leave && elsewhere);
@@ -202,8 +208,6 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::{Doubt, Outcome, Refusal};
     use super::*;
 
@@ -235,6 +239,18 @@ mod tests {
         }
         assert_eq!(caller.end(Kind::Repeatable, u32::MAX, far), far);
         assert_eq!(caller.end(Kind::Once, 0, far), far);
+    }
+
+    /// All endpoints are asked at once, and only then a while goes by before each attempt.
+    #[tokio::test]
+    async fn there_is_a_pause_once_all_endpoints_have_failed() {
+        let caller = caller();
+        assert_eq!([1, 2].map(|failures| caller.pause(failures)), [None; 2]);
+        let longest = |failures| {
+            let pauses = (0..100).filter_map(|_| caller.pause(failures));
+            pauses.max().expect("there is one")
+        };
+        assert!(longest(3) < longest(5) && longest(5) < longest(8));
     }
 
     /// A request is sent again after a passing error, and to each of the other endpoints after an error of one of them; but one that

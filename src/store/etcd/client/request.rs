@@ -150,6 +150,18 @@ impl From<DeleteRangeRequest> for RequestOp {
 mod tests {
     use super::*;
 
+    /// What was written at the revision itself is let pass.
+    #[test]
+    fn a_guard_lets_pass_what_was_written_up_to_a_revision() {
+        let guard = not_after("/sumd/nodes/", 7);
+        assert_eq!(guard.target_union, Some(TargetUnion::ModRevision(8)));
+        assert_eq!(guard.result(), CompareResult::Less);
+        assert_eq!(
+            (&*guard.key, &*guard.range_end),
+            (&b"/sumd/nodes/"[..], &b"/sumd/nodes0"[..])
+        );
+    }
+
     #[test]
     fn the_end_of_a_prefix_is_the_next_key_without_it() {
         for (prefix, end) in [

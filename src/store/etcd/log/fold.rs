@@ -13,7 +13,7 @@ use crate::store::etcd::client::{delete, put};
 use crate::store::recent::{Lookup, Merged};
 
 /// Bytes that are tried with a batch however little etcd takes, beside at least one row.
-const MIN_FOLD_BYTES: usize = 1024;
+pub(super) const MIN_FOLD_BYTES: usize = 1024;
 
 /// The row of a session that is damaged, and that the log has changes of. It opens for nobody. These changes are in no row once
 /// they are folded, and the old row may be damaged on one member of etcd only: read by another member, it would be a session

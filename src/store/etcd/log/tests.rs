@@ -1,5 +1,6 @@
 //! The rows that are written for the next batch.
 
+use super::fold::MIN_FOLD_BYTES;
 use super::*;
 use crate::model::Stamp;
 use crate::proto::etcd::etcdserverpb::request_op::Request;
@@ -82,6 +83,9 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
         let mut written = Vec::new();
         plan.write(&layout, 0, &mut written);
         assert_eq!(plan.operations(), written.len());
+        let size: usize = written.iter().map(prost::Message::encoded_len).sum();
+        // The keys and what frames them.
+        assert!(plan.bytes.abs_diff(size) < 400, "{} of {size}", plan.bytes);
         most = most.max(written.len());
         for range in written.iter().filter_map(deletes) {
             // Some at once, of which nothing is needed, and not the last one.
@@ -135,4 +139,19 @@ fn changes_that_are_folded_are_not_taken_in() {
     let runs = log.recent.view(0).runs;
     let is_there = |seq| Lookup::new(&runs).find(&format!("group/{seq}")).is_some();
     assert_eq!([1, 2, 3, 4].map(is_there), [false, false, true, true]);
+}
+
+/// What is folded with a batch that was too much gets half as much each time, down to a bound: the first row always goes along.
+#[test]
+fn less_is_folded_after_a_batch_that_was_too_much() {
+    let mut log = Log::empty(layout(), 0);
+    let mut before = log.fold_bytes;
+    assert!(before > 4 * MIN_FOLD_BYTES);
+    while before > MIN_FOLD_BYTES {
+        log.fold_less();
+        assert_eq!(log.fold_bytes, (before / 2).max(MIN_FOLD_BYTES));
+        before = log.fold_bytes;
+    }
+    log.fold_less();
+    assert_eq!(log.fold_bytes, MIN_FOLD_BYTES);
 }
