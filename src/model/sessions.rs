@@ -65,16 +65,14 @@ impl Sessions {
             }
         };
         let before = session.bytes();
-        match self.changed.entry(id.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Changed {
-                    before: (counted > 0).then(|| session.clone()),
-                    is_same: true,
-                });
-                // A store may keep all of it.
-                self.changed_bytes += id.len() + before;
-            }
-            Entry::Occupied(mut entry) => entry.get_mut().is_same &= counted > 0,
+        // One that was forgotten in this batch is another one from then on, and stays so.
+        if let Entry::Vacant(entry) = self.changed.entry(id.clone()) {
+            entry.insert(Changed {
+                before: (counted > 0).then(|| session.clone()),
+                is_same: true,
+            });
+            // A store may keep all of it.
+            self.changed_bytes += id.len() + before;
         }
         let session = Arc::make_mut(session);
         change(session);

@@ -197,6 +197,11 @@ mod tests {
         publish(&changes, end, 1);
         assert_eq!(since(&changes, 9), None);
         assert_eq!(since(&changes, 10), Some((vec![10, end], end + 1)));
+        // Those that are left have all of the room but for 9 rows.
+        publish(&changes, end + 1, 9);
+        assert!(since(&changes, 10).is_some());
+        publish(&changes, end + 10, 1);
+        assert_eq!(since(&changes, 10), None);
 
         let changes = Changes::new(0);
         for base in 0..4096 {
@@ -206,5 +211,17 @@ mod tests {
         publish(&changes, 4096, 1);
         assert_eq!(since(&changes, 0), None);
         assert!(since(&changes, 1).is_some());
+    }
+
+    /// Whoever waits is woken by what is later, and by nothing else.
+    #[tokio::test]
+    async fn waiters_are_woken_by_later_revisions() {
+        let changes = Changes::new(10);
+        let mut waiter = changes.revision.subscribe();
+        for (revision, is_told, now) in [(9, false, 10), (10, false, 10), (12, true, 12)] {
+            changes.advance(revision);
+            assert_eq!(waiter.has_changed().ok(), Some(is_told), "{revision}");
+            assert_eq!(*waiter.borrow_and_update(), now);
+        }
     }
 }

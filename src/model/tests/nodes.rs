@@ -129,6 +129,35 @@ fn request(ask: &Ask) -> Request {
     }
 }
 
+/// A node whose clock is behind may take over a lane: its time, and what is forgotten, go back for nobody.
+#[test]
+fn a_batch_of_a_clock_that_is_behind_takes_nothing_back() {
+    let mut shared = Shared::default();
+    let mut ahead = Node::new(&shared, START);
+    let add = vec![request(&Ask::Operation(None, What::Add(0, 1, None, false)))];
+    ahead.batch(&mut shared, add, START + 20 * HORIZON);
+    let before = ahead.state.head();
+    // Of a node that does not go on from the time of the batch before.
+    let mut batch = shared.log.pop().expect("one");
+    batch.head.seq += 1;
+    batch.head.time = before.time - 1;
+    batch.head.horizon = before.horizon - 1;
+    batch.head.session_horizon = before.session_horizon - 1;
+    batch.pack.ids = [].into();
+    batch.counters.clear();
+    ahead.state.catch_up(batch, 0).expect("it follows");
+    let after = ahead.state.head();
+    assert_eq!(
+        (after.seq, after.time, after.horizon, after.session_horizon),
+        (
+            before.seq + 1,
+            before.time,
+            before.horizon,
+            before.session_horizon
+        )
+    );
+}
+
 proptest! {
     /// Whichever nodes the batches of a lane go to: each is answered as if there were one node.
     #[test]

@@ -160,7 +160,7 @@ impl<K: Kv> Committer<K> {
                 waiting.push_back(attempt);
             }
             while flights.len() < MAX_IN_FLIGHT && !waiting.is_empty() {
-                let group = self.group(&mut waiting);
+                let group = take_group(&mut waiting, self.max_operations);
                 let flight = Flight {
                     kv: self.kv.clone(),
                     layout: self.layout.clone(),
@@ -170,34 +170,33 @@ impl<K: Kv> Committer<K> {
             }
         }
     }
+}
 
-    /// Takes what goes into one transaction, one attempt at least.
-    fn group(&self, waiting: &mut VecDeque<Attempt>) -> Vec<Attempt> {
-        let mut group = Vec::new();
-        let (mut operations, mut most, mut bytes, mut places) = (0, 0, 0, 0);
-        while let Some(attempt) = waiting.pop_front() {
-            let plan = &attempt.plan;
-            operations += plan.operations();
-            most = plan.operations().max(most);
-            bytes += plan.bytes;
-            places += plan.places;
-            // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
-            let nested = group.len() + 1 + most;
-            let is_apart =
-                attempt.alone || group.first().is_some_and(|first: &Attempt| first.alone);
-            let fits = !is_apart
-                && nested <= self.max_operations
-                && operations <= MAX_OPERATIONS
-                && bytes <= MAX_BYTES
-                && places <= MAX_PLACES;
-            if !fits && !group.is_empty() {
-                waiting.push_front(attempt);
-                break;
-            }
-            group.push(attempt);
+/// Takes what goes into one transaction, one attempt at least.
+fn take_group(waiting: &mut VecDeque<Attempt>, max_operations: usize) -> Vec<Attempt> {
+    let mut group = Vec::new();
+    let (mut operations, mut most, mut bytes, mut places) = (0, 0, 0, 0);
+    while let Some(attempt) = waiting.pop_front() {
+        let plan = &attempt.plan;
+        operations += plan.operations();
+        most = plan.operations().max(most);
+        bytes += plan.bytes;
+        places += plan.places;
+        // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
+        let nested = group.len() + 1 + most;
+        let is_apart = attempt.alone || group.first().is_some_and(|first: &Attempt| first.alone);
+        let fits = !is_apart
+            && nested <= max_operations
+            && operations <= MAX_OPERATIONS
+            && bytes <= MAX_BYTES
+            && places <= MAX_PLACES;
+        if !fits && !group.is_empty() {
+            waiting.push_front(attempt);
+            break;
         }
-        group
+        group.push(attempt);
     }
+    group
 }
 
 struct Flight<K> {

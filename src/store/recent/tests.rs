@@ -111,6 +111,12 @@ fn runs_are_few() {
     for i in 0..10_000 {
         let batch = BTreeMap::from([(format!("{:05}", i * 7919 % 10_000), Some(i))]);
         recent.push(run(&batch, i, false));
-        assert!(recent.view(0).runs.len() <= 15);
+        let sizes = recent.growing.iter().map(|run| run.entries.len());
+        let sizes: Vec<_> = sizes.collect();
+        assert!(sizes.len() <= 14, "{sizes:?}");
+        assert!(
+            sizes.windows(2).all(|runs| runs[0] >= 2 * runs[1]),
+            "{sizes:?}"
+        );
     }
 }

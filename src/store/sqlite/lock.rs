@@ -288,6 +288,21 @@ mod tests {
         assert_eq!(fs::read(&log).expect("a file"), left);
     }
 
+    /// What is written to a file that is no longer at its path is lost: it is told of which one that is.
+    #[test]
+    fn a_file_that_was_replaced_is_told_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(DATABASE);
+        let lock = Lock::take(&path).expect("nobody has it");
+        assert_eq!(lock.replaced(), None);
+        let other = folder.path().join("other");
+        fs::write(&other, "a database").expect("a file");
+        fs::rename(&other, &path).expect("it has its place");
+        assert_eq!(lock.replaced(), Some(&*path));
+        fs::remove_file(&path).expect("it is there");
+        assert_eq!(lock.replaced(), Some(&*path));
+    }
+
     /// A folder that this account may not read, nor change, needs no sync. Any other error of a sync is told.
     #[test]
     fn a_folder_that_may_not_be_read_is_not_synced() {

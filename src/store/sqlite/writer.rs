@@ -19,7 +19,7 @@ use crate::store::recent::{Current, Recent, Run};
 /// How often deleted counters are looked for that nobody needs to be told of any more.
 const FORGET_INTERVAL: Millis = 10_000;
 
-/// Rows that are folded with a batch, at the least; and more than it changes, lest more comes in than is folded.
+/// Rows that are folded with a batch, at the least.
 const FOLD_ROWS: usize = 128;
 const FOLD_ROWS_AT_CLOSE: usize = 4 * 1024;
 
@@ -147,7 +147,7 @@ impl Writer {
         }
         let mut folded = None;
         if let Some(fold) = &mut self.fold {
-            let count = FOLD_ROWS.max(batch.changes.counters.len() * 3 / 2);
+            let count = rows_to_fold(batch.changes.counters.len());
             folded = fold.put(transaction, self.digests, self.recent.folding(), count)?;
         }
         transaction.prepare_cached("COMMIT")?.execute([])?;
@@ -278,6 +278,11 @@ impl Writer {
         }
         Ok(has_time() && schema::truncate_log(&self.connection)?)
     }
+}
+
+/// How many rows are folded with a batch: more than it changes, lest more comes in than is folded.
+fn rows_to_fold(changed: usize) -> usize {
+    FOLD_ROWS.max(changed * 3 / 2)
 }
 
 fn put_sessions(connection: &Connection, digests: Digests, batch: &Commit) -> Result<()> {
@@ -414,6 +419,38 @@ pub(super) mod tests {
             open(&path, usize::MAX).close();
             assert!(!log.exists());
         }
+    }
+
+    /// Deletions are forgotten as of the last look before the age up to which that is asked for.
+    #[test]
+    fn deletions_are_forgotten_once_they_are_old() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = open(&folder.path().join("sumd.db"), usize::MAX);
+        let mut look = |revision, age, deletions_up_to| {
+            writer.revision = revision;
+            let mut batch = batch(1, []);
+            batch.stamp.age = Some(age);
+            batch.deletions_up_to = deletions_up_to;
+            writer.forgettable(&batch)
+        };
+        assert_eq!(look(5, 0, -1), None);
+        assert_eq!(
+            look(7, FORGET_INTERVAL - 1, FORGET_INTERVAL),
+            None,
+            "it is not time to look"
+        );
+        assert_eq!(look(9, FORGET_INTERVAL, -1), None);
+        assert_eq!(look(20, 2 * FORGET_INTERVAL, FORGET_INTERVAL - 1), Some(5));
+        assert_eq!(look(30, 3 * FORGET_INTERVAL, 2 * FORGET_INTERVAL), Some(20));
+        assert_eq!(look(40, 4 * FORGET_INTERVAL, 2 * FORGET_INTERVAL), None);
+    }
+
+    #[test]
+    fn more_is_folded_than_comes_in() {
+        assert_eq!(
+            [0, 10, 1000].map(rows_to_fold),
+            [FOLD_ROWS, FOLD_ROWS, 1500]
+        );
     }
 
     /// After a write that found no room the file ends with the last batch that was acknowledged, or nothing more is written.

@@ -182,6 +182,25 @@ async fn mistakes_end_the_stream() {
     assert_eq!(get(&mut client, "acme/bulk").await.value, 2);
 }
 
+/// As many increments as a message may have, and as many messages ahead of what the client knows acknowledged.
+#[tokio::test]
+async fn messages_may_be_as_large_and_as_far_ahead_as_is_said() {
+    let (_server, mut client) = serve().await;
+    let mut stream = Stream::open(&mut client).await;
+    stream.send(message(1, 0, &[1; 1000])).await;
+    for sequence in 2..=256 {
+        stream.send(message(sequence, 0, &[1])).await;
+    }
+    assert_eq!(stream.acknowledged(256).await.expect("all"), []);
+    stream.end().await.expect("a clean end");
+    assert_eq!(get(&mut client, "acme/bulk").await.value, 1255);
+
+    let mut stream = Stream::open(&mut client).await;
+    stream.send(message(257, 0, &[1])).await;
+    let status = stream.end().await.expect_err("it is too far ahead");
+    assert_eq!(refused(&status, Code::InvalidArgument), "INVALID_ARGUMENT");
+}
+
 /// A stream that is cancelled has applied a prefix of its messages, which the next stream is told.
 #[tokio::test]
 async fn a_cancelled_stream_has_applied_a_prefix() {

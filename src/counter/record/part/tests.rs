@@ -2,6 +2,7 @@
 
 use super::super::parts::Parts;
 use super::*;
+use crate::model::{Answer, Place};
 use crate::proto::sum::v1::Increment;
 use crate::store::StoreError;
 
@@ -222,4 +223,34 @@ fn answers_to_parts_are_not_trusted() {
     ] {
         assert_eq!(told(vec![answer], 1), Some(vec![expected]));
     }
+}
+
+/// The node that has sent a part is told all that its client is to know of it.
+#[test]
+fn an_answer_to_a_part_tells_what_failed() {
+    let refusal = crate::model::Refusal::OutOfRange { value: 1, delta: 2 };
+    let decided = Decided {
+        answer: Answer {
+            done: Done::Recorded {
+                acknowledged: 7,
+                failures: vec![(7, Failure { index: 3, refusal })],
+            },
+            place: Place::Revision(40),
+            replayed: false,
+        },
+        revision: 40,
+        lane: 1,
+    };
+    let answers = encode_answers(vec![part_answer(Ok(decided))]);
+    let read = read_answers(answers, 7, 1).expect("one answer");
+    let [PartAnswer::Durable(told)] = &read[..] else {
+        panic!("{} answers, or another", read.len());
+    };
+    assert_eq!((told.acknowledged, told.revision), (7, 40));
+    let failed: Vec<_> = told
+        .failures
+        .iter()
+        .map(|failed| (failed.sequence, failed.index))
+        .collect();
+    assert_eq!(failed, [(7, 3)]);
 }

@@ -170,6 +170,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_file_without_a_certificate_is_refused() {
+        let path = Path::new("etcd-ca.pem");
+        let pem = b"text\n-----BEGIN CERTIFICATE-----\nMII\n".to_vec();
+        let taken = certificates(path, pem.clone());
+        assert!(taken.is_ok_and(|taken| taken == pem));
+        for pem in ["", "-----BEGIN PRIVATE KEY-----"] {
+            let refused = certificates(path, pem.into());
+            assert!(matches!(refused, Err(TlsError::NoCertificate(_))), "{pem}");
+        }
+    }
+
     /// Each endpoint is tried once, whichever comes first, and the error tells of all.
     #[tokio::test]
     async fn all_endpoints_are_tried() {
@@ -192,6 +204,7 @@ mod tests {
             let error = failed.expect_err("nobody listens").to_string();
             let at = order.map(|host| error.find(host.as_str()));
             assert!(at.is_sorted() && at[0].is_some(), "{error}");
+            assert!(error.contains("refused"), "{error}");
             for host in order {
                 assert_eq!(error.matches(host.as_str()).count(), 1, "{error}");
             }

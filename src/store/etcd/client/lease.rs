@@ -14,7 +14,7 @@ use super::{Client, Error, Outcome, Refusal};
 use crate::proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
 };
 
 /// Names a lease, never 0.
@@ -122,10 +122,7 @@ impl Lease {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
         let revoked = self.caller.call(Kind::Repeatable, deadline, request, send);
-        match revoked.await {
-            Err(error) if error.outcome != Outcome::Definite(Refusal::LeaseNotFound) => Err(error),
-            _ => Ok(()),
-        }
+        gone(revoked.await)
     }
 }
 
@@ -146,13 +143,12 @@ impl Keeper {
             let answer = self
                 .caller
                 .call(Kind::Repeatable, asked + ttl, request, keep_alive);
-            match answer.await {
-                Ok(answer) if answer.ttl > 0 => {
-                    ttl = seconds(answer.ttl);
+            match heard(answer.await) {
+                Ok(Some(more)) => {
+                    ttl = more;
                     self.state.send_replace(State::Until(asked + ttl));
                 }
-                Ok(_) => break,
-                Err(error) if error.outcome == Outcome::Definite(Refusal::LeaseNotFound) => break,
+                Ok(None) => break,
                 Err(error) => {
                     // Only etcd knows whether it has run out: a new leader starts all leases afresh.
                     debug!(lease = self.id, "{error}");
@@ -162,6 +158,27 @@ impl Keeper {
         warn!(lease = self.id, "etcd has let a lease run out");
         self.state.send_replace(State::Lost);
     }
+}
+
+/// What is heard of a lease: how long it lives from then on, `None` if it is gone.
+fn heard(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
+    match answer {
+        Ok(answer) => Ok((answer.ttl > 0).then(|| seconds(answer.ttl))),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A lease that etcd does not know needs no more to be revoked.
+fn gone(revoked: Result<LeaseRevokeResponse, Error>) -> Result<(), Error> {
+    match revoked {
+        Err(error) if !is_unknown(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_unknown(error: &Error) -> bool {
+    error.outcome == Outcome::Definite(Refusal::LeaseNotFound)
 }
 
 async fn keep_alive(
@@ -198,11 +215,36 @@ fn seconds(ttl: i64) -> Duration {
 mod tests {
     use super::*;
 
+    fn refused(refusal: Refusal) -> Error {
+        Error::new(Outcome::Definite(refusal), String::new())
+    }
+
+    /// Only etcd says that a lease is gone; an error tells nothing, since a new leader starts all leases afresh.
+    #[test]
+    fn a_lease_is_gone_when_etcd_says_so() {
+        let alive = |ttl| {
+            let answer = LeaseKeepAliveResponse {
+                ttl,
+                ..LeaseKeepAliveResponse::default()
+            };
+            heard(Ok(answer))
+        };
+        assert_eq!(alive(9), Ok(Some(Duration::from_secs(9))));
+        assert_eq!(alive(0), Ok(None));
+        assert_eq!(alive(-1), Ok(None));
+        let away = refused(Refusal::NotConnected);
+        assert_eq!(heard(Err(away.clone())), Err(away.clone()));
+        assert_eq!(heard(Err(refused(Refusal::LeaseNotFound))), Ok(None));
+
+        assert_eq!(gone(Ok(LeaseRevokeResponse::default())), Ok(()));
+        assert_eq!(gone(Err(refused(Refusal::LeaseNotFound))), Ok(()));
+        assert_eq!(gone(Err(away.clone())), Err(away));
+    }
+
     /// If the answer to the first copy is lost, the next one finds the lease there: its id is ours.
     #[test]
     fn a_lease_that_an_earlier_copy_has_made_is_granted() {
         let request = LeaseGrantRequest { ttl: 9, id: 7 };
-        let refused = |refusal| Error::new(Outcome::Definite(refusal), String::new());
         let longer = LeaseGrantResponse {
             ttl: 12,
             ..LeaseGrantResponse::default()

@@ -150,6 +150,13 @@ impl From<DeleteRangeRequest> for RequestOp {
 mod tests {
     use super::*;
 
+    /// Readers take what they asked for to be small.
+    #[test]
+    fn a_range_has_a_limit() {
+        assert_eq!(range("a", "b", 7).limit, 7);
+        assert_eq!(prefix("a", 7).limit, 7);
+    }
+
     /// What was written at the revision itself is let pass.
     #[test]
     fn a_guard_lets_pass_what_was_written_up_to_a_revision() {

@@ -187,6 +187,20 @@ mod tests {
         assert!(rotation.endpoint().is_none());
     }
 
+    /// While no endpoint would do, all are tried again after a while, and not at once.
+    #[tokio::test]
+    async fn rounds_that_fail_are_apart() {
+        // Nobody listens there.
+        let address = "etcd://127.0.0.1:1".parse().expect("an address");
+        let rotation = Rotation::new(Options::new(&address));
+        let some_time = MIN_BACKOFF * 10;
+        let connected = tokio::time::timeout(some_time, rotation.connection(Token::default()));
+        assert!(connected.await.is_err());
+        // Waits of 12 ms at least, then of 25 ms, and so on.
+        let failures = rotation.dialing.lock().await.failures;
+        assert!(failures <= 6, "{failures}");
+    }
+
     #[test]
     fn backoff_grows_and_ends() {
         for failures in [0, 1, 5, 6, 31, 32, u32::MAX] {

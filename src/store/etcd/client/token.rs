@@ -1,9 +1,9 @@
 //! The token by which etcd knows who asks.
 
 use tokio::sync::Mutex;
-use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::fault::AUTH_NOT_ENABLED;
 use super::rotation::Connection;
@@ -89,11 +89,17 @@ impl Login {
                 let value = answer.into_inner().token.parse();
                 Ok(Token(Some(value.map_err(|_| not_text(host))?)))
             }
-            // It will say so once it is: a request without a token is refused then.
-            Err(status) if status.message() == AUTH_NOT_ENABLED => Ok(Token::default()),
-            Err(status) => Err(Fault::new(&status, host).before_sending()),
+            Err(status) => without(&status, host),
         }
     }
+}
+
+/// No token was given. Where none is needed, etcd will say so once one is: a request without a token is refused then.
+fn without(status: &Status, host: &Host) -> Result<Token, Fault> {
+    if status.message() == AUTH_NOT_ENABLED {
+        return Ok(Token::default());
+    }
+    Err(Fault::new(status, host).before_sending())
 }
 
 fn not_text(host: &Host) -> Fault {
@@ -107,5 +113,24 @@ fn not_text(host: &Host) -> Fault {
         leave: false,
         unsent: true,
         token: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Options;
+    use super::*;
+
+    /// Only an etcd that asks for none is gone on with without a token.
+    #[test]
+    fn a_login_that_is_refused_is_a_fault() {
+        let options = Options::new(&"etcd://one".parse().expect("an address"));
+        let host = &options.endpoints[0];
+        let status = Status::failed_precondition(AUTH_NOT_ENABLED);
+        assert!(without(&status, host).is_ok_and(|token| token.0.is_none()));
+        let status = Status::invalid_argument(
+            "etcdserver: authentication failed, invalid user ID or password",
+        );
+        assert!(without(&status, host).is_err_and(|fault| fault.unsent));
     }
 }

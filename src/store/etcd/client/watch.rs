@@ -295,7 +295,28 @@ fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Doubt, Error, Outcome, Refusal};
     use super::*;
+
+    /// A watch goes on elsewhere unless etcd has refused it for good, whichever member is asked.
+    #[test]
+    fn a_watch_ends_when_it_is_refused_for_good() {
+        for (outcome, leave, is_final) in [
+            (Outcome::Definite(Refusal::Denied), false, true),
+            (Outcome::Definite(Refusal::Denied), true, false),
+            (Outcome::Definite(Refusal::NoLeader), false, false),
+            (Outcome::Unknown(Doubt::Unavailable), false, false),
+        ] {
+            let fault = Fault {
+                error: Error::new(outcome, "as a test has it".to_owned()),
+                leave,
+                unsent: false,
+                token: false,
+            };
+            let ended = failed(fault);
+            assert_eq!(matches!(ended, End::Final(_)), is_final, "{outcome:?}");
+        }
+    }
 
     #[test]
     fn an_end_is_told_with_its_reason() {

@@ -105,3 +105,39 @@ async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
     }
     assert!(answer.try_recv().is_err(), "nothing is told");
 }
+
+/// Batches go into one transaction as long as etcd takes it, in their order; one that is too much goes alone.
+#[test]
+fn batches_go_together_as_long_as_they_fit() {
+    let operations = plan().operations();
+    let groups = |max_operations: usize, change: &dyn Fn(usize, &mut Attempt)| {
+        let mut waiting = VecDeque::new();
+        for at in 0..6 {
+            let mut attempt = attempt().0;
+            attempt.plan.bytes = 100;
+            attempt.plan.places = 1;
+            change(at, &mut attempt);
+            waiting.push_back(attempt);
+        }
+        let mut sizes = Vec::new();
+        while !waiting.is_empty() {
+            sizes.push(take_group(&mut waiting, max_operations).len());
+        }
+        sizes
+    };
+    let many = 128;
+    assert_eq!(groups(many, &|_, _| ()), [6]);
+    let alone = |at, attempt: &mut Attempt| attempt.alone = at == 2;
+    assert_eq!(groups(many, &alone), [2, 1, 3]);
+    // Each is one of the outer operations; only its own are nested in it.
+    assert_eq!(groups(operations + 2, &|_, _| ()), [2, 2, 2]);
+    assert_eq!(groups(operations + 3, &|_, _| ()), [3, 3]);
+    assert_eq!(groups(1, &|_, _| ()), [1; 6]);
+    let third = |bytes| move |_, attempt: &mut Attempt| attempt.plan.bytes = bytes;
+    assert_eq!(groups(many, &third(MAX_BYTES / 3)), [3, 3]);
+    assert_eq!(groups(many, &third(MAX_BYTES / 3 + 1)), [2, 2, 2]);
+    assert_eq!(groups(many, &third(MAX_BYTES + 1)), [1; 6]);
+    let third = |places| move |_, attempt: &mut Attempt| attempt.plan.places = places;
+    assert_eq!(groups(many, &third(MAX_PLACES / 3)), [3, 3]);
+    assert_eq!(groups(many, &third(MAX_PLACES / 3 + 1)), [2, 2, 2]);
+}

@@ -103,11 +103,7 @@ impl Replicas {
         if let Some(known) = base.as_ref().filter(|known| is_it(known)) {
             return Ok(known.clone());
         }
-        // What it has not seen may be deleted once it is folded; and there is an end to what is kept.
-        let base = base.filter(|known| {
-            known.seq + 1 >= head.log_from
-                && (known.kept <= layout.sizes.kept_bytes || head.folded == known.folded)
-        });
+        let base = base.filter(|known| known.leads_to(&head, layout.sizes.kept_bytes));
         if is_overtaken && base.is_none() {
             // A later head is next to what is known.
             return Err(Problem::Again);
@@ -138,6 +134,12 @@ impl Replicas {
 }
 
 impl Replica {
+    /// Whether it is read on up to a head. What it has not seen may be deleted once it is folded; and there is an end to what is
+    /// kept, as soon as there is less to be read.
+    fn leads_to(&self, head: &Head, kept_bytes: usize) -> bool {
+        self.seq + 1 >= head.log_from && (self.kept <= kept_bytes || head.folded == self.folded)
+    }
+
     /// Of a log of which nothing was read yet.
     fn begin(head: &Head) -> Self {
         Self {
@@ -207,5 +209,28 @@ impl Sessions {
                 of_one.push((batch.seq, change));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_read_on_as_long_as_its_log_is_there() {
+        let head = |log_from, folded| Head {
+            log_from,
+            folded,
+            ..Head::default()
+        };
+        let replica = Replica {
+            seq: 10,
+            kept: 100,
+            ..Replica::begin(&head(5, 4))
+        };
+        assert!(replica.leads_to(&head(11, 10), 100));
+        assert!(!replica.leads_to(&head(12, 11), 100), "batch 11 is gone");
+        assert!(!replica.leads_to(&head(11, 10), 99), "it is large");
+        assert!(replica.leads_to(&head(5, 4), 99), "nothing would get less");
     }
 }
