@@ -304,6 +304,22 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     }
 }
 
+/// What happens once, however often it is decided, is decided again if nobody knows what became of its batch.
+#[tokio::test(start_paused = true)]
+async fn what_has_an_id_is_decided_again_after_a_batch_of_no_known_outcome() {
+    for has_id in [true, false] {
+        let store = Memory::default();
+        let running = lanes(&store).await;
+        let operation = Operation::Batch(increments(1));
+        let id = has_id.then(|| store.digests().id("id", None, &operation));
+        store.drop_next();
+        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let told = timeout(LONG, asked).await.expect("it is told");
+        assert_eq!(told.is_ok(), has_id, "{told:?}");
+        assert_eq!(store.commits(), if has_id { 2 } else { 1 });
+    }
+}
+
 /// If another node always commits before this one has read its last commits, nobody waits for ever: nothing was changed,
 /// and that is told. The lane goes on.
 #[tokio::test(start_paused = true)]

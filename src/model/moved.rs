@@ -322,6 +322,10 @@ mod tests {
             }
             let again = Session::gather(&spread, 256, 300);
             assert_eq!(again.essence(), whole.essence());
+            let mut later = whole.clone();
+            later.use_at(1000, 7);
+            later.keep_bound(Some(super::super::LowerBound { above: 0, time: 99 }));
+            assert_eq!(later.essence(), whole.essence(), "clocks differ");
             let mut further = whole.clone();
             further.acknowledge(3);
             assert_ne!(further.essence(), whole.essence());

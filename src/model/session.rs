@@ -354,3 +354,38 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Refusal;
+    use super::*;
+
+    /// What a lane writes of a session that it has written before is what is new in it, and that alone.
+    #[test]
+    fn what_was_added_since_is_what_is_new() {
+        let message = |sequence| Message {
+            sequence,
+            contents: 100 + sequence,
+            parts: 1,
+        };
+        let failed = |sequence| {
+            let refusal = Refusal::OutOfRange { value: 1, delta: 2 };
+            (sequence, Failure { index: 0, refusal })
+        };
+        let mut session = Session::default();
+        for sequence in 1..=2 {
+            session.advance(message(sequence), &[failed(sequence)]);
+        }
+        let earlier = session.clone();
+        session.advance(message(3), &[failed(3)]);
+        let added = session.since(&earlier).expect("nothing else has changed");
+        assert_eq!(added.messages, [message(3)]);
+        assert_eq!(added.failures, [failed(3)]);
+        let mut again = earlier.clone();
+        again.add(&added);
+        assert_eq!(again, session);
+        // Another node's state may be later.
+        again.add(&added);
+        assert_eq!(again, session);
+    }
+}

@@ -119,3 +119,31 @@ impl fmt::Display for Tally {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each name, value and revision counts, and so does their order.
+    #[test]
+    fn tallies_of_other_counters_differ() {
+        let tally = |counters: &[(&str, i64, i64)]| {
+            let mut tally = Tally::new();
+            for (name, value, revision) in counters {
+                tally.counter(Digests::new([7; 16]), name, *value, *revision);
+            }
+            tally
+        };
+        let whole = tally(&[("a", 1, 10), ("b", 2, 11)]);
+        assert_eq!((whole.counters, whole.sum), (2, 3));
+        assert_eq!(whole, tally(&[("a", 1, 10), ("b", 2, 11)]));
+        for other in [
+            [("a", 1, 10), ("c", 2, 11)],
+            [("a", 2, 10), ("b", 1, 11)],
+            [("a", 1, 10), ("b", 2, 12)],
+            [("b", 2, 11), ("a", 1, 10)],
+        ] {
+            assert_ne!(whole.check, tally(&other).check, "{other:?}");
+        }
+    }
+}

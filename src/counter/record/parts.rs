@@ -211,6 +211,25 @@ mod tests {
         assert_eq!((previous(10, 8), previous(10, 9)), (Some(9), None));
     }
 
+    /// A part that is the whole message names none of its increments.
+    #[test]
+    fn increments_are_named_where_they_are_some_of_them() {
+        let digests = Digests::new([7; 16]);
+        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 0);
+        let mut named = |names: &[&str]| {
+            let mut increments = Increments::default();
+            for name in names {
+                increments.push(name, 1, Limits::default());
+            }
+            let parts = parts.split(1, 0, 0, &increments);
+            let mut named: Vec<_> = parts.into_iter().map(|(_, part)| part.indices).collect();
+            named.sort();
+            named
+        };
+        assert_eq!(named(&["a/1", "a/2"]), [vec![0_u32; 0]]);
+        assert_eq!(named(&["a/1", "b/1", "a/2"]), [vec![0, 2], vec![1]]);
+    }
+
     /// The next expected message follows the last one, also if an earlier one is resent.
     #[test]
     fn the_next_message_is_the_one_after_the_last() {

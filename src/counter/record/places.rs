@@ -54,6 +54,9 @@ mod tests {
         assert!(!places.are_free(7, Some("b")));
         places.leave(7);
         assert!(places.are_free(7, Some("b")));
+        places.take(7, Some("b"));
+        assert!(places.are_free(7, Some("b")));
+        assert!(!places.are_free(7, None) && !places.are_free(7, Some("c")));
     }
 
     /// A part that comes back is carried out here; those after it wait until all that were with the other node are back.

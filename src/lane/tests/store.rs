@@ -29,6 +29,8 @@ struct Inner {
     sessions: AtomicUsize,
     /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
+    /// The next commit is not made, which nobody is told.
+    drops: AtomicBool,
     /// Another node has always committed before.
     outrun: AtomicBool,
     /// No lane can be loaded, for good.
@@ -45,6 +47,7 @@ impl Default for Memory {
             loads: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             loses: AtomicBool::new(false),
+            drops: AtomicBool::new(false),
             outrun: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             changes: Changes::new(0),
@@ -75,6 +78,10 @@ impl Memory {
         self.0.loses.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn drop_next(&self) {
+        self.0.drops.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn outrun(&self, is_outrun: bool) {
         self.0.outrun.store(is_outrun, Ordering::Relaxed);
     }
@@ -101,7 +108,7 @@ impl Memory {
         batch: Arc<Commit>,
     ) -> Result<Committed, StoreError> {
         self.0.asked.send_modify(|count| *count += 1);
-        if self.0.loses.load(Ordering::Relaxed) {
+        if self.0.loses.load(Ordering::Relaxed) || self.0.drops.swap(false, Ordering::Relaxed) {
             return Err(StoreError::Lost);
         }
         if self.0.outrun.load(Ordering::Relaxed) {

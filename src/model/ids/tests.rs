@@ -67,6 +67,29 @@ fn ids_of_a_start_are_found_and_forgotten() {
     assert_eq!((ids.bytes(), ids.count), (0, 0));
 }
 
+/// All ids of a batch are found, whichever node has made it.
+#[test]
+fn all_ids_of_a_batch_are_found() {
+    let pack = Pack {
+        seq: 1,
+        time: 0,
+        stamp: Stamp::of_time(0),
+        base: 10,
+        ids: pack(&[(1, 1), (2, 2), (3, 3)]).into(),
+    };
+    let mut loaded = Ids::new(Vec::new()).expect("nothing");
+    loaded.load(pack.clone(), 0).expect("what was written");
+    let begun = Ids::new(vec![(pack, 0)]).expect("what was written");
+    for ids in [&loaded, &begun] {
+        for number in 1..=3 {
+            let known = ids.find(&numbered(number)).expect("it was in the batch");
+            let place = Place::Revision(10 + number.cast_signed());
+            assert_eq!((known.contents, known.answer.place), (number, place));
+        }
+    }
+    assert_eq!(loaded.bytes(), begun.bytes());
+}
+
 /// Ids take room in the open pack, in their packs, and in the index; and give it back.
 #[test]
 fn ids_take_the_room_that_they_have() {

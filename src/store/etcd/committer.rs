@@ -65,6 +65,7 @@ pub(super) struct Attempt {
 }
 
 /// Why a batch is not committed.
+#[derive(Debug)]
 pub(super) enum Failure {
     /// It is more than etcd takes in one request, and certainly not committed.
     TooLarge(Error),

@@ -121,3 +121,75 @@ fn found(response: TxnResponse) -> Found {
         ranges: responses.map(|op| range(op.response)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::client::Doubt;
+    use super::*;
+
+    /// An etcd that answers so many transactions in one way, and those that follow well.
+    #[derive(Clone)]
+    struct Flaky {
+        asked: Arc<AtomicU32>,
+        bad: u32,
+        /// Nothing at all is said without it.
+        outcome: Option<Outcome>,
+    }
+
+    impl Kv for Flaky {
+        async fn txn(&self, _: TxnRequest, _: Instant) -> Result<TxnResponse, Error> {
+            if self.asked.fetch_add(1, Ordering::Relaxed) >= self.bad {
+                return Ok(TxnResponse::default());
+            }
+            match self.outcome {
+                Some(outcome) => Err(Error::new(outcome, "as a test has it".to_owned())),
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
+            Ok(None)
+        }
+    }
+
+    /// What a read ends with, after how long, and how often etcd was asked.
+    async fn read_from(bad: u32, outcome: Option<Outcome>) -> (&'static str, Duration, u32) {
+        let asked = Arc::default();
+        let kv = Flaky {
+            asked,
+            bad,
+            outcome,
+        };
+        let begun = Instant::now();
+        let told = match read(&kv, Vec::new()).await {
+            Ok(_) => "found",
+            Err(ReadError::Compacted) => "compacted",
+            Err(ReadError::Unavailable(_)) => "unavailable",
+            Err(ReadError::Failed(_)) => "failed",
+        };
+        (told, begun.elapsed(), kv.asked.load(Ordering::Relaxed))
+    }
+
+    /// A reader asks again for a while, whatever is the matter, unless that is no use.
+    #[tokio::test(start_paused = true)]
+    async fn reads_are_tried_for_a_while() {
+        let away = Some(Outcome::Definite(Refusal::NotConnected));
+        let late = Some(Outcome::Unknown(Doubt::Deadline));
+        let denied = Some(Outcome::Definite(Refusal::Denied));
+        let gone = Some(Outcome::Definite(Refusal::Compacted));
+        let always = u32::MAX;
+
+        assert_eq!(read_from(0, None).await, ("found", Duration::ZERO, 1));
+        assert_eq!(read_from(2, None).await, ("found", ATTEMPT * 2, 3));
+        assert_eq!(read_from(2, away).await, ("found", PAUSE * 2, 3));
+        assert_eq!(read_from(2, late).await, ("found", PAUSE * 2, 3));
+        assert_eq!(read_from(9, denied).await, ("failed", Duration::ZERO, 1));
+        assert_eq!(read_from(9, gone).await, ("compacted", Duration::ZERO, 1));
+        let (told, after, asked) = read_from(always, None).await;
+        assert_eq!((told, after, asked), ("unavailable", PATIENCE, 5));
+        let (told, after, asked) = read_from(always, away).await;
+        assert_eq!((told, after, asked), ("unavailable", PATIENCE, 101));
+    }
+}

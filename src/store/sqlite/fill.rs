@@ -251,7 +251,7 @@ impl Written {
 mod tests {
     use super::super::source::Source;
     use super::*;
-    use crate::model::Session;
+    use crate::model::{self, Session};
     use crate::store::dump::Remembered;
 
     /// A session whose messages 2 and 3 are remembered.
@@ -263,19 +263,15 @@ mod tests {
         Session::decode(&row).expect("a session")
     }
 
-    /// The file holds what its source held, as it was there: a move or a backup of it would give the same again.
-    #[test]
-    fn a_dump_is_read_as_it_was_written() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("copy.db");
+    fn dump() -> Dump {
         let pack = |number: i64, newest| Remembered {
             time: 1000 + number,
             newest,
             base: 10 * number,
             places: 7,
-            ids: vec![7; 20].into(),
+            ids: model::pack(&[(number.cast_unsigned(), 1)]).into(),
         };
-        let dump = Dump {
+        Dump {
             digests: Digests::new([7; 16]),
             lanes: 8,
             revision: 100,
@@ -285,7 +281,15 @@ mod tests {
             session_horizon: 600,
             packs: vec![pack(1, None), pack(2, Some(900)), pack(3, None)],
             sessions: vec![("meter-7".into(), session())],
-        };
+        }
+    }
+
+    /// The file holds what its source held, as it was there: a move or a backup of it would give the same again.
+    #[test]
+    fn a_dump_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("copy.db");
+        let dump = dump();
         let filling = Filling::backup(&path, &dump).expect("a new file");
         let row = |at: usize, value| Row {
             name: format!("group/{at}").into(),
@@ -302,5 +306,33 @@ mod tests {
         assert_eq!(first, rows[..2]);
         let last = reading.counters(Some("group/2"), 2).expect("it is well");
         assert_eq!(last, rows[2..]);
+    }
+
+    /// A file that a move has written and kept is found again by that move alone; nothing is left of one that was not kept.
+    #[test]
+    fn what_a_move_keeps_is_found_by_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        for is_kept in [false, true] {
+            let place = reserve(&path).expect("there is room");
+            let filling = Filling::database(&path, place, &dump()).expect("a new file");
+            let (mut written, report) = filling.complete(|_| Ok(())).expect("it is well");
+            assert_eq!(report.sessions, 1);
+            let id = written.id().expect("it has one");
+            if is_kept {
+                written.keep().expect("it is on the disk");
+            }
+            let file = written.file().to_owned();
+            drop(written);
+            assert_eq!(file.exists(), is_kept);
+            let found = Written::find(&path, &[1; 16]).expect("the place is free");
+            assert!(found.is_none(), "of another move");
+            let found = Written::find(&path, &id).expect("the place is free");
+            assert_eq!(found.is_some(), is_kept);
+            if let Some(found) = found {
+                found.publish().expect("its place is free");
+                assert!(path.exists() && !file.exists());
+            }
+        }
     }
 }

@@ -37,7 +37,6 @@ async fn messages_are_acknowledged_and_counted_once() {
     stream.end().await.expect("a clean end");
     let counter = get(&mut client, "acme/bulk").await;
     assert_eq!(counter.value, 2000);
-    // Who reads at it sees all of them.
     assert_eq!(stream.revision, counter.revision);
 
     // Another stream, of a client that has seen no answer.

@@ -154,3 +154,19 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_is_definite() {
+        let error = |outcome| Error::new(outcome, "as a test has it".to_owned());
+        let refused = error(Outcome::Definite(Refusal::NoLeader));
+        assert!(refused.is_definite() && refused.is_passing());
+        let late = error(Outcome::Unknown(Doubt::Deadline));
+        assert!(!late.is_definite() && late.is_passing());
+        let full = error(Outcome::Unknown(Doubt::NoSpace));
+        assert!(!full.is_definite() && !full.is_passing());
+    }
+}

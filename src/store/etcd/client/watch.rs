@@ -242,7 +242,7 @@ impl Watcher {
     /// How long to wait for an answer that may need a long history to be gone through.
     fn patience(&self) -> Duration {
         let silence = self.caller.options().timeouts.silence;
-        silence * 2_u32.pow(self.silences.min(MAX_DOUBLINGS))
+        doubled(silence, self.silences)
     }
 
     /// etcd does not want this watch, for a reason that may or may not pass.
@@ -277,6 +277,11 @@ impl Watcher {
         self.caller.rotation().leave(connection);
         End::Again
     }
+}
+
+/// Twice as long after each time that was not enough, up to a bound.
+fn doubled(wait: Duration, times: u32) -> Duration {
+    wait * 2_u32.pow(times.min(MAX_DOUBLINGS))
 }
 
 fn failed(fault: Fault) -> End {
@@ -316,6 +321,16 @@ mod tests {
             let ended = failed(fault);
             assert_eq!(matches!(ended, End::Final(_)), is_final, "{outcome:?}");
         }
+    }
+
+    #[test]
+    fn patience_grows_and_ends() {
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            [0, 1, 2].map(|times| doubled(second, times).as_secs()),
+            [1, 2, 4]
+        );
+        assert_eq!(doubled(second, u32::MAX), doubled(second, MAX_DOUBLINGS));
     }
 
     #[test]

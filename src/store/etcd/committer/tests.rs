@@ -1,7 +1,8 @@
 //! The outcomes of batches that cannot be sent, or looked for.
 
-use super::super::log::tests::{layout, plan};
+use super::super::log::tests::{head, layout, plan};
 use super::*;
+use crate::proto::etcd::etcdserverpb::{RangeResponse, ResponseOp};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Head;
 use crate::store::etcd::hold::Hold;
@@ -140,4 +141,46 @@ fn batches_go_together_as_long_as_they_fit() {
     let third = |places| move |_, attempt: &mut Attempt| attempt.plan.places = places;
     assert_eq!(groups(many, &third(MAX_PLACES / 3)), [3, 3]);
     assert_eq!(groups(many, &third(MAX_PLACES / 3 + 1)), [2, 2, 2]);
+}
+
+/// The data have changed hands since the transaction was made, which did nothing. A batch whose head has not moved may be sent
+/// again; one whose head has may be there by another copy, and is looked for.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_an_earlier_copy_has_stored_is_found() {
+    let flight = Flight {
+        kv: Away,
+        layout: layout(),
+        room: Room::default(),
+    };
+    for (mod_revision, has_landed) in [(50, true), (0, false)] {
+        let (mut attempt, mut answer) = attempt();
+        attempt.in_doubt = true;
+        let key = flight.layout.head(attempt.plan.lane);
+        let head = KeyValue {
+            value: flight.layout.seal(&key, head(&attempt.plan)),
+            key,
+            mod_revision,
+            ..KeyValue::default()
+        };
+        let range = RangeResponse {
+            kvs: if has_landed { vec![head] } else { Vec::new() },
+            ..RangeResponse::default()
+        };
+        let refused = TxnResponse {
+            succeeded: false,
+            responses: vec![ResponseOp {
+                response: Some(Response::ResponseRange(range)),
+            }],
+            ..TxnResponse::default()
+        };
+        let left = flight.answered(vec![attempt], &[0], refused).await;
+        assert!(left.is_empty());
+        let told = answer.try_recv().expect("it is told");
+        match told {
+            Ok((_, landed)) => assert!(has_landed && landed.etcd_revision == 50),
+            // Whose the data are cannot be read, and nothing has landed.
+            Err(Failure::Store(StoreError::Unavailable(_))) => assert!(!has_landed),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
 }

@@ -29,6 +29,11 @@ pub fn plan() -> Plan {
     Log::empty(layout(), 0).plan(&commit(1), ATTEMPT, true)
 }
 
+/// The lane's head as a plan leaves it.
+pub fn head(plan: &Plan) -> &Head {
+    &plan.head
+}
+
 /// A batch that changes a counter of its own.
 fn commit(seq: u64) -> Commit {
     let time = START + i64::try_from(seq).expect("few");

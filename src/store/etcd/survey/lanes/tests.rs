@@ -17,12 +17,12 @@ fn counter(layout: &Layout, lane: LaneNumber) -> String {
     found.expect("one of them")
 }
 
-/// A change of that counter, at place 1, as batches have it.
+/// A change of that counter, at place 2, as batches have it.
 fn change(layout: &Layout, lane: LaneNumber, value: Option<i64>) -> bytes::Bytes {
     let change = CounterChange {
         name: counter(layout, lane).into(),
         value,
-        place: 1,
+        place: 2,
         is_new: false,
     };
     let mut counters = Vec::new();
@@ -109,7 +109,7 @@ fn a_log_tells_what_is_newer_than_the_rows() {
     let counters: Vec<_> = found.overlay.counters.into_iter().collect();
     assert_eq!(
         counters,
-        [(name.as_str().into(), (Some(3), revision(AT) + 1))]
+        [(name.as_str().into(), (Some(3), revision(AT) + 2))]
     );
     let sessions: Vec<_> = found.overlay.sessions.into_keys().collect();
     let named = |at: u64| (format!("meter-{at}"), 0);
