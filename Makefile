@@ -96,8 +96,12 @@ soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power:
 		cargo test --release --locked --test it -- --ignored --exact faults::soak --nocapture
 
 .PHONY: mutants
-mutants: $(MUTANTS) $(NEXTEST) $(ETCD) ## Change the code at random, and tell which changes no test sees (tests/mutants)
-	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" tests/mutants
+mutants: $(MUTANTS) $(NEXTEST) $(ETCD) $(TOOLS)/mutants/installed ## Change the code at random, and tell which changes no test sees (tests/mutants/run.py)
+	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" $(TOOLS)/mutants/bin/python tests/mutants/run.py
+
+$(TOOLS)/mutants/installed: tests/mutants/requirements.txt
+	python3 -m venv $(TOOLS)/mutants && $(TOOLS)/mutants/bin/pip install --quiet -r $<
+	touch $@
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)

@@ -18,7 +18,7 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 UNIT = DEPLOY / "systemd" / "sumd.service"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
-SCRIPTS = [".ci/run", "benches/run", "deploy/local/cluster", "deploy/release", "tests/mutants"]
+SCRIPTS = [".ci/run", "benches/run", "deploy/local/cluster", "deploy/release"]
 TOOLS = Path(sys.executable).parent
 
 # The oldest release that has everything that is used, and the newest that there is a schema of.
