@@ -65,7 +65,7 @@ impl Sessions {
             }
         };
         let before = session.bytes();
-        // One that was forgotten in this batch is another one from then on, and stays so.
+        // A session that was forgotten earlier in this batch stays another one.
         if let Entry::Vacant(entry) = self.changed.entry(id.clone()) {
             entry.insert(Changed {
                 before: (counted > 0).then(|| session.clone()),

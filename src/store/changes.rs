@@ -214,8 +214,8 @@ mod tests {
     }
 
     /// Whoever waits is woken by what is later, and by nothing else.
-    #[tokio::test]
-    async fn waiters_are_woken_by_later_revisions() {
+    #[test]
+    fn waiters_are_woken_by_later_revisions() {
         let changes = Changes::new(10);
         let mut waiter = changes.revision.subscribe();
         for (revision, is_told, now) in [(9, false, 10), (10, false, 10), (12, true, 12)] {

@@ -311,10 +311,9 @@ mod tests {
 
     use super::*;
 
-    /// What a move has made may hold more than that from the moment that it is served: a move that is run again is not to take
-    /// it for its own.
+    /// A file that a move has made may hold more than that once it is served: the move, run again, must not take it for its own.
     #[test]
-    fn a_file_that_was_served_is_no_moves_own() {
+    fn a_served_file_has_no_move_id() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
         let (connection, _) = schema::open(&path).expect("a new database");

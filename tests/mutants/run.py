@@ -7,8 +7,8 @@
 All mutants are in one program (schemata.py). Of the tests those are run that reach a mutant, the quick ones first, until one
 fails. What cannot be in that program, such as constants, is built by itself. A mutant that makes a test hang counts as caught.
 
-What is known is in target/mutants/mutants.json: a run that was broken off, or has another seed, goes on from there until the code
-changes. Exits with 1 if a mutant was missed.
+What is known is in target/mutants/known.json: a run that was broken off, or has another seed, goes on from there until the code or
+MUTANTS_DIR changes. src/main.rs cannot be chosen, which is no part of the library. Exits with 1 if a mutant was missed.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "target/mutants"
 # The code with all mutants in it, and that with one at a time.
 ALL, ONE = OUT / "all", OUT / "one"
-MUTANTS, TESTS = OUT / "mutants.json", OUT / "tests.json"
+# The mutants and the tests of this code, and what has become of each mutant.
+CODE, KNOWN = OUT / "code.json", OUT / "known.json"
 # Nobody looks at the backtrace of a mutant, and builds are faster without what it takes.
 ENVIRONMENT = {
     **os.environ,
@@ -42,21 +43,25 @@ ENVIRONMENT = {
 }
 CORE = "src/model src/lane src/lane.rs src/store src/store.rs src/counter/record src/counter/record.rs"
 # Tests of servers whose outcome does not hang on chance, without those that look for mutants themselves.
-OF_SERVERS = re.compile(
-    r"(calls|cluster|counters|crash|damage|etcd|formats|hostile|limits|listeners|logging|output|process|shutdown|simulation"
-    r"|stores|transfer)::(?!.*(_found|soak)$)"
+SERVERS = (
+    r"^(calls|cluster|counters|crash|damage|etcd|formats|hostile|limits|listeners|logging|output|process|shutdown|simulation"
+    r"|stores|transfer)::"
 )
+UNUSED = r"^simulation::\w+_found$|::soak$"
 # At once: tests of servers wait more than they work.
 PROCESSES = (os.cpu_count() or 1) + 1
 # Tests of up to so many seconds are run by one process, and of slower ones so many.
 QUICK = {"lib": 0.15, "it": 0.45}
 SLOW = {"lib": 3, "it": 10}
+# What becomes of a mutant that no test catches.
+MISSED, UNVIABLE = "MISSED", "does not compile"
 
 
 def main():
     seed = int(os.environ.get("MUTANTS_SEED") or random.randrange(1 << 31))
     count = os.environ.get("MUTANTS_COUNT") or "20"
     mutants, tests = load()
+    known = json.loads(KNOWN.read_text())
     order = list(range(len(mutants)))
     random.Random(seed).shuffle(order)
     sample = order if count == "all" else order[: int(count)]
@@ -70,45 +75,50 @@ def main():
 
     def look(number):
         mutant = mutants[number]
-        if mutant["kind"] == "unviable" or "caught" in mutant:
+        name = mutant["name"]
+        if name in known:
             return
         if mutant["kind"] == "in":
-            caught = hunt(number, reaching[number])
+            became = hunt(number, reaching[number])
         else:
-            caught = hunt_alone(mutant)
+            became = hunt_alone(mutant, tests)
         with lock:
-            mutant["caught"] = caught
-            print(f"{caught or 'MISSED'}: {mutant['name']}", flush=True)
-            write(MUTANTS, mutants)
+            known[name] = became
+            print(f"{became}: {name}", flush=True)
+            write(KNOWN, known)
 
+    left = [number for number in sample if mutants[number]["kind"] != "unviable"]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        list(pool.map(look, [number for number in sample if mutants[number]["kind"] == "in"]))
+        list(pool.map(look, [number for number in left if mutants[number]["kind"] == "in"]))
     # Each is a build, which all processors take part in.
-    for number in sample:
+    for number in left:
         look(number)
 
-    tried = [mutants[number] for number in sample if mutants[number]["kind"] != "unviable"]
-    missed = [mutant["name"] for mutant in tried if not mutant["caught"]]
-    print(f"\nMUTANTS_SEED={seed}: {len(tried) - len(missed)} of {len(tried)} viable mutants were caught;", end=" ")
-    print(f"{len(sample) - len(tried)} did not compile")
-    for name in missed:
-        print(f"  missed: {name}")
-    return bool(missed)
+    became = [known[mutants[number]["name"]] for number in left]
+    viable = len(became) - became.count(UNVIABLE)
+    print(f"\nMUTANTS_SEED={seed}: {viable - became.count(MISSED)} of {viable} viable mutants were caught;", end=" ")
+    print(f"{len(sample) - viable} did not compile")
+    for number, of_it in zip(left, became):
+        if of_it == MISSED:
+            print(f"  missed: {mutants[number]['name']}")
+    return MISSED in became
 
 
 def load():
-    """The mutants of this code, with what is known of them, and the tests: made anew if the code is another."""
+    """The mutants of this code, and the tests: made anew if the code is another."""
     OUT.mkdir(parents=True, exist_ok=True)
     dirs = os.environ.get("MUTANTS_DIR") or CORE
-    code = hashlib.sha256(dirs.encode())
+    digest = hashlib.sha256(dirs.encode())
     for path in sorted(files()):
-        code.update(path.encode() + b"\0" + (ROOT / path).read_bytes())
-    if TESTS.exists():
-        known = json.loads(TESTS.read_text())
-        if known["code"] == code.hexdigest():
-            return json.loads(MUTANTS.read_text()), known["tests"]
-    for tree in (ALL, ONE):
-        copy(tree)
+        digest.update(path.encode() + b"\0" + (ROOT / path).read_bytes())
+    # A run that was ended may have left a mutant in it.
+    copy(ONE)
+    if CODE.exists():
+        code = json.loads(CODE.read_text())
+        if code["digest"] == digest.hexdigest():
+            return code["mutants"], code["tests"]
+    CODE.unlink(missing_ok=True)
+    copy(ALL)
     chosen = [f"--file={path}/**" if (ROOT / path).is_dir() else f"--file={path}" for path in dirs.split()]
     listed = subprocess.run(["cargo", "mutants", "--list", "--json", *chosen], cwd=ONE, stdout=subprocess.PIPE, check=True)
     mutants = json.loads(listed.stdout)
@@ -116,9 +126,9 @@ def load():
     environment = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(OUT / "build")}
     for mutant, kind in zip(mutants, schemata.instrument(ALL, mutants, environment)):
         mutant["kind"] = kind
-    write(MUTANTS, mutants)
     tests = reached(build(environment))
-    write(TESTS, {"code": code.hexdigest(), "tests": tests})
+    write(KNOWN, {})
+    write(CODE, {"digest": digest.hexdigest(), "mutants": mutants, "tests": tests})
     return mutants, tests
 
 
@@ -156,7 +166,7 @@ def reached(programs):
     for kind, program in programs.items():
         listed = subprocess.run([program, "--list", "--format=terse"], cwd=ALL, stdout=subprocess.PIPE, text=True, check=True)
         names = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
-        names = [name for name in names if kind == "lib" or OF_SERVERS.match(name)]
+        names = [name for name in names if kind == "lib" or re.search(SERVERS, name) and not re.search(UNUSED, name)]
         tests += [{"kind": kind, "program": program, "name": name} for name in names]
     print(f"running {len(tests)} tests without a mutant", flush=True)
 
@@ -165,7 +175,7 @@ def reached(programs):
         notes = OUT / f"reached.{number}"
         notes.unlink(missing_ok=True)
         begun = time.monotonic()
-        if not passes([test], 600, MUTANT_REACHED=str(notes)):
+        if failure([test], 600, MUTANT_REACHED=str(notes)):
             print(f"not used, since it fails without a mutant: {test['name']}", flush=True)
             return None
         took = round(time.monotonic() - begun, 2)
@@ -178,7 +188,7 @@ def reached(programs):
 
 
 def hunt(number, tests):
-    """The test that fails with a mutant, or how many that are run together; `None` if none does."""
+    """The test that fails with a mutant."""
     tests = sorted(tests, key=lambda test: test["seconds"])
     groups = []
     for kind in ("lib", "it"):
@@ -186,16 +196,28 @@ def hunt(number, tests):
         slow = [test for test in mine if test["seconds"] > QUICK[kind]]
         groups.append([test for test in mine if test["seconds"] <= QUICK[kind]])
         groups += [slow[at : at + SLOW[kind]] for at in range(0, len(slow), SLOW[kind])]
+    on = {"MUTANT_ON": str(number)}
     for group in sorted(filter(None, groups), key=lambda group: group[-1]["seconds"]):
-        limit = 30 + 6 * sum(test["seconds"] for test in group)
-        # Twice, lest a busy machine is taken for a mutant.
-        if not passes(group, limit, MUTANT_ON=str(number)) and not passes(group, limit, MUTANT_ON=str(number)):
-            return group[0]["name"] if len(group) == 1 else f"one of {len(group)} tests"
-    return None
+        failed = failure(group, patience(group), **on)
+        if not failed:
+            continue
+        # Again by themselves, lest a busy machine is taken for a mutant; all of them if it is not known which one it was.
+        for test in [test for test in group if failed in (test["name"], SILENT)]:
+            if failure([test], patience([test]), **on):
+                return test["name"]
+    return MISSED
 
 
-def passes(tests, limit, **environment):
-    """Whether tests of one program pass in time."""
+def patience(tests):
+    return 30 + 6 * sum(test["seconds"] for test in tests)
+
+
+# What fails if a program ends, or is ended, without a word of the test that has.
+SILENT = "?"
+
+
+def failure(tests, limit, **environment):
+    """Runs tests of one program up to the first that fails: gives its name; `None` if all pass in time."""
     child = subprocess.Popen(
         [tests[0]["program"], "--exact", "--include-ignored", "--test-threads=4", *(test["name"] for test in tests)],
         cwd=ALL,
@@ -209,11 +231,11 @@ def passes(tests, limit, **environment):
     timer.start()
     try:
         for line in child.stdout:
-            if line.endswith(" FAILED\n"):
-                return False
+            if failed := re.match(r"test (\S+)( - should panic)? \.\.\. FAILED$", line):
+                return failed[1]
             if line.startswith("test result: ok"):
-                return True
-        return False
+                return None
+        return SILENT
     finally:
         timer.cancel()
         end(child)
@@ -228,25 +250,27 @@ def end(child):
         pass
 
 
-def hunt_alone(mutant):
-    """Builds a mutant by itself, and runs all tests."""
+def hunt_alone(mutant, tests):
+    """Builds a mutant by itself, and runs all tests that pass without one."""
     environment = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(OUT / "build-one")}
     path = ONE / mutant["file"]
-    before = path.read_bytes()
+    before = path.read_text()
     try:
-        subprocess.run(["patch", "--quiet", "--strip=0"], cwd=ONE, input=mutant["diff"], text=True, check=True)
+        path.write_text(schemata.changed(before, mutant))
         check = ["cargo", "check", "--quiet", "--locked", "--lib"]
         if subprocess.run(check, cwd=ONE, env=environment, stderr=subprocess.DEVNULL).returncode:
-            mutant["kind"] = "unviable"
-            return None
-        tests = r"kind(lib) | test(/^%s/)" % OF_SERVERS.pattern.replace("(?!.*(_found|soak)$)", "")
-        tests = rf"({tests}) - test(/(_found|soak)$/)"
-        run = ["cargo", "nextest", "run", "--locked", "--lib", "--test=it", "--run-ignored=all", "--fail-fast", "-E", tests]
-        run = subprocess.run(run, cwd=ONE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        failed = re.search(r"(?:FAIL|TIMEOUT|SIG\w+) \[.*?\].*? (\S+)$", run.stderr, re.MULTILINE)
-        return (failed[1] if failed else "a test") if run.returncode else None
+            return UNVIABLE
+        run = ["cargo", "nextest", "run", "--locked", "--lib", "--test=it", "--run-ignored=all", "--fail-fast", "--retries=1"]
+        names = "\n".join(re.escape(test["name"]) for test in tests).replace("\n", "|")
+        run += ["--filterset", f"test(/^({names})$/)"]
+        ran = subprocess.run(run, cwd=ONE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        # Of nextest: some tests have failed.
+        if ran.returncode not in (0, 100):
+            raise SystemExit(ran.stderr)
+        failed = re.search(r"(?:FAIL|TIMEOUT|SIG\w+) \[.*\] \S+ \S* ?(\S+)$", ran.stderr, re.MULTILINE)
+        return (failed[1] if failed else "a test") if ran.returncode else MISSED
     finally:
-        path.write_bytes(before)
+        path.write_text(before)
 
 
 sys.exit(main())

@@ -15,7 +15,7 @@ import tree_sitter_rust
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_rust.language()))
 
 # What is fixed when the program is built.
-CONSTANT = {"const_item", "static_item", "enum_variant", "array_type", "const_block", "type_arguments"}
+CONSTANT = {"const_item", "static_item", "enum_variant", "array_type", "array_expression", "const_block", "type_arguments"}
 
 # Which mutant a process is, and which ones it has reached: each is written once, at once, for processes of tests are killed.
 MODULE = """
@@ -196,12 +196,23 @@ def instrument(tree, mutants, environment):
         if not refused:
             raise SystemExit("the compiler refuses what is no mutant's:\n" + "".join(error["rendered"] for error in errors))
         for number in refused:
-            kinds[number] = "unviable"
+            # Of others it may be the way that they are put in.
+            kinds[number] = "unviable" if mutants[number]["genre"] == "FnValue" else "apart"
+
+
+def changed(text, mutant):
+    """The text of a file that has this mutant and no other."""
+    lines = text.splitlines(keepends=True)
+    start, end = (
+        sum(map(len, lines[: mutant["span"][at]["line"] - 1])) + mutant["span"][at]["column"] - 1 for at in ("start", "end")
+    )
+    return text[:start] + mutant["replacement"] + text[end:]
 
 
 def _errors(tree, environment):
-    check = ["cargo", "check", "--quiet", "--locked", "--lib", "--message-format=json"]
-    lines = subprocess.run(check, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    check = ["cargo", "check", "--locked", "--lib", "--message-format=json"]
+    lines = subprocess.run(check, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    lines = lines.stdout.splitlines()
     messages = [json.loads(line) for line in lines]
     messages = [message["message"] for message in messages if message["reason"] == "compiler-message"]
     return [message for message in messages if message["level"].startswith("error")]
@@ -213,13 +224,12 @@ def _mutant_of(tree, error):
         path = tree / span["file_name"]
         if not path.is_file():
             continue
-        text, best = path.read_bytes(), None
+        text, found = path.read_bytes(), []
         for opening in re.finditer(rb"/\*<(\d+)\*/", text[: span["byte_end"] + 16]):
             closing = text.find(b"/*%s>*/" % opening[1], opening.end())
             # The marks belong to it, and so does the block that they are in.
             if opening.start() <= span["byte_end"] and span["byte_start"] <= closing + 16:
-                size = closing - opening.end()
-                best = min(best or (size, 0), (size, int(opening[1])))
-        if best:
-            return best[1]
+                found.append((closing - opening.end(), int(opening[1])))
+        if found:
+            return min(found)[1]
     return None

@@ -29,7 +29,7 @@ struct Inner {
     sessions: AtomicUsize,
     /// The outcome of the next commit is not known, and then it cannot be reached for once.
     loses: AtomicBool,
-    /// The next commit is not made, which nobody is told.
+    /// The next commit is dropped, and reported as [`StoreError::Lost`].
     drops: AtomicBool,
     /// Another node has always committed before.
     outrun: AtomicBool,

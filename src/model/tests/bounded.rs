@@ -29,70 +29,75 @@ fn counters_are_let_go_of_down_to_a_bound() {
         counter_bytes: MOST,
         ..bounds()
     });
-    let mut names = 0;
-    for at in 0..2000 {
-        let name = format!("g/{at}");
-        names += name.len();
+    let mut make = |name: String| {
+        let operation = add(&name, 1);
         lane.one(Request {
             id: None,
-            operation: add(&name, 1),
+            operation,
         })
         .expect("there is room");
-        assert!(lane.state.counter_bytes() >= names.min(MOST / 2), "{at}");
+        lane.state.counter_bytes()
+    };
+    for at in 1..=100 {
+        assert!(make(format!("g/{at:0250}")) >= 252 * at, "{at}");
+    }
+    for at in 0..2000 {
+        make(format!("h/{at}"));
     }
     lane.state.make_room();
     let left = lane.state.counter_bytes();
     assert!(left <= MOST && left > MOST / 2, "{left}");
 }
 
-/// Where there is no room for new sessions, those that are known go on for a quarter more, and no longer.
+/// Where there is no room for new sessions, those that are known go on for a quarter more.
 #[test]
 fn known_sessions_go_on_a_while_without_room() {
-    const MOST: usize = 8192;
+    const MOST: u64 = 8192;
+    const MORE: u64 = MOST + MOST / 4;
     let mut lane = Lane::new(Bounds {
-        id_bytes: MOST,
+        id_bytes: 8192,
         ..bounds()
     });
     lane.one(message(1, 0, &[("g/0", 1)], START))
         .expect("there is room");
-    let mut ids = 0;
-    while lane
-        .one(named(&format!("{ids:0100}"), None, add("g/0", 1)))
-        .is_ok()
-    {
-        ids += 1;
-    }
-    let mut sequence = 1;
-    let begun = lane.now;
-    let refused = loop {
-        sequence += 1;
-        // One that always fails takes memory.
-        let mut increments = Increments::default();
-        for _ in 0..8 {
-            increments.push("g/0", i64::MAX, Limits::default());
-        }
-        let record = Record {
-            session: "meter-7".into(),
-            time: START,
-            sequence,
-            acknowledged: 0,
-            follows: Follows::TheOneBefore,
-            contents: digests().message(&increments),
-            increments,
-        };
-        let operation = Operation::Record(record);
-        match lane.one(Request {
-            id: None,
-            operation,
-        }) {
+    let mut number = 0;
+    let full = loop {
+        number += 1;
+        match lane.one(named(&format!("{number:0100}"), None, add("g/0", 1))) {
             Ok(_) => {}
             Err(refused) => break refused,
         }
-        assert!(lane.state.id_bytes() <= MOST + MOST / 4 + 4096);
     };
-    assert_eq!(lane.now, begun);
+    assert!(
+        matches!(
+            full,
+            Refused::Full {
+                max_bytes: MOST,
+                ..
+            }
+        ),
+        "{full:?}"
+    );
+    let mut sequence = 1;
+    let full = loop {
+        sequence += 1;
+        // What fails takes memory.
+        match lane.one(message(sequence, 0, &[("g/0", i64::MAX); 8], START)) {
+            Ok(_) => {}
+            Err(refused) => break refused,
+        }
+    };
     assert!(sequence > 2, "it went on");
-    assert!(matches!(refused, Refused::Full { .. }), "{refused:?}");
+    assert!(
+        matches!(
+            full,
+            Refused::Full {
+                max_bytes: MORE,
+                ..
+            }
+        ),
+        "{full:?}"
+    );
 }
 
 /// A session counts for at least as much memory as its encoded bytes, also if most of it was applied elsewhere.

@@ -129,12 +129,11 @@ mod tests {
     use super::super::client::Doubt;
     use super::*;
 
-    /// An etcd that answers so many transactions in one way, and those that follow well.
+    /// The first `bad` transactions end in `outcome`, or never if there is none; later ones succeed.
     #[derive(Clone)]
     struct Flaky {
         asked: Arc<AtomicU32>,
         bad: u32,
-        /// Nothing at all is said without it.
         outcome: Option<Outcome>,
     }
 

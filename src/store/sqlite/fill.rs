@@ -310,7 +310,7 @@ mod tests {
 
     /// A file that a move has written and kept is found again by that move alone; nothing is left of one that was not kept.
     #[test]
-    fn what_a_move_keeps_is_found_by_it() {
+    fn a_move_finds_the_file_that_it_has_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
         for is_kept in [false, true] {

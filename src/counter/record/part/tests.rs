@@ -66,8 +66,8 @@ fn parts_that_are_not_the_messages_increments_are_refused() {
         ([0, 0, 0], [0, 3]),
     ] {
         let malformed = decode(names, sizes).expect_err("other increments");
-        // The log is all that tells of it.
-        assert!(malformed.to_string().len() > 20, "{malformed}");
+        // The log tells of nothing else.
+        assert!(malformed.to_string().contains("increments"), "{malformed}");
     }
 }
 

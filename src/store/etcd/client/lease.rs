@@ -121,8 +121,8 @@ impl Lease {
         let request = LeaseRevokeRequest { id: self.id };
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
-        let revoked = self.caller.call(Kind::Repeatable, deadline, request, send);
-        gone(revoked.await)
+        let answer = self.caller.call(Kind::Repeatable, deadline, request, send);
+        revoked(answer.await)
     }
 }
 
@@ -143,7 +143,7 @@ impl Keeper {
             let answer = self
                 .caller
                 .call(Kind::Repeatable, asked + ttl, request, keep_alive);
-            match heard(answer.await) {
+            match time_left(answer.await) {
                 Ok(Some(more)) => {
                     ttl = more;
                     self.state.send_replace(State::Until(asked + ttl));
@@ -160,24 +160,24 @@ impl Keeper {
     }
 }
 
-/// What is heard of a lease: how long it lives from then on, `None` if it is gone.
-fn heard(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
+/// How long a lease lives from when it was asked for on; `None` if it is gone.
+fn time_left(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
     match answer {
         Ok(answer) => Ok((answer.ttl > 0).then(|| seconds(answer.ttl))),
-        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// A lease that etcd does not know needs no more to be revoked.
-fn gone(revoked: Result<LeaseRevokeResponse, Error>) -> Result<(), Error> {
-    match revoked {
-        Err(error) if !is_unknown(&error) => Err(error),
+fn revoked(answer: Result<LeaseRevokeResponse, Error>) -> Result<(), Error> {
+    match answer {
+        Err(error) if !is_not_found(&error) => Err(error),
         _ => Ok(()),
     }
 }
 
-fn is_unknown(error: &Error) -> bool {
+fn is_not_found(error: &Error) -> bool {
     error.outcome == Outcome::Definite(Refusal::LeaseNotFound)
 }
 
@@ -227,18 +227,18 @@ mod tests {
                 ttl,
                 ..LeaseKeepAliveResponse::default()
             };
-            heard(Ok(answer))
+            time_left(Ok(answer))
         };
         assert_eq!(alive(9), Ok(Some(Duration::from_secs(9))));
         assert_eq!(alive(0), Ok(None));
         assert_eq!(alive(-1), Ok(None));
         let away = refused(Refusal::NotConnected);
-        assert_eq!(heard(Err(away.clone())), Err(away.clone()));
-        assert_eq!(heard(Err(refused(Refusal::LeaseNotFound))), Ok(None));
+        assert_eq!(time_left(Err(away.clone())), Err(away.clone()));
+        assert_eq!(time_left(Err(refused(Refusal::LeaseNotFound))), Ok(None));
 
-        assert_eq!(gone(Ok(LeaseRevokeResponse::default())), Ok(()));
-        assert_eq!(gone(Err(refused(Refusal::LeaseNotFound))), Ok(()));
-        assert_eq!(gone(Err(away.clone())), Err(away));
+        assert_eq!(revoked(Ok(LeaseRevokeResponse::default())), Ok(()));
+        assert_eq!(revoked(Err(refused(Refusal::LeaseNotFound))), Ok(()));
+        assert_eq!(revoked(Err(away.clone())), Err(away));
     }
 
     /// If the answer to the first copy is lost, the next one finds the lease there: its id is ours.

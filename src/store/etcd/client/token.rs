@@ -89,13 +89,14 @@ impl Login {
                 let value = answer.into_inner().token.parse();
                 Ok(Token(Some(value.map_err(|_| not_text(host))?)))
             }
-            Err(status) => without(&status, host),
+            Err(status) => no_token(&status, host),
         }
     }
 }
 
-/// No token was given. Where none is needed, etcd will say so once one is: a request without a token is refused then.
-fn without(status: &Status, host: &Host) -> Result<Token, Fault> {
+/// A login has failed, which may only be if authentication is disabled: once it is enabled, etcd refuses a request without a
+/// token.
+fn no_token(status: &Status, host: &Host) -> Result<Token, Fault> {
     if status.message() == AUTH_NOT_ENABLED {
         return Ok(Token::default());
     }
@@ -121,16 +122,16 @@ mod tests {
     use super::super::Options;
     use super::*;
 
-    /// Only an etcd that asks for none is gone on with without a token.
+    /// A login may fail only if authentication is disabled.
     #[test]
     fn a_login_that_is_refused_is_a_fault() {
         let options = Options::new(&"etcd://one".parse().expect("an address"));
         let host = &options.endpoints[0];
         let status = Status::failed_precondition(AUTH_NOT_ENABLED);
-        assert!(without(&status, host).is_ok_and(|token| token.0.is_none()));
+        assert!(no_token(&status, host).is_ok_and(|token| token.0.is_none()));
         let status = Status::invalid_argument(
             "etcdserver: authentication failed, invalid user ID or password",
         );
-        assert!(without(&status, host).is_err_and(|fault| fault.unsent));
+        assert!(no_token(&status, host).is_err_and(|fault| fault.unsent));
     }
 }

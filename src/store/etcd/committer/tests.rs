@@ -1,4 +1,4 @@
-//! The outcomes of batches that cannot be sent, or looked for.
+//! Which batches go together, and the outcomes of those that cannot be sent, or looked for.
 
 use super::super::log::tests::{head, layout, plan};
 use super::*;
@@ -134,17 +134,18 @@ fn batches_go_together_as_long_as_they_fit() {
     assert_eq!(groups(operations + 2, &|_, _| ()), [2, 2, 2]);
     assert_eq!(groups(operations + 3, &|_, _| ()), [3, 3]);
     assert_eq!(groups(1, &|_, _| ()), [1; 6]);
-    let third = |bytes| move |_, attempt: &mut Attempt| attempt.plan.bytes = bytes;
-    assert_eq!(groups(many, &third(MAX_BYTES / 3)), [3, 3]);
-    assert_eq!(groups(many, &third(MAX_BYTES / 3 + 1)), [2, 2, 2]);
-    assert_eq!(groups(many, &third(MAX_BYTES + 1)), [1; 6]);
-    let third = |places| move |_, attempt: &mut Attempt| attempt.plan.places = places;
-    assert_eq!(groups(many, &third(MAX_PLACES / 3)), [3, 3]);
-    assert_eq!(groups(many, &third(MAX_PLACES / 3 + 1)), [2, 2, 2]);
+    let of_bytes = |bytes| move |_, attempt: &mut Attempt| attempt.plan.bytes = bytes;
+    assert_eq!(groups(many, &of_bytes(MAX_BYTES / 3)), [3, 3]);
+    assert_eq!(groups(many, &of_bytes(MAX_BYTES / 3 + 1)), [2, 2, 2]);
+    assert_eq!(groups(many, &of_bytes(MAX_BYTES + 1)), [1; 6]);
+    let of_places = |places| move |_, attempt: &mut Attempt| attempt.plan.places = places;
+    assert_eq!(groups(many, &of_places(MAX_PLACES / 3)), [3, 3]);
+    assert_eq!(groups(many, &of_places(MAX_PLACES / 3 + 1)), [2, 2, 2]);
 }
 
-/// The data have changed hands since the transaction was made, which did nothing. A batch whose head has not moved may be sent
-/// again; one whose head has may be there by another copy, and is looked for.
+/// The data have changed hands since the transaction was made, which did nothing. One batch has a head that has moved: it may be
+/// there by another copy, and is looked for. That of the other has not moved: it has not landed, and is refused, since it cannot
+/// be read whose the data are.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_an_earlier_copy_has_stored_is_found() {
     let flight = Flight {

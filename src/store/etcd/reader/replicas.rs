@@ -103,7 +103,7 @@ impl Replicas {
         if let Some(known) = base.as_ref().filter(|known| is_it(known)) {
             return Ok(known.clone());
         }
-        let base = base.filter(|known| known.leads_to(&head, layout.sizes.kept_bytes));
+        let base = base.filter(|known| known.can_extend_to(&head, layout.sizes.kept_bytes));
         if is_overtaken && base.is_none() {
             // A later head is next to what is known.
             return Err(Problem::Again);
@@ -134,9 +134,9 @@ impl Replicas {
 }
 
 impl Replica {
-    /// Whether it is read on up to a head. What it has not seen may be deleted once it is folded; and there is an end to what is
-    /// kept, as soon as there is less to be read.
-    fn leads_to(&self, head: &Head, kept_bytes: usize) -> bool {
+    /// Whether it can be extended to a head: the log still has every later batch (what is folded may be deleted), and it is within
+    /// its bound, or there would be no less to keep.
+    fn can_extend_to(&self, head: &Head, kept_bytes: usize) -> bool {
         self.seq + 1 >= head.log_from && (self.kept <= kept_bytes || head.folded == self.folded)
     }
 
@@ -228,9 +228,15 @@ mod tests {
             kept: 100,
             ..Replica::begin(&head(5, 4))
         };
-        assert!(replica.leads_to(&head(11, 10), 100));
-        assert!(!replica.leads_to(&head(12, 11), 100), "batch 11 is gone");
-        assert!(!replica.leads_to(&head(11, 10), 99), "it is large");
-        assert!(replica.leads_to(&head(5, 4), 99), "nothing would get less");
+        assert!(replica.can_extend_to(&head(11, 10), 100));
+        assert!(
+            !replica.can_extend_to(&head(12, 11), 100),
+            "batch 11 is gone"
+        );
+        assert!(!replica.can_extend_to(&head(11, 10), 99), "it is large");
+        assert!(
+            replica.can_extend_to(&head(5, 4), 99),
+            "nothing would get less"
+        );
     }
 }

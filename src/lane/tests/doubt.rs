@@ -1,0 +1,126 @@
+//! Stores that do not answer, lose commits, or fail, and lanes that others outrun.
+
+use super::*;
+
+/// Callers of a batch that the store does not answer get UNKNOWN, and later callers that nothing was applied. The lane goes on
+/// once the store answers.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_told() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    store.freeze();
+    let first = tokio::spawn(running.lanes.execute(LANE, batch(1)));
+    store.is_asked().await;
+    let first = timeout(LONG, first).await.expect("it is told");
+    let first = first.expect("no panic");
+    assert!(matches!(first, Err(LaneError::Unknown(_))), "{first:?}");
+    let later = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    let later = later.expect("it is told");
+    assert!(matches!(later, Err(LaneError::Unavailable(_))), "{later:?}");
+    store.thaw();
+    let decided = loop {
+        let answer = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        match answer.expect("it is answered") {
+            Err(LaneError::Unavailable(_)) => tokio::task::yield_now().await,
+            answer => break answer.expect("it is carried out"),
+        }
+    };
+    assert_eq!(decided.revision, 2, "behind the one that nobody knew of");
+}
+
+/// A job of a batch that may have been stored is in doubt until a decision says otherwise: a store that cannot be reached
+/// afterwards does not make it NOT_APPLIED, with an id or without one.
+#[tokio::test(start_paused = true)]
+async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
+    for has_id in [true, false] {
+        let store = Memory::default();
+        let running = lanes(&store).await;
+        let operation = Operation::Batch(increments(1));
+        let id = has_id.then(|| store.digests().id("id", None, &operation));
+        store.lose();
+        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let told = timeout(LONG, asked).await.expect("it is told");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+        let next = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        next.expect("it is answered").expect("the lane goes on");
+    }
+}
+
+/// An operation with an id happens once however often it is decided, so that it is decided again if its batch is lost.
+#[tokio::test(start_paused = true)]
+async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
+    for has_id in [true, false] {
+        let store = Memory::default();
+        let running = lanes(&store).await;
+        let operation = Operation::Batch(increments(1));
+        let id = has_id.then(|| store.digests().id("id", None, &operation));
+        store.drop_next();
+        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let told = timeout(LONG, asked).await.expect("it is told");
+        match told {
+            Ok(_) => assert!(has_id),
+            Err(error) => assert!(
+                !has_id && matches!(error, LaneError::Unknown(_)),
+                "{error:?}"
+            ),
+        }
+        assert_eq!(store.commits(), if has_id { 2 } else { 1 });
+    }
+}
+
+/// If another node always commits before this one has read its last commits, nobody waits for ever: nothing was changed,
+/// and that is told. The lane goes on.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_node_outruns_says_so() {
+    let store = Memory::default();
+    let running = lanes(&store).await;
+    store.outrun(true);
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    let message = part("s", 1, Some(0), 1);
+    let queued = running.lanes.enqueue(LANE, message, 1, replies).await;
+    queued.expect("the lane has not ended");
+    let single = running.lanes.execute(LANE, batch(1));
+    let single = timeout(LONG, single).await.expect("it is told");
+    let bulk = timeout(LONG, answers.recv()).await.expect("it is told");
+    for told in [single, bulk.expect("an answer")] {
+        assert!(matches!(told, Err(LaneError::Unavailable(_))), "{told:?}");
+    }
+    store.outrun(false);
+    let decided = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    decided.expect("it is told").expect("the lane goes on");
+}
+
+/// A lane that ends with its store leaves nobody without an answer, not even streams, which would wait for it in vain.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_fails_answers_all_that_wait() {
+    let store = Memory::default();
+    let mut running = lanes(&store).await;
+    store.fail();
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    for sequence in 1..=3 {
+        let message = part("s", sequence, Some(sequence - 1), 1);
+        let queued = running.lanes.enqueue(LANE, message, 1, replies.clone());
+        queued.await.expect("the lane has not ended yet");
+    }
+    let single = running.lanes.execute(LANE, batch(1));
+    let single = timeout(LONG, single).await.expect("it is told");
+    assert!(matches!(single, Err(LaneError::Unknown(_))), "{single:?}");
+    for _ in 1..=3 {
+        let told = timeout(LONG, answers.recv()).await.expect("it is told");
+        let told = told.expect("there is a sender");
+        assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+    }
+    let failure = timeout(LONG, running.failure()).await;
+    assert!(matches!(
+        failure,
+        Ok(StartError::Store(StoreError::Failed(_)))
+    ));
+
+    // A request that cannot be queued any more is refused, once.
+    let queued = running
+        .lanes
+        .enqueue(LANE, part("s", 4, Some(3), 1), 1, replies);
+    let refused = queued.await.expect_err("the lane has ended");
+    assert!(matches!(refused, LaneError::Closed), "{refused:?}");
+    assert!(answers.recv().await.is_none());
+}

@@ -1,0 +1,75 @@
+use std::path::Path;
+
+use rusqlite::ffi;
+
+use super::*;
+
+/// An error of SQLite.
+pub fn failed(code: std::ffi::c_int) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+}
+
+/// The error of a value that has another type than its column.
+pub fn wrong_type() -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(3, "value".to_owned(), rusqlite::types::Type::Text)
+}
+
+/// Readers, or a disk without room, leave the log as long as it is. Anything else that goes wrong is told.
+#[test]
+fn a_log_is_cut_or_not() {
+    assert!(is_cut(Ok(false)).expect("nothing is wrong"));
+    assert!(!is_cut(Ok(true)).expect("nothing is wrong"));
+    let full = is_cut(Err(failed(ffi::SQLITE_FULL)));
+    assert!(!full.expect("it is as it was"));
+    is_cut(Err(failed(ffi::SQLITE_IOERR))).expect_err("it is told");
+}
+
+/// Contents that are wrong are damage, which a backup helps against. A disk that cannot be read is no damage.
+#[test]
+fn damage_is_told_from_a_file_that_cannot_be_read() {
+    let path = Path::new("sumd.db");
+    let damage = [
+        rows::Error::Corrupt("batch 7 is not what was written".to_owned()),
+        failed(ffi::SQLITE_CORRUPT).into(),
+        // No error of SQLite's.
+        wrong_type().into(),
+    ];
+    for error in damage {
+        let told = OpenError::unreadable(path, error);
+        assert!(matches!(told, OpenError::Damaged(..)), "{told}");
+    }
+    for code in [ffi::SQLITE_IOERR, ffi::SQLITE_CANTOPEN, ffi::SQLITE_BUSY] {
+        let told = OpenError::unreadable(path, failed(code).into());
+        assert!(matches!(told, OpenError::Sqlite(..)), "{told}");
+    }
+}
+
+/// A file with tables of somebody else's is left as it is, also if it does not say whose it is.
+#[test]
+fn a_database_that_is_not_ours_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for application in [0, 7] {
+        let path = folder.path().join(format!("{application}.db"));
+        let theirs = Connection::open(&path).expect("a file");
+        theirs
+            .pragma_update(None, "application_id", application)
+            .expect("SQL");
+        theirs.execute_batch("CREATE TABLE t (x)").expect("SQL");
+        drop(theirs);
+        let before = std::fs::read(&path).expect("a file");
+        let told = open(&path).map(drop).expect_err("it is not ours");
+        assert!(matches!(told, OpenError::Foreign(..)), "{told}");
+        assert_eq!(std::fs::read(&path).expect("a file"), before);
+    }
+}
+
+/// SQLite reads the name as a URI.
+#[test]
+fn a_name_of_any_characters_is_a_uri() {
+    for (path, uri) in [
+        ("/a b/sumd.db", "file:/a b/sumd.db?immutable=1"),
+        ("/100%?#.db", "file:/100%25%3F%23.db?immutable=1"),
+    ] {
+        assert_eq!(immutable(Path::new(path)), Path::new(uri));
+    }
+}
