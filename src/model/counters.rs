@@ -223,6 +223,22 @@ mod tests {
 
     use super::*;
 
+    /// A store has room for the names that a batch changes, each of them once.
+    #[test]
+    fn the_names_of_a_batch_are_counted_once() {
+        let mut counters = Counters::new();
+        for name in ["a/1", "a/22"] {
+            counters.load(name.into(), None);
+        }
+        let at = |counters: &Counters, name| counters.find(hash_name(name), name).expect("loaded");
+        for (place, name, bytes) in [(1, "a/1", 3), (2, "a/22", 7), (3, "a/1", 7)] {
+            let at = at(&counters, name);
+            counters.set(at, Some(1), place);
+            assert_eq!(counters.changed_bytes(), bytes);
+        }
+        assert_eq!(counters.changes(), 2);
+    }
+
     proptest! {
         #[test]
         fn names_are_in_order(names in prop::collection::hash_set("(a/)?[ab\u{e9}]{0,4}(b/)?[ab]{0,12}", 0..40)) {

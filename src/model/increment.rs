@@ -52,9 +52,9 @@ impl Limits {
                 applied: to_value(i128::from(within) - i128::from(value)),
             });
         }
-        Err(match (self.min, self.max) {
-            (Some(min), _) if after < i128::from(min) => Refusal::Min { value, delta, min },
-            (_, Some(max)) if after > i128::from(max) => Refusal::Max { value, delta, max },
+        Err(match (delta.is_negative(), self.min, self.max) {
+            (true, Some(min), _) => Refusal::Min { value, delta, min },
+            (false, _, Some(max)) => Refusal::Max { value, delta, max },
             _ => Refusal::OutOfRange { value, delta },
         })
     }

@@ -93,7 +93,7 @@ fn both_a_long_log_and_many_counters_are_full() {
 
     let names = |count: usize| (0..count).map(|i| (format!("{i:0200}"), Some(1))).collect();
     let takes = 10 * (size_of::<Entry>() + 200);
-    for (count, full) in [(9, false), (11, true)] {
+    for (count, full) in [(10, false), (11, true)] {
         let mut recent = Recent::new(takes);
         recent.push(run(&names(count), 1, false));
         assert_eq!(recent.is_full(), full);
@@ -102,6 +102,24 @@ fn both_a_long_log_and_many_counters_are_full() {
     let mut recent = Recent::new(9 * size_of::<Entry>());
     recent.push(run(&short, 1, false));
     assert!(recent.is_full());
+}
+
+/// A start that reads a long log makes runs of it as it goes.
+#[test]
+fn what_is_gathered_is_bounded() {
+    let mut gathered = Gathered::default();
+    for at in 0..GATHERED {
+        assert!(!gathered.is_full(), "{at}");
+        gathered.push(Latest {
+            name: "a",
+            value: Some(1),
+            revision: 1,
+            is_new: false,
+        });
+    }
+    assert!(gathered.is_full());
+    assert_eq!(gathered.take().entries.len(), 1);
+    assert!(!gathered.is_full());
 }
 
 /// There are few runs, however many batches there were: a reader looks at each of them.

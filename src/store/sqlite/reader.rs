@@ -395,3 +395,6 @@ pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
     }
     Ok(loaded)
 }
+
+#[cfg(test)]
+mod tests;
