@@ -201,8 +201,8 @@ def hunt(number, tests):
         failed = failure(group, patience(group), **on)
         if not failed:
             continue
-        # Again by themselves, lest a busy machine is taken for a mutant; all of them if it is not known which one it was.
-        for test in [test for test in group if failed in (test["name"], SILENT)]:
+        # Again by themselves, lest a busy machine is taken for a mutant: first the one that has failed.
+        for test in sorted(group, key=lambda test: test["name"] != failed):
             if failure([test], patience([test]), **on):
                 return test["name"]
     return MISSED
@@ -212,12 +212,9 @@ def patience(tests):
     return 30 + 6 * sum(test["seconds"] for test in tests)
 
 
-# What fails if a program ends, or is ended, without a word of the test that has.
-SILENT = "?"
-
-
 def failure(tests, limit, **environment):
-    """Runs tests of one program up to the first that fails: gives its name; `None` if all pass in time."""
+    """Runs tests of one program up to the first that fails: gives its name, or `?` if the program ends, or is ended, without a
+    word of it; `None` if all pass in time."""
     child = subprocess.Popen(
         [tests[0]["program"], "--exact", "--include-ignored", "--test-threads=4", *(test["name"] for test in tests)],
         cwd=ALL,
@@ -235,7 +232,7 @@ def failure(tests, limit, **environment):
                 return failed[1]
             if line.startswith("test result: ok"):
                 return None
-        return SILENT
+        return "?"
     finally:
         timer.cancel()
         end(child)
@@ -261,14 +258,19 @@ def hunt_alone(mutant, tests):
         if subprocess.run(check, cwd=ONE, env=environment, stderr=subprocess.DEVNULL).returncode:
             return UNVIABLE
         run = ["cargo", "nextest", "run", "--locked", "--lib", "--test=it", "--run-ignored=all", "--fail-fast", "--retries=1"]
-        names = "\n".join(re.escape(test["name"]) for test in tests).replace("\n", "|")
+        names = "|".join(re.escape(test["name"]) for test in tests)
         run += ["--filterset", f"test(/^({names})$/)"]
         ran = subprocess.run(run, cwd=ONE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        # Of nextest: some tests have failed.
-        if ran.returncode not in (0, 100):
-            raise SystemExit(ran.stderr)
-        failed = re.search(r"(?:FAIL|TIMEOUT|SIG\w+) \[.*\] \S+ \S* ?(\S+)$", ran.stderr, re.MULTILINE)
-        return (failed[1] if failed else "a test") if ran.returncode else MISSED
+        # As nextest has it: all pass, some tests have failed, or they do not compile.
+        match ran.returncode:
+            case 0:
+                return MISSED
+            case 100:
+                failed = re.search(r"(?:FAIL|TIMEOUT|SIG\w+) \[.*\] \S+ \S* ?(\S+)$", ran.stderr, re.MULTILINE)
+                return failed[1] if failed else "a test"
+            case 101:
+                return UNVIABLE
+        raise SystemExit(ran.stderr)
     finally:
         path.write_text(before)
 
