@@ -213,7 +213,7 @@ mod tests {
         assert!(since(&changes, 1).is_some());
     }
 
-    /// Whoever waits is woken by what is later, and by nothing else.
+    /// A waiter is woken by a later revision, and by no other.
     #[test]
     fn waiters_are_woken_by_later_revisions() {
         let changes = Changes::new(10);

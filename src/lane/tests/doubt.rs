@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A request of one increment, with an id or without.
+fn request(store: &Memory, has_id: bool) -> Request {
+    let request = batch(1);
+    let id = has_id.then(|| store.digests().id("id", None, &request.operation));
+    Request { id, ..request }
+}
+
 /// Callers of a batch that the store does not answer get UNKNOWN, and later callers that nothing was applied. The lane goes on
 /// once the store answers.
 #[tokio::test(start_paused = true)]
@@ -35,10 +42,8 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     for has_id in [true, false] {
         let store = Memory::default();
         let running = lanes(&store).await;
-        let operation = Operation::Batch(increments(1));
-        let id = has_id.then(|| store.digests().id("id", None, &operation));
         store.lose();
-        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let asked = running.lanes.execute(LANE, request(&store, has_id));
         let told = timeout(LONG, asked).await.expect("it is told");
         assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
         let next = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
@@ -52,10 +57,8 @@ async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
     for has_id in [true, false] {
         let store = Memory::default();
         let running = lanes(&store).await;
-        let operation = Operation::Batch(increments(1));
-        let id = has_id.then(|| store.digests().id("id", None, &operation));
         store.drop_next();
-        let asked = running.lanes.execute(LANE, Request { id, operation });
+        let asked = running.lanes.execute(LANE, request(&store, has_id));
         let told = timeout(LONG, asked).await.expect("it is told");
         match told {
             Ok(_) => assert!(has_id),

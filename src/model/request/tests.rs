@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::Digests;
 
-/// What an id was first used for is known by a digest of it.
+/// An id is known with a digest of the contents that it was first used with.
 #[test]
 fn contents_that_differ_have_other_digests() {
     let digests = Digests::new([7; 16]);

@@ -49,7 +49,7 @@ fn counters_are_let_go_of_down_to_a_bound() {
     assert!(left <= MOST && left > MOST / 2, "{left}");
 }
 
-/// Where there is no room for new sessions, those that are known go on for a quarter more.
+/// If there is no room for new sessions, known ones go on in a quarter more.
 #[test]
 fn known_sessions_go_on_a_while_without_room() {
     const MOST: u64 = 8192;
@@ -81,7 +81,7 @@ fn known_sessions_go_on_a_while_without_room() {
     let mut sequence = 1;
     let full = loop {
         sequence += 1;
-        // What fails takes memory.
+        // Failures take memory.
         match lane.one(message(sequence, 0, &[("g/0", i64::MAX); 8], START)) {
             Ok(_) => {}
             Err(refused) => break refused,

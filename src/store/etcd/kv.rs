@@ -123,7 +123,7 @@ fn found(response: TxnResponse) -> Found {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::client::Doubt;
@@ -131,10 +131,21 @@ mod tests {
 
     /// The first `bad` transactions end in `outcome`, or never if there is none; later ones succeed.
     #[derive(Clone)]
-    struct Flaky {
+    pub struct Flaky {
         asked: Arc<AtomicU32>,
         bad: u32,
         outcome: Option<Outcome>,
+    }
+
+    impl Flaky {
+        pub fn new(bad: u32, outcome: Option<Outcome>) -> Self {
+            let asked = Arc::default();
+            Self {
+                asked,
+                bad,
+                outcome,
+            }
+        }
     }
 
     impl Kv for Flaky {
@@ -153,14 +164,9 @@ mod tests {
         }
     }
 
-    /// What a read ends with, after how long, and how often etcd was asked.
+    /// The end of a read, how long it took, and how often etcd was asked.
     async fn read_from(bad: u32, outcome: Option<Outcome>) -> (&'static str, Duration, u32) {
-        let asked = Arc::default();
-        let kv = Flaky {
-            asked,
-            bad,
-            outcome,
-        };
+        let kv = Flaky::new(bad, outcome);
         let begun = Instant::now();
         let told = match read(&kv, Vec::new()).await {
             Ok(_) => "found",

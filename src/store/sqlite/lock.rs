@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(fs::read(&log).expect("a file"), left);
     }
 
-    /// What is written to a file that is no longer at its path is lost: it is told of which one that is.
+    /// A write to a file that is no longer at its path is lost: the lock tells which file that is.
     #[test]
     fn a_file_that_was_replaced_is_told_of() {
         let folder = tempfile::tempdir().expect("a folder");

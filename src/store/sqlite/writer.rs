@@ -19,7 +19,7 @@ use crate::store::recent::{Current, Recent, Run};
 /// How often deleted counters are looked for that nobody needs to be told of any more.
 const FORGET_INTERVAL: Millis = 10_000;
 
-/// Rows that are folded with a batch, at the least.
+/// The least number of rows that are folded with a batch.
 const FOLD_ROWS: usize = 128;
 const FOLD_ROWS_AT_CLOSE: usize = 4 * 1024;
 
@@ -280,7 +280,7 @@ impl Writer {
     }
 }
 
-/// How many rows are folded with a batch: more than it changes, lest more comes in than is folded.
+/// The number of rows that are folded with a batch: more than it changes, lest more comes in than is folded.
 fn rows_to_fold(changed: usize) -> usize {
     FOLD_ROWS.max(changed * 3 / 2)
 }

@@ -39,7 +39,7 @@ impl Stream {
         loop {
             let answer = soon(self.answers.message()).await?.expect("an answer");
             assert_eq!(answer.window, 256);
-            // Who reads at it sees what is acknowledged.
+            // A read at that revision sees all messages that are acknowledged.
             assert_eq!(answer.revision > 0, answer.acknowledged > 0, "{answer:?}");
             self.revision = answer.revision;
             failures.extend(answer.failures.into_iter().map(|failure| {

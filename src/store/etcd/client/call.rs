@@ -207,7 +207,7 @@ impl Caller {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Doubt, Outcome, Refusal};
     use super::*;
 
@@ -216,7 +216,7 @@ mod tests {
         Caller::new(Options::new(&address))
     }
 
-    fn fault(outcome: Outcome, leave: bool, unsent: bool) -> Fault {
+    pub fn fault(outcome: Outcome, leave: bool, unsent: bool) -> Fault {
         Fault {
             error: Error::new(outcome, "as a test has it".to_owned()),
             leave,

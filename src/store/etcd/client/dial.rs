@@ -165,10 +165,18 @@ fn unfit(host: &Host, problem: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
+
+    /// A port where nobody answers, and which nobody else can have: bound, and not listening.
+    pub fn closed() -> TcpSocket {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(any).expect("a port");
+        socket
+    }
 
     #[test]
     fn a_file_without_a_certificate_is_refused() {
@@ -185,13 +193,7 @@ mod tests {
     /// Each endpoint is tried once, whichever comes first, and the error tells of all.
     #[tokio::test]
     async fn all_endpoints_are_tried() {
-        // Bound and not listening: nobody answers there, and nobody else can have it.
-        let closed = [(); 3].map(|()| {
-            let socket = TcpSocket::new_v4().expect("a socket");
-            let any = "127.0.0.1:0".parse().expect("an address");
-            socket.bind(any).expect("a port");
-            socket
-        });
+        let closed = [(); 3].map(|()| closed());
         let [a, b, c] = &closed;
         let host = |socket: &TcpSocket| socket.local_addr().expect("it is bound").to_string();
         let [a, b, c] = [a, b, c].map(host);

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(prefix("a", 7).limit, 7);
     }
 
-    /// What was written at the revision itself is let pass.
+    /// A key that was written at the revision itself passes.
     #[test]
     fn a_guard_lets_pass_what_was_written_up_to_a_revision() {
         let guard = not_after("/sumd/nodes/", 7);

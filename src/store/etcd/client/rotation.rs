@@ -190,10 +190,7 @@ mod tests {
     /// While no endpoint would do, all are tried again after a while, and not at once.
     #[tokio::test]
     async fn rounds_that_fail_are_apart() {
-        // Bound and not listening: nobody answers there.
-        let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
-        let any = "127.0.0.1:0".parse().expect("an address");
-        closed.bind(any).expect("a port");
+        let closed = super::super::dial::tests::closed();
         let host = closed.local_addr().expect("it is bound");
         let address = format!("etcd://{host}").parse().expect("an address");
         let rotation = Rotation::new(Options::new(&address));

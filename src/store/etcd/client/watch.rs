@@ -300,7 +300,8 @@ fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Doubt, Error, Outcome, Refusal};
+    use super::super::call::tests::fault;
+    use super::super::{Doubt, Outcome, Refusal};
     use super::*;
 
     /// A watch goes on elsewhere unless etcd has refused it for good, whichever member is asked.
@@ -312,13 +313,7 @@ mod tests {
             (Outcome::Definite(Refusal::NoLeader), false, false),
             (Outcome::Unknown(Doubt::Unavailable), false, false),
         ] {
-            let fault = Fault {
-                error: Error::new(outcome, "as a test has it".to_owned()),
-                leave,
-                unsent: false,
-                token: false,
-            };
-            let ended = failed(fault);
+            let ended = failed(fault(outcome, leave, false));
             assert_eq!(matches!(ended, End::Final(_)), is_final, "{outcome:?}");
         }
     }

@@ -5,7 +5,7 @@ use super::*;
 use crate::proto::etcd::etcdserverpb::{RangeResponse, ResponseOp};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Head;
-use crate::store::etcd::hold::Hold;
+use crate::store::etcd::kv::tests::Flaky;
 
 fn attempt() -> (Attempt, oneshot::Receiver<Answer>) {
     Attempt::new(plan())
@@ -65,28 +65,20 @@ fn a_full_etcd_is_told_of_once() {
     assert_eq!(told, [false, true, false, false, true, false, true]);
 }
 
-/// An etcd that nothing can be asked of.
-#[derive(Clone)]
-struct Away;
-
-impl Kv for Away {
-    async fn txn(&self, _: TxnRequest, _: Instant) -> Result<TxnResponse, Error> {
-        Err(refused(Refusal::NotConnected))
-    }
-
-    async fn hold(&self, _prefix: &str) -> Result<Option<Hold>, Error> {
-        Ok(None)
+/// A transaction on its way to an etcd that nothing can be asked of.
+fn flight() -> Flight<Flaky> {
+    let away = Outcome::Definite(Refusal::NotConnected);
+    Flight {
+        kv: Flaky::new(u32::MAX, Some(away)),
+        layout: layout(),
+        room: Room::default(),
     }
 }
 
 /// The head of a lane has moved, and the log cannot be read, which would tell by whom: that is in doubt until it can.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
-    let flight = Flight {
-        kv: Away,
-        layout: layout(),
-        room: Room::default(),
-    };
+    let flight = flight();
     let (mut attempt, mut answer) = attempt();
     let key = flight.layout.head(attempt.plan.lane);
     let moved_on = Head {
@@ -148,11 +140,7 @@ fn batches_go_together_as_long_as_they_fit() {
 /// be read whose the data are.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_an_earlier_copy_has_stored_is_found() {
-    let flight = Flight {
-        kv: Away,
-        layout: layout(),
-        room: Room::default(),
-    };
+    let flight = flight();
     for (mod_revision, has_landed) in [(50, true), (0, false)] {
         let (mut attempt, mut answer) = attempt();
         attempt.in_doubt = true;

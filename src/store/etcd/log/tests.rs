@@ -146,7 +146,7 @@ fn changes_that_are_folded_are_not_taken_in() {
     assert_eq!([1, 2, 3, 4].map(is_there), [false, false, true, true]);
 }
 
-/// What is folded with a batch that was too much gets half as much each time, down to a bound: the first row always goes along.
+/// After a batch that was too much, half as many bytes are folded with the next, down to a bound: the first row always goes along.
 #[test]
 fn less_is_folded_after_a_batch_that_was_too_much() {
     let mut log = Log::empty(layout(), 0);

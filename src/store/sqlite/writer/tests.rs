@@ -41,7 +41,7 @@ pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
     Writer::new(connection, meta.digests, recent).expect("a writer")
 }
 
-/// What nothing is remembered of is deleted once it is folded, and what is not folded is there after a crash.
+/// A batch is deleted once it is folded and nothing is remembered of it; one that is not folded is there after a crash.
 #[test]
 fn the_log_is_kept_until_it_is_folded() {
     let folder = tempfile::tempdir().expect("a folder");
