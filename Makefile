@@ -65,8 +65,8 @@ breaking: $(BUF)
 lint-deploy: $(TOOLS)/deploy/installed
 	$(TOOLS)/deploy/bin/python tests/deploy/check.py
 
-$(TOOLS)/deploy/installed: tests/deploy/requirements.txt
-	python3 -m venv $(TOOLS)/deploy && $(TOOLS)/deploy/bin/pip install --quiet -r $<
+$(TOOLS)/%/installed: tests/%/requirements.txt
+	python3 -m venv $(TOOLS)/$* && $(TOOLS)/$*/bin/pip install --quiet -r $<
 	touch $@
 
 .PHONY: fix
@@ -98,10 +98,6 @@ soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power:
 .PHONY: mutants
 mutants: $(MUTANTS) $(NEXTEST) $(ETCD) $(TOOLS)/mutants/installed ## Change the code at random, and tell which changes no test sees (tests/mutants/run.py)
 	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" $(TOOLS)/mutants/bin/python tests/mutants/run.py
-
-$(TOOLS)/mutants/installed: tests/mutants/requirements.txt
-	python3 -m venv $(TOOLS)/mutants && $(TOOLS)/mutants/bin/pip install --quiet -r $<
-	touch $@
 
 .PHONY: fuzz
 fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)

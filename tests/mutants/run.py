@@ -251,9 +251,9 @@ def hunt_alone(mutant, tests):
     """Builds a mutant by itself, and runs all tests that pass without one."""
     environment = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(OUT / "build-one")}
     path = ONE / mutant["file"]
-    before = path.read_text()
+    source = schemata.Source(path)
     try:
-        path.write_text(schemata.changed(before, mutant))
+        path.write_bytes(source.changed(mutant))
         check = ["cargo", "check", "--quiet", "--locked", "--lib"]
         if subprocess.run(check, cwd=ONE, env=environment, stderr=subprocess.DEVNULL).returncode:
             return UNVIABLE
@@ -272,7 +272,7 @@ def hunt_alone(mutant, tests):
                 return UNVIABLE
         raise SystemExit(ran.stderr)
     finally:
-        path.write_text(before)
+        path.write_bytes(source.text)
 
 
 sys.exit(main())

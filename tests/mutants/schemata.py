@@ -61,7 +61,7 @@ class Source:
 
     def add(self, number, mutant):
         """Puts a mutant in; `False` if a running program cannot be changed into it."""
-        start, end = (self._offset(mutant["span"][at]) for at in ("start", "end"))
+        start, end = self._span(mutant)
         new = mutant["replacement"]
         node = self.root.descendant_for_byte_range(start, max(start, end - 1))
         if self._is_constant(node):
@@ -101,13 +101,18 @@ class Source:
                 return False
         return True
 
+    def changed(self, mutant):
+        """The file with this mutant and no other."""
+        start, end = self._span(mutant)
+        return self.text[:start] + mutant["replacement"].encode() + self.text[end:]
+
     def render(self, some):
         """The file with some of the mutants."""
         before, after = self.text[: self.root.start_byte], self.text[self.root.end_byte :]
         return before.decode() + self._render(self.root, some) + after.decode()
 
     def _render(self, node, some):
-        return _choose([place for place in self.places[node.id] if place[0] in some], self._inside(node, some))
+        return _choose(self.places[node.id], some, self._inside(node, some))
 
     def _inside(self, node, some):
         if node.type == "match_pattern" and (self.arms[node.id] or self.guards[node.id]):
@@ -126,12 +131,14 @@ class Source:
         guard = [f"!crate::mutant::on({number}){_mark(number, '')}" for number in self.arms[node.id] if number in some]
         condition = node.child_by_field_name("condition")
         if condition is not None:
-            others = [other for other in self.guards[node.id] if other[0] in some]
-            text = _choose(others, self._render(condition, some))
+            text = _choose(self.guards[node.id], some, self._render(condition, some))
             is_chain = condition.type in ("let_chain", "let_condition")
             guard.append(text if is_chain or not guard else f"({text})")
         pattern = self.text[node.start_byte : node.children[0].end_byte].decode()
         return f"{pattern} if {' && '.join(guard)}" if guard else pattern
+
+    def _span(self, mutant):
+        return (self._offset(mutant["span"][at]) for at in ("start", "end"))
 
     def _offset(self, place):
         line = place["line"] - 1
@@ -160,12 +167,10 @@ def _around(node, kinds):
     return node
 
 
-def _choose(others, text):
-    """An expression, unless the process is one of the mutants that have another one in its place."""
-    if not others:
-        return text
-    cases = "".join(f"if crate::mutant::on({number}) {{{_mark(number, other)}}} else " for number, other in others)
-    return f"({cases}{{{text}}})"
+def _choose(others, some, text):
+    """An expression, unless the process is one of some mutants, that have another one in its place."""
+    cases = [f"if crate::mutant::on({number}) {{{_mark(number, other)}}} else " for number, other in others if number in some]
+    return f"({''.join(cases)}{{{text}}})" if cases else text
 
 
 def _mark(number, text):
@@ -198,15 +203,6 @@ def instrument(tree, mutants, environment):
         for number in refused:
             # Of others it may be the way that they are put in.
             kinds[number] = "unviable" if mutants[number]["genre"] == "FnValue" else "apart"
-
-
-def changed(text, mutant):
-    """The text of a file that has this mutant and no other."""
-    lines = text.splitlines(keepends=True)
-    start, end = (
-        sum(map(len, lines[: mutant["span"][at]["line"] - 1])) + mutant["span"][at]["column"] - 1 for at in ("start", "end")
-    )
-    return text[:start] + mutant["replacement"] + text[end:]
 
 
 def _errors(tree, environment):
