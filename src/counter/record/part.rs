@@ -15,13 +15,14 @@ use super::super::error::{self, Kind};
 use super::super::peers::{Elsewhere, Forwarded};
 use super::super::refusal;
 use super::super::wire::RecordMessage;
+use super::parts::lanes_of;
 use super::{MAX_INCREMENTS, reply};
 use crate::cluster::{self, Rejection, read_refusal};
 use crate::grpc::FrameError;
 use crate::lane::{self, Decided, LaneError};
 use crate::model::{
     Digests, Done, Failure, Follows, Increments, LowerBound, MAX_ID_BYTES, Millis, Operation, Part,
-    Record, Refused, Request, SessionId, check_text, group,
+    Record, Refused, Request, SessionId, check_text,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
 use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
@@ -231,9 +232,7 @@ pub(crate) fn decode_parts(
     let session = SessionId::from(message.session_id);
     let home = digests.lane(&session, lanes);
     for (part, increments) in parts.iter().zip(&increments) {
-        let lane = |name: &str| digests.lane(group(name), lanes);
-        let mut of = increments.iter();
-        if !of.all(|of| of.map_or(home, |of| lane(of.name)) == part.lane) {
+        if !lanes_of(increments, digests, lanes, home).all(|lane| lane == part.lane) {
             return Err(malformed(&"a part has increments of another lane"));
         }
     }

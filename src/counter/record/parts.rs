@@ -114,9 +114,7 @@ impl Parts {
 
     /// Which increments are each lane's: none are named where they are all of them.
     fn by_lane(&self, increments: &Increments) -> Vec<(LaneNumber, Vec<u32>)> {
-        let lane = |name: &str| self.digests.lane(group(name), self.lanes);
-        let all = increments.iter();
-        let lanes = all.map(|increment| increment.map_or(self.home, |found| lane(found.name)));
+        let lanes = lanes_of(increments, self.digests, self.lanes, self.home);
         let mut order: Vec<(LaneNumber, u32)> = lanes.zip(0..).collect();
         let first = order.first().map_or(self.home, |(lane, _)| *lane);
         if order.iter().all(|(lane, _)| *lane == first) {
@@ -189,10 +187,35 @@ impl Parts {
     }
 }
 
+/// The lane of each increment, in their order; `home` is that of one that names no counter. Increments of one group mostly follow each
+/// other, and a group that does is hashed once.
+pub(super) fn lanes_of(
+    increments: &Increments,
+    digests: Digests,
+    lanes: u32,
+    home: LaneNumber,
+) -> impl Iterator<Item = LaneNumber> {
+    let mut last = None;
+    increments.iter().map(move |increment| {
+        let Ok(increment) = increment else {
+            return home;
+        };
+        let group = group(increment.name);
+        match last {
+            Some((of, lane)) if of == group => lane,
+            _ => {
+                let lane = digests.lane(group, lanes);
+                last = Some((group, lane));
+                lane
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Limits;
+    use crate::model::{Invalid, Limits};
 
     /// A message that is sent again follows the same one as it did at first, whatever was sent since: the one before may not
     /// have been applied.
@@ -261,5 +284,25 @@ mod tests {
         assert_eq!((durable(lanes[0]), durable(lanes[0])), (0, 0));
         assert_eq!((durable(lanes[1]), durable(lanes[1])), (1, 1));
         assert_eq!(parts.pending(), 0);
+    }
+
+    /// The lane of an increment is that of its own group, whichever comes before it.
+    #[test]
+    fn lanes_are_those_of_groups() {
+        let digests = Digests::new([7; 16]);
+        let names = ["a/1", "a/2", "b", "a", "", "b/1", "ab/1", "a/1"];
+        let mut increments = Increments::default();
+        for name in names {
+            match name {
+                "" => increments.push_invalid(1, Invalid::NotUtf8),
+                name => increments.push(name, 1, Limits::default()),
+            }
+        }
+        let lanes: Vec<_> = lanes_of(&increments, digests, 256, 1000).collect();
+        let expected = names.map(|name| match name {
+            "" => 1000,
+            name => digests.lane(group(name), 256),
+        });
+        assert_eq!(lanes, expected);
     }
 }
