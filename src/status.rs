@@ -1,6 +1,8 @@
 //! How every error of sumd looks on the wire: a code, a sentence, and an `ErrorInfo` that a program
 //! can act on.
 
+mod reason;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub use reason::{Outcome, Reason, Retry};
 
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "sumd";
@@ -53,14 +57,84 @@ pub fn cut_message(headers: &mut HeaderMap) {
     headers.extend(cut);
 }
 
-/// A status with an `ErrorInfo`.
-pub fn with_reason(
-    code: Code,
-    message: impl Into<String>,
-    reason: &str,
-    metadata: &[(&str, String)],
-) -> Status {
-    Status::with_error_details(code, message, error_info(reason, metadata))
+/// An error of the public contract, in gRPC's richer error model: a status with an `ErrorInfo`, and a `RetryInfo` or a `BadRequest`
+/// if it has one (<https://grpc.io/docs/guides/error/>).
+#[must_use]
+pub struct RichError {
+    reason: Reason,
+    message: String,
+    outcome: Option<Outcome>,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+}
+
+impl Reason {
+    /// An error with this reason.
+    pub fn error(self, message: impl Into<String>) -> RichError {
+        RichError {
+            reason: self,
+            message: message.into(),
+            outcome: self.outcome(),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+        }
+    }
+}
+
+impl RichError {
+    /// Adds a value to the metadata of the `ErrorInfo`.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Adds a value to the metadata if there is one.
+    pub fn with_some(self, key: &str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+
+    /// Adds to the `BadRequest`: a field, and what is wrong with it.
+    pub fn violation(mut self, field: impl Into<String>, problem: impl Into<String>) -> Self {
+        self.details.add_bad_request_violation(field, problem);
+        self
+    }
+
+    /// Says what became of the change. An error without an outcome, of a reason that has none, says that nobody knows.
+    pub fn outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    /// Adds a `RetryInfo`: try again after `delay`.
+    pub fn retry_in(mut self, delay: Duration) -> Self {
+        self.details.set_retry_info(Some(delay));
+        self
+    }
+}
+
+impl From<RichError> for Status {
+    fn from(error: RichError) -> Self {
+        let RichError {
+            reason,
+            message,
+            outcome,
+            mut metadata,
+            mut details,
+        } = error;
+        debug_assert_eq!(
+            details.retry_info().is_some(),
+            reason.retry() == Retry::AfterDelay,
+            "{reason:?} and RetryInfo"
+        );
+        let outcome = outcome.unwrap_or(Outcome::Unknown);
+        metadata.insert("outcome".to_owned(), outcome.name().to_owned());
+        details.set_error_info(reason.name(), DOMAIN, metadata);
+        Self::with_error_details(reason.code(), message, details)
+    }
 }
 
 /// INVALID_ARGUMENT, with a `BadRequest` that names each field and what is wrong with it. Nothing was done.
@@ -70,42 +144,24 @@ pub fn invalid_argument(violations: Vec<(String, String)>) -> Status {
         .iter()
         .map(|(field, problem)| format!("{field}: {problem}"));
     let message = sentences.collect::<Vec<_>>().join("; ");
-    let mut details = error_info("INVALID_ARGUMENT", &[not_applied()]);
+    let mut error = Reason::InvalidArgument.error(message);
     for (field, problem) in violations {
-        details.add_bad_request_violation(field, problem);
+        error = error.violation(field, problem);
     }
-    Status::with_error_details(Code::InvalidArgument, message, details)
+    error.into()
 }
 
-/// A status with a `RetryInfo` beside the `ErrorInfo`: try again after `delay`.
-pub fn retriable(
-    code: Code,
-    message: impl Into<String>,
-    reason: &str,
-    metadata: &[(&str, String)],
-    delay: Duration,
-) -> Status {
-    let mut details = error_info(reason, metadata);
-    details.set_retry_info(Some(delay));
-    Status::with_error_details(code, message, details)
-}
-
-fn error_info(reason: &str, metadata: &[(&str, String)]) -> ErrorDetails {
-    let metadata = metadata.iter().cloned();
-    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.into(), value)).collect();
-    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
-}
-
-/// The metadata of an error after which nothing was changed, and nothing will be.
+/// A sum that is no int64.
 #[must_use]
-pub fn not_applied() -> (&'static str, String) {
-    ("outcome", "NOT_APPLIED".to_owned())
-}
-
-/// The metadata of an error after which a change may have been made, or may yet be.
-#[must_use]
-pub fn unknown() -> (&'static str, String) {
-    ("outcome", "UNKNOWN".to_owned())
+pub fn sum_out_of_range(sum: i128) -> Status {
+    let (min, max) = (i64::MIN, i64::MAX);
+    let message = format!("the sum is {sum}, outside int64 ({min} to {max})");
+    let error = Reason::SumOutOfRange.error(message);
+    error
+        .with("sum", sum)
+        .with("min", min)
+        .with("max", max)
+        .into()
 }
 
 /// The trailers that end a response well.
@@ -194,8 +250,7 @@ mod tests {
 
     #[test]
     fn a_status_stays_the_same_inside_an_answer() {
-        let metadata = [not_applied()];
-        let status = with_reason(Code::OutOfRange, "too large", "TOO_LARGE", &metadata);
+        let status: Status = Reason::SumOutOfRange.error("too large").into();
         let encoded = to_proto(&status).encode_to_vec();
         let back = from_encoded(encoded.into());
         assert_eq!(

@@ -4,14 +4,14 @@ mod times;
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::warn;
 
 use super::convert::invalid_field;
 use crate::lane::LaneError;
 use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
 use crate::notice::Rarely;
-use crate::status::{self, not_applied, unknown};
+use crate::status::{self, Outcome, Reason, RichError};
 use crate::store::{Effect, StoreError, damaged_counter};
 use times::{from_future, too_old};
 
@@ -50,26 +50,27 @@ pub(super) fn of_part(error: LaneError) -> Status {
 }
 
 fn lane_error_with(error: LaneError, kind: Kind, effect: Effect) -> Status {
-    match error {
-        LaneError::Refused(refused) => refusal(&refused, kind, effect),
-        LaneError::Unknown(error) | LaneError::Unavailable(error) => store_failed(&error, effect),
+    let (reason, problem, delay) = match error {
+        LaneError::Refused(refused) => return refusal(&refused, kind, effect).into(),
+        LaneError::Unknown(error) | LaneError::Unavailable(error) => {
+            return store_failed(&error, effect);
+        }
         // Only requests that may move are told so, and those are carried out elsewhere then.
-        LaneError::Moved => store_failed(&StoreError::Moved, effect),
-        LaneError::Overloaded => status::retriable(
-            Code::Unavailable,
-            format!("too many increments wait; {}", told_to_retry(effect)),
-            "OVERLOADED",
-            &[outcome(effect)],
+        LaneError::Moved => return store_failed(&StoreError::Moved, effect),
+        LaneError::Overloaded => (
+            Reason::Overloaded,
+            "too many increments wait",
             OVERLOAD_RETRY_DELAY,
         ),
-        LaneError::Closed => status::retriable(
-            Code::Unavailable,
-            format!("the server is shutting down; {}", told_to_retry(effect)),
-            "SHUTTING_DOWN",
-            &[outcome(effect)],
+        LaneError::Closed => (
+            Reason::ShuttingDown,
+            "the server is shutting down",
             RESTART_DELAY,
         ),
-    }
+    };
+    let message = format!("{problem}; {}", told_to_retry(effect));
+    let error = reason.error(message).outcome(outcome(effect));
+    error.retry_in(delay).into()
 }
 
 /// A request that was handed to another node, whose answer is lost, and that could not be settled here.
@@ -79,43 +80,24 @@ pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
         "node {node:?} may have applied the request, and its answer is lost: only a retry with the same request_id is safe{}",
         here.unwrap_or_default()
     );
-    status::retriable(
-        Code::Unavailable,
-        message,
-        "ANSWER_LOST",
-        &[unknown()],
-        RESTART_DELAY,
-    )
+    let error = Reason::AnswerLost.error(message);
+    error.retry_in(RESTART_DELAY).into()
 }
 
 /// A message that was sent again was acknowledged meanwhile.
 pub(super) fn acknowledged_meanwhile() -> Status {
-    message_overtaken(
-        "a message that was sent again was acknowledged meanwhile".to_owned(),
-        Effect::Unknown,
-        Duration::from_millis(1),
-    )
-}
-
-fn message_overtaken(message: String, effect: Effect, delay: Duration) -> Status {
-    status::retriable(
-        Code::Unavailable,
-        message,
-        "MESSAGE_OVERTAKEN",
-        &[outcome(effect)],
-        delay,
-    )
+    let message = "a message that was sent again was acknowledged meanwhile";
+    let error = Reason::MessageOvertaken
+        .error(message)
+        .outcome(Outcome::Unknown);
+    error.retry_in(Duration::from_millis(1)).into()
 }
 
 /// A fault of this program.
 pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
     tracing::error!("{problem}");
-    status::with_reason(
-        Code::Internal,
-        "the server failed on this call; its log says where",
-        "PANIC",
-        &[unknown()],
-    )
+    let message = "the server failed on this call; its log says where";
+    Reason::Panic.error(message).into()
 }
 
 fn told(effect: Effect) -> &'static str {
@@ -136,10 +118,10 @@ fn told_to_retry(effect: Effect) -> &'static str {
     }
 }
 
-fn outcome(effect: Effect) -> (&'static str, String) {
+fn outcome(effect: Effect) -> Outcome {
     match effect {
-        Effect::None => not_applied(),
-        Effect::Unknown => unknown(),
+        Effect::None => Outcome::NotApplied,
+        Effect::Unknown => Outcome::Unknown,
     }
 }
 
@@ -163,18 +145,16 @@ pub(super) fn session_read_error(error: &StoreError) -> Status {
 fn store_failed(error: &StoreError, effect: Effect) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
-    let (code, reason, message) = match error {
+    let (reason, message) = match error {
         StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
-            Code::Unavailable,
-            "STORE_UNAVAILABLE",
+            Reason::StoreUnavailable,
             format!(
                 "the store cannot be reached just now; {}",
                 told_to_retry(effect)
             ),
         ),
         StoreError::Full(problem) => (
-            Code::ResourceExhausted,
-            "STORE_FULL",
+            Reason::StoreFull,
             format!(
                 "{problem}: {}. Once there is room, send it again",
                 told(effect)
@@ -184,15 +164,15 @@ fn store_failed(error: &StoreError, effect: Effect) -> Status {
             return damaged(counter.as_deref(), problem, effect);
         }
         StoreError::Failed(_) => (
-            Code::Unavailable,
-            "STORE_FAILED",
+            Reason::StoreFailed,
             format!(
                 "the store has failed, and the server's log says why; {}",
                 told_to_retry(effect)
             ),
         ),
     };
-    status::retriable(code, message, reason, &[outcome(effect)], RESTART_DELAY)
+    let error = reason.error(message).outcome(outcome(effect));
+    error.retry_in(RESTART_DELAY).into()
 }
 
 /// A counter whose row is not what was written, so that nothing is counted on top of it.
@@ -201,177 +181,132 @@ fn damaged(counter: Option<&str>, problem: &str, effect: Effect) -> Status {
         "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
         told(effect)
     );
-    let mut metadata = vec![outcome(effect)];
-    metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
-    status::with_reason(Code::DataLoss, message, "COUNTER_DAMAGED", &metadata)
+    let error = Reason::CounterDamaged
+        .error(message)
+        .outcome(outcome(effect));
+    error.with_some("counter", counter).into()
 }
 
 /// An increment that was not made. `counter` is not known of one that failed in a session.
 pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> Status {
-    let mut metadata = vec![not_applied()];
-    metadata.extend(counter.map(|counter| ("counter", counter.to_owned())));
-    if index {
-        metadata.push(("index", failure.index.to_string()));
-    }
     let what = counter.map_or_else(
         || "the counter".to_owned(),
         |name| format!("counter {}", status::quoted(name)),
     );
-    let mut change = |value: i64, delta: i64| {
-        metadata.push(("value", value.to_string()));
-        metadata.push(("delta", delta.to_string()));
+    let change = |value: i64, delta: i64| {
         let after = i128::from(value) + i128::from(delta);
         format!("{what} is {value}, and adding {delta} would make it {after},")
     };
-    match failure.refusal {
+    let (error, value, delta) = match failure.refusal {
         Refusal::Min { value, delta, min } => {
-            let message = format!(
-                "{} below min, which is {min}; nothing was added",
-                change(value, delta)
-            );
-            metadata.push(("min", min.to_string()));
-            let code = Code::FailedPrecondition;
-            status::with_reason(code, message, "LIMIT_REACHED", &metadata)
+            let change = change(value, delta);
+            let message = format!("{change} below min, which is {min}; nothing was added");
+            let error = Reason::LimitReached.error(message).with("min", min);
+            (error, value, delta)
         }
         Refusal::Max { value, delta, max } => {
-            let message = format!(
-                "{} above max, which is {max}; nothing was added",
-                change(value, delta)
-            );
-            metadata.push(("max", max.to_string()));
-            let code = Code::FailedPrecondition;
-            status::with_reason(code, message, "LIMIT_REACHED", &metadata)
+            let change = change(value, delta);
+            let message = format!("{change} above max, which is {max}; nothing was added");
+            let error = Reason::LimitReached.error(message).with("max", max);
+            (error, value, delta)
         }
         Refusal::OutOfRange { value, delta } => {
-            let message = format!(
-                "{} outside int64 ({} to {}); nothing was added",
-                change(value, delta),
-                i64::MIN,
-                i64::MAX
-            );
-            metadata.push(("min", i64::MIN.to_string()));
-            metadata.push(("max", i64::MAX.to_string()));
-            status::with_reason(Code::OutOfRange, message, "COUNTER_OUT_OF_RANGE", &metadata)
+            let (min, max) = (i64::MIN, i64::MAX);
+            let change = change(value, delta);
+            let message = format!("{change} outside int64 ({min} to {max}); nothing was added");
+            let error = Reason::CounterOutOfRange.error(message);
+            (error.with("min", min).with("max", max), value, delta)
         }
         Refusal::Invalid(invalid) => {
             let (field, problem) = invalid_field(invalid);
-            status::invalid_argument(vec![(field.to_owned(), problem)])
+            return status::invalid_argument(vec![(field.to_owned(), problem)]);
         }
-    }
+    };
+    let error = error.with("value", value).with("delta", delta);
+    let error = error.with_some("counter", counter);
+    error
+        .with_some("index", index.then_some(failure.index))
+        .into()
 }
 
-fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> Status {
-    let (code, reason, message, mut metadata) = match refused {
-        Refused::IdReused if kind == Kind::Session => (
-            Code::AlreadyExists,
-            "SEQUENCE_REUSED",
+fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> RichError {
+    let error = match refused {
+        Refused::IdReused if kind == Kind::Session => Reason::SequenceReused.error(
             "this message of the session was sent before with other increments, which stay; it was not applied: resend a message \
-             unchanged, and give new increments a new sequence"
-                .to_owned(),
-            vec![],
+             unchanged, and give new increments a new sequence",
         ),
-        Refused::IdReused => (
-            Code::AlreadyExists,
-            "REQUEST_ID_REUSED",
+        Refused::IdReused => Reason::RequestIdReused.error(
             "this request_id was used before, for a request with other contents (its method, counters, amounts or limits), and \
-             nothing was changed by this one: send the same contents for the first answer, or another request_id"
-                .to_owned(),
-            vec![],
+             nothing was changed by this one: send the same contents for the first answer, or another request_id",
         ),
-        Refused::TooOld { time, horizon, now } => return too_old(kind, (*time, *horizon, *now), effect),
-        Refused::FromFuture { time, now } => return from_future(kind, *time, *now, effect),
+        Refused::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now),
+        Refused::FromFuture { time, now } => from_future(kind, *time, *now, effect),
         Refused::Full {
             max_bytes,
             retry_in,
-        } => return full(*max_bytes, *retry_in, kind, effect),
-        Refused::Gap { expected } => (
-            Code::FailedPrecondition,
-            "SEQUENCE_GAP",
-            format!(
+        } => full(*max_bytes, *retry_in, kind, effect),
+        Refused::Gap { expected } => Reason::SequenceGap
+            .error(format!(
                 "the next message of this session is {expected}, and this one was not applied: resend from there"
-            ),
-            vec![("expected", expected.to_string())],
-        ),
-        Refused::Acknowledged { acknowledged } => (
-            Code::FailedPrecondition,
-            "SEQUENCE_ACKNOWLEDGED",
-            format!(
+            ))
+            .with("expected", expected),
+        Refused::Acknowledged { acknowledged } => Reason::SequenceAcknowledged
+            .error(format!(
                 "the client has said that it knows messages up to {acknowledged} acknowledged, and this one was not applied \
                  again: go on with the message after them"
-            ),
-            vec![("acknowledged", acknowledged.to_string())],
-        ),
-        Refused::BeyondWindow { acknowledged } => (
-            Code::InvalidArgument,
-            "INVALID_ARGUMENT",
-            format!(
-                "sequence: it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
-            ),
-            vec![("acknowledged", acknowledged.to_string())],
-        ),
-        Refused::Overtaken { applied } => {
-            let message =
-                format!("a message before this one is on its way; here {applied} was the last");
-            return message_overtaken(message, effect, OVERLOAD_RETRY_DELAY);
+            ))
+            .with("acknowledged", acknowledged),
+        Refused::BeyondWindow { acknowledged } => {
+            let problem = format!(
+                "it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
+            );
+            Reason::InvalidArgument
+                .error(format!("sequence: {problem}"))
+                .violation("sequence", problem)
+                .with("acknowledged", acknowledged)
         }
-        Refused::SessionLost { acknowledged } => (
-            Code::FailedPrecondition,
-            "SESSION_LOST",
-            format!(
+        Refused::Overtaken { applied } => Reason::MessageOvertaken
+            .error(format!(
+                "a message before this one is on its way; here {applied} was the last"
+            ))
+            .retry_in(OVERLOAD_RETRY_DELAY),
+        Refused::SessionLost { acknowledged } => Reason::SessionLost
+            .error(format!(
                 "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}: a \
                  backup was restored, or this is not the id that the session was begun with. If the id is right, the \
                  messages after {acknowledged} are not counted: open a stream that says acknowledged {acknowledged}, and \
                  send them again"
-            ),
-            vec![("acknowledged", acknowledged.to_string())],
-        ),
-        Refused::FailuresUnacknowledged { failures } => (
-            Code::ResourceExhausted,
-            "FAILURES_UNACKNOWLEDGED",
-            format!(
+            ))
+            .with("acknowledged", acknowledged),
+        Refused::FailuresUnacknowledged { failures } => Reason::FailuresUnacknowledged
+            .error(format!(
                 "{failures} increments failed that the client has not said it knows of, and this message was not applied: say \
                  with `acknowledged` which messages' failures have come, and send it again"
-            ),
-            vec![("failures", failures.to_string())],
+            ))
+            .with("failures", failures),
+        // It may have been applied when it was sent before: the row that would tell is damaged.
+        Refused::SessionDamaged => return Reason::SessionDamaged.error(
+            "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may \
+             be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) \
+             and send again what its session lacks; or compare the counters with what was sent, and send what is missing in a \
+             new session",
         ),
-        Refused::SessionDamaged => return session_damaged(),
     };
-    metadata.push(outcome(effect));
-    status::with_reason(code, message, reason, &metadata)
+    error.outcome(outcome(effect))
 }
 
-/// The message may have been applied when it was sent before: the row that would tell is damaged.
-fn session_damaged() -> Status {
-    status::with_reason(
-        Code::DataLoss,
-        "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may be, \
-         if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) and send \
-         again what its session lacks; or compare the counters with what was sent, and send what is missing in a new session",
-        "SESSION_DAMAGED",
-        &[unknown()],
-    )
-}
-
-fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> Status {
-    status::retriable(
-        Code::ResourceExhausted,
-        format!(
-            "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest \
-             are forgotten ({})",
-            told(effect),
-            of_kind(kind, "--id-horizon", "--session-horizon")
-        ),
-        of_kind(kind, "REQUEST_IDS_FULL", "SESSIONS_FULL"),
-        &[("max_bytes", max_bytes.to_string()), outcome(effect)],
-        Duration::from_millis(retry_in.unsigned_abs()),
-    )
-}
-
-fn of_kind(kind: Kind, request: &'static str, session: &'static str) -> &'static str {
-    match kind {
-        Kind::Request => request,
-        Kind::Session => session,
-    }
+fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> RichError {
+    let (reason, flag) = match kind {
+        Kind::Request => (Reason::RequestIdsFull, "--id-horizon"),
+        Kind::Session => (Reason::SessionsFull, "--session-horizon"),
+    };
+    let message = format!(
+        "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest are \
+         forgotten ({flag})",
+        told(effect)
+    );
+    let error = reason.error(message).with("max_bytes", max_bytes);
+    error.retry_in(Duration::from_millis(retry_in.unsigned_abs()))
 }
 
 #[cfg(test)]

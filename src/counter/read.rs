@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::convert::Violations;
 use super::error::read_error;
@@ -180,23 +180,7 @@ pub(super) async fn sum(
     let prefix = violations.check(request.prefix)?;
     let found = store.sum(prefix.into()).await;
     let found = found.map_err(|error| read_error(&error))?;
-    let sum = i64::try_from(found.sum).map_err(|_| {
-        status::with_reason(
-            Code::OutOfRange,
-            format!(
-                "the sum is {}, outside int64 ({} to {})",
-                found.sum,
-                i64::MIN,
-                i64::MAX
-            ),
-            "SUM_OUT_OF_RANGE",
-            &[
-                ("sum", found.sum.to_string()),
-                ("min", i64::MIN.to_string()),
-                ("max", i64::MAX.to_string()),
-            ],
-        )
-    })?;
+    let sum = i64::try_from(found.sum).map_err(|_| status::sum_out_of_range(found.sum))?;
     Ok(SumCountersResponse {
         sum,
         count: found.count,

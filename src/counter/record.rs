@@ -16,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use http_body::Body;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::convert::{Violations, canonical};
 use super::error::session_read_error;
@@ -29,7 +29,7 @@ use crate::model::{
     SESSION_WINDOW, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
-use crate::status;
+use crate::status::{Outcome, Reason};
 use crate::store::{LaneNumber, Store};
 use moved::Moved;
 use parts::{Parts, Whole};
@@ -375,11 +375,9 @@ async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<S
 }
 
 fn shutting_down() -> Status {
-    status::retriable(
-        Code::Unavailable,
-        "the server is shutting down; messages that are acknowledged are applied",
-        "SHUTTING_DOWN",
-        &[status::unknown()],
-        std::time::Duration::from_millis(1),
-    )
+    Reason::ShuttingDown
+        .error("the server is shutting down; messages that are acknowledged are applied")
+        .outcome(Outcome::Unknown)
+        .retry_in(std::time::Duration::from_millis(1))
+        .into()
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::status;
+use crate::status::Reason;
 
 /// Why a request has no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,19 +65,18 @@ impl fmt::Display for FrameError {
 
 impl From<FrameError> for Status {
     fn from(error: FrameError) -> Self {
-        let mut metadata = vec![status::not_applied()];
-        let (code, reason) = match &error {
-            FrameError::TooLarge { bytes, max_bytes } => {
-                metadata.push(("bytes", bytes.to_string()));
-                metadata.push(("max_bytes", max_bytes.to_string()));
-                (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
-            }
+        let message = error.to_string();
+        match error {
+            FrameError::TooLarge { bytes, max_bytes } => Reason::MessageTooLarge
+                .error(message)
+                .with("bytes", bytes)
+                .with("max_bytes", max_bytes),
             FrameError::Malformed(_)
             | FrameError::Compressed
             | FrameError::BadPrefix(_)
-            | FrameError::Truncated => (Code::Internal, "MALFORMED_MESSAGE"),
-            FrameError::Count { .. } => (Code::Unimplemented, "MESSAGE_COUNT"),
-        };
-        status::with_reason(code, error.to_string(), reason, &metadata)
+            | FrameError::Truncated => Reason::MalformedMessage.error(message),
+            FrameError::Count { .. } => Reason::MessageCount.error(message),
+        }
+        .into()
     }
 }

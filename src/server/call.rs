@@ -12,11 +12,11 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{error, warn};
 
 use crate::notice::Rarely;
-use crate::status;
+use crate::status::{self, Outcome, Reason};
 
 /// How long a caller that was refused is told to wait: some round trips, and no more than it takes for
 /// calls in flight to end.
@@ -84,13 +84,8 @@ impl Calls {
                  end: watch several counters or a prefix in one call, or open another connection",
                 self.max
             );
-            let metadata = [("max_watches", self.max.to_string())];
-            status::with_reason(
-                Code::ResourceExhausted,
-                message,
-                "TOO_MANY_WATCHES",
-                &metadata,
-            )
+            let error = Reason::TooManyWatches.error(message);
+            error.with("max_watches", self.max).into()
         })
     }
 }
@@ -103,13 +98,11 @@ pub(super) fn too_many_connections(max: u32) -> Status {
 }
 
 fn overloaded(message: String) -> Status {
-    status::retriable(
-        Code::Unavailable,
-        message,
-        "OVERLOADED",
-        &[status::not_applied()],
-        OVERLOAD_RETRY_DELAY,
-    )
+    Reason::Overloaded
+        .error(message)
+        .outcome(Outcome::NotApplied)
+        .retry_in(OVERLOAD_RETRY_DELAY)
+        .into()
 }
 
 /// When a call has to end, beside its own end.
@@ -166,31 +159,21 @@ impl Watch {
 /// The panic hook has logged where.
 pub(super) fn panicked() -> Status {
     error!("a call has panicked");
-    status::with_reason(
-        Code::Internal,
-        "the server failed on this call; its log says where",
-        "PANIC",
-        &[status::unknown()],
-    )
+    let message = "the server failed on this call; its log says where";
+    Reason::Panic.error(message).into()
 }
 
 fn deadline_exceeded() -> Status {
-    status::with_reason(
-        Code::DeadlineExceeded,
-        "the deadline of the call has passed",
-        "DEADLINE_EXCEEDED",
-        &[status::unknown()],
-    )
+    let message = "the deadline of the call has passed";
+    Reason::DeadlineExceeded.error(message).into()
 }
 
 fn shutting_down() -> Status {
-    status::retriable(
-        Code::Unavailable,
-        "the server is shutting down; answers received so far are valid",
-        "SHUTTING_DOWN",
-        &[status::unknown()],
-        SHUTDOWN_RETRY_DELAY,
-    )
+    Reason::ShuttingDown
+        .error("the server is shutting down; answers received so far are valid")
+        .outcome(Outcome::Unknown)
+        .retry_in(SHUTDOWN_RETRY_DELAY)
+        .into()
 }
 
 /// The time that a caller allows for a call.
@@ -206,12 +189,7 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
         let message = format!(
             "grpc-timeout is {value}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
         );
-        status::with_reason(
-            Code::Internal,
-            message,
-            "INVALID_TIMEOUT",
-            &[status::not_applied()],
-        )
+        Reason::InvalidTimeout.error(message).into()
     })
 }
 

@@ -2,10 +2,10 @@
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::body::ResponseBody;
-use crate::status;
+use crate::status::{self, Reason};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
@@ -19,18 +19,14 @@ pub(super) fn check_size<B>(request: &Request<B>, max_bytes: u32) -> Result<(), 
     if bytes <= max_bytes as usize {
         return Ok(());
     }
-    Err(status::with_reason(
-        Code::ResourceExhausted,
-        format!(
-            "the headers of the call have {bytes} bytes, over the limit of {max_bytes} (--max-header-list-size)"
-        ),
-        "HEADERS_TOO_LARGE",
-        &[
-            ("bytes", bytes.to_string()),
-            ("max_bytes", max_bytes.to_string()),
-            status::not_applied(),
-        ],
-    ))
+    let message = format!(
+        "the headers of the call have {bytes} bytes, over the limit of {max_bytes} (--max-header-list-size)"
+    );
+    Err(Reason::HeadersTooLarge
+        .error(message)
+        .with("bytes", bytes)
+        .with("max_bytes", max_bytes)
+        .into())
 }
 
 /// The size of a request's header list, as HTTP/2 reckons it.
@@ -95,12 +91,9 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
         Some(encoding) if encoding == "identity" => Ok(()),
         Some(encoding) => {
             let encoding = status::quoted(encoding);
-            let mut refusal = status::with_reason(
-                Code::Unimplemented,
-                format!("grpc-encoding is {encoding}, and this service takes only identity"),
-                "COMPRESSED_MESSAGE",
-                &[status::not_applied()],
-            );
+            let message =
+                format!("grpc-encoding is {encoding}, and this service takes only identity");
+            let mut refusal = Status::from(Reason::CompressedMessage.error(message));
             refusal.metadata_mut().insert(
                 "grpc-accept-encoding",
                 tonic::metadata::MetadataValue::from_static("identity"),

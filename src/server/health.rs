@@ -6,14 +6,14 @@ use std::pin::Pin;
 use futures_util::Stream;
 use futures_util::stream;
 use tokio::sync::watch;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::cluster::ClusterService;
 use crate::counter::CounterService;
-use crate::status;
+use crate::status::{self, Reason};
 use crate::sum::SumService;
 
 /// What a server can do that has no store.
@@ -89,7 +89,7 @@ impl HealthService for Told {
         let status = status_of(&self.services.borrow(), name);
         let status = status.ok_or_else(|| {
             let message = format!("there is no service {}", status::quoted(name));
-            status::with_reason(Code::NotFound, message, "UNKNOWN_SERVICE", &[])
+            Status::from(Reason::UnknownService.error(message))
         });
         Ok(Response::new(response(status?)))
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::idle::Idle;
-use crate::status;
+use crate::status::Reason;
 
 /// A request's body. A client that cancels, or that sends nothing for too long, is an error here: in
 /// hyper a stream that was reset and one that has ended look the same.
@@ -61,10 +61,6 @@ where
 }
 
 fn idle(timeout: Duration) -> Status {
-    status::with_reason(
-        Code::DeadlineExceeded,
-        format!("the client has sent nothing for {timeout:?} (--stream-idle-timeout)"),
-        "STREAM_IDLE",
-        &[status::not_applied()],
-    )
+    let message = format!("the client has sent nothing for {timeout:?} (--stream-idle-timeout)");
+    Reason::StreamIdle.error(message).into()
 }

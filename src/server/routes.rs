@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 use tracing::debug;
@@ -26,7 +26,7 @@ use crate::cluster::{self, ClusterService, PeerService};
 use crate::counter::{self, CounterService};
 use crate::grpc;
 use crate::proto;
-use crate::status;
+use crate::status::{self, Outcome, Reason};
 use crate::sum::{self, SumService};
 
 type RequestOf<B> = Request<RequestBody<B>>;
@@ -119,12 +119,7 @@ impl Routes {
             Target::Tonic(route, Box::new(parts))
         } else {
             let message = format!("there is no method {}", status::quoted(path));
-            return Err(status::with_reason(
-                Code::Unimplemented,
-                message,
-                "UNKNOWN_METHOD",
-                &[],
-            ));
+            return Err(Reason::UnknownMethod.error(message).into());
         };
         if connection.admission == Admission::HealthChecks && !self.is_health(&target) {
             // It makes room for health checks.
@@ -293,11 +288,11 @@ fn refused(status: Status) -> Response<ResponseBody> {
 
 /// There are no counters yet.
 fn no_store() -> Status {
-    status::retriable(
-        Code::Unavailable,
-        "the node is starting: it has not reached its store yet, or not joined the other nodes",
-        "STORE_UNAVAILABLE",
-        &[status::not_applied()],
-        Duration::from_secs(1),
-    )
+    Reason::StoreUnavailable
+        .error(
+            "the node is starting: it has not reached its store yet, or not joined the other nodes",
+        )
+        .outcome(Outcome::NotApplied)
+        .retry_in(Duration::from_secs(1))
+        .into()
 }

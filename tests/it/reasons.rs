@@ -1,69 +1,124 @@
-//! Every reason of an error is in the tables of the public protos, and every reason in the tables is one that there is.
+//! The reasons of errors: what the code declares, the tables of the public protos and the documentation say the same.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
-use crate::imports::sources;
+use sumd::status::{Outcome, Reason};
 
-/// Rooms whose errors never leave the process: etcd's codes and SQL are written in the same way.
-const WITHOUT_REASONS: [&str; 2] = ["src/store", "src/config"];
-/// Reasons of one word, which could be anything else.
-const ONE_WORD: [&str; 2] = ["OVERLOADED", "PANIC"];
-/// Words that look like a reason: an outcome, and those of the build. Names of variables have a prefix.
-const OTHERS: [&str; 3] = ["NOT_APPLIED", "UNKNOWN", "OUT_DIR"];
-const PREFIXES: [&str; 4] = ["SUMD_", "CARGO_", "NODE_HEALTH_", "NODE_CLOCK_"];
-
-/// The strings in a source that look like reasons.
-fn in_code(source: &str) -> impl Iterator<Item = &str> {
-    let code = source.split("#[cfg(test)]").next().unwrap_or("");
-    let is_reason = |text: &&str| {
-        let has_form = text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-        let is_other = OTHERS.contains(text) || PREFIXES.iter().any(|name| text.starts_with(name));
-        has_form && !is_other && (text.contains('_') || ONE_WORD.contains(text))
-    };
-    code.split('"').skip(1).step_by(2).filter(is_reason)
+fn is_name(word: &str) -> bool {
+    let is_upper = |c: char| c.is_ascii_uppercase() || c == '_';
+    word.len() > 3 && word.chars().all(is_upper)
 }
 
-/// The reasons in a proto: the second word of a line in a table, which begins with a code, and what follows "with reason".
-fn in_tables(proto: &str) -> impl Iterator<Item = &str> {
-    let is_name = |word: &&str| {
-        let is_upper = |c: char| c.is_ascii_uppercase() || c == '_';
-        word.len() > 3 && word.chars().all(is_upper)
-    };
-    proto.lines().filter_map(move |line| {
+/// A code as the protocol writes it, and with it the outcome of a reason: `either` if each error has its own.
+fn words(reason: Reason) -> (String, &'static str) {
+    let code = format!("{:?}", reason.code());
+    let mut name = String::new();
+    for c in code.chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    (name, reason.outcome().map_or("either", Outcome::name))
+}
+
+/// A row of a table in a proto: a code, a reason, and the outcome if the table has that.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    code: &'a str,
+    reason: &'a str,
+    outcome: Option<&'a str>,
+}
+
+/// The rows of the tables in a proto, and what stands before and behind "with reason".
+fn rows(proto: &str) -> impl Iterator<Item = Row<'_>> {
+    proto.lines().filter_map(|line| {
         let comment = line.trim_start().strip_prefix("//")?;
-        if let Some((_, after)) = comment.split_once("with reason ") {
-            return after.split_whitespace().next();
+        if let Some((before, after)) = comment.split_once(" with reason ") {
+            let (code, reason) = (before.split(' ').next_back()?, after.split(' ').next()?);
+            return Some(Row {
+                code,
+                reason,
+                outcome: None,
+            });
         }
         let mut words = comment.strip_prefix("   ")?.split_whitespace();
-        words.next().filter(is_name)?;
-        words.next().filter(is_name)
+        let code = words.next().filter(|word| is_name(word))?;
+        let reason = words.next().filter(|word| is_name(word))?;
+        let is_outcome = |word: &&str| ["NOT_APPLIED", "UNKNOWN", "either"].contains(word);
+        let outcome = words.next().filter(is_outcome);
+        Some(Row {
+            code,
+            reason,
+            outcome,
+        })
     })
 }
 
 #[test]
-fn every_reason_is_in_the_tables() {
-    let mut files = Vec::new();
-    sources(Path::new("src"), &mut files);
-    let mut code = BTreeSet::new();
-    for file in files {
-        let is_test = file.file_stem().is_some_and(|name| name == "tests");
-        let room = file.with_extension("");
-        if is_test || WITHOUT_REASONS.iter().any(|name| room.starts_with(name)) {
-            continue;
-        }
-        let source = fs::read_to_string(&file).expect("a source");
-        code.extend(in_code(&source).map(str::to_owned));
-    }
-    let mut tables = BTreeSet::new();
+fn every_reason_is_in_the_tables_of_the_protos() {
+    let mut missing: BTreeMap<_, _> = Reason::ALL.iter().map(|r| (r.name(), *r)).collect();
+    assert_eq!(missing.len(), Reason::ALL.len(), "a name is given twice");
+    let known = missing.clone();
+    let mut with_outcome = 0;
     for name in ["sum", "counter", "cluster"] {
         let proto = fs::read_to_string(format!("proto/sum/v1/{name}.proto")).expect("a proto");
-        tables.extend(in_tables(&proto).map(str::to_owned));
+        for row in rows(&proto) {
+            let reason = *known
+                .get(row.reason)
+                .unwrap_or_else(|| panic!("{name}.proto: {row:?} is not declared"));
+            let (code, outcome) = words(reason);
+            assert_eq!(row.code, code, "{name}.proto: {row:?}");
+            // Sums change nothing, and have no outcomes in their table; streams have theirs in the text above it.
+            if let Some(told) = row.outcome {
+                assert_eq!(told, outcome, "{name}.proto: {row:?}");
+                with_outcome += 1;
+            }
+            missing.remove(row.reason);
+        }
     }
-    assert!(code.len() > 20, "{code:?}");
-    let missing: Vec<_> = code.difference(&tables).collect();
-    assert!(missing.is_empty(), "{missing:?} are in no table");
-    let unknown: Vec<_> = tables.difference(&code).collect();
-    assert!(unknown.is_empty(), "{unknown:?} are in tables only");
+    assert!(missing.is_empty(), "{:?} are in no table", missing.keys());
+    assert!(
+        with_outcome > 10,
+        "only {with_outcome} rows have an outcome"
+    );
+}
+
+#[test]
+fn every_reason_has_a_section_in_the_documentation() {
+    let page = fs::read_to_string("docs/errors.md").expect("the page of errors");
+    let sections = page.split("\n### ").skip(1);
+    let mut sections: BTreeMap<_, _> = sections
+        .map(|section| {
+            let (name, text) = section.split_once('\n').expect("a text");
+            (name, text.split("\n## ").next().unwrap_or(""))
+        })
+        .collect();
+    for &reason in Reason::ALL {
+        let text = sections.remove(reason.name());
+        let text = text.unwrap_or_else(|| panic!("{} has no section", reason.name()));
+        let (head, advice) = text.split_once("\n\n").expect("a line, and advice");
+        let (code, outcome) = words(reason);
+        let declared = format!("{code} · {outcome} · retry: {}", reason.retry().name());
+        assert_eq!(head, declared, "{}", reason.name());
+        assert!(advice.len() > 40, "{} has no advice", reason.name());
+    }
+    assert!(
+        sections.is_empty(),
+        "{:?} are not declared",
+        sections.keys()
+    );
+}
+
+/// The test itself sees what it is there to see.
+#[test]
+fn rows_are_found() {
+    let proto = "//   UNAVAILABLE  OVERLOADED  either  too much\n// OUT_OF_RANGE with reason SUM_OUT_OF_RANGE where\n//   code  reason";
+    let found: Vec<_> = rows(proto).map(|row| (row.code, row.reason)).collect();
+    let expected = [
+        ("UNAVAILABLE", "OVERLOADED"),
+        ("OUT_OF_RANGE", "SUM_OUT_OF_RANGE"),
+    ];
+    assert_eq!(found, expected);
 }

@@ -12,14 +12,14 @@ use http_body::{Body, Frame};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::call::{Call, Kind, Rejection};
 use super::outgoing::{self, Outgoing, Reply};
 use super::{MAX_CALLS, MAX_MESSAGE_BYTES};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::proto::sumd::cluster::v1 as proto;
-use crate::status;
+use crate::status::Reason;
 
 /// Who carries out what other nodes hand on. It does so by itself, whoever it takes for the owner of the lane: a call is
 /// handed on once.
@@ -95,12 +95,9 @@ where
         // Where the executor panics, the other node is told so.
         let mut end = EndOnDrop {
             outgoing: self.outgoing.clone(),
-            end: status::with_reason(
-                Code::Internal,
-                "the server failed on a call; its log says where",
-                "PANIC",
-                &[status::unknown()],
-            ),
+            end: Reason::Panic
+                .error("the server failed on a call; its log says where")
+                .into(),
         };
         end.end = match self.read().await {
             Ok(()) => Status::ok(""),

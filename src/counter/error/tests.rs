@@ -12,29 +12,32 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
         problem: "it is damaged".into(),
     };
     let errors = [
-        (LaneError::Refused(Refused::IdReused), "SEQUENCE_REUSED"),
+        (
+            LaneError::Refused(Refused::IdReused),
+            Reason::SequenceReused,
+        ),
         (
             LaneError::Refused(Refused::SessionDamaged),
-            "SESSION_DAMAGED",
+            Reason::SessionDamaged,
         ),
         (
             LaneError::Refused(Refused::Overtaken { applied: 1 }),
-            "MESSAGE_OVERTAKEN",
+            Reason::MessageOvertaken,
         ),
         (
             LaneError::Refused(Refused::Full {
                 max_bytes: 1,
                 retry_in: 1,
             }),
-            "SESSIONS_FULL",
+            Reason::SessionsFull,
         ),
-        (LaneError::Refused(future()), "SESSION_FROM_FUTURE"),
-        (LaneError::Unavailable(damaged()), "COUNTER_DAMAGED"),
-        (LaneError::Unavailable(away()), "STORE_UNAVAILABLE"),
-        (LaneError::Unknown(away()), "STORE_UNAVAILABLE"),
-        (LaneError::Moved, "STORE_UNAVAILABLE"),
-        (LaneError::Overloaded, "OVERLOADED"),
-        (LaneError::Closed, "SHUTTING_DOWN"),
+        (LaneError::Refused(future()), Reason::SessionFromFuture),
+        (LaneError::Unavailable(damaged()), Reason::CounterDamaged),
+        (LaneError::Unavailable(away()), Reason::StoreUnavailable),
+        (LaneError::Unknown(away()), Reason::StoreUnavailable),
+        (LaneError::Moved, Reason::StoreUnavailable),
+        (LaneError::Overloaded, Reason::Overloaded),
+        (LaneError::Closed, Reason::ShuttingDown),
     ];
     for (error, reason) in errors {
         let only = lane_error(error.clone(), Kind::Session);
@@ -44,8 +47,11 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
         };
         for (status, outcome) in [(of_part(error), "UNKNOWN"), (only, expected)] {
             let info = status.get_details_error_info().expect("an ErrorInfo");
-            assert_eq!(info.reason, reason);
-            assert_eq!(info.metadata["outcome"], outcome, "{reason}");
+            assert_eq!(
+                (&*info.reason, status.code()),
+                (reason.name(), reason.code())
+            );
+            assert_eq!(info.metadata["outcome"], outcome, "{reason:?}");
             let is_untouched = status.message().contains("nothing was changed");
             assert!(!is_untouched || outcome == "NOT_APPLIED", "{status}");
         }
@@ -63,5 +69,62 @@ fn a_message_of_a_damaged_session_is_in_doubt() {
         let info = status.get_details_error_info().expect("an ErrorInfo");
         assert_eq!(info.metadata["outcome"], "UNKNOWN");
         assert!(!status.message().contains("was applied"), "{status}");
+    }
+}
+
+/// What is declared of the outcome of a reason holds for all of its errors.
+#[test]
+fn outcomes_are_as_declared() {
+    let refusals = [
+        Refused::IdReused,
+        Refused::TooOld {
+            time: 1,
+            horizon: 2,
+            now: None,
+        },
+        Refused::FromFuture { time: 2, now: 1 },
+        Refused::Full {
+            max_bytes: 1,
+            retry_in: 1,
+        },
+        Refused::Gap { expected: 1 },
+        Refused::Acknowledged { acknowledged: 1 },
+        Refused::BeyondWindow { acknowledged: 1 },
+        Refused::Overtaken { applied: 1 },
+        Refused::SessionLost { acknowledged: 1 },
+        Refused::SessionDamaged,
+        Refused::FailuresUnacknowledged { failures: 1 },
+    ];
+    let mut errors: Vec<_> = refusals.into_iter().map(LaneError::Refused).collect();
+    let stores = [
+        StoreError::Unavailable("away".into()),
+        StoreError::Moved,
+        StoreError::Lost,
+        StoreError::Full("full".into()),
+        StoreError::Failed("failed".into()),
+    ];
+    for error in stores {
+        errors.push(LaneError::Unknown(error.clone()));
+        errors.push(LaneError::Unavailable(error));
+    }
+    errors.extend([LaneError::Moved, LaneError::Overloaded, LaneError::Closed]);
+    for error in errors {
+        let of_parts = (!matches!(error, LaneError::Refused(Refused::BeyondWindow { .. })))
+            .then(|| of_part(error.clone()));
+        let statuses = [
+            of_request(error.clone()),
+            lane_error(error.clone(), Kind::Session),
+        ];
+        for status in statuses.into_iter().chain(of_parts) {
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            let mut all = Reason::ALL.iter();
+            let reason = all.find(|reason| reason.name() == info.reason);
+            let declared = reason.expect("a reason").outcome().map(Outcome::name);
+            let outcome = &*info.metadata["outcome"];
+            assert!(
+                declared.is_none_or(|declared| declared == outcome),
+                "{status}"
+            );
+        }
     }
 }

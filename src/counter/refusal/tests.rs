@@ -1,4 +1,5 @@
 use tonic::Code;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::*;
 use crate::cluster::read_refusal;
@@ -102,23 +103,24 @@ fn failures_come_back_as_they_were() {
 /// request, this is in doubt.
 #[test]
 fn other_versions_are_read_with_caution() {
-    let earlier = |code, reason, outcome: (&'static str, String)| {
-        let status = status::with_reason(code, "for a client", reason, &[outcome]);
+    let earlier = |code, reason: &str, outcome: &str| {
+        let metadata = [("outcome".to_owned(), outcome.to_owned())];
+        let details = ErrorDetails::with_error_info(reason, "sumd", metadata);
+        let status = Status::with_error_details(code, "for a client", details);
         Forwarded::from(read_refusal(status::to_encoded(&status), None))
     };
-    let (unknown, not_applied) = (status::unknown, status::not_applied);
     for (code, reason, outcome) in [
-        (Code::Internal, "CALL_LOST", unknown()),
-        (Code::Internal, "ANSWER_TOO_LARGE", unknown()),
-        (Code::Internal, "MALFORMED_CALL", not_applied()),
-        (Code::Internal, "PANIC", unknown()),
-        (Code::Unavailable, "LANE_MOVED", not_applied()),
-        (Code::Unavailable, "OVERLOADED", not_applied()),
-        (Code::Unavailable, "SHUTTING_DOWN", unknown()),
-        (Code::Unavailable, "STORE_UNAVAILABLE", unknown()),
-        (Code::Unavailable, "STORE_FAILED", unknown()),
-        (Code::Unavailable, "MESSAGE_OVERTAKEN", not_applied()),
-        (Code::DataLoss, "OF_A_LATER_VERSION", not_applied()),
+        (Code::Internal, "CALL_LOST", "UNKNOWN"),
+        (Code::Internal, "ANSWER_TOO_LARGE", "UNKNOWN"),
+        (Code::Internal, "MALFORMED_CALL", "NOT_APPLIED"),
+        (Code::Internal, "PANIC", "UNKNOWN"),
+        (Code::Unavailable, "LANE_MOVED", "NOT_APPLIED"),
+        (Code::Unavailable, "OVERLOADED", "NOT_APPLIED"),
+        (Code::Unavailable, "SHUTTING_DOWN", "UNKNOWN"),
+        (Code::Unavailable, "STORE_UNAVAILABLE", "UNKNOWN"),
+        (Code::Unavailable, "STORE_FAILED", "UNKNOWN"),
+        (Code::Unavailable, "MESSAGE_OVERTAKEN", "NOT_APPLIED"),
+        (Code::DataLoss, "OF_A_LATER_VERSION", "NOT_APPLIED"),
     ] {
         let read = earlier(code, reason, outcome);
         assert!(matches!(read, Forwarded::InDoubt), "{reason}: {read:?}");
@@ -132,7 +134,7 @@ fn other_versions_are_read_with_caution() {
         (Code::AlreadyExists, "REQUEST_ID_REUSED"),
         (Code::ResourceExhausted, "REQUEST_IDS_FULL"),
     ] {
-        let read = earlier(code, reason, not_applied());
+        let read = earlier(code, reason, "NOT_APPLIED");
         assert!(matches!(read, Forwarded::NotSent), "{reason}: {read:?}");
     }
     let later = [

@@ -2,8 +2,10 @@
 
 use std::future::pending;
 
-use super::*;
+use tonic::Code;
 use tonic_types::StatusExt as _;
+
+use super::*;
 
 /// Bounds in a server that goes on.
 fn bounds(deadline: Option<Instant>) -> Bounds<'static> {
