@@ -4,14 +4,14 @@
 //! spreads it over thousands of operations.
 
 mod clock;
-mod desk;
-mod overtaking;
+mod completions;
+mod memory_budget;
 mod refusals;
-mod running;
-mod share;
-mod task;
+mod reorder;
+mod runtime;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::model::{Answer, Millis, Refused, Request};
 use crate::store::{Effect, LaneNumber, Store, StoreError};
 pub use clock::Clock;
-use desk::{Bulk, Desks, Waiter};
-use running::ended_by;
-pub use running::{Running, StartError};
-use share::Memory;
-use task::Job;
+use completions::{CompletionQueues, ReplyTo, StreamReplies};
+use memory_budget::MemoryBudget;
+use runtime::ended_by;
+pub use runtime::{LaneRuntime, StartError};
+use worker::Job;
 
 /// Increments of bulk messages that wait in all lanes together, or are being stored: beyond that their streams are not read.
 /// A few batches' worth; each takes some 50 bytes.
@@ -98,19 +98,19 @@ pub type Result<T> = std::result::Result<T, LaneError>;
 pub struct Lanes {
     shared: Arc<Shared>,
     /// Where the answers of this one's callers go.
-    desk: usize,
+    completion_queue: usize,
 }
 
 /// State that all lanes share. Beside it, only the thread that closes the store has the store.
 struct Shared {
     store: Arc<dyn Store>,
-    room: Room,
-    desks: Desks,
-    memory: Memory,
+    room: Capacity,
+    completion_queues: CompletionQueues,
+    memory: MemoryBudget,
     clock: Clock,
     stop: CancellationToken,
     /// Which lanes another node commits best, where there are other nodes.
-    elsewhere: OnceLock<Box<dyn Fn(LaneNumber) -> bool + Send + Sync>>,
+    is_remote: OnceLock<Box<dyn Fn(LaneNumber) -> bool + Send + Sync>>,
     /// The ways to those that have begun.
     queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
     beginning: mpsc::UnboundedSender<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
@@ -120,7 +120,7 @@ struct Shared {
 
 /// Bounds what is in the queues: each permit is an increment more that may be. Permits are given back by the batch, since
 /// that is a matter of two threads.
-struct Room {
+struct Capacity {
     bulk: Semaphore,
     singles: Semaphore,
 }
@@ -175,16 +175,16 @@ impl Lanes {
 
     /// Has requests that may move handed back, where another node has committed to their lane and does so best: who goes on
     /// trying beside one that has much to do would come too late again and again.
-    pub fn hand_back(&self, elsewhere: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {
+    pub fn set_owner_check(&self, is_remote: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {
         // Once is enough: it is asked again each time.
-        let _ = self.shared.elsewhere.set(Box::new(elsewhere));
+        let _ = self.shared.is_remote.set(Box::new(is_remote));
     }
 
     /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
-            desk: self.shared.desks.open(),
+            completion_queue: self.shared.completion_queues.open(),
             ..self.clone()
         }
     }
@@ -205,7 +205,7 @@ impl Lanes {
     ///
     /// # Errors
     /// The same, and [`LaneError::Moved`].
-    pub fn execute_or_move(
+    pub fn execute_if_owner(
         &self,
         lane: LaneNumber,
         request: Request,
@@ -233,12 +233,12 @@ impl Lanes {
         &self,
         lane: LaneNumber,
         request: Request,
-        may_move: bool,
+        if_owner: bool,
     ) -> impl Future<Output = Result<Decided>> + use<> {
         let (reply, answer) = oneshot::channel();
         let weight = request.operation.weight();
         let queued = take(&self.shared.room.singles, weight).and_then(|()| {
-            let sent = self.send(lane, request, Waiter::Single(reply), weight, may_move);
+            let sent = self.send(lane, request, ReplyTo::Single(reply), weight, if_owner);
             sent.map_err(|(_, error)| error)
         });
         async move {
@@ -258,7 +258,7 @@ impl Lanes {
     ) {
         let weight = |request: &Request| request.operation.weight() + 1;
         let all = parts.iter().map(|(_, request)| weight(request)).sum();
-        let room = self.wait_for_room(all).await;
+        let room = self.reserve(all).await;
         for (index, (lane, request)) in parts.into_iter().enumerate() {
             let done = done.clone();
             let done = move |decided| done(index, decided);
@@ -275,12 +275,12 @@ impl Lanes {
         lane: LaneNumber,
         request: Request,
         weight: usize,
-        may_move: bool,
+        if_owner: bool,
         done: impl FnOnce(Result<Decided>) + Send + 'static,
     ) {
-        let waiter = Waiter::Then(Box::new(done));
-        let sent = self.send(lane, request, waiter, weight, may_move);
-        if let Err((Waiter::Then(done), error)) = sent {
+        let reply_to = ReplyTo::Then(Box::new(done));
+        let sent = self.send(lane, request, reply_to, weight, if_owner);
+        if let Err((ReplyTo::Then(done), error)) = sent {
             done(Err(error));
         }
     }
@@ -297,19 +297,19 @@ impl Lanes {
         replies: mpsc::UnboundedSender<Result<Decided>>,
     ) -> Result<()> {
         let weight = increments + 1;
-        self.wait_for_room(weight).await?;
-        let waiter = Waiter::Bulk(Bulk::new(replies));
-        let sent = self.send(lane, request, waiter, weight, false);
-        sent.map_err(|(waiter, error)| {
-            if let Waiter::Bulk(waiter) = waiter {
-                waiter.forget();
+        self.reserve(weight).await?;
+        let reply_to = ReplyTo::Stream(StreamReplies::new(replies));
+        let sent = self.send(lane, request, reply_to, weight, false);
+        sent.map_err(|(reply_to, error)| {
+            if let ReplyTo::Stream(reply_to) = reply_to {
+                reply_to.forget();
             }
             error
         })
     }
 
     /// Takes room for bulk once there is some, until what takes it is answered.
-    async fn wait_for_room(&self, weight: usize) -> Result<()> {
+    async fn reserve(&self, weight: usize) -> Result<()> {
         let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
         permit.map_err(|_| LaneError::Closed)?.forget();
         Ok(())
@@ -319,10 +319,10 @@ impl Lanes {
         &self,
         lane: LaneNumber,
         request: Request,
-        waiter: Waiter,
+        reply_to: ReplyTo,
         weight: usize,
-        may_move: bool,
-    ) -> std::result::Result<(), (Waiter, LaneError)> {
+        if_owner: bool,
+    ) -> std::result::Result<(), (ReplyTo, LaneError)> {
         let shared = &self.shared;
         let queue = shared.queues[lane as usize].get_or_init(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
@@ -332,15 +332,15 @@ impl Lanes {
         });
         let job = Job {
             request: Box::new(request),
-            waiter,
-            desk: self.desk,
+            reply_to,
+            completion_queue: self.completion_queue,
             weight,
-            may_move,
-            overtaking: None,
+            if_owner,
+            parked_since: None,
             in_doubt: false,
         };
         let sent = queue.send(job);
-        sent.map_err(|unsent| (unsent.0.waiter, LaneError::Closed))
+        sent.map_err(|unsent| (unsent.0.reply_to, LaneError::Closed))
     }
 }
 

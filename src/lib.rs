@@ -6,12 +6,14 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod client;
+pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod counter;
+pub mod etcd;
 pub mod grpc;
 pub mod lane;
+pub mod maintenance;
 pub mod model;
 pub mod notice;
 pub mod proto;

@@ -5,16 +5,15 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod serve;
-mod tools;
+mod app;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use sumd::client::{self, ClientError};
+use sumd::cli::{self, ClientError, store};
 use sumd::config::{Command, Config, ServeOptions};
-use sumd::store::Report;
+use sumd::maintenance::Report;
 use sumd::telemetry;
 use tokio::runtime;
 use tracing::error;
@@ -54,22 +53,22 @@ async fn run() -> ExitCode {
     match config.command {
         None => serve(config.serve).await,
         Some(Command::Serve(options)) => serve(*options).await,
-        Some(Command::Add(options)) => report(client::add(options).await),
-        Some(Command::Health(options)) => report(client::health(options).await),
-        Some(Command::Counter(command)) => match client::counter(command).await {
+        Some(Command::Add(options)) => report(cli::add(options).await),
+        Some(Command::Health(options)) => report(cli::health(options).await),
+        Some(Command::Counter(command)) => match cli::counter(command).await {
             Err(ClientError::Output(error)) => unprinted(&error),
             lines => report(lines.map(|lines| lines.join("\n"))),
         },
         Some(Command::Cluster(command)) => {
-            let lines = client::cluster(command).await;
+            let lines = cli::cluster(command).await;
             report(lines.map(|lines| lines.join("\n")))
         }
-        Some(Command::Backup(options)) => check(tools::backup(options).await),
-        Some(Command::Restore(options)) => check(tools::restore(options).await),
-        Some(Command::Check(options)) => check(tools::check(options).await),
-        Some(Command::Move(options)) => report(tools::transfer(options).await),
-        Some(Command::ResetHorizon(options)) => report(tools::reset_horizon(&options)),
-        Some(Command::Reopen(options)) => report(tools::reopen(options).await),
+        Some(Command::Backup(options)) => check(store::backup(options).await),
+        Some(Command::Restore(options)) => check(store::restore(options).await),
+        Some(Command::Check(options)) => check(store::check(options).await),
+        Some(Command::Move(options)) => report(store::transfer(options).await),
+        Some(Command::ResetHorizon(options)) => report(store::reset_horizon(&options)),
+        Some(Command::Reopen(options)) => report(store::reopen(options).await),
     }
 }
 
@@ -82,7 +81,7 @@ async fn serve(options: ServeOptions) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serve::run(options).await {
+    match app::run(options).await {
         Ok(code) => code,
         Err(error) => {
             error!(target: telemetry::FAILURE, "{error}");
@@ -103,9 +102,9 @@ fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
 }
 
 /// Prints what was found in data. A note is no damage.
-fn check(found: Result<Report, tools::Error>) -> ExitCode {
+fn check(found: Result<Report, store::Error>) -> ExitCode {
     if let Ok(found) = &found {
-        for note in found.times.notes(tools::now()) {
+        for note in found.times.notes(store::now()) {
             complain(&format!("note: {note}"));
         }
     }
@@ -125,7 +124,7 @@ fn print(answer: &str, code: ExitCode) -> ExitCode {
     if answer.is_empty() {
         return code;
     }
-    match client::print(&format!("{answer}\n")) {
+    match cli::print(&format!("{answer}\n")) {
         Ok(()) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
         Err(error) => {

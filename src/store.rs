@@ -1,16 +1,13 @@
 //! Where a lane's rows are kept.
 
 mod changes;
-mod dump;
 pub mod etcd;
 mod recent;
+mod remembered;
 pub mod sqlite;
-mod tools;
-pub mod transfer;
 
 pub use changes::{Changed, Changes, Seen};
-pub use dump::Tally;
-pub use tools::{Report, Times, ToolError};
+pub(crate) use remembered::Remembered;
 
 use std::fmt;
 use std::pin::Pin;

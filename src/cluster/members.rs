@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ClockState, Clocks, InvalidNode, Node, Peers, View, clocks};
-use crate::store::etcd::client::{Client, Error};
+use crate::etcd::{Client, Error};
 use registrar::{Problem, Registrar, State, Wish};
 
 /// For how long a node that has fallen silent counts as one that lives.

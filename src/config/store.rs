@@ -9,11 +9,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{memory, values};
+use crate::etcd::{Address, Client, Identity, Login, Options, ParseAddressError};
+use crate::maintenance::transfer;
 use crate::model::Bounds;
-use crate::store::etcd::client::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
 use crate::store::sqlite::DATABASE;
-use crate::store::transfer;
 
 /// The variable that has the password of --etcd-user, which is no option: command lines can be read by everybody.
 pub(super) const ETCD_PASSWORD: &str = "SUMD_ETCD_PASSWORD";

@@ -97,7 +97,8 @@ impl CounterService {
     #[must_use]
     pub fn among(self, forwarding: Forwarding) -> Self {
         let others = forwarding.clone();
-        self.lanes.hand_back(move |lane| others.is_elsewhere(lane));
+        self.lanes
+            .set_owner_check(move |lane| others.is_elsewhere(lane));
         Self {
             forwarding: Some(forwarding),
             ..self
@@ -286,21 +287,21 @@ impl CounterService {
         &self,
         operation: O,
         lane: LaneNumber,
-        may_move: bool,
+        if_owner: bool,
     ) -> Tried<O::Answer> {
         let request = match operation.into_request(self.digests) {
             Ok((request, _)) => request,
             Err(status) => return Tried::Invalid(status),
         };
-        let decided = if may_move {
-            self.lanes.execute_or_move(lane, request).await
+        let decided = if if_owner {
+            self.lanes.execute_if_owner(lane, request).await
         } else {
             self.lanes.execute(lane, request).await
         };
         match decided.map(O::answer) {
             Ok(Ok(answer)) => Tried::Answered(answer),
             Ok(Err(failure)) => Tried::Failed(failure),
-            Err(LaneError::Moved) if may_move => Tried::NotHere,
+            Err(LaneError::Moved) if if_owner => Tried::NotHere,
             Err(error) => Tried::Refused(error),
         }
     }

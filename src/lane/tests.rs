@@ -11,8 +11,8 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use self::store::Memory;
-use super::overtaking::Overtaking;
+use self::store::MemoryStore;
+use super::reorder::ReorderBuffer;
 use super::*;
 use crate::model::{
     Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Refused, Request,
@@ -23,11 +23,11 @@ const LANE: LaneNumber = 1;
 /// Far longer than anything here takes, in a time that is not waited for.
 const LONG: Duration = Duration::from_hours(1);
 
-async fn lanes(store: &Memory) -> Running {
+async fn lanes(store: &MemoryStore) -> LaneRuntime {
     lanes_with(store, 1 << 20).await
 }
 
-async fn lanes_with(store: &Memory, id_bytes: usize) -> Running {
+async fn lanes_with(store: &MemoryStore, id_bytes: usize) -> LaneRuntime {
     let bounds = Bounds {
         id_bytes,
         counter_bytes: 1 << 20,
@@ -35,7 +35,7 @@ async fn lanes_with(store: &Memory, id_bytes: usize) -> Running {
         session_horizon: 600_000,
     };
     let clock = Clock::new(|| 1_700_000_000_000);
-    let running = Running::here(Arc::new(store.clone()), bounds, clock).await;
+    let running = LaneRuntime::here(Arc::new(store.clone()), bounds, clock).await;
     running.expect("a new store")
 }
 
@@ -84,7 +84,7 @@ fn is_overtaken(answer: &Result<Decided>) -> bool {
 /// A part whose predecessor never comes is refused after some seconds: it does not wait for ever, nor is it refused at once.
 #[tokio::test(start_paused = true)]
 async fn a_part_waits_for_its_predecessor_for_some_seconds() {
-    let running = lanes(&Memory::default()).await;
+    let running = lanes(&MemoryStore::default()).await;
     let (replies, mut answers) = mpsc::unbounded_channel();
     let asked = Instant::now();
     let early = part("s", 6, Some(5), 1);
@@ -103,7 +103,7 @@ async fn a_part_waits_for_its_predecessor_for_some_seconds() {
 #[tokio::test(start_paused = true)]
 async fn parts_in_any_order_are_applied_at_once() {
     const PARTS: u64 = 200;
-    let running = lanes(&Memory::default()).await;
+    let running = lanes(&MemoryStore::default()).await;
     let (replies, mut answers) = mpsc::unbounded_channel();
     for sequence in (1..=PARTS).rev() {
         let previous = (sequence > 1).then(|| sequence - 1);
@@ -125,7 +125,7 @@ async fn parts_in_any_order_are_applied_at_once() {
 /// A part that has overtaken its predecessor is applied after it.
 #[tokio::test(start_paused = true)]
 async fn a_part_is_applied_when_its_predecessor_has_come() {
-    let running = lanes(&Memory::default()).await;
+    let running = lanes(&MemoryStore::default()).await;
     let (replies, mut answers) = mpsc::unbounded_channel();
     for (sequence, previous) in [(3, Some(2)), (2, Some(1)), (1, None)] {
         let part = part("s", sequence, previous, 1);
@@ -147,77 +147,77 @@ fn job(sequence: u64) -> Job {
     let (replies, _) = mpsc::unbounded_channel();
     Job {
         request: Box::new(part("s", sequence, Some(sequence - 1), 0)),
-        waiter: Waiter::Bulk(Bulk::new(replies)),
-        desk: 0,
+        reply_to: ReplyTo::Stream(StreamReplies::new(replies)),
+        completion_queue: 0,
         weight: 1,
-        may_move: false,
-        overtaking: None,
+        if_owner: false,
+        parked_since: None,
         in_doubt: false,
     }
 }
 
-fn put_off(overtaking: &mut Overtaking, job: Job) -> Option<(Job, Result<Decided>)> {
+fn park(reorder: &mut ReorderBuffer, job: Job) -> Option<(Job, Result<Decided>)> {
     let refused = Refused::Overtaken { applied: 0 };
-    overtaking.put_off(job, Err(LaneError::Refused(refused)))
+    reorder.park(job, Err(LaneError::Refused(refused)))
 }
 
 /// Parts that wait are tried together with those that have just come, in the order of their messages.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_tried_with_those_that_come() {
-    let mut overtaking = Overtaking::default();
+    let mut reorder = ReorderBuffer::default();
     for sequence in [5, 3, 4] {
-        assert!(put_off(&mut overtaking, job(sequence)).is_none());
+        assert!(park(&mut reorder, job(sequence)).is_none());
     }
     let mut batch = vec![job(2), job(6)];
-    overtaking.give_to(&mut batch);
+    reorder.drain_into(&mut batch);
     let sequences = batch.iter().map(|job| match &job.request.operation {
         Operation::Record(record) => record.sequence,
         other => panic!("{other:?}"),
     });
     assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
-    assert!(overtaking.is_empty());
+    assert!(reorder.is_empty());
 }
 
 /// The number of waiting parts is bounded: the next one is refused at once.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_bounded() {
     const MOST: usize = 4096;
-    let mut overtaking = Overtaking::default();
+    let mut reorder = ReorderBuffer::default();
     for _ in 0..MOST {
-        assert!(put_off(&mut overtaking, job(6)).is_none());
+        assert!(park(&mut reorder, job(6)).is_none());
     }
-    let refused = put_off(&mut overtaking, job(6));
+    let refused = park(&mut reorder, job(6));
     assert!(refused.is_some_and(|(_, answer)| is_overtaken(&answer)));
     let mut again = Vec::new();
-    overtaking.give_to(&mut again);
+    reorder.drain_into(&mut again);
     assert_eq!(again.len(), MOST);
 }
 
 /// Ids of nodes' own making are taken as long as all ids together are in less than a part of the memory for them.
 #[tokio::test(start_paused = true)]
 async fn own_ids_have_a_part_of_the_memory() {
-    let taken = async |id_bytes| {
-        let running = lanes_with(&Memory::default(), id_bytes).await;
+    let usage = async |id_bytes| {
+        let running = lanes_with(&MemoryStore::default(), id_bytes).await;
         let part = part("s", 1, None, 1);
         running.lanes.execute(LANE, part).await.expect("it is new");
         // A lane says what it takes before it begins the next batch.
         let next = running.lanes.execute(LANE, batch(1)).await;
         next.expect("it is carried out");
-        let taken = running.lanes.shared.memory.id_bytes();
-        (taken, running.lanes.admit_own_id().is_ok())
+        let usage = running.lanes.shared.memory.id_bytes();
+        (usage, running.lanes.admit_own_id().is_ok())
     };
-    let (needed, is_admitted) = taken(1 << 20).await;
+    let (needed, is_admitted) = usage(1 << 20).await;
     assert!(needed > 0 && is_admitted, "{needed}");
-    assert_eq!(taken(needed * OWN_IDS_PART).await, (needed, false));
+    assert_eq!(usage(needed * OWN_IDS_PART).await, (needed, false));
     let above = (needed + 1) * OWN_IDS_PART;
-    assert_eq!(taken(above).await, (needed, true));
+    assert_eq!(usage(above).await, (needed, true));
 }
 
 /// Messages that arrive while a batch is being stored share the next commits.
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_share_a_commit() {
     const MESSAGES: u64 = 60;
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
     let (replies, mut answers) = mpsc::unbounded_channel();
     store.freeze();
@@ -241,7 +241,7 @@ async fn messages_that_wait_share_a_commit() {
 /// Single requests wait up to a bound on their increments. A request beyond it is refused at once; the pending ones are carried out.
 #[tokio::test(start_paused = true)]
 async fn single_requests_wait_up_to_a_bound() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
     store.freeze();
     let mut waiting = Vec::new();
@@ -264,7 +264,7 @@ async fn single_requests_wait_up_to_a_bound() {
 /// A lane that nobody asks for anything forgets in its time, in a batch of nothing, and then rests.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_forgets_by_itself() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
     let operation = Operation::Batch(increments(1));
     let id = Some(store.digests().id("id", None, &operation));
@@ -281,9 +281,9 @@ async fn an_idle_lane_forgets_by_itself() {
 /// A lane that another node commits is let go of, and loaded again when somebody asks.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_of_another_node_is_let_go_of() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
-    running.lanes.hand_back(|_| true);
+    running.lanes.set_owner_check(|_| true);
     let ask = || running.lanes.execute(LANE, batch(1));
     ask().await.expect("it is counted");
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -298,10 +298,10 @@ async fn an_idle_lane_of_another_node_is_let_go_of() {
 /// The same of a lane with more expired sessions than a batch forgets: its owner forgets them.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_of_another_node_is_let_go_of_with_all_that_is_due() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     store.have_sessions(10_000);
     let running = lanes(&store).await;
-    running.lanes.hand_back(|_| true);
+    running.lanes.set_owner_check(|_| true);
     let ask = || running.lanes.execute(LANE, batch(1));
     // In use until they have expired.
     for _ in 0..24 {
@@ -322,7 +322,7 @@ fn answers_come_back_to_the_runtime_that_has_asked() {
         runtime.expect("a runtime")
     };
     runtime().block_on(async {
-        let running = lanes(&Memory::default()).await;
+        let running = lanes(&MemoryStore::default()).await;
         let lanes = running.lanes.clone();
         let (told, tells) = oneshot::channel();
         let other = thread::spawn(move || {

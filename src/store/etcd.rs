@@ -2,21 +2,18 @@
 //!
 //! `proto/sumd/store/v1/etcd.proto` tells what is kept there.
 
-pub mod client;
-pub(super) mod close;
 mod committer;
 mod feed;
-pub(super) mod fill;
 mod hold;
-mod kv;
+pub(crate) mod imported;
+pub(crate) mod kv;
 mod load;
 mod log;
-mod meta;
+pub(crate) mod meta;
 mod reader;
-mod rows;
-mod sessions;
+pub(crate) mod rows;
+pub(crate) mod sessions;
 mod sizes;
-pub(super) mod survey;
 mod upkeep;
 
 pub use hold::Hold;
@@ -39,8 +36,8 @@ use super::{
     After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
+use crate::etcd::{Client, VersionError};
 use crate::model::{Before, Commit, Digests, Millis, SessionId};
-use client::{Client, VersionError};
 use committer::{Committer, Failure, Room};
 use feed::Feed;
 use load::Found;
@@ -183,7 +180,7 @@ impl<K: Kv> EtcdStore<K> {
 }
 
 /// Whether a lane with this horizon may be asked for ids of this time that came from elsewhere.
-fn is_before_needed(time: Millis, horizon: Millis) -> bool {
+pub(crate) fn is_before_needed(time: Millis, horizon: Millis) -> bool {
     horizon < time + BEFORE_LATEST
 }
 
@@ -206,7 +203,7 @@ impl<K: Kv> Inner<K> {
         if let Some(before) = known.upgrade() {
             return Ok(before);
         }
-        let before = Arc::new(survey::before(&self.kv, &self.layout).await?);
+        let before = Arc::new(imported::before(&self.kv, &self.layout).await?);
         *known = Arc::downgrade(&before);
         Ok(before)
     }

@@ -17,18 +17,18 @@ const LOGGED_BYTES: usize = 256;
 
 /// A counter as its last change has left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Latest<'a> {
-    pub(super) name: &'a str,
+pub(crate) struct Latest<'a> {
+    pub(crate) name: &'a str,
     /// `None` where it was deleted.
-    pub(super) value: Option<i64>,
-    pub(super) revision: i64,
+    pub(crate) value: Option<i64>,
+    pub(crate) revision: i64,
     /// Its row may be among those of deleted counters.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
 }
 
 /// Counters in the order of their names, each once.
 #[derive(Debug, Default)]
-pub(super) struct Run {
+pub(crate) struct Run {
     names: String,
     entries: Vec<Entry>,
 }
@@ -70,7 +70,7 @@ fn offset(at: usize) -> u32 {
 
 impl Run {
     /// What a batch has changed, its first place being after the revision `base`.
-    pub(super) fn new(changes: &[CounterChange], base: i64) -> Self {
+    pub(crate) fn new(changes: &[CounterChange], base: i64) -> Self {
         let names = changes.iter().map(|change| change.name.len()).sum();
         let mut run = Self::with_capacity(changes.len(), names);
         for change in changes {
@@ -92,7 +92,7 @@ impl Run {
     }
 
     /// Appends a counter, whose name comes after the last one's.
-    pub(super) fn push(&mut self, latest: Latest<'_>) {
+    pub(crate) fn push(&mut self, latest: Latest<'_>) {
         self.names.push_str(latest.name);
         let end = offset(self.names.len());
         self.entries.push(Entry::new(latest, end));
@@ -153,7 +153,7 @@ const GATHERED: usize = 32 * 1024;
 /// Changes that a run is made of. They come in any order, and a counter may be among them many times: so they are in the log, which
 /// a start reads.
 #[derive(Default)]
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     names: String,
     /// Each with where its name begins.
     entries: Vec<(u32, Entry)>,
@@ -161,7 +161,7 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Takes in a counter, which is newer than all before.
-    pub(super) fn push(&mut self, latest: Latest<'_>) {
+    pub(crate) fn push(&mut self, latest: Latest<'_>) {
         let start = offset(self.names.len());
         self.names.push_str(latest.name);
         let end = offset(self.names.len());
@@ -169,12 +169,12 @@ impl Gathered {
     }
 
     /// A run is better made of it now.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= GATHERED
     }
 
     /// Makes a run of it, and leaves nothing.
-    pub(super) fn take(&mut self) -> Run {
+    pub(crate) fn take(&mut self) -> Run {
         let Self { names, entries } = self;
         let name = |(start, entry): &(u32, Entry)| &names[*start as usize..entry.end as usize];
         // The older of two changes of a counter stays before the newer.
@@ -194,7 +194,7 @@ impl Gathered {
 }
 
 /// The counters of several runs, the newest of them first, in the order of their names.
-pub(super) struct Merged<'a> {
+pub(crate) struct Merged<'a> {
     cursors: Vec<Cursor<'a>>,
 }
 
@@ -214,7 +214,7 @@ impl<'a> Cursor<'a> {
 
 impl<'a> Merged<'a> {
     /// Those whose names are not before `from`.
-    pub(super) fn new(runs: &'a [Arc<Run>], from: &str) -> Self {
+    pub(crate) fn new(runs: &'a [Arc<Run>], from: &str) -> Self {
         let cursors = runs.iter().map(|run| Cursor::new(run, run.seek(0, from)));
         Self {
             cursors: cursors.collect(),
@@ -252,18 +252,18 @@ impl<'a> Iterator for Merged<'a> {
 }
 
 /// Looks counters up by name, soonest in the order of names.
-pub(super) struct Lookup<'a> {
+pub(crate) struct Lookup<'a> {
     cursors: Vec<(&'a Run, usize)>,
 }
 
 impl<'a> Lookup<'a> {
-    pub(super) fn new(runs: &'a [Arc<Run>]) -> Self {
+    pub(crate) fn new(runs: &'a [Arc<Run>]) -> Self {
         Self {
             cursors: runs.iter().map(|run| (&**run, 0)).collect(),
         }
     }
 
-    pub(super) fn find(&mut self, name: &str) -> Option<Latest<'a>> {
+    pub(crate) fn find(&mut self, name: &str) -> Option<Latest<'a>> {
         self.cursors.iter_mut().find_map(|(run, at)| {
             *at = run.seek(*at, name);
             run.get(*at).filter(|latest| latest.name == name)
@@ -273,20 +273,20 @@ impl<'a> Lookup<'a> {
 
 /// What readers look at first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct View {
+pub(crate) struct View {
     /// The newest first.
-    pub(super) runs: Vec<Arc<Run>>,
+    pub(crate) runs: Vec<Arc<Run>>,
     /// That of the last batch.
-    pub(super) revision: i64,
+    pub(crate) revision: i64,
 }
 
 /// The view as it is now. Whoever begins to read the rows does so while it holds this: what is folded leaves the view only
 /// after it is in the rows.
 #[derive(Clone, Default)]
-pub(super) struct Current(Arc<Mutex<View>>);
+pub(crate) struct Current(Arc<Mutex<View>>);
 
 impl Current {
-    pub(super) fn lock(&self) -> MutexGuard<'_, View> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, View> {
         // It is replaced as a whole, so that no panic leaves half of one.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,7 +294,7 @@ impl Current {
 
 /// All runs: those that grow, and those that are being folded.
 #[derive(Clone)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     /// The oldest first; each is about half of the one before it, or less.
     growing: Vec<Arc<Run>>,
     logged_bytes: usize,
@@ -310,7 +310,7 @@ pub(super) struct Recent {
 const BYTES_PER_LOGGED: usize = 3;
 
 impl Recent {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         Self {
             growing: Vec::new(),
             logged_bytes: 0,
@@ -321,12 +321,12 @@ impl Recent {
     }
 
     /// A batch has logged so much.
-    pub(super) fn log(&mut self, bytes: usize) {
+    pub(crate) fn log(&mut self, bytes: usize) {
         self.logged_bytes += LOGGED_BYTES + bytes;
     }
 
     /// Takes in what a batch has changed.
-    pub(super) fn push(&mut self, mut run: Run) {
+    pub(crate) fn push(&mut self, mut run: Run) {
         if run.entries.is_empty() {
             return;
         }
@@ -340,30 +340,30 @@ impl Recent {
     }
 
     /// There is so much that it is to be folded, and nothing is being folded.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         let bytes: usize = self.growing.iter().map(|run| run.bytes()).sum();
         let full = bytes > self.max_bytes || self.logged_bytes > self.max_logged_bytes;
         full && self.folding.is_empty()
     }
 
     /// Begins to fold what there is.
-    pub(super) fn fold(&mut self) {
+    pub(crate) fn fold(&mut self) {
         self.folding = std::mem::take(&mut self.growing);
         self.folding.reverse();
         self.logged_bytes = 0;
     }
 
     /// What is being folded.
-    pub(super) fn folding(&self) -> &[Arc<Run>] {
+    pub(crate) fn folding(&self) -> &[Arc<Run>] {
         &self.folding
     }
 
     /// All of it is in the rows.
-    pub(super) fn folded(&mut self) {
+    pub(crate) fn folded(&mut self) {
         self.folding.clear();
     }
 
-    pub(super) fn view(&self, revision: i64) -> View {
+    pub(crate) fn view(&self, revision: i64) -> View {
         let growing = self.growing.iter().rev();
         View {
             runs: growing.chain(&self.folding).cloned().collect(),

@@ -4,26 +4,19 @@
 //! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
 //! not a wrong answer.
 
-pub(super) mod fill;
 mod fold;
-mod horizon;
-mod lock;
+pub(crate) mod lock;
 mod log;
-mod meta;
-mod reader;
+pub(crate) mod meta;
+pub(crate) mod reader;
 mod readers;
-mod rows;
-mod schema;
-pub(super) mod source;
-mod tools;
+pub(crate) mod rows;
+pub(crate) mod schema;
 mod upkeep;
 mod writer;
 
-pub use horizon::reset_horizon;
 pub use lock::DATABASE;
 pub use schema::OpenError;
-pub(super) use tools::reserve;
-pub use tools::{backup, check, restore};
 pub use upkeep::Condition;
 
 use std::ffi::OsString;
@@ -299,7 +292,7 @@ fn gone() -> StoreError {
 }
 
 /// The path of a file that belongs to another.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()

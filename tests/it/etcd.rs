@@ -14,8 +14,8 @@ mod watches;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sumd::etcd::{Client, Error, at_revision, put};
 use sumd::proto::etcd::etcdserverpb::{PutRequest, TxnRequest, TxnResponse};
-use sumd::store::etcd::client::{Client, Error, at_revision, put};
 use tokio::time::Instant;
 
 /// For calls that have to succeed, however busy the machine is.

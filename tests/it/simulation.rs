@@ -26,9 +26,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use sumd::maintenance::transfer;
 use sumd::model::{Increments, Limits, Operation, Request};
 use sumd::store::etcd::Sizes;
-use sumd::store::{Scan, Store, transfer};
+use sumd::store::{Scan, Store};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sumd::lane::{Decided, LaneError, Running};
+use sumd::lane::{Decided, LaneError, LaneRuntime};
 use sumd::model::{
     Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request, SESSION_WINDOW,
 };
@@ -116,7 +116,7 @@ on_every_store! {
     a_batch_that_does_not_follow_is_refused
 }
 
-async fn start(store: &impl Reopen) -> (Running, Arc<dyn Store>) {
+async fn start(store: &impl Reopen) -> (LaneRuntime, Arc<dyn Store>) {
     let bounds = Bounds {
         id_bytes: 1 << 20,
         counter_bytes: 1 << 12,
@@ -124,7 +124,7 @@ async fn start(store: &impl Reopen) -> (Running, Arc<dyn Store>) {
         session_horizon: 600_000,
     };
     let store = store.open().await;
-    let lane = Running::start(store.clone(), bounds).await;
+    let lane = LaneRuntime::start(store.clone(), bounds).await;
     (lane.expect("the rows can be read"), store)
 }
 
@@ -141,7 +141,7 @@ fn lane(store: &dyn Store, operation: &Operation) -> LaneNumber {
     store.digests().lane(group, store.lanes())
 }
 
-async fn ask(running: &Running, store: &dyn Store, operation: Operation) -> Decided {
+async fn ask(running: &LaneRuntime, store: &dyn Store, operation: Operation) -> Decided {
     let lane = lane(store, &operation);
     let request = Request {
         id: None,
@@ -152,7 +152,12 @@ async fn ask(running: &Running, store: &dyn Store, operation: Operation) -> Deci
         .expect("an answer")
 }
 
-async fn ask_as(running: &Running, store: &dyn Store, id: &str, operation: Operation) -> Decided {
+async fn ask_as(
+    running: &LaneRuntime,
+    store: &dyn Store,
+    id: &str,
+    operation: Operation,
+) -> Decided {
     let lane = lane(store, &operation);
     let id = store.digests().id(id, None, &operation);
     let request = Request {

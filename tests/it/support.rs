@@ -49,7 +49,7 @@ pub struct TestServer {
     pub address: String,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<std::io::Result<()>>,
-    _lane: lane::Running,
+    _lane: lane::LaneRuntime,
     _data: TempDir,
 }
 
@@ -78,7 +78,7 @@ impl TestServer {
             SqliteStore::open(&data.path().join("sumd.db"), 1 << 20).expect("a new database");
         let store: Arc<dyn Store> = Arc::new(store);
         let bounds = options.memory.bounds();
-        let lane = lane::Running::start(store.clone(), bounds).await;
+        let lane = lane::LaneRuntime::start(store.clone(), bounds).await;
         let lane = lane.expect("it is new");
         let counters = CounterService::new(lane.lanes.clone());
         let (_, services) = watch::channel(Some(with(Services::alone(counters))));

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::super::{View, node};
-use crate::store::etcd::client::{Client, not_after, prefix};
+use crate::etcd::{Client, not_after, prefix};
 use crate::store::etcd::{FORMAT, OpenError, raise_format};
 
 /// For one answer of etcd's.

@@ -10,10 +10,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::super::{ClockState, Node, View};
+use crate::etcd::{Client, Doubt, Error, Lease, LeaseId, Outcome, Refusal, at_revision, get};
 use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
-use crate::store::etcd::client::{
-    Client, Doubt, Error, Lease, LeaseId, Outcome, Refusal, at_revision, get,
-};
 
 /// For one answer of etcd's.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::super::{Node, View};
+use crate::etcd::{Batch, Client, Error, prefix};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::etcd::mvccpb::event::EventType;
-use crate::store::etcd::client::{Batch, Client, Error, prefix};
 
 /// For one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A request of one increment, with an id or without.
-fn request(store: &Memory, has_id: bool) -> Request {
+fn request(store: &MemoryStore, has_id: bool) -> Request {
     let request = batch(1);
     let id = has_id.then(|| store.digests().id("id", None, &request.operation));
     Request { id, ..request }
@@ -13,7 +13,7 @@ fn request(store: &Memory, has_id: bool) -> Request {
 /// once the store answers.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_told() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
     store.freeze();
     let first = tokio::spawn(running.lanes.execute(LANE, batch(1)));
@@ -40,7 +40,7 @@ async fn a_store_that_does_not_answer_is_told() {
 #[tokio::test(start_paused = true)]
 async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     for has_id in [true, false] {
-        let store = Memory::default();
+        let store = MemoryStore::default();
         let running = lanes(&store).await;
         store.lose();
         let asked = running.lanes.execute(LANE, request(&store, has_id));
@@ -55,7 +55,7 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
 #[tokio::test(start_paused = true)]
 async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
     for has_id in [true, false] {
-        let store = Memory::default();
+        let store = MemoryStore::default();
         let running = lanes(&store).await;
         store.drop_next();
         let asked = running.lanes.execute(LANE, request(&store, has_id));
@@ -75,7 +75,7 @@ async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
 /// and that is told. The lane goes on.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_another_node_outruns_says_so() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let running = lanes(&store).await;
     store.outrun(true);
     let (replies, mut answers) = mpsc::unbounded_channel();
@@ -96,7 +96,7 @@ async fn a_lane_that_another_node_outruns_says_so() {
 /// A lane that ends with its store leaves nobody without an answer, not even streams, which would wait for it in vain.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_fails_answers_all_that_wait() {
-    let store = Memory::default();
+    let store = MemoryStore::default();
     let mut running = lanes(&store).await;
     store.fail();
     let (replies, mut answers) = mpsc::unbounded_channel();

@@ -16,7 +16,7 @@ use crate::store::{
 
 /// A store that two lanes are in, which keeps how far each has come.
 #[derive(Clone)]
-pub(super) struct Memory(Arc<Inner>);
+pub(super) struct MemoryStore(Arc<Inner>);
 
 struct Inner {
     heads: Mutex<HashMap<LaneNumber, Head>>,
@@ -38,7 +38,7 @@ struct Inner {
     changes: Changes,
 }
 
-impl Default for Memory {
+impl Default for MemoryStore {
     fn default() -> Self {
         Self(Arc::new(Inner {
             heads: Mutex::default(),
@@ -55,7 +55,7 @@ impl Default for Memory {
     }
 }
 
-impl Memory {
+impl MemoryStore {
     /// Commits begin, and do not end.
     pub(super) fn freeze(&self) {
         self.0.frozen.send_replace(true);
@@ -135,7 +135,7 @@ fn at_once<T: Send + 'static>(answer: T) -> Reply<T> {
     Box::pin(async { Ok(answer) })
 }
 
-impl Store for Memory {
+impl Store for MemoryStore {
     fn digests(&self) -> Digests {
         Digests::new([7; 16])
     }

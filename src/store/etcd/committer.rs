@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
-use super::client::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use super::kv::Kv;
 use super::log::{Landed, Plan};
 use super::rows::{Layout, MAX_PLACES};
+use crate::etcd::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use crate::store::StoreError;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
-use super::client::{Client, Watch, WatchError, get};
 use super::kv::{self, ReadError};
 use super::rows::{self, Layout};
+use crate::etcd::{Client, Watch, WatchError, get};
 use crate::model::{Corrupt, CounterChange};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Head, Pack};

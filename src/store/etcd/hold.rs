@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::client::{Client, Lease};
 use super::rows;
+use crate::etcd::{Client, Lease};
 use crate::proto::etcd::etcdserverpb::PutRequest;
 
 /// For how long what a reader that has died was reading is held after that.
@@ -28,7 +28,7 @@ impl Hold {
     ///
     /// # Errors
     /// Returns an error if etcd refuses, or does not answer in time.
-    pub async fn take(client: &Client, prefix: &str) -> Result<Self, super::client::Error> {
+    pub async fn take(client: &Client, prefix: &str) -> Result<Self, crate::etcd::Error> {
         let lease = client.grant(TTL, Instant::now() + ANSWER).await?;
         let put = PutRequest {
             key: format!("{}{}", rows::holds(prefix), Uuid::new_v4()).into(),

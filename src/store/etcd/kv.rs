@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::client::{Client, Error, Outcome, Refusal};
 use super::hold::Hold;
+use crate::etcd::{Client, Error, Outcome, Refusal};
 use crate::model::Corrupt;
 use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{
@@ -15,13 +15,13 @@ use crate::proto::etcd::etcdserverpb::{
 use crate::store::StoreError;
 
 /// How long a reader waits for etcd: an election takes it some seconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// For one attempt. A member that has lost its leader drops what it is asked without a word.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Ranges that are read at once, in one transaction.
-pub(super) const MAX_RANGES: usize = 128;
+pub(crate) const MAX_RANGES: usize = 128;
 
 /// Transactions, as etcd has them, and its history.
 pub trait Kv: Clone + Send + Sync + 'static {
@@ -48,15 +48,15 @@ impl Kv for Client {
 }
 
 /// What was read, at one revision of etcd.
-pub(super) struct Found {
-    pub(super) revision: i64,
+pub(crate) struct Found {
+    pub(crate) revision: i64,
     /// One for each range, in their order.
-    pub(super) ranges: Vec<RangeResponse>,
+    pub(crate) ranges: Vec<RangeResponse>,
 }
 
 /// Why nothing was read.
 #[derive(Debug)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// The revision that was asked for is forgotten.
     Compacted,
     /// It cannot be had just now.
@@ -82,7 +82,7 @@ impl From<Corrupt> for StoreError {
 }
 
 /// Reads ranges at one moment, which is after this was called.
-pub(super) async fn read(kv: &impl Kv, ranges: Vec<RangeRequest>) -> Result<Found, ReadError> {
+pub(crate) async fn read(kv: &impl Kv, ranges: Vec<RangeRequest>) -> Result<Found, ReadError> {
     let request = TxnRequest {
         success: ranges.into_iter().map(RequestOp::from).collect(),
         ..TxnRequest::default()
@@ -123,11 +123,11 @@ fn found(response: TxnResponse) -> Found {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::super::client::Doubt;
     use super::*;
+    use crate::etcd::Doubt;
 
     /// The first `bad` transactions end in `outcome`, or never if there is none; later ones succeed.
     #[derive(Clone)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::client::{get, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::log::{Log, Newer, Sessions};
 use super::rows::{self, Layout, needed};
 use super::sessions::{Told, tell};
+use crate::etcd::{get, range};
 use crate::model::{Batch, Corrupt, Head, Millis, Pack, Session, SessionId};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -22,7 +22,7 @@ pub(super) async fn rows(
     revision: i64,
     page: i64,
 ) -> Result<Vec<KeyValue>, ReadError> {
-    let end = super::client::prefix_end(prefix);
+    let end = crate::etcd::prefix_end(prefix);
     let mut from = from.unwrap_or_else(|| prefix.to_vec());
     let mut all = Vec::new();
     loop {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::client::{at_revision, delete, get, put};
 use super::rows::Layout;
 use super::sessions;
+use crate::etcd::{at_revision, delete, get, put};
 use crate::model::{self, Changes, Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};

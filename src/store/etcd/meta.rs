@@ -4,9 +4,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::client::{Error, at_revision, get, put};
 use super::kv::{self, Kv, ReadError};
 use super::rows::{self, FORMAT, Layout};
+use crate::etcd::{Error, at_revision, get, put};
 use crate::model::Corrupt;
 use crate::proto::etcd::etcdserverpb::{Compare, TxnRequest};
 use crate::proto::etcd::mvccpb::KeyValue;
@@ -48,7 +48,7 @@ impl From<ReadError> for OpenError {
 }
 
 /// What the data under a prefix are; where there are none they are begun, with so many lanes.
-pub(super) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layout, OpenError> {
+pub(crate) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layout, OpenError> {
     let new = Meta {
         format: FORMAT,
         lanes,
@@ -73,7 +73,7 @@ pub(super) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layou
 }
 
 /// Puts the row where it was last changed at a revision of etcd; 0 is where there is none.
-pub(super) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
+pub(crate) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
     let key = rows::meta_key(prefix);
     let value = rows::seal(rows::meta_digests(), &key, meta);
     TxnRequest {
@@ -84,7 +84,7 @@ pub(super) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
 }
 
 /// The row, if it is there, with the revision of etcd that it was last changed at; and that of now.
-pub(super) async fn read(
+pub(crate) async fn read(
     kv: &impl Kv,
     prefix: &str,
 ) -> Result<(Option<(Meta, i64)>, i64), OpenError> {
@@ -103,7 +103,7 @@ pub(super) async fn read(
 }
 
 /// The content of the row.
-pub(super) fn open_row(row: &KeyValue) -> Result<Meta, Corrupt> {
+pub(crate) fn open_row(row: &KeyValue) -> Result<Meta, Corrupt> {
     rows::open(rows::meta_digests(), row)
 }
 
@@ -155,7 +155,7 @@ pub async fn check_not_moved(kv: &impl Kv, prefix: &str) -> Result<(), OpenError
 }
 
 /// Refuses data that nobody is to change.
-pub(super) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
+pub(crate) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
     if meta.filling {
         return Err(OpenError::Data(format!(
             "the data under {prefix} are not complete: sumd move or sumd restore is writing them, or has not come to its \
@@ -169,7 +169,7 @@ pub(super) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
 }
 
 /// Why data that were moved, or are being moved, are not to be used.
-pub(super) fn moved(prefix: &str, meta: &Meta) -> OpenError {
+pub(crate) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     let to = &meta.moved_to;
     OpenError::Data(if meta.completed_move.is_empty() {
         format!(

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::client::{get, prefix, prefix_end, range};
 use super::kv::{self, Kv, MAX_RANGES, ReadError};
 use super::rows::Layout;
+use crate::etcd::{get, prefix, prefix_end, range};
 use crate::model::{Corrupt, Millis, Session, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;

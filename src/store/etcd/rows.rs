@@ -16,27 +16,27 @@ pub const FORMAT: u32 = FORMAT_EXTRAS;
 /// The first format, and the first ones in which data may have been moved, sessions be told by what was added, and rows have
 /// fields behind them.
 const FORMAT_FIRST: u32 = 1;
-pub(super) const FORMAT_MOVED: u32 = 2;
+pub(crate) const FORMAT_MOVED: u32 = 2;
 const FORMAT_ADDED: u32 = 3;
 const FORMAT_EXTRAS: u32 = 4;
 /// Bits of a revision that tell places of one revision of etcd apart.
 const PLACE_BITS: u32 = 20;
 /// How many places one transaction may take.
-pub(super) const MAX_PLACES: u32 = (1 << PLACE_BITS) - 1;
+pub(crate) const MAX_PLACES: u32 = (1 << PLACE_BITS) - 1;
 
 /// What belongs to the data as a whole, and how this node deals with them.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     prefix: String,
-    pub(super) digests: Digests,
-    pub(super) lanes: u32,
+    pub(crate) digests: Digests,
+    pub(crate) lanes: u32,
     /// What is added to every revision.
     revisions_before: i64,
     /// The row that tells all this. All clones share it, since its format may be raised while they are in use.
     row: Arc<Mutex<MetaRow>>,
     /// The time of the last of the ids that came from elsewhere, if any did.
-    pub(super) before_until: Option<Millis>,
-    pub(super) sizes: Sizes,
+    pub(crate) before_until: Option<Millis>,
+    pub(crate) sizes: Sizes,
 }
 
 /// The row that says what the data are.
@@ -48,17 +48,17 @@ struct MetaRow {
 }
 
 /// The key of the row that says what the data are.
-pub(super) fn meta_key(prefix: &str) -> Bytes {
+pub(crate) fn meta_key(prefix: &str) -> Bytes {
     format!("{prefix}/meta").into()
 }
 
 /// The prefix of all keys that keep history.
-pub(super) fn holds(prefix: &str) -> String {
+pub(crate) fn holds(prefix: &str) -> String {
     format!("{prefix}/holds/")
 }
 
 /// The key that the first row is checked with, which tells that of the others.
-pub(super) fn meta_digests() -> Digests {
+pub(crate) fn meta_digests() -> Digests {
     Digests::new(*b"sumd's meta rows")
 }
 
@@ -77,7 +77,7 @@ impl Layout {
     ///
     /// # Errors
     /// Where the data are of a format that is not known here.
-    pub(super) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
+    pub(crate) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
         check_format(meta)?;
         let key = <[u8; 16]>::try_from(&*meta.key);
         let key = key.map_err(|_| "the data have no key for their check sums".to_owned())?;
@@ -96,7 +96,7 @@ impl Layout {
     }
 
     /// The bytes to store of a session: older versions that may read the data know no fields behind one.
-    pub(super) fn encode(&self, session: &Session) -> Bytes {
+    pub(crate) fn encode(&self, session: &Session) -> Bytes {
         let encoded = if self.row().meta.format < FORMAT_EXTRAS {
             session.encode_without_extras()
         } else {
@@ -106,12 +106,12 @@ impl Layout {
     }
 
     /// The revision of etcd that the row which says what the data are was last changed at, as far as is known here.
-    pub(super) fn meta_revision(&self) -> i64 {
+    pub(crate) fn meta_revision(&self) -> i64 {
         self.row().revision
     }
 
     /// Older versions may read the data, which know sessions as a whole only.
-    pub(super) fn whole_sessions(&self) -> bool {
+    pub(crate) fn whole_sessions(&self) -> bool {
         self.row().meta.format < FORMAT_ADDED
     }
 
@@ -120,7 +120,7 @@ impl Layout {
     ///
     /// # Errors
     /// Returns an error if the data are closed, or of a format that is not known here.
-    pub(super) fn adopt(&self, meta: &Meta, revision: i64) -> Result<(), String> {
+    pub(crate) fn adopt(&self, meta: &Meta, revision: i64) -> Result<(), String> {
         let mut row = self.row();
         let raised = Meta {
             format: meta.format,
@@ -142,114 +142,114 @@ impl Layout {
         self.row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn meta(&self) -> Bytes {
+    pub(crate) fn meta(&self) -> Bytes {
         meta_key(&self.prefix)
     }
 
     /// The prefix of all keys that keep history.
-    pub(super) fn holds(&self) -> Bytes {
+    pub(crate) fn holds(&self) -> Bytes {
         holds(&self.prefix).into()
     }
 
     /// The key that a node leaves whose batch came too late, for the one that was faster.
-    pub(super) fn waiting(&self, lane: LaneNumber) -> Bytes {
+    pub(crate) fn waiting(&self, lane: LaneNumber) -> Bytes {
         format!("{}/waiting/{lane:04x}", self.prefix).into()
     }
 
     /// What all keys of nodes begin with.
-    pub(super) fn nodes(&self) -> Bytes {
+    pub(crate) fn nodes(&self) -> Bytes {
         format!("{}/nodes/", self.prefix).into()
     }
 
-    pub(super) fn all_before(&self) -> Bytes {
+    pub(crate) fn all_before(&self) -> Bytes {
         format!("{}/before/", self.prefix).into()
     }
 
-    pub(super) fn before(&self, index: u32) -> Bytes {
+    pub(crate) fn before(&self, index: u32) -> Bytes {
         format!("{}/before/{index:08x}", self.prefix).into()
     }
 
     /// What all keys of lanes begin with, heads and packs.
-    pub(super) fn log(&self) -> Bytes {
+    pub(crate) fn log(&self) -> Bytes {
         format!("{}/log/", self.prefix).into()
     }
 
-    pub(super) fn heads(&self) -> Bytes {
+    pub(crate) fn heads(&self) -> Bytes {
         format!("{}/log/head/", self.prefix).into()
     }
 
-    pub(super) fn head(&self, lane: LaneNumber) -> Bytes {
+    pub(crate) fn head(&self, lane: LaneNumber) -> Bytes {
         format!("{}/log/head/{lane:04x}", self.prefix).into()
     }
 
     /// The lane that a head's key is of.
-    pub(super) fn lane_of_head(&self, key: &[u8]) -> Option<LaneNumber> {
+    pub(crate) fn lane_of_head(&self, key: &[u8]) -> Option<LaneNumber> {
         let lane = key.strip_prefix(&*self.heads())?;
         let lane = LaneNumber::from_str_radix(std::str::from_utf8(lane).ok()?, 16);
         lane.ok().filter(|lane| *lane < self.lanes)
     }
 
-    pub(super) fn all_packs(&self) -> Bytes {
+    pub(crate) fn all_packs(&self) -> Bytes {
         format!("{}/log/pack/", self.prefix).into()
     }
 
-    pub(super) fn all_sessions(&self) -> Bytes {
+    pub(crate) fn all_sessions(&self) -> Bytes {
         format!("{}/sessions/", self.prefix).into()
     }
 
     /// The lane that stands in a key behind what all of its kind begin with, and what is behind that.
-    pub(super) fn lane_of<'a>(&self, key: &'a [u8], all: &[u8]) -> Option<(LaneNumber, &'a str)> {
+    pub(crate) fn lane_of<'a>(&self, key: &'a [u8], all: &[u8]) -> Option<(LaneNumber, &'a str)> {
         let rest = std::str::from_utf8(key.strip_prefix(all)?).ok()?;
         let (lane, rest) = rest.split_once('/')?;
         let lane = LaneNumber::from_str_radix(lane, 16).ok()?;
         Some((lane, rest)).filter(|_| lane < self.lanes)
     }
 
-    pub(super) fn packs(&self, lane: LaneNumber) -> Bytes {
+    pub(crate) fn packs(&self, lane: LaneNumber) -> Bytes {
         format!("{}/log/pack/{lane:04x}/", self.prefix).into()
     }
 
-    pub(super) fn pack(&self, lane: LaneNumber, first: u64) -> Bytes {
+    pub(crate) fn pack(&self, lane: LaneNumber, first: u64) -> Bytes {
         format!("{}/log/pack/{lane:04x}/{first:016x}", self.prefix).into()
     }
 
-    pub(super) fn is_head(&self, key: &[u8]) -> bool {
+    pub(crate) fn is_head(&self, key: &[u8]) -> bool {
         key.starts_with(&self.heads())
     }
 
-    pub(super) fn counters(&self) -> Bytes {
+    pub(crate) fn counters(&self) -> Bytes {
         format!("{}/counters/", self.prefix).into()
     }
 
-    pub(super) fn counter(&self, name: &str) -> Bytes {
+    pub(crate) fn counter(&self, name: &str) -> Bytes {
         format!("{}/counters/{name}", self.prefix).into()
     }
 
     /// The name of the counter that a key is of.
-    pub(super) fn name<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
+    pub(crate) fn name<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
         std::str::from_utf8(key.strip_prefix(&*self.counters())?).ok()
     }
 
-    pub(super) fn sessions(&self, lane: LaneNumber) -> Bytes {
+    pub(crate) fn sessions(&self, lane: LaneNumber) -> Bytes {
         format!("{}/sessions/{lane:04x}/", self.prefix).into()
     }
 
-    pub(super) fn session(&self, lane: LaneNumber, id: &str) -> Bytes {
+    pub(crate) fn session(&self, lane: LaneNumber, id: &str) -> Bytes {
         format!("{}/sessions/{lane:04x}/{id}", self.prefix).into()
     }
 
     /// A value, with its check sum.
-    pub(super) fn seal(&self, key: &[u8], row: &impl Message) -> Bytes {
+    pub(crate) fn seal(&self, key: &[u8], row: &impl Message) -> Bytes {
         seal(self.digests, key, row)
     }
 
     /// What a value says.
-    pub(super) fn open<M: Message + Default>(&self, row: &KeyValue) -> Result<M, Corrupt> {
+    pub(crate) fn open<M: Message + Default>(&self, row: &KeyValue) -> Result<M, Corrupt> {
         open(self.digests, row)
     }
 
     /// Whether a damaged row is damaged in its key, so that nobody can tell what it was of.
-    pub(super) fn has_another_key(&self, row: &KeyValue) -> bool {
+    pub(crate) fn has_another_key(&self, row: &KeyValue) -> bool {
         let Some((check, message)) = row.value.split_first_chunk() else {
             return false;
         };
@@ -258,17 +258,17 @@ impl Layout {
     }
 
     /// What a row says that no operation of a lane can be decided without.
-    pub(super) fn need<M: Message + Default>(&self, row: &KeyValue) -> Result<M, StoreError> {
+    pub(crate) fn need<M: Message + Default>(&self, row: &KeyValue) -> Result<M, StoreError> {
         self.open(row).map_err(|damage| needed(&row.key, damage))
     }
 
     /// The revision before the first place of a batch that was committed at a revision of etcd.
-    pub(super) fn base(&self, etcd_revision: i64, offset: u32) -> i64 {
+    pub(crate) fn base(&self, etcd_revision: i64, offset: u32) -> i64 {
         self.revisions_before + (etcd_revision << PLACE_BITS) + i64::from(offset)
     }
 
     /// The same, of a batch in a row that was last changed at a revision of etcd.
-    pub(super) fn base_of(&self, batch: &Batch, row_revision: i64) -> i64 {
+    pub(crate) fn base_of(&self, batch: &Batch, row_revision: i64) -> i64 {
         let committed = match batch.etcd_revision {
             0 => row_revision,
             committed => committed,
@@ -277,12 +277,12 @@ impl Layout {
     }
 
     /// The last revision that anything committed at a revision of etcd can have.
-    pub(super) fn end(&self, etcd_revision: i64) -> i64 {
+    pub(crate) fn end(&self, etcd_revision: i64) -> i64 {
         self.base(etcd_revision, MAX_PLACES)
     }
 }
 
-pub(super) fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
+pub(crate) fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
     let mut value = BytesMut::with_capacity(4 + row.encoded_len());
     value.put_u32_le(0);
     row.encode(&mut value).expect("there is room for it");
@@ -291,7 +291,7 @@ pub(super) fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
     value.freeze()
 }
 
-pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Result<M, Corrupt> {
+pub(crate) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Result<M, Corrupt> {
     let (check, _) = row
         .value
         .split_first_chunk()
@@ -304,7 +304,7 @@ pub(super) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Re
 }
 
 /// The error of a damaged row that no operation of a lane can be decided without.
-pub(super) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
+pub(crate) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
     let key = String::from_utf8_lossy(key);
     let problem = format!(
         "{key}: {problem}. Nobody can tell which request ids, sessions or changes were in it, so its lane is not served: \
@@ -315,7 +315,7 @@ pub(super) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
 }
 
 /// How old a batch is, and which ids it has.
-pub(super) fn stamp(time: Millis, extras: &[u8]) -> Result<Stamp, Corrupt> {
+pub(crate) fn stamp(time: Millis, extras: &[u8]) -> Result<Stamp, Corrupt> {
     if extras.is_empty() {
         return Ok(Stamp::of_time(time));
     }
@@ -323,7 +323,7 @@ pub(super) fn stamp(time: Millis, extras: &[u8]) -> Result<Stamp, Corrupt> {
 }
 
 /// The counters that a batch has changed.
-pub(super) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
+pub(crate) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
     let mut changes = Vec::new();
     CounterChange::read_all(&batch.counters, |name, value, place, is_new| {
         changes.push(CounterChange {
@@ -337,7 +337,7 @@ pub(super) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The rows of data of a format, divided into so many lanes.

@@ -11,7 +11,7 @@ use crate::proto::sumd::store::v1 as stored;
 
 /// What is known of a session, put together once it is asked for.
 #[derive(Clone, Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// As it was at some time; empty where it was forgotten. `None` is what its row says.
     state: Option<Bytes>,
     /// What was added since, and maybe before: it is added once.
@@ -22,7 +22,7 @@ pub(super) struct Told {
 
 impl Told {
     /// Takes in what the next batch has done.
-    pub(super) fn take(&mut self, change: &stored::SessionChange) {
+    pub(crate) fn take(&mut self, change: &stored::SessionChange) {
         if change.added.is_empty() {
             self.state = Some(change.state.clone());
             self.added.clear();
@@ -33,7 +33,7 @@ impl Told {
     }
 
     /// Takes in the row, which has what is folded, and maybe more.
-    pub(super) fn set_row(&mut self, row: Result<stored::Session, Corrupt>) {
+    pub(crate) fn set_row(&mut self, row: Result<stored::Session, Corrupt>) {
         match row {
             Ok(row) => {
                 self.state.get_or_insert(row.state);
@@ -43,12 +43,12 @@ impl Told {
     }
 
     /// It is not known without its row.
-    pub(super) fn needs_row(&self) -> bool {
+    pub(crate) fn needs_row(&self) -> bool {
         self.state.is_none()
     }
 
     /// The session; `None` where it was forgotten.
-    pub(super) fn session(&self) -> Result<Option<Session>, Corrupt> {
+    pub(crate) fn session(&self) -> Result<Option<Session>, Corrupt> {
         let state = self.state.as_ref().filter(|state| !state.is_empty());
         let Some(state) = state else {
             let is_forgotten = self.state.is_some() && self.added.is_empty();
@@ -63,7 +63,7 @@ impl Told {
     }
 
     /// What was added, on top of a session that is no older than the first of it.
-    pub(super) fn put_on(&self, mut session: Session) -> Result<Session, Corrupt> {
+    pub(crate) fn put_on(&self, mut session: Session) -> Result<Session, Corrupt> {
         for added in &self.added {
             session.add(&Session::decode(added)?);
         }
@@ -72,7 +72,7 @@ impl Told {
 }
 
 /// Takes in what the next batch has done to sessions.
-pub(super) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) {
+pub(crate) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) {
     for change in &batch.sessions {
         let told = told.entry(change.id.as_str().into());
         told.or_default().take(change);
@@ -80,7 +80,7 @@ pub(super) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) 
 }
 
 /// The stored form of a change: what was added, if the data's format has that.
-pub(super) fn to_stored(
+pub(crate) fn to_stored(
     id: &SessionId,
     change: &SessionChange,
     layout: &Layout,

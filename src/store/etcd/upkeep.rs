@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::client::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get, prefix};
 use super::hold::Holds;
 use super::kv;
 use super::rows::Layout;
+use crate::etcd::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get, prefix};
 
 /// How long history is kept: a reader or a watcher goes on from where it was if it was away for less.
 const KEPT: Duration = Duration::from_mins(1);
@@ -149,8 +149,8 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::Doubt;
     use super::*;
+    use crate::etcd::Doubt;
 
     /// What was the newest a while ago is forgotten, and nothing that is newer.
     #[test]

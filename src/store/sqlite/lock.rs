@@ -26,7 +26,7 @@ type Identity = (u64, u64);
 /// Three things are locked, because each of them alone can be circumvented: a lock file beside the database, which is there
 /// before the database is; the data folder, which `rm -rf folder/*` leaves; and the database itself, which may have a second
 /// name. These locks are `flock`s, which are independent of the byte-range locks that SQLite takes.
-pub(in crate::store) struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     _folder: Option<File>,
     /// The path of the lock file.
@@ -44,7 +44,7 @@ impl Lock {
     ///
     /// # Errors
     /// Returns [`OpenError::InUse`] if another process has a database there, or had one that was deleted since.
-    pub(super) fn reserve(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn reserve(path: &Path) -> Result<Self, OpenError> {
         let folder = folder(path);
         let mut locked = None;
         if path.file_name().is_some_and(|name| name == DATABASE) {
@@ -88,7 +88,7 @@ impl Lock {
     /// # Errors
     /// Returns an error if another process has it, if its files cannot be read or written, if there is a log and nothing that it is
     /// the log of, or if there is no database but one that a move has made and not given its name.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
         let mut taken = Self::reserve(path)?;
         if is_bereft(path) {
             taken.give_up();
@@ -133,7 +133,7 @@ impl Lock {
     }
 
     /// Has a file watched from now on, by its suffix.
-    pub(super) fn watch(&mut self, suffix: &str) {
+    pub(crate) fn watch(&mut self, suffix: &str) {
         // SQLite takes the path apart as this does.
         let real = self.path.canonicalize();
         let file = beside(real.as_deref().unwrap_or(&self.path), suffix);
@@ -148,7 +148,7 @@ impl Lock {
     }
 
     /// A file that is no longer the one at its path: whatever is written to it now is lost.
-    pub(super) fn replaced(&self) -> Option<&Path> {
+    pub(crate) fn replaced(&self) -> Option<&Path> {
         let is_other = |(path, held): &&(PathBuf, Identity)| match fs::metadata(path) {
             Ok(found) => identity(&found) != *held,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -157,7 +157,7 @@ impl Lock {
     }
 
     /// Removes the lock file, if this process made it, for nothing came of it.
-    pub(super) fn give_up(self) {
+    pub(crate) fn give_up(self) {
         if self.is_new {
             // If it stays it does no harm.
             let _ = fs::remove_file(&self.name);
@@ -178,7 +178,7 @@ fn identity(file: &fs::Metadata) -> Identity {
 }
 
 /// Opens a file, which is created if there is none.
-pub(super) fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     File::options()
         .read(true)
         .write(true)
@@ -218,7 +218,7 @@ fn rewrite(file: &File) -> io::Result<()> {
 
 /// Makes a folder, and those that it is in, that are there after a loss of power, too. Gives those that were not there, the
 /// outermost first.
-pub(super) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let parent = match folder.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -243,7 +243,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Makes the names in a folder durable. A folder that may not be read was not changed by this account.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     unless_denied(File::open(folder).and_then(|folder| folder.sync_all()))
 }
 
@@ -255,7 +255,7 @@ fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
 }
 
 /// The folder that a file is in.
-pub(super) fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

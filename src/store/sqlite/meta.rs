@@ -11,19 +11,19 @@ use crate::model::Digests;
 const CHECKED: i32 = 5;
 
 #[derive(Clone, Debug)]
-pub(super) struct Meta {
+pub(crate) struct Meta {
     /// Their key is the database's own.
-    pub(super) digests: Digests,
+    pub(crate) digests: Digests,
     /// The rows of counters have the changes of all batches up to this one.
-    pub(super) folded: u64,
+    pub(crate) folded: u64,
     /// Of the counters that were deleted up to this revision, some are not in `deleted`.
-    pub(super) forgotten: i64,
+    pub(crate) forgotten: i64,
     /// How many lanes the data had in the store that they came from.
-    pub(super) lanes: u32,
+    pub(crate) lanes: u32,
     /// The place that the data were moved to, or are being moved to; empty if they were not.
-    pub(super) moved_to: String,
+    pub(crate) moved_to: String,
     /// The id of the move that has made the file; empty once it was served, and if none has.
-    pub(super) made_by_move: Vec<u8>,
+    pub(crate) made_by_move: Vec<u8>,
 }
 
 impl Meta {
@@ -31,7 +31,7 @@ impl Meta {
     ///
     /// # Errors
     /// Returns an error if a row is not what was written.
-    pub(super) fn read(connection: &Connection) -> Result<Self> {
+    pub(crate) fn read(connection: &Connection) -> Result<Self> {
         let get = Get(connection);
         let mut meta = Self {
             digests: Digests::new(get.needed("key")?),
@@ -52,7 +52,7 @@ impl Meta {
     }
 
     /// Writes all of the table.
-    pub(super) fn write(&self, connection: &Connection) -> Result<()> {
+    pub(crate) fn write(&self, connection: &Connection) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
         let mut put = connection.prepare_cached(sql)?;
         let rows: [(&str, &dyn ToSql); 7] = [
@@ -74,7 +74,7 @@ impl Meta {
     ///
     /// # Errors
     /// Returns an error if it is damaged, and stays so.
-    pub(super) fn update(connection: &Connection, change: impl FnOnce(&mut Self)) -> Result<()> {
+    pub(crate) fn update(connection: &Connection, change: impl FnOnce(&mut Self)) -> Result<()> {
         let mut meta = Self::read(connection)?;
         change(&mut meta);
         meta.write(connection)

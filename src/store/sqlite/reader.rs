@@ -20,7 +20,7 @@ const SUM_ROWS: usize = 4096;
 
 /// Which rows to walk over.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walk {
+pub(crate) enum Walk {
     /// Those of counters that are there.
     There,
     /// Those of counters that were deleted, too.
@@ -28,7 +28,7 @@ pub(super) enum Walk {
 }
 
 /// Tells a row that is damaged from a database that cannot be read. `counter` is the one that was asked for by its name.
-pub(super) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
+pub(crate) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
     match error {
         Error::Corrupt(problem) => StoreError::Damaged {
             counter,
@@ -39,7 +39,7 @@ pub(super) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
 }
 
 /// Everything as it was at one moment.
-pub(super) struct Snapshot<'a> {
+pub(crate) struct Snapshot<'a> {
     transaction: Transaction<'a>,
     digests: Digests,
     recent: View,
@@ -47,7 +47,7 @@ pub(super) struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     /// As it is now, beside the writer of this process.
-    pub(super) fn take(
+    pub(crate) fn take(
         connection: &'a mut Connection,
         digests: Digests,
         current: &Current,
@@ -67,7 +67,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// As it is in the file, whoever writes to it. It lacks what `damaged` lets pass.
-    pub(super) fn of_file(
+    pub(crate) fn of_file(
         connection: &'a mut Connection,
         damaged: impl FnMut(Error) -> Result<()>,
     ) -> Result<Self> {
@@ -82,15 +82,15 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    pub(super) fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.transaction
     }
 
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         self.recent.revision
     }
 
-    pub(super) fn read(&self, names: Vec<Arc<str>>) -> std::result::Result<Rows, StoreError> {
+    pub(crate) fn read(&self, names: Vec<Arc<str>>) -> std::result::Result<Rows, StoreError> {
         let sql = format!("{} WHERE name = ?1", rows::COUNTER);
         let statement = self.transaction.prepare_cached(&sql);
         let mut statement = statement.map_err(|error| unread(error.into(), None))?;
@@ -114,7 +114,7 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    pub(super) fn scan(&self, scan: &Scan) -> Result<Page> {
+    pub(crate) fn scan(&self, scan: &Scan) -> Result<Page> {
         let mut page = Page {
             rows: Vec::new(),
             next: None,
@@ -156,7 +156,7 @@ impl<'a> Snapshot<'a> {
         Ok(page)
     }
 
-    pub(super) fn sum(&self, prefix: &str, abandoned: &dyn Fn() -> bool) -> Result<Sum> {
+    pub(crate) fn sum(&self, prefix: &str, abandoned: &dyn Fn() -> bool) -> Result<Sum> {
         let mut sum = Sum {
             sum: 0,
             count: 0,
@@ -184,7 +184,7 @@ impl<'a> Snapshot<'a> {
 
     /// Shows `each` counter whose name is not before `from`, in the order of names, until it has seen enough; and each row
     /// that is damaged.
-    pub(super) fn walk(
+    pub(crate) fn walk(
         &self,
         from: &str,
         walk: Walk,
@@ -243,12 +243,12 @@ fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
 }
 
 /// The revision of the last operation that was committed.
-pub(super) fn revision(connection: &Connection) -> Result<i64> {
+pub(crate) fn revision(connection: &Connection) -> Result<i64> {
     Ok(last(connection, "base + places")?.unwrap_or(0))
 }
 
 /// Something of the last batch, where there is one.
-pub(super) fn last<T: rusqlite::types::FromSql>(
+pub(crate) fn last<T: rusqlite::types::FromSql>(
     connection: &Connection,
     column: &str,
 ) -> Result<Option<T>> {
@@ -258,7 +258,7 @@ pub(super) fn last<T: rusqlite::types::FromSql>(
 }
 
 /// Reads again what was logged and not folded, but for batches that are damaged or missing, if `damaged` lets that pass.
-pub(super) fn load_recent(
+pub(crate) fn load_recent(
     connection: &Connection,
     digests: Digests,
     recent: &mut Recent,
@@ -284,7 +284,7 @@ pub(super) fn load_recent(
 }
 
 /// The oldest batch that something is remembered of.
-pub(super) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
+pub(crate) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
     let seq: i64 = last(connection, "seq")?.unwrap_or(0);
     let log: Vec<u8> = last(connection, "log")?.unwrap_or_default();
     Ok(Log::new(digests, seq.cast_unsigned(), &log)?.forget_before)
@@ -292,7 +292,7 @@ pub(super) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
 
 /// Shows `each` batch, in their order, from the oldest that something is remembered of; and an error for those that are damaged
 /// or missing.
-pub(super) fn each_batch(
+pub(crate) fn each_batch(
     connection: &Connection,
     digests: Digests,
     mut each: impl FnMut(Result<BatchRow>) -> Result<()>,
@@ -338,7 +338,7 @@ fn batches_from(
 }
 
 /// The row of a session, if it has one.
-pub(super) fn session(
+pub(crate) fn session(
     connection: &mut Connection,
     digests: Digests,
     id: &str,
@@ -367,7 +367,7 @@ fn missing(first: i64, last: i64) -> Error {
     })
 }
 
-pub(super) fn load(connection: &mut Connection, digests: Digests) -> Result<Loaded> {
+pub(crate) fn load(connection: &mut Connection, digests: Digests) -> Result<Loaded> {
     let snapshot = begin(connection)?;
     let mut loaded = Loaded {
         head: Head::default(),

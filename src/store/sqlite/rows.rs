@@ -12,17 +12,17 @@ use crate::store::recent::Latest;
 
 /// Why something cannot be read or written.
 #[derive(Debug)]
-pub(super) enum Error {
+pub(crate) enum Error {
     Sqlite(rusqlite::Error),
     Corrupt(String),
     /// Nobody waits for the answer any more.
     Abandoned,
 }
 
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Whether there was no room on the disk.
-pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
@@ -49,22 +49,22 @@ impl std::fmt::Display for Error {
 }
 
 /// The columns that [`counter`] reads, for a statement to begin with.
-pub(super) const COUNTER: &str = "SELECT name, value, revision, digest, extras FROM counter";
+pub(crate) const COUNTER: &str = "SELECT name, value, revision, digest, extras FROM counter";
 /// The same of counters that are no more.
-pub(super) const DELETED: &str = "SELECT name, NULL, revision, digest, x'' FROM deleted";
+pub(crate) const DELETED: &str = "SELECT name, NULL, revision, digest, x'' FROM deleted";
 /// Half the price of an upsert.
-pub(super) const PUT_COUNTER: &str =
+pub(crate) const PUT_COUNTER: &str =
     "INSERT OR REPLACE INTO counter (name, value, revision, digest) VALUES (?1, ?2, ?3, ?4)";
-pub(super) const PUT_DELETED: &str =
+pub(crate) const PUT_DELETED: &str =
     "INSERT OR REPLACE INTO deleted (name, revision, digest) VALUES (?1, ?2, ?3)";
-pub(super) const BATCH: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log) FROM batch";
+pub(crate) const BATCH: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log) FROM batch";
 /// The same, and what [`log_of`] reads.
-pub(super) const LOGGED: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log), log FROM batch";
-pub(super) const PUT_BATCH: &str = "INSERT INTO batch \
+pub(crate) const LOGGED: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log), log FROM batch";
+pub(crate) const PUT_BATCH: &str = "INSERT INTO batch \
     (seq, base, places, time, horizon, session_horizon, ids, digest, log, extras) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-pub(super) const SESSION: &str = "SELECT id, state, digest FROM session";
-pub(super) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VALUES (?1, ?2, ?3) \
+pub(crate) const SESSION: &str = "SELECT id, state, digest FROM session";
+pub(crate) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VALUES (?1, ?2, ?3) \
     ON CONFLICT (id) DO UPDATE SET state = ?2, digest = ?3";
 
 fn counter_digest(
@@ -86,7 +86,7 @@ fn check_with_extras(digests: Digests, parts: &[&[u8]]) -> u32 {
     digests.check(parts)
 }
 
-pub(super) fn put_counter(
+pub(crate) fn put_counter(
     statement: &mut Statement<'_>,
     digests: Digests,
     (name, value, revision): (&str, i64, i64),
@@ -96,7 +96,7 @@ pub(super) fn put_counter(
     Ok(())
 }
 
-pub(super) fn put_deleted(
+pub(crate) fn put_deleted(
     statement: &mut Statement<'_>,
     digests: Digests,
     (name, revision): (&str, i64),
@@ -107,7 +107,7 @@ pub(super) fn put_deleted(
 }
 
 /// A counter's row, as it is in the database.
-pub(super) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
+pub(crate) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
     let extras = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
@@ -127,9 +127,9 @@ pub(super) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Lates
 }
 
 /// A row of `batch`: where the lane was, and what it remembers of it.
-pub(super) struct BatchRow {
-    pub(super) head: Head,
-    pub(super) pack: Pack,
+pub(crate) struct BatchRow {
+    pub(crate) head: Head,
+    pub(crate) pack: Pack,
 }
 
 fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8], extras: &[u8]) -> u32 {
@@ -138,7 +138,7 @@ fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8], extras: &[u8]) 
 }
 
 /// Puts a batch, and says how many bytes its log takes.
-pub(super) fn put_batch(
+pub(crate) fn put_batch(
     statement: &mut Statement<'_>,
     digests: Digests,
     batch: &Commit,
@@ -189,15 +189,15 @@ fn log_digest(digests: Digests, seq: u64, contents: &[u8]) -> [u8; DIGEST_BYTES]
 }
 
 /// What a batch has logged.
-pub(super) struct Log<'a> {
+pub(crate) struct Log<'a> {
     seq: u64,
     /// Nothing is remembered of the batches before this one.
-    pub(super) forget_before: u64,
+    pub(crate) forget_before: u64,
     changes: &'a [u8],
 }
 
 impl<'a> Log<'a> {
-    pub(super) fn new(digests: Digests, seq: u64, log: &'a [u8]) -> Result<Self> {
+    pub(crate) fn new(digests: Digests, seq: u64, log: &'a [u8]) -> Result<Self> {
         // Format 1 had none: its batches wrote the rows themselves, and deleted the batches that they forgot.
         if log.is_empty() {
             return Ok(Self {
@@ -219,12 +219,12 @@ impl<'a> Log<'a> {
         })
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         DIGEST_BYTES + size_of_val(&self.forget_before) + self.changes.len()
     }
 
     /// Shows `each` counter that the batch has changed, its first place being after the revision `base`.
-    pub(super) fn read(&self, base: i64, mut each: impl FnMut(Latest<'_>)) -> Result<()> {
+    pub(crate) fn read(&self, base: i64, mut each: impl FnMut(Latest<'_>)) -> Result<()> {
         let read = CounterChange::read_all(self.changes, |name, value, place, is_new| {
             each(Latest {
                 name,
@@ -239,12 +239,12 @@ impl<'a> Log<'a> {
 }
 
 /// Whether a row of a batch has a log: the first format had none.
-pub(super) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
+pub(crate) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
     Ok(row.get::<_, i64>(9)? > 0)
 }
 
 /// The log of a batch whose changes are not in the rows of counters.
-pub(super) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
+pub(crate) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
     let seq = row.get::<_, i64>(0)?.cast_unsigned();
     let log = row.get_ref(10)?.as_blob().map_err(rusqlite::Error::from)?;
     if !has_log(row)? {
@@ -253,7 +253,7 @@ pub(super) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a
     Log::new(digests, seq, log)
 }
 
-pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
+pub(crate) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
     let mut numbers = [0; 6];
     for (column, number) in numbers.iter_mut().enumerate() {
         *number = row.get(column)?;
@@ -291,7 +291,7 @@ pub(super) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
 }
 
 /// Puts a batch that is stored in its place, with the numbers that it has now.
-pub(super) fn replace_batch(
+pub(crate) fn replace_batch(
     connection: &Connection,
     digests: Digests,
     BatchRow { head, pack }: &BatchRow,
@@ -319,7 +319,7 @@ pub(super) fn replace_batch(
     Ok(())
 }
 
-pub(super) fn put_session(
+pub(crate) fn put_session(
     statement: &mut Statement<'_>,
     digests: Digests,
     id: &str,
@@ -338,7 +338,7 @@ fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
 }
 
 /// The session that a row has; the damage of one that is damaged in all but its id.
-pub(super) fn session_or_damage(
+pub(crate) fn session_or_damage(
     digests: Digests,
     row: &SqlRow<'_>,
 ) -> Result<(SessionId, std::result::Result<Session, Error>)> {
@@ -363,7 +363,7 @@ fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn session(digests: Digests, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
+pub(crate) fn session(digests: Digests, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
     let id = session_id(row)?;
     let damaged = || Error::Corrupt(format!("the row of session {id:?} is damaged"));
     let state = row.get_ref(1)?.as_blob().map_err(|_| damaged())?;

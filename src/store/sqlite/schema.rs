@@ -86,7 +86,7 @@ const MIGRATIONS: [&str; 5] = ["
     clippy::cast_possible_wrap,
     reason = "a handful"
 )]
-pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+pub(crate) const VERSION: i32 = MIGRATIONS.len() as i32;
 /// The oldest that it reads without bringing it up to date: the first that has all columns.
 const READABLE: i32 = 4;
 
@@ -213,7 +213,7 @@ impl std::error::Error for OpenError {}
 
 impl OpenError {
     /// Tells damage from a database that cannot be read.
-    pub(super) fn unreadable(path: &Path, error: rows::Error) -> Self {
+    pub(crate) fn unreadable(path: &Path, error: rows::Error) -> Self {
         let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;
         match error {
             rows::Error::Sqlite(error) if !error.sqlite_error_code().is_none_or(is_damage) => {
@@ -225,7 +225,7 @@ impl OpenError {
 }
 
 /// Opens a database to write to it; it is made, or brought to this version, if need be.
-pub(super) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
+pub(crate) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -242,14 +242,14 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
 }
 
 /// A connection that reads.
-pub(super) struct Reader {
-    pub(super) connection: Connection,
+pub(crate) struct Reader {
+    pub(crate) connection: Connection,
     /// Held if the database cannot be written to: nobody else is to write to it meanwhile.
     _unchanged: Option<File>,
 }
 
 /// Opens a database to read from it, beside whoever writes.
-pub(super) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
+pub(crate) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
     let reader = open_any(path)?;
     match version(path, &reader.connection)? {
         READABLE.. => Ok(reader),
@@ -261,20 +261,20 @@ pub(super) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
 }
 
 /// The path that a database is written to before it has its name.
-pub(super) fn partial(path: &Path) -> PathBuf {
+pub(crate) fn partial(path: &Path) -> PathBuf {
     beside(path, ".partial")
 }
 
 /// The table `meta` of a database that a move has made whole and not given its name, if there is one: the source may be closed
 /// for it. Nothing else that an attempt has left is of use to anybody.
-pub(super) fn nameless(path: &Path) -> Option<Meta> {
+pub(crate) fn nameless(path: &Path) -> Option<Meta> {
     let reader = open_reader(&partial(path)).ok()?;
     let meta = Meta::read(&reader.connection).ok()?;
     (!meta.made_by_move.is_empty()).then_some(meta)
 }
 
 /// Opens a database of this version or an older one to copy it.
-pub(super) fn open_any(path: &Path) -> Result<Reader, OpenError> {
+pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
@@ -351,20 +351,20 @@ fn immutable(path: &Path) -> PathBuf {
 
 /// Whether the log stays when this connection is closed and is the last, or is copied into the database and removed. It is
 /// to stay unless all is known to be well: who closes a connection may have failed.
-pub(super) fn leave_log(connection: &Connection, leave: bool) -> rusqlite::Result<()> {
+pub(crate) fn leave_log(connection: &Connection, leave: bool) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave)?;
     Ok(())
 }
 
 /// Closes a database that is to be complete without its log.
-pub(super) fn close(connection: Connection) -> rusqlite::Result<()> {
+pub(crate) fn close(connection: Connection) -> rusqlite::Result<()> {
     leave_log(&connection, false)?;
     connection.close().map_err(|(_, error)| error)
 }
 
 /// Copies the write-ahead log into the database, and cuts it to nothing; says whether that was done: readers of other
 /// processes may be in the way, or the disk is full.
-pub(super) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
+pub(crate) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(READERS_TIMEOUT)?;
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
     let is_busy = connection.query_row(checkpoint, [], |row| row.get::<_, bool>(0));
@@ -430,4 +430,4 @@ fn migrate(connection: &mut Connection, from: i32) -> rows::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(log_bytes(&scene.path()), 0);
         scene.commit(201);
         assert!(log_bytes(&scene.path()) > 0);
-        let report = super::super::check(&scene.path()).expect("a report");
+        let report = crate::maintenance::sqlite::check(&scene.path()).expect("a report");
         assert_eq!((report.counters, report.problems), (201 * 20, vec![]));
     }
 }

@@ -9,7 +9,8 @@ use fastrand::Rng;
 use prost::Message as _;
 use sumd::cluster::{Call, Executor, PeerService, Rejection, Reply, View};
 use sumd::counter::{self, CounterService, Forwarding};
-use sumd::lane::{Clock, Running};
+use sumd::etcd::{Error, Outcome, Refusal};
+use sumd::lane::{Clock, LaneRuntime};
 use sumd::model::Bounds;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
@@ -17,7 +18,6 @@ use sumd::proto::sum::v1::{IncrementCounterRequest, IncrementCounterResponse};
 use sumd::proto::sumd::cluster::v1::{Full, Plain, refusal::Why};
 use sumd::server::Services;
 use sumd::store::Store;
-use sumd::store::etcd::client::{Error, Outcome, Refusal};
 use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
 use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
@@ -76,7 +76,7 @@ struct Pair {
     client: CounterServiceClient<Channel>,
     _servers: [TestServer; 2],
     _view: watch::Sender<Arc<View>>,
-    _running: Running,
+    _running: LaneRuntime,
     _data: TempDir,
 }
 
@@ -99,7 +99,7 @@ impl Pair {
         let store = SqliteStore::open(&data.path().join("sumd.db"), 1 << 20);
         let store: Arc<dyn Store> = Arc::new(store.expect("a new database"));
         let bounds = Bounds { id_bytes, ..BOUNDS };
-        let running = Running::start(store, bounds).await.expect("lanes");
+        let running = LaneRuntime::start(store, bounds).await.expect("lanes");
         let counters = CounterService::new(running.lanes.clone());
         let counters = counters.among(Forwarding::new("asked", seen));
         let asked = TestServer::start_with(&[], |services| Services {
@@ -280,7 +280,7 @@ async fn callers_have_their_room_beside_ids_of_nodes() {
         id_bytes: 64 << 10,
         ..BOUNDS
     };
-    let running = Running::start(Arc::new(store.expect("a new database")), bounds);
+    let running = LaneRuntime::start(Arc::new(store.expect("a new database")), bounds);
     let running = running.await.expect("lanes");
     let counters = CounterService::new(running.lanes.clone());
     let server = {
@@ -349,7 +349,7 @@ impl Kv for Switch {
     }
 }
 
-async fn open(world: &World) -> (Running, Arc<dyn Store>, Arc<AtomicBool>) {
+async fn open(world: &World) -> (LaneRuntime, Arc<dyn Store>, Arc<AtomicBool>) {
     let off = Arc::<AtomicBool>::default();
     let switch = Switch {
         link: Link::calm(world),
@@ -361,7 +361,7 @@ async fn open(world: &World) -> (Running, Arc<dyn Store>, Arc<AtomicBool>) {
     let clock = Clock::new(move || {
         BEGAN + i64::try_from(began.elapsed().as_millis()).expect("a short time")
     });
-    let running = Running::here(store.clone(), BOUNDS, clock).await;
+    let running = LaneRuntime::here(store.clone(), BOUNDS, clock).await;
     (running.expect("lanes"), store, off)
 }
 

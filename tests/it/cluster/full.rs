@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sumd::cluster::{JoinError, Members, Options};
-use sumd::store::etcd::client::{Doubt, Outcome};
+use sumd::etcd::{Doubt, Outcome};
 use tokio::time::Instant;
 
 use super::process::Node;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sumd::lane::{self, LaneError, Running};
+use sumd::lane::{self, LaneError, LaneRuntime};
 use sumd::model::{Done, Increments, Limits, Operation, Request};
 use sumd::store::Store;
 
@@ -11,7 +11,7 @@ use crate::support::soon;
 
 /// A node's lanes.
 struct Node {
-    running: Running,
+    running: LaneRuntime,
     store: Arc<dyn Store>,
 }
 
@@ -22,7 +22,7 @@ impl Node {
     }
 
     /// Adds 1. Gives the total.
-    async fn add(&self, may_move: bool) -> lane::Result<i64> {
+    async fn add(&self, if_owner: bool) -> lane::Result<i64> {
         let lane = self.store.digests().lane("g", self.store.lanes());
         let one = Increments::one("g/a".to_owned(), 1, Limits::default());
         let request = Request {
@@ -30,8 +30,8 @@ impl Node {
             operation: Operation::Increment(one),
         };
         let lanes = &self.running.lanes;
-        let decided = if may_move {
-            soon(lanes.execute_or_move(lane, request)).await?
+        let decided = if if_owner {
+            soon(lanes.execute_if_owner(lane, request)).await?
         } else {
             soon(lanes.execute(lane, request)).await?
         };
@@ -49,8 +49,8 @@ impl Node {
 async fn what_comes_too_late_is_handed_back() {
     let etcd = Cluster::guarded(1).await;
     let (other, owner) = (Node::start(&etcd).await, Node::start(&etcd).await);
-    other.running.lanes.hand_back(|_| true);
-    owner.running.lanes.hand_back(|_| false);
+    other.running.lanes.set_owner_check(|_| true);
+    owner.running.lanes.set_owner_check(|_| false);
     assert_eq!(other.add(true).await.expect("the first"), 1);
 
     assert_eq!(owner.add(true).await.expect("counted"), 2);

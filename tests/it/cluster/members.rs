@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sumd::cluster::{JoinError, Members, Options, View};
-use sumd::store::etcd::client::{Client, delete_prefix, get};
+use sumd::etcd::{Client, delete_prefix, get};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use sumd::etcd::Address;
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{IncrementCounterRequest, IncrementCounterResponse};
-use sumd::store::etcd::client::Address;
 use tokio::process::Command;
 use tonic::transport::Channel;
 use tonic::{Request, Status};

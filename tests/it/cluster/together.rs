@@ -9,8 +9,8 @@ use sumd::cluster::{
     Call, ClusterService, Executor, ForwardError, Kind, Members, Options, PeerService, Peers,
     Reply, View,
 };
+use sumd::etcd::Client;
 use sumd::server::Services;
-use sumd::store::etcd::client::Client;
 use tokio::sync::watch;
 
 use super::{in_time, node};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sumd::etcd::get;
 use sumd::proto::etcd::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
@@ -16,7 +17,6 @@ use sumd::proto::sum::v1::{
 };
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::FORMAT;
-use sumd::store::etcd::client::get;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use sumd::proto::etcd::etcdserverpb::response_op::Response;
-use sumd::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
-use sumd::store::etcd::client::{
+use sumd::etcd::{
     Client, Doubt, Host, Options, Outcome, Refusal, Support, at_revision, delete, get, prefix, put,
     support,
 };
+use sumd::proto::etcd::etcdserverpb::response_op::Response;
+use sumd::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use tokio::time::Instant;
 
 use super::cluster::Cluster;

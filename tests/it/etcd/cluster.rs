@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use sumd::lane::Running;
+use sumd::etcd::{Address, Client, Login, Options};
+use sumd::lane::LaneRuntime;
 use sumd::model::Bounds;
 use sumd::store::Store;
-use sumd::store::etcd::client::{Address, Client, Login, Options};
 use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
 use tokio::time::{Instant, sleep};
 
@@ -183,7 +183,7 @@ impl Cluster {
     }
 
     /// The same data, and a node's lanes over them.
-    pub async fn lanes(&self) -> (Arc<dyn Store>, Running) {
+    pub async fn lanes(&self) -> (Arc<dyn Store>, LaneRuntime) {
         let store = EtcdStore::open(self.place()).await;
         let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
         let bounds = Bounds {
@@ -192,7 +192,7 @@ impl Cluster {
             id_horizon: 600_000,
             session_horizon: 86_400_000,
         };
-        let running = Running::start(store.clone(), bounds).await;
+        let running = LaneRuntime::start(store.clone(), bounds).await;
         (store, running.expect("it begins"))
     }
 

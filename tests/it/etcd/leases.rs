@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sumd::store::etcd::client::{Client, Lease, get};
+use sumd::etcd::{Client, Lease, get};
 use tokio::time::{Instant, sleep_until};
 
 use super::cluster::Cluster;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sumd::store::etcd::client::{Client, Login, Outcome, Refusal, WatchError, get};
+use sumd::etcd::{Client, Login, Outcome, Refusal, WatchError, get};
 use tokio::time::{Instant, sleep};
 
 use super::cluster::Cluster;

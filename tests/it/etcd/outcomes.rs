@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sumd::store::etcd::client::{Client, Doubt, Outcome, get, prefix};
+use sumd::etcd::{Client, Doubt, Outcome, get, prefix};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sumd::lane::{LaneError, Running};
+use sumd::etcd::{Alarm, AlarmKind, Client, Doubt, Error, Outcome, get, put};
+use sumd::lane::{LaneError, LaneRuntime};
 use sumd::model::{Bounds, Increments, Limits, Operation, Request};
 use sumd::proto::etcd::etcdserverpb::{DeleteRangeRequest, TxnRequest};
-use sumd::store::etcd::client::{Alarm, AlarmKind, Client, Doubt, Error, Outcome, get, put};
 use sumd::store::etcd::{EtcdStore, Sizes};
 use sumd::store::{Store, StoreError};
 use tokio::time::{Instant, sleep, timeout};
@@ -128,7 +128,7 @@ async fn a_full_etcd_refuses_increments_until_there_is_room() {
         id_horizon: 600_000,
         session_horizon: 86_400_000,
     };
-    let running = Running::start(store.clone(), bounds).await;
+    let running = LaneRuntime::start(store.clone(), bounds).await;
     let running = running.expect("it begins");
     let count = async || {
         let one = Increments::one("a/x".to_owned(), 1, Limits::default());

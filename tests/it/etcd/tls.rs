@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use sumd::store::etcd::client::{Client, Identity, Outcome, Refusal, Tls};
+use sumd::etcd::{Client, Identity, Outcome, Refusal, Tls};
 use tempfile::TempDir;
 use tokio::time::{Duration, Instant};
 

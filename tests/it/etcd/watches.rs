@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use sumd::etcd::{Client, Watch, WatchError, prefix, put};
 use sumd::proto::etcd::etcdserverpb::TxnRequest;
-use sumd::store::etcd::client::{Client, Watch, WatchError, prefix, put};
 
 use tokio::time::Instant;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sumd::etcd::{Client, Doubt, Outcome, get, prefix_end};
 use sumd::proto::etcd::etcdserverpb::DeleteRangeRequest;
-use sumd::store::etcd::client::{Client, Doubt, Outcome, get, prefix_end};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use sumd::etcd::{Client, Host, get};
 use sumd::model::Digests;
 use sumd::proto::etcd::etcdserverpb::kv_client::KvClient;
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
@@ -20,7 +21,6 @@ use sumd::proto::etcd::etcdserverpb::{
     PutRequest, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use sumd::proto::sumd::store::v1::{Head, Meta, Pack};
-use sumd::store::etcd::client::{Client, Host, get};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;

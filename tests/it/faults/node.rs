@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sumd::store::etcd::client::{Address, Host};
+use sumd::etcd::{Address, Host};
 use tempfile::TempDir;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use sumd::etcd::{Client, prefix, put};
 use sumd::proto::etcd::etcdserverpb::TxnRequest;
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::client::{Client, prefix, put};
 use tokio::time::{Duration, Instant};
 
 use crate::support::soon;

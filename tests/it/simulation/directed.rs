@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::lane::{Clock, Decided, LaneError, Running};
+use sumd::etcd::{Doubt, Error, Outcome, Refusal, put};
+use sumd::lane::{Clock, Decided, LaneError, LaneRuntime};
 use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request};
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::client::{Doubt, Error, Outcome, Refusal, put};
 use sumd::store::etcd::{EtcdStore, FORMAT, Hold, Kv, Sizes};
 use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
@@ -152,7 +152,7 @@ fn describe(world: &World, meta: &Meta) {
     world.lock().etcd.txn(&request).expect("it fits");
 }
 
-async fn open(kv: impl Kv, sizes: Sizes) -> Running {
+async fn open(kv: impl Kv, sizes: Sizes) -> LaneRuntime {
     let store = EtcdStore::over(kv, rows::PREFIX, 128, sizes).await;
     let began = Instant::now();
     let clock = Clock::new(move || {
@@ -164,7 +164,7 @@ async fn open(kv: impl Kv, sizes: Sizes) -> Running {
         id_horizon: 600_000,
         session_horizon: 86_400_000,
     };
-    let running = Running::here(Arc::new(store.expect("a store")), bounds, clock).await;
+    let running = LaneRuntime::here(Arc::new(store.expect("a store")), bounds, clock).await;
     running.expect("lanes")
 }
 
@@ -245,7 +245,7 @@ fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
 }
 
 /// Messages of so many sessions, all of whose increments fail by a limit that is reached.
-async fn fail(running: &Running, sessions: u64, messages: u64) {
+async fn fail(running: &LaneRuntime, sessions: u64, messages: u64) {
     let limits = Limits {
         max: Some(1_000_000_000_000),
         ..Limits::default()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
+use sumd::etcd::Refusal;
 use sumd::proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
@@ -12,7 +13,6 @@ use sumd::proto::etcd::etcdserverpb::{
     RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use sumd::proto::etcd::mvccpb::KeyValue;
-use sumd::store::etcd::client::Refusal;
 
 /// Bytes that etcd takes in one request unless it is told otherwise (`--max-request-bytes`).
 const MAX_REQUEST_BYTES: usize = 3 << 19;

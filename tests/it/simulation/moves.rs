@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::lane::{Decided, Running};
+use sumd::etcd::{Error, put};
+use sumd::lane::{Decided, LaneRuntime};
+use sumd::maintenance::{self, Tally, ToolError, transfer};
 use sumd::model::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
-use sumd::store::etcd::client::{Error, put};
 use sumd::store::etcd::{EtcdStore, Hold, Kv, Place, Sizes};
-use sumd::store::sqlite::{self, OpenError, SqliteStore};
-use sumd::store::{Tally, ToolError, transfer};
+use sumd::store::sqlite::{OpenError, SqliteStore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::history::What;
@@ -163,7 +163,7 @@ async fn there_and_back(seed: u64) -> usize {
         async || false,
     )
     .await;
-    let report = sqlite::check(&file).expect("it is there");
+    let report = maintenance::sqlite::check(&file).expect("it is there");
     assert_eq!(report.problems, [""; 0]);
     let opened = EtcdStore::over(Link::calm(&world), PREFIX, 128, Sizes::default()).await;
     let closed = opened.err().expect("there are two of them").to_string();
@@ -256,7 +256,7 @@ fn data_that_a_node_has_come_to_are_not_moved() {
 async fn filled(path: &Path) {
     let store = SqliteStore::open(path, 0).expect("a new file");
     let (bounds, clock) = (Plan::new(1).bounds, sumd::lane::Clock::default());
-    let running = Running::here(std::sync::Arc::new(store), bounds, clock).await;
+    let running = LaneRuntime::here(std::sync::Arc::new(store), bounds, clock).await;
     let running = running.expect("it is well");
     for at in 0..100 {
         let request = Request {

@@ -4,6 +4,7 @@
 pub mod stores;
 
 use prost::Message as _;
+use sumd::etcd::Refusal;
 use sumd::proto::etcd::etcdserverpb::compare::TargetUnion;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
@@ -11,7 +12,6 @@ use sumd::proto::etcd::etcdserverpb::{
     RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use sumd::proto::sumd::store::v1::{Batch, Head, Pack};
-use sumd::store::etcd::client::Refusal;
 
 use super::network::Inner;
 use super::rows;

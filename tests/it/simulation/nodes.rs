@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::counter::CounterService;
-use sumd::lane::{self, Clock, Decided, LaneError, Lanes, Running};
+use sumd::lane::{self, Clock, Decided, LaneError, LaneRuntime, Lanes};
 use sumd::model::{Millis, Request};
 use sumd::store::etcd::EtcdStore;
 use sumd::store::{LaneNumber, Store, StoreError};
@@ -128,7 +128,12 @@ impl Cluster {
     ///
     /// # Errors
     /// Where what it reads is not to be had, or not right.
-    pub async fn open(&self, link: Link, at: usize, life: Life) -> Result<(Running, Node), String> {
+    pub async fn open(
+        &self,
+        link: Link,
+        at: usize,
+        life: Life,
+    ) -> Result<(LaneRuntime, Node), String> {
         let plan = &self.plan;
         let store =
             EtcdStore::over(link.clone(), PREFIX, plan.max_operations, plan.sizes[at]).await;
@@ -139,10 +144,10 @@ impl Cluster {
             let elapsed = Millis::try_from(began.elapsed().as_millis()).expect("a short time");
             BEGAN + ahead.load(Ordering::Relaxed) + elapsed
         });
-        let running = Running::here(store.clone(), plan.bounds, clock).await;
+        let running = LaneRuntime::here(store.clone(), plan.bounds, clock).await;
         let running = running.map_err(|error| error.to_string())?;
         // Whoever has committed, it might as well be another one.
-        running.lanes.hand_back(move |_| life.hands_back);
+        running.lanes.set_owner_check(move |_| life.hands_back);
         let node = Node {
             lanes: running.lanes.clone(),
             store,
@@ -181,7 +186,7 @@ impl Cluster {
     }
 
     /// Until it fails, crashes, or is stopped as one should be.
-    async fn live(&self, mut running: Running, at: usize, rng: &mut Rng) {
+    async fn live(&self, mut running: LaneRuntime, at: usize, rng: &mut Rng) {
         let life = Duration::from_millis(rng.u64(..self.plan.life));
         tokio::select! {
             biased;
@@ -288,7 +293,7 @@ impl Node {
         rng: &mut Rng,
     ) -> Answer {
         let (there, back) = (rng.u64(..4), rng.u64(..4));
-        let may_move = rng.bool();
+        let if_owner = rng.bool();
         sleep(Duration::from_millis(there)).await;
         self.link.awake().await;
         if self.link.alive.is_cancelled() {
@@ -298,7 +303,7 @@ impl Node {
         let answer = tokio::select! {
             biased;
             () = self.link.alive.cancelled() => return Answer::Lost,
-            answer = self.carry_out(lane, request, may_move) => answer,
+            answer = self.carry_out(lane, request, if_owner) => answer,
             () = sleep(patience) => {
                 if is_well && patience >= PROMPT {
                     let problem = format!("nothing was answered in {patience:?}, and all is well");
@@ -324,10 +329,10 @@ impl Node {
         &self,
         lane: LaneNumber,
         request: Request,
-        may_move: bool,
+        if_owner: bool,
     ) -> lane::Result<Decided> {
-        if may_move {
-            self.lanes.execute_or_move(lane, request).await
+        if if_owner {
+            self.lanes.execute_if_owner(lane, request).await
         } else {
             self.lanes.execute(lane, request).await
         }

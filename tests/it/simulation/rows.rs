@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use prost::Message;
+use sumd::etcd::{Error, put};
 use sumd::model::Digests;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::client::{Error, put};
 use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
 use tokio::time::Instant;
 

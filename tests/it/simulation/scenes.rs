@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::lane::{LaneError, Running};
+use sumd::lane::{LaneError, LaneRuntime};
 use sumd::model::{Limits, Refused, Request};
 use sumd::store::Store as _;
 use sumd::store::etcd::{EtcdStore, OpenError, Sizes};
@@ -35,7 +35,7 @@ pub fn cluster_in(world: World, lanes: u32, change: impl FnOnce(&mut Plan)) -> C
     Cluster::new(plan, world)
 }
 
-pub async fn node(cluster: &Cluster, link: Link) -> (Running, Node) {
+pub async fn node(cluster: &Cluster, link: Link) -> (LaneRuntime, Node) {
     let opened = cluster.open(link, 0, Life::default()).await;
     opened.expect("it is well")
 }

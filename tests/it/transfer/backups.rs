@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
+use sumd::etcd::{Client, delete, get, prefix, put};
 use sumd::model::Digests;
 use sumd::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use sumd::proto::etcd::mvccpb::KeyValue;
 use sumd::proto::sum::v1::IncrementCounterRequest;
 use sumd::proto::sumd::store::v1::{Counter, Head, Meta};
-use sumd::store::etcd::client::{Client, delete, get, prefix, put};
 use tonic::Code;
 
 use super::{Places, does_not_serve, fails, sumd};

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use sumd::etcd::{at_revision, delete_prefix, get, put};
 use sumd::proto::etcd::etcdserverpb::TxnRequest;
 use sumd::proto::sumd::store::v1::Meta;
 use sumd::store::etcd::check_not_moved;
-use sumd::store::etcd::client::{at_revision, delete_prefix, get, put};
 use sumd::store::sqlite::SqliteStore;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;

@@ -1,10 +1,10 @@
 //! What became of an attempt, as etcd's rows tell: the head of its lane, and the log if that has moved.
 
 use super::{Attempt, FULL_PAUSE, Failure, Flight, OVER_QUOTA, again};
+use crate::etcd::get;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::StoreError;
-use crate::store::etcd::client::get;
 use crate::store::etcd::kv::{self, Kv};
 use crate::store::etcd::log::{Landed, Plan};
 use crate::store::etcd::meta;

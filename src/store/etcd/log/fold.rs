@@ -6,10 +6,10 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use super::Log;
+use crate::etcd::{delete, put};
 use crate::model::{self, SessionId};
 use crate::proto::etcd::etcdserverpb::RequestOp;
 use crate::proto::sumd::store::v1::{Counter, Session};
-use crate::store::etcd::client::{delete, put};
 use crate::store::recent::{Lookup, Merged};
 
 /// Bytes that are tried with a batch however little etcd takes, beside at least one row.

@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::replicas::{Moment, Replica};
 use super::{Problem, Shared, to_row};
+use crate::etcd::get;
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
-use crate::store::etcd::client::get;
 use crate::store::etcd::kv::{self, Kv, MAX_RANGES, ReadError};
 use crate::store::recent::Lookup;
 use crate::store::{LaneNumber, Row, Rows, StoreError};

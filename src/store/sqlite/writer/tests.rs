@@ -101,7 +101,7 @@ fn a_close_that_is_cut_short_loses_nothing() {
     writer.close_within(Duration::ZERO);
     assert!(std::fs::metadata(&log).is_ok_and(|log| log.len() > 0));
     for _ in 0..2 {
-        let report = super::super::check(&path).expect("a report");
+        let report = crate::maintenance::sqlite::check(&path).expect("a report");
         assert_eq!((report.counters, report.problems), (10, vec![]));
         open(&path, usize::MAX).close();
         assert!(!log.exists());

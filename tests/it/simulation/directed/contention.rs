@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use sumd::etcd::Error;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
-use sumd::store::etcd::client::Error;
 use sumd::store::etcd::{Hold, Kv, Sizes};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};

@@ -1,9 +1,9 @@
 //! Damaged rows of sessions.
 
 use bytes::Bytes;
+use sumd::etcd::get;
 use sumd::model::{Id, Refused, Resumed, Session, SessionId};
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
-use sumd::store::etcd::client::get;
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn damage(world: &World, session: &str) {
     world.lock().etcd.txn(&request).expect("it fits");
 }
 
-async fn say(running: &Running, session: &str, sequence: u64) -> Result<u64, LaneError> {
+async fn say(running: &LaneRuntime, session: &str, sequence: u64) -> Result<u64, LaneError> {
     let said = running
         .lanes
         .execute(lane(), message(session, sequence, one()));
@@ -63,7 +63,7 @@ async fn say(running: &Running, session: &str, sequence: u64) -> Result<u64, Lan
     }
 }
 
-async fn counted(running: &Running) -> i64 {
+async fn counted(running: &LaneRuntime) -> i64 {
     let counted = running.lanes.execute(lane(), plain()).await;
     value(&counted.expect("it counts"))
 }
@@ -74,7 +74,7 @@ fn is_damaged<T>(said: &Result<T, LaneError>) -> bool {
 
 /// Data with two sessions whose rows are up to date, of which that of "bad" is damaged then; and the node that still has it
 /// in memory. Three is counted.
-async fn data() -> (World, Running) {
+async fn data() -> (World, LaneRuntime) {
     let world = world(LANES);
     let node = open(Switch::new(&world), sizes()).await;
     for session in ["bad", "well"] {

@@ -1,7 +1,7 @@
 //! Rows of logs, and of ids that came from elsewhere, that another program has deleted.
 
+use sumd::etcd::delete;
 use sumd::proto::sumd::store::v1::{Before, BeforePack};
-use sumd::store::etcd::client::delete;
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn change(world: &World, operations: Vec<sumd::proto::etcd::etcdserverpb::Reques
     world.lock().etcd.txn(&request).expect("it fits");
 }
 
-async fn count(running: &Running, times: usize) {
+async fn count(running: &LaneRuntime, times: usize) {
     for _ in 0..times {
         let counted = running.lanes.execute(lane(), plain()).await;
         counted.expect("it counts");
@@ -33,7 +33,7 @@ async fn count(running: &Running, times: usize) {
 }
 
 /// Counts, which it cannot: the lane ends, and says why.
-async fn assert_ends(mut running: Running, told: [&str; 2]) {
+async fn assert_ends(mut running: LaneRuntime, told: [&str; 2]) {
     let said = running.lanes.execute(lane(), plain()).await;
     assert!(matches!(said, Err(LaneError::Unknown(_))), "{said:?}");
     let ended = timeout(FOR_EVER, running.failure()).await.expect("it ends");

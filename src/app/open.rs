@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use sumd::cluster::{self, ClockState, ClusterService, JoinError, Members, PeerService};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
 use sumd::counter::{CounterService, Executor, Forwarding};
+use sumd::etcd::{Address, Client, Doubt, Outcome, get};
 use sumd::lane;
-use sumd::server::{Address, Services};
+use sumd::server::{self, Services};
 use sumd::store::Store;
-use sumd::store::etcd::client::{Client, Doubt, Outcome};
 use sumd::store::etcd::{self, EtcdStore, OpenError};
 use sumd::store::sqlite::{Condition, Found, SqliteStore};
 use tokio::runtime;
@@ -34,7 +34,7 @@ const MAX_FAILED_PROBES: u32 = 3;
 
 /// What there is of a server that has its store.
 pub(super) struct Opened {
-    pub(super) lanes: lane::Running,
+    pub(super) lanes: lane::LaneRuntime,
     pub(super) services: Services,
     pub(super) members: Option<Members>,
     /// The store, if it can fail by itself.
@@ -64,7 +64,7 @@ impl Opened {
 }
 
 /// Opens the store, and begins to serve its lanes.
-pub(super) async fn open(options: &ServeOptions, addresses: &[Address]) -> Result<Opened> {
+pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) -> Result<Opened> {
     match options.store.address() {
         StoreAddress::Sqlite(path) => {
             let recent_bytes = options.memory.recent_bytes();
@@ -80,7 +80,7 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[Address]) -> Resul
                 .enable_time()
                 .build()?;
             let bounds = options.memory.bounds();
-            let lanes: Result<_> = lane::Running::open(runtime, store, bounds).await;
+            let lanes: Result<_> = lane::LaneRuntime::open(runtime, store, bounds).await;
             let lanes = lanes?;
             let condition = found.await?;
             let (available, availability) = watch::channel(true);
@@ -124,8 +124,8 @@ async fn tell_available(mut condition: watch::Receiver<Condition>, available: wa
 /// The same on etcd, which is waited for, and joins the other nodes.
 async fn open_etcd(
     options: &ServeOptions,
-    address: &etcd::client::Address,
-    addresses: &[Address],
+    address: &Address,
+    addresses: &[server::Address],
 ) -> Result<Opened> {
     let etcd = &options.store.etcd;
     let node = node(&options.node, addresses)?;
@@ -147,7 +147,7 @@ async fn open_etcd(
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let lanes: Result<_> = lane::Running::open(runtime, store, options.memory.bounds()).await;
+    let lanes: Result<_> = lane::LaneRuntime::open(runtime, store, options.memory.bounds()).await;
     let lanes = lanes?;
     let found = lanes.lanes.store().lanes();
     if let Some(lanes) = options.store.layout.etcd_lanes
@@ -224,7 +224,7 @@ async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
     let mut failures = 0;
     loop {
         sleep(PROBE_INTERVAL).await;
-        let meta = etcd::client::get(format!("{prefix}/meta"));
+        let meta = get(format!("{prefix}/meta"));
         match client.range(meta, Instant::now() + PROBE_TIMEOUT).await {
             Ok(_) => failures = 0,
             Err(_) => failures += 1,
@@ -235,11 +235,11 @@ async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
 }
 
 /// What this node tells of itself.
-fn node(options: &NodeOptions, addresses: &[Address]) -> Result<cluster::Node> {
+fn node(options: &NodeOptions, addresses: &[server::Address]) -> Result<cluster::Node> {
     let host = || gethostname::gethostname().to_string_lossy().into_owned();
     let tcp = addresses.iter().find_map(|address| match address {
-        Address::Tcp(address) => Some(address.clone()),
-        Address::Unix(_) => None,
+        server::Address::Tcp(address) => Some(address.clone()),
+        server::Address::Unix(_) => None,
     });
     let address = match (&options.advertise, tcp) {
         (Some(address), _) => address.clone(),

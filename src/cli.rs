@@ -1,7 +1,8 @@
-//! `sumd add`, `sumd counter`, `sumd cluster` and `sumd health`: a server's answers, for people and scripts.
+//! The commands beside `serve`: those that ask a server, and those that work on a store.
 
 mod cluster;
 mod counter;
+pub mod store;
 
 pub use cluster::cluster;
 pub use counter::counter;

@@ -13,16 +13,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dump::{Dump, Tally};
-use super::etcd::close::{close, closed, complete, undo};
-use super::etcd::fill::{Filling, is_begun};
-use super::etcd::survey::Survey;
-use super::etcd::{self, Kv, Place};
-use super::sqlite::OpenError;
-use super::sqlite::fill::{Filling as File, Written};
-use super::sqlite::reserve;
-use super::sqlite::source::{Reading, Source};
-use super::tools::{RESTORE_GAP, Report, ToolError};
+use crate::maintenance::dump::{Dump, Tally};
+use crate::maintenance::etcd::import::{Filling, is_begun};
+use crate::maintenance::etcd::seal::{close, closed, complete, undo};
+use crate::maintenance::etcd::verify::Survey;
+use crate::maintenance::report::{RESTORE_GAP, Report, ToolError};
+use crate::maintenance::sqlite::export::{Reading, Source};
+use crate::maintenance::sqlite::import::{Filling as File, Written};
+use crate::maintenance::sqlite::{check as check_file, reserve};
+use crate::store::etcd::{self, Kv, Place};
+use crate::store::sqlite::OpenError;
 
 /// Counters that are read at once.
 const PAGE: usize = 1000;
@@ -91,7 +91,7 @@ pub async fn backup(place: &Place<impl Kv>, to: &Path) -> Result<Report, ToolErr
 /// # Errors
 /// Where the backup is damaged, or there are data already.
 pub async fn restore(from: &Path, place: &Place<impl Kv>) -> Result<Report, ToolError> {
-    let report = super::sqlite::check(from)?;
+    let report = check_file(from)?;
     if let Some(problem) = report.problems.first() {
         return Err(ToolError::Data(from.to_owned(), problem.clone()));
     }
@@ -129,7 +129,7 @@ pub async fn move_to_etcd(
             path.display()
         )));
     }
-    let report = super::sqlite::check(path)?;
+    let report = check_file(path)?;
     if let Some(problem) = report.problems.first() {
         return Err(ToolError::Data(path.to_owned(), problem.clone()));
     }
@@ -289,7 +289,7 @@ async fn fill<K: Kv>(
 fn next(
     reading: &Reading<'_>,
     after: &mut Option<std::sync::Arc<str>>,
-) -> Result<Option<Vec<super::Row>>, ToolError> {
+) -> Result<Option<Vec<crate::store::Row>>, ToolError> {
     let rows = reading.counters(after.as_deref(), PAGE)?;
     let Some(last) = rows.last() else {
         return Ok(None);
@@ -298,7 +298,7 @@ fn next(
     Ok(Some(rows))
 }
 
-fn tell(tally: &mut Tally, dump: &Dump, rows: &[super::Row]) {
+fn tell(tally: &mut Tally, dump: &Dump, rows: &[crate::store::Row]) {
     for row in rows {
         if let Some(value) = row.value {
             tally.counter(dump.digests, &row.name, value, row.revision);

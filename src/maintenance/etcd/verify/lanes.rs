@@ -3,36 +3,36 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::super::rows::{self, Layout};
-use super::super::sessions::Told;
-use super::{lane_of, note};
+use crate::maintenance::etcd::verify::{lane_of, note};
+use crate::maintenance::report::Answers;
 use crate::model::{Corrupt, MAX_SKEW, Millis, PackEntry, check_name};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::LaneNumber;
-use crate::store::dump::Remembered;
-use crate::store::tools::Answers;
+use crate::store::Remembered;
+use crate::store::etcd::rows::{self, Layout};
+use crate::store::etcd::sessions::Told;
 
 /// What logs have that is newer than the rows.
 #[derive(Default)]
-pub(super) struct Overlay {
+pub(in crate::maintenance) struct Overlay {
     /// Counters, each with its revision.
-    pub(super) counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
+    pub(in crate::maintenance) counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
     /// Sessions by their ids and lanes.
-    pub(super) sessions: BTreeMap<(String, LaneNumber), Told>,
+    pub(in crate::maintenance) sessions: BTreeMap<(String, LaneNumber), Told>,
 }
 
 /// What all logs say.
 #[derive(Default)]
-pub(super) struct Found {
-    pub(super) overlay: Overlay,
-    pub(super) packs: Vec<Remembered>,
-    pub(super) answers: Answers,
-    pub(super) ids: u64,
-    pub(super) forgotten: i64,
-    pub(super) time: Millis,
-    pub(super) horizon: Millis,
-    pub(super) session_horizon: Millis,
+pub(in crate::maintenance) struct Found {
+    pub(in crate::maintenance) overlay: Overlay,
+    pub(in crate::maintenance) packs: Vec<Remembered>,
+    pub(in crate::maintenance) answers: Answers,
+    pub(in crate::maintenance) ids: u64,
+    pub(in crate::maintenance) forgotten: i64,
+    pub(in crate::maintenance) time: Millis,
+    pub(in crate::maintenance) horizon: Millis,
+    pub(in crate::maintenance) session_horizon: Millis,
 }
 
 /// A log, as far as it was read.
@@ -49,14 +49,14 @@ struct Log {
 }
 
 /// All logs: the heads come first, and then the packs in the order of their keys.
-pub(super) struct Lanes<'a> {
+pub(in crate::maintenance) struct Lanes<'a> {
     layout: &'a Layout,
     logs: BTreeMap<LaneNumber, Log>,
     found: Found,
 }
 
 impl<'a> Lanes<'a> {
-    pub(super) fn new(layout: &'a Layout) -> Self {
+    pub(in crate::maintenance) fn new(layout: &'a Layout) -> Self {
         Self {
             layout,
             logs: BTreeMap::new(),
@@ -64,7 +64,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    pub(super) fn head(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
+    pub(in crate::maintenance) fn head(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
         let lane = self.layout.lane_of_head(&row.key);
         let lane = lane.ok_or(Corrupt("its key names no lane"));
         let read = lane.and_then(|lane| Ok((lane, self.layout.open::<Head>(row)?)));
@@ -97,7 +97,7 @@ impl<'a> Lanes<'a> {
         self.logs.insert(lane, log);
     }
 
-    pub(super) fn pack(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
+    pub(in crate::maintenance) fn pack(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
         let all = self.layout.all_packs();
         let place = self.layout.lane_of(&row.key, &all);
         let place = place.and_then(|(lane, seq)| Some((lane, u64::from_str_radix(seq, 16).ok()?)));
@@ -132,7 +132,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    pub(super) fn end(mut self, problems: &mut Vec<String>) -> Found {
+    pub(in crate::maintenance) fn end(mut self, problems: &mut Vec<String>) -> Found {
         for (lane, mut log) in self.logs {
             let batches = std::mem::take(&mut log.head.batches);
             for batch in &batches {

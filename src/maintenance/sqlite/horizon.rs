@@ -4,12 +4,12 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::lock::Lock;
-use super::rows::{self, Error};
-use super::tools::{self, complete};
-use super::{OpenError, reader, schema};
+use crate::maintenance::report::{Times, ToolError};
+use crate::maintenance::sqlite::{complete, times};
 use crate::model::{Digests, Millis};
-use crate::store::tools::{Times, ToolError};
+use crate::store::sqlite::lock::Lock;
+use crate::store::sqlite::rows::{self, Error};
+use crate::store::sqlite::{OpenError, reader, schema};
 
 /// Takes every time of day in a database that nobody serves back to `now`, if it is later. Gives the latest times as they were.
 ///
@@ -38,7 +38,7 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
     let mut batches = Vec::new();
     reader::each_batch(&transaction, digests, |batch| {
         let mut batch = batch?;
-        before.take(tools::times(&batch));
+        before.take(times(&batch));
         let (head, stamp) = (&mut batch.head, &mut batch.pack.stamp);
         let times = [&mut head.time, &mut head.horizon, &mut head.session_horizon];
         let times = times.into_iter().chain(stamp.newest.as_mut());
@@ -80,10 +80,11 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{SqliteStore, check};
     use super::*;
+    use crate::maintenance::sqlite::check;
     use crate::model::{Changes, Commit, Session, Stamp};
     use crate::store::Store as _;
+    use crate::store::sqlite::SqliteStore;
 
     const NOW: Millis = 1_700_000_000_000;
     const AHEAD: Millis = NOW + 10 * 365 * 86_400_000;

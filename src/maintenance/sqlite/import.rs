@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::meta::Meta;
-use super::rows::{self, Error};
-use super::tools::{Partial, Place, complete, publish, refuse_existing, reserve};
-use super::{check, schema};
+use crate::maintenance::dump::Dump;
+use crate::maintenance::report::{Report, ToolError};
+use crate::maintenance::sqlite::{
+    Partial, Place, check, complete, publish, refuse_existing, reserve,
+};
 use crate::model::{Changes, Commit, Digests, Stamp};
 use crate::store::Row;
-use crate::store::dump::Dump;
-use crate::store::tools::{Report, ToolError};
+use crate::store::sqlite::meta::Meta;
+use crate::store::sqlite::rows::{self, Error};
+use crate::store::sqlite::schema;
 
 /// A database that is being written, which has its name once it is complete.
-pub(in crate::store) struct Filling {
+pub(in crate::maintenance) struct Filling {
     path: PathBuf,
     connection: Connection,
     digests: Digests,
@@ -27,12 +29,12 @@ pub(in crate::store) struct Filling {
 
 impl Filling {
     /// Begins a file that is a backup.
-    pub(in crate::store) fn backup(path: &Path, dump: &Dump) -> Result<Self, ToolError> {
+    pub(in crate::maintenance) fn backup(path: &Path, dump: &Dump) -> Result<Self, ToolError> {
         Self::begin(path, dump, None)
     }
 
     /// Begins a database that is to be served, in a place that is [reserved](reserve).
-    pub(in crate::store) fn database(
+    pub(in crate::maintenance) fn database(
         path: &Path,
         place: Place,
         dump: &Dump,
@@ -119,7 +121,7 @@ impl Filling {
     }
 
     /// Writes the next counters, those that were deleted too.
-    pub(in crate::store) fn counters(&self, rows: &[Row]) -> Result<(), ToolError> {
+    pub(in crate::maintenance) fn counters(&self, rows: &[Row]) -> Result<(), ToolError> {
         self.done(self.put_counters(rows))
     }
 
@@ -143,7 +145,7 @@ impl Filling {
     }
 
     /// All of it is written: gives the file that is complete, once `check` has looked at it, and what that has found.
-    pub(in crate::store) fn complete(
+    pub(in crate::maintenance) fn complete(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
     ) -> Result<(Written, Report), ToolError> {
@@ -179,7 +181,7 @@ impl Filling {
 }
 
 /// A database that is complete but for its name. Dropped, nothing is left of it, unless it is kept.
-pub(in crate::store) struct Written {
+pub(in crate::maintenance) struct Written {
     path: PathBuf,
     partial: Partial,
     place: Option<Place>,
@@ -190,7 +192,7 @@ impl Written {
     ///
     /// # Errors
     /// Returns an error if it is there, and its place is not free.
-    pub(in crate::store) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
+    pub(in crate::maintenance) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
         if schema::nameless(path).is_none_or(|meta| meta.made_by_move != id) {
             return Ok(None);
         }
@@ -212,7 +214,7 @@ impl Written {
     }
 
     /// The id of the move that has made it, which no other file has.
-    pub(in crate::store) fn id(&self) -> Result<Vec<u8>, ToolError> {
+    pub(in crate::maintenance) fn id(&self) -> Result<Vec<u8>, ToolError> {
         let file = self.file();
         let connection = schema::open_reader(file)?.connection;
         let meta = Meta::read(&connection);
@@ -221,22 +223,22 @@ impl Written {
     }
 
     /// The path that it has until then.
-    pub(in crate::store) fn file(&self) -> &Path {
+    pub(in crate::maintenance) fn file(&self) -> &Path {
         &self.partial.path
     }
 
     /// Keeps it where it is from now on, until it has its name or is given up.
-    pub(in crate::store) fn keep(&mut self) -> Result<(), ToolError> {
+    pub(in crate::maintenance) fn keep(&mut self) -> Result<(), ToolError> {
         self.partial.keep()
     }
 
     /// Leaves nothing of it.
-    pub(in crate::store) fn give_up(mut self) {
+    pub(in crate::maintenance) fn give_up(mut self) {
         self.partial.give_up();
     }
 
     /// Gives it its name.
-    pub(in crate::store) fn publish(mut self) -> Result<(), ToolError> {
+    pub(in crate::maintenance) fn publish(mut self) -> Result<(), ToolError> {
         publish(&self.partial.path, &self.path)?;
         // The files that SQLite has put beside it.
         self.partial.give_up();
@@ -249,10 +251,10 @@ impl Written {
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::Source;
     use super::*;
+    use crate::maintenance::sqlite::export::Source;
     use crate::model::{self, Session};
-    use crate::store::dump::Remembered;
+    use crate::store::Remembered;
 
     /// A session whose messages 2 and 3 are remembered.
     fn session() -> Session {

@@ -1,21 +1,25 @@
-//! The commands that work on stores themselves, and not by a server.
+//! `sumd backup`, `restore`, `check`, `move`, `reopen` and `reset-horizon`: a store, and no server.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sumd::config::{
+use crate::config::{
     BackupOptions, EtcdLayout, EtcdOptions, MoveOptions, ReopenOptions, ResetOptions,
     RestoreOptions, StoreAddress, StoreOptions,
 };
-use sumd::model::{Millis, date};
-use sumd::store::etcd::Place;
-use sumd::store::etcd::client::{Address, Client};
-use sumd::store::{Report, Tally, sqlite, transfer};
+use crate::etcd::{Address, Client};
+use crate::maintenance::{Report, Tally, sqlite, transfer};
+use crate::model::{Millis, date};
+use crate::store::etcd::Place;
 
-pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+/// The reason that a command gives on standard error.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
 /// Makes a backup: the report is of the file as it was written.
-pub(crate) async fn backup(BackupOptions { to, store }: BackupOptions) -> Result<Report> {
+///
+/// # Errors
+/// Returns an error if the store cannot be read or the file cannot be written.
+pub async fn backup(BackupOptions { to, store }: BackupOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::backup(&path, &to)?,
         StoreAddress::Etcd(address) => {
@@ -24,7 +28,11 @@ pub(crate) async fn backup(BackupOptions { to, store }: BackupOptions) -> Result
     })
 }
 
-pub(crate) async fn restore(RestoreOptions { from, store }: RestoreOptions) -> Result<Report> {
+/// Makes a store of a backup.
+///
+/// # Errors
+/// Returns an error if the backup does not do, or the store has data already or cannot be written.
+pub async fn restore(RestoreOptions { from, store }: RestoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::restore(&from, &path)?,
         StoreAddress::Etcd(address) => {
@@ -34,7 +42,11 @@ pub(crate) async fn restore(RestoreOptions { from, store }: RestoreOptions) -> R
     })
 }
 
-pub(crate) async fn check(store: StoreOptions) -> Result<Report> {
+/// Reads everything and compares it.
+///
+/// # Errors
+/// Returns an error if the store cannot be read; damage is in the report.
+pub async fn check(store: StoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::check(&path)?,
         StoreAddress::Etcd(address) => {
@@ -43,7 +55,11 @@ pub(crate) async fn check(store: StoreOptions) -> Result<Report> {
     })
 }
 
-pub(crate) async fn transfer(options: MoveOptions) -> Result<Tally> {
+/// Moves the data from one store to the other.
+///
+/// # Errors
+/// Returns an error if either store cannot be used. The source is served as before, or the move can be run again.
+pub async fn transfer(options: MoveOptions) -> Result<Tally> {
     let etcd = &options.etcd;
     match (&options.from, &options.to) {
         (StoreAddress::Sqlite(path), StoreAddress::Etcd(address)) => {
@@ -60,7 +76,11 @@ pub(crate) async fn transfer(options: MoveOptions) -> Result<Tally> {
     }
 }
 
-pub(crate) async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Result<String> {
+/// Undoes a move that was broken off.
+///
+/// # Errors
+/// Returns an error if the store cannot be opened, or the data are served elsewhere.
+pub async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Result<String> {
     let StoreAddress::Etcd(address) = store.address() else {
         return Err("a move from a file is not undone: if it was broken off, run it again, to where it was going; else serve that".into());
     };
@@ -70,7 +90,11 @@ pub(crate) async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Res
     ))
 }
 
-pub(crate) fn reset_horizon(options: &ResetOptions) -> Result<String> {
+/// Sets times to come back to now.
+///
+/// # Errors
+/// Returns an error if the file cannot be opened, or is in use.
+pub fn reset_horizon(options: &ResetOptions) -> Result<String> {
     let now = now();
     let before = sqlite::reset_horizon(&options.file, now)?;
     let times = [
@@ -99,7 +123,8 @@ pub(crate) fn reset_horizon(options: &ResetOptions) -> Result<String> {
 }
 
 /// The time of day, by the clock of this machine.
-pub(crate) fn now() -> Millis {
+#[must_use]
+pub fn now() -> Millis {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     since_1970.map_or(0, |time| {
         Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)

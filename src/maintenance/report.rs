@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{etcd, sqlite};
 use crate::model::{Done, MAX_SKEW, Millis, date, duration};
+use crate::store::{etcd, sqlite};
 
 /// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again. Each
 /// revision of etcd is a million, and a backup does not tell whether it is of etcd: it is some eight thousand million of those.

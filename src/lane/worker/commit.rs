@@ -6,21 +6,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::{Job, Task, answer, load};
+use super::{Job, LaneWorker, answer, load};
 use crate::lane::{LaneError, StartError};
 use crate::model::Commit;
 use crate::store::{After, Committed, StoreError};
 
 /// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
 /// a second or some.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node that has committed lets others commit next, in times of what its own commit took: another one hears that it was
 /// too late, reads what was committed, and commits, and each of its transactions waits for the one before with other lanes.
 const TURN: u32 = 6;
 /// The longest: callers have to be answered in between.
 const MAX_TURN: Duration = Duration::from_secs(3);
 
-impl Task {
+impl LaneWorker {
     /// Stores what was decided; `None` where another node has committed before.
     pub(super) async fn store(
         &mut self,
@@ -43,7 +43,7 @@ impl Task {
                 debug!(lane = self.lane, "another node has committed");
                 self.state.undo(&commit);
                 if self.is_elsewhere() {
-                    let moved = batch.extract_if(.., |job| job.may_move);
+                    let moved = batch.extract_if(.., |job| job.if_owner);
                     answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
                 }
                 self.follow().await?;
@@ -87,7 +87,7 @@ impl Task {
             // A disk answers.
             return stored.await;
         }
-        if let Ok(result) = timeout(PATIENCE, &mut stored).await {
+        if let Ok(result) = timeout(COMMIT_TIMEOUT, &mut stored).await {
             return result;
         }
         warn!(lane = self.lane, "the store does not answer");
@@ -158,8 +158,8 @@ impl Task {
             After::Batches(batches) => {
                 let elapsed = self.elapsed();
                 for batch in batches {
-                    let taken = self.state.catch_up(batch, elapsed);
-                    taken.map_err(StartError::Corrupt)?;
+                    let usage = self.state.catch_up(batch, elapsed);
+                    usage.map_err(StartError::Corrupt)?;
                 }
             }
             After::TooMany => self.reload().await?,

@@ -3,7 +3,7 @@ use super::*;
 /// One row that is damaged is one problem: those behind it are neither missing nor out of place.
 #[test]
 fn a_damaged_row_of_ids_is_one_problem() {
-    let mut layout = rows::tests::layout(super::super::FORMAT, 1);
+    let mut layout = rows::tests::layout(crate::store::etcd::FORMAT, 1);
     let time = |at: u32| Millis::from(at) * 3_600_000;
     layout.before_until = Some(time(2));
     let row = |at: u32| {

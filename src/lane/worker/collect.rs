@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Job, Task};
+use super::{Job, LaneWorker};
 use crate::lane::{Shared, StartError};
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
@@ -39,13 +39,13 @@ pub(super) async fn next(jobs: &mut mpsc::UnboundedReceiver<Job>, shared: &Share
     }
 }
 
-impl Task {
+impl LaneWorker {
     /// When the lane is to be looked after although nobody asks for anything.
     fn look_at(&self) -> Option<Instant> {
         let due = self.state.due_in().filter(|_| !self.is_elsewhere());
         let due = due.map(|due| TICK.max(Duration::from_millis(due.unsigned_abs())));
         // A lane may become another node's at any time.
-        let is_shared = self.shared.elsewhere.get().is_some();
+        let is_shared = self.shared.is_remote.get().is_some();
         let due = due.into_iter().chain(is_shared.then_some(IDLE)).min();
         due.map(|due| self.begun + due)
     }
@@ -66,13 +66,13 @@ impl Task {
         }
         self.begin();
         self.store(nothing, 0).await?;
-        self.shared.memory.share(&mut self.taken, &mut self.state);
+        self.shared.memory.share(&mut self.usage, &mut self.state);
         Ok(())
     }
 
     /// Waits for something to do and takes what there is, up to a batch.
-    pub(super) async fn gather(&mut self, batch: &mut Vec<Job>) -> Next {
-        let waits = !self.overtaking.is_empty();
+    pub(super) async fn collect_batch(&mut self, batch: &mut Vec<Job>) -> Next {
+        let waits = !self.reorder.is_empty();
         let look_at = self.look_at().filter(|_| !waits);
         let first = if let Some(first) = self.first.take() {
             Some(first)
@@ -85,7 +85,7 @@ impl Task {
                     self.jobs.close();
                     self.jobs.recv().await
                 }
-                () = self.overtaking.pause(), if waits => None,
+                () = self.reorder.pause(), if waits => None,
                 // Made only when it is waited for.
                 () = async { sleep_until(look_at.unwrap_or(self.begun)).await }, if look_at.is_some() => {
                     return Next::Look;
@@ -93,7 +93,7 @@ impl Task {
             }
         };
         let Some(first) = first else {
-            self.overtaking.give_to(batch);
+            self.reorder.drain_into(batch);
             return if batch.is_empty() {
                 Next::Stop
             } else {
@@ -116,7 +116,7 @@ impl Task {
             weight += job.weight;
             batch.push(job);
         }
-        self.overtaking.give_to(batch);
+        self.reorder.drain_into(batch);
         Next::Batch
     }
 }

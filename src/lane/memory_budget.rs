@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::model::{Bounds, State};
 
 /// What all lanes take together, and may take.
-pub(super) struct Memory {
+pub(super) struct MemoryBudget {
     bounds: Bounds,
     ids: AtomicUsize,
     counters: AtomicUsize,
@@ -15,12 +15,12 @@ pub(super) struct Memory {
 
 /// What one lane takes of it.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct Usage {
     ids: usize,
     counters: usize,
 }
 
-impl Memory {
+impl MemoryBudget {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
@@ -41,25 +41,25 @@ impl Memory {
     }
 
     /// A lane is in memory.
-    pub(super) fn join(&self) -> Taken {
+    pub(super) fn join(&self) -> Usage {
         self.lanes.fetch_add(1, Ordering::Relaxed);
-        Taken::default()
+        Usage::default()
     }
 
     /// Tells the others what a lane takes, and the lane what they leave it. Counters can be read again: of the room for
     /// those each has its part, whatever the others take.
-    pub(super) fn share(&self, taken: &mut Taken, state: &mut State) {
-        let ids = swap(&self.ids, &mut taken.ids, state.id_bytes());
-        let counters = swap(&self.counters, &mut taken.counters, state.counter_bytes());
+    pub(super) fn share(&self, usage: &mut Usage, state: &mut State) {
+        let ids = swap(&self.ids, &mut usage.ids, state.id_bytes());
+        let counters = swap(&self.counters, &mut usage.counters, state.counter_bytes());
         let lanes = self.lanes.load(Ordering::Relaxed).max(1);
         let max = self.bounds.counter_bytes;
         state.share(ids, max.saturating_sub(counters).max(max / lanes));
     }
 
     /// A lane is in memory no more.
-    pub(super) fn leave(&self, mut taken: Taken) {
-        swap(&self.ids, &mut taken.ids, 0);
-        swap(&self.counters, &mut taken.counters, 0);
+    pub(super) fn leave(&self, mut usage: Usage) {
+        swap(&self.ids, &mut usage.ids, 0);
+        swap(&self.counters, &mut usage.counters, 0);
         self.lanes.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -82,14 +82,14 @@ mod tests {
     /// The memory that a lane has taken is for the others once the lane is not in memory any more.
     #[test]
     fn a_lane_that_goes_leaves_what_it_had() {
-        let memory = Memory::new(Bounds {
+        let memory = MemoryBudget::new(Bounds {
             id_bytes: 100,
             counter_bytes: 100,
             id_horizon: 0,
             session_horizon: 0,
         });
         let (mut first, mut second) = (memory.join(), memory.join());
-        let all = |memory: &Memory| {
+        let all = |memory: &MemoryBudget| {
             let counted = [&memory.ids, &memory.counters, &memory.lanes];
             counted.map(|count| count.load(Ordering::Relaxed))
         };

@@ -8,17 +8,17 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::Place;
-use super::client::prefix;
-use super::fill::swap;
-use super::kv::{self, Kv};
-use super::rows::{FORMAT_MOVED, Layout};
-use super::{OpenError, meta};
+use crate::etcd::prefix;
+use crate::maintenance::etcd::import::swap;
+use crate::maintenance::report::ToolError;
 use crate::proto::sumd::store::v1::Meta;
-use crate::store::tools::ToolError;
+use crate::store::etcd::Place;
+use crate::store::etcd::kv::{self, Kv};
+use crate::store::etcd::rows::{FORMAT_MOVED, Layout};
+use crate::store::etcd::{OpenError, meta};
 
 /// Data that are closed for a move.
-pub(in crate::store) struct Closed {
+pub(in crate::maintenance) struct Closed {
     meta: Meta,
     /// The revision that the row which says so was last changed at: whoever opens the data, or completes a move of them, changes it.
     revision: i64,
@@ -26,13 +26,13 @@ pub(in crate::store) struct Closed {
 
 impl Closed {
     /// Why the move is not made again, if it is complete.
-    pub(in crate::store) fn refusal(&self, place: &Place<impl Kv>) -> Option<ToolError> {
+    pub(in crate::maintenance) fn refusal(&self, place: &Place<impl Kv>) -> Option<ToolError> {
         let is_complete = !self.meta.completed_move.is_empty();
         is_complete.then(|| meta::moved(&place.prefix, &self.meta).into())
     }
 
     /// The id of the file that the move has made; empty unless it is complete.
-    pub(in crate::store) fn file(&self) -> &[u8] {
+    pub(in crate::maintenance) fn file(&self) -> &[u8] {
         &self.meta.completed_move
     }
 }
@@ -42,7 +42,10 @@ impl Closed {
 ///
 /// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
 /// written here.
-pub(in crate::store) async fn close(place: &Place<impl Kv>, to: &str) -> Result<Closed, ToolError> {
+pub(in crate::maintenance) async fn close(
+    place: &Place<impl Kv>,
+    to: &str,
+) -> Result<Closed, ToolError> {
     let (meta, revision) = read(place).await?;
     let layout = Layout::new(&place.prefix, &meta, revision).map_err(OpenError::Data)?;
     if meta.moved_to == to {
@@ -73,7 +76,7 @@ pub(in crate::store) async fn close(place: &Place<impl Kv>, to: &str) -> Result<
 ///
 /// # Errors
 /// Returns an error if nothing records that the move is complete, although the file is there.
-pub(in crate::store) async fn closed(
+pub(in crate::maintenance) async fn closed(
     place: &Place<impl Kv>,
     to: &str,
 ) -> Result<Option<Closed>, ToolError> {
@@ -92,7 +95,7 @@ pub(in crate::store) async fn closed(
 /// # Errors
 /// Returns [`ToolError::Refused`] if somebody else has opened the data meanwhile, or completed a move of them: then this one is not
 /// complete, and will not be. After any other error nobody knows.
-pub(in crate::store) async fn complete(
+pub(in crate::maintenance) async fn complete(
     place: &Place<impl Kv>,
     closed: Closed,
     file: Bytes,
@@ -116,7 +119,7 @@ fn changed(place: &Place<impl Kv>) -> ToolError {
 }
 
 /// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
-pub(in crate::store) async fn undo(
+pub(in crate::maintenance) async fn undo(
     place: &Place<impl Kv>,
     force: bool,
 ) -> Result<String, ToolError> {

@@ -5,41 +5,39 @@
 mod lanes;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::client::{prefix_end, range};
-use super::kv::{self, Kv, ReadError};
-use super::rows::{self, Layout};
-use super::{OpenError, is_before_needed, meta};
-use crate::model::{Before, Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
+use crate::maintenance::dump::Dump;
+use crate::maintenance::report::{Answers, Report, Times, ToolError};
+use crate::model::{Corrupt, Millis, PackEntry, Session, SessionId, check_name, group};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{self as stored, Meta};
-use crate::store::dump::{Dump, Remembered};
-use crate::store::tools::{Answers, Report, Times, ToolError};
-use crate::store::{LaneNumber, Row, StoreError};
+use crate::store::etcd::imported::{BeforeRows, PACKS, Pages};
+use crate::store::etcd::kv::{Kv, ReadError};
+use crate::store::etcd::rows::Layout;
+use crate::store::etcd::{OpenError, is_before_needed, meta};
+use crate::store::{LaneNumber, Row};
 use lanes::{Lanes, Overlay};
 
-/// Rows that are read at once. A pack, as a row of ids, is a MiB at the most.
+/// Rows that are read at once.
 const ROWS: i64 = 1000;
-const PACKS: i64 = 16;
 
 /// What is under a prefix.
-pub(in crate::store) struct Survey<K> {
+pub(in crate::maintenance) struct Survey<K> {
     kv: K,
     layout: Layout,
-    pub(in crate::store) meta: Meta,
+    pub(in crate::maintenance) meta: Meta,
     /// Rows are read as they were at this revision of etcd; 0 is as it is now.
     at: i64,
-    pub(in crate::store) report: Report,
+    pub(in crate::maintenance) report: Report,
     answers: Answers,
     overlay: Overlay,
 }
 
 impl<K: Kv> Survey<K> {
     /// Begins, at a revision that is after this was called.
-    pub(in crate::store) async fn begin(kv: K, prefix: &str) -> Result<Self, ToolError> {
+    pub(in crate::maintenance) async fn begin(kv: K, prefix: &str) -> Result<Self, ToolError> {
         let (Some((meta, meta_revision)), revision) = meta::read(&kv, prefix).await? else {
             let problem = format!("there are no counters under {prefix}");
             return Err(ToolError::Refused(problem));
@@ -63,17 +61,17 @@ impl<K: Kv> Survey<K> {
     }
 
     /// Reads all but the counters.
-    pub(in crate::store) async fn dump(&mut self) -> Result<Dump, ToolError> {
+    pub(in crate::maintenance) async fn dump(&mut self) -> Result<Dump, ToolError> {
         let mut lanes = Lanes::new(&self.layout);
         let mut heads = self.pages(self.layout.heads(), ROWS);
         let mut packs = self.pages(self.layout.all_packs(), PACKS);
         let problems = &mut self.report.problems;
-        while let Some(page) = heads.next(&self.kv).await? {
+        while let Some(page) = next(&self.kv, &mut heads).await? {
             for row in &page {
                 lanes.head(row, problems);
             }
         }
-        while let Some(page) = packs.next(&self.kv).await? {
+        while let Some(page) = next(&self.kv, &mut packs).await? {
             for row in &page {
                 lanes.pack(row, problems);
             }
@@ -113,7 +111,7 @@ impl<K: Kv> Survey<K> {
         let mut count = 0;
         let mut pages = self.pages(self.layout.all_before(), PACKS);
         let mut rows = BeforeRows::default();
-        while let Some(page) = pages.next(&self.kv).await? {
+        while let Some(page) = next(&self.kv, &mut pages).await? {
             for row in &page {
                 let of_it = rows.read(&self.layout, row);
                 let Some(of_it) = note(&row.key, of_it, &mut self.report.problems) else {
@@ -148,7 +146,7 @@ impl<K: Kv> Survey<K> {
         let all = self.layout.all_sessions();
         let mut pages = self.pages(all.clone(), ROWS);
         let problems = &mut self.report.problems;
-        while let Some(page) = pages.next(&self.kv).await? {
+        while let Some(page) = next(&self.kv, &mut pages).await? {
             for row in &page {
                 let place = self.layout.lane_of(&row.key, &all);
                 let place = place.ok_or(Corrupt("its key names no session"));
@@ -177,7 +175,7 @@ impl<K: Kv> Survey<K> {
 
     /// Reads the counters, after the rest, those that were deleted too, in the order of their names. They are counted, and
     /// what is wrong with them is noted.
-    pub(in crate::store) async fn counters(
+    pub(in crate::maintenance) async fn counters(
         &mut self,
         mut each: impl FnMut(&[Row]) -> Result<(), ToolError>,
     ) -> Result<(), ToolError> {
@@ -191,7 +189,7 @@ impl<K: Kv> Survey<K> {
             .collect();
         let mut pages = self.pages(self.layout.counters(), ROWS);
         loop {
-            let page = pages.next(&self.kv).await?;
+            let page = next(&self.kv, &mut pages).await?;
             let is_last = page.is_none();
             let mut rows = Vec::new();
             for row in page.unwrap_or_default() {
@@ -242,74 +240,16 @@ impl<K: Kv> Survey<K> {
     }
 }
 
-/// The ids that data have which came from elsewhere, for the lanes of a node to share.
-pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, StoreError> {
-    let mut packs = Vec::new();
-    // They do not change.
-    let mut pages = Pages::new(layout.all_before(), PACKS, 0);
-    let mut before = BeforeRows::default();
-    while let Some(page) = pages.read(kv).await? {
-        for row in &page {
-            let of_it = before.read(layout, row);
-            let of_it = of_it.map_err(|damage| rows::needed(&row.key, damage))?;
-            packs.extend(of_it.iter().map(Remembered::pack));
-        }
-    }
-    let end = before.end(layout);
-    end.map_err(|damage| rows::needed(&layout.all_before(), damage))?;
-    Ok(Before::new(packs)?)
-}
-
-/// The rows of ids that came from elsewhere, in the order of their keys: they are numbered from 0, and the first row of the data has
-/// the latest time in them.
-#[derive(Default)]
-struct BeforeRows {
-    count: u32,
-    latest: Option<Millis>,
-    has_damage: bool,
-}
-
-impl BeforeRows {
-    fn read(&mut self, layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
-        let packs = self.next(layout, row);
-        self.has_damage |= packs.is_err();
-        packs
-    }
-
-    fn next(&mut self, layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
-        let packs = remembered(layout, row)?;
-        let times = packs.iter().map(|pack| pack.newest.unwrap_or(pack.time));
-        self.latest = self.latest.max(times.max());
-        self.count += 1;
-        if row.key != layout.before(self.count - 1) && !self.has_damage {
-            return Err(Corrupt("a row is missing before it"));
-        }
-        Ok(packs)
-    }
-
-    fn end(&self, layout: &Layout) -> Result<(), Corrupt> {
-        match layout.before_until {
-            // Those of the first formats are taken for later than they are.
-            Some(until) if self.latest < Some(until) && !self.has_damage => {
-                Err(Corrupt("its last rows are missing"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrupt> {
-    let before: stored::Before = layout.open(row)?;
-    let pack = |pack: stored::BeforePack| {
-        Ok(Remembered {
-            time: pack.time,
-            newest: rows::stamp(pack.time, &pack.extras)?.newest,
-            base: pack.base,
-            places: pack.places,
-            ids: Arc::from(&*pack.ids),
-        })
-    };
-    before.packs.into_iter().map(pack).collect()
+/// The next rows.
+async fn next(kv: &impl Kv, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>, ToolError> {
+    pages.read(kv).await.map_err(|error| match error {
+        ReadError::Compacted => ToolError::Refused(
+            "it took longer than etcd keeps its history: nodes keep it for an hour while it is read, and etcd itself as \
+             long as its --auto-compaction-retention says; give it a longer one, or try it when less is going on"
+                .to_owned(),
+        ),
+        error => OpenError::from(error).into(),
+    })
 }
 
 /// Notes what is wrong with a row.
@@ -319,58 +259,7 @@ fn note<T>(key: &[u8], read: Result<T, Corrupt>, problems: &mut Vec<String>) -> 
         .ok()
 }
 
-/// The rows with a prefix, some at a time.
-struct Pages {
-    from: Vec<u8>,
-    end: Bytes,
-    limit: i64,
-    revision: i64,
-    is_done: bool,
-}
-
-impl Pages {
-    fn new(prefix: Bytes, limit: i64, revision: i64) -> Self {
-        Self {
-            end: prefix_end(&prefix),
-            from: prefix.into(),
-            limit,
-            revision,
-            is_done: false,
-        }
-    }
-
-    async fn next(&mut self, kv: &impl Kv) -> Result<Option<Vec<KeyValue>>, ToolError> {
-        self.read(kv).await.map_err(|error| match error {
-            ReadError::Compacted => ToolError::Refused(
-                "it took longer than etcd keeps its history: nodes keep it for an hour while it is read, and etcd itself as \
-                 long as its --auto-compaction-retention says; give it a longer one, or try it when less is going on"
-                    .to_owned(),
-            ),
-            error => OpenError::from(error).into(),
-        })
-    }
-
-    async fn read(&mut self, kv: &impl Kv) -> Result<Option<Vec<KeyValue>>, ReadError> {
-        if self.is_done {
-            return Ok(None);
-        }
-        let mut request = range(self.from.clone(), self.end.clone(), self.limit);
-        request.revision = self.revision;
-        let found = kv::read(kv, vec![request]).await?;
-        let found = found.ranges.into_iter().next().unwrap_or_default();
-        self.is_done = !found.more;
-        if let Some(last) = found.kvs.last() {
-            self.from = last.key.to_vec();
-            self.from.push(0);
-        }
-        Ok(Some(found.kvs))
-    }
-}
-
 /// A counter's lane.
 fn lane_of(layout: &Layout, name: &str) -> LaneNumber {
     layout.digests.lane(group(name), layout.lanes)
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,17 +11,18 @@ use prost::Message as _;
 use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
-use super::Place;
-use super::client::{Outcome, Refusal, at_revision, delete_prefix, prefix, put};
-use super::kv::{self, Kv};
-use super::rows::{FORMAT, Layout};
-use super::{OpenError, meta};
+use crate::etcd::{Outcome, Refusal, at_revision, delete_prefix, prefix, put};
+use crate::maintenance::dump::Dump;
+use crate::maintenance::report::ToolError;
 use crate::model::{Stamp, group};
 use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
+use crate::store::Remembered;
 use crate::store::Row;
-use crate::store::dump::{Dump, Remembered};
-use crate::store::tools::ToolError;
+use crate::store::etcd::Place;
+use crate::store::etcd::kv::{self, Kv};
+use crate::store::etcd::rows::{FORMAT, Layout};
+use crate::store::etcd::{OpenError, meta};
 
 /// What one transaction, or one row of ids, holds: etcd takes 1.5 MiB by default.
 const MAX_BYTES: usize = 512 << 10;
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Data that are being written.
-pub(in crate::store) struct Filling<K> {
+pub(in crate::maintenance) struct Filling<K> {
     place: Place<K>,
     layout: Layout,
     meta: Meta,
@@ -45,7 +46,7 @@ pub(in crate::store) struct Filling<K> {
 
 impl<K: Kv> Filling<K> {
     /// Begins to write what a store held, whose revisions go on after a gap.
-    pub(in crate::store) async fn begin(
+    pub(in crate::maintenance) async fn begin(
         place: &Place<K>,
         dump: &Dump,
         gap: i64,
@@ -120,7 +121,7 @@ impl<K: Kv> Filling<K> {
     }
 
     /// Writes the next counters. Those that were deleted have no rows here.
-    pub(in crate::store) async fn counters(&mut self, rows: &[Row]) -> Result<(), ToolError> {
+    pub(in crate::maintenance) async fn counters(&mut self, rows: &[Row]) -> Result<(), ToolError> {
         for row in rows {
             if let Some(value) = row.value {
                 let key = self.layout.counter(&row.name);
@@ -141,7 +142,7 @@ impl<K: Kv> Filling<K> {
 
     /// Writes all but the counters, which are written. From `forgotten` on watchers need not start afresh, unless a counter
     /// was deleted after that.
-    pub(in crate::store) async fn rest(
+    pub(in crate::maintenance) async fn rest(
         &mut self,
         dump: &Dump,
         forgotten: i64,
@@ -194,7 +195,7 @@ impl<K: Kv> Filling<K> {
     }
 
     /// All of it is there, and of use from now on.
-    pub(in crate::store) async fn open(self) -> Result<(), ToolError> {
+    pub(in crate::maintenance) async fn open(self) -> Result<(), ToolError> {
         let meta = Meta {
             filling: false,
             ..self.meta
@@ -264,7 +265,7 @@ fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
 }
 
 /// Whether anything says what the data are, complete or not.
-pub(in crate::store) async fn is_begun(place: &Place<impl Kv>) -> Result<bool, ToolError> {
+pub(in crate::maintenance) async fn is_begun(place: &Place<impl Kv>) -> Result<bool, ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     Ok(found.is_some())
 }
@@ -288,7 +289,11 @@ fn not_empty(prefix: &str) -> ToolError {
 }
 
 /// Replaces the row that says what the data are, if it was last changed at a revision.
-pub(super) async fn swap(place: &Place<impl Kv>, meta: &Meta, guard: i64) -> Result<(), ToolError> {
+pub(in crate::maintenance) async fn swap(
+    place: &Place<impl Kv>,
+    meta: &Meta,
+    guard: i64,
+) -> Result<(), ToolError> {
     let request = meta::replace(&place.prefix, meta, guard);
     if insist(&place.client, request).await? {
         return Ok(());

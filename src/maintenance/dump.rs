@@ -1,9 +1,9 @@
 //! What a store holds, but for its counters: on its way to another store, which has other lanes.
 
 use std::fmt;
-use std::sync::Arc;
 
-use crate::model::{Corrupt, Digests, Millis, Pack, PackEntry, Session, SessionId, Stamp};
+use crate::model::{Corrupt, Digests, Millis, PackEntry, Session, SessionId};
+use crate::store::Remembered;
 
 /// What a store held at one moment.
 #[derive(Debug)]
@@ -24,34 +24,6 @@ pub(super) struct Dump {
     pub(super) packs: Vec<Remembered>,
     /// Each as a whole, in the order of their ids.
     pub(super) sessions: Vec<(SessionId, Session)>,
-}
-
-/// The request ids of one batch.
-#[derive(Clone, Debug)]
-pub(super) struct Remembered {
-    pub(super) time: Millis,
-    /// The latest time of an id, if one has a time.
-    pub(super) newest: Option<Millis>,
-    /// The revision before its first place.
-    pub(super) base: i64,
-    pub(super) places: u32,
-    pub(super) ids: Arc<[u8]>,
-}
-
-impl Remembered {
-    /// As a lane takes it, which does not know the batch's number.
-    pub(super) fn pack(&self) -> Pack {
-        Pack {
-            seq: 0,
-            time: self.time,
-            stamp: Stamp {
-                age: None,
-                newest: self.newest,
-            },
-            base: self.base,
-            ids: self.ids.clone(),
-        }
-    }
 }
 
 /// What has to be the same on both sides of a move. Counters come in the order of their names, and then the rest.

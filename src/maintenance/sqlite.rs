@@ -1,5 +1,11 @@
 //! Backup, restore and check: on a database file, also while a server uses it.
 
+pub(super) mod export;
+mod horizon;
+pub(super) mod import;
+
+pub use horizon::reset_horizon;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
@@ -8,13 +14,13 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, params};
 
-use super::lock::{Lock, create, folder, make_folder};
-use super::meta::Meta;
-use super::reader::{Snapshot, Walk};
-use super::rows::{self, Error};
-use super::{OpenError, beside, reader, schema};
+use crate::maintenance::report::{Answers, RESTORE_GAP, Report, Times, ToolError};
 use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
-use crate::store::tools::{Answers, RESTORE_GAP, Report, Times, ToolError};
+use crate::store::sqlite::lock::{Lock, create, folder, make_folder};
+use crate::store::sqlite::meta::Meta;
+use crate::store::sqlite::reader::{Snapshot, Walk};
+use crate::store::sqlite::rows::{self, Error};
+use crate::store::sqlite::{OpenError, beside, reader, schema};
 
 /// Copies a database, as it is at one moment, to a new file. The copy is checked before it has its name; the report is of it.
 ///
@@ -67,7 +73,7 @@ fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
 }
 
 /// A place for a new database. It is left as it was found, unless it is kept.
-pub(in crate::store) struct Place {
+pub(in crate::maintenance) struct Place {
     /// Taken away once it is used up.
     lock: Option<Lock>,
     /// Folders that were made for it, the outermost first.
@@ -75,7 +81,7 @@ pub(in crate::store) struct Place {
 }
 
 /// Takes the place of a database that is to be made, if there is none.
-pub(in crate::store) fn reserve(path: &Path) -> Result<Place, ToolError> {
+pub(in crate::maintenance) fn reserve(path: &Path) -> Result<Place, ToolError> {
     let home = folder(path);
     let made = make_folder(home).map_err(|error| ToolError::Io(home.to_owned(), error))?;
     let mut place = Place { lock: None, made };
@@ -86,7 +92,7 @@ pub(in crate::store) fn reserve(path: &Path) -> Result<Place, ToolError> {
 
 impl Place {
     /// There is a database now.
-    pub(in crate::store) fn keep(mut self) {
+    pub(in crate::maintenance) fn keep(mut self) {
         self.lock = None;
         self.made.clear();
     }

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::lock::Lock;
-use super::meta::Meta;
-use super::reader::{Snapshot, Walk};
-use super::{OpenError, reader, rows, schema};
+use crate::maintenance::dump::Dump;
+use crate::maintenance::report::ToolError;
+use crate::store::Remembered;
 use crate::store::Row;
-use crate::store::dump::{Dump, Remembered};
-use crate::store::tools::ToolError;
+use crate::store::sqlite::lock::Lock;
+use crate::store::sqlite::meta::Meta;
+use crate::store::sqlite::reader::{Snapshot, Walk};
+use crate::store::sqlite::{OpenError, reader, rows, schema};
 
 /// A database that is read.
-pub(in crate::store) struct Source {
+pub(in crate::maintenance) struct Source {
     path: PathBuf,
     reader: schema::Reader,
     /// Where nobody else is to have it.
@@ -23,14 +24,14 @@ pub(in crate::store) struct Source {
 }
 
 /// All of it as it was at one moment.
-pub(in crate::store) struct Reading<'a> {
+pub(in crate::maintenance) struct Reading<'a> {
     path: &'a Path,
     snapshot: Snapshot<'a>,
 }
 
 impl Source {
     /// A database that others may be using.
-    pub(in crate::store) fn open(path: &Path) -> Result<Self, ToolError> {
+    pub(in crate::maintenance) fn open(path: &Path) -> Result<Self, ToolError> {
         Ok(Self {
             path: path.to_owned(),
             reader: schema::open_reader(path)?,
@@ -39,7 +40,7 @@ impl Source {
     }
 
     /// A database that this process has to itself, brought up to date.
-    pub(in crate::store) fn take(path: &Path) -> Result<Self, ToolError> {
+    pub(in crate::maintenance) fn take(path: &Path) -> Result<Self, ToolError> {
         if !path.exists() {
             return Err(OpenError::Missing(path.to_owned()).into());
         }
@@ -52,14 +53,14 @@ impl Source {
     }
 
     /// Where its data were moved to, if they were.
-    pub(in crate::store) fn moved_to(&self) -> Result<Option<String>, ToolError> {
+    pub(in crate::maintenance) fn moved_to(&self) -> Result<Option<String>, ToolError> {
         let meta = Meta::read(&self.reader.connection);
         let moved_to = meta.map_err(|error| data(&self.path, &error))?.moved_to;
         Ok(Some(moved_to).filter(|to| !to.is_empty()))
     }
 
     /// Nobody is to change the data any more, which are moved.
-    pub(in crate::store) fn close(self, to: &str) -> Result<(), ToolError> {
+    pub(in crate::maintenance) fn close(self, to: &str) -> Result<(), ToolError> {
         let (connection, _) = schema::open(&self.path)?;
         put_moved_to(&connection, to).map_err(|error| data(&self.path, &error))?;
         drop(self.reader);
@@ -68,7 +69,7 @@ impl Source {
         Ok(())
     }
 
-    pub(in crate::store) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
+    pub(in crate::maintenance) fn read(&mut self) -> Result<Reading<'_>, ToolError> {
         let path = &*self.path;
         let snapshot = Snapshot::of_file(&mut self.reader.connection, Err);
         Ok(Reading {
@@ -80,7 +81,7 @@ impl Source {
 
 impl Reading<'_> {
     /// All but the counters.
-    pub(in crate::store) fn dump(&self) -> Result<Dump, ToolError> {
+    pub(in crate::maintenance) fn dump(&self) -> Result<Dump, ToolError> {
         self.try_dump().map_err(|error| data(self.path, &error))
     }
 
@@ -127,7 +128,7 @@ impl Reading<'_> {
     }
 
     /// The next counters after a name, those that were deleted too, in the order of their names.
-    pub(in crate::store) fn counters(
+    pub(in crate::maintenance) fn counters(
         &self,
         after: Option<&str>,
         count: usize,

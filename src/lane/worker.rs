@@ -1,7 +1,7 @@
 //! The life of a lane, batch after batch, and how each is decided.
 
-mod storing;
-mod waiting;
+mod collect;
+mod commit;
 
 use std::iter;
 use std::sync::Arc;
@@ -11,34 +11,34 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::clock;
-use super::desk::{Outbox, Waiter};
-use super::overtaking::Overtaking;
-use super::share::Taken;
+use super::completions::{CompletionBatch, ReplyTo};
+use super::memory_budget::Usage;
+use super::reorder::ReorderBuffer;
 use super::{Decided, LaneError, Result, Shared, StartError, refusals};
 use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
 use crate::store::{LaneNumber, Store, StoreError, damaged_counter};
-use storing::PATIENCE;
-use waiting::{Next, next};
+use collect::{Next, next};
+use commit::COMMIT_TIMEOUT;
 
 /// Rows that one batch changes, about.
 const MAX_ROWS: usize = 16 * 1024;
 
 /// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
 /// processor's cache, and those that no longer fit into a commit are not looked for.
-const MAX_PORTION: usize = 1024;
+const MAX_CHUNK: usize = 1024;
 
 /// Something to do, and who is told.
 pub(super) struct Job {
     /// In a box, since it is moved several times, and goes back to the thread that made it.
     pub(super) request: Box<Request>,
-    pub(super) waiter: Waiter,
-    pub(super) desk: usize,
+    pub(super) reply_to: ReplyTo,
+    pub(super) completion_queue: usize,
     /// How much of the lanes' room it takes.
     pub(super) weight: usize,
     /// It may be carried out by another node.
-    pub(super) may_move: bool,
+    pub(super) if_owner: bool,
     /// It is a part that has overtaken the one before it, since then.
-    pub(super) overtaking: Option<Instant>,
+    pub(super) parked_since: Option<Instant>,
     /// It was in a batch that may have been stored, and nobody can tell any more.
     pub(super) in_doubt: bool,
 }
@@ -54,18 +54,18 @@ impl Job {
     }
 }
 
-pub(super) struct Task {
+pub(super) struct LaneWorker {
     lane: LaneNumber,
     state: State,
     jobs: mpsc::UnboundedReceiver<Job>,
     shared: Arc<Shared>,
-    taken: Taken,
+    usage: Usage,
     /// Asked for before the lane was loaded.
     first: Option<Job>,
     started: Instant,
     /// When the last batch was begun.
     begun: Instant,
-    overtaking: Overtaking,
+    reorder: ReorderBuffer,
     /// The head had moved, and nothing new was there, since the last commit.
     followed_nothing: bool,
 }
@@ -99,8 +99,8 @@ pub(super) async fn begin(
     while let Some(first) = next(&mut jobs, &shared).await {
         match load(&*shared.store, lane, shared.memory.bounds()).await {
             Ok(state) => {
-                let task = Task::new(lane, state, jobs, Some(first), shared.clone());
-                match task.run().await? {
+                let worker = LaneWorker::new(lane, state, jobs, Some(first), shared.clone());
+                match worker.run().await? {
                     End::Stopped => break,
                     End::Idle(rest) => jobs = rest,
                 }
@@ -109,8 +109,8 @@ pub(super) async fn begin(
             Err(StartError::Store(StoreError::Unavailable(problem))) => {
                 let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
                 // Callers that have waited for it; at the next request it is tried again.
-                let waiting = iter::once(first).chain(iter::from_fn(|| jobs.try_recv().ok()));
-                answer(&shared, waiting.map(|job| (job, Err(refusal.clone()))));
+                let collect = iter::once(first).chain(iter::from_fn(|| jobs.try_recv().ok()));
+                answer(&shared, collect.map(|job| (job, Err(refusal.clone()))));
             }
             Err(error) => return Err(error),
         }
@@ -119,7 +119,7 @@ pub(super) async fn begin(
 }
 
 fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)>) {
-    let mut outbox = Outbox::default();
+    let mut completions = CompletionBatch::default();
     let (mut bulk, mut singles) = (0, 0);
     for (job, answer) in jobs {
         if job.request.operation.is_bulk() {
@@ -128,14 +128,14 @@ fn answer(shared: &Shared, jobs: impl IntoIterator<Item = (Job, Result<Decided>)
             singles += job.weight;
         }
         let answer = job.told(answer);
-        outbox.put(job.desk, (job.waiter, answer, job.request));
+        completions.put(job.completion_queue, (job.reply_to, answer, job.request));
     }
-    outbox.send(&shared.desks);
+    completions.send(&shared.completion_queues);
     shared.room.bulk.add_permits(bulk);
     shared.room.singles.add_permits(singles);
 }
 
-impl Task {
+impl LaneWorker {
     pub(super) fn new(
         lane: LaneNumber,
         state: State,
@@ -149,12 +149,12 @@ impl Task {
             lane,
             state,
             jobs,
-            taken: shared.memory.join(),
+            usage: shared.memory.join(),
             first,
             shared,
             started: Instant::now(),
             begun: Instant::now(),
-            overtaking: Overtaking::default(),
+            reorder: ReorderBuffer::default(),
             followed_nothing: false,
         }
     }
@@ -163,10 +163,10 @@ impl Task {
     pub(super) async fn run(mut self) -> std::result::Result<End, StartError> {
         let mut batch = Vec::new();
         loop {
-            let result = match self.gather(&mut batch).await {
-                Next::Batch => self.carry_out(&mut batch).await,
+            let result = match self.collect_batch(&mut batch).await {
+                Next::Batch => self.commit_batch(&mut batch).await,
                 Next::Look if self.is_idle() => {
-                    self.shared.memory.leave(self.taken);
+                    self.shared.memory.leave(self.usage);
                     return Ok(End::Idle(self.jobs));
                 }
                 Next::Look => self.look_after(&mut batch).await,
@@ -203,8 +203,8 @@ impl Task {
 
     /// Another node commits to the lane, and does so best.
     fn is_elsewhere(&self) -> bool {
-        let elsewhere = self.shared.elsewhere.get();
-        elsewhere.is_some_and(|elsewhere| elsewhere(self.lane))
+        let is_remote = self.shared.is_remote.get();
+        is_remote.is_some_and(|is_remote| is_remote(self.lane))
     }
 
     /// The time since the lane was loaded.
@@ -219,10 +219,10 @@ impl Task {
     }
 
     /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
-    async fn carry_out(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StartError> {
+    async fn commit_batch(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StartError> {
         let mut since = Instant::now();
         while !batch.is_empty() {
-            self.shared.memory.share(&mut self.taken, &mut self.state);
+            self.shared.memory.share(&mut self.usage, &mut self.state);
             self.state.make_room();
             // Those that are not decided follow in a commit of their own.
             let outcomes = match self.decide(batch).await {
@@ -236,7 +236,7 @@ impl Task {
             let Some(stored) = self.store(batch, outcomes.len()).await? else {
                 // All of it is to be decided again, on top of what another node has committed. If that takes longer to read than
                 // the other one takes to commit the next, it would never end.
-                if since.elapsed() >= PATIENCE {
+                if since.elapsed() >= COMMIT_TIMEOUT {
                     let problem = "another node commits faster than this one can follow";
                     return Err(StartError::Store(StoreError::Unavailable(problem.into())));
                 }
@@ -248,9 +248,9 @@ impl Task {
             let decided = decided.map(|outcome| decided_on(stored.base, lane, outcome));
             // Those who were told that nobody knows have left.
             let here = decided.len().min(batch.len());
-            let overtaking = &mut self.overtaking;
+            let reorder = &mut self.reorder;
             let jobs = batch.drain(..here).zip(decided);
-            let jobs = jobs.filter_map(|(job, decided)| overtaking.put_off(job, decided));
+            let jobs = jobs.filter_map(|(job, decided)| reorder.park(job, decided));
             answer(&self.shared, jobs);
             if stored.is_contended {
                 self.give_way(took).await?;
@@ -332,7 +332,7 @@ impl Task {
             }
             missing.is_empty()
         };
-        let next = portion(jobs);
+        let next = chunk(jobs);
         if locate(&mut jobs[..next]) {
             return Ok(&jobs[..next]);
         }
@@ -359,10 +359,10 @@ fn decided_on(base: i64, lane: LaneNumber, outcome: Outcome) -> Result<Decided> 
 }
 
 /// How many of the jobs are decided next, one at least.
-fn portion(jobs: &[Job]) -> usize {
+fn chunk(jobs: &[Job]) -> usize {
     let mut weight = 0;
     let fits = |job: &&Job| {
-        let fits = weight < MAX_PORTION;
+        let fits = weight < MAX_CHUNK;
         weight += job.weight;
         fits
     };

@@ -8,38 +8,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::running::ended_by;
+use super::runtime::ended_by;
 use super::{Decided, LaneError, Result};
 use crate::model::Request;
 
 /// Who waits for an answer.
-pub(super) enum Waiter {
+pub(super) enum ReplyTo {
     Single(oneshot::Sender<Result<Decided>>),
-    Bulk(Bulk),
+    Stream(StreamReplies),
     Then(Box<dyn FnOnce(Result<Decided>) + Send>),
 }
 
-impl Waiter {
+impl ReplyTo {
     /// Those who have stopped waiting are not missed.
-    fn tell(self, answer: Result<Decided>) {
+    fn complete(self, answer: Result<Decided>) {
         match self {
-            Self::Single(waiter) => drop(waiter.send(answer)),
-            Self::Bulk(waiter) => waiter.tell(answer),
-            Self::Then(waiter) => waiter(answer),
+            Self::Single(reply_to) => drop(reply_to.send(answer)),
+            Self::Stream(reply_to) => reply_to.complete(answer),
+            Self::Then(done) => done(answer),
         }
     }
 }
 
 /// A stream that waits for the answers of all its requests. Since it has a sender of its own, it would not notice that one is never
 /// answered: so one that is dropped with a lane that has died tells it that nobody knows.
-pub(super) struct Bulk(Option<mpsc::UnboundedSender<Result<Decided>>>);
+pub(super) struct StreamReplies(Option<mpsc::UnboundedSender<Result<Decided>>>);
 
-impl Bulk {
+impl StreamReplies {
     pub(super) fn new(answers: mpsc::UnboundedSender<Result<Decided>>) -> Self {
         Self(Some(answers))
     }
 
-    fn tell(mut self, answer: Result<Decided>) {
+    fn complete(mut self, answer: Result<Decided>) {
         if let Some(answers) = self.0.take() {
             let _ = answers.send(answer);
         }
@@ -51,7 +51,7 @@ impl Bulk {
     }
 }
 
-impl Drop for Bulk {
+impl Drop for StreamReplies {
     fn drop(&mut self) {
         if let Some(answers) = self.0.take() {
             let _ = answers.send(Err(LaneError::Unknown(ended_by("has ended"))));
@@ -61,30 +61,30 @@ impl Drop for Bulk {
 
 /// Who is told what, and what was asked: it goes back to be freed, for memory that one thread has allocated and another frees is
 /// dear to both.
-pub(super) type Told = (Waiter, Result<Decided>, Box<Request>);
+pub(super) type Completion = (ReplyTo, Result<Decided>, Box<Request>);
 
 /// Where answers are handed out: a desk for each runtime that has callers, which are known by their numbers, since to count
 /// references from several threads would cost more than the rest of it.
 #[derive(Clone, Default)]
-pub(super) struct Desks(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Told>>>>>);
+pub(super) struct CompletionQueues(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Completion>>>>>);
 
-impl Desks {
+impl CompletionQueues {
     /// Opens a desk on the runtime that this is called on.
     pub(super) fn open(&self) -> usize {
-        let (sender, mut answers) = mpsc::unbounded_channel::<Vec<Told>>();
+        let (sender, mut answers) = mpsc::unbounded_channel::<Vec<Completion>>();
         tokio::spawn(async move {
             while let Some(answers) = answers.recv().await {
-                for (waiter, answer, _asked) in answers {
-                    waiter.tell(answer);
+                for (reply_to, answer, _asked) in answers {
+                    reply_to.complete(answer);
                 }
             }
         });
-        let mut desks = self.desks();
-        desks.push(sender);
-        desks.len() - 1
+        let mut completion_queues = self.completion_queues();
+        completion_queues.push(sender);
+        completion_queues.len() - 1
     }
 
-    fn desks(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Told>>>> {
+    fn completion_queues(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Completion>>>> {
         // One more or one less: it is whole in between.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,22 +92,22 @@ impl Desks {
 
 /// Answers on their way, by the desk that they go to.
 #[derive(Default)]
-pub(super) struct Outbox(Vec<Vec<Told>>);
+pub(super) struct CompletionBatch(Vec<Vec<Completion>>);
 
-impl Outbox {
-    pub(super) fn put(&mut self, desk: usize, told: Told) {
-        if self.0.len() <= desk {
-            self.0.resize_with(desk + 1, Vec::new);
+impl CompletionBatch {
+    pub(super) fn put(&mut self, completion_queue: usize, completion: Completion) {
+        if self.0.len() <= completion_queue {
+            self.0.resize_with(completion_queue + 1, Vec::new);
         }
-        self.0[desk].push(told);
+        self.0[completion_queue].push(completion);
     }
 
-    pub(super) fn send(self, desks: &Desks) {
-        let desks = desks.desks();
-        let answers = self.0.into_iter().zip(&*desks);
-        for (answers, desk) in answers.filter(|(answers, _)| !answers.is_empty()) {
+    pub(super) fn send(self, completion_queues: &CompletionQueues) {
+        let completion_queues = completion_queues.completion_queues();
+        let answers = self.0.into_iter().zip(&*completion_queues);
+        for (answers, completion_queue) in answers.filter(|(answers, _)| !answers.is_empty()) {
             // Nobody waits at a desk that is gone.
-            let _ = desk.send(answers);
+            let _ = completion_queue.send(answers);
         }
     }
 }

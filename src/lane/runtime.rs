@@ -11,22 +11,22 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::desk::Desks;
-use super::share::Memory;
-use super::task::{self, Task};
-use super::{Clock, Job, Lanes, MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES, Room, Shared};
+use super::completions::CompletionQueues;
+use super::memory_budget::MemoryBudget;
+use super::worker::{self, LaneWorker};
+use super::{Capacity, Clock, Job, Lanes, MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES, Shared};
 use crate::model::{Bounds, Corrupt};
 use crate::store::{LaneNumber, Store, StoreError};
 
 /// For the last user of the store to let go of it, once the lanes have ended. All of them have by then, but for a mistake; and a
 /// store that is not closed loses nothing.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How lanes have ended.
 type Served = std::result::Result<(), StartError>;
 
 /// Lanes at work.
-pub struct Running {
+pub struct LaneRuntime {
     /// The way to them.
     pub lanes: Lanes,
     end: oneshot::Receiver<Served>,
@@ -57,7 +57,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-impl Running {
+impl LaneRuntime {
     /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The lane of a store that
     /// is not shared is loaded at once; of others each is when something is asked of it.
     ///
@@ -105,7 +105,7 @@ impl Running {
                 let store = shared.store.clone();
                 let _ = opened.send(Ok(shared));
                 let _ = ended.send(serve.await);
-                if timeout(PATIENCE, unused.cancelled()).await.is_err() {
+                if timeout(CLOSE_TIMEOUT, unused.cancelled()).await.is_err() {
                     warn!("the store is still in use, and is left as it is");
                 }
                 Some(store)
@@ -152,7 +152,7 @@ impl Running {
         closed: oneshot::Receiver<()>,
     ) -> Self {
         let lanes = Lanes {
-            desk: shared.desks.open(),
+            completion_queue: shared.completion_queues.open(),
             shared,
         };
         Self { lanes, end, closed }
@@ -171,7 +171,7 @@ impl Running {
     /// Returns an error if the store fails under it, or has failed before.
     ///
     /// # Panics
-    /// Panics if [`Running::failure`] has resolved already.
+    /// Panics if [`LaneRuntime::failure`] has resolved already.
     pub async fn close(mut self) -> Served {
         self.lanes.shared.stop.cancel();
         let end = self.end().await;
@@ -198,20 +198,20 @@ async fn begin<E: From<StartError>>(
     let only = if store.capabilities().is_shared {
         None
     } else {
-        Some(task::load(&*store, 0, bounds).await?)
+        Some(worker::load(&*store, 0, bounds).await?)
     };
     let (beginning, begun) = mpsc::unbounded_channel();
     let unused = CancellationToken::new();
     let shared = Arc::new(Shared {
-        room: Room {
+        room: Capacity {
             bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
             singles: Semaphore::new(MAX_WAITING_SINGLES),
         },
-        desks: Desks::default(),
-        memory: Memory::new(bounds),
+        completion_queues: CompletionQueues::default(),
+        memory: MemoryBudget::new(bounds),
         clock,
         stop: CancellationToken::new(),
-        elsewhere: OnceLock::new(),
+        is_remote: OnceLock::new(),
         queues: (0..store.lanes()).map(|_| OnceLock::new()).collect(),
         beginning,
         store,
@@ -221,8 +221,8 @@ async fn begin<E: From<StartError>>(
     if let Some(state) = only {
         let (queue, jobs) = mpsc::unbounded_channel();
         let _ = shared.queues[0].set(queue);
-        let task = Task::new(0, state, jobs, None, shared.clone());
-        tasks.spawn(async move { task.run().await.map(drop) });
+        let worker = LaneWorker::new(0, state, jobs, None, shared.clone());
+        tasks.spawn(async move { worker.run().await.map(drop) });
     }
     let serve = {
         let shared = shared.clone();
@@ -251,7 +251,7 @@ async fn serve(
                 ended.unwrap_or_else(panicked)?;
             }
             Some((lane, jobs)) = begun.recv() => {
-                tasks.spawn(task::begin(lane, jobs, shared.clone()));
+                tasks.spawn(worker::begin(lane, jobs, shared.clone()));
             }
             () = shared.stop.cancelled(), if !begun.is_closed() => begun.close(),
             else => return Ok(()),
