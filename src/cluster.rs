@@ -13,8 +13,8 @@ mod view;
 pub use clocks::ClockState;
 use clocks::Clocks;
 pub use forward::{
-    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerService, Peers,
-    Rejection, Reply, read_refusal,
+    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerRefusal, PeerService,
+    Peers, Reply, read_refusal,
 };
 pub use members::{DEFAULT_TTL, JoinError, Members, Options};
 pub use node::{InvalidNode, Node};

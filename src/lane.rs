@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::model::{Answer, Millis, Refused, Request};
-use crate::store::{Effect, LaneNumber, Store, StoreError};
+use crate::model::{Answer, Millis, Outcome, Rejection, Request};
+use crate::store::{LaneNumber, Store, StoreError};
 pub use clock::Clock;
 use completions::{CompletionQueues, ReplyTo, StreamReplies};
 use memory_budget::MemoryBudget;
@@ -61,13 +61,13 @@ pub struct Decided {
 #[derive(Clone, Debug)]
 pub enum LaneError {
     /// It was not carried out.
-    Refused(Refused),
+    Refused(Rejection),
     /// It may have been carried out, or not: the store failed under it.
     Unknown(StoreError),
     /// It was not carried out, for the store cannot be reached.
     Unavailable(StoreError),
     /// It was not carried out, for another node commits to the lane, and does so best.
-    Moved,
+    NotOwner,
     /// It was not carried out, for too much waits.
     Overloaded,
     /// It was not carried out, for the lane has ended.
@@ -77,15 +77,15 @@ pub enum LaneError {
 impl LaneError {
     /// Whether the request may have been carried out, or may yet be.
     #[must_use]
-    pub fn effect(&self) -> Effect {
+    pub fn outcome(&self) -> Outcome {
         match self {
             // The row would tell if it was applied when it was sent before.
-            Self::Unknown(_) | Self::Refused(Refused::SessionDamaged) => Effect::Unknown,
+            Self::Unknown(_) | Self::Refused(Rejection::SessionDamaged) => Outcome::Unknown,
             Self::Refused(_)
             | Self::Unavailable(_)
-            | Self::Moved
+            | Self::NotOwner
             | Self::Overloaded
-            | Self::Closed => Effect::None,
+            | Self::Closed => Outcome::NotApplied,
         }
     }
 }
@@ -153,14 +153,14 @@ impl Lanes {
     /// Whether there is memory for an id that another node has made for a caller without one.
     ///
     /// # Errors
-    /// Returns [`Refused::Full`] if callers' own ids need it.
-    pub fn admit_own_id(&self) -> std::result::Result<(), Refused> {
+    /// Returns [`Rejection::Full`] if callers' own ids need it.
+    pub fn admit_own_id(&self) -> std::result::Result<(), Rejection> {
         let memory = &self.shared.memory;
         let max_bytes = memory.bounds().id_bytes / OWN_IDS_PART;
         if memory.id_bytes() < max_bytes {
             return Ok(());
         }
-        Err(Refused::Full {
+        Err(Rejection::Full {
             max_bytes: max_bytes as u64,
             retry_in: OWN_IDS_RETRY,
         })
@@ -204,7 +204,7 @@ impl Lanes {
     /// The same for a request that may be carried out by another node.
     ///
     /// # Errors
-    /// The same, and [`LaneError::Moved`].
+    /// The same, and [`LaneError::NotOwner`].
     pub fn execute_if_owner(
         &self,
         lane: LaneNumber,

@@ -6,12 +6,12 @@ mod apply;
 mod codec;
 mod commit;
 mod counters;
-mod digests;
+mod dedup;
 mod extras;
-mod ids;
+mod hasher;
 mod increment;
-mod moved;
 mod name;
+mod outcome;
 mod request;
 mod resume;
 mod session;
@@ -20,20 +20,23 @@ mod sessions;
 mod tests;
 mod time;
 
-pub use answer::{Answer, Done, Failure, Invalid, Outcome, Place, Refusal, Refused};
+pub use answer::{
+    Answer, Decision, Effect, FailedIncrement, Invalid, LimitError, Position, Rejection,
+};
 pub use apply::{Bounds, State};
 pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack, SessionChange, Stamp};
-pub use digests::Digests;
-pub use extras::check_extras;
 #[cfg(test)]
-pub(crate) use ids::tests::pack;
-pub use ids::{Before, PackEntry};
-pub use increment::{Added, Limits, OnLimit};
+pub(crate) use dedup::tests::pack;
+pub use dedup::{ImportedIds, PackEntry};
+pub use extras::check_extras;
+pub use hasher::KeyedHasher;
+pub use increment::{Applied, Limits, OnLimit};
 pub use name::{MAX_NAME_BYTES, NameError, check_name, check_prefix, check_text, group};
+pub use outcome::Outcome;
 pub use request::{
-    Follows, Id, Increment, Increments, LowerBound, MAX_ID_BYTES, MAX_SKEW, Millis, Operation,
-    Part, Record, Request, SessionId, hash_name,
+    Id, Increment, Increments, LowerBound, MAX_ID_BYTES, MAX_SKEW, Millis, Operation, Part,
+    Predecessor, Record, Request, SessionId, hash_name,
 };
 pub use resume::Resumed;
 pub use session::{MAX_FAILURES, SESSION_WINDOW, Session};

@@ -12,7 +12,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub use reason::{Outcome, Reason, Retry};
+pub use crate::model::Outcome;
+pub use reason::{Reason, Retry};
 
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "sumd";

@@ -1,19 +1,21 @@
 //! Where a lane's rows are kept.
 
-mod changes;
+mod change_feed;
 pub mod etcd;
-mod recent;
+mod memtable;
 mod remembered;
 pub mod sqlite;
 
-pub use changes::{Changed, Changes, Seen};
+pub use change_feed::{CatchUp, ChangeFeed, CommittedChanges};
 pub(crate) use remembered::Remembered;
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::model::{Batch, Before, Commit, Digests, Head, Millis, Pack, Session, SessionId};
+use crate::model::{
+    Batch, Commit, Head, ImportedIds, KeyedHasher, Millis, Outcome, Pack, Session, SessionId,
+};
 use crate::notice::Rarely;
 
 /// What a store answers, later. Dropping it changes nothing about what was asked for.
@@ -23,7 +25,7 @@ pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 /// are many.
 pub trait Store: Send + Sync {
     /// Makes the digests in this store's rows.
-    fn digests(&self) -> Digests;
+    fn hasher(&self) -> KeyedHasher;
 
     /// Its capabilities. They never change.
     fn capabilities(&self) -> Capabilities;
@@ -39,7 +41,7 @@ pub trait Store: Send + Sync {
     /// What was committed to a lane after a batch, as it is at a moment after this was called.
     fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After>;
 
-    /// Stores a batch on top of the one before it, or not at all ([`StoreError::Moved`]). When it answers, the batch is
+    /// Stores a batch on top of the one before it, or not at all ([`StoreError::Conflict`]). When it answers, the batch is
     /// durable. One batch of a lane is stored at a time.
     fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed>;
 
@@ -59,7 +61,7 @@ pub trait Store: Send + Sync {
     fn unload(&self, _lane: LaneNumber) {}
 
     /// What is committed, as it is. It may be behind what the other methods tell.
-    fn changes(&self) -> &Changes;
+    fn changes(&self) -> &ChangeFeed;
 }
 
 /// The capabilities of a store.
@@ -126,7 +128,7 @@ pub struct Loaded {
     /// All sessions, those too whose rows are [damaged](Session::is_damaged).
     pub sessions: Vec<(SessionId, Arc<Session>)>,
     /// The ids that were remembered before the data were moved here, by all lanes together.
-    pub before: Option<Arc<Before>>,
+    pub before: Option<Arc<ImportedIds>>,
 }
 
 /// A counter that is or was.
@@ -186,20 +188,11 @@ pub struct Sum {
     pub revision: i64,
 }
 
-/// The effect that a failed request may have had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing, and it never will.
-    None,
-    /// All of it or nothing, or it may yet.
-    Unknown,
-}
-
 /// Why there is no answer.
 #[derive(Clone, Debug)]
 pub enum StoreError {
     /// Another node has committed to the lane: this batch was not stored, and never will be.
-    Moved,
+    Conflict,
     /// The same, but that it may have been stored before that, and nobody can tell any more. With ids and sessions that does
     /// not matter: those that it had would be remembered.
     Lost,
@@ -222,12 +215,12 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a batch that was to be stored may have been.
     #[must_use]
-    pub fn effect(&self) -> Effect {
+    pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Moved | Self::Unavailable(_) | Self::Full(_) | Self::Damaged { .. } => {
-                Effect::None
+            Self::Conflict | Self::Unavailable(_) | Self::Full(_) | Self::Damaged { .. } => {
+                Outcome::NotApplied
             }
-            Self::Lost | Self::Failed(_) => Effect::Unknown,
+            Self::Lost | Self::Failed(_) => Outcome::Unknown,
         }
     }
 }
@@ -235,7 +228,7 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Moved => f.write_str("another node has committed"),
+            Self::Conflict => f.write_str("another node has committed"),
             Self::Lost => f.write_str("nobody can tell what became of it"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
             Self::Full(problem) | Self::Damaged { problem, .. } => f.write_str(problem),

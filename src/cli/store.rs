@@ -9,7 +9,7 @@ use crate::config::{
 use crate::etcd::{Address, Client};
 use crate::maintenance::{Report, Tally, sqlite, transfer};
 use crate::model::{Millis, date};
-use crate::store::etcd::Place;
+use crate::store::etcd::Location;
 
 /// The reason that a command gives on standard error.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -131,11 +131,11 @@ pub fn now() -> Millis {
     })
 }
 
-fn place(address: &Address, options: &EtcdOptions, layout: &EtcdLayout) -> Result<Place> {
+fn place(address: &Address, options: &EtcdOptions, layout: &EtcdLayout) -> Result<Location> {
     Ok(options.place(Client::new(options.client(address)?)?, layout))
 }
 
 /// A place that nothing is written to.
-fn reading_place(address: &Address, options: &EtcdOptions) -> Result<Place> {
+fn reading_place(address: &Address, options: &EtcdOptions) -> Result<Location> {
     place(address, options, &EtcdLayout::default())
 }

@@ -11,7 +11,7 @@ mod outgoing;
 mod peers;
 mod serve;
 
-pub use call::{Answer, Call, Doubt, ForwardError, Kind, NotSent, Rejection, read_refusal};
+pub use call::{Answer, Call, Doubt, ForwardError, Kind, NotSent, PeerRefusal, read_refusal};
 pub use outgoing::Reply;
 pub use peers::Peers;
 pub use serve::{Executor, PeerService};

@@ -12,7 +12,7 @@ use super::{memory, values};
 use crate::etcd::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::maintenance::transfer;
 use crate::model::Bounds;
-use crate::store::etcd::{DEFAULT_LANES, MAX_LANES, MIN_TXN_OPS, Place};
+use crate::store::etcd::{DEFAULT_LANES, Location, MAX_LANES, MIN_TXN_OPS};
 use crate::store::sqlite::DATABASE;
 
 /// The variable that has the password of --etcd-user, which is no option: command lines can be read by everybody.
@@ -157,8 +157,8 @@ impl EtcdOptions {
 
     /// The data that a client reaches.
     #[must_use]
-    pub fn place(&self, client: Client, layout: &EtcdLayout) -> Place {
-        Place {
+    pub fn place(&self, client: Client, layout: &EtcdLayout) -> Location {
+        Location {
             client,
             prefix: self.etcd_prefix.clone(),
             max_operations: layout.etcd_max_txn_ops as usize,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use uuid::fmt::Simple;
 
 use crate::model::{
-    Digests, Id, Increments, Invalid, Limits, MAX_ID_BYTES, MAX_NAME_BYTES, Millis, NameError,
+    Id, Increments, Invalid, KeyedHasher, Limits, MAX_ID_BYTES, MAX_NAME_BYTES, Millis, NameError,
     OnLimit, Operation, Request, check_name, check_prefix, check_text, group,
 };
 use crate::proto::sum::v1 as proto;
@@ -162,7 +162,7 @@ impl Named<'_> {
         self,
         mut violations: Violations,
         operation: Operation,
-        digests: Digests,
+        hasher: KeyedHasher,
     ) -> Result<Request, Status> {
         if self.id.is_empty() {
             // Its client takes the request for one that counts once, which it is not.
@@ -177,7 +177,7 @@ impl Named<'_> {
         }
         violations.id("request_id", self.id);
         let time = violations.time("request_time", self.id, self.time);
-        let id: Id = digests.id(&canonical(self.id), time, &operation);
+        let id: Id = hasher.id(&canonical(self.id), time, &operation);
         violations.check(Request {
             id: Some(id),
             operation,
@@ -187,7 +187,7 @@ impl Named<'_> {
 
 pub(super) fn increment(
     request: proto::IncrementCounterRequest,
-    digests: Digests,
+    hasher: KeyedHasher,
 ) -> Result<Request, Status> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
@@ -199,12 +199,12 @@ pub(super) fn increment(
         time: request.request_time.as_ref(),
     };
     let increments = Increments::one(request.counter, request.delta, limits);
-    named.request(violations, Operation::Increment(increments), digests)
+    named.request(violations, Operation::Increment(increments), hasher)
 }
 
 pub(super) fn batch(
     request: &proto::BatchIncrementCountersRequest,
-    digests: Digests,
+    hasher: KeyedHasher,
 ) -> Result<Request, Status> {
     let mut violations = Violations::default();
     violations.count("increments", request.increments.len());
@@ -227,10 +227,13 @@ pub(super) fn batch(
         id: &request.request_id,
         time: request.request_time.as_ref(),
     };
-    named.request(violations, Operation::Batch(increments), digests)
+    named.request(violations, Operation::Batch(increments), hasher)
 }
 
-pub(super) fn set(request: &proto::SetCounterRequest, digests: Digests) -> Result<Request, Status> {
+pub(super) fn set(
+    request: &proto::SetCounterRequest,
+    hasher: KeyedHasher,
+) -> Result<Request, Status> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
     let named = Named {
@@ -238,12 +241,12 @@ pub(super) fn set(request: &proto::SetCounterRequest, digests: Digests) -> Resul
         time: request.request_time.as_ref(),
     };
     let operation = Operation::Set(request.counter.as_str().into(), request.value);
-    named.request(violations, operation, digests)
+    named.request(violations, operation, hasher)
 }
 
 pub(super) fn delete(
     request: &proto::DeleteCounterRequest,
-    digests: Digests,
+    hasher: KeyedHasher,
 ) -> Result<Request, Status> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
@@ -252,7 +255,7 @@ pub(super) fn delete(
         time: request.request_time.as_ref(),
     };
     let operation = Operation::Delete(request.counter.as_str().into());
-    named.request(violations, operation, digests)
+    named.request(violations, operation, hasher)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::error;
 use crate::lane::LaneError;
-use crate::model::Refused;
+use crate::model::Rejection;
 
 /// The copies of one operation.
 pub(super) struct Copies {
@@ -92,8 +92,8 @@ impl Copies {
     }
 
     /// Another node has no memory for an id that this node has made; no copy is in doubt. From now on there is none.
-    pub(super) fn give_up_own_id(&mut self, refused: &Refused) -> bool {
-        let is_full = matches!(refused, Refused::Full { .. });
+    pub(super) fn give_up_own_id(&mut self, refused: &Rejection) -> bool {
+        let is_full = matches!(refused, Rejection::Full { .. });
         let gives_up = is_full && self.doubt.is_none() && matches!(self.id, Id::Own { .. });
         if gives_up {
             self.id = Id::None;
@@ -140,21 +140,21 @@ fn is_decision(error: &LaneError) -> bool {
     };
     match refused {
         // The id is remembered for another operation, so no copy of this one was applied, nor will be.
-        Refused::IdReused => true,
+        Rejection::IdReused => true,
         // An earlier copy may have been applied, and forgotten since.
-        Refused::TooOld { .. }
+        Rejection::TooOld { .. }
         // A copy may come to a node whose clock is ahead, or come later.
-        | Refused::FromFuture { .. }
+        | Rejection::FromFuture { .. }
         // A copy may find memory.
-        | Refused::Full { .. }
+        | Rejection::Full { .. }
         // Of messages of sessions, which have no ids.
-        | Refused::Gap { .. }
-        | Refused::Acknowledged { .. }
-        | Refused::BeyondWindow { .. }
-        | Refused::Overtaken { .. }
-        | Refused::SessionLost { .. }
-        | Refused::SessionDamaged
-        | Refused::FailuresUnacknowledged { .. } => false,
+        | Rejection::Gap { .. }
+        | Rejection::Acknowledged { .. }
+        | Rejection::BeyondWindow { .. }
+        | Rejection::Overtaken { .. }
+        | Rejection::SessionLost { .. }
+        | Rejection::SessionDamaged
+        | Rejection::FailuresUnacknowledged { .. } => false,
     }
 }
 

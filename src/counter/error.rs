@@ -9,10 +9,10 @@ use tracing::warn;
 
 use super::convert::invalid_field;
 use crate::lane::LaneError;
-use crate::model::{Failure, Millis, Refusal, Refused, SESSION_WINDOW};
+use crate::model::{FailedIncrement, LimitError, Millis, Rejection, SESSION_WINDOW};
 use crate::notice::Rarely;
 use crate::status::{self, Outcome, Reason, RichError};
-use crate::store::{Effect, StoreError, damaged_counter};
+use crate::store::{StoreError, damaged_counter};
 use times::{from_future, too_old};
 
 /// How long a server whose store has failed takes to be back, at the least.
@@ -35,28 +35,28 @@ pub(super) fn of_request(error: LaneError) -> Status {
 
 /// A message, or a question, that has no answer. It is about the only copy of it.
 pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
-    let effect = error.effect();
-    lane_error_with(error, kind, effect)
+    let outcome = error.outcome();
+    lane_error_with(error, kind, outcome)
 }
 
 /// That of the last copy of a request, of which an earlier one may have been applied.
 pub(super) fn of_copy(error: LaneError) -> Status {
-    lane_error_with(error, Kind::Request, Effect::Unknown)
+    lane_error_with(error, Kind::Request, Outcome::Unknown)
 }
 
 /// An error of a stream whose messages have parts in several lanes. It is of one part, and others may have been applied.
 pub(super) fn of_part(error: LaneError) -> Status {
-    lane_error_with(error, Kind::Session, Effect::Unknown)
+    lane_error_with(error, Kind::Session, Outcome::Unknown)
 }
 
-fn lane_error_with(error: LaneError, kind: Kind, effect: Effect) -> Status {
+fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
     let (reason, problem, delay) = match error {
-        LaneError::Refused(refused) => return refusal(&refused, kind, effect).into(),
+        LaneError::Refused(refused) => return refusal(&refused, kind, outcome).into(),
         LaneError::Unknown(error) | LaneError::Unavailable(error) => {
-            return store_failed(&error, effect);
+            return store_failed(&error, outcome);
         }
         // Only requests that may move are told so, and those are carried out elsewhere then.
-        LaneError::Moved => return store_failed(&StoreError::Moved, effect),
+        LaneError::NotOwner => return store_failed(&StoreError::Conflict, outcome),
         LaneError::Overloaded => (
             Reason::Overloaded,
             "too many increments wait",
@@ -68,8 +68,8 @@ fn lane_error_with(error: LaneError, kind: Kind, effect: Effect) -> Status {
             RESTART_DELAY,
         ),
     };
-    let message = format!("{problem}; {}", told_to_retry(effect));
-    let error = reason.error(message).outcome(outcome(effect));
+    let message = format!("{problem}; {}", told_to_retry(outcome));
+    let error = reason.error(message).outcome(outcome);
     error.retry_in(delay).into()
 }
 
@@ -100,28 +100,21 @@ pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
     Reason::Panic.error(message).into()
 }
 
-fn told(effect: Effect) -> &'static str {
-    match effect {
-        Effect::None => "nothing was changed",
-        Effect::Unknown => "some of it may have been applied",
+fn told(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotApplied => "nothing was changed",
+        Outcome::Unknown => "some of it may have been applied",
     }
 }
 
 /// The same, of an error that passes.
-fn told_to_retry(effect: Effect) -> &'static str {
-    match effect {
-        Effect::None => "nothing was changed: retry",
-        Effect::Unknown => {
+fn told_to_retry(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotApplied => "nothing was changed: retry",
+        Outcome::Unknown => {
             "some of it may have been applied: retry with the same request_id, or go on with the same session; without one a \
              retry may count it twice"
         }
-    }
-}
-
-fn outcome(effect: Effect) -> Outcome {
-    match effect {
-        Effect::None => Outcome::NotApplied,
-        Effect::Unknown => Outcome::Unknown,
     }
 }
 
@@ -134,61 +127,59 @@ pub(super) fn read_error(error: &StoreError) -> Status {
         StoreError::Failed(_) => tracing::error!("reads are refused: {error}"),
         _ => warn!("reads are refused: {error}"),
     }
-    store_failed(error, Effect::None)
+    store_failed(error, Outcome::NotApplied)
 }
 
 /// A stream of a session that cannot read it. Messages that it has taken before may have been applied.
 pub(super) fn session_read_error(error: &StoreError) -> Status {
-    store_failed(error, Effect::Unknown)
+    store_failed(error, Outcome::Unknown)
 }
 
-fn store_failed(error: &StoreError, effect: Effect) -> Status {
+fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
     // What failed is for the operator. Of a lane that failed the log says it once.
     tracing::debug!("{error}");
     let (reason, message) = match error {
-        StoreError::Unavailable(_) | StoreError::Moved | StoreError::Lost => (
+        StoreError::Unavailable(_) | StoreError::Conflict | StoreError::Lost => (
             Reason::StoreUnavailable,
             format!(
                 "the store cannot be reached just now; {}",
-                told_to_retry(effect)
+                told_to_retry(outcome)
             ),
         ),
         StoreError::Full(problem) => (
             Reason::StoreFull,
             format!(
                 "{problem}: {}. Once there is room, send it again",
-                told(effect)
+                told(outcome)
             ),
         ),
         StoreError::Damaged { counter, problem } => {
-            return damaged(counter.as_deref(), problem, effect);
+            return damaged(counter.as_deref(), problem, outcome);
         }
         StoreError::Failed(_) => (
             Reason::StoreFailed,
             format!(
                 "the store has failed, and the server's log says why; {}",
-                told_to_retry(effect)
+                told_to_retry(outcome)
             ),
         ),
     };
-    let error = reason.error(message).outcome(outcome(effect));
+    let error = reason.error(message).outcome(outcome);
     error.retry_in(RESTART_DELAY).into()
 }
 
 /// A counter whose row is not what was written, so that nothing is counted on top of it.
-fn damaged(counter: Option<&str>, problem: &str, effect: Effect) -> Status {
+fn damaged(counter: Option<&str>, problem: &str, outcome: Outcome) -> Status {
     let message = format!(
         "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
-        told(effect)
+        told(outcome)
     );
-    let error = Reason::CounterDamaged
-        .error(message)
-        .outcome(outcome(effect));
+    let error = Reason::CounterDamaged.error(message).outcome(outcome);
     error.with_some("counter", counter).into()
 }
 
 /// An increment that was not made. `counter` is not known of one that failed in a session.
-pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> Status {
+pub(super) fn failure(failure: &FailedIncrement, counter: Option<&str>, index: bool) -> Status {
     let what = counter.map_or_else(
         || "the counter".to_owned(),
         |name| format!("counter {}", status::quoted(name)),
@@ -198,26 +189,26 @@ pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> 
         format!("{what} is {value}, and adding {delta} would make it {after},")
     };
     let (error, value, delta) = match failure.refusal {
-        Refusal::Min { value, delta, min } => {
+        LimitError::Min { value, delta, min } => {
             let change = change(value, delta);
             let message = format!("{change} below min, which is {min}; nothing was added");
             let error = Reason::LimitReached.error(message).with("min", min);
             (error, value, delta)
         }
-        Refusal::Max { value, delta, max } => {
+        LimitError::Max { value, delta, max } => {
             let change = change(value, delta);
             let message = format!("{change} above max, which is {max}; nothing was added");
             let error = Reason::LimitReached.error(message).with("max", max);
             (error, value, delta)
         }
-        Refusal::OutOfRange { value, delta } => {
+        LimitError::OutOfRange { value, delta } => {
             let (min, max) = (i64::MIN, i64::MAX);
             let change = change(value, delta);
             let message = format!("{change} outside int64 ({min} to {max}); nothing was added");
             let error = Reason::CounterOutOfRange.error(message);
             (error.with("min", min).with("max", max), value, delta)
         }
-        Refusal::Invalid(invalid) => {
+        LimitError::Invalid(invalid) => {
             let (field, problem) = invalid_field(invalid);
             return status::invalid_argument(vec![(field.to_owned(), problem)]);
         }
@@ -229,34 +220,34 @@ pub(super) fn failure(failure: &Failure, counter: Option<&str>, index: bool) -> 
         .into()
 }
 
-fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> RichError {
+fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
     let error = match refused {
-        Refused::IdReused if kind == Kind::Session => Reason::SequenceReused.error(
+        Rejection::IdReused if kind == Kind::Session => Reason::SequenceReused.error(
             "this message of the session was sent before with other increments, which stay; it was not applied: resend a message \
              unchanged, and give new increments a new sequence",
         ),
-        Refused::IdReused => Reason::RequestIdReused.error(
+        Rejection::IdReused => Reason::RequestIdReused.error(
             "this request_id was used before, for a request with other contents (its method, counters, amounts or limits), and \
              nothing was changed by this one: send the same contents for the first answer, or another request_id",
         ),
-        Refused::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now),
-        Refused::FromFuture { time, now } => from_future(kind, *time, *now, effect),
-        Refused::Full {
+        Rejection::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now),
+        Rejection::FromFuture { time, now } => from_future(kind, *time, *now, outcome),
+        Rejection::Full {
             max_bytes,
             retry_in,
-        } => full(*max_bytes, *retry_in, kind, effect),
-        Refused::Gap { expected } => Reason::SequenceGap
+        } => full(*max_bytes, *retry_in, kind, outcome),
+        Rejection::Gap { expected } => Reason::SequenceGap
             .error(format!(
                 "the next message of this session is {expected}, and this one was not applied: resend from there"
             ))
             .with("expected", expected),
-        Refused::Acknowledged { acknowledged } => Reason::SequenceAcknowledged
+        Rejection::Acknowledged { acknowledged } => Reason::SequenceAcknowledged
             .error(format!(
                 "the client has said that it knows messages up to {acknowledged} acknowledged, and this one was not applied \
                  again: go on with the message after them"
             ))
             .with("acknowledged", acknowledged),
-        Refused::BeyondWindow { acknowledged } => {
+        Rejection::BeyondWindow { acknowledged } => {
             let problem = format!(
                 "it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
             );
@@ -265,12 +256,12 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> RichError {
                 .violation("sequence", problem)
                 .with("acknowledged", acknowledged)
         }
-        Refused::Overtaken { applied } => Reason::MessageOvertaken
+        Rejection::Overtaken { applied } => Reason::MessageOvertaken
             .error(format!(
                 "a message before this one is on its way; here {applied} was the last"
             ))
             .retry_in(OVERLOAD_RETRY_DELAY),
-        Refused::SessionLost { acknowledged } => Reason::SessionLost
+        Rejection::SessionLost { acknowledged } => Reason::SessionLost
             .error(format!(
                 "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}: a \
                  backup was restored, or this is not the id that the session was begun with. If the id is right, the \
@@ -278,24 +269,24 @@ fn refusal(refused: &Refused, kind: Kind, effect: Effect) -> RichError {
                  send them again"
             ))
             .with("acknowledged", acknowledged),
-        Refused::FailuresUnacknowledged { failures } => Reason::FailuresUnacknowledged
+        Rejection::FailuresUnacknowledged { failures } => Reason::FailuresUnacknowledged
             .error(format!(
                 "{failures} increments failed that the client has not said it knows of, and this message was not applied: say \
                  with `acknowledged` which messages' failures have come, and send it again"
             ))
             .with("failures", failures),
         // It may have been applied when it was sent before: the row that would tell is damaged.
-        Refused::SessionDamaged => return Reason::SessionDamaged.error(
+        Rejection::SessionDamaged => return Reason::SessionDamaged.error(
             "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may \
              be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) \
              and send again what its session lacks; or compare the counters with what was sent, and send what is missing in a \
              new session",
         ),
     };
-    error.outcome(outcome(effect))
+    error.outcome(outcome)
 }
 
-fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> RichError {
+fn full(max_bytes: u64, retry_in: Millis, kind: Kind, outcome: Outcome) -> RichError {
     let (reason, flag) = match kind {
         Kind::Request => (Reason::RequestIdsFull, "--id-horizon"),
         Kind::Session => (Reason::SessionsFull, "--session-horizon"),
@@ -303,7 +294,7 @@ fn full(max_bytes: u64, retry_in: Millis, kind: Kind, effect: Effect) -> RichErr
     let message = format!(
         "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest are \
          forgotten ({flag})",
-        told(effect)
+        told(outcome)
     );
     let error = reason.error(message).with("max_bytes", max_bytes);
     error.retry_in(Duration::from_millis(retry_in.unsigned_abs()))

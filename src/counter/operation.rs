@@ -8,7 +8,7 @@ use super::convert;
 use super::error;
 use crate::cluster::Kind;
 use crate::lane::Decided;
-use crate::model::{Added, Digests, Done, Failure, Request, group};
+use crate::model::{Applied, Effect, FailedIncrement, KeyedHasher, Request, group};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
     DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse, IncrementResult,
@@ -30,14 +30,14 @@ pub(super) trait Operation: Message + Default + Clone + Send + 'static {
 
     /// # Errors
     /// Where the request is wrong.
-    fn into_request(self, digests: Digests) -> Result<(Request, Self::Context), Status>;
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self::Context), Status>;
 
     /// # Errors
     /// Returns the failure if an increment fails.
-    fn answer(decided: Decided) -> Result<Self::Answer, Failure>;
+    fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement>;
 
     /// A failure in gRPC's terms.
-    fn failed(context: &Self::Context, failure: &Failure) -> Status;
+    fn failed(context: &Self::Context, failure: &FailedIncrement) -> Status;
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool;
 }
@@ -56,26 +56,26 @@ impl Operation for IncrementCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, digests: Digests) -> Result<(Request, String), Status> {
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, String), Status> {
         let name = self.counter.clone();
-        Ok((convert::increment(self, digests)?, name))
+        Ok((convert::increment(self, hasher)?, name))
     }
 
-    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
+    fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {
         let replayed = decided.answer.replayed;
         match decided.answer.done {
-            Done::Incremented(Added { value, applied }) => Ok(IncrementCounterResponse {
+            Effect::Incremented(Applied { value, applied }) => Ok(IncrementCounterResponse {
                 value,
                 applied,
                 revision: decided.revision,
                 replayed,
             }),
-            Done::Failed(failure) => Err(failure),
+            Effect::Failed(failure) => Err(failure),
             other => unreachable!("{other:?} is no answer to an increment"),
         }
     }
 
-    fn failed(name: &String, failure: &Failure) -> Status {
+    fn failed(name: &String, failure: &FailedIncrement) -> Status {
         error::failure(failure, Some(name), false)
     }
 
@@ -99,24 +99,24 @@ impl Operation for BatchIncrementCountersRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, digests: Digests) -> Result<(Request, Self), Status> {
-        Ok((convert::batch(&self, digests)?, self))
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self), Status> {
+        Ok((convert::batch(&self, hasher)?, self))
     }
 
-    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
+    fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {
         let replayed = decided.answer.replayed;
         match decided.answer.done {
-            Done::Batch(results) => Ok(BatchIncrementCountersResponse {
+            Effect::Batch(results) => Ok(BatchIncrementCountersResponse {
                 results: results.iter().map(result).collect(),
                 revision: decided.revision,
                 replayed,
             }),
-            Done::Failed(failure) => Err(failure),
+            Effect::Failed(failure) => Err(failure),
             other => unreachable!("{other:?} is no answer to a batch"),
         }
     }
 
-    fn failed(request: &Self, failure: &Failure) -> Status {
+    fn failed(request: &Self, failure: &FailedIncrement) -> Status {
         let failed = request.increments.get(failure.index as usize);
         let name = failed.map(|increment| increment.counter.as_str());
         error::failure(failure, name, true)
@@ -141,15 +141,15 @@ impl Operation for SetCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, digests: Digests) -> Result<(Request, ()), Status> {
-        Ok((convert::set(&self, digests)?, ()))
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Status> {
+        Ok((convert::set(&self, hasher)?, ()))
     }
 
-    fn failed((): &(), failure: &Failure) -> Status {
+    fn failed((): &(), failure: &FailedIncrement) -> Status {
         error::failure(failure, None, false)
     }
 
-    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
+    fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {
         Ok(SetCounterResponse {
             previous_value: replaced(&decided),
             revision: decided.revision,
@@ -176,15 +176,15 @@ impl Operation for DeleteCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, digests: Digests) -> Result<(Request, ()), Status> {
-        Ok((convert::delete(&self, digests)?, ()))
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Status> {
+        Ok((convert::delete(&self, hasher)?, ()))
     }
 
-    fn failed((): &(), failure: &Failure) -> Status {
+    fn failed((): &(), failure: &FailedIncrement) -> Status {
         error::failure(failure, None, false)
     }
 
-    fn answer(decided: Decided) -> Result<Self::Answer, Failure> {
+    fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {
         Ok(DeleteCounterResponse {
             previous_value: replaced(&decided),
             revision: decided.revision,
@@ -197,7 +197,7 @@ impl Operation for DeleteCounterRequest {
     }
 }
 
-fn result(added: &Added) -> IncrementResult {
+fn result(added: &Applied) -> IncrementResult {
     IncrementResult {
         value: added.value,
         applied: added.applied,
@@ -206,7 +206,7 @@ fn result(added: &Added) -> IncrementResult {
 
 fn replaced(decided: &Decided) -> i64 {
     match &decided.answer.done {
-        Done::Replaced(before) => *before,
+        Effect::Replaced(before) => *before,
         other => unreachable!("{other:?} is no answer to a replacement"),
     }
 }

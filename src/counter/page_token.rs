@@ -3,18 +3,18 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::model::Digests;
+use crate::model::KeyedHasher;
 
-pub(super) fn encode(digests: Digests, prefix: &str, last: &str) -> String {
-    let digest = digests.check(&[prefix.as_bytes(), last.as_bytes()]);
+pub(super) fn encode(hasher: KeyedHasher, prefix: &str, last: &str) -> String {
+    let digest = hasher.check(&[prefix.as_bytes(), last.as_bytes()]);
     let bytes = [&digest.to_le_bytes(), last.as_bytes()].concat();
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The name after which the list goes on.
-pub(super) fn decode(digests: Digests, prefix: &str, token: &str) -> Option<String> {
+pub(super) fn decode(hasher: KeyedHasher, prefix: &str, token: &str) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (digest, last) = bytes.split_first_chunk()?;
-    let same = digests.check(&[prefix.as_bytes(), last]) == u32::from_le_bytes(*digest);
+    let same = hasher.check(&[prefix.as_bytes(), last]) == u32::from_le_bytes(*digest);
     same.then(|| String::from_utf8(last.to_vec()).ok())?
 }

@@ -18,9 +18,9 @@ use super::operation::Operation;
 use super::record::{self, Gathering};
 use super::service::CounterService;
 use super::{error, refusal};
-use crate::cluster::{self, Call, ForwardError, Kind, Node, Peers, Rejection, Reply, View};
+use crate::cluster::{self, Call, ForwardError, Kind, Node, PeerRefusal, Peers, Reply, View};
 use crate::lane::LaneError;
-use crate::model::Failure;
+use crate::model::FailedIncrement;
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
@@ -176,7 +176,7 @@ pub(super) enum Forwarded {
     /// It is carried out. The response, encoded.
     Answered(Bytes),
     /// It fails by a limit, which is committed.
-    Failed(Failure),
+    Failed(FailedIncrement),
     /// It was not carried out, for what it asks or because too much waits: another node would not do better.
     Refused(LaneError),
     /// It was not carried out, and never will be by that node.
@@ -216,12 +216,12 @@ impl Executor {
             Ok(request) => request,
             Err(error) => return reply.send(Err(malformed(&error))),
         };
-        let (request, context) = match request.into_request(service.digests) {
+        let (request, context) = match request.into_request(service.hasher) {
             Ok(converted) => converted,
             // Its sender finds the same, and says it, unless it is of a version that takes more: then it carries it out.
             Err(status) => {
                 let problem = status.message().to_owned();
-                return reply.send(Err(Rejection::declined(problem)));
+                return reply.send(Err(PeerRefusal::declined(problem)));
             }
         };
         let lane = service.lane(request.operation.group());
@@ -242,7 +242,7 @@ impl Executor {
 /// One call after the other, so that the parts of each lane stay in their order.
 async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
     while let Some((payload, reply)) = waiting.recv().await {
-        match record::decode_parts(payload, service.digests, service.store().lanes()) {
+        match record::decode_parts(payload, service.hasher, service.store().lanes()) {
             Ok(parts) => {
                 let gathering = Arc::new(Gathering::new(parts.len(), reply));
                 let put = move |index, decided| gathering.put(index, decided);
@@ -253,8 +253,8 @@ async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver
     }
 }
 
-fn malformed(error: &dyn std::fmt::Display) -> Rejection {
-    Rejection::declined(format!("the call cannot be read: {error}"))
+fn malformed(error: &dyn std::fmt::Display) -> PeerRefusal {
+    PeerRefusal::declined(format!("the call cannot be read: {error}"))
 }
 
 impl cluster::Executor for Executor {

@@ -8,7 +8,7 @@ use super::convert::Violations;
 use super::error::read_error;
 use super::page_token;
 use super::service::CounterService;
-use crate::model::Digests;
+use crate::model::KeyedHasher;
 use crate::proto::sum::v1::{
     BatchGetCountersRequest, BatchGetCountersResponse, Consistency, Counter, GetCounterRequest,
     GetCounterResponse, ListCountersRequest, ListCountersResponse, SumCountersRequest,
@@ -116,7 +116,7 @@ pub(super) async fn batch_get(
 
 pub(super) async fn list(
     store: &dyn Store,
-    digests: Digests,
+    hasher: KeyedHasher,
     request: ListCountersRequest,
 ) -> Result<ListCountersResponse, Status> {
     let mut violations = Violations::default();
@@ -131,7 +131,7 @@ pub(super) async fn list(
     };
     let mut after: Option<Arc<str>> = None;
     if !request.page_token.is_empty() {
-        match page_token::decode(digests, &request.prefix, &request.page_token) {
+        match page_token::decode(hasher, &request.prefix, &request.page_token) {
             Some(last) => after = Some(last.into()),
             None => violations.add(
                 "page_token",
@@ -162,7 +162,7 @@ pub(super) async fn list(
     let last = rows.last().filter(|_| more);
     Ok(ListCountersResponse {
         next_page_token: last.map_or_else(String::new, |last| {
-            page_token::encode(digests, &prefix, &last.name)
+            page_token::encode(hasher, &prefix, &last.name)
         }),
         counters: rows
             .iter()

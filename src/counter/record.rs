@@ -25,7 +25,7 @@ use super::wire::RecordMessage;
 use crate::grpc::{Messages, Replies};
 use crate::lane::{self, Decided};
 use crate::model::{
-    Done, Follows, Increments, MAX_FAILURES, Millis, Operation, Record, Request, Resumed,
+    Effect, Increments, MAX_FAILURES, Millis, Operation, Predecessor, Record, Request, Resumed,
     SESSION_WINDOW, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
@@ -171,14 +171,19 @@ impl Stream {
         if sequence == 0 {
             return self.ask(acknowledged).await;
         }
-        let record = self.record(sequence, acknowledged, Follows::TheOneBefore, increments);
+        let record = self.record(
+            sequence,
+            acknowledged,
+            Predecessor::TheOneBefore,
+            increments,
+        );
         self.enqueue(0, record).await
     }
 
     /// Asks the only lane what is acknowledged so far.
     async fn ask(&mut self, acknowledged: u64) -> Result<(), Status> {
         let none = Increments::default();
-        let record = self.record(0, acknowledged, Follows::TheOneBefore, none);
+        let record = self.record(0, acknowledged, Predecessor::TheOneBefore, none);
         self.enqueue(0, record).await
     }
 
@@ -219,7 +224,7 @@ impl Stream {
         &self,
         sequence: u64,
         acknowledged: u64,
-        follows: Follows,
+        follows: Predecessor,
         increments: Increments,
     ) -> Request {
         let (_, begun) = self.session.as_ref().expect("the first message has set it");
@@ -230,7 +235,7 @@ impl Stream {
         &self,
         time: Millis,
         (sequence, acknowledged): (u64, u64),
-        follows: Follows,
+        follows: Predecessor,
         increments: Increments,
     ) -> Request {
         let (session, _) = self.session.clone().expect("the first message has set it");
@@ -240,7 +245,7 @@ impl Stream {
             sequence,
             acknowledged,
             follows,
-            contents: self.service.digests.message(&increments),
+            contents: self.service.hasher.message(&increments),
             increments,
         };
         Request {
@@ -298,7 +303,7 @@ impl Stream {
 
     /// Adds what a lane has answered to a reply; `false` where there is nothing to tell yet.
     fn add(&mut self, reply: &mut RecordIncrementsResponse, decided: Decided) -> bool {
-        let Done::Recorded {
+        let Effect::Recorded {
             acknowledged,
             failures,
         } = decided.answer.done

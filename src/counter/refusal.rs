@@ -4,29 +4,29 @@ use tonic::Status;
 
 use super::error::{self, Kind};
 use super::peers::Forwarded;
-use crate::cluster::Rejection;
+use crate::cluster::PeerRefusal;
 use crate::lane::LaneError;
-use crate::model::{Failure, Refusal, Refused};
+use crate::model::{FailedIncrement, LimitError, Rejection};
 use crate::proto::sumd::cluster::v1::{
     Failure as ProtoFailure, Full, Plain, Times, failure::Limit, refusal::Why,
 };
 
 /// The rejection of a request that a lane has not carried out.
-pub(super) fn of_lane(error: LaneError, kind: Kind) -> Rejection {
-    Rejection {
+pub(super) fn of_lane(error: LaneError, kind: Kind) -> PeerRefusal {
+    PeerRefusal {
         why: why(&error),
         status: error::lane_error(error, kind),
     }
 }
 
 /// The rejection of a request that fails by a limit; `status` has it in gRPC's terms.
-pub(super) fn of_failure(failure: &Failure, status: Status) -> Rejection {
+pub(super) fn of_failure(failure: &FailedIncrement, status: Status) -> PeerRefusal {
     let (value, delta, limit) = match failure.refusal {
-        Refusal::Min { value, delta, min } => (value, delta, Some(Limit::Min(min))),
-        Refusal::Max { value, delta, max } => (value, delta, Some(Limit::Max(max))),
-        Refusal::OutOfRange { value, delta } => (value, delta, None),
+        LimitError::Min { value, delta, min } => (value, delta, Some(Limit::Min(min))),
+        LimitError::Max { value, delta, max } => (value, delta, Some(Limit::Max(max))),
+        LimitError::OutOfRange { value, delta } => (value, delta, None),
         // Such an increment never comes to a lane by itself. Its sender finds the same.
-        Refusal::Invalid(_) => return Rejection::declined(status.message().to_owned()),
+        LimitError::Invalid(_) => return PeerRefusal::declined(status.message().to_owned()),
     };
     let failure = ProtoFailure {
         index: failure.index,
@@ -34,7 +34,7 @@ pub(super) fn of_failure(failure: &Failure, status: Status) -> Rejection {
         delta,
         limit,
     };
-    Rejection {
+    PeerRefusal {
         why: Why::Failure(failure),
         status,
     }
@@ -44,36 +44,38 @@ fn why(error: &LaneError) -> Why {
     let plain = |plain: Plain| Why::Plain(plain.into());
     match error {
         LaneError::Refused(refused) => match *refused {
-            Refused::IdReused => plain(Plain::IdReused),
-            Refused::TooOld { time, horizon, now } => Why::TooOld(Times {
+            Rejection::IdReused => plain(Plain::IdReused),
+            Rejection::TooOld { time, horizon, now } => Why::TooOld(Times {
                 time,
                 bound: horizon,
                 now,
             }),
-            Refused::FromFuture { time, now } => Why::FromFuture(Times {
+            Rejection::FromFuture { time, now } => Why::FromFuture(Times {
                 time,
                 bound: now,
                 now: None,
             }),
-            Refused::Full {
+            Rejection::Full {
                 max_bytes,
                 retry_in,
             } => Why::Full(Full {
                 max_bytes,
                 retry_in_ms: retry_in,
             }),
-            Refused::Gap { expected } => Why::Gap(expected),
-            Refused::Acknowledged { acknowledged } => Why::Acknowledged(acknowledged),
-            Refused::BeyondWindow { acknowledged } => Why::BeyondWindow(acknowledged),
-            Refused::Overtaken { applied } => Why::Overtaken(applied),
-            Refused::SessionLost { acknowledged } => Why::SessionLost(acknowledged),
-            Refused::FailuresUnacknowledged { failures } => {
+            Rejection::Gap { expected } => Why::Gap(expected),
+            Rejection::Acknowledged { acknowledged } => Why::Acknowledged(acknowledged),
+            Rejection::BeyondWindow { acknowledged } => Why::BeyondWindow(acknowledged),
+            Rejection::Overtaken { applied } => Why::Overtaken(applied),
+            Rejection::SessionLost { acknowledged } => Why::SessionLost(acknowledged),
+            Rejection::FailuresUnacknowledged { failures } => {
                 Why::FailuresUnacknowledged(failures as u64)
             }
-            Refused::SessionDamaged => plain(Plain::SessionDamaged),
+            Rejection::SessionDamaged => plain(Plain::SessionDamaged),
         },
         LaneError::Unknown(_) => plain(Plain::Unknown),
-        LaneError::Unavailable(_) | LaneError::Moved | LaneError::Closed => plain(Plain::Declined),
+        LaneError::Unavailable(_) | LaneError::NotOwner | LaneError::Closed => {
+            plain(Plain::Declined)
+        }
         LaneError::Overloaded => plain(Plain::Overloaded),
     }
 }
@@ -82,43 +84,45 @@ impl From<Why> for Forwarded {
     fn from(why: Why) -> Self {
         Self::Refused(LaneError::Refused(match why {
             Why::Plain(number) => match Plain::try_from(number) {
-                Ok(Plain::IdReused) => Refused::IdReused,
-                Ok(Plain::SessionDamaged) => Refused::SessionDamaged,
+                Ok(Plain::IdReused) => Rejection::IdReused,
+                Ok(Plain::SessionDamaged) => Rejection::SessionDamaged,
                 Ok(Plain::Overloaded) => return Self::Refused(LaneError::Overloaded),
                 Ok(Plain::Declined | Plain::UnknownKind) => return Self::NotSent,
                 Ok(Plain::Unknown | Plain::Unspecified) | Err(_) => return Self::InDoubt,
             },
             Why::Failure(failure) => return Self::Failed(read_failure(&failure)),
-            Why::TooOld(Times { time, bound, now }) => Refused::TooOld {
+            Why::TooOld(Times { time, bound, now }) => Rejection::TooOld {
                 time,
                 horizon: bound,
                 now,
             },
-            Why::FromFuture(Times { time, bound, .. }) => Refused::FromFuture { time, now: bound },
-            Why::Full(full) => Refused::Full {
+            Why::FromFuture(Times { time, bound, .. }) => {
+                Rejection::FromFuture { time, now: bound }
+            }
+            Why::Full(full) => Rejection::Full {
                 max_bytes: full.max_bytes,
                 retry_in: full.retry_in_ms,
             },
-            Why::Gap(expected) => Refused::Gap { expected },
-            Why::Acknowledged(acknowledged) => Refused::Acknowledged { acknowledged },
-            Why::BeyondWindow(acknowledged) => Refused::BeyondWindow { acknowledged },
-            Why::Overtaken(applied) => Refused::Overtaken { applied },
-            Why::SessionLost(acknowledged) => Refused::SessionLost { acknowledged },
-            Why::FailuresUnacknowledged(failures) => Refused::FailuresUnacknowledged {
+            Why::Gap(expected) => Rejection::Gap { expected },
+            Why::Acknowledged(acknowledged) => Rejection::Acknowledged { acknowledged },
+            Why::BeyondWindow(acknowledged) => Rejection::BeyondWindow { acknowledged },
+            Why::Overtaken(applied) => Rejection::Overtaken { applied },
+            Why::SessionLost(acknowledged) => Rejection::SessionLost { acknowledged },
+            Why::FailuresUnacknowledged(failures) => Rejection::FailuresUnacknowledged {
                 failures: usize::try_from(failures).unwrap_or(usize::MAX),
             },
         }))
     }
 }
 
-fn read_failure(failure: &ProtoFailure) -> Failure {
+fn read_failure(failure: &ProtoFailure) -> FailedIncrement {
     let (value, delta) = (failure.value, failure.delta);
     let refusal = match failure.limit {
-        Some(Limit::Min(min)) => Refusal::Min { value, delta, min },
-        Some(Limit::Max(max)) => Refusal::Max { value, delta, max },
-        None => Refusal::OutOfRange { value, delta },
+        Some(Limit::Min(min)) => LimitError::Min { value, delta, min },
+        Some(Limit::Max(max)) => LimitError::Max { value, delta, max },
+        None => LimitError::OutOfRange { value, delta },
     };
-    Failure {
+    FailedIncrement {
         index: failure.index,
         refusal,
     }

@@ -19,7 +19,7 @@ use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::lane::{LaneError, Lanes};
-use crate::model::{Digests, Failure};
+use crate::model::{FailedIncrement, KeyedHasher};
 use crate::proto::sum::v1::{
     BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
 };
@@ -61,7 +61,7 @@ const MAX_MOVES: usize = 4;
 #[derive(Clone)]
 pub struct CounterService {
     pub(super) lanes: Lanes,
-    pub(super) digests: Digests,
+    pub(super) hasher: KeyedHasher,
     /// Where there are other nodes.
     pub(super) forwarding: Option<Forwarding>,
     /// For reads that may be behind, once there is one.
@@ -76,7 +76,7 @@ impl CounterService {
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
         Self {
-            digests: lanes.store().digests(),
+            hasher: lanes.store().hasher(),
             lanes,
             forwarding: None,
             stale: Arc::default(),
@@ -182,7 +182,7 @@ impl CounterService {
                 .await
             }
             Method::List => {
-                let list = |request| read::list(store, self.digests, request);
+                let list = |request| read::list(store, self.hasher, request);
                 Box::pin(unary(&mut messages, list)).await
             }
             Method::Sum => {
@@ -251,7 +251,7 @@ impl CounterService {
                     return Ok(answer);
                 }
                 Tried::Failed(failure) => {
-                    let (_, context) = operation.into_request(self.digests)?;
+                    let (_, context) = operation.into_request(self.hasher)?;
                     return Err(O::failed(&context, &failure));
                 }
                 Tried::Invalid(status) => return Err(copies.invalid(status)),
@@ -289,7 +289,7 @@ impl CounterService {
         lane: LaneNumber,
         if_owner: bool,
     ) -> Tried<O::Answer> {
-        let request = match operation.into_request(self.digests) {
+        let request = match operation.into_request(self.hasher) {
             Ok((request, _)) => request,
             Err(status) => return Tried::Invalid(status),
         };
@@ -301,7 +301,7 @@ impl CounterService {
         match decided.map(O::answer) {
             Ok(Ok(answer)) => Tried::Answered(answer),
             Ok(Err(failure)) => Tried::Failed(failure),
-            Err(LaneError::Moved) if if_owner => Tried::NotHere,
+            Err(LaneError::NotOwner) if if_owner => Tried::NotHere,
             Err(error) => Tried::Refused(error),
         }
     }
@@ -312,7 +312,7 @@ impl CounterService {
         operation: O,
     ) -> impl Future<Output = Result<O::Answer, Status>> + use<O> {
         let queued = operation
-            .into_request(self.digests)
+            .into_request(self.hasher)
             .map(|(request, context)| {
                 let lane = self.lane(request.operation.group());
                 (self.lanes.execute(lane, request), context)
@@ -331,7 +331,7 @@ impl CounterService {
 
     /// The lane that a group's counters are in.
     pub(super) fn lane(&self, group: &str) -> LaneNumber {
-        self.digests.lane(group, self.store().lanes())
+        self.hasher.lane(group, self.store().lanes())
     }
 }
 
@@ -340,7 +340,7 @@ enum Tried<A> {
     /// It is decided, and this is the answer.
     Answered(A),
     /// It is decided: it fails by a limit.
-    Failed(Failure),
+    Failed(FailedIncrement),
     /// It is no valid request.
     Invalid(Status),
     /// This copy was not applied, unless the error says that this is not known.

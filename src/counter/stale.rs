@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::{Changed, Changes, Reply, Row, Rows, Seen, StoreError};
+use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Reply, Row, Rows, StoreError};
 
 /// Counters in memory: those that were asked for of late. Some 10 MiB.
 const MAX_COUNTERS: usize = 64 * 1024;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Counters as they were a moment ago.
 pub(super) struct Stale {
-    changes: Changes,
+    changes: ChangeFeed,
     known: Arc<Mutex<Known>>,
     _task: AbortOnDropHandle<()>,
 }
@@ -33,7 +33,7 @@ struct Known {
 }
 
 impl Known {
-    fn take(&mut self, commits: &[Changed]) {
+    fn take(&mut self, commits: &[CommittedChanges]) {
         for commit in commits {
             for change in &*commit.counters {
                 if let Some(row) = self.counters.get_mut(&change.name) {
@@ -49,7 +49,7 @@ impl Known {
 
 impl Stale {
     /// Begins to follow the changes of a store.
-    pub(super) fn new(changes: Changes) -> Self {
+    pub(super) fn new(changes: ChangeFeed) -> Self {
         // Others may have followed it before: nothing that is read from now on lacks what they were told.
         let seen = changes.revision();
         let known = Arc::new(Mutex::new(Known {
@@ -102,7 +102,7 @@ impl Stale {
     /// Takes in what was read after a revision. What has changed since then is told by the changes, or nothing is taken in.
     fn remember(&self, names: Vec<Arc<str>>, found: &Rows, before: i64) {
         let mut known = self.known();
-        let Seen::Changes(since, _) = self.changes.since(before) else {
+        let CatchUp::Changes(since, _) = self.changes.since(before) else {
             return;
         };
         if known.counters.len() + names.len() > MAX_COUNTERS {
@@ -131,12 +131,12 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 }
 
 /// Keeps up to date what is known as it was at a revision. After a gap nothing is known.
-async fn follow(changes: Changes, known: Arc<Mutex<Known>>, mut seen: i64) {
+async fn follow(changes: ChangeFeed, known: Arc<Mutex<Known>>, mut seen: i64) {
     loop {
         changes.reach(seen + 1).await;
         let news = changes.since(seen);
         let mut known = lock(&known);
-        if let Seen::Changes(commits, end) = news {
+        if let CatchUp::Changes(commits, end) = news {
             known.take(&commits);
             seen = end;
         } else {

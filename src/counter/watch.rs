@@ -18,7 +18,7 @@ use super::service::CounterService;
 use crate::grpc::{self, Replies, ResponseBody, Room};
 use crate::model::CounterChange;
 use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
-use crate::store::{Changed, Changes, Row, Scan, Seen};
+use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Row, Scan};
 
 /// Changes within this time come as one, however many watchers there are.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -101,11 +101,11 @@ impl Watch {
     }
 
     /// Sends what has changed, of each counter the latest, in the order of names; `false` where that is not in memory.
-    async fn tell(&mut self, changes: &Changes) -> bool {
+    async fn tell(&mut self, changes: &ChangeFeed) -> bool {
         let (mut first, mut after) = (None, None);
         loop {
             let room = self.replies.room().await;
-            let Seen::Changes(commits, end) = changes.since(self.revision) else {
+            let CatchUp::Changes(commits, end) = changes.since(self.revision) else {
                 return false;
             };
             let (rows, next) = self.watched.latest(&commits, after.as_deref());
@@ -212,7 +212,11 @@ impl Watch {
 impl Watched {
     /// The latest that commits have made of the counters that are watched, [`MAX_COUNTERS`] at most, in the order of
     /// names, from behind one; and where to go on if there are more.
-    fn latest(&self, commits: &[Changed], after: Option<&str>) -> (Vec<Row>, Option<Arc<str>>) {
+    fn latest(
+        &self,
+        commits: &[CommittedChanges],
+        after: Option<&str>,
+    ) -> (Vec<Row>, Option<Arc<str>>) {
         let mut latest: BTreeMap<Arc<str>, Row> = BTreeMap::new();
         let mut is_all = true;
         for commit in commits {
@@ -243,7 +247,7 @@ impl Watched {
     /// Those of a commit's changes that are watched, in the order of names, from behind one.
     fn of<'a>(
         &'a self,
-        commit: &'a Changed,
+        commit: &'a CommittedChanges,
         after: Option<&'a str>,
     ) -> Box<dyn Iterator<Item = &'a CounterChange> + 'a> {
         let all = &commit.counters;

@@ -3,11 +3,11 @@
 
 use tracing::warn;
 
-use crate::model::{Refused, date, duration};
+use crate::model::{Rejection, date, duration};
 use crate::notice::Rarely;
 
 /// Warns of a refusal, if it is of a kind to be warned of. `is_bulk` says that it is one of a session.
-pub(super) fn tell(refused: &Refused, is_bulk: bool) {
+pub(super) fn tell(refused: &Rejection, is_bulk: bool) {
     static FULL: Rarely = Rarely::new();
     static TOO_OLD: Rarely = Rarely::new();
     static FROM_FUTURE: Rarely = Rarely::new();
@@ -17,12 +17,12 @@ pub(super) fn tell(refused: &Refused, is_bulk: bool) {
         ("ids", "--id-horizon")
     };
     match refused {
-        Refused::Full { max_bytes, .. } if FULL.is_due() => warn!(
+        Rejection::Full { max_bytes, .. } if FULL.is_due() => warn!(
             max_bytes,
             "refusing new {of}: the memory for them is full (--id-memory). There is room once the oldest are forgotten \
              ({horizon_flag})"
         ),
-        Refused::TooOld {
+        Rejection::TooOld {
             time,
             horizon,
             now: Some(now),
@@ -33,7 +33,7 @@ pub(super) fn tell(refused: &Refused, is_bulk: bool) {
              clock is behind, or this server's is, or was, ahead",
             duration(now.saturating_sub(*time)),
         ),
-        Refused::FromFuture { time, now } if FROM_FUTURE.is_due() => warn!(
+        Rejection::FromFuture { time, now } if FROM_FUTURE.is_due() => warn!(
             now = date(*now),
             "refusing {of} as from the future, one of {} after this server's clock: their client's clock is ahead, or this \
              server's is behind",
@@ -52,16 +52,16 @@ mod tests {
     #[test]
     fn refusals_are_warned_of_once_in_a_while() {
         let (max_bytes, now) = (1000, Some(5000));
-        let full = Refused::Full {
+        let full = Rejection::Full {
             max_bytes,
             retry_in: 10,
         };
-        let too_old = Refused::TooOld {
+        let too_old = Rejection::TooOld {
             time: 1000,
             horizon: 2000,
             now,
         };
-        let from_future = Refused::FromFuture {
+        let from_future = Rejection::FromFuture {
             time: 90_000,
             now: 5000,
         };
@@ -79,6 +79,6 @@ mod tests {
             assert_eq!(logged(|| tell(refused, is_bulk)), "");
         }
         // Nobody can do anything about these here.
-        assert_eq!(logged(|| tell(&Refused::IdReused, false)), "");
+        assert_eq!(logged(|| tell(&Rejection::IdReused, false)), "");
     }
 }

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::worker::Job;
 use super::{Decided, LaneError, Result};
-use crate::model::{Operation, Refused};
+use crate::model::{Operation, Rejection};
 
 /// How long a part waits for the one before it, which is on its way by another node.
 const MAX_PARK: Duration = Duration::from_secs(3);
@@ -32,7 +32,10 @@ impl ReorderBuffer {
         mut job: Job,
         decided: Result<Decided>,
     ) -> Option<(Job, Result<Decided>)> {
-        if !matches!(decided, Err(LaneError::Refused(Refused::Overtaken { .. }))) {
+        if !matches!(
+            decided,
+            Err(LaneError::Refused(Rejection::Overtaken { .. }))
+        ) {
             return Some((job, decided));
         }
         let since = *job.parked_since.get_or_insert_with(Instant::now);

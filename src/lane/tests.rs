@@ -15,7 +15,7 @@ use self::store::MemoryStore;
 use super::reorder::ReorderBuffer;
 use super::*;
 use crate::model::{
-    Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Refused, Request,
+    Bounds, Effect, Increments, Limits, Operation, Part, Predecessor, Record, Rejection, Request,
 };
 
 /// The lane that all of these ask.
@@ -64,7 +64,7 @@ fn part(session: &str, sequence: u64, previous: Option<u64>, count: usize) -> Re
             time: 1_700_000_000_000,
             sequence,
             acknowledged: 0,
-            follows: Follows::InLane(Part {
+            follows: Predecessor::InLane(Part {
                 previous,
                 parts: 1,
                 above: None,
@@ -78,7 +78,7 @@ fn part(session: &str, sequence: u64, previous: Option<u64>, count: usize) -> Re
 }
 
 fn is_overtaken(answer: &Result<Decided>) -> bool {
-    matches!(answer, Err(LaneError::Refused(Refused::Overtaken { .. })))
+    matches!(answer, Err(LaneError::Refused(Rejection::Overtaken { .. })))
 }
 
 /// A part whose predecessor never comes is refused after some seconds: it does not wait for ever, nor is it refused at once.
@@ -136,7 +136,7 @@ async fn a_part_is_applied_when_its_predecessor_has_come() {
     for expected in 1..=3 {
         let answer = timeout(LONG, answers.recv()).await.expect("it is answered");
         let decided = answer.expect("an answer").expect("it is applied");
-        let Done::Recorded { acknowledged, .. } = decided.answer.done else {
+        let Effect::Recorded { acknowledged, .. } = decided.answer.done else {
             panic!("{decided:?} is no answer to a message");
         };
         assert_eq!(acknowledged, expected);
@@ -157,7 +157,7 @@ fn job(sequence: u64) -> Job {
 }
 
 fn park(reorder: &mut ReorderBuffer, job: Job) -> Option<(Job, Result<Decided>)> {
-    let refused = Refused::Overtaken { applied: 0 };
+    let refused = Rejection::Overtaken { applied: 0 };
     reorder.park(job, Err(LaneError::Refused(refused)))
 }
 
@@ -267,7 +267,7 @@ async fn an_idle_lane_forgets_by_itself() {
     let store = MemoryStore::default();
     let running = lanes(&store).await;
     let operation = Operation::Batch(increments(1));
-    let id = Some(store.digests().id("id", None, &operation));
+    let id = Some(store.hasher().id("id", None, &operation));
     let asked = running.lanes.execute(LANE, Request { id, operation });
     asked.await.expect("it is counted");
     tokio::time::sleep(Duration::from_mins(10)).await;

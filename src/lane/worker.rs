@@ -15,7 +15,7 @@ use super::completions::{CompletionBatch, ReplyTo};
 use super::memory_budget::Usage;
 use super::reorder::ReorderBuffer;
 use super::{Decided, LaneError, Result, Shared, StartError, refusals};
-use crate::model::{Bounds, Millis, Outcome, Refused, Request, State};
+use crate::model::{Bounds, Decision, Millis, Rejection, Request, State};
 use crate::store::{LaneNumber, Store, StoreError, damaged_counter};
 use collect::{Next, next};
 use commit::COMMIT_TIMEOUT;
@@ -47,7 +47,7 @@ impl Job {
     /// The answer that its caller gets. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
     fn told(&self, answer: Result<Decided>) -> Result<Decided> {
         match answer {
-            Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Refused::IdReused)) => answer,
+            Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Rejection::IdReused)) => answer,
             Err(_) if self.in_doubt => Err(LaneError::Unknown(StoreError::Lost)),
             Err(_) => answer,
         }
@@ -87,7 +87,7 @@ pub(super) async fn load(
     let loaded = store.load(lane).await.map_err(StartError::Store)?;
     let state = State::new(bounds, loaded.head, loaded.packs, loaded.sessions);
     let state = state.map_err(StartError::Corrupt)?;
-    Ok(state.moved_here(store.digests(), loaded.before))
+    Ok(state.moved_here(store.hasher(), loaded.before))
 }
 
 /// Serves a lane, which is loaded when something is asked of it.
@@ -295,7 +295,10 @@ impl LaneWorker {
     }
 
     /// Decides as many jobs as one commit takes, one at least.
-    async fn decide(&mut self, batch: &mut [Job]) -> std::result::Result<Vec<Outcome>, StoreError> {
+    async fn decide(
+        &mut self,
+        batch: &mut [Job],
+    ) -> std::result::Result<Vec<Decision>, StoreError> {
         self.begin();
         let max_bytes = self.shared.store.capabilities().batch_bytes;
         let mut outcomes = Vec::with_capacity(batch.len());
@@ -349,7 +352,7 @@ impl LaneWorker {
 }
 
 /// A decision, as its caller is told once the batch is committed on a revision.
-fn decided_on(base: i64, lane: LaneNumber, outcome: Outcome) -> Result<Decided> {
+fn decided_on(base: i64, lane: LaneNumber, outcome: Decision) -> Result<Decided> {
     let decided = outcome.map(|answer| Decided {
         revision: answer.revision(base),
         answer,

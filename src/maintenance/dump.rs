@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use crate::model::{Corrupt, Digests, Millis, PackEntry, Session, SessionId};
+use crate::model::{Corrupt, KeyedHasher, Millis, PackEntry, Session, SessionId};
 use crate::store::Remembered;
 
 /// What a store held at one moment.
 #[derive(Debug)]
 pub(super) struct Dump {
     /// Its key goes along, so that ids stay known.
-    pub(super) digests: Digests,
+    pub(super) hasher: KeyedHasher,
     /// How many lanes it had.
     pub(super) lanes: u32,
     /// Every change had a revision up to this.
@@ -52,11 +52,11 @@ impl Tally {
         }
     }
 
-    pub(super) fn counter(&mut self, digests: Digests, name: &str, value: i64, revision: i64) {
+    pub(super) fn counter(&mut self, hasher: KeyedHasher, name: &str, value: i64, revision: i64) {
         self.counters += 1;
         self.sum += i128::from(value);
         let numbers = [value, revision].map(i64::to_le_bytes);
-        self.add(digests, &[name.as_bytes(), numbers.as_flattened()]);
+        self.add(hasher, &[name.as_bytes(), numbers.as_flattened()]);
     }
 
     /// # Errors
@@ -64,21 +64,21 @@ impl Tally {
     pub(super) fn rest(&mut self, dump: &Dump) -> Result<(), Corrupt> {
         for pack in &dump.packs {
             self.ids += PackEntry::read_all(&pack.ids)?.len() as u64;
-            self.add(dump.digests, &[&pack.base.to_le_bytes(), &pack.ids]);
+            self.add(dump.hasher, &[&pack.base.to_le_bytes(), &pack.ids]);
         }
         for (id, session) in &dump.sessions {
             self.sessions += 1;
-            self.add(dump.digests, &[id.as_bytes(), &session.essence()]);
+            self.add(dump.hasher, &[id.as_bytes(), &session.fingerprint()]);
         }
         Ok(())
     }
 
-    fn add(&mut self, digests: Digests, parts: &[&[u8]]) {
+    fn add(&mut self, hasher: KeyedHasher, parts: &[&[u8]]) {
         let before = self.check.to_le_bytes();
         let parts: Vec<_> = std::iter::once(&before[..])
             .chain(parts.iter().copied())
             .collect();
-        self.check = digests.check(&parts);
+        self.check = hasher.check(&parts);
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
         let tally = |counters: &[(&str, i64, i64)]| {
             let mut tally = Tally::new();
             for (name, value, revision) in counters {
-                tally.counter(Digests::new([7; 16]), name, *value, *revision);
+                tally.counter(KeyedHasher::new([7; 16]), name, *value, *revision);
             }
             tally
         };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::model::{Done, MAX_SKEW, Millis, date, duration};
+use crate::model::{Effect, MAX_SKEW, Millis, date, duration};
 use crate::store::{etcd, sqlite};
 
 /// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again. Each
@@ -170,7 +170,7 @@ impl Times {
 }
 
 /// What operations were answered, by their revisions.
-pub(super) type Answers = HashMap<i64, Done>;
+pub(super) type Answers = HashMap<i64, Effect>;
 
 impl Report {
     /// Counts a counter, and checks it against what the operation that changed it last was answered.
@@ -186,9 +186,9 @@ impl Report {
             None => self.deleted += 1,
         }
         let fits = match (answers.get(&revision), value) {
-            (Some(Done::Incremented(added)), value) => value == Some(added.value),
-            (Some(Done::Batch(all)), Some(value)) => all.iter().any(|added| added.value == value),
-            (Some(Done::Failed(_) | Done::Batch(_)), _) => false,
+            (Some(Effect::Incremented(added)), value) => value == Some(added.value),
+            (Some(Effect::Batch(all)), Some(value)) => all.iter().any(|added| added.value == value),
+            (Some(Effect::Failed(_) | Effect::Batch(_)), _) => false,
             _ => true,
         };
         if !fits || revision <= 0 || revision > self.revision {
@@ -201,21 +201,21 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Added, Failure, Invalid, Refusal};
+    use crate::model::{Applied, FailedIncrement, Invalid, LimitError};
 
     /// A counter is what the operation at its revision was answered, if that is remembered.
     #[test]
     fn a_counter_is_what_its_last_change_has_made_it() {
-        let added = |value| Added { value, applied: 1 };
-        let failure = Failure {
+        let added = |value| Applied { value, applied: 1 };
+        let failure = FailedIncrement {
             index: 0,
-            refusal: Refusal::Invalid(Invalid::NotUtf8),
+            refusal: LimitError::Invalid(Invalid::NotUtf8),
         };
         let answers = Answers::from([
-            (1, Done::Incremented(added(10))),
-            (2, Done::Batch([added(20), added(30)].into())),
-            (3, Done::Failed(failure)),
-            (4, Done::Replaced(40)),
+            (1, Effect::Incremented(added(10))),
+            (2, Effect::Batch([added(20), added(30)].into())),
+            (3, Effect::Failed(failure)),
+            (4, Effect::Replaced(40)),
         ]);
         for (revision, value, fits) in [
             (1, Some(10), true),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, params};
 
 use crate::maintenance::report::{Answers, RESTORE_GAP, Report, Times, ToolError};
-use crate::model::{Changes, Commit, Digests, Head, PackEntry, Stamp};
+use crate::model::{Changes, Commit, Head, KeyedHasher, PackEntry, Stamp};
 use crate::store::sqlite::lock::{Lock, create, folder, make_folder};
 use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::reader::{Snapshot, Walk};
@@ -55,7 +55,7 @@ fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     copy(&schema::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
     let (connection, meta) = schema::open(partial)?;
-    let skipped = skip_revisions(&connection, meta.digests);
+    let skipped = skip_revisions(&connection, meta.hasher);
     skipped.map_err(|error| data(error.to_string()))?;
     complete(partial, connection)?;
     let report = check_copy(partial, from)?;
@@ -73,7 +73,7 @@ fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
 }
 
 /// A place for a new database. It is left as it was found, unless it is kept.
-pub(in crate::maintenance) struct Place {
+pub(in crate::maintenance) struct Reservation {
     /// Taken away once it is used up.
     lock: Option<Lock>,
     /// Folders that were made for it, the outermost first.
@@ -81,16 +81,16 @@ pub(in crate::maintenance) struct Place {
 }
 
 /// Takes the place of a database that is to be made, if there is none.
-pub(in crate::maintenance) fn reserve(path: &Path) -> Result<Place, ToolError> {
+pub(in crate::maintenance) fn reserve(path: &Path) -> Result<Reservation, ToolError> {
     let home = folder(path);
     let made = make_folder(home).map_err(|error| ToolError::Io(home.to_owned(), error))?;
-    let mut place = Place { lock: None, made };
+    let mut place = Reservation { lock: None, made };
     place.lock = Some(Lock::reserve(path)?);
     refuse_existing(path)?;
     Ok(place)
 }
 
-impl Place {
+impl Reservation {
     /// There is a database now.
     pub(in crate::maintenance) fn keep(mut self) {
         self.lock = None;
@@ -98,7 +98,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(lock) = self.lock.take() {
             lock.give_up();
@@ -129,8 +129,8 @@ impl Partial {
     }
 
     /// Makes an empty one for a move of the data with these digests, in the place of what an earlier attempt has left.
-    pub(super) fn of_move(path: &Path, digests: Digests) -> Result<Self, ToolError> {
-        let is_other = |meta: &Meta| meta.digests.key() != digests.key();
+    pub(super) fn of_move(path: &Path, hasher: KeyedHasher) -> Result<Self, ToolError> {
+        let is_other = |meta: &Meta| meta.hasher.key() != hasher.key();
         if schema::nameless(path).as_ref().is_some_and(is_other) {
             return Err(OpenError::Nameless(path.to_owned()).into());
         }
@@ -244,13 +244,13 @@ fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()> {
+fn skip_revisions(connection: &Connection, hasher: KeyedHasher) -> rows::Result<()> {
     let sql = format!("{} ORDER BY seq DESC LIMIT 1", rows::BATCH);
     let head = {
         let mut statement = connection.prepare(&sql)?;
         let mut found = statement.query([])?;
         match found.next()? {
-            Some(row) => rows::batch(digests, row)?.head,
+            Some(row) => rows::batch(hasher, row)?.head,
             None => Head::default(),
         }
     };
@@ -267,13 +267,13 @@ fn skip_revisions(connection: &Connection, digests: Digests) -> rows::Result<()>
         session_horizon: head.session_horizon,
         places: 0,
         ids: [].into(),
-        forget_before: reader::oldest(connection, digests)?,
+        forget_before: reader::oldest(connection, hasher)?,
         deletions_up_to: 0,
         changes: Changes::default(),
     };
     rows::put_batch(
         &mut transaction.prepare(rows::PUT_BATCH)?,
-        digests,
+        hasher,
         &batch,
         base,
     )?;
@@ -307,7 +307,7 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
         Ok(())
     })?;
     let connection = snapshot.connection();
-    let digests = Meta::read(connection)?.digests;
+    let hasher = Meta::read(connection)?.hasher;
     let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
@@ -317,7 +317,7 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
         }
     }
     report.revision = snapshot.revision();
-    let answers = check_batches(connection, digests, report)?;
+    let answers = check_batches(connection, hasher, report)?;
     // Batches are read twice, for what they have changed and for their ids.
     let mut told = HashSet::new();
     let problems = &mut report.problems;
@@ -326,7 +326,7 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     let mut statement = connection.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        if let Some((_, session)) = note(rows::session(digests, row), &mut report.problems) {
+        if let Some((_, session)) = note(rows::session(hasher, row), &mut report.problems) {
             report.times.take(Times {
                 session: session.used(),
                 ..Times::default()
@@ -357,13 +357,13 @@ fn note<T>(row: rows::Result<T>, problems: &mut Vec<String>) -> Option<T> {
 /// Checks what is remembered; gives what each revision was answered.
 fn check_batches(
     connection: &Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     report: &mut Report,
 ) -> rows::Result<Answers> {
     let mut answers = Answers::new();
     let mut ids = HashSet::new();
     let (mut revision, mut time) = (0, i64::MIN);
-    reader::each_batch(connection, digests, |batch| {
+    reader::each_batch(connection, hasher, |batch| {
         let Some(batch) = note(batch, &mut report.problems) else {
             return Ok(());
         };

@@ -21,7 +21,7 @@ use crate::maintenance::report::{RESTORE_GAP, Report, ToolError};
 use crate::maintenance::sqlite::export::{Reading, Source};
 use crate::maintenance::sqlite::import::{Filling as File, Written};
 use crate::maintenance::sqlite::{check as check_file, reserve};
-use crate::store::etcd::{self, Kv, Place};
+use crate::store::etcd::{self, Kv, Location};
 use crate::store::sqlite::OpenError;
 
 /// Counters that are read at once.
@@ -48,7 +48,7 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
 ///
 /// # Errors
 /// The same, and if etcd cannot be asked to keep its history for so long.
-pub async fn check_in_use(place: &Place<impl Kv>) -> Result<Report, ToolError> {
+pub async fn check_in_use(place: &Location<impl Kv>) -> Result<Report, ToolError> {
     held(place, check(place.client.clone(), &place.prefix)).await
 }
 
@@ -56,13 +56,13 @@ pub async fn check_in_use(place: &Place<impl Kv>) -> Result<Report, ToolError> {
 ///
 /// # Errors
 /// Returns an error if it was not moved and, unless `force`, if the move is complete or the file that it was moved to is there.
-pub async fn reopen(place: &Place<impl Kv>, force: bool) -> Result<String, ToolError> {
+pub async fn reopen(place: &Location<impl Kv>, force: bool) -> Result<String, ToolError> {
     undo(place, force).await
 }
 
 /// Reads, while nodes forget nothing, and lets them however it ends.
 async fn held<T>(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     reading: impl Future<Output = Result<T, ToolError>>,
 ) -> Result<T, ToolError> {
     let hold = place.client.hold(&place.prefix).await;
@@ -79,7 +79,7 @@ async fn held<T>(
 /// # Errors
 /// Returns an error if the file is there already, or what is in etcd is damaged or cannot be read. Nothing is left under the
 /// file's name then.
-pub async fn backup(place: &Place<impl Kv>, to: &Path) -> Result<Report, ToolError> {
+pub async fn backup(place: &Location<impl Kv>, to: &Path) -> Result<Report, ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
     let (written, report) = file.complete(|_| Ok(()))?;
     written.publish()?;
@@ -90,7 +90,7 @@ pub async fn backup(place: &Place<impl Kv>, to: &Path) -> Result<Report, ToolErr
 ///
 /// # Errors
 /// Where the backup is damaged, or there are data already.
-pub async fn restore(from: &Path, place: &Place<impl Kv>) -> Result<Report, ToolError> {
+pub async fn restore(from: &Path, place: &Location<impl Kv>) -> Result<Report, ToolError> {
     let report = check_file(from)?;
     if let Some(problem) = report.problems.first() {
         return Err(ToolError::Data(from.to_owned(), problem.clone()));
@@ -110,7 +110,7 @@ pub async fn restore(from: &Path, place: &Place<impl Kv>) -> Result<Report, Tool
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_etcd(
     path: &Path,
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     to: &str,
     force: bool,
 ) -> Result<Tally, ToolError> {
@@ -119,7 +119,7 @@ pub async fn move_to_etcd(
     if let Some(other) = moved_to.as_ref().filter(|before| *before != to) {
         let path = path.to_owned();
         let to = other.clone();
-        return Err(OpenError::Moved { path, to }.into());
+        return Err(OpenError::Migrated { path, to }.into());
     }
     if moved_to.is_some() && !force && !is_begun(place).await? {
         return Err(ToolError::Refused(format!(
@@ -141,7 +141,7 @@ pub async fn move_to_etcd(
         // That is done.
         (Err(ToolError::NotEmpty(_)), Some(to)) => {
             let path = path.to_owned();
-            return Err(OpenError::Moved { path, to }.into());
+            return Err(OpenError::Migrated { path, to }.into());
         }
         (filled, _) => filled?,
     };
@@ -155,7 +155,7 @@ pub async fn move_to_etcd(
 /// # Errors
 /// Where either is in use, or cannot be read or written.
 pub async fn move_to_sqlite(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     path: &Path,
     to: &str,
     force: bool,
@@ -228,7 +228,7 @@ fn count(file: &Path) -> Result<Tally, ToolError> {
 
 /// Writes what is in etcd to a file, which is complete but for its name.
 async fn copy(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
 ) -> Result<(File, Tally), ToolError> {
     let mut tally = Tally::new();
@@ -258,7 +258,7 @@ async fn copy(
 async fn fill<K: Kv>(
     reading: &Reading<'_>,
     dump: &Dump,
-    place: &Place<K>,
+    place: &Location<K>,
     (gap, forgotten): (i64, i64),
 ) -> Result<(Filling<K>, Tally), ToolError> {
     let mut filling = Filling::begin(place, dump, gap).await?;
@@ -301,7 +301,7 @@ fn next(
 fn tell(tally: &mut Tally, dump: &Dump, rows: &[crate::store::Row]) {
     for row in rows {
         if let Some(value) = row.value {
-            tally.counter(dump.digests, &row.name, value, row.revision);
+            tally.counter(dump.hasher, &row.name, value, row.revision);
         }
     }
 }

@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::extras;
-use super::increment::Added;
+use super::increment::Applied;
 use super::name::NameError;
 use super::request::Millis;
 
 /// What became of a request.
-pub type Outcome = Result<Answer, Refused>;
+pub type Decision = Result<Answer, Rejection>;
 
 /// A decision, made now or earlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// What was decided.
-    pub done: Done,
+    pub done: Effect,
     /// Where in the order.
-    pub place: Place,
+    pub place: Position,
     /// It was decided earlier, for the same id.
     pub replayed: bool,
 }
 
 /// A place in the order of all operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     /// In the batch that is being made: the revision is known once that is committed.
     InBatch(u32),
     /// Committed.
@@ -33,36 +33,36 @@ pub enum Place {
 
 /// What was decided. These are remembered with an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum Effect {
     /// An increment was made.
-    Incremented(Added),
+    Incremented(Applied),
     /// All increments of a batch were made.
-    Batch(Arc<[Added]>),
+    Batch(Arc<[Applied]>),
     /// A counter was set or deleted; its value before.
     Replaced(i64),
     /// An increment passed a limit, and nothing was changed. In a batch `index` tells which.
-    Failed(Failure),
+    Failed(FailedIncrement),
     /// A session's messages are applied, and these increments were not made. Not remembered with an id.
     Recorded {
         /// Up to which message.
         acknowledged: u64,
         /// With the message's sequence.
-        failures: Vec<(u64, Failure)>,
+        failures: Vec<(u64, FailedIncrement)>,
     },
 }
 
 /// An increment that was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct FailedIncrement {
     /// Which of several.
     pub index: u32,
     /// Why.
-    pub refusal: Refusal,
+    pub refusal: LimitError,
 }
 
 /// Why an increment was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum LimitError {
     /// The value would be below `min`.
     Min {
         /// As it is.
@@ -112,7 +112,7 @@ pub enum Invalid {
 
 /// Why a request was not carried out. None of these is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum Rejection {
     /// The id was used with other contents.
     IdReused,
     /// The id is from before what is remembered.
@@ -179,7 +179,7 @@ const FAILED: u8 = 4;
 /// Beside the kind: behind the answer are fields of a later version.
 const HAS_EXTRAS: u8 = 0x80;
 
-impl Done {
+impl Effect {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Incremented(added) => {
@@ -206,15 +206,15 @@ impl Done {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         let kind = reader.u8()?;
         let done = match kind & !HAS_EXTRAS {
-            INCREMENTED => Self::Incremented(Added::read(reader)?),
+            INCREMENTED => Self::Incremented(Applied::read(reader)?),
             BATCH => {
                 let count = reader.u64()?;
-                let all: Result<Arc<[Added]>, _> =
-                    (0..count).map(|_| Added::read(reader)).collect();
+                let all: Result<Arc<[Applied]>, _> =
+                    (0..count).map(|_| Applied::read(reader)).collect();
                 Self::Batch(all?)
             }
             REPLACED => Self::Replaced(reader.i64()?),
-            FAILED => Self::Failed(Failure::read(reader)?),
+            FAILED => Self::Failed(FailedIncrement::read(reader)?),
             _ => return Err(Corrupt("an answer of no known kind")),
         };
         if kind & HAS_EXTRAS != 0 {
@@ -224,7 +224,7 @@ impl Done {
     }
 }
 
-impl Added {
+impl Applied {
     fn put(self, out: &mut Vec<u8>) {
         put_i64(out, self.value);
         put_i64(out, self.applied);
@@ -238,16 +238,16 @@ impl Added {
     }
 }
 
-impl Failure {
+impl FailedIncrement {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         let (kind, numbers) = match self.refusal {
-            Refusal::Min { value, delta, min } => (1, [value, delta, min]),
-            Refusal::Max { value, delta, max } => (2, [value, delta, max]),
-            Refusal::OutOfRange { value, delta } => (3, [value, delta, 0]),
-            Refusal::Invalid(Invalid::Limits { min, max }) => (4, [min, max, 0]),
-            Refusal::Invalid(Invalid::OnLimit(number)) => (5, [number.into(), 0, 0]),
-            Refusal::Invalid(Invalid::NotUtf8) => (6, [0, 0, 0]),
-            Refusal::Invalid(Invalid::Name(error)) => match error {
+            LimitError::Min { value, delta, min } => (1, [value, delta, min]),
+            LimitError::Max { value, delta, max } => (2, [value, delta, max]),
+            LimitError::OutOfRange { value, delta } => (3, [value, delta, 0]),
+            LimitError::Invalid(Invalid::Limits { min, max }) => (4, [min, max, 0]),
+            LimitError::Invalid(Invalid::OnLimit(number)) => (5, [number.into(), 0, 0]),
+            LimitError::Invalid(Invalid::NotUtf8) => (6, [0, 0, 0]),
+            LimitError::Invalid(Invalid::Name(error)) => match error {
                 NameError::Empty => (7, [0, 0, 0]),
                 NameError::TooLong { bytes, max } => (8, [bytes.into(), max.into(), 0]),
                 NameError::Control { at } => (9, [at.into(), 0, 0]),
@@ -266,25 +266,25 @@ impl Failure {
         let index = reader.u32()?;
         let [a, b, c] = [reader.i64()?, reader.i64()?, reader.i64()?];
         let small = |number| u32::try_from(number).map_err(|_| Corrupt("a position is too large"));
-        let name = |error| Refusal::Invalid(Invalid::Name(error));
+        let name = |error| LimitError::Invalid(Invalid::Name(error));
         let refusal = match kind {
-            1 => Refusal::Min {
+            1 => LimitError::Min {
                 value: a,
                 delta: b,
                 min: c,
             },
-            2 => Refusal::Max {
+            2 => LimitError::Max {
                 value: a,
                 delta: b,
                 max: c,
             },
-            3 => Refusal::OutOfRange { value: a, delta: b },
-            4 => Refusal::Invalid(Invalid::Limits { min: a, max: b }),
+            3 => LimitError::OutOfRange { value: a, delta: b },
+            4 => LimitError::Invalid(Invalid::Limits { min: a, max: b }),
             5 => {
                 let number = i32::try_from(a).map_err(|_| Corrupt("a number is too large"))?;
-                Refusal::Invalid(Invalid::OnLimit(number))
+                LimitError::Invalid(Invalid::OnLimit(number))
             }
-            6 => Refusal::Invalid(Invalid::NotUtf8),
+            6 => LimitError::Invalid(Invalid::NotUtf8),
             7 => name(NameError::Empty),
             8 => name(NameError::TooLong {
                 bytes: small(a)?,
@@ -305,23 +305,23 @@ mod tests {
     /// A failure is remembered as its caller was told, to the number.
     #[test]
     fn failures_are_read_as_they_were_written() {
-        let name = |error| Refusal::Invalid(Invalid::Name(error));
+        let name = |error| LimitError::Invalid(Invalid::Name(error));
         let (value, delta) = (i64::MIN, i64::MAX);
         let refusals = [
-            Refusal::Min {
+            LimitError::Min {
                 value,
                 delta,
                 min: -1,
             },
-            Refusal::Max {
+            LimitError::Max {
                 value,
                 delta,
                 max: 1,
             },
-            Refusal::OutOfRange { value, delta },
-            Refusal::Invalid(Invalid::Limits { min: 2, max: 1 }),
-            Refusal::Invalid(Invalid::OnLimit(i32::MIN)),
-            Refusal::Invalid(Invalid::NotUtf8),
+            LimitError::OutOfRange { value, delta },
+            LimitError::Invalid(Invalid::Limits { min: 2, max: 1 }),
+            LimitError::Invalid(Invalid::OnLimit(i32::MIN)),
+            LimitError::Invalid(Invalid::NotUtf8),
             name(NameError::Empty),
             name(NameError::TooLong {
                 bytes: u32::MAX,
@@ -331,14 +331,14 @@ mod tests {
             name(NameError::EmptySegment { at: 8 }),
         ];
         for refusal in refusals {
-            let failed = Done::Failed(Failure {
+            let failed = Effect::Failed(FailedIncrement {
                 index: u32::MAX,
                 refusal,
             });
             let mut bytes = Vec::new();
             failed.put(&mut bytes);
             let mut reader = Reader(&bytes);
-            assert_eq!(Done::read(&mut reader), Ok(failed));
+            assert_eq!(Effect::read(&mut reader), Ok(failed));
             assert!(reader.is_empty());
         }
     }

@@ -5,13 +5,13 @@ mod record;
 
 use std::sync::Arc;
 
-use super::answer::{Answer, Done, Failure, Outcome, Place, Refused};
+use super::answer::{Answer, Decision, Effect, FailedIncrement, Position, Rejection};
 use super::codec::Corrupt;
 use super::commit::{Head, Pack};
-use super::counters::{At, Counters};
-use super::digests::Digests;
-use super::ids::{Before, Ids};
-use super::increment::Added;
+use super::counters::{Counters, SlotId};
+use super::dedup::{DedupLog, ImportedIds};
+use super::hasher::KeyedHasher;
+use super::increment::Applied;
 use super::request::{
     Id, Increment, Increments, MAX_SKEW, Millis, Operation, Record, Request, SessionId, hash_name,
 };
@@ -48,12 +48,12 @@ pub struct Bounds {
 pub struct State {
     head: Head,
     counters: Counters,
-    ids: Ids,
+    ids: DedupLog,
     /// What was remembered elsewhere, where the data were moved, until it may be forgotten.
-    before: Option<Arc<Before>>,
+    before: Option<Arc<ImportedIds>>,
     sessions: Sessions,
     /// Tells the lanes of sessions that were moved.
-    digests: Option<Digests>,
+    hasher: Option<KeyedHasher>,
     bounds: Bounds,
     /// The time of day that this node believes.
     now: Millis,
@@ -93,10 +93,10 @@ impl State {
         let mut state = Self {
             head,
             counters: Counters::new(),
-            ids: Ids::new(packs.collect())?,
+            ids: DedupLog::new(packs.collect())?,
             before: None,
             sessions: Sessions::default(),
-            digests: None,
+            hasher: None,
             bounds,
             now: head.time,
             age,
@@ -115,8 +115,8 @@ impl State {
     /// The same with what was moved here from another store: what makes the digests in both, and the ids that were remembered
     /// there.
     #[must_use]
-    pub fn moved_here(mut self, digests: Digests, before: Option<Arc<Before>>) -> Self {
-        self.digests = Some(digests);
+    pub fn moved_here(mut self, hasher: KeyedHasher, before: Option<Arc<ImportedIds>>) -> Self {
+        self.hasher = Some(hasher);
         self.before = before;
         self
     }
@@ -162,7 +162,7 @@ impl State {
     ///
     /// # Panics
     /// Where a counter that it needs was not loaded.
-    pub fn apply(&mut self, request: &Request) -> Outcome {
+    pub fn apply(&mut self, request: &Request) -> Decision {
         if let Operation::Record(record) = &request.operation {
             return self.record(record);
         }
@@ -176,16 +176,16 @@ impl State {
         let place = self.places + 1;
         let done = match &request.operation {
             Operation::Increment(increments) => self.increment_all(increments, place, |all| {
-                Done::Incremented(*all.first().expect("one increment has one result"))
+                Effect::Incremented(*all.first().expect("one increment has one result"))
             }),
             Operation::Batch(increments) => {
-                self.increment_all(increments, place, |all| Done::Batch(all.into()))
+                self.increment_all(increments, place, |all| Effect::Batch(all.into()))
             }
             Operation::Set(name, value) => self.replace(name, Some(*value), place),
             Operation::Delete(name) => self.replace(name, None, place),
             Operation::Record(_) => unreachable!("they went another way above"),
         };
-        let failed = matches!(done, Done::Failed(_));
+        let failed = matches!(done, Effect::Failed(_));
         if request.id.is_some() || !failed {
             self.places = place;
         }
@@ -194,39 +194,39 @@ impl State {
         }
         Ok(Answer {
             done,
-            place: Place::InBatch(place),
+            place: Position::InBatch(place),
             replayed: false,
         })
     }
 
     /// The outcome of the request with an id, if it is remembered. No counter is needed to tell it.
     #[must_use]
-    pub fn remembered(&self, id: &Id) -> Option<Outcome> {
+    pub fn remembered(&self, id: &Id) -> Option<Decision> {
         let elsewhere = || self.before.as_ref()?.find(id);
         let known = self.ids.find(id).or_else(elsewhere)?;
         let same = known.contents == id.contents;
-        Some(same.then_some(known.answer).ok_or(Refused::IdReused))
+        Some(same.then_some(known.answer).ok_or(Rejection::IdReused))
     }
 
     fn increment_all(
         &mut self,
         increments: &Increments,
         place: u32,
-        done: impl FnOnce(&[Added]) -> Done,
-    ) -> Done {
+        done: impl FnOnce(&[Applied]) -> Effect,
+    ) -> Effect {
         if increments.len() == 1 {
             let only = increments.iter().next().expect("there is one");
             return match self.increment(only, place) {
                 Ok(added) => done(&[added]),
-                Err(refusal) => Done::Failed(Failure { index: 0, refusal }),
+                Err(refusal) => Effect::Failed(FailedIncrement { index: 0, refusal }),
             };
         }
         // Nothing is changed before all is decided.
-        let mut values: Vec<(At, i64)> = Vec::with_capacity(increments.len());
+        let mut values: Vec<(SlotId, i64)> = Vec::with_capacity(increments.len());
         let mut results = Vec::with_capacity(increments.len());
         for (index, increment) in (0..).zip(increments.iter()) {
             let decided = increment
-                .map_err(super::Refusal::Invalid)
+                .map_err(super::LimitError::Invalid)
                 .and_then(|increment| {
                     let at = self.at(&increment);
                     let before = values.iter().rev().find(|(other, _)| *other == at);
@@ -237,7 +237,7 @@ impl State {
                 });
             match decided {
                 Ok(added) => results.push(added),
-                Err(refusal) => return Done::Failed(Failure { index, refusal }),
+                Err(refusal) => return Effect::Failed(FailedIncrement { index, refusal }),
             }
         }
         for (at, value) in values {
@@ -250,34 +250,34 @@ impl State {
         &mut self,
         increment: Result<Increment<'_>, super::Invalid>,
         place: u32,
-    ) -> Result<Added, super::Refusal> {
-        let increment = increment.map_err(super::Refusal::Invalid)?;
+    ) -> Result<Applied, super::LimitError> {
+        let increment = increment.map_err(super::LimitError::Invalid)?;
         let at = self.at(&increment);
         let added = increment.limits.add(self.value(at), increment.delta)?;
         self.counters.set(at, Some(added.value), place);
         Ok(added)
     }
 
-    fn replace(&mut self, name: &str, value: Option<i64>, place: u32) -> Done {
+    fn replace(&mut self, name: &str, value: Option<i64>, place: u32) -> Effect {
         let at = self.find(hash_name(name), name);
         let before = self.counters.value(at);
         if before.is_some() || value.is_some() {
             self.counters.set(at, value, place);
         }
-        Done::Replaced(before.unwrap_or(0))
+        Effect::Replaced(before.unwrap_or(0))
     }
 
-    fn at(&self, increment: &Increment<'_>) -> At {
+    fn at(&self, increment: &Increment<'_>) -> SlotId {
         let found = || self.find(increment.hash, increment.name);
         increment.at.unwrap_or_else(found)
     }
 
-    fn find(&self, hash: u64, name: &str) -> At {
+    fn find(&self, hash: u64, name: &str) -> SlotId {
         let at = self.counters.find(hash, name);
         at.expect("what is missing is loaded before it is needed")
     }
 
-    fn value(&self, at: At) -> i64 {
+    fn value(&self, at: SlotId) -> i64 {
         self.counters.value(at).unwrap_or(0)
     }
 
@@ -294,24 +294,24 @@ impl State {
     }
 
     /// Refuses what may be forgotten already, and what would take the horizon along into the future.
-    fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Refused> {
+    fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Rejection> {
         let now = self.now;
         match time {
-            Some(time) if time <= horizon => Err(Refused::TooOld {
+            Some(time) if time <= horizon => Err(Rejection::TooOld {
                 time,
                 horizon,
                 now: Some(now),
             }),
-            Some(time) if time > now + MAX_SKEW => Err(Refused::FromFuture { time, now }),
+            Some(time) if time > now + MAX_SKEW => Err(Rejection::FromFuture { time, now }),
             _ => Ok(()),
         }
     }
 
-    fn check_room(&self, max: usize) -> Result<(), Refused> {
+    fn check_room(&self, max: usize) -> Result<(), Rejection> {
         if self.id_bytes() + self.taken_elsewhere < max {
             return Ok(());
         }
-        Err(Refused::Full {
+        Err(Rejection::Full {
             max_bytes: max as u64,
             retry_in: self.room_in().clamp(MIN_RETRY, MAX_RETRY),
         })
@@ -379,8 +379,8 @@ impl Answer {
     #[must_use]
     pub fn revision(&self, base: i64) -> i64 {
         match self.place {
-            Place::InBatch(place) => base + i64::from(place),
-            Place::Revision(revision) => revision,
+            Position::InBatch(place) => base + i64::from(place),
+            Position::Revision(revision) => revision,
         }
     }
 }

@@ -42,9 +42,9 @@ struct Slot {
 
 /// A counter in memory, until room is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct At(NonZeroU32);
+pub(super) struct SlotId(NonZeroU32);
 
-impl At {
+impl SlotId {
     fn new(slot: u32) -> Self {
         // There is no room for so many slots.
         Self(NonZeroU32::MIN.saturating_add(slot))
@@ -69,13 +69,13 @@ impl Counters {
         }
     }
 
-    pub(super) fn find(&self, hash: u64, name: &str) -> Option<At> {
+    pub(super) fn find(&self, hash: u64, name: &str) -> Option<SlotId> {
         let slots = &self.slots;
         let same = |&at: &u32| {
             let slot = &slots[at as usize];
             slot.hash == hash && *slot.name == *name
         };
-        self.table.find(hash, same).map(|&at| At::new(at))
+        self.table.find(hash, same).map(|&at| SlotId::new(at))
     }
 
     /// Takes in what the store has under a name.
@@ -104,12 +104,12 @@ impl Counters {
             .insert_unique(hash, at, |&at| slots[at as usize].hash);
     }
 
-    pub(super) fn value(&self, at: At) -> Option<i64> {
+    pub(super) fn value(&self, at: SlotId) -> Option<i64> {
         self.slots[at.slot() as usize].value
     }
 
     /// Changes a counter by the operation at `place` in the batch.
-    pub(super) fn set(&mut self, at: At, value: Option<i64>, place: u32) {
+    pub(super) fn set(&mut self, at: SlotId, value: Option<i64>, place: u32) {
         let at = at.slot();
         let slot = &mut self.slots[at as usize];
         let before = std::mem::replace(&mut slot.value, value);

@@ -1,6 +1,6 @@
 //! What an increment does to a value.
 
-use super::answer::Refusal;
+use super::answer::LimitError;
 
 /// What to do with an increment that would pass a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Limits {
 
 /// An increment that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Added {
+pub struct Applied {
     /// The value after it.
     pub value: i64,
     /// How much was added.
@@ -40,22 +40,22 @@ impl Limits {
     ///
     /// # Errors
     /// Returns the limit that stops it, which is int64's if none is given.
-    pub fn add(&self, value: i64, delta: i64) -> Result<Added, Refusal> {
+    pub fn add(&self, value: i64, delta: i64) -> Result<Applied, LimitError> {
         let after = i128::from(value) + i128::from(delta);
         let min = self.min.map_or(i64::MIN, |min| min.min(value));
         let max = self.max.map_or(i64::MAX, |max| max.max(value));
         let within = to_value(after.clamp(min.into(), max.into()));
         if i128::from(within) == after || self.on_limit == OnLimit::Saturate {
-            return Ok(Added {
+            return Ok(Applied {
                 value: within,
                 // It is the delta, or a part of it.
                 applied: to_value(i128::from(within) - i128::from(value)),
             });
         }
         Err(match (delta.is_negative(), self.min, self.max) {
-            (true, Some(min), _) => Refusal::Min { value, delta, min },
-            (false, _, Some(max)) => Refusal::Max { value, delta, max },
-            _ => Refusal::OutOfRange { value, delta },
+            (true, Some(min), _) => LimitError::Min { value, delta, min },
+            (false, _, Some(max)) => LimitError::Max { value, delta, max },
+            _ => LimitError::OutOfRange { value, delta },
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use hashbrown::DefaultHashBuilder;
 
 use super::answer::Invalid;
-use super::counters::At;
+use super::counters::SlotId;
 use super::increment::{Limits, OnLimit};
 use super::name::group;
 
@@ -116,7 +116,7 @@ pub struct Record {
     /// What the client has an acknowledgement of.
     pub acknowledged: u64,
     /// What it comes after.
-    pub follows: Follows,
+    pub follows: Predecessor,
     /// Of the increments: a message that is sent again has the same.
     pub contents: u64,
     /// What to add.
@@ -139,7 +139,7 @@ pub struct LowerBound {
 impl Record {
     /// The bound of the message, if it may be stored with the session.
     pub(super) fn lower_bound(&self) -> Option<LowerBound> {
-        let Follows::InLane(part) = &self.follows else {
+        let Predecessor::InLane(part) = &self.follows else {
             return None;
         };
         part.above.map(|above| LowerBound {
@@ -151,15 +151,15 @@ impl Record {
     /// Which increment of the whole message this one is.
     pub(super) fn index(&self, index: u32) -> u32 {
         match &self.follows {
-            Follows::TheOneBefore => index,
-            Follows::InLane(part) => part.indices.get(index as usize).copied().unwrap_or(index),
+            Predecessor::TheOneBefore => index,
+            Predecessor::InLane(part) => part.indices.get(index as usize).copied().unwrap_or(index),
         }
     }
 }
 
 /// What a message of a session comes after. It is applied on top of that, and on nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Follows {
+pub enum Predecessor {
     /// The message with the number before its own: the whole session is in one lane.
     TheOneBefore,
     /// It is part of a message, whose other parts are for other lanes.
@@ -206,7 +206,7 @@ struct Item {
     /// Where the name ends in `names`; it begins where the one before ends.
     end: u32,
     /// Where the lane has found it in memory.
-    at: Option<At>,
+    at: Option<SlotId>,
     special: Option<Box<Special>>,
 }
 
@@ -230,7 +230,7 @@ pub struct Increment<'a> {
     /// Within which limits.
     pub limits: Limits,
     /// Where the lane has found it in memory.
-    pub(super) at: Option<At>,
+    pub(super) at: Option<SlotId>,
 }
 
 impl Increments {
@@ -349,7 +349,7 @@ impl Increments {
     /// Notes where each counter is in memory; those that are nowhere are given to `missing`.
     pub(super) fn locate(
         &mut self,
-        find: impl Fn(u64, &str) -> Option<At>,
+        find: impl Fn(u64, &str) -> Option<SlotId>,
         missing: &mut Vec<Arc<str>>,
     ) {
         let mut start = 0;

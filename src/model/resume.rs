@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::answer::{Failure, Refused};
+use super::answer::{FailedIncrement, Rejection};
 use super::request::{LowerBound, MAX_SKEW, Millis};
 use super::session::{SESSION_WINDOW, Session};
 
@@ -15,7 +15,7 @@ pub struct Resumed {
     /// The last message up to which all are applied.
     pub applied: u64,
     /// The failures of those that the client has not acknowledged.
-    pub failures: Vec<(u64, Failure)>,
+    pub failures: Vec<(u64, FailedIncrement)>,
     /// The bounds that are known.
     bounds: Vec<LowerBound>,
     /// The first message that no stream before this one can have had.
@@ -34,19 +34,19 @@ impl Resumed {
     /// than `remembered` is taken for forgotten, also if some lanes still have its row.
     ///
     /// # Errors
-    /// Returns [`Refused::SessionDamaged`] if one of the rows is damaged, and [`Refused::FromFuture`] if `begun` is too far ahead.
+    /// Returns [`Rejection::SessionDamaged`] if one of the rows is damaged, and [`Rejection::FromFuture`] if `begun` is too far ahead.
     pub fn new(
         lanes: &[Session],
         begun: Millis,
         now: Millis,
         horizon: Millis,
         remembered: Millis,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, Rejection> {
         if lanes.iter().any(Session::is_damaged) {
-            return Err(Refused::SessionDamaged);
+            return Err(Rejection::SessionDamaged);
         }
         if begun > now + MAX_SKEW {
-            return Err(Refused::FromFuture { time: begun, now });
+            return Err(Rejection::FromFuture { time: begun, now });
         }
         let begun = LowerBound {
             above: 0,
@@ -115,7 +115,7 @@ impl Session {
     /// The state of a session in all lanes together, of which each has its own part: the last message up to which all are
     /// applied, and the failures of those that the client has not acknowledged.
     #[must_use]
-    pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, Failure)>) {
+    pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, FailedIncrement)>) {
         let told = lanes.iter().map(|lane| lane.acknowledged).max();
         let told = told.unwrap_or(0);
         let moved = lanes.iter().map(Self::moved_up_to).max();

@@ -1,19 +1,21 @@
 //! The session of a bulk client.
 
+pub(super) mod imported;
+
 use std::collections::VecDeque;
 
-use super::answer::Failure;
+use super::answer::FailedIncrement;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::extras;
-use super::moved::Moved;
 use super::request::{LowerBound, Millis};
+use imported::ImportedSession;
 
 /// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
 pub const SESSION_WINDOW: u64 = 256;
 
 /// What a session takes in memory beside its id, messages and failures.
 const SESSION_BYTES: usize = 256;
-const FAILURE_BYTES: usize = size_of::<(u64, Failure)>();
+const FAILURE_BYTES: usize = size_of::<(u64, FailedIncrement)>();
 /// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
 pub const MAX_FAILURES: usize = 4000;
 /// The format that is written. The first had messages without a gap, and no parts; those before this one ended with their
@@ -43,9 +45,9 @@ pub struct Session {
     /// The messages after that which were applied. Of those that were applied before a move not all may be known.
     pub(super) messages: VecDeque<Message>,
     /// Their failures, each with its message's sequence.
-    pub(super) failures: VecDeque<(u64, Failure)>,
+    pub(super) failures: VecDeque<(u64, FailedIncrement)>,
     /// What was applied elsewhere, where it was moved.
-    pub(super) moved: Option<Box<Moved>>,
+    pub(super) moved: Option<Box<ImportedSession>>,
     /// Its row is not what was written: which messages are applied cannot be told, so that none is applied any more.
     pub(super) is_damaged: bool,
 }
@@ -84,7 +86,7 @@ impl Session {
         found.ok().map(|at| self.messages[at].contents)
     }
 
-    pub(super) fn failures(&self, of: impl Fn(u64) -> bool) -> Vec<(u64, Failure)> {
+    pub(super) fn failures(&self, of: impl Fn(u64) -> bool) -> Vec<(u64, FailedIncrement)> {
         let failures = self.failures.iter();
         failures.filter(|(at, _)| of(*at)).copied().collect()
     }
@@ -137,7 +139,7 @@ impl Session {
     }
 
     /// A message is applied.
-    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, Failure)]) {
+    pub(super) fn advance(&mut self, message: Message, failures: &[(u64, FailedIncrement)]) {
         self.applied = message.sequence;
         self.messages.push_back(message);
         self.failures.extend(failures);
@@ -293,7 +295,7 @@ impl Session {
             _ => false,
         };
         if is_moved {
-            session.moved = Some(Box::new(Moved::read(&mut reader)?));
+            session.moved = Some(Box::new(ImportedSession::read(&mut reader)?));
         }
         let count = match format {
             FORMAT | FORMAT_WITHOUT_EXTRAS | FORMAT_MOVED => Some(reader.u64()?),
@@ -330,7 +332,7 @@ impl Session {
         };
         while failures > 0 && (format == FORMAT || !reader.is_empty()) {
             let sequence = reader.u64()?;
-            let failure = Failure::read(&mut reader)?;
+            let failure = FailedIncrement::read(&mut reader)?;
             session.failures.push_back((sequence, failure));
             failures -= 1;
         }

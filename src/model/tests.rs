@@ -152,7 +152,7 @@ impl Lane {
     }
 
     /// Carries out a batch, as a lane's task does.
-    fn batch(&mut self, mut requests: Vec<Request>) -> Vec<Result<(Done, i64, bool), Refused>> {
+    fn batch(&mut self, mut requests: Vec<Request>) -> Vec<Result<(Effect, i64, bool), Rejection>> {
         self.state.make_room();
         let mut missing = Vec::new();
         for request in &mut requests {
@@ -191,13 +191,13 @@ impl Lane {
             }
             None => self.state.head().revision,
         };
-        let known = |outcome: Outcome| {
+        let known = |outcome: Decision| {
             outcome.map(|answer| (answer.done.clone(), answer.revision(base), answer.replayed))
         };
         outcomes.into_iter().map(known).collect()
     }
 
-    fn one(&mut self, request: Request) -> Result<(Done, i64, bool), Refused> {
+    fn one(&mut self, request: Request) -> Result<(Effect, i64, bool), Rejection> {
         self.batch(vec![request]).remove(0)
     }
 
@@ -207,13 +207,13 @@ impl Lane {
     }
 }
 
-fn digests() -> Digests {
-    Digests::new(*b"a key of a store")
+fn hasher() -> KeyedHasher {
+    KeyedHasher::new(*b"a key of a store")
 }
 
 fn named(id: &str, time: Option<Millis>, operation: Operation) -> Request {
     Request {
-        id: Some(digests().id(id, time, &operation)),
+        id: Some(hasher().id(id, time, &operation)),
         operation,
     }
 }
@@ -244,16 +244,16 @@ fn message_of(
             time,
             sequence,
             acknowledged,
-            follows: Follows::TheOneBefore,
-            contents: digests().message(&increments),
+            follows: Predecessor::TheOneBefore,
+            contents: hasher().message(&increments),
             increments,
         }),
     }
 }
 
-fn value(done: &Done) -> i64 {
+fn value(done: &Effect) -> i64 {
     match done {
-        Done::Incremented(added) => added.value,
+        Effect::Incremented(added) => added.value,
         other => panic!("{other:?} is no increment"),
     }
 }

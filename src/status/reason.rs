@@ -2,25 +2,7 @@
 
 use tonic::Code;
 
-/// What an error says of the change that the call has asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing was changed, and nothing will be by this call.
-    NotApplied,
-    /// The change may have been made, or may yet be.
-    Unknown,
-}
-
-impl Outcome {
-    /// The value of `outcome` in the metadata of an error.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NotApplied => "NOT_APPLIED",
-            Self::Unknown => "UNKNOWN",
-        }
-    }
-}
+use crate::model::Outcome;
 
 /// What a client does about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! `proto/sumd/store/v1/etcd.proto` tells what is kept there.
 
 mod committer;
-mod feed;
+mod compactor;
 mod hold;
 pub(crate) mod imported;
 pub(crate) mod kv;
@@ -13,14 +13,14 @@ pub(crate) mod meta;
 mod reader;
 pub(crate) mod rows;
 pub(crate) mod sessions;
-mod sizes;
-mod upkeep;
+mod tuning;
+mod watch_feed;
 
 pub use hold::Hold;
 pub use kv::Kv;
 pub use meta::{OpenError, check_not_moved, raise_format};
 pub use rows::FORMAT;
-pub use sizes::Sizes;
+pub use tuning::Tuning;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -33,17 +33,17 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    After, Capabilities, ChangeFeed, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
 use crate::etcd::{Client, VersionError};
-use crate::model::{Before, Commit, Digests, Millis, SessionId};
+use crate::model::{Commit, ImportedIds, KeyedHasher, Millis, SessionId};
 use committer::{Committer, Failure, Room};
-use feed::Feed;
 use load::Found;
 use log::Log;
 use reader::Reader;
 use rows::Layout;
+use watch_feed::WatchFeed;
 
 /// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
 pub const MIN_TXN_OPS: usize = 64;
@@ -64,7 +64,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where data are in etcd.
 #[derive(Clone)]
-pub struct Place<K = Client> {
+pub struct Location<K = Client> {
     /// How it is reached.
     pub client: K,
     /// What all keys begin with.
@@ -84,10 +84,10 @@ struct Inner<K> {
     /// Each lane's log, once it is loaded.
     logs: Box<[Mutex<Option<Log>>]>,
     /// The ids that came from elsewhere, for as long as a lane needs them.
-    before: Mutex<Weak<Before>>,
+    before: Mutex<Weak<ImportedIds>>,
     commits: committer::Queue,
     reader: Reader<K>,
-    feed: Feed,
+    watch_feed: WatchFeed,
     /// Ends with the store.
     _upkeep: Option<AbortOnDropHandle<()>>,
 }
@@ -97,8 +97,8 @@ impl EtcdStore {
     ///
     /// # Errors
     /// Where etcd cannot be reached or refuses, and where the data are not for this version.
-    pub async fn open(place: Place) -> Result<Self, OpenError> {
-        let Place { client, prefix, .. } = place;
+    pub async fn open(place: Location) -> Result<Self, OpenError> {
+        let Location { client, prefix, .. } = place;
         let versions = client.check_versions(Instant::now() + PATIENCE).await;
         versions.map_err(|error| match error {
             VersionError::Unknown(error) if error.is_passing() => {
@@ -107,15 +107,17 @@ impl EtcdStore {
             error => OpenError::Etcd(error.to_string()),
         })?;
         let layout = meta::open(&client, &prefix, place.lanes).await?;
-        let feed = Feed::new(Some((client.clone(), layout.clone())));
-        let upkeep =
-            AbortOnDropHandle::new(tokio::spawn(upkeep::keep(client.clone(), layout.clone())));
+        let watch_feed = WatchFeed::new(Some((client.clone(), layout.clone())));
+        let compactor = AbortOnDropHandle::new(tokio::spawn(compactor::keep(
+            client.clone(),
+            layout.clone(),
+        )));
         Ok(Self::start(
             client,
             layout,
             place.max_operations,
-            feed,
-            Some(upkeep),
+            watch_feed,
+            Some(compactor),
         ))
     }
 }
@@ -129,15 +131,15 @@ impl<K: Kv> EtcdStore<K> {
         kv: K,
         prefix: &str,
         max_operations: usize,
-        sizes: Sizes,
+        tuning: Tuning,
     ) -> Result<Self, OpenError> {
         let mut layout = meta::open(&kv, prefix, DEFAULT_LANES).await?;
-        layout.sizes = sizes;
+        layout.tuning = tuning;
         Ok(Self::start(
             kv,
             layout,
             max_operations,
-            Feed::new(None),
+            WatchFeed::new(None),
             None,
         ))
     }
@@ -146,8 +148,8 @@ impl<K: Kv> EtcdStore<K> {
         kv: K,
         layout: Layout,
         max_operations: usize,
-        feed: Feed,
-        upkeep: Option<AbortOnDropHandle<()>>,
+        watch_feed: WatchFeed,
+        compactor: Option<AbortOnDropHandle<()>>,
     ) -> Self {
         let (commits, queue) = mpsc::unbounded_channel();
         let committer = Committer {
@@ -166,8 +168,8 @@ impl<K: Kv> EtcdStore<K> {
             layout,
             commits,
             reader,
-            feed,
-            _upkeep: upkeep,
+            watch_feed,
+            _upkeep: compactor,
         }))
     }
 
@@ -198,7 +200,7 @@ impl<K: Kv> Inner<K> {
     }
 
     /// The ids that came from elsewhere, which are read once, and again where no lane has needed them for a while.
-    async fn before(&self) -> Result<Arc<Before>, StoreError> {
+    async fn before(&self) -> Result<Arc<ImportedIds>, StoreError> {
         let mut known = self.before.lock().await;
         if let Some(before) = known.upgrade() {
             return Ok(before);
@@ -230,7 +232,7 @@ impl<K: Kv> Inner<K> {
             .as_mut()
             .filter(|log| log.head().seq + 1 == commit.seq)
         else {
-            return Err(StoreError::Moved);
+            return Err(StoreError::Conflict);
         };
         let attempt = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
         let mut may_fold = true;
@@ -262,8 +264,8 @@ impl<K: Kv> Inner<K> {
 }
 
 impl<K: Kv> Store for EtcdStore<K> {
-    fn digests(&self) -> Digests {
-        self.0.layout.digests
+    fn hasher(&self) -> KeyedHasher {
+        self.0.layout.hasher
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -309,8 +311,8 @@ impl<K: Kv> Store for EtcdStore<K> {
         }
     }
 
-    fn changes(&self) -> &Changes {
-        self.0.feed.changes()
+    fn changes(&self) -> &ChangeFeed {
+        self.0.watch_feed.changes()
     }
 }
 

@@ -4,7 +4,7 @@
 //! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
 //! not a wrong answer.
 
-mod fold;
+mod checkpoint;
 pub(crate) mod lock;
 mod log;
 pub(crate) mod meta;
@@ -30,11 +30,11 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::{
-    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    After, Capabilities, ChangeFeed, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
-use crate::model::{Commit, Digests, SessionId};
-use crate::store::recent::{Current, Recent};
+use crate::model::{Commit, KeyedHasher, SessionId};
+use crate::store::memtable::{Current, Memtable};
 use lock::{Lock, folder, make_folder};
 use meta::Meta;
 use reader::{Snapshot, unread};
@@ -54,12 +54,12 @@ const COUNTING_TIME: Duration = Duration::from_millis(20);
 
 /// A database that this process has to itself.
 pub struct SqliteStore {
-    digests: Digests,
+    hasher: KeyedHasher,
     /// The data that were found when it was opened.
     found: Found,
     shared: Arc<Shared>,
     current: Current,
-    changes: Changes,
+    changes: ChangeFeed,
     /// What a lane begins with, until one does.
     loaded: Mutex<Option<Loaded>>,
     /// These are taken away to close the store.
@@ -94,7 +94,7 @@ impl SqliteStore {
         let (connection, meta) = schema::open(path)?;
         if !meta.moved_to.is_empty() {
             let (path, to) = (path.to_owned(), meta.moved_to);
-            return Err(OpenError::Moved { path, to });
+            return Err(OpenError::Migrated { path, to });
         }
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let failed = |error| OpenError::unreadable(path, error);
@@ -104,20 +104,20 @@ impl SqliteStore {
             Meta::update(&transaction, |meta| meta.made_by_move.clear()).map_err(failed)?;
             transaction.commit().map_err(sqlite)?;
         }
-        let digests = meta.digests;
+        let hasher = meta.hasher;
         // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
         schema::truncate_log(&connection).map_err(sqlite)?;
         // Both take their time after a crash.
         let mut reader = schema::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {
-            let loaded = scope.spawn(|| reader::load(&mut reader, digests));
-            let writer = Writer::new(connection, digests, Recent::new(recent_bytes));
+            let loaded = scope.spawn(|| reader::load(&mut reader, hasher));
+            let writer = Writer::new(connection, hasher, Memtable::new(recent_bytes));
             let loaded = loaded.join();
             (writer, loaded.unwrap_or_else(|panic| resume_unwind(panic)))
         });
         let (writer, loaded) = (writer.map_err(failed)?, loaded.map_err(failed)?);
         let current = writer.current().clone();
-        let found = count(&mut reader, digests, &current, loaded.head.seq);
+        let found = count(&mut reader, hasher, &current, loaded.head.seq);
         let shared = Arc::new(Shared::new(writer));
         let gate = Gate::default();
         let points = Readers::start(path, "point", POINT_READERS, None)?;
@@ -128,11 +128,11 @@ impl SqliteStore {
         let lock = Arc::new(lock);
         let upkeep = Upkeep::start(shared.clone(), gate, lock.clone())?;
         Ok(Self {
-            digests,
+            hasher,
             found,
             shared,
             current,
-            changes: Changes::new(loaded.head.revision),
+            changes: ChangeFeed::new(loaded.head.revision),
             loaded: Mutex::new(Some(loaded)),
             points: Some(points),
             scans: Some(scans),
@@ -182,20 +182,20 @@ impl SqliteStore {
 }
 
 /// How many counters there are, if that can be had in no time.
-fn count(connection: &mut Connection, digests: Digests, current: &Current, seq: u64) -> Found {
+fn count(connection: &mut Connection, hasher: KeyedHasher, current: &Current, seq: u64) -> Found {
     if seq == 0 {
         return Found::Nothing;
     }
     let began = Instant::now();
-    let counted = Snapshot::take(connection, digests, current)
+    let counted = Snapshot::take(connection, hasher, current)
         .and_then(|snapshot| snapshot.sum("", &|| began.elapsed() > COUNTING_TIME));
     // A row that is damaged is told of when it is asked for.
     counted.map_or(Found::Many, |all| Found::Counters(all.count))
 }
 
 impl Store for SqliteStore {
-    fn digests(&self) -> Digests {
-        self.digests
+    fn hasher(&self) -> KeyedHasher {
+        self.hasher
     }
 
     /// Its writer is one, and so is the disk.
@@ -212,9 +212,9 @@ impl Store for SqliteStore {
         if let Some(loaded) = first {
             return Box::pin(std::future::ready(Ok(loaded)));
         }
-        let digests = self.digests;
+        let hasher = self.hasher;
         ask(self.scans.as_ref(), move |connection, _| {
-            reader::load(connection, digests)
+            reader::load(connection, hasher)
         })
     }
 
@@ -231,36 +231,36 @@ impl Store for SqliteStore {
     }
 
     fn session(&self, id: SessionId) -> Reply<SessionRows> {
-        let digests = self.digests;
+        let hasher = self.hasher;
         ask(self.points.as_ref(), move |connection, _| {
-            reader::session(connection, digests, &id)
+            reader::session(connection, hasher, &id)
         })
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
-        let (digests, current) = (self.digests, self.current.clone());
+        let (hasher, current) = (self.hasher, self.current.clone());
         ask(self.points.as_ref(), move |connection, _| {
-            Snapshot::take(connection, digests, &current)?.read(names)
+            Snapshot::take(connection, hasher, &current)?.read(names)
         })
     }
 
     fn scan(&self, scan: Scan) -> Reply<Page> {
-        let (digests, current) = (self.digests, self.current.clone());
+        let (hasher, current) = (self.hasher, self.current.clone());
         ask(self.scans.as_ref(), move |connection, _| {
-            let page = Snapshot::take(connection, digests, &current)?.scan(&scan);
+            let page = Snapshot::take(connection, hasher, &current)?.scan(&scan);
             page.map_err(|error| unread(error, None))
         })
     }
 
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum> {
-        let (digests, current) = (self.digests, self.current.clone());
+        let (hasher, current) = (self.hasher, self.current.clone());
         ask(self.scans.as_ref(), move |connection, abandoned| {
-            let sum = Snapshot::take(connection, digests, &current)?.sum(&prefix, abandoned);
+            let sum = Snapshot::take(connection, hasher, &current)?.sum(&prefix, abandoned);
             sum.map_err(|error| unread(error, None))
         })
     }
 
-    fn changes(&self) -> &Changes {
+    fn changes(&self) -> &ChangeFeed {
         &self.changes
     }
 }

@@ -50,14 +50,14 @@ const FIXTURES: [&str; 14] = [
 const BEGUN: Duration = Duration::from_secs(1_790_000_000);
 
 /// A store of its own for a fixture, a folder for files, and a clock.
-struct Place {
+struct Location {
     folder: TempDir,
     etcd: Option<Cluster>,
     shim: Shim,
     clock: Clock,
 }
 
-impl Place {
+impl Location {
     async fn new(name: &str) -> Self {
         let mut etcd = None;
         if is_of_etcd(name) {
@@ -178,7 +178,7 @@ async fn everything_in_etcd_is_opened_and_goes_on() {
 
 async fn goes_on(name: &str) {
     eprintln!("{name}");
-    let place = Place::new(name).await;
+    let place = Location::new(name).await;
     let text = fixture::read(name);
     place.load(&text).await;
     let (store, parts) = (place.store(), parts(name));
@@ -241,7 +241,7 @@ async fn the_format_of_new_data_in_etcd_has_a_fixture() {
 }
 
 async fn format_of_new_data(store: &str) -> u32 {
-    let place = Place::new(store).await;
+    let place = Location::new(store).await;
     let (server, _client) = place.serve(SUMD, &place.store()).await;
     stop(server).await;
     let text = place.dump().await;
@@ -257,10 +257,10 @@ async fn write() {
         return;
     };
     let program = env::var("SUMD_FIXTURE_PROGRAM").unwrap_or_else(|_| SUMD.to_owned());
-    let place = Place::new(&name).await;
+    let place = Location::new(&name).await;
     let parts = parts(&name);
     if let [first, _] = parts {
-        let other = Place::new(if is_of_etcd(&name) { "sqlite" } else { "etcd" }).await;
+        let other = Location::new(if is_of_etcd(&name) { "sqlite" } else { "etcd" }).await;
         other.live(&program, first, "TERM").await;
         let (from, to) = (other.store(), place.store());
         place

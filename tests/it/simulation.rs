@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sumd::maintenance::transfer;
 use sumd::model::{Increments, Limits, Operation, Request};
-use sumd::store::etcd::Sizes;
+use sumd::store::etcd::Tuning;
 use sumd::store::{Scan, Store};
 use tokio::runtime;
 use tokio::task::JoinSet;
@@ -99,13 +99,13 @@ fn nodes_fold_beside_each_other() {
         world.lock().healed = true;
         let mut plan = Plan::new(1);
         (plan.lanes, plan.skew) = (2, 0);
-        let sizes = Sizes {
+        let sizes = Tuning {
             open_bytes: 0,
             folded_rows: 1,
             recent_bytes: 12_000,
             // So that what is folded is read from its row.
             kept_bytes: 0,
-            ..Sizes::default()
+            ..Tuning::default()
         };
         plan.sizes = vec![sizes; 2];
         rows::begin(&mut world.lock().etcd, plan.lanes);
@@ -361,7 +361,7 @@ async fn remembered(cluster: &Cluster, node: &Node, history: &mut History, rng: 
     if cluster.plan.bounds.id_horizon < 100_000 {
         return;
     }
-    let digests = rows::digests();
+    let hasher = rows::hasher();
     let mut problems = Vec::new();
     // Those from long ago may be forgotten by now.
     let since = tokio::time::Instant::now() - Duration::from_secs(400);
@@ -373,12 +373,12 @@ async fn remembered(cluster: &Cluster, node: &Node, history: &mut History, rng: 
         let operation = named.what.operation();
         let lane = cluster.lane(operation.group());
         let request = Request {
-            id: Some(digests.id(&named.id, None, &operation)),
+            id: Some(hasher.id(&named.id, None, &operation)),
             operation,
         };
         let patience = Duration::from_mins(1);
         let same = match node.ask(lane, request, patience, rng).await {
-            Answer::Done(again) => {
+            Answer::Effect(again) => {
                 again.answer.replayed
                     && again.answer.done == named.answer.answer.done
                     && again.revision == named.answer.revision

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sumd::lane::{Decided, LaneError, LaneRuntime};
 use sumd::model::{
-    Bounds, Done, Follows, Increments, Limits, Millis, Operation, Record, Request, SESSION_WINDOW,
+    Bounds, Effect, Increments, Limits, Millis, Operation, Predecessor, Record, Request,
+    SESSION_WINDOW,
 };
-use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
+use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Location};
 use sumd::store::sqlite::SqliteStore;
 use sumd::store::{LaneNumber, Scan, Store};
 use tempfile::TempDir;
@@ -64,7 +65,7 @@ struct Etcd(Cluster, u32);
 
 impl Reopen for Etcd {
     async fn open(&self) -> Arc<dyn Store> {
-        let place = Place {
+        let place = Location {
             lanes: self.1,
             ..self.0.place()
         };
@@ -138,7 +139,7 @@ fn lane(store: &dyn Store, operation: &Operation) -> LaneNumber {
         Operation::Record(_) => "g",
         other => other.group(),
     };
-    store.digests().lane(group, store.lanes())
+    store.hasher().lane(group, store.lanes())
 }
 
 async fn ask(running: &LaneRuntime, store: &dyn Store, operation: Operation) -> Decided {
@@ -159,7 +160,7 @@ async fn ask_as(
     operation: Operation,
 ) -> Decided {
     let lane = lane(store, &operation);
-    let id = store.digests().id(id, None, &operation);
+    let id = store.hasher().id(id, None, &operation);
     let request = Request {
         id: Some(id),
         operation,
@@ -171,7 +172,7 @@ async fn ask_as(
 
 fn value(decided: &Decided) -> i64 {
     match &decided.answer.done {
-        Done::Incremented(added) => added.value,
+        Effect::Incremented(added) => added.value,
         other => panic!("{other:?} is no increment"),
     }
 }
@@ -241,8 +242,8 @@ fn record(
         time,
         sequence,
         acknowledged,
-        follows: Follows::TheOneBefore,
-        contents: store.digests().message(&increments),
+        follows: Predecessor::TheOneBefore,
+        contents: store.hasher().message(&increments),
         increments,
     })
 }
@@ -395,7 +396,7 @@ async fn a_commit_that_fails_ends_the_lane() {
         ask_as(&running, &*store, "first", add("g/a", 1)).await;
         data.fail_next_commit(applied);
         let operation = add("g/a", 10);
-        let id = store.digests().id("second", None, &operation);
+        let id = store.hasher().id("second", None, &operation);
         let request = Request {
             id: Some(id),
             operation,
@@ -534,7 +535,7 @@ async fn bulk_waits_for_room() {
     soon(sender).await.expect("no panic");
     for sequence in 1..=MESSAGES {
         let decided = soon(answers.recv()).await.expect("an answer");
-        let Ok(Done::Recorded { acknowledged, .. }) = decided.map(|decided| decided.answer.done)
+        let Ok(Effect::Recorded { acknowledged, .. }) = decided.map(|decided| decided.answer.done)
         else {
             panic!("message {sequence} was refused");
         };

@@ -42,14 +42,14 @@ pub type Answer = Result<Bytes, Why>;
 
 /// A refusal to be sent.
 #[derive(Clone, Debug)]
-pub struct Rejection {
+pub struct PeerRefusal {
     /// The reason.
     pub why: Why,
     /// The same for a node of an earlier version, which may show it to its caller.
     pub status: Status,
 }
 
-impl Rejection {
+impl PeerRefusal {
     /// The call may have been carried out, or may yet be.
     pub(super) fn unknown(problem: &'static str) -> Self {
         // An earlier version carries out itself what is unavailable, under the same id.

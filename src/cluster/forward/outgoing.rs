@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tonic::{Code, Status};
 
 use super::super::clocks;
-use super::call::Rejection;
+use super::call::PeerRefusal;
 use super::{
     MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
 };
@@ -127,16 +127,16 @@ impl Outgoing {
         Poll::Ready(Ok(framed.freeze()))
     }
 
-    fn answer(&self, id: u64, request_bytes: usize, answer: Result<Bytes, Rejection>) {
+    fn answer(&self, id: u64, request_bytes: usize, answer: Result<Bytes, PeerRefusal>) {
         let answer = match answer {
             Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => {
-                Err(Rejection::unknown("the answer is larger than nodes take"))
+                Err(PeerRefusal::unknown("the answer is larger than nodes take"))
             }
             answer => answer,
         };
         let (result, refusal) = match answer {
             Ok(answer) => (proto::answer::Result::Ok(answer), None),
-            Err(Rejection { why, status }) => {
+            Err(PeerRefusal { why, status }) => {
                 let error = proto::answer::Result::Error(status::to_encoded(&status));
                 (error, Some(proto::Refusal { why: Some(why) }))
             }
@@ -187,7 +187,7 @@ pub struct Reply {
 
 impl Reply {
     /// Answers the call, from any thread. It never waits.
-    pub fn send(mut self, answer: Result<Bytes, Rejection>) {
+    pub fn send(mut self, answer: Result<Bytes, PeerRefusal>) {
         self.sent = true;
         self.outgoing.answer(self.id, self.bytes, answer);
     }
@@ -196,7 +196,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.sent {
-            let lost = Rejection::unknown("the node that was asked has lost the call");
+            let lost = PeerRefusal::unknown("the node that was asked has lost the call");
             self.outgoing.answer(self.id, self.bytes, Err(lost));
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::call::{Call, Kind, Rejection};
+use super::call::{Call, Kind, PeerRefusal};
 use super::outgoing::{self, Outgoing, Reply};
 use super::{MAX_CALLS, MAX_MESSAGE_BYTES};
 use crate::grpc::{self, Messages, ResponseBody};
@@ -135,7 +135,7 @@ where
         for call in calls {
             let reply = self.outgoing.reply(call.id, call.payload.len());
             let Some(kind) = Kind::from_number(call.kind) else {
-                reply.send(Err(Rejection::unknown_kind(call.kind)));
+                reply.send(Err(PeerRefusal::unknown_kind(call.kind)));
                 continue;
             };
             let timeout = Duration::from_millis(call.timeout_ms.into());

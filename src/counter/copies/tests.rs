@@ -11,40 +11,40 @@ const AGE: Duration = Duration::from_secs(10);
 fn errors() -> Vec<(LaneError, &'static str, bool)> {
     let problem = || StoreError::Unavailable("away".into());
     let refused = [
-        (Refused::IdReused, true),
+        (Rejection::IdReused, true),
         (
-            Refused::TooOld {
+            Rejection::TooOld {
                 time: 1,
                 horizon: 2,
                 now: Some(3),
             },
             false,
         ),
-        (Refused::FromFuture { time: 2, now: 1 }, false),
+        (Rejection::FromFuture { time: 2, now: 1 }, false),
         (
-            Refused::Full {
+            Rejection::Full {
                 max_bytes: 1,
                 retry_in: 1,
             },
             false,
         ),
-        (Refused::Gap { expected: 1 }, false),
-        (Refused::Acknowledged { acknowledged: 1 }, false),
-        (Refused::Overtaken { applied: 1 }, false),
-        (Refused::SessionLost { acknowledged: 1 }, false),
-        (Refused::FailuresUnacknowledged { failures: 1 }, false),
-        (Refused::BeyondWindow { acknowledged: 1 }, false),
+        (Rejection::Gap { expected: 1 }, false),
+        (Rejection::Acknowledged { acknowledged: 1 }, false),
+        (Rejection::Overtaken { applied: 1 }, false),
+        (Rejection::SessionLost { acknowledged: 1 }, false),
+        (Rejection::FailuresUnacknowledged { failures: 1 }, false),
+        (Rejection::BeyondWindow { acknowledged: 1 }, false),
     ];
     let refused = refused.map(|(refused, is_final)| {
         let error = LaneError::Refused(refused);
         (error, "NOT_APPLIED", is_final)
     });
     let others = [
-        (LaneError::Refused(Refused::SessionDamaged), "UNKNOWN"),
+        (LaneError::Refused(Rejection::SessionDamaged), "UNKNOWN"),
         (LaneError::Unknown(problem()), "UNKNOWN"),
         (LaneError::Unknown(StoreError::Lost), "UNKNOWN"),
         (LaneError::Unavailable(problem()), "NOT_APPLIED"),
-        (LaneError::Moved, "NOT_APPLIED"),
+        (LaneError::NotOwner, "NOT_APPLIED"),
         (LaneError::Overloaded, "NOT_APPLIED"),
         (LaneError::Closed, "NOT_APPLIED"),
     ];
@@ -136,13 +136,13 @@ async fn copies_without_a_remembered_id_are_not_repeated() {
 /// If there is no memory for an id of this node's, the request goes on without one, unless a copy with it is in doubt.
 #[test]
 fn an_own_id_is_given_up_where_no_copy_is_in_doubt() {
-    let full = Refused::Full {
+    let full = Rejection::Full {
         max_bytes: 1,
         retry_in: 1,
     };
     let mut copies = Copies::new("", Some(AGE));
     copies.mark(&mut String::new(), true);
-    assert!(!copies.give_up_own_id(&Refused::IdReused));
+    assert!(!copies.give_up_own_id(&Rejection::IdReused));
     assert!(copies.give_up_own_id(&full));
     assert!(!copies.mark(&mut String::new(), true));
     assert!(!copies.give_up_own_id(&full), "once is enough");

@@ -6,26 +6,26 @@ use super::*;
 #[test]
 fn an_error_of_a_part_leaves_the_message_in_doubt() {
     let away = || StoreError::Unavailable("away".into());
-    let future = || Refused::FromFuture { time: 2, now: 1 };
+    let future = || Rejection::FromFuture { time: 2, now: 1 };
     let damaged = || StoreError::Damaged {
         counter: Some("g/a".into()),
         problem: "it is damaged".into(),
     };
     let errors = [
         (
-            LaneError::Refused(Refused::IdReused),
+            LaneError::Refused(Rejection::IdReused),
             Reason::SequenceReused,
         ),
         (
-            LaneError::Refused(Refused::SessionDamaged),
+            LaneError::Refused(Rejection::SessionDamaged),
             Reason::SessionDamaged,
         ),
         (
-            LaneError::Refused(Refused::Overtaken { applied: 1 }),
+            LaneError::Refused(Rejection::Overtaken { applied: 1 }),
             Reason::MessageOvertaken,
         ),
         (
-            LaneError::Refused(Refused::Full {
+            LaneError::Refused(Rejection::Full {
                 max_bytes: 1,
                 retry_in: 1,
             }),
@@ -35,15 +35,15 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
         (LaneError::Unavailable(damaged()), Reason::CounterDamaged),
         (LaneError::Unavailable(away()), Reason::StoreUnavailable),
         (LaneError::Unknown(away()), Reason::StoreUnavailable),
-        (LaneError::Moved, Reason::StoreUnavailable),
+        (LaneError::NotOwner, Reason::StoreUnavailable),
         (LaneError::Overloaded, Reason::Overloaded),
         (LaneError::Closed, Reason::ShuttingDown),
     ];
     for (error, reason) in errors {
         let only = lane_error(error.clone(), Kind::Session);
-        let expected = match error.effect() {
-            Effect::None => "NOT_APPLIED",
-            Effect::Unknown => "UNKNOWN",
+        let expected = match error.outcome() {
+            Outcome::NotApplied => "NOT_APPLIED",
+            Outcome::Unknown => "UNKNOWN",
         };
         for (status, outcome) in [(of_part(error), "UNKNOWN"), (only, expected)] {
             let info = status.get_details_error_info().expect("an ErrorInfo");
@@ -61,7 +61,7 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
 /// A message of a damaged session may be applied: it may have been sent before.
 #[test]
 fn a_message_of_a_damaged_session_is_in_doubt() {
-    let error = LaneError::Refused(Refused::SessionDamaged);
+    let error = LaneError::Refused(Rejection::SessionDamaged);
     for status in [
         of_part(error.clone()),
         lane_error(error.clone(), Kind::Session),
@@ -76,29 +76,29 @@ fn a_message_of_a_damaged_session_is_in_doubt() {
 #[test]
 fn outcomes_are_as_declared() {
     let refusals = [
-        Refused::IdReused,
-        Refused::TooOld {
+        Rejection::IdReused,
+        Rejection::TooOld {
             time: 1,
             horizon: 2,
             now: None,
         },
-        Refused::FromFuture { time: 2, now: 1 },
-        Refused::Full {
+        Rejection::FromFuture { time: 2, now: 1 },
+        Rejection::Full {
             max_bytes: 1,
             retry_in: 1,
         },
-        Refused::Gap { expected: 1 },
-        Refused::Acknowledged { acknowledged: 1 },
-        Refused::BeyondWindow { acknowledged: 1 },
-        Refused::Overtaken { applied: 1 },
-        Refused::SessionLost { acknowledged: 1 },
-        Refused::SessionDamaged,
-        Refused::FailuresUnacknowledged { failures: 1 },
+        Rejection::Gap { expected: 1 },
+        Rejection::Acknowledged { acknowledged: 1 },
+        Rejection::BeyondWindow { acknowledged: 1 },
+        Rejection::Overtaken { applied: 1 },
+        Rejection::SessionLost { acknowledged: 1 },
+        Rejection::SessionDamaged,
+        Rejection::FailuresUnacknowledged { failures: 1 },
     ];
     let mut errors: Vec<_> = refusals.into_iter().map(LaneError::Refused).collect();
     let stores = [
         StoreError::Unavailable("away".into()),
-        StoreError::Moved,
+        StoreError::Conflict,
         StoreError::Lost,
         StoreError::Full("full".into()),
         StoreError::Failed("failed".into()),
@@ -107,9 +107,13 @@ fn outcomes_are_as_declared() {
         errors.push(LaneError::Unknown(error.clone()));
         errors.push(LaneError::Unavailable(error));
     }
-    errors.extend([LaneError::Moved, LaneError::Overloaded, LaneError::Closed]);
+    errors.extend([
+        LaneError::NotOwner,
+        LaneError::Overloaded,
+        LaneError::Closed,
+    ]);
     for error in errors {
-        let of_parts = (!matches!(error, LaneError::Refused(Refused::BeyondWindow { .. })))
+        let of_parts = (!matches!(error, LaneError::Refused(Rejection::BeyondWindow { .. })))
             .then(|| of_part(error.clone()));
         let statuses = [
             of_request(error.clone()),

@@ -2,8 +2,8 @@
 
 use super::{Kind, told};
 use crate::model::{MAX_SKEW, Millis};
+use crate::status::Outcome;
 use crate::status::{Reason, RichError};
-use crate::store::Effect;
 
 /// An id or a session that may be forgotten.
 pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Millis>) -> RichError {
@@ -37,7 +37,7 @@ pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Mil
 }
 
 /// An id or a session whose time is too far ahead.
-pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, effect: Effect) -> RichError {
+pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, outcome: Outcome) -> RichError {
     let (reason, what) = match kind {
         Kind::Request => (Reason::RequestFromFuture, "request"),
         Kind::Session => (Reason::SessionFromFuture, "session"),
@@ -48,7 +48,7 @@ pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, effect: Effect)
         rfc3339(time),
         rfc3339(now),
         rfc3339(now.saturating_add(MAX_SKEW)),
-        told(effect)
+        told(outcome)
     );
     let error = reason.error(message);
     error.with("time", rfc3339(time)).with("now", rfc3339(now))

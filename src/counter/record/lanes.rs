@@ -13,7 +13,7 @@ use super::parts::{Parts, Whole};
 use super::{Stream, add, decode_parts, part, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
-use crate::model::{Follows, Increments, LowerBound, Part, Refused, Resumed};
+use crate::model::{Increments, LowerBound, Part, Predecessor, Rejection, Resumed};
 use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::store::{LaneNumber, SessionRows};
 
@@ -35,7 +35,7 @@ impl Stream {
             let lanes = self.service.store().lanes();
             let (session, _) = self.session.as_ref().expect("the first message has set it");
             self.parts = Some(Parts::new(
-                self.service.digests,
+                self.service.hasher,
                 lanes,
                 session,
                 acknowledged,
@@ -92,13 +92,13 @@ impl Stream {
     ) -> Result<(), Status> {
         if sequence <= self.told {
             let acknowledged = self.told;
-            let known = LaneError::Refused(Refused::Acknowledged { acknowledged });
+            let known = LaneError::Refused(Rejection::Acknowledged { acknowledged });
             return Err(lane_error(known, Kind::Session));
         }
         let parts = self.parts.as_ref().expect("the first message has set it");
         let expected = parts.expected();
         if sequence > expected {
-            let gap = LaneError::Refused(Refused::Gap { expected });
+            let gap = LaneError::Refused(Rejection::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
         }
         let bound = self.bound(sequence, sequence == expected).await?;
@@ -107,7 +107,7 @@ impl Stream {
             self.moved.as_ref(),
             parts,
             sequence,
-            self.service.digests,
+            self.service.hasher,
             &increments,
         ) {
             self.tell_whole(whole?, replies).await;
@@ -134,7 +134,7 @@ impl Stream {
                 (None, Some(to)) => sent.push((to, vec![(lane, part)])),
                 (None, None) => {
                     let increments = part.take(&mut increments);
-                    let follows = Follows::InLane(part);
+                    let follows = Predecessor::InLane(part);
                     let record = self.record_since(bound.time, numbers, follows, increments);
                     self.enqueue(lane, record).await?;
                 }
@@ -166,7 +166,7 @@ impl Stream {
         payload: Bytes,
         wanted: impl Fn(LaneNumber) -> bool,
     ) -> Result<(), Status> {
-        let parts = decode_parts(payload, self.service.digests, self.service.store().lanes());
+        let parts = decode_parts(payload, self.service.hasher, self.service.store().lanes());
         for (lane, request) in parts.map_err(|error| fault(&error))? {
             if wanted(lane) {
                 self.places.take(lane, None);
@@ -230,7 +230,7 @@ impl Stream {
                     whole.extend(parts.durable(lane, acknowledged, revision, failures));
                 }
                 PartAnswer::Again => left.push(lane),
-                PartAnswer::Refused(why) => refused = Some(LaneError::Refused(why)),
+                PartAnswer::Rejection(why) => refused = Some(LaneError::Refused(why)),
             }
         }
         self.tell_whole(whole, replies).await;
@@ -257,7 +257,7 @@ impl Stream {
 /// is no fault of the client's.
 fn part_error(error: LaneError, told: u64) -> Status {
     match error {
-        LaneError::Refused(Refused::Acknowledged { acknowledged }) if acknowledged <= told => {
+        LaneError::Refused(Rejection::Acknowledged { acknowledged }) if acknowledged <= told => {
             acknowledged_meanwhile()
         }
         error => of_part(error),
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_message_that_is_acknowledged_meanwhile_is_to_be_sent_again() {
         let error = |acknowledged| {
-            let refused = Refused::Acknowledged { acknowledged };
+            let refused = Rejection::Acknowledged { acknowledged };
             part_error(LaneError::Refused(refused), 5).code()
         };
         assert_eq!(error(4), Code::Unavailable);

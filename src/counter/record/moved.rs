@@ -6,7 +6,7 @@ use super::super::error::{Kind, lane_error};
 use super::parts::{Parts, Whole};
 use super::{Stream, part};
 use crate::lane::LaneError;
-use crate::model::{Digests, Follows, Increments, Refused, Session};
+use crate::model::{Increments, KeyedHasher, Predecessor, Rejection, Session};
 use crate::store::SessionRows;
 
 /// A session that was moved, as its own lane has it.
@@ -34,16 +34,16 @@ pub(super) fn replay(
     moved: Option<&Moved>,
     parts: &mut Parts,
     sequence: u64,
-    digests: Digests,
+    hasher: KeyedHasher,
     increments: &Increments,
 ) -> Option<Result<Vec<Whole>, Status>> {
     let Moved { session, revision } =
         moved.filter(|moved| sequence <= moved.session.moved_up_to())?;
     Some(
-        match session.moved_message(sequence, digests.message(increments)) {
+        match session.moved_message(sequence, hasher.message(increments)) {
             Some(failures) => Ok(parts.known(sequence, *revision, part::failures(&failures))),
             None => Err(lane_error(
-                LaneError::Refused(Refused::IdReused),
+                LaneError::Refused(Rejection::IdReused),
                 Kind::Session,
             )),
         },
@@ -61,14 +61,14 @@ impl Stream {
     ) -> Result<(), Status> {
         if !found.lanes.is_empty() {
             let acknowledged = applied;
-            let lost = LaneError::Refused(Refused::SessionLost { acknowledged });
+            let lost = LaneError::Refused(Rejection::SessionLost { acknowledged });
             return Err(lane_error(lost, Kind::Session));
         }
         let none = Increments::default();
-        let question = self.record(0, acknowledged, Follows::TheOneBefore, none);
+        let question = self.record(0, acknowledged, Predecessor::TheOneBefore, none);
         let (session, _) = self.session.as_ref().expect("the first message has set it");
         let lanes = self.service.store().lanes();
-        let home = self.service.digests.lane(session, lanes);
+        let home = self.service.hasher.lane(session, lanes);
         let refused = self.service.lanes.execute(home, question).await;
         refused.map_err(|error| lane_error(error, Kind::Session))?;
         Ok(())

@@ -17,12 +17,12 @@ use super::super::refusal;
 use super::super::wire::RecordMessage;
 use super::parts::lanes_of;
 use super::{MAX_INCREMENTS, reply};
-use crate::cluster::{self, Rejection, read_refusal};
+use crate::cluster::{self, PeerRefusal, read_refusal};
 use crate::grpc::FrameError;
 use crate::lane::{self, Decided, LaneError};
 use crate::model::{
-    Digests, Done, Failure, Follows, Increments, LowerBound, MAX_ID_BYTES, Millis, Operation, Part,
-    Record, Refused, Request, SessionId, check_text,
+    Effect, FailedIncrement, Increments, KeyedHasher, LowerBound, MAX_ID_BYTES, Millis, Operation,
+    Part, Predecessor, Record, Rejection, Request, SessionId, check_text,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
 use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
@@ -48,7 +48,7 @@ pub(super) enum PartAnswer {
     /// It is durable.
     Durable(RecordIncrementsResponse),
     /// The lane refuses it.
-    Refused(Refused),
+    Rejection(Rejection),
     /// It was not carried out, or nobody knows. To carry it out again is safe: its session remembers it.
     Again,
 }
@@ -161,7 +161,7 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
         None => return None,
     };
     match why.into() {
-        Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Refused(refused)),
+        Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Rejection(refused)),
         // If too much waits, the part waits here until there is room.
         _ => None,
     }
@@ -190,7 +190,7 @@ fn malformed(problem: &dyn fmt::Display) -> Malformed {
 /// Parts as another node has sent them, and the lanes that they are for.
 pub(crate) fn decode_parts(
     payload: Bytes,
-    digests: Digests,
+    hasher: KeyedHasher,
     lanes: u32,
 ) -> Result<Vec<(LaneNumber, Request)>, Malformed> {
     let RecordParts {
@@ -230,9 +230,9 @@ pub(crate) fn decode_parts(
         return Err(malformed(&"its session_id is none"));
     }
     let session = SessionId::from(message.session_id);
-    let home = digests.lane(&session, lanes);
+    let home = hasher.lane(&session, lanes);
     for (part, increments) in parts.iter().zip(&increments) {
-        if !lanes_of(increments, digests, lanes, home).all(|lane| lane == part.lane) {
+        if !lanes_of(increments, hasher, lanes, home).all(|lane| lane == part.lane) {
             return Err(malformed(&"a part has increments of another lane"));
         }
     }
@@ -242,14 +242,14 @@ pub(crate) fn decode_parts(
             time,
             sequence: message.sequence,
             acknowledged: message.acknowledged,
-            follows: Follows::InLane(Part {
+            follows: Predecessor::InLane(Part {
                 previous: part.previous,
                 whole,
                 parts: count,
                 above,
                 indices: part.indices,
             }),
-            contents: digests.message(&increments),
+            contents: hasher.message(&increments),
             increments,
         };
         let request = Request {
@@ -262,7 +262,7 @@ pub(crate) fn decode_parts(
 }
 
 /// The answer to a part, on its way to the node that has sent it.
-type PartReply = Result<RecordIncrementsResponse, Rejection>;
+type PartReply = Result<RecordIncrementsResponse, PeerRefusal>;
 
 /// The answers to parts, until all are there.
 pub(crate) struct Gathering(Mutex<Gathered>);
@@ -310,7 +310,7 @@ fn encode_answers(answers: Vec<PartReply>) -> Bytes {
                 response.encode_raw(&mut buffer);
                 (Of::Ok(buffer.split().freeze()), None)
             }
-            Err(Rejection { why, status }) => {
+            Err(PeerRefusal { why, status }) => {
                 let refusal = Refusal { why: Some(why) };
                 (Of::Error(status::to_encoded(&status)), Some(refusal))
             }
@@ -327,7 +327,7 @@ fn encode_answers(answers: Vec<PartReply>) -> Bytes {
 /// What a part is answered, for the node that has sent it.
 fn part_answer(decided: lane::Result<Decided>) -> PartReply {
     let decided = decided.map_err(|error| refusal::of_lane(error, Kind::Session))?;
-    let Done::Recorded {
+    let Effect::Recorded {
         acknowledged,
         failures: failed,
     } = decided.answer.done
@@ -343,8 +343,8 @@ fn part_answer(decided: lane::Result<Decided>) -> PartReply {
 }
 
 /// Increments that were not made, in gRPC's terms.
-pub(super) fn failures(failures: &[(u64, Failure)]) -> Vec<IncrementFailure> {
-    let failure = |(sequence, failure): &(u64, Failure)| IncrementFailure {
+pub(super) fn failures(failures: &[(u64, FailedIncrement)]) -> Vec<IncrementFailure> {
+    let failure = |(sequence, failure): &(u64, FailedIncrement)| IncrementFailure {
         sequence: *sequence,
         index: failure.index,
         error: Some(status::to_proto(&error::failure(failure, None, false))),

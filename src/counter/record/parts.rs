@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::model::{Digests, Increments, Part, SessionId, group};
+use crate::model::{Increments, KeyedHasher, Part, SessionId, group};
 use crate::proto::sum::v1::IncrementFailure;
 use crate::store::LaneNumber;
 
@@ -31,7 +31,7 @@ pub struct Whole {
 
 /// What a stream knows of its session.
 pub struct Parts {
-    digests: Digests,
+    hasher: KeyedHasher,
     lanes: u32,
     /// Where increments go that name no counter, and messages without any.
     home: LaneNumber,
@@ -47,11 +47,11 @@ pub struct Parts {
 impl Parts {
     /// Messages up to `acknowledged` are durable.
     #[must_use]
-    pub fn new(digests: Digests, lanes: u32, session: &SessionId, acknowledged: u64) -> Self {
+    pub fn new(hasher: KeyedHasher, lanes: u32, session: &SessionId, acknowledged: u64) -> Self {
         Self {
-            digests,
+            hasher,
             lanes,
-            home: digests.lane(session, lanes),
+            home: hasher.lane(session, lanes),
             whole: acknowledged,
             last: acknowledged,
             sent_to: vec![VecDeque::new(); lanes as usize],
@@ -114,7 +114,7 @@ impl Parts {
 
     /// Which increments are each lane's: none are named where they are all of them.
     fn by_lane(&self, increments: &Increments) -> Vec<(LaneNumber, Vec<u32>)> {
-        let lanes = lanes_of(increments, self.digests, self.lanes, self.home);
+        let lanes = lanes_of(increments, self.hasher, self.lanes, self.home);
         let mut order: Vec<(LaneNumber, u32)> = lanes.zip(0..).collect();
         let first = order.first().map_or(self.home, |(lane, _)| *lane);
         if order.iter().all(|(lane, _)| *lane == first) {
@@ -191,7 +191,7 @@ impl Parts {
 /// other, and a group that does is hashed once.
 pub(super) fn lanes_of(
     increments: &Increments,
-    digests: Digests,
+    hasher: KeyedHasher,
     lanes: u32,
     home: LaneNumber,
 ) -> impl Iterator<Item = LaneNumber> {
@@ -204,7 +204,7 @@ pub(super) fn lanes_of(
         match last {
             Some((of, lane)) if of == group => lane,
             _ => {
-                let lane = digests.lane(group, lanes);
+                let lane = hasher.lane(group, lanes);
                 last = Some((group, lane));
                 lane
             }
@@ -221,8 +221,8 @@ mod tests {
     /// have been applied.
     #[test]
     fn what_a_part_follows_stays_the_same() {
-        let digests = Digests::new([7; 16]);
-        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 7);
+        let hasher = KeyedHasher::new([7; 16]);
+        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 7);
         let mut previous = |sequence, acknowledged| {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
@@ -237,8 +237,8 @@ mod tests {
     /// A part that is the whole message names none of its increments.
     #[test]
     fn increments_are_named_where_they_are_some_of_them() {
-        let digests = Digests::new([7; 16]);
-        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 0);
+        let hasher = KeyedHasher::new([7; 16]);
+        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 0);
         let mut named = |names: &[&str]| {
             let mut increments = Increments::default();
             for name in names {
@@ -256,8 +256,8 @@ mod tests {
     /// The next expected message follows the last one, also if an earlier one is resent.
     #[test]
     fn the_next_message_is_the_one_after_the_last() {
-        let digests = Digests::new([7; 16]);
-        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 6);
+        let hasher = KeyedHasher::new([7; 16]);
+        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 6);
         assert_eq!(parts.expected(), 7);
         for (sequence, expected) in [(7, 8), (8, 9), (7, 9), (9, 10)] {
             parts.split(sequence, 6, 0, &Increments::default());
@@ -268,8 +268,8 @@ mod tests {
     /// What one lane says twice of a message that was sent twice does not stand for what another lane has not said.
     #[test]
     fn a_message_is_whole_when_every_lane_has_answered() {
-        let digests = Digests::new([7; 16]);
-        let mut parts = Parts::new(digests, 256, &"meter-7".into(), 0);
+        let hasher = KeyedHasher::new([7; 16]);
+        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 0);
         let mut split = || {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
@@ -289,7 +289,7 @@ mod tests {
     /// The lane of an increment is that of its own group, whichever comes before it.
     #[test]
     fn lanes_are_those_of_groups() {
-        let digests = Digests::new([7; 16]);
+        let hasher = KeyedHasher::new([7; 16]);
         let names = ["a/1", "a/2", "b", "a", "", "b/1", "ab/1", "a/1"];
         let mut increments = Increments::default();
         for name in names {
@@ -298,10 +298,10 @@ mod tests {
                 name => increments.push(name, 1, Limits::default()),
             }
         }
-        let lanes: Vec<_> = lanes_of(&increments, digests, 256, 1000).collect();
+        let lanes: Vec<_> = lanes_of(&increments, hasher, 256, 1000).collect();
         let expected = names.map(|name| match name {
             "" => 1000,
-            name => digests.lane(group(name), 256),
+            name => hasher.lane(group(name), 256),
         });
         assert_eq!(lanes, expected);
     }

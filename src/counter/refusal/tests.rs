@@ -8,7 +8,7 @@ use crate::status;
 use crate::store::StoreError;
 
 /// A rejection as its sender reads it, in so far as it can be told apart.
-fn read(rejection: &Rejection) -> Forwarded {
+fn read(rejection: &PeerRefusal) -> Forwarded {
     let refusal = proto::Refusal {
         why: Some(rejection.why),
     };
@@ -18,29 +18,29 @@ fn read(rejection: &Rejection) -> Forwarded {
 #[test]
 fn refusals_of_lanes_come_back_as_they_were() {
     let all = [
-        Refused::IdReused,
-        Refused::TooOld {
+        Rejection::IdReused,
+        Rejection::TooOld {
             time: -1,
             horizon: 2,
             now: Some(3),
         },
-        Refused::TooOld {
+        Rejection::TooOld {
             time: -1,
             horizon: 2,
             now: None,
         },
-        Refused::FromFuture { time: 2, now: 1 },
-        Refused::Full {
+        Rejection::FromFuture { time: 2, now: 1 },
+        Rejection::Full {
             max_bytes: 3,
             retry_in: 4,
         },
-        Refused::Gap { expected: 5 },
-        Refused::Acknowledged { acknowledged: 6 },
-        Refused::Overtaken { applied: 7 },
-        Refused::SessionLost { acknowledged: 8 },
-        Refused::FailuresUnacknowledged { failures: 9 },
-        Refused::BeyondWindow { acknowledged: 10 },
-        Refused::SessionDamaged,
+        Rejection::Gap { expected: 5 },
+        Rejection::Acknowledged { acknowledged: 6 },
+        Rejection::Overtaken { applied: 7 },
+        Rejection::SessionLost { acknowledged: 8 },
+        Rejection::FailuresUnacknowledged { failures: 9 },
+        Rejection::BeyondWindow { acknowledged: 10 },
+        Rejection::SessionDamaged,
     ];
     for refused in all {
         let rejection = of_lane(LaneError::Refused(refused.clone()), Kind::Session);
@@ -57,7 +57,7 @@ fn other_errors_of_lanes_keep_their_meaning() {
     let read_lane = |error| read(&of_lane(error, Kind::Request));
     for error in [
         LaneError::Unavailable(problem()),
-        LaneError::Moved,
+        LaneError::NotOwner,
         LaneError::Closed,
     ] {
         assert!(matches!(read_lane(error), Forwarded::NotSent));
@@ -79,19 +79,19 @@ fn other_errors_of_lanes_keep_their_meaning() {
 fn failures_come_back_as_they_were() {
     let (value, delta) = (i64::MAX, -5);
     for refusal in [
-        Refusal::Min {
+        LimitError::Min {
             value,
             delta,
             min: i64::MIN,
         },
-        Refusal::Max {
+        LimitError::Max {
             value,
             delta,
             max: 0,
         },
-        Refusal::OutOfRange { value, delta },
+        LimitError::OutOfRange { value, delta },
     ] {
-        let failure = Failure { index: 99, refusal };
+        let failure = FailedIncrement { index: 99, refusal };
         let Forwarded::Failed(back) = read(&of_failure(&failure, Status::internal(""))) else {
             panic!("{failure:?} comes back as something else");
         };

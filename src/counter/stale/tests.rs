@@ -7,7 +7,7 @@ use crate::model::CounterChange;
 
 /// A store whose readers are ahead of what it tells, by as much as a test wants.
 struct Ahead {
-    changes: Changes,
+    changes: ChangeFeed,
     /// `None` while it cannot be reached.
     stored: Mutex<Option<Stored>>,
 }
@@ -19,7 +19,7 @@ impl Ahead {
     /// One that has told everything up to a revision.
     fn new(revision: i64) -> Self {
         Self {
-            changes: Changes::new(revision),
+            changes: ChangeFeed::new(revision),
             stored: Mutex::new(Some((BTreeMap::new(), revision))),
         }
     }

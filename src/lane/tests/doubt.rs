@@ -5,7 +5,7 @@ use super::*;
 /// A request of one increment, with an id or without.
 fn request(store: &MemoryStore, has_id: bool) -> Request {
     let request = batch(1);
-    let id = has_id.then(|| store.digests().id("id", None, &request.operation));
+    let id = has_id.then(|| store.hasher().id("id", None, &request.operation));
     Request { id, ..request }
 }
 

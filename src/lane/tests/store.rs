@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::model::{Commit, Digests, Head, SessionId};
+use crate::model::{Commit, Head, KeyedHasher, SessionId};
 use crate::store::{
-    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    After, Capabilities, ChangeFeed, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
 
@@ -35,7 +35,7 @@ struct Inner {
     outrun: AtomicBool,
     /// No lane can be loaded, for good.
     fails: AtomicBool,
-    changes: Changes,
+    changes: ChangeFeed,
 }
 
 impl Default for MemoryStore {
@@ -50,7 +50,7 @@ impl Default for MemoryStore {
             drops: AtomicBool::new(false),
             outrun: AtomicBool::new(false),
             fails: AtomicBool::new(false),
-            changes: Changes::new(0),
+            changes: ChangeFeed::new(0),
         }))
     }
 }
@@ -112,7 +112,7 @@ impl MemoryStore {
             return Err(StoreError::Lost);
         }
         if self.0.outrun.load(Ordering::Relaxed) {
-            return Err(StoreError::Moved);
+            return Err(StoreError::Conflict);
         }
         let mut frozen = self.0.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.expect("it is held");
@@ -136,8 +136,8 @@ fn at_once<T: Send + 'static>(answer: T) -> Reply<T> {
 }
 
 impl Store for MemoryStore {
-    fn digests(&self) -> Digests {
-        Digests::new([7; 16])
+    fn hasher(&self) -> KeyedHasher {
+        KeyedHasher::new([7; 16])
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -202,7 +202,7 @@ impl Store for MemoryStore {
         unreachable!("lanes do not add up")
     }
 
-    fn changes(&self) -> &Changes {
+    fn changes(&self) -> &ChangeFeed {
         &self.0.changes
     }
 }

@@ -39,12 +39,15 @@ impl LaneWorker {
                 self.followed_nothing = false;
                 Ok(Some(committed))
             }
-            Err(StoreError::Moved) => {
+            Err(StoreError::Conflict) => {
                 debug!(lane = self.lane, "another node has committed");
                 self.state.undo(&commit);
                 if self.is_elsewhere() {
                     let moved = batch.extract_if(.., |job| job.if_owner);
-                    answer(&self.shared, moved.map(|job| (job, Err(LaneError::Moved))));
+                    answer(
+                        &self.shared,
+                        moved.map(|job| (job, Err(LaneError::NotOwner))),
+                    );
                 }
                 self.follow().await?;
                 Ok(None)

@@ -19,7 +19,7 @@ use crate::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use crate::proto::sumd::store::v1::{Batch, Before, BeforePack, Counter, Head, Meta, Session};
 use crate::store::Remembered;
 use crate::store::Row;
-use crate::store::etcd::Place;
+use crate::store::etcd::Location;
 use crate::store::etcd::kv::{self, Kv};
 use crate::store::etcd::rows::{FORMAT, Layout};
 use crate::store::etcd::{OpenError, meta};
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Data that are being written.
 pub(in crate::maintenance) struct Filling<K> {
-    place: Place<K>,
+    place: Location<K>,
     layout: Layout,
     meta: Meta,
     /// The revision that the row which says so was last changed at.
@@ -47,24 +47,24 @@ pub(in crate::maintenance) struct Filling<K> {
 impl<K: Kv> Filling<K> {
     /// Begins to write what a store held, whose revisions go on after a gap.
     pub(in crate::maintenance) async fn begin(
-        place: &Place<K>,
+        place: &Location<K>,
         dump: &Dump,
         gap: i64,
     ) -> Result<Self, ToolError> {
         let lanes = place.lanes;
         for (id, session) in &dump.sessions {
-            if let Some(of) = session.torn().filter(|of| *of != lanes) {
+            if let Some(of) = session.partially_applied().filter(|of| *of != lanes) {
                 return Err(ToolError::Refused(format!(
                     "session {id:?} has messages of which some parts are applied, in some of {of} lanes: serve the source until \
                      its client has sent them again, or divide the target into as many, by --etcd-lanes"
                 )));
             }
         }
-        let Place { client, prefix, .. } = place;
+        let Location { client, prefix, .. } = place;
         let mut meta = Meta {
             format: FORMAT,
             lanes,
-            key: dump.digests.key().to_vec().into(),
+            key: dump.hasher.key().to_vec().into(),
             filling: true,
             ..Meta::default()
         };
@@ -129,10 +129,7 @@ impl<K: Kv> Filling<K> {
                 let sealed = self.layout.seal(&key, &Counter { value, revision });
                 self.put(key, sealed).await?;
             } else {
-                let lane = self
-                    .layout
-                    .digests
-                    .lane(group(&row.name), self.layout.lanes);
+                let lane = self.layout.hasher.lane(group(&row.name), self.layout.lanes);
                 let forgotten = &mut self.forgotten[lane as usize];
                 *forgotten = row.revision.max(*forgotten);
             }
@@ -179,7 +176,8 @@ impl<K: Kv> Filling<K> {
             self.put(key, value).await?;
         }
         for (id, session) in &dump.sessions {
-            for (lane, row) in session.spread(id, dump.digests, self.layout.lanes, dump.time) {
+            for (lane, row) in session.split_by_lane(id, dump.hasher, self.layout.lanes, dump.time)
+            {
                 let key = layout.session(lane, id);
                 let state = layout.encode(&row);
                 let value = layout.seal(&key, &Session { state });
@@ -265,15 +263,15 @@ fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
 }
 
 /// Whether anything says what the data are, complete or not.
-pub(in crate::maintenance) async fn is_begun(place: &Place<impl Kv>) -> Result<bool, ToolError> {
+pub(in crate::maintenance) async fn is_begun(place: &Location<impl Kv>) -> Result<bool, ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     Ok(found.is_some())
 }
 
 /// The revision of the row that says what the data are, which may be replaced: there is none, or it says that an attempt to
 /// write these data has not come to its end.
-async fn expected(place: &Place<impl Kv>, wanted: &Meta) -> Result<i64, ToolError> {
-    let Place { client, prefix, .. } = place;
+async fn expected(place: &Location<impl Kv>, wanted: &Meta) -> Result<i64, ToolError> {
+    let Location { client, prefix, .. } = place;
     if let (Some((meta, revision)), _) = meta::read(client, prefix).await? {
         let is_ours = meta.filling && meta.key == wanted.key;
         return is_ours.then_some(revision).ok_or_else(|| not_empty(prefix));
@@ -290,7 +288,7 @@ fn not_empty(prefix: &str) -> ToolError {
 
 /// Replaces the row that says what the data are, if it was last changed at a revision.
 pub(in crate::maintenance) async fn swap(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     meta: &Meta,
     guard: i64,
 ) -> Result<(), ToolError> {

@@ -12,7 +12,7 @@ use crate::etcd::prefix;
 use crate::maintenance::etcd::import::swap;
 use crate::maintenance::report::ToolError;
 use crate::proto::sumd::store::v1::Meta;
-use crate::store::etcd::Place;
+use crate::store::etcd::Location;
 use crate::store::etcd::kv::{self, Kv};
 use crate::store::etcd::rows::{FORMAT_MOVED, Layout};
 use crate::store::etcd::{OpenError, meta};
@@ -26,7 +26,7 @@ pub(in crate::maintenance) struct Closed {
 
 impl Closed {
     /// Why the move is not made again, if it is complete.
-    pub(in crate::maintenance) fn refusal(&self, place: &Place<impl Kv>) -> Option<ToolError> {
+    pub(in crate::maintenance) fn refusal(&self, place: &Location<impl Kv>) -> Option<ToolError> {
         let is_complete = !self.meta.completed_move.is_empty();
         is_complete.then(|| meta::moved(&place.prefix, &self.meta).into())
     }
@@ -43,7 +43,7 @@ impl Closed {
 /// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
 /// written here.
 pub(in crate::maintenance) async fn close(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     to: &str,
 ) -> Result<Closed, ToolError> {
     let (meta, revision) = read(place).await?;
@@ -77,7 +77,7 @@ pub(in crate::maintenance) async fn close(
 /// # Errors
 /// Returns an error if nothing records that the move is complete, although the file is there.
 pub(in crate::maintenance) async fn closed(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     to: &str,
 ) -> Result<Option<Closed>, ToolError> {
     let (meta, revision) = read(place).await?;
@@ -96,7 +96,7 @@ pub(in crate::maintenance) async fn closed(
 /// Returns [`ToolError::Refused`] if somebody else has opened the data meanwhile, or completed a move of them: then this one is not
 /// complete, and will not be. After any other error nobody knows.
 pub(in crate::maintenance) async fn complete(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     closed: Closed,
     file: Bytes,
 ) -> Result<(), ToolError> {
@@ -111,7 +111,7 @@ pub(in crate::maintenance) async fn complete(
     })
 }
 
-fn changed(place: &Place<impl Kv>) -> ToolError {
+fn changed(place: &Location<impl Kv>) -> ToolError {
     ToolError::Refused(format!(
         "the counters under {} were opened again, or moved by somebody else, meanwhile: this move has made no file",
         place.prefix
@@ -120,7 +120,7 @@ fn changed(place: &Place<impl Kv>) -> ToolError {
 
 /// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
 pub(in crate::maintenance) async fn undo(
-    place: &Place<impl Kv>,
+    place: &Location<impl Kv>,
     force: bool,
 ) -> Result<String, ToolError> {
     let prefix = &place.prefix;
@@ -160,12 +160,12 @@ fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
 }
 
 /// The row that says what the data are, with its revision.
-async fn read(place: &Place<impl Kv>) -> Result<(Meta, i64), ToolError> {
+async fn read(place: &Location<impl Kv>) -> Result<(Meta, i64), ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     found.ok_or_else(|| ToolError::Refused(format!("there are no counters under {}", place.prefix)))
 }
 
-async fn reopen(place: &Place<impl Kv>, closed: &Meta, open: &Meta) -> Result<(), ToolError> {
+async fn reopen(place: &Location<impl Kv>, closed: &Meta, open: &Meta) -> Result<(), ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     match found {
         Some((meta, revision)) if meta == *closed => swap(place, open, revision).await,
@@ -174,7 +174,7 @@ async fn reopen(place: &Place<impl Kv>, closed: &Meta, open: &Meta) -> Result<()
 }
 
 /// Refuses where nodes are registered.
-async fn check_nodes(place: &Place<impl Kv>, layout: &Layout) -> Result<(), ToolError> {
+async fn check_nodes(place: &Location<impl Kv>, layout: &Layout) -> Result<(), ToolError> {
     let nodes = layout.nodes();
     let found = kv::read(&place.client, vec![prefix(nodes.clone(), 10)]).await;
     let found = found.map_err(OpenError::from)?;

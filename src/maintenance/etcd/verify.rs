@@ -79,7 +79,7 @@ impl<K: Kv> Survey<K> {
         let found = lanes.end(problems);
         (self.overlay, self.answers) = (found.overlay, found.answers);
         let mut dump = Dump {
-            digests: self.layout.digests,
+            hasher: self.layout.hasher,
             lanes: self.layout.lanes,
             revision: self.report.revision,
             forgotten: found.forgotten,
@@ -167,7 +167,7 @@ impl<K: Kv> Survey<K> {
         }
         let lanes = self.layout.lanes;
         let whole = |(id, rows): (String, Vec<_>)| {
-            let session = Session::gather(&rows, lanes, time);
+            let session = Session::merge_shards(&rows, lanes, time);
             (SessionId::from(id), session)
         };
         Ok(of_ids.into_iter().map(whole).collect())
@@ -261,5 +261,5 @@ fn note<T>(key: &[u8], read: Result<T, Corrupt>, problems: &mut Vec<String>) -> 
 
 /// A counter's lane.
 fn lane_of(layout: &Layout, name: &str) -> LaneNumber {
-    layout.digests.lane(group(name), layout.lanes)
+    layout.hasher.lane(group(name), layout.lanes)
 }

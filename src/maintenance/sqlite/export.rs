@@ -88,13 +88,13 @@ impl Reading<'_> {
     fn try_dump(&self) -> rows::Result<Dump> {
         let connection = self.snapshot.connection();
         let Meta {
-            digests,
+            hasher,
             lanes,
             forgotten,
             ..
         } = Meta::read(connection)?;
         let mut dump = Dump {
-            digests,
+            hasher,
             lanes,
             revision: self.snapshot.revision(),
             forgotten,
@@ -104,7 +104,7 @@ impl Reading<'_> {
             packs: Vec::new(),
             sessions: Vec::new(),
         };
-        reader::each_batch(connection, digests, |batch| {
+        reader::each_batch(connection, hasher, |batch| {
             let rows::BatchRow { head, pack } = batch?;
             (dump.time, dump.horizon) = (head.time, head.horizon);
             dump.session_horizon = head.session_horizon;
@@ -122,7 +122,7 @@ impl Reading<'_> {
         let mut statement = connection.prepare(&format!("{} ORDER BY id", rows::SESSION))?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
-            dump.sessions.push(rows::session(digests, row)?);
+            dump.sessions.push(rows::session(hasher, row)?);
         }
         Ok(dump)
     }

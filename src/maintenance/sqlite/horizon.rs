@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::maintenance::report::{Times, ToolError};
 use crate::maintenance::sqlite::{complete, times};
-use crate::model::{Digests, Millis};
+use crate::model::{KeyedHasher, Millis};
 use crate::store::sqlite::lock::Lock;
 use crate::store::sqlite::rows::{self, Error};
 use crate::store::sqlite::{OpenError, reader, schema};
@@ -24,7 +24,7 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
     }
     let lock = Lock::take(path)?;
     let (connection, meta) = schema::open(path)?;
-    let reset = take_back(&connection, meta.digests, now);
+    let reset = take_back(&connection, meta.hasher, now);
     let before = reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))?;
     // A backup is one file.
     complete(path, connection)?;
@@ -32,11 +32,11 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
     Ok(before)
 }
 
-fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Result<Times> {
+fn take_back(connection: &Connection, hasher: KeyedHasher, now: Millis) -> rows::Result<Times> {
     let transaction = connection.unchecked_transaction()?;
     let mut before = Times::default();
     let mut batches = Vec::new();
-    reader::each_batch(&transaction, digests, |batch| {
+    reader::each_batch(&transaction, hasher, |batch| {
         let mut batch = batch?;
         before.take(times(&batch));
         let (head, stamp) = (&mut batch.head, &mut batch.pack.stamp);
@@ -49,14 +49,14 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
         Ok(())
     })?;
     for batch in &batches {
-        rows::replace_batch(&transaction, digests, batch)?;
+        rows::replace_batch(&transaction, hasher, batch)?;
     }
     let mut sessions = Vec::new();
     {
         let mut statement = transaction.prepare(rows::SESSION)?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
-            let (id, session) = rows::session_or_damage(digests, row)?;
+            let (id, session) = rows::session_or_damage(hasher, row)?;
             // A damaged one stays as it is. It is taken for used at the time of the last batch, which is taken back.
             let Ok(mut session) = session else {
                 continue;
@@ -69,7 +69,7 @@ fn take_back(connection: &Connection, digests: Digests, now: Millis) -> rows::Re
     }
     let mut put = transaction.prepare(rows::PUT_SESSION)?;
     for (id, session) in &sessions {
-        rows::put_session(&mut put, digests, id, &session.encode())?;
+        rows::put_session(&mut put, hasher, id, &session.encode())?;
     }
     drop(put);
     transaction.commit().map_err(Error::from)?;

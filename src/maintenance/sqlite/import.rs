@@ -8,9 +8,9 @@ use uuid::Uuid;
 use crate::maintenance::dump::Dump;
 use crate::maintenance::report::{Report, ToolError};
 use crate::maintenance::sqlite::{
-    Partial, Place, check, complete, publish, refuse_existing, reserve,
+    Partial, Reservation, check, complete, publish, refuse_existing, reserve,
 };
-use crate::model::{Changes, Commit, Digests, Stamp};
+use crate::model::{Changes, Commit, KeyedHasher, Stamp};
 use crate::store::Row;
 use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::rows::{self, Error};
@@ -20,11 +20,11 @@ use crate::store::sqlite::schema;
 pub(in crate::maintenance) struct Filling {
     path: PathBuf,
     connection: Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     /// Removed once the connection is closed, unless it has its name by then.
     partial: Partial,
     /// Where it is to be served, so that nobody begins another in its place.
-    place: Option<Place>,
+    place: Option<Reservation>,
 }
 
 impl Filling {
@@ -36,22 +36,22 @@ impl Filling {
     /// Begins a database that is to be served, in a place that is [reserved](reserve).
     pub(in crate::maintenance) fn database(
         path: &Path,
-        place: Place,
+        place: Reservation,
         dump: &Dump,
     ) -> Result<Self, ToolError> {
         Self::begin(path, dump, Some(place))
     }
 
-    fn begin(path: &Path, dump: &Dump, place: Option<Place>) -> Result<Self, ToolError> {
+    fn begin(path: &Path, dump: &Dump, place: Option<Reservation>) -> Result<Self, ToolError> {
         refuse_existing(path)?;
         let partial = match place {
-            Some(_) => Partial::of_move(path, dump.digests)?,
+            Some(_) => Partial::of_move(path, dump.hasher)?,
             None => Partial::new(path)?,
         };
         let (connection, _) = schema::open(&partial.path)?;
         let filling = Self {
             path: path.to_owned(),
-            digests: dump.digests,
+            hasher: dump.hasher,
             partial,
             connection,
             place,
@@ -88,7 +88,7 @@ impl Filling {
                 age: Some(0),
                 newest: pack.newest,
             };
-            rows::put_batch(&mut put, self.digests, &batch, pack.base)?;
+            rows::put_batch(&mut put, self.hasher, &batch, pack.base)?;
         }
         let head = Commit {
             seq: batch.seq + 1,
@@ -101,10 +101,10 @@ impl Filling {
             ids: [].into(),
             ..batch
         };
-        rows::put_batch(&mut put, self.digests, &head, dump.revision)?;
+        rows::put_batch(&mut put, self.hasher, &head, dump.revision)?;
         drop(put);
         let meta = Meta {
-            digests: self.digests,
+            hasher: self.hasher,
             folded: head.seq,
             forgotten: dump.forgotten,
             lanes: dump.lanes,
@@ -114,7 +114,7 @@ impl Filling {
         meta.write(&transaction)?;
         let mut put = transaction.prepare(rows::PUT_SESSION)?;
         for (id, session) in &dump.sessions {
-            rows::put_session(&mut put, self.digests, id, &session.encode())?;
+            rows::put_session(&mut put, self.hasher, id, &session.encode())?;
         }
         drop(put);
         Ok(transaction.commit()?)
@@ -136,8 +136,8 @@ impl Filling {
         } in rows
         {
             match value {
-                Some(value) => rows::put_counter(&mut put, self.digests, (name, *value, *revision)),
-                None => rows::put_deleted(&mut put_deleted, self.digests, (name, *revision)),
+                Some(value) => rows::put_counter(&mut put, self.hasher, (name, *value, *revision)),
+                None => rows::put_deleted(&mut put_deleted, self.hasher, (name, *revision)),
             }?;
         }
         drop((put, put_deleted));
@@ -184,7 +184,7 @@ impl Filling {
 pub(in crate::maintenance) struct Written {
     path: PathBuf,
     partial: Partial,
-    place: Option<Place>,
+    place: Option<Reservation>,
 }
 
 impl Written {
@@ -274,7 +274,7 @@ mod tests {
             ids: model::pack(&[(number.cast_unsigned(), 1)]).into(),
         };
         Dump {
-            digests: Digests::new([7; 16]),
+            hasher: KeyedHasher::new([7; 16]),
             lanes: 8,
             revision: 100,
             forgotten: 30,

@@ -29,7 +29,7 @@ fn problems(batches: &[(Commit, i64)]) -> Vec<String> {
     let (connection, meta) = schema::open(&path).expect("a new file");
     let mut put = connection.prepare(rows::PUT_BATCH).expect("SQL");
     for (batch, base) in batches {
-        rows::put_batch(&mut put, meta.digests, batch, *base).expect("SQL");
+        rows::put_batch(&mut put, meta.hasher, batch, *base).expect("SQL");
     }
     check(&path).expect("it can be read").problems
 }

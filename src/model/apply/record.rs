@@ -1,25 +1,25 @@
 //! Messages of sessions.
 
 use super::State;
-use crate::model::answer::{Answer, Done, Failure, Outcome, Place, Refused};
-use crate::model::moved::Applied;
-use crate::model::request::{Follows, MAX_SKEW, Record};
+use crate::model::answer::{Answer, Decision, Effect, FailedIncrement, Position, Rejection};
+use crate::model::request::{MAX_SKEW, Predecessor, Record};
+use crate::model::session::imported::AppliedMessage;
 use crate::model::session::{Message, SESSION_WINDOW, Session};
 
 impl State {
     /// Decides a message of a session: it is applied on top of the one before it, and on nothing else.
-    pub(super) fn record(&mut self, record: &Record) -> Outcome {
+    pub(super) fn record(&mut self, record: &Record) -> Decision {
         let unknown = Session::default();
         let session = self.sessions.get(&record.session);
         if session.is_some_and(Session::is_damaged) {
-            return Err(Refused::SessionDamaged);
+            return Err(Rejection::SessionDamaged);
         }
         let is_new = session.is_none();
         self.check_begun(record, session)?;
         let session = session.unwrap_or(&unknown);
         let applied = session.applied;
-        if record.follows == Follows::TheOneBefore && record.acknowledged > applied {
-            return Err(Refused::SessionLost {
+        if record.follows == Predecessor::TheOneBefore && record.acknowledged > applied {
+            return Err(Rejection::SessionLost {
                 acknowledged: applied,
             });
         }
@@ -36,28 +36,28 @@ impl State {
             return Ok(self.recorded(applied, failures, true));
         }
         if record.sequence <= acknowledged {
-            return Err(Refused::Acknowledged { acknowledged });
+            return Err(Rejection::Acknowledged { acknowledged });
         }
         // A session's row holds a window, whoever has sent the message.
         if record.sequence - acknowledged > SESSION_WINDOW {
-            return Err(Refused::BeyondWindow { acknowledged });
+            return Err(Rejection::BeyondWindow { acknowledged });
         }
         if session.is_applied(record.sequence) {
             return if session.is_same(record.sequence, record.contents) {
                 let failures = session.failures(|at| at == record.sequence);
                 Ok(self.recorded(record.sequence, failures, true))
             } else {
-                Err(Refused::IdReused)
+                Err(Rejection::IdReused)
             };
         }
         let parts = match &record.follows {
-            Follows::TheOneBefore if record.sequence != applied + 1 => {
-                return Err(Refused::Gap {
+            Predecessor::TheOneBefore if record.sequence != applied + 1 => {
+                return Err(Rejection::Gap {
                     expected: applied + 1,
                 });
             }
-            Follows::TheOneBefore => 1,
-            Follows::InLane(part) => {
+            Predecessor::TheOneBefore => 1,
+            Predecessor::InLane(part) => {
                 // A client need not say at once what it knows acknowledged.
                 let whole = acknowledged.max(part.whole);
                 let follows = match part.previous {
@@ -66,32 +66,32 @@ impl State {
                     _ => applied <= whole,
                 };
                 if !follows {
-                    return Err(Refused::Overtaken { applied });
+                    return Err(Rejection::Overtaken { applied });
                 }
                 part.parts
             }
         };
         if let Some(failures) = session.too_many_failures(acknowledged) {
-            return Err(Refused::FailuresUnacknowledged { failures });
+            return Err(Rejection::FailuresUnacknowledged { failures });
         }
         // Sessions that are known may still go on when new ones may not begin, but not without an end.
         let max = self.bounds.id_bytes;
         self.check_room(if is_new { max } else { max + max / 4 })?;
         // Before the session was moved here, parts of the message may have been applied.
         let done = match record.follows {
-            Follows::TheOneBefore => session.done(record.sequence),
-            Follows::InLane(_) => Applied::default(),
+            Predecessor::TheOneBefore => session.done(record.sequence),
+            Predecessor::InLane(_) => AppliedMessage::default(),
         };
-        let digests = self.digests;
+        let hasher = self.hasher;
         self.places += 1;
         let mut failures = Vec::new();
         for (index, increment) in (0..).zip(record.increments.iter()) {
-            if done.has(digests, &record.session, increment.as_ref().ok()) {
+            if done.has(hasher, &record.session, increment.as_ref().ok()) {
                 continue;
             }
             if let Err(refusal) = self.increment(increment, self.places) {
                 let index = record.index(index);
-                failures.push((record.sequence, Failure { index, refusal }));
+                failures.push((record.sequence, FailedIncrement { index, refusal }));
             }
         }
         if !done.failures.is_empty() {
@@ -114,9 +114,9 @@ impl State {
     }
 
     /// Refuses a message of a session that is not known here, and may have been forgotten.
-    fn check_begun(&self, record: &Record, session: Option<&Session>) -> Result<(), Refused> {
+    fn check_begun(&self, record: &Record, session: Option<&Session>) -> Result<(), Rejection> {
         let horizon = self.session_horizon();
-        if record.follows == Follows::TheOneBefore {
+        if record.follows == Predecessor::TheOneBefore {
             return match session {
                 Some(_) => Ok(()),
                 None => self.check_time(Some(record.time), horizon),
@@ -132,14 +132,19 @@ impl State {
         self.check_time(Some(time), horizon)
     }
 
-    fn recorded(&self, acknowledged: u64, failures: Vec<(u64, Failure)>, replayed: bool) -> Answer {
+    fn recorded(
+        &self,
+        acknowledged: u64,
+        failures: Vec<(u64, FailedIncrement)>,
+        replayed: bool,
+    ) -> Answer {
         Answer {
-            done: Done::Recorded {
+            done: Effect::Recorded {
                 acknowledged,
                 failures,
             },
             // After all that is applied so far, this message among it.
-            place: Place::InBatch(self.places),
+            place: Position::InBatch(self.places),
             replayed,
         }
     }

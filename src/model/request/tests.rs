@@ -1,10 +1,10 @@
 use super::*;
-use crate::model::Digests;
+use crate::model::KeyedHasher;
 
 /// An id is known with a digest of the contents that it was first used with.
 #[test]
 fn contents_that_differ_have_other_digests() {
-    let digests = Digests::new([7; 16]);
+    let hasher = KeyedHasher::new([7; 16]);
     let limits = Limits {
         max: Some(7),
         ..Limits::default()
@@ -14,7 +14,7 @@ fn contents_that_differ_have_other_digests() {
         for (name, delta, limits) in increments {
             all.push(name, *delta, *limits);
         }
-        digests.message(&all)
+        hasher.message(&all)
     };
     let none = Limits::default();
     let all = [

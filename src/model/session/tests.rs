@@ -1,4 +1,4 @@
-use super::super::Refusal;
+use super::super::LimitError;
 use super::*;
 
 /// A session's messages are in order, and none is beyond those that are applied: another row is damaged.
@@ -27,8 +27,8 @@ fn only_new_messages_and_failures_were_added_since() {
         parts: 1,
     };
     let failed = |sequence| {
-        let refusal = Refusal::OutOfRange { value: 1, delta: 2 };
-        (sequence, Failure { index: 0, refusal })
+        let refusal = LimitError::OutOfRange { value: 1, delta: 2 };
+        (sequence, FailedIncrement { index: 0, refusal })
     };
     let mut session = Session::default();
     for sequence in 1..=2 {

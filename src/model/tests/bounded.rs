@@ -12,7 +12,7 @@ fn room_is_told_where_one_batch_takes_it_all() {
     let ids = (0..1000).map(|id| named(&id.to_string(), None, add("g/0", 1)));
     let answers = lane.batch(ids.collect());
     let full = answers.into_iter().find_map(|answer| match answer {
-        Err(Refused::Full { retry_in, .. }) => Some(retry_in),
+        Err(Rejection::Full { retry_in, .. }) => Some(retry_in),
         _ => None,
     });
     assert_eq!(full, Some(HORIZON + SKEW));
@@ -71,7 +71,7 @@ fn known_sessions_go_on_a_while_without_room() {
     assert!(
         matches!(
             full,
-            Refused::Full {
+            Rejection::Full {
                 max_bytes: MOST,
                 ..
             }
@@ -91,7 +91,7 @@ fn known_sessions_go_on_a_while_without_room() {
     assert!(
         matches!(
             full,
-            Refused::Full {
+            Rejection::Full {
                 max_bytes: MORE,
                 ..
             }
@@ -105,7 +105,7 @@ fn known_sessions_go_on_a_while_without_room() {
 fn a_session_is_counted_with_all_that_it_has() {
     let mut row = Lane::new(bounds());
     let follows = |previous| {
-        Follows::InLane(Part {
+        Predecessor::InLane(Part {
             previous,
             // The other part never came.
             parts: 2,
@@ -125,7 +125,7 @@ fn a_session_is_counted_with_all_that_it_has() {
             sequence,
             acknowledged: 0,
             follows: follows(previous.replace(sequence)),
-            contents: digests().message(&increments),
+            contents: hasher().message(&increments),
             increments,
         };
         let operation = Operation::Record(record);
@@ -137,7 +137,7 @@ fn a_session_is_counted_with_all_that_it_has() {
     }
     let row = &row.stored.sessions[&SessionId::from("meter-7")];
     let row = Session::decode(row).expect("what was stored");
-    let whole = Session::gather(&[(1, row)], 4, START);
+    let whole = Session::merge_shards(&[(1, row)], 4, START);
     let encoded = whole.encode().len();
     assert!(encoded > 8 * 1024, "{encoded}");
     assert!(whole.bytes() >= encoded, "{} for {encoded}", whole.bytes());
@@ -195,14 +195,14 @@ fn many_sessions_are_forgotten_a_batch_at_a_time() {
             // It is remembered, or forgotten with this batch.
             match lane.one(message_of(&left, 1, 0, &[("g/0", 1)], begun)) {
                 Ok((_, _, replayed)) => assert!(replayed),
-                Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+                Err(refused) => assert!(matches!(refused, Rejection::TooOld { .. })),
             }
         }
         assert!(batches < 10, "it goes on and on");
     }
     assert_eq!(lane.state.due_in(), None);
     let again = lane.one(message_of(&id(0), 1, 0, &[("g/0", 1)], begun));
-    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+    assert!(matches!(again, Err(Rejection::TooOld { .. })), "{again:?}");
     assert_eq!(lane.value("g/0"), 5_000);
 }
 
@@ -224,7 +224,7 @@ fn an_idle_lane_gives_its_memory_back() {
     assert!(lane.stored.packs.is_empty() && lane.stored.sessions.is_empty());
     assert_eq!(lane.stored.head.horizon, START);
     let again = lane.one(message(1, 0, &[("g/0", 1)], START));
-    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+    assert!(matches!(again, Err(Rejection::TooOld { .. })), "{again:?}");
 }
 
 /// Forgetting ids gives back exactly the memory that they took.
@@ -247,7 +247,7 @@ fn memory_for_ids_is_bounded_and_comes_back() {
     let retry_in = loop {
         match lane.one(named(&taken.to_string(), None, add("g/0", 1))) {
             Ok(_) => taken += 1,
-            Err(Refused::Full { retry_in, .. }) => break retry_in,
+            Err(Rejection::Full { retry_in, .. }) => break retry_in,
             Err(other) => panic!("{other:?}"),
         }
     };
@@ -277,7 +277,7 @@ fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
         let first = message_of(&taken.to_string(), 1, 0, &[("g/0", 1)], lane.now);
         match lane.one(first) {
             Ok(_) => {}
-            Err(Refused::Full { retry_in, .. }) => return (taken, retry_in),
+            Err(Rejection::Full { retry_in, .. }) => return (taken, retry_in),
             Err(other) => panic!("{other:?}"),
         }
     }
@@ -302,7 +302,7 @@ fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     lane.one(goes_on).expect("it is known");
     lane.now += SKEW;
     let next = |lane: &mut Lane| lane.one(message_of("next", 1, 0, &[("g/0", 1)], lane.now));
-    let Err(Refused::Full { retry_in, .. }) = next(&mut lane) else {
+    let Err(Rejection::Full { retry_in, .. }) = next(&mut lane) else {
         panic!("there is no room yet");
     };
     assert_eq!(lane.now + retry_in, begun + 1000 + 3 * HORIZON + SKEW);
@@ -332,7 +332,7 @@ fn a_retry_is_told_for_what_is_forgotten_first() {
     // No time of day has it last any shorter.
     lane.set_clock(retry_in);
     let refused = lane.one(named("b", None, add("g/0", 1)));
-    let Err(Refused::Full { retry_in, .. }) = refused else {
+    let Err(Rejection::Full { retry_in, .. }) = refused else {
         panic!("it is not forgotten yet: {refused:?}");
     };
     assert_eq!(retry_in, HORIZON + SKEW - (lane.ticks() - asked));

@@ -87,7 +87,7 @@ proptest! {
                     }
                 }
                 Ok((_, _, true)) => prop_assert!(once.contains_key(&name) || !with_time),
-                Err(Refused::TooOld { .. } | Refused::FromFuture { .. }) => prop_assert!(with_time),
+                Err(Rejection::TooOld { .. } | Rejection::FromFuture { .. }) => prop_assert!(with_time),
                 Err(other) => prop_assert!(false, "{other:?}"),
             }
             prop_assert!(lane.stored.head.horizon >= horizon);
@@ -108,11 +108,11 @@ fn ids_older_than_the_horizon_are_refused_and_never_counted_again() {
     lane.now += SKEW + 2;
     lane.one(named("b", None, add("g/0", 1))).unwrap();
     let refused = ask(&mut lane).unwrap_err();
-    assert!(matches!(refused, Refused::TooOld { .. }), "{refused:?}");
+    assert!(matches!(refused, Rejection::TooOld { .. }), "{refused:?}");
     // A clock that goes back, and a restart, bring nothing back.
     lane.now = time;
     lane.restart();
-    assert!(matches!(ask(&mut lane), Err(Refused::TooOld { .. })));
+    assert!(matches!(ask(&mut lane), Err(Rejection::TooOld { .. })));
     assert_eq!(lane.value("g/0"), 2);
 }
 
@@ -144,7 +144,7 @@ fn a_clock_that_was_ahead_does_no_lasting_harm() {
     let right = lane.ticks();
     let refused = ask(&mut lane, right);
     assert!(
-        matches!(refused, Err(Refused::TooOld { .. })),
+        matches!(refused, Err(Rejection::TooOld { .. })),
         "{refused:?}"
     );
     for _ in 0..30 {
@@ -204,14 +204,14 @@ fn an_id_from_the_future_is_remembered_until_it_is_too_old() {
     let mut lane = Lane::new(bounds());
     let start = lane.now;
     let far = lane.one(named("far", Some(start + SKEW + 1), add("g/0", 1)));
-    assert!(matches!(far, Err(Refused::FromFuture { .. })));
+    assert!(matches!(far, Err(Rejection::FromFuture { .. })));
     let ask = |lane: &mut Lane| lane.one(named("near", Some(start + SKEW), add("g/0", 1)));
     ask(&mut lane).unwrap();
     for _ in 0..40 {
         lane.now += HORIZON / 20;
         match ask(&mut lane) {
             Ok((_, _, replayed)) => assert!(replayed),
-            Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+            Err(refused) => assert!(matches!(refused, Rejection::TooOld { .. })),
         }
         lane.one(named(&lane.now.to_string(), None, add("g/1", 1)))
             .unwrap();

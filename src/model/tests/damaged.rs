@@ -22,11 +22,11 @@ fn a_damaged_session_is_never_begun_again() {
     for sequence in 2..10 {
         for (sequence, acknowledged) in [(1, 0), (2, 0), (2, 1), (0, 0), (0, 1), (300, 0)] {
             let said = lane.one(message(sequence, acknowledged, &one, START));
-            assert_eq!(said, Err(Refused::SessionDamaged), "{sequence}");
+            assert_eq!(said, Err(Rejection::SessionDamaged), "{sequence}");
         }
         // As if it were begun anew.
         let said = lane.one(message(1, 0, &one, lane.now));
-        assert_eq!(said, Err(Refused::SessionDamaged));
+        assert_eq!(said, Err(Rejection::SessionDamaged));
         lane.one(other(sequence)).expect("it goes on");
         lane.now += HORIZON;
     }
@@ -42,14 +42,14 @@ fn a_damaged_session_is_never_begun_again() {
     assert_eq!(forgotten, ["meter-7"]);
     lane.state.undo(&commit);
     let said = lane.one(message(1, 0, &one, START));
-    assert_eq!(said, Err(Refused::SessionDamaged));
+    assert_eq!(said, Err(Rejection::SessionDamaged));
 
     lane.now += HORIZON;
     lane.one(other(10)).expect("it goes on");
     assert!(!lane.stored.sessions.contains_key("meter-7"));
     lane.set_clock(START - lane.now);
     let said = lane.one(message(1, 0, &one, START));
-    assert!(matches!(said, Err(Refused::TooOld { .. })), "{said:?}");
+    assert!(matches!(said, Err(Rejection::TooOld { .. })), "{said:?}");
     assert_eq!(lane.value("g/0"), 1 + 10);
 }
 
@@ -58,7 +58,7 @@ fn a_damaged_session_is_never_begun_again() {
 fn a_damaged_row_is_no_answer() {
     let rows = [Session::default(), Session::damaged(START)];
     let resumed = Resumed::new(&rows, START, START, 0, DAY);
-    assert_eq!(resumed.map(drop), Err(Refused::SessionDamaged));
+    assert_eq!(resumed.map(drop), Err(Rejection::SessionDamaged));
 }
 
 /// The rows of a lane that has ids and a session with failures, whole and as it is after a move.
@@ -83,7 +83,7 @@ fn rows() -> (Vec<Vec<u8>>, Vec<Arc<[u8]>>) {
     let sessions = lane.stored.sessions.values();
     let mut sessions: Vec<_> = sessions.cloned().collect();
     let session = Session::decode(&sessions[0]).expect("what was stored");
-    let whole = Session::gather(&[(0, session)], 4, START);
+    let whole = Session::merge_shards(&[(0, session)], 4, START);
     sessions.push(whole.encode());
     let packs = lane.stored.packs.iter().map(|pack| pack.ids.clone());
     (sessions, packs.collect())

@@ -70,11 +70,11 @@ pub(super) fn operation(what: &What) -> Operation {
 }
 
 /// The simple model: what an operation does to a map, with its answer.
-fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Done {
+fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Effect {
     let mut increment = |n: u8, delta: i64, limits: Limits, index: u32| {
         let value = counters.entry(format!("g/{n}")).or_insert(0);
         let added = limits.add(*value, delta);
-        let added = added.map_err(|refusal| Done::Failed(Failure { index, refusal }))?;
+        let added = added.map_err(|refusal| Effect::Failed(FailedIncrement { index, refusal }))?;
         *value = added.value;
         Ok(added)
     };
@@ -90,7 +90,7 @@ fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Done {
                 max: *max,
                 on_limit,
             };
-            increment(*n, *delta, limits, 0).map_or_else(|failed| failed, Done::Incremented)
+            increment(*n, *delta, limits, 0).map_or_else(|failed| failed, Effect::Incremented)
         }
         What::AddBoth(a, b) => {
             let before = counters.clone();
@@ -98,16 +98,17 @@ fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Done {
             let mut increment = |n: u8, delta: i64, index: u32| {
                 let value = counters.entry(format!("g/{n}")).or_insert(0);
                 let added = Limits::default().add(*value, delta);
-                let added = added.map_err(|refusal| Done::Failed(Failure { index, refusal }))?;
+                let added =
+                    added.map_err(|refusal| Effect::Failed(FailedIncrement { index, refusal }))?;
                 *value = added.value;
                 Ok(added)
             };
-            let all: Result<Vec<_>, Done> = (0..)
+            let all: Result<Vec<_>, Effect> = (0..)
                 .zip(steps)
                 .map(|(index, (n, delta))| increment(n, delta, index))
                 .collect();
             match all {
-                Ok(all) => Done::Batch(all.into()),
+                Ok(all) => Effect::Batch(all.into()),
                 Err(failed) => {
                     *counters = before;
                     failed
@@ -116,9 +117,9 @@ fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Done {
         }
         What::Set(n, value) => {
             let before = counters.insert(format!("g/{n}"), *value);
-            Done::Replaced(before.unwrap_or(0))
+            Effect::Replaced(before.unwrap_or(0))
         }
-        What::Delete(n) => Done::Replaced(counters.remove(&format!("g/{n}")).unwrap_or(0)),
+        What::Delete(n) => Effect::Replaced(counters.remove(&format!("g/{n}")).unwrap_or(0)),
     }
 }
 
@@ -131,7 +132,7 @@ proptest! {
     fn histories_are_those_of_the_simple_model(steps in prop::collection::vec(step(), 1..80)) {
         let mut lane = Lane::new(bounds());
         let mut counters = BTreeMap::new();
-        let mut remembered: HashMap<u8, (What, Done, i64, Millis)> = HashMap::new();
+        let mut remembered: HashMap<u8, (What, Effect, i64, Millis)> = HashMap::new();
         // The lane's age, and the time up to which it has counted: what has passed since the last batch before a crash is not known.
         let (mut age, mut counted) = (0, lane.now);
         let mut stored_age = 0;
@@ -167,11 +168,11 @@ proptest! {
                                 prop_assert_eq!(&done, first);
                                 prop_assert_eq!(revision, *at);
                             }
-                            (Err(Refused::IdReused), Some((first, ..))) => prop_assert_ne!(first, &what),
+                            (Err(Rejection::IdReused), Some((first, ..))) => prop_assert_ne!(first, &what),
                             (Ok((done, revision, replayed)), None) => {
                                 prop_assert!(!replayed);
                                 prop_assert_eq!(&done, &simply(&mut counters, &what));
-                                if !matches!(done, Done::Failed(_)) {
+                                if !matches!(done, Effect::Failed(_)) {
                                     prop_assert!(revision > before.max(last_revision));
                                     last_revision = revision;
                                 }

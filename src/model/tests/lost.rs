@@ -78,7 +78,7 @@ proptest! {
                     stored = stored.max(last);
                     for answer in lane.batch(messages) {
                         let (done, ..) = answer.expect("it is in order");
-                        let Done::Recorded { acknowledged: now, failures } = done else {
+                        let Effect::Recorded { acknowledged: now, failures } = done else {
                             panic!("{done:?} is no answer to a message");
                         };
                         prop_assert!(failures.is_empty());

@@ -5,7 +5,7 @@ use super::*;
 const LANES: u32 = 4;
 
 /// A lane that begins where others were, with what they remembered and counted.
-fn arrived(from: &[&Lane], before: Option<Arc<Before>>) -> Lane {
+fn arrived(from: &[&Lane], before: Option<Arc<ImportedIds>>) -> Lane {
     let mut lane = Lane::new(bounds());
     let heads = from.iter().map(|lane| lane.stored.head);
     lane.stored.head = Head {
@@ -18,7 +18,7 @@ fn arrived(from: &[&Lane], before: Option<Arc<Before>>) -> Lane {
     }
     lane.restart();
     let state = lane.stored.load(bounds());
-    lane.state = state.moved_here(digests(), before);
+    lane.state = state.moved_here(hasher(), before);
     lane
 }
 
@@ -29,7 +29,7 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     let first = old.one(named("one", None, add("a/x", 5))).expect("done");
     let timed = named("two", Some(START), add("a/x", 1));
     old.one(timed).expect("done");
-    let before = Before::new(old.stored.packs.clone()).expect("what was stored");
+    let before = ImportedIds::new(old.stored.packs.clone()).expect("what was stored");
     let before = Arc::new(before);
     let mut lanes = [0; 3].map(|_| arrived(&[&old], Some(before.clone())));
     drop(before);
@@ -37,7 +37,7 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
         let again = lane.one(named("one", None, add("a/x", 5)));
         assert_eq!(again, Ok((first.0.clone(), first.1, true)));
         let other = lane.one(named("one", None, add("a/x", 6)));
-        assert_eq!(other, Err(Refused::IdReused));
+        assert_eq!(other, Err(Rejection::IdReused));
         assert_eq!(lane.value("a/x"), 6);
     }
     let lane = &mut lanes[0];
@@ -53,7 +53,7 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
         lane.set_clock(now - lane.now);
         let refused = lane.one(named("two", Some(START), add("a/x", 1)));
         assert!(
-            matches!(refused, Err(Refused::TooOld { .. })),
+            matches!(refused, Err(Rejection::TooOld { .. })),
             "{refused:?}"
         );
     }
@@ -69,7 +69,7 @@ fn increments<'a>(message: impl IntoIterator<Item = &'a (u8, i8)>) -> Increments
     increments
 }
 
-fn record(sequence: u64, follows: Follows, increments: Increments) -> Request {
+fn record(sequence: u64, follows: Predecessor, increments: Increments) -> Request {
     Request {
         id: None,
         operation: Operation::Record(Record {
@@ -78,7 +78,7 @@ fn record(sequence: u64, follows: Follows, increments: Increments) -> Request {
             sequence,
             acknowledged: 0,
             follows,
-            contents: digests().message(&increments),
+            contents: hasher().message(&increments),
             increments,
         }),
     }
@@ -86,7 +86,7 @@ fn record(sequence: u64, follows: Follows, increments: Increments) -> Request {
 
 /// What a lane gets of the messages, each with its number.
 fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
-    let of = |group: u8| digests().lane(&group.to_string(), LANES);
+    let of = |group: u8| hasher().lane(&group.to_string(), LANES);
     let mut previous = None;
     let mut parts = Vec::new();
     for (sequence, message) in (1..).zip(messages) {
@@ -113,7 +113,7 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
         };
         parts.push((
             sequence,
-            record(sequence, Follows::InLane(part), increments),
+            record(sequence, Predecessor::InLane(part), increments),
         ));
     }
     parts
@@ -143,32 +143,32 @@ proptest! {
             Some((number, Session::decode(row).expect("what was stored")))
         };
         let rows: Vec<_> = (0..).zip(&lanes).filter_map(row).collect();
-        let whole = Session::gather(&rows, LANES, START);
+        let whole = Session::merge_shards(&rows, LANES, START);
 
         // In one lane, by a client that knows of nothing.
         let all: Vec<_> = lanes.iter().collect();
         let mut one = arrived(&all, None);
         one.stored.sessions.insert(id.clone(), whole.encode());
-        one.state = one.stored.load(bounds()).moved_here(digests(), None);
+        one.state = one.stored.load(bounds()).moved_here(hasher(), None);
         for (sequence, message) in (1..).zip(&messages) {
-            let request = record(sequence, Follows::TheOneBefore, increments(message));
+            let request = record(sequence, Predecessor::TheOneBefore, increments(message));
             prop_assert!(one.one(request).is_ok());
         }
         // In several again, where what is whole is answered before it comes to them.
-        let mut spread: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
-        for (number, row) in whole.spread(&id, digests(), LANES, START) {
-            let lane = &mut spread[number as usize];
+        let mut split_by_lane: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
+        for (number, row) in whole.split_by_lane(&id, hasher(), LANES, START) {
+            let lane = &mut split_by_lane[number as usize];
             lane.stored.sessions.insert(id.clone(), row.encode());
-            lane.state = lane.stored.load(bounds()).moved_here(digests(), None);
+            lane.state = lane.stored.load(bounds()).moved_here(hasher(), None);
         }
         let moved = whole.moved_up_to();
-        for (number, lane) in (0..).zip(&mut spread) {
+        for (number, lane) in (0..).zip(&mut split_by_lane) {
             for (sequence, mut part) in parts(&messages, number) {
                 if sequence <= moved {
                     continue;
                 }
                 // Who takes messages apart does not know of those that did not come to it.
-                if let Operation::Record(Record { follows: Follows::InLane(part), .. }) = &mut part.operation {
+                if let Operation::Record(Record { follows: Predecessor::InLane(part), .. }) = &mut part.operation {
                     part.previous = part.previous.filter(|previous| *previous > moved);
                 }
                 prop_assert!(lane.one(part).is_ok());
@@ -180,6 +180,6 @@ proptest! {
             names.map(|name| (name.to_string(), value(name))).collect()
         };
         prop_assert_eq!(&found(&[one]), &expected);
-        prop_assert_eq!(&found(&spread), &expected);
+        prop_assert_eq!(&found(&split_by_lane), &expected);
     }
 }

@@ -41,7 +41,7 @@ impl Shared {
     }
 }
 
-type Known = Result<(Done, i64, bool), Refused>;
+type Known = Result<(Effect, i64, bool), Rejection>;
 
 impl Node {
     fn new(shared: &Shared, now: Millis) -> Self {
@@ -93,7 +93,7 @@ impl Node {
                 }
                 self.state.head().revision
             };
-            let known = |outcome: Outcome| {
+            let known = |outcome: Decision| {
                 outcome.map(|answer| (answer.done.clone(), answer.revision(base), answer.replayed))
             };
             return outcomes.into_iter().map(known).collect();
@@ -187,7 +187,7 @@ proptest! {
 fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, parts: u32) -> Request {
     let Request { id, mut operation } = message(sequence, acknowledged, &[("g/0", 1)], START);
     if let Operation::Record(record) = &mut operation {
-        record.follows = Follows::InLane(Part {
+        record.follows = Predecessor::InLane(Part {
             previous,
             parts,
             above: Some(0),
@@ -204,7 +204,7 @@ fn parts_are_neither_skipped_nor_repeated() {
     let mut lane = Lane::new(bounds());
     let overtaken = |result: Known| {
         assert!(
-            matches!(result, Err(Refused::Overtaken { .. })),
+            matches!(result, Err(Rejection::Overtaken { .. })),
             "{result:?}"
         );
     };
@@ -222,7 +222,7 @@ fn parts_are_neither_skipped_nor_repeated() {
     assert_eq!(lane.value("g/0"), 5);
     let refused = lane.one(part(15, 3, Some(12), 1));
     assert!(
-        matches!(refused, Err(Refused::Acknowledged { .. })),
+        matches!(refused, Err(Rejection::Acknowledged { .. })),
         "{refused:?}"
     );
 }

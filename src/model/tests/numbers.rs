@@ -52,10 +52,10 @@ proptest! {
                 Err(refusal) => {
                     prop_assert!(!fits && !saturate);
                     match refusal {
-                        Refusal::Min { min: limit, .. } => prop_assert!(Some(limit) == min && after < limit.into()),
-                        Refusal::Max { max: limit, .. } => prop_assert!(Some(limit) == max && after > limit.into()),
-                        Refusal::OutOfRange { .. } => prop_assert!(i64::try_from(after).is_err()),
-                        Refusal::Invalid(_) => prop_assert!(false, "it was valid"),
+                        LimitError::Min { min: limit, .. } => prop_assert!(Some(limit) == min && after < limit.into()),
+                        LimitError::Max { max: limit, .. } => prop_assert!(Some(limit) == max && after > limit.into()),
+                        LimitError::OutOfRange { .. } => prop_assert!(i64::try_from(after).is_err()),
+                        LimitError::Invalid(_) => prop_assert!(false, "it was valid"),
                     }
                 }
             }
@@ -97,9 +97,9 @@ fn what_leads_back_towards_a_limit_is_made() {
         max: Some(400),
         on_limit: OnLimit::Reject,
     };
-    assert!(matches!(reject.add(500, 1), Err(Refusal::Max { .. })));
-    assert!(matches!(reject.add(500, -501), Err(Refusal::Min { .. })));
-    assert!(matches!(reject.add(-7, -1), Err(Refusal::Min { .. })));
+    assert!(matches!(reject.add(500, 1), Err(LimitError::Max { .. })));
+    assert!(matches!(reject.add(500, -501), Err(LimitError::Min { .. })));
+    assert!(matches!(reject.add(-7, -1), Err(LimitError::Min { .. })));
     let saturate = Limits {
         on_limit: OnLimit::Saturate,
         ..reject

@@ -107,7 +107,7 @@ impl World {
             let previous = before.rev().find(has_part);
             let mut request = message(sequence, self.acknowledged, &[("g/0", 1)], bound.time);
             if let Operation::Record(record) = &mut request.operation {
-                record.follows = Follows::InLane(Part {
+                record.follows = Predecessor::InLane(Part {
                     previous,
                     parts: u32::try_from(of_it.len()).expect("few"),
                     above: Some(bound.above),
@@ -133,7 +133,7 @@ impl World {
     }
 }
 
-type Known = Result<(Done, i64, bool), Refused>;
+type Known = Result<(Effect, i64, bool), Rejection>;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -223,7 +223,7 @@ fn a_part_is_not_counted_again_when_its_lane_has_forgotten() {
     assert_eq!(world.acknowledged, 1);
     let again = world.send(2, |_| true);
     assert!(
-        matches!(again[..], [Err(Refused::TooOld { .. })]),
+        matches!(again[..], [Err(Rejection::TooOld { .. })]),
         "{again:?}"
     );
     world.check();
@@ -262,7 +262,7 @@ fn no_more_messages_than_a_window_are_taken() {
     let mut send = |sequence: u64, acknowledged| {
         let mut request = message(sequence, acknowledged, &[("g/0", 1)], START);
         if let Operation::Record(record) = &mut request.operation {
-            record.follows = Follows::InLane(Part {
+            record.follows = Predecessor::InLane(Part {
                 previous: sequence
                     .checked_sub(1)
                     .filter(|before| *before > acknowledged),
@@ -282,6 +282,6 @@ fn no_more_messages_than_a_window_are_taken() {
         send(sequence, 0).expect("within the window");
     }
     let refused = send(SESSION_WINDOW + 1, 0);
-    assert_eq!(refused, Err(Refused::BeyondWindow { acknowledged: 0 }));
+    assert_eq!(refused, Err(Rejection::BeyondWindow { acknowledged: 0 }));
     send(SESSION_WINDOW + 1, 1).expect("within it again");
 }

@@ -25,7 +25,7 @@ proptest! {
             }
             for answer in lane.batch(messages) {
                 match answer {
-                    Ok((Done::Recorded { acknowledged: now, failures }, ..)) => {
+                    Ok((Effect::Recorded { acknowledged: now, failures }, ..)) => {
                         prop_assert!(failures.is_empty());
                         if !answers_lost {
                             acknowledged = acknowledged.max(now);
@@ -48,18 +48,18 @@ fn a_message_is_applied_on_top_of_the_one_before_it_only() {
         lane.one(message(sequence, acknowledged, &[("g/0", delta)], time))
             .map(|(done, _, replayed)| (done, replayed))
     };
-    assert_eq!(ask(2, 0, 1).unwrap_err(), Refused::Gap { expected: 1 });
+    assert_eq!(ask(2, 0, 1).unwrap_err(), Rejection::Gap { expected: 1 });
     assert_eq!(
         ask(1, 1, 1).unwrap_err(),
-        Refused::SessionLost { acknowledged: 0 }
+        Rejection::SessionLost { acknowledged: 0 }
     );
     assert!(!ask(1, 0, 1).unwrap().1);
     assert!(ask(1, 0, 1).unwrap().1, "a repeat");
-    assert_eq!(ask(1, 0, 2).unwrap_err(), Refused::IdReused);
+    assert_eq!(ask(1, 0, 2).unwrap_err(), Rejection::IdReused);
     assert!(!ask(2, 1, 1).unwrap().1);
-    let known = Refused::Acknowledged { acknowledged: 1 };
+    let known = Rejection::Acknowledged { acknowledged: 1 };
     assert_eq!(ask(1, 0, 1).unwrap_err(), known);
-    assert_eq!(ask(4, 1, 1).unwrap_err(), Refused::Gap { expected: 3 });
+    assert_eq!(ask(4, 1, 1).unwrap_err(), Rejection::Gap { expected: 3 });
     assert_eq!(lane.value("g/0"), 2);
 }
 
@@ -70,14 +70,14 @@ fn failures_of_a_session_are_kept_until_they_are_known() {
     let time = lane.now;
     let deltas = [("g/0", i64::MAX), ("g/0", 1), ("g/1", 1)];
     let (first, ..) = lane.one(message(1, 0, &deltas, time)).unwrap();
-    let refusal = Refusal::OutOfRange {
+    let refusal = LimitError::OutOfRange {
         value: i64::MAX,
         delta: 1,
     };
-    let failures = vec![(1, Failure { index: 1, refusal })];
+    let failures = vec![(1, FailedIncrement { index: 1, refusal })];
     assert_eq!(
         first,
-        Done::Recorded {
+        Effect::Recorded {
             acknowledged: 1,
             failures
         }
@@ -86,7 +86,7 @@ fn failures_of_a_session_are_kept_until_they_are_known() {
     lane.restart();
     let ask_only = |lane: &mut Lane, known| lane.one(message(0, known, &[], time)).unwrap().0;
     assert_eq!(ask_only(&mut lane, 0), first);
-    let none = Done::Recorded {
+    let none = Effect::Recorded {
         acknowledged: 1,
         failures: vec![],
     };
@@ -101,7 +101,7 @@ fn a_session_begins_within_the_horizon() {
     let horizon = lane.now - bounds().session_horizon;
     let refused = lane.one(message(1, 0, &[("g/0", 1)], horizon));
     assert!(
-        matches!(refused, Err(Refused::TooOld { horizon: at, .. }) if at == horizon),
+        matches!(refused, Err(Rejection::TooOld { horizon: at, .. }) if at == horizon),
         "{refused:?}"
     );
     let begun = lane.one(message(1, 0, &[("g/0", 1)], horizon + 1));
@@ -118,11 +118,11 @@ fn a_part_is_not_refused_for_a_clock_that_is_ahead() {
     let mut request = message(1, 0, &[("g/0", 1)], time);
     let refused = lane.one(message(1, 0, &[("g/0", 1)], time));
     assert!(
-        matches!(refused, Err(Refused::FromFuture { .. })),
+        matches!(refused, Err(Rejection::FromFuture { .. })),
         "{refused:?}"
     );
     if let Operation::Record(record) = &mut request.operation {
-        record.follows = Follows::InLane(Part {
+        record.follows = Predecessor::InLane(Part {
             previous: None,
             parts: 1,
             above: None,
@@ -147,7 +147,7 @@ fn sessions_are_forgotten_and_never_begun_again() {
     .unwrap();
     assert!(lane.stored.sessions.is_empty());
     let again = lane.one(message(1, 0, &[("g/0", 1)], time));
-    assert!(matches!(again, Err(Refused::TooOld { .. })), "{again:?}");
+    assert!(matches!(again, Err(Rejection::TooOld { .. })), "{again:?}");
     assert_eq!(lane.value("g/0"), 1);
 }
 
@@ -168,7 +168,7 @@ fn a_session_is_remembered_until_it_is_too_old() {
             lane.now += HORIZON / 20;
             match send(&mut lane, 1) {
                 Ok((_, _, replayed)) => assert!(replayed),
-                Err(refused) => assert!(matches!(refused, Refused::TooOld { .. })),
+                Err(refused) => assert!(matches!(refused, Rejection::TooOld { .. })),
             }
         }
         assert_eq!(lane.value("g/0"), 2);

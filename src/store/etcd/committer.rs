@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::kv::Kv;
-use super::log::{Landed, Plan};
+use super::log::{Landed, WritePlan};
 use super::rows::{Layout, MAX_PLACES};
 use crate::etcd::{Doubt, Error, Outcome, Refusal, at_revision, get};
 use crate::proto::etcd::etcdserverpb::response_op::Response;
@@ -48,11 +48,11 @@ const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacte
                           --quota-backend-bytes, and the alarm is disarmed";
 
 /// The outcome of a batch.
-type Answer = Result<(Plan, Landed), Failure>;
+type Answer = Result<(WritePlan, Landed), Failure>;
 
 /// A batch to be committed, and who waits for it.
-pub(super) struct Attempt {
-    plan: Plan,
+pub(super) struct CommitAttempt {
+    plan: WritePlan,
     reply: oneshot::Sender<Answer>,
     begun: Instant,
     tries: u32,
@@ -79,8 +79,8 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl Attempt {
-    fn new(plan: Plan) -> (Self, oneshot::Receiver<Answer>) {
+impl CommitAttempt {
+    fn new(plan: WritePlan) -> (Self, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
         let attempt = Self {
             plan,
@@ -101,11 +101,11 @@ impl Attempt {
 }
 
 /// The way to the committer.
-pub(super) type Queue = mpsc::UnboundedSender<Attempt>;
+pub(super) type Queue = mpsc::UnboundedSender<CommitAttempt>;
 
 /// Commits a batch.
-pub(super) async fn commit(queue: &Queue, plan: Plan) -> Answer {
-    let (attempt, answer) = Attempt::new(plan);
+pub(super) async fn commit(queue: &Queue, plan: WritePlan) -> Answer {
+    let (attempt, answer) = CommitAttempt::new(plan);
     let ended = || Failure::from(StoreError::Failed("its committer has ended".into()));
     queue.send(attempt).map_err(|_| ended())?;
     answer.await.unwrap_or_else(|_| Err(ended()))
@@ -140,7 +140,7 @@ impl Room {
 
 impl<K: Kv> Committer<K> {
     /// Commits until nobody can ask for it any more, and nothing is left.
-    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<Attempt>) {
+    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<CommitAttempt>) {
         let mut waiting = VecDeque::new();
         let mut flights = JoinSet::new();
         loop {
@@ -174,7 +174,7 @@ impl<K: Kv> Committer<K> {
 }
 
 /// Takes what goes into one transaction, one attempt at least.
-fn take_group(waiting: &mut VecDeque<Attempt>, max_operations: usize) -> Vec<Attempt> {
+fn take_group(waiting: &mut VecDeque<CommitAttempt>, max_operations: usize) -> Vec<CommitAttempt> {
     let mut group = Vec::new();
     let (mut operations, mut most, mut bytes, mut places) = (0, 0, 0, 0);
     while let Some(attempt) = waiting.pop_front() {
@@ -185,7 +185,10 @@ fn take_group(waiting: &mut VecDeque<Attempt>, max_operations: usize) -> Vec<Att
         places += plan.places;
         // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
         let nested = group.len() + 1 + most;
-        let is_apart = attempt.alone || group.first().is_some_and(|first: &Attempt| first.alone);
+        let is_apart = attempt.alone
+            || group
+                .first()
+                .is_some_and(|first: &CommitAttempt| first.alone);
         let fits = !is_apart
             && nested <= max_operations
             && operations <= MAX_OPERATIONS
@@ -208,7 +211,7 @@ struct Flight<K> {
 
 impl<K: Kv> Flight<K> {
     /// Sends a transaction. Gives what is to be sent again.
-    async fn fly(self, group: Vec<Attempt>) -> Vec<Attempt> {
+    async fn fly(self, group: Vec<CommitAttempt>) -> Vec<CommitAttempt> {
         let (request, offsets) = self.request(&group);
         let tries = group.iter().map(|attempt| attempt.tries).max().unwrap_or(0);
         let patience = (ATTEMPT * 2_u32.saturating_pow(tries.min(8))).min(MAX_ATTEMPT);
@@ -232,13 +235,13 @@ impl<K: Kv> Flight<K> {
     }
 
     /// A transaction of a transaction for each lane, so that one whose head has moved is no hindrance for the others.
-    fn request(&self, group: &[Attempt]) -> (TxnRequest, Vec<u32>) {
+    fn request(&self, group: &[CommitAttempt]) -> (TxnRequest, Vec<u32>) {
         let mut request = TxnRequest {
             compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision())],
             ..TxnRequest::default()
         };
         let (mut offset, mut offsets) = (0, Vec::with_capacity(group.len()));
-        for Attempt { plan, in_doubt, .. } in group {
+        for CommitAttempt { plan, in_doubt, .. } in group {
             let mut lane = TxnRequest {
                 compare: vec![plan.guard(&self.layout)],
                 failure: plan.wait(&self.layout, *in_doubt),
@@ -257,10 +260,10 @@ impl<K: Kv> Flight<K> {
 
     async fn answered(
         &self,
-        group: Vec<Attempt>,
+        group: Vec<CommitAttempt>,
         offsets: &[u32],
         response: TxnResponse,
-    ) -> Vec<Attempt> {
+    ) -> Vec<CommitAttempt> {
         let etcd_revision = response.header.map_or(0, |header| header.revision);
         let is_closed = !response.succeeded;
         let (mut left, mut behind) = (Vec::new(), Vec::new());
@@ -323,7 +326,7 @@ fn is_contended(lane: &TxnResponse) -> bool {
 }
 
 /// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.
-async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
+async fn failed(group: Vec<CommitAttempt>, error: &Error) -> Vec<CommitAttempt> {
     match error.outcome {
         Outcome::Definite(_) if error.is_passing() => {
             debug!("{error}");
@@ -356,7 +359,7 @@ async fn failed(group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
 
 /// Sends each by itself, or tells the only one that it is too large. It has not gone as it is; whether an earlier copy has,
 /// which another member may have taken, nobody can tell then.
-fn too_large(mut group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
+fn too_large(mut group: Vec<CommitAttempt>, error: &Error) -> Vec<CommitAttempt> {
     debug!("{error}");
     if group.len() > 1 {
         for attempt in &mut group {
@@ -376,10 +379,10 @@ fn too_large(mut group: Vec<Attempt>, error: &Error) -> Vec<Attempt> {
 }
 
 async fn again(
-    mut group: Vec<Attempt>,
+    mut group: Vec<CommitAttempt>,
     pause: Duration,
-    mut change: impl FnMut(&mut Attempt),
-) -> Vec<Attempt> {
+    mut change: impl FnMut(&mut CommitAttempt),
+) -> Vec<CommitAttempt> {
     sleep(pause).await;
     for attempt in &mut group {
         attempt.tries += 1;

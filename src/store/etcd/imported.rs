@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::kv::{self, Kv, ReadError};
 use super::rows::{self, Layout};
 use crate::etcd::{prefix_end, range};
-use crate::model::{Before, Corrupt, Millis};
+use crate::model::{Corrupt, ImportedIds, Millis};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::{Remembered, StoreError};
@@ -16,7 +16,7 @@ use crate::store::{Remembered, StoreError};
 pub(crate) const PACKS: i64 = 16;
 
 /// The ids that data have which came from elsewhere, for the lanes of a node to share.
-pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, StoreError> {
+pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<ImportedIds, StoreError> {
     let mut packs = Vec::new();
     // They do not change.
     let mut pages = Pages::new(layout.all_before(), PACKS, 0);
@@ -30,7 +30,7 @@ pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<Before, Stor
     }
     let end = before.end(layout);
     end.map_err(|damage| rows::needed(&layout.all_before(), damage))?;
-    Ok(Before::new(packs)?)
+    Ok(ImportedIds::new(packs)?)
 }
 
 /// The rows of ids that came from elsewhere, in the order of their keys: they are numbered from 0, and the first row of the data has

@@ -68,7 +68,7 @@ async fn try_load(
     let revision = found.revision;
     let mut log = Log::empty(layout.clone(), lane);
     let head = found.ranges.first().and_then(|range| range.kvs.first());
-    let page = layout.sizes.packs_page;
+    let page = layout.tuning.packs_page;
     let packs = rows(kv, &layout.packs(lane), None, revision, page).await?;
     let Some(head) = head else {
         if let Some(pack) = packs.first() {
@@ -247,7 +247,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     if head.open_from > from {
         let first = layout.pack(lane, from).to_vec();
         let prefix = layout.packs(lane);
-        let page = layout.sizes.packs_page;
+        let page = layout.tuning.packs_page;
         let read = rows(kv, &prefix, Some(first), found.revision, page).await;
         let read = match read {
             Ok(rows) => rows,
@@ -258,7 +258,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
             packs.push((layout.need::<stored::Pack>(&row)?, row.mod_revision));
         }
     }
-    if packs.len() > layout.sizes.packs_behind {
+    if packs.len() > layout.tuning.packs_behind {
         return Ok(Found::TooMany);
     }
     let mut batches = Vec::new();

@@ -4,7 +4,7 @@
 //! those before it, once they are not. The rows of counters and sessions are brought up to date, or *folded*, later and a few
 //! at a time, along with batches.
 
-mod fold;
+mod checkpoint;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::model::{self, Changes, Commit, Corrupt, CounterChange, SessionId};
 use crate::proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, RequestOp};
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::LaneNumber;
-use crate::store::recent::{Recent, Run};
-use fold::Folding;
+use crate::store::memtable::{Memtable, SortedRun};
+use checkpoint::CheckpointProgress;
 
 /// A lane.
 pub(super) struct Log {
@@ -32,10 +32,10 @@ pub(super) struct Log {
     open_bytes: usize,
     /// The first and the last batch of each pack that is there.
     packs: VecDeque<(u64, u64)>,
-    recent: Recent,
+    memtable: Memtable,
     /// Those whose rows are not up to date, as they are now; `None` where they were forgotten.
     sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
-    folding: Option<Folding>,
+    checkpointing: Option<CheckpointProgress>,
     /// Bytes of rows that are folded with one batch.
     fold_bytes: usize,
 }
@@ -57,7 +57,7 @@ pub(super) struct Newer {
 }
 
 /// What is to be written for a batch. Each attempt to do so has the same guard.
-pub(super) struct Plan {
+pub(super) struct WritePlan {
     pub(super) lane: LaneNumber,
     head: Head,
     pack: Option<Pack>,
@@ -72,7 +72,7 @@ pub(super) struct Plan {
     pub(super) places: u32,
     /// About how large it is.
     pub(super) bytes: usize,
-    folding: Option<Folding>,
+    checkpointing: Option<CheckpointProgress>,
     fold_is_done: bool,
     pruned: usize,
 }
@@ -87,7 +87,7 @@ pub(super) struct Landed {
     pub(super) is_contended: bool,
 }
 
-impl Plan {
+impl WritePlan {
     /// How many operations it takes in a transaction.
     pub(super) fn operations(&self) -> usize {
         2 + usize::from(self.pack.is_some()) + self.others.len()
@@ -140,7 +140,7 @@ impl Log {
     /// A lane that nothing was ever committed to.
     pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
         Self {
-            recent: Recent::new(layout.sizes.recent_bytes),
+            memtable: Memtable::new(layout.tuning.recent_bytes),
             lane,
             revision: 0,
             head: Head {
@@ -151,8 +151,8 @@ impl Log {
             open_bytes: 0,
             packs: VecDeque::new(),
             sessions: BTreeMap::new(),
-            folding: None,
-            fold_bytes: layout.sizes.folded_bytes,
+            checkpointing: None,
+            fold_bytes: layout.tuning.folded_bytes,
             layout,
         }
     }
@@ -222,8 +222,8 @@ impl Log {
         }
         let changes = super::rows::changes(batch)?;
         let base = self.layout.base_of(batch, row_revision);
-        self.recent.log(batch.encoded_len());
-        self.recent.push(Run::new(&changes, base));
+        self.memtable.log(batch.encoded_len());
+        self.memtable.push(SortedRun::new(&changes, base));
         Ok(())
     }
 
@@ -234,16 +234,17 @@ impl Log {
 
     /// A session whose row is not up to date.
     pub(super) fn session(&self, id: &str) -> Option<&Arc<model::Session>> {
-        let folding = self.folding.as_ref();
-        let folding = || folding.and_then(|folding| folding.sessions.get(id));
-        self.sessions.get(id).or_else(folding)?.as_ref()
+        let checkpointing = self.checkpointing.as_ref();
+        let checkpointing =
+            || checkpointing.and_then(|checkpointing| checkpointing.sessions.get(id));
+        self.sessions.get(id).or_else(checkpointing)?.as_ref()
     }
 
     /// Another node has folded: what is recent is read again, from a pack on.
     fn restart(&mut self, folded: u64, from: u64) {
-        self.recent = Recent::new(self.layout.sizes.recent_bytes);
+        self.memtable = Memtable::new(self.layout.tuning.recent_bytes);
         self.sessions.clear();
-        self.folding = None;
+        self.checkpointing = None;
         self.packs.retain(|(first, _)| *first < from);
         self.head.seq = folded;
         self.head.folded = folded;
@@ -255,8 +256,8 @@ impl Log {
     }
 
     /// Plans the writing of the next batch, and of some rows that are to be folded, unless it has to go without.
-    pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> Plan {
-        let sizes = self.layout.sizes;
+    pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> WritePlan {
+        let tuning = self.layout.tuning;
         let batch = to_batch(commit, attempt.clone(), &self.layout);
         let size = batch.encoded_len();
         let mut head = Head {
@@ -269,33 +270,33 @@ impl Log {
         };
         head.batches.push(batch);
         let first = self.head.open_from;
-        let pack = (self.open_bytes + size > sizes.open_bytes).then(|| {
+        let pack = (self.open_bytes + size > tuning.open_bytes).then(|| {
             head.open_from = commit.seq + 1;
             Pack {
                 batches: std::mem::take(&mut head.batches),
             }
         });
         let mut others = Vec::new();
-        if self.folding.is_none()
-            && (self.recent.is_full() || self.sessions.len() > sizes.recent_sessions)
+        if self.checkpointing.is_none()
+            && (self.memtable.is_full() || self.sessions.len() > tuning.recent_sessions)
         {
             self.begin_fold();
         }
-        let mut folding = self.folding.clone();
-        let fold_is_done = folding
+        let mut checkpointing = self.checkpointing.clone();
+        let fold_is_done = checkpointing
             .as_mut()
             .filter(|_| may_fold)
-            .is_some_and(|folding| self.fold(folding, &mut others));
-        if let Some(folding) = folding.as_ref().filter(|_| fold_is_done) {
-            head.folded = folding.up_to;
-            head.forgotten = head.forgotten.max(folding.forgotten);
+            .is_some_and(|checkpointing| self.checkpoint(checkpointing, &mut others));
+        if let Some(checkpointing) = checkpointing.as_ref().filter(|_| fold_is_done) {
+            head.folded = checkpointing.up_to;
+            head.forgotten = head.forgotten.max(checkpointing.forgotten);
         }
         let needed = head.forget_before.min(head.folded + 1);
         let pruned = self.prune(needed, &mut others);
         let mut kept = self.packs.iter().skip(pruned);
         let log_from = kept.find(|(_, last)| *last > head.folded);
         head.log_from = log_from.map_or(first, |(first, _)| *first);
-        Plan {
+        WritePlan {
             lane: self.lane,
             bytes: self.open_bytes
                 + size
@@ -311,7 +312,7 @@ impl Log {
             attempt,
             seq: commit.seq,
             places: commit.places,
-            folding,
+            checkpointing,
             fold_is_done,
             pruned,
         }
@@ -320,13 +321,13 @@ impl Log {
     /// Deletes packs of which nothing is needed, if they are many; gives how many.
     fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
         let kept = self.packs.len();
-        let kept = kept.saturating_sub(self.layout.sizes.kept_packs);
+        let kept = kept.saturating_sub(self.layout.tuning.kept_packs);
         let old = self.packs.iter().take(kept);
         let count = old.take_while(|(_, last)| *last < needed).count();
         let Some((first, _)) = self
             .packs
             .front()
-            .filter(|_| count >= self.layout.sizes.pruned_packs)
+            .filter(|_| count >= self.layout.tuning.pruned_packs)
         else {
             return 0;
         };
@@ -343,7 +344,7 @@ impl Log {
     }
 
     /// The batch is committed as planned.
-    pub(super) fn landed(&mut self, plan: Plan, changes: &Changes, at: Landed) {
+    pub(super) fn landed(&mut self, plan: WritePlan, changes: &Changes, at: Landed) {
         self.revision = at.etcd_revision;
         self.head = plan.head;
         let batch = match plan.pack {
@@ -360,15 +361,15 @@ impl Log {
             }),
         };
         let batch = batch.unwrap_or_default();
-        self.recent.log(batch.encoded_len());
+        self.memtable.log(batch.encoded_len());
         let base = self.layout.base(at.etcd_revision, at.offset);
-        self.recent.push(Run::new(&changes.counters, base));
+        self.memtable.push(SortedRun::new(&changes.counters, base));
         for (id, change) in &changes.sessions {
             self.sessions.insert(id.clone(), change.after.clone());
         }
-        self.folding = plan.folding.filter(|_| !plan.fold_is_done);
+        self.checkpointing = plan.checkpointing.filter(|_| !plan.fold_is_done);
         if plan.fold_is_done {
-            self.recent.folded();
+            self.memtable.drop_frozen();
         }
         self.packs.drain(..plan.pruned);
     }

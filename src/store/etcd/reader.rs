@@ -14,7 +14,7 @@ use crate::model::{Corrupt, Millis, Session, SessionId, group};
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
-use crate::store::recent::{Merged, View};
+use crate::store::memtable::{MergeIter, View};
 use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, Sum};
 use points::Points;
 use replicas::{Moment, Replica, Replicas};
@@ -108,7 +108,7 @@ impl From<Corrupt> for Problem {
 
 impl<K: Kv> Shared<K> {
     fn lane_of(&self, name: &str) -> LaneNumber {
-        self.layout.digests.lane(group(name), self.layout.lanes)
+        self.layout.hasher.lane(group(name), self.layout.lanes)
     }
 
     async fn refresh(&self, moment: Moment<'_>) -> Result<Arc<Replica>, Problem> {
@@ -123,7 +123,7 @@ impl<K: Kv> Shared<K> {
             from = self.layout.counter(after).to_vec();
             from.push(0);
         }
-        let page = self.layout.sizes.rows_page;
+        let page = self.layout.tuning.rows_page;
         let limit = i64::try_from(scan.limit).unwrap_or(page).clamp(1, page);
         let (found, overlay) = self.snapshot(&scan.prefix, range(from, end, limit)).await?;
         // Rows that were read are all there are up to the last of them, or to the end.
@@ -169,7 +169,7 @@ impl<K: Kv> Shared<K> {
     async fn sum(&self, prefix: &str) -> Result<Sum, Problem> {
         let start = self.layout.counter(prefix);
         let end = prefix_end(&start);
-        let page = self.layout.sizes.rows_page;
+        let page = self.layout.tuning.rows_page;
         let first = range(start.clone(), end, page);
         let (mut found, overlay) = self.snapshot(prefix, first).await?;
         let newer: BTreeMap<&str, Option<i64>> = overlay
@@ -283,12 +283,12 @@ impl<K: Kv> Shared<K> {
                 revision: found.revision,
             };
             let replica = self.refresh(moment).await?;
-            views.push(replica.recent.view(0));
+            views.push(replica.memtable.view(0));
             forgotten = forgotten.max(replica.forgotten);
         }
         let mut overlay = Vec::new();
         for view in &views {
-            let newer = Merged::new(&view.runs, of);
+            let newer = MergeIter::new(&view.runs, of);
             overlay.extend(
                 newer
                     .take_while(|latest| latest.name.starts_with(of))
@@ -344,7 +344,7 @@ struct Overlay {
     forgotten: i64,
 }
 
-fn to_row(latest: crate::store::recent::Latest<'_>) -> Row {
+fn to_row(latest: crate::store::memtable::Latest<'_>) -> Row {
     Row {
         name: latest.name.into(),
         value: latest.value,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
-use super::sizes::Sizes;
-use crate::model::{Corrupt, CounterChange, Digests, Millis, Session, Stamp};
+use super::tuning::Tuning;
+use crate::model::{Corrupt, CounterChange, KeyedHasher, Millis, Session, Stamp};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::{LaneNumber, StoreError};
@@ -28,7 +28,7 @@ pub(crate) const MAX_PLACES: u32 = (1 << PLACE_BITS) - 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     prefix: String,
-    pub(crate) digests: Digests,
+    pub(crate) hasher: KeyedHasher,
     pub(crate) lanes: u32,
     /// What is added to every revision.
     revisions_before: i64,
@@ -36,7 +36,7 @@ pub(crate) struct Layout {
     row: Arc<Mutex<MetaRow>>,
     /// The time of the last of the ids that came from elsewhere, if any did.
     pub(crate) before_until: Option<Millis>,
-    pub(crate) sizes: Sizes,
+    pub(crate) tuning: Tuning,
 }
 
 /// The row that says what the data are.
@@ -58,8 +58,8 @@ pub(crate) fn holds(prefix: &str) -> String {
 }
 
 /// The key that the first row is checked with, which tells that of the others.
-pub(crate) fn meta_digests() -> Digests {
-    Digests::new(*b"sumd's meta rows")
+pub(crate) fn meta_digests() -> KeyedHasher {
+    KeyedHasher::new(*b"sumd's meta rows")
 }
 
 fn check_format(meta: &Meta) -> Result<(), String> {
@@ -83,7 +83,7 @@ impl Layout {
         let key = key.map_err(|_| "the data have no key for their check sums".to_owned())?;
         Ok(Self {
             prefix: prefix.to_owned(),
-            digests: Digests::new(key),
+            hasher: KeyedHasher::new(key),
             lanes: meta.lanes,
             revisions_before: meta.revisions_before,
             row: Arc::new(Mutex::new(MetaRow {
@@ -91,7 +91,7 @@ impl Layout {
                 revision: meta_revision,
             })),
             before_until: (meta.before_until > 0).then_some(meta.before_until),
-            sizes: Sizes::for_lanes(meta.lanes),
+            tuning: Tuning::for_lanes(meta.lanes),
         })
     }
 
@@ -240,12 +240,12 @@ impl Layout {
 
     /// A value, with its check sum.
     pub(crate) fn seal(&self, key: &[u8], row: &impl Message) -> Bytes {
-        seal(self.digests, key, row)
+        seal(self.hasher, key, row)
     }
 
     /// What a value says.
     pub(crate) fn open<M: Message + Default>(&self, row: &KeyValue) -> Result<M, Corrupt> {
-        open(self.digests, row)
+        open(self.hasher, row)
     }
 
     /// Whether a damaged row is damaged in its key, so that nobody can tell what it was of.
@@ -254,7 +254,7 @@ impl Layout {
             return false;
         };
         let check = u32::from_le_bytes(*check);
-        self.digests.is_of_another_key(&row.key, message, check)
+        self.hasher.is_of_another_key(&row.key, message, check)
     }
 
     /// What a row says that no operation of a lane can be decided without.
@@ -282,22 +282,25 @@ impl Layout {
     }
 }
 
-pub(crate) fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
+pub(crate) fn seal(hasher: KeyedHasher, key: &[u8], row: &impl Message) -> Bytes {
     let mut value = BytesMut::with_capacity(4 + row.encoded_len());
     value.put_u32_le(0);
     row.encode(&mut value).expect("there is room for it");
-    let check = digests.check(&[key, &value[4..]]);
+    let check = hasher.check(&[key, &value[4..]]);
     value[..4].copy_from_slice(&check.to_le_bytes());
     value.freeze()
 }
 
-pub(crate) fn open<M: Message + Default>(digests: Digests, row: &KeyValue) -> Result<M, Corrupt> {
+pub(crate) fn open<M: Message + Default>(
+    hasher: KeyedHasher,
+    row: &KeyValue,
+) -> Result<M, Corrupt> {
     let (check, _) = row
         .value
         .split_first_chunk()
         .ok_or(Corrupt("a row is too short"))?;
     let message = row.value.slice(4..);
-    if u32::from_le_bytes(*check) != digests.check(&[&row.key, &message]) {
+    if u32::from_le_bytes(*check) != hasher.check(&[&row.key, &message]) {
         return Err(Corrupt("a row's check sum is wrong"));
     }
     M::decode(message).map_err(|_| Corrupt("a row is not what it should be"))

@@ -5,7 +5,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{Error, Result};
-use crate::model::Digests;
+use crate::model::KeyedHasher;
 
 /// The first format whose `meta` has a check sum.
 const CHECKED: i32 = 5;
@@ -13,7 +13,7 @@ const CHECKED: i32 = 5;
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
     /// Their key is the database's own.
-    pub(crate) digests: Digests,
+    pub(crate) hasher: KeyedHasher,
     /// The rows of counters have the changes of all batches up to this one.
     pub(crate) folded: u64,
     /// Of the counters that were deleted up to this revision, some are not in `deleted`.
@@ -34,7 +34,7 @@ impl Meta {
     pub(crate) fn read(connection: &Connection) -> Result<Self> {
         let get = Get(connection);
         let mut meta = Self {
-            digests: Digests::new(get.needed("key")?),
+            hasher: KeyedHasher::new(get.needed("key")?),
             folded: get.needed::<i64>("folded")?.cast_unsigned(),
             forgotten: get.needed("forgotten")?,
             lanes: get.needed("lanes")?,
@@ -56,7 +56,7 @@ impl Meta {
         let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
         let mut put = connection.prepare_cached(sql)?;
         let rows: [(&str, &dyn ToSql); 7] = [
-            ("key", &self.digests.key()),
+            ("key", &self.hasher.key()),
             ("folded", &self.folded.cast_signed()),
             ("forgotten", &self.forgotten),
             ("lanes", &self.lanes),
@@ -81,8 +81,8 @@ impl Meta {
     }
 
     fn check(&self) -> u32 {
-        self.digests.check(&[
-            &self.digests.key(),
+        self.hasher.check(&[
+            &self.hasher.key(),
             &self.folded.to_le_bytes(),
             &self.forgotten.to_le_bytes(),
             &self.lanes.to_le_bytes(),

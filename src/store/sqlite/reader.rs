@@ -9,8 +9,8 @@ use rusqlite::{
 
 use super::meta::Meta;
 use super::rows::{self, BatchRow, Error, Log, Result};
-use crate::model::{Digests, Head, Session};
-use crate::store::recent::{Current, Gathered, Latest, Lookup, Merged, Recent, View};
+use crate::model::{Head, KeyedHasher, Session};
+use crate::store::memtable::{Current, Latest, Lookup, Memtable, MergeIter, RunBuilder, View};
 use crate::store::{Loaded, Page, Row, Rows, Scan, SessionRows, StoreError, Sum, damaged_session};
 
 /// Rows that a scan looks at before it answers with what it has.
@@ -41,19 +41,19 @@ pub(crate) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
 /// Everything as it was at one moment.
 pub(crate) struct Snapshot<'a> {
     transaction: Transaction<'a>,
-    digests: Digests,
-    recent: View,
+    hasher: KeyedHasher,
+    memtable: View,
 }
 
 impl<'a> Snapshot<'a> {
     /// As it is now, beside the writer of this process.
     pub(crate) fn take(
         connection: &'a mut Connection,
-        digests: Digests,
+        hasher: KeyedHasher,
         current: &Current,
     ) -> Result<Self> {
         let transaction = begin(connection)?;
-        let recent = current.lock();
+        let memtable = current.lock();
         // SQLite takes its snapshot with the first that is read. What is folded after that is in both.
         let first = "SELECT 1 FROM meta LIMIT 1";
         transaction
@@ -61,8 +61,8 @@ impl<'a> Snapshot<'a> {
             .query_row([], |_| Ok(()))?;
         Ok(Self {
             transaction,
-            digests,
-            recent: recent.clone(),
+            hasher,
+            memtable: memtable.clone(),
         })
     }
 
@@ -72,13 +72,13 @@ impl<'a> Snapshot<'a> {
         damaged: impl FnMut(Error) -> Result<()>,
     ) -> Result<Self> {
         let transaction = begin(connection)?;
-        let digests = Meta::read(&transaction)?.digests;
-        let mut recent = Recent::new(usize::MAX);
-        load_recent(&transaction, digests, &mut recent, damaged)?;
+        let hasher = Meta::read(&transaction)?.hasher;
+        let mut memtable = Memtable::new(usize::MAX);
+        load_recent(&transaction, hasher, &mut memtable, damaged)?;
         Ok(Self {
-            recent: recent.view(revision(&transaction)?),
+            memtable: memtable.view(revision(&transaction)?),
             transaction,
-            digests,
+            hasher,
         })
     }
 
@@ -87,21 +87,21 @@ impl<'a> Snapshot<'a> {
     }
 
     pub(crate) fn revision(&self) -> i64 {
-        self.recent.revision
+        self.memtable.revision
     }
 
     pub(crate) fn read(&self, names: Vec<Arc<str>>) -> std::result::Result<Rows, StoreError> {
         let sql = format!("{} WHERE name = ?1", rows::COUNTER);
         let statement = self.transaction.prepare_cached(&sql);
         let mut statement = statement.map_err(|error| unread(error.into(), None))?;
-        let mut recent = Lookup::new(&self.recent.runs);
+        let mut memtable = Lookup::new(&self.memtable.runs);
         let mut one = |name: &Arc<str>| {
-            if let Some(latest) = recent.find(name) {
+            if let Some(latest) = memtable.find(name) {
                 return Ok(latest.value.is_some().then(|| to_row(latest)));
             }
             let mut found = statement.query(params![name])?;
             let row = found.next()?;
-            row.map(|row| rows::counter(self.digests, row).map(to_row))
+            row.map(|row| rows::counter(self.hasher, row).map(to_row))
                 .transpose()
         };
         let found: std::result::Result<Vec<Option<Row>>, StoreError> = names
@@ -198,7 +198,7 @@ impl<'a> Snapshot<'a> {
         };
         let mut statement = self.transaction.prepare_cached(&sql)?;
         let mut found = statement.query(params![from])?;
-        let mut recent = Merged::new(&self.recent.runs, from).peekable();
+        let mut memtable = MergeIter::new(&self.memtable.runs, from).peekable();
         let mut show = |latest: Result<Latest<'_>>| match latest {
             Ok(latest) if latest.value.is_none() && walk == Walk::There => {
                 ControlFlow::Continue(())
@@ -206,22 +206,22 @@ impl<'a> Snapshot<'a> {
             latest => each(latest),
         };
         while let Some(row) = found.next()? {
-            let row = rows::counter(self.digests, row);
+            let row = rows::counter(self.hasher, row);
             // The name of one that is damaged tells nothing.
             let name = row.as_ref().map_or("", |row| row.name);
-            while let Some(latest) = recent.next_if(|latest| latest.name < name) {
+            while let Some(latest) = memtable.next_if(|latest| latest.name < name) {
                 if let ControlFlow::Break(end) = show(Ok(latest)) {
                     return end;
                 }
             }
             let is_newer = |latest: &Latest<'_>| latest.name == name;
-            if !recent.peek().is_some_and(is_newer)
+            if !memtable.peek().is_some_and(is_newer)
                 && let ControlFlow::Break(end) = show(row)
             {
                 return end;
             }
         }
-        for latest in recent {
+        for latest in memtable {
             if let ControlFlow::Break(end) = show(Ok(latest)) {
                 return end;
             }
@@ -260,44 +260,44 @@ pub(crate) fn last<T: rusqlite::types::FromSql>(
 /// Reads again what was logged and not folded, but for batches that are damaged or missing, if `damaged` lets that pass.
 pub(crate) fn load_recent(
     connection: &Connection,
-    digests: Digests,
-    recent: &mut Recent,
+    hasher: KeyedHasher,
+    memtable: &mut Memtable,
     mut damaged: impl FnMut(Error) -> Result<()>,
 ) -> Result<()> {
     let first = Meta::read(connection)?.folded + 1;
-    let mut gathered = Gathered::default();
+    let mut gathered = RunBuilder::default();
     let mut take = |row: &SqlRow<'_>| {
-        let BatchRow { pack, .. } = rows::batch(digests, row)?;
-        let log = rows::log_of(digests, row)?;
+        let BatchRow { pack, .. } = rows::batch(hasher, row)?;
+        let log = rows::log_of(hasher, row)?;
         log.read(pack.base, |latest| gathered.push(latest))?;
-        recent.log(log.bytes());
+        memtable.log(log.bytes());
         if gathered.is_full() {
-            recent.push(gathered.take());
+            memtable.push(gathered.take());
         }
         Ok(())
     };
     batches_from(connection, rows::LOGGED, first, |row| {
         row.and_then(&mut take).or_else(&mut damaged)
     })?;
-    recent.push(gathered.take());
+    memtable.push(gathered.take());
     Ok(())
 }
 
 /// The oldest batch that something is remembered of.
-pub(crate) fn oldest(connection: &Connection, digests: Digests) -> Result<u64> {
+pub(crate) fn oldest(connection: &Connection, hasher: KeyedHasher) -> Result<u64> {
     let seq: i64 = last(connection, "seq")?.unwrap_or(0);
     let log: Vec<u8> = last(connection, "log")?.unwrap_or_default();
-    Ok(Log::new(digests, seq.cast_unsigned(), &log)?.forget_before)
+    Ok(Log::new(hasher, seq.cast_unsigned(), &log)?.forget_before)
 }
 
 /// Shows `each` batch, in their order, from the oldest that something is remembered of; and an error for those that are damaged
 /// or missing.
 pub(crate) fn each_batch(
     connection: &Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     mut each: impl FnMut(Result<BatchRow>) -> Result<()>,
 ) -> Result<()> {
-    let oldest = match oldest(connection, digests) {
+    let oldest = match oldest(connection, hasher) {
         Err(damage @ Error::Corrupt(_)) => {
             each(Err(damage))?;
             0
@@ -305,7 +305,7 @@ pub(crate) fn each_batch(
         oldest => oldest?,
     };
     batches_from(connection, rows::BATCH, oldest, |row| {
-        each(row.and_then(|row| rows::batch(digests, row)))
+        each(row.and_then(|row| rows::batch(hasher, row)))
     })
 }
 
@@ -340,7 +340,7 @@ fn batches_from(
 /// The row of a session, if it has one.
 pub(crate) fn session(
     connection: &mut Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     id: &str,
 ) -> Result<SessionRows> {
     let snapshot = begin(connection)?;
@@ -348,7 +348,7 @@ pub(crate) fn session(
     let mut statement = snapshot.prepare_cached(&format!("{} WHERE id = ?1", rows::SESSION))?;
     let mut found = statement.query([id])?;
     let row = found.next()?;
-    let row = row.map(|row| rows::session_or_damage(digests, row));
+    let row = row.map(|row| rows::session_or_damage(hasher, row));
     let session = row.transpose()?.map(|(_, session)| session);
     Ok(SessionRows {
         lanes: Vec::from_iter(
@@ -367,7 +367,7 @@ fn missing(first: i64, last: i64) -> Error {
     })
 }
 
-pub(crate) fn load(connection: &mut Connection, digests: Digests) -> Result<Loaded> {
+pub(crate) fn load(connection: &mut Connection, hasher: KeyedHasher) -> Result<Loaded> {
     let snapshot = begin(connection)?;
     let mut loaded = Loaded {
         head: Head::default(),
@@ -375,7 +375,7 @@ pub(crate) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
         sessions: Vec::new(),
         before: None,
     };
-    each_batch(&snapshot, digests, |batch| {
+    each_batch(&snapshot, hasher, |batch| {
         let BatchRow { head, pack } = batch?;
         loaded.head = head;
         if !pack.ids.is_empty() {
@@ -386,7 +386,7 @@ pub(crate) fn load(connection: &mut Connection, digests: Digests) -> Result<Load
     let mut statement = snapshot.prepare(rows::SESSION)?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let (id, session) = rows::session_or_damage(digests, row)?;
+        let (id, session) = rows::session_or_damage(hasher, row)?;
         let session = session.unwrap_or_else(|damage| {
             damaged_session(&damage);
             Session::damaged(loaded.head.time)

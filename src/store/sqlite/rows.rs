@@ -5,10 +5,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, Row as SqlRow, Statement, params};
 
 use crate::model::{
-    Commit, Corrupt, CounterChange, Digests, Head, Pack, Session, SessionId, Stamp, check_extras,
+    Commit, Corrupt, CounterChange, Head, KeyedHasher, Pack, Session, SessionId, Stamp,
+    check_extras,
 };
 use crate::store::StoreError;
-use crate::store::recent::Latest;
+use crate::store::memtable::Latest;
 
 /// Why something cannot be read or written.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ pub(crate) const PUT_SESSION: &str = "INSERT INTO session (id, state, digest) VA
     ON CONFLICT (id) DO UPDATE SET state = ?2, digest = ?3";
 
 fn counter_digest(
-    digests: Digests,
+    hasher: KeyedHasher,
     name: &str,
     value: Option<i64>,
     revision: i64,
@@ -77,41 +78,41 @@ fn counter_digest(
     let numbers = [value.unwrap_or(0), revision].map(i64::to_le_bytes);
     let deleted = [value.is_none().into()];
     let parts = [name.as_bytes(), numbers.as_flattened(), &deleted, extras];
-    check_with_extras(digests, &parts)
+    check_with_extras(hasher, &parts)
 }
 
 /// The check sum of a row whose last part is its extras: a row without any has that of the formats that had none.
-fn check_with_extras(digests: Digests, parts: &[&[u8]]) -> u32 {
+fn check_with_extras(hasher: KeyedHasher, parts: &[&[u8]]) -> u32 {
     let parts = parts.strip_suffix(&[&[][..]]).unwrap_or(parts);
-    digests.check(parts)
+    hasher.check(parts)
 }
 
 pub(crate) fn put_counter(
     statement: &mut Statement<'_>,
-    digests: Digests,
+    hasher: KeyedHasher,
     (name, value, revision): (&str, i64, i64),
 ) -> Result<()> {
-    let digest = counter_digest(digests, name, Some(value), revision, &[]);
+    let digest = counter_digest(hasher, name, Some(value), revision, &[]);
     statement.execute(params![name, value, revision, digest])?;
     Ok(())
 }
 
 pub(crate) fn put_deleted(
     statement: &mut Statement<'_>,
-    digests: Digests,
+    hasher: KeyedHasher,
     (name, revision): (&str, i64),
 ) -> Result<()> {
-    let digest = counter_digest(digests, name, None, revision, &[]);
+    let digest = counter_digest(hasher, name, None, revision, &[]);
     statement.execute(params![name, revision, digest])?;
     Ok(())
 }
 
 /// A counter's row, as it is in the database.
-pub(crate) fn counter<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
+pub(crate) fn counter<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
     let extras = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
-    if row.get::<_, u32>(3)? != counter_digest(digests, name, value, revision, extras) {
+    if row.get::<_, u32>(3)? != counter_digest(hasher, name, value, revision, extras) {
         return Err(Error::Corrupt(format!(
             "the row of counter {name:?} is damaged"
         )));
@@ -132,15 +133,15 @@ pub(crate) struct BatchRow {
     pub(crate) pack: Pack,
 }
 
-fn batch_digest(digests: Digests, numbers: [i64; 6], ids: &[u8], extras: &[u8]) -> u32 {
+fn batch_digest(hasher: KeyedHasher, numbers: [i64; 6], ids: &[u8], extras: &[u8]) -> u32 {
     let numbers = numbers.map(i64::to_le_bytes);
-    check_with_extras(digests, &[numbers.as_flattened(), ids, extras])
+    check_with_extras(hasher, &[numbers.as_flattened(), ids, extras])
 }
 
 /// Puts a batch, and says how many bytes its log takes.
 pub(crate) fn put_batch(
     statement: &mut Statement<'_>,
-    digests: Digests,
+    hasher: KeyedHasher,
     batch: &Commit,
     base: i64,
 ) -> Result<usize> {
@@ -153,10 +154,10 @@ pub(crate) fn put_batch(
         batch.session_horizon,
     ];
     let extras = batch.stamp.encode();
-    let digest = batch_digest(digests, numbers, &batch.ids, &extras);
+    let digest = batch_digest(hasher, numbers, &batch.ids, &extras);
     let [seq, base, places, time, horizon, session_horizon] = numbers;
     let ids = &*batch.ids;
-    let log = log(digests, batch);
+    let log = log(hasher, batch);
     statement.execute(params![
         seq,
         base,
@@ -173,19 +174,19 @@ pub(crate) fn put_batch(
 }
 
 /// What the log has of a batch: a digest, the oldest batch that something is remembered of, and the changes of counters.
-fn log(digests: Digests, batch: &Commit) -> Vec<u8> {
+fn log(hasher: KeyedHasher, batch: &Commit) -> Vec<u8> {
     let mut log = vec![0; DIGEST_BYTES];
     log.extend_from_slice(&batch.forget_before.to_le_bytes());
     CounterChange::put_all(&batch.changes.counters, &mut log);
-    let digest = log_digest(digests, batch.seq, &log[DIGEST_BYTES..]);
+    let digest = log_digest(hasher, batch.seq, &log[DIGEST_BYTES..]);
     log[..DIGEST_BYTES].copy_from_slice(&digest);
     log
 }
 
 const DIGEST_BYTES: usize = size_of::<u32>();
 
-fn log_digest(digests: Digests, seq: u64, contents: &[u8]) -> [u8; DIGEST_BYTES] {
-    digests.check(&[&seq.to_le_bytes(), contents]).to_le_bytes()
+fn log_digest(hasher: KeyedHasher, seq: u64, contents: &[u8]) -> [u8; DIGEST_BYTES] {
+    hasher.check(&[&seq.to_le_bytes(), contents]).to_le_bytes()
 }
 
 /// What a batch has logged.
@@ -197,7 +198,7 @@ pub(crate) struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    pub(crate) fn new(digests: Digests, seq: u64, log: &'a [u8]) -> Result<Self> {
+    pub(crate) fn new(hasher: KeyedHasher, seq: u64, log: &'a [u8]) -> Result<Self> {
         // Format 1 had none: its batches wrote the rows themselves, and deleted the batches that they forgot.
         if log.is_empty() {
             return Ok(Self {
@@ -208,7 +209,7 @@ impl<'a> Log<'a> {
         }
         let damaged = || Error::Corrupt(format!("the log of batch {seq} is damaged"));
         let (digest, contents) = log.split_first_chunk().ok_or_else(damaged)?;
-        if *digest != log_digest(digests, seq, contents) {
+        if *digest != log_digest(hasher, seq, contents) {
             return Err(damaged());
         }
         let (forget_before, changes) = contents.split_first_chunk().ok_or_else(damaged)?;
@@ -244,16 +245,16 @@ pub(crate) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
 }
 
 /// The log of a batch whose changes are not in the rows of counters.
-pub(crate) fn log_of<'a>(digests: Digests, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
+pub(crate) fn log_of<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
     let seq = row.get::<_, i64>(0)?.cast_unsigned();
     let log = row.get_ref(10)?.as_blob().map_err(rusqlite::Error::from)?;
     if !has_log(row)? {
         return Err(Error::Corrupt(format!("the log of batch {seq} is damaged")));
     }
-    Log::new(digests, seq, log)
+    Log::new(hasher, seq, log)
 }
 
-pub(crate) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
+pub(crate) fn batch(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<BatchRow> {
     let mut numbers = [0; 6];
     for (column, number) in numbers.iter_mut().enumerate() {
         *number = row.get(column)?;
@@ -261,7 +262,7 @@ pub(crate) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
     let ids = row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?;
     let [seq, base, places, time, horizon, session_horizon] = numbers;
     let extras = row.get_ref(8)?.as_blob().map_err(rusqlite::Error::from)?;
-    if row.get::<_, u32>(7)? != batch_digest(digests, numbers, ids, extras) {
+    if row.get::<_, u32>(7)? != batch_digest(hasher, numbers, ids, extras) {
         return Err(Error::Corrupt(format!("the row of batch {seq} is damaged")));
     }
     let seq = seq.cast_unsigned();
@@ -293,7 +294,7 @@ pub(crate) fn batch(digests: Digests, row: &SqlRow<'_>) -> Result<BatchRow> {
 /// Puts a batch that is stored in its place, with the numbers that it has now.
 pub(crate) fn replace_batch(
     connection: &Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     BatchRow { head, pack }: &BatchRow,
 ) -> Result<()> {
     let numbers = [
@@ -305,7 +306,7 @@ pub(crate) fn replace_batch(
         head.session_horizon,
     ];
     let extras = pack.stamp.encode();
-    let digest = batch_digest(digests, numbers, &pack.ids, &extras);
+    let digest = batch_digest(hasher, numbers, &pack.ids, &extras);
     let sql = "UPDATE batch SET time = ?2, horizon = ?3, session_horizon = ?4, digest = ?5, extras = ?6 WHERE seq = ?1";
     let [seq, _, _, time, horizon, session_horizon] = numbers;
     connection.prepare_cached(sql)?.execute(params![
@@ -321,11 +322,11 @@ pub(crate) fn replace_batch(
 
 pub(crate) fn put_session(
     statement: &mut Statement<'_>,
-    digests: Digests,
+    hasher: KeyedHasher,
     id: &str,
     state: &[u8],
 ) -> Result<()> {
-    let digest = digests.check(&[id.as_bytes(), state]);
+    let digest = hasher.check(&[id.as_bytes(), state]);
     statement.execute(params![id, state, digest])?;
     Ok(())
 }
@@ -339,23 +340,23 @@ fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
 
 /// The session that a row has; the damage of one that is damaged in all but its id.
 pub(crate) fn session_or_damage(
-    digests: Digests,
+    hasher: KeyedHasher,
     row: &SqlRow<'_>,
 ) -> Result<(SessionId, std::result::Result<Session, Error>)> {
-    match session(digests, row) {
+    match session(hasher, row) {
         Ok((id, session)) => Ok((id, Ok(session))),
         Err(damage) => {
-            check_session_id(digests, row)?;
+            check_session_id(hasher, row)?;
             Ok((session_id(row)?, Err(damage)))
         }
     }
 }
 
 /// Refuses a damaged row of a session if it is its id that is damaged.
-fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
+fn check_session_id(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<()> {
     let id = session_id(row)?;
     if let (Ok(state), Ok(digest)) = (row.get_ref(1)?.as_blob(), row.get(2))
-        && digests.is_of_another_key(id.as_bytes(), state, digest)
+        && hasher.is_of_another_key(id.as_bytes(), state, digest)
     {
         let problem = format!("the id of a session's row is damaged: it is {id:?} now");
         return Err(Error::Corrupt(problem));
@@ -363,11 +364,11 @@ fn check_session_id(digests: Digests, row: &SqlRow<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn session(digests: Digests, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
+pub(crate) fn session(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<(SessionId, Session)> {
     let id = session_id(row)?;
     let damaged = || Error::Corrupt(format!("the row of session {id:?} is damaged"));
     let state = row.get_ref(1)?.as_blob().map_err(|_| damaged())?;
-    if row.get(2) != Ok(digests.check(&[id.as_bytes(), state])) {
+    if row.get(2) != Ok(hasher.check(&[id.as_bytes(), state])) {
         return Err(damaged());
     }
     let session = Session::decode(state)

@@ -24,7 +24,7 @@ const MIGRATIONS: [&str; 5] = ["
         value ANY NOT NULL
     ) WITHOUT ROWID, STRICT;
 
-    -- Its key is the database's own, for all digests in it.
+    -- Its key is the database's own, for all hasher in it.
     INSERT INTO meta VALUES ('key', randomblob(16));
     -- Of the counters that were deleted up to this revision, some are not in `deleted`.
     INSERT INTO meta VALUES ('forgotten', 0);
@@ -136,7 +136,7 @@ pub enum OpenError {
     /// SQLite cannot use it.
     Sqlite(PathBuf, rusqlite::Error),
     /// Its data were moved elsewhere.
-    Moved {
+    Migrated {
         /// Which.
         path: PathBuf,
         /// Where they are.
@@ -178,7 +178,7 @@ impl fmt::Display for OpenError {
                  backup, which brings it to format {VERSION}",
                 path.display()
             ),
-            Self::Moved { path, to } => write!(
+            Self::Migrated { path, to } => write!(
                 f,
                 "the data of {} were moved to {to}: serve that. (If it is not complete there, the move was interrupted: run it again)",
                 path.display()

@@ -242,7 +242,7 @@ mod tests {
     fn scan(scene: &Scene, mut goes_on: impl FnMut() -> bool) {
         let path = scene.path();
         let mut connection = schema::open_reader(&path).expect("a reader").connection;
-        let digests = Meta::read(&connection).expect("it is whole").digests;
+        let hasher = Meta::read(&connection).expect("it is whole").hasher;
         let current = scene
             .shared
             .writer()
@@ -251,7 +251,7 @@ mod tests {
             .current()
             .clone();
         let _pass = scene.gate.blocking_read();
-        let snapshot = Snapshot::take(&mut connection, digests, &current).expect("a snapshot");
+        let snapshot = Snapshot::take(&mut connection, hasher, &current).expect("a snapshot");
         while goes_on() {
             thread::yield_now();
         }

@@ -1,20 +1,20 @@
 //! Writing: one transaction a batch, and none after one that failed.
 //!
 //! A batch is one row, with its ids and a log of what it has changed, at the end of its table. The rows of counters are
-//! brought up to date later, some with each batch ([`super::recent`]).
+//! brought up to date later, some with each batch ([`super::memtable`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::fold::Fold;
+use super::checkpoint::Checkpoint;
 use super::log::Log;
 use super::meta::Meta;
 use super::rows::{self, Error, Result};
 use super::{reader, schema};
-use crate::model::{Commit, Digests, Millis};
-use crate::store::recent::{Current, Recent, Run};
+use crate::model::{Commit, KeyedHasher, Millis};
+use crate::store::memtable::{Current, Memtable, SortedRun};
 
 /// How often deleted counters are looked for that nobody needs to be told of any more.
 const FORGET_INTERVAL: Millis = 10_000;
@@ -41,15 +41,15 @@ pub(super) enum NotCommitted {
 
 pub(super) struct Writer {
     connection: Connection,
-    digests: Digests,
+    hasher: KeyedHasher,
     log: Log,
     /// The last batch, and its revision.
     seq: u64,
     revision: i64,
-    recent: Recent,
+    memtable: Memtable,
     current: Current,
-    /// There is one while `recent` has something to fold.
-    fold: Option<Fold>,
+    /// There is one while `memtable` has something to fold.
+    checkpoint: Option<Checkpoint>,
     /// All that batches up to this one have changed is in the rows.
     folded: u64,
     /// The batches before this one are gone.
@@ -62,11 +62,11 @@ impl Writer {
     /// A writer to a database that nobody else writes to.
     pub(super) fn new(
         mut connection: Connection,
-        digests: Digests,
-        mut recent: Recent,
+        hasher: KeyedHasher,
+        mut memtable: Memtable,
     ) -> Result<Self> {
         let log = Log::follow(&mut connection)?;
-        reader::load_recent(&connection, digests, &mut recent, Err)?;
+        reader::load_recent(&connection, hasher, &mut memtable, Err)?;
         let first = "SELECT coalesce(min(seq), 0) FROM batch";
         let first: i64 = connection.query_row(first, [], |row| row.get(0))?;
         let last: i64 = reader::last(&connection, "seq")?.unwrap_or(0);
@@ -74,14 +74,14 @@ impl Writer {
             seq: last.cast_unsigned(),
             revision: reader::revision(&connection)?,
             current: Current::default(),
-            fold: None,
+            checkpoint: None,
             folded: Meta::read(&connection)?.folded,
             pruned: first.cast_unsigned(),
             past: VecDeque::new(),
             connection,
-            digests,
+            hasher,
             log,
-            recent,
+            memtable,
         };
         writer.publish();
         Ok(writer)
@@ -99,9 +99,9 @@ impl Writer {
             let problem = format!("batch {} does not follow batch {last}", batch.seq);
             return Err(NotCommitted::Failed(Error::Corrupt(problem)));
         }
-        if self.fold.is_none() && self.recent.is_full() {
-            self.recent.fold();
-            self.fold = Some(Fold::new(last));
+        if self.checkpoint.is_none() && self.memtable.is_full() {
+            self.memtable.freeze();
+            self.checkpoint = Some(Checkpoint::new(last));
         }
         let prunable = batch.forget_before.min(self.folded + 1);
         let prune = prunable.min(self.pruned + PRUNE_BATCHES);
@@ -112,9 +112,9 @@ impl Writer {
         let base = self.revision;
         (self.seq, self.revision) = (batch.seq, base + i64::from(batch.places));
         self.pruned = self.pruned.max(prune);
-        let run = Run::new(&batch.changes.counters, base);
-        self.recent.push(run);
-        self.recent.log(logged_bytes);
+        let run = SortedRun::new(&batch.changes.counters, base);
+        self.memtable.push(run);
+        self.memtable.log(logged_bytes);
         self.end_fold(folded);
         self.publish();
         let checkpoint = self.log.checkpoint(&self.connection, self.seq);
@@ -134,21 +134,21 @@ impl Writer {
         transaction.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         // If somebody else has written to this database there is such a batch already, and this fails.
         let mut put = transaction.prepare_cached(rows::PUT_BATCH)?;
-        let logged_bytes = rows::put_batch(&mut put, self.digests, batch, self.revision)?;
+        let logged_bytes = rows::put_batch(&mut put, self.hasher, batch, self.revision)?;
         drop(put);
         if prune > self.pruned {
             transaction
                 .prepare_cached("DELETE FROM batch WHERE seq < ?1")?
                 .execute(params![prune.cast_signed()])?;
         }
-        put_sessions(transaction, self.digests, batch)?;
+        put_sessions(transaction, self.hasher, batch)?;
         if let Some(revision) = forgotten {
             forget_deleted(transaction, revision)?;
         }
         let mut folded = None;
-        if let Some(fold) = &mut self.fold {
+        if let Some(checkpoint) = &mut self.checkpoint {
             let count = rows_to_fold(batch.changes.counters.len());
-            folded = fold.put(transaction, self.digests, self.recent.folding(), count)?;
+            folded = checkpoint.put(transaction, self.hasher, self.memtable.frozen(), count)?;
         }
         transaction.prepare_cached("COMMIT")?.execute([])?;
         Ok((logged_bytes, folded))
@@ -164,8 +164,8 @@ impl Writer {
             Error::Sqlite(error) if rows::is_full(error) => {}
             _ => return NotCommitted::Failed(error),
         }
-        if let Some(fold) = &mut self.fold {
-            fold.begin_again();
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.begin_again();
         }
         match self.roll_back() {
             Ok(seq) if seq == self.seq => NotCommitted::Full,
@@ -200,14 +200,14 @@ impl Writer {
 
     fn end_fold(&mut self, folded: Option<u64>) {
         if let Some(seq) = folded {
-            self.recent.folded();
-            self.fold = None;
+            self.memtable.drop_frozen();
+            self.checkpoint = None;
             self.folded = seq;
         }
     }
 
     fn publish(&self) {
-        let view = self.recent.view(self.revision);
+        let view = self.memtable.view(self.revision);
         // What it was is dropped when the lock is no longer held.
         let _before = std::mem::replace(&mut *self.current.lock(), view);
     }
@@ -266,13 +266,13 @@ impl Writer {
             if !has_time() {
                 return Ok(false);
             }
-            let fold = self.fold.get_or_insert_with(|| {
-                self.recent.fold();
-                Fold::new(self.seq)
+            let checkpoint = self.checkpoint.get_or_insert_with(|| {
+                self.memtable.freeze();
+                Checkpoint::new(self.seq)
             });
             let transaction = self.connection.transaction()?;
-            let runs = self.recent.folding();
-            let folded = fold.put(&transaction, self.digests, runs, FOLD_ROWS_AT_CLOSE)?;
+            let runs = self.memtable.frozen();
+            let folded = checkpoint.put(&transaction, self.hasher, runs, FOLD_ROWS_AT_CLOSE)?;
             transaction.commit()?;
             self.end_fold(folded);
         }
@@ -285,12 +285,12 @@ fn rows_to_fold(changed: usize) -> usize {
     FOLD_ROWS.max(changed * 3 / 2)
 }
 
-fn put_sessions(connection: &Connection, digests: Digests, batch: &Commit) -> Result<()> {
+fn put_sessions(connection: &Connection, hasher: KeyedHasher, batch: &Commit) -> Result<()> {
     let mut put = connection.prepare_cached(rows::PUT_SESSION)?;
     let mut delete = connection.prepare_cached("DELETE FROM session WHERE id = ?1")?;
     for (id, change) in &batch.changes.sessions {
         match &change.after {
-            Some(session) => rows::put_session(&mut put, digests, id, &session.encode())?,
+            Some(session) => rows::put_session(&mut put, hasher, id, &session.encode())?,
             None => {
                 delete.execute(params![id])?;
             }

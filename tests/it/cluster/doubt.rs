@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message as _;
-use sumd::cluster::{Call, Executor, PeerService, Rejection, Reply, View};
+use sumd::cluster::{Call, Executor, PeerRefusal, PeerService, Reply, View};
 use sumd::counter::{self, CounterService, Forwarding};
 use sumd::etcd::{Error, Outcome, Refusal};
 use sumd::lane::{Clock, LaneRuntime};
@@ -18,7 +18,7 @@ use sumd::proto::sum::v1::{IncrementCounterRequest, IncrementCounterResponse};
 use sumd::proto::sumd::cluster::v1::{Full, Plain, refusal::Why};
 use sumd::server::Services;
 use sumd::store::Store;
-use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Tuning};
 use sumd::store::sqlite::SqliteStore;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -161,7 +161,7 @@ fn expected(code: Code, reason: &str, outcome: &str) -> (Code, String, String) {
 
 fn refuse(reply: Reply, why: Why) {
     let status = Status::internal("for earlier versions");
-    reply.send(Err(Rejection { why, status }));
+    reply.send(Err(PeerRefusal { why, status }));
 }
 
 /// After which a call may have been carried out.
@@ -217,7 +217,7 @@ async fn a_lost_answer_is_made_up_for() {
 #[tokio::test]
 async fn a_refusal_elsewhere_leaves_no_doubt() {
     let declines: [Behaviour; 2] = [
-        |_, reply| reply.send(Err(Rejection::declined("not now".to_owned()))),
+        |_, reply| reply.send(Err(PeerRefusal::declined("not now".to_owned()))),
         |_, reply| refuse(reply, Why::Plain(Plain::UnknownKind.into())),
     ];
     for behaviour in declines {
@@ -355,7 +355,7 @@ async fn open(world: &World) -> (LaneRuntime, Arc<dyn Store>, Arc<AtomicBool>) {
         link: Link::calm(world),
         off: off.clone(),
     };
-    let store = EtcdStore::over(switch, rows::PREFIX, 128, Sizes::default()).await;
+    let store = EtcdStore::over(switch, rows::PREFIX, 128, Tuning::default()).await;
     let store: Arc<dyn Store> = Arc::new(store.expect("a store"));
     let began = Instant::now();
     let clock = Clock::new(move || {
@@ -396,7 +396,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     .await;
     let mut client = CounterServiceClient::new(server.channel().await);
     // Of the second lane the asked node has nothing in memory.
-    let lane = |group: &String| rows::digests().lane(group, LANES.into());
+    let lane = |group: &String| rows::hasher().lane(group, LANES.into());
     let mut of_owner = (0..).map(|at| format!("g{at}")).filter(|group| {
         let lane = u16::try_from(lane(group)).expect("few lanes");
         view.owner(lane).is_some_and(|node| node.id == "owner")

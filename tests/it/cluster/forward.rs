@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sumd::cluster::{
     Answer, Call, ClusterService, Doubt, Executor, ForwardError, Kind, Node, NotSent, PROTOCOL,
-    PeerService, Peers, Rejection, Reply, View,
+    PeerRefusal, PeerService, Peers, Reply, View,
 };
 use sumd::proto::sumd::cluster::v1::{self as proto, refusal::Why};
 use sumd::server::Services;
@@ -50,8 +50,8 @@ impl Executor for Echo {
     }
 }
 
-fn refused() -> Rejection {
-    Rejection {
+fn refused() -> PeerRefusal {
+    PeerRefusal {
         why: Why::Acknowledged(7),
         status: Status::out_of_range("for earlier versions"),
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sumd::lane::{self, LaneError, LaneRuntime};
-use sumd::model::{Done, Increments, Limits, Operation, Request};
+use sumd::model::{Effect, Increments, Limits, Operation, Request};
 use sumd::store::Store;
 
 use crate::etcd::cluster::Cluster;
@@ -23,7 +23,7 @@ impl Node {
 
     /// Adds 1. Gives the total.
     async fn add(&self, if_owner: bool) -> lane::Result<i64> {
-        let lane = self.store.digests().lane("g", self.store.lanes());
+        let lane = self.store.hasher().lane("g", self.store.lanes());
         let one = Increments::one("g/a".to_owned(), 1, Limits::default());
         let request = Request {
             id: None,
@@ -36,7 +36,7 @@ impl Node {
             soon(lanes.execute(lane, request)).await?
         };
         match decided.answer.done {
-            Done::Incremented(added) => Ok(added.value),
+            Effect::Incremented(added) => Ok(added.value),
             done => panic!("{done:?}"),
         }
     }
@@ -55,7 +55,7 @@ async fn what_comes_too_late_is_handed_back() {
 
     assert_eq!(owner.add(true).await.expect("counted"), 2);
     let moved = other.add(true).await;
-    assert!(matches!(moved, Err(LaneError::Moved)), "{moved:?}");
+    assert!(matches!(moved, Err(LaneError::NotOwner)), "{moved:?}");
     assert_eq!(owner.add(true).await.expect("counted"), 3);
     assert_eq!(other.add(false).await.expect("nowhere else to go"), 4);
     // An owner that has come too late insists.

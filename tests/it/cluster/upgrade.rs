@@ -227,7 +227,7 @@ async fn the_format_is_raised_once_all_nodes_know_it() {
     let old = Meta {
         format: 1,
         lanes: 8,
-        key: rows::digests().key().to_vec().into(),
+        key: rows::hasher().key().to_vec().into(),
         ..Meta::default()
     };
     let (key, value) = rows::meta(&old);

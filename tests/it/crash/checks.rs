@@ -96,7 +96,7 @@ impl<'a> Facts<'a> {
             });
         };
         for change in &self.history.changes {
-            if let Verdict::Done { revision, .. } = change.answer.verdict {
+            if let Verdict::Effect { revision, .. } = change.answer.verdict {
                 add("a change", change.span, revision);
             }
         }
@@ -223,9 +223,9 @@ pub fn all(facts: &Facts<'_>) {
 fn what_is_stored_is_what_was_acknowledged(facts: &Facts<'_>) -> Vec<String> {
     let mut sums: HashMap<Name, i128> = HashMap::new();
     for change in &facts.history.changes {
-        if let Verdict::Done { results, .. } = &change.answer.verdict {
+        if let Verdict::Effect { results, .. } = &change.answer.verdict {
             for (add, result) in change.operation.increments().iter().zip(results) {
-                if let Outcome::Added { applied, .. } = result {
+                if let Outcome::Applied { applied, .. } = result {
                     *sums.entry(add.counter.clone()).or_default() += i128::from(*applied);
                 }
             }
@@ -336,7 +336,7 @@ fn what_is_sent_again_is_answered_as_it_was_first(facts: &Facts<'_>) -> Vec<Stri
                 format!("{:?}, and not {first:?}", again.verdict)
             }
             Again::Answered(again) => match again.verdict {
-                Verdict::Done { .. } if !again.replayed => "it is not said to be replayed".into(),
+                Verdict::Effect { .. } if !again.replayed => "it is not said to be replayed".into(),
                 _ => continue,
             },
             // The id has the time in whole milliseconds.

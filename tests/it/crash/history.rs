@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sumd::proto::sum::v1::WatchCountersResponse;
 
-use super::operation::{Add, Name, Operation, Refusal};
+use super::operation::{Add, LimitError, Name, Operation};
 
 /// Time since the run began, by a clock of this process that never goes back.
 pub type Moment = Duration;
@@ -98,17 +98,17 @@ pub struct Answer {
 /// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    Done {
+    Effect {
         revision: i64,
         results: Vec<Outcome>,
     },
     /// The increment at this index would have passed a limit.
-    Refused { index: usize, refusal: Refusal },
+    Rejection { index: usize, refusal: LimitError },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Added {
+    Applied {
         value: i64,
         applied: i64,
     },
@@ -161,7 +161,7 @@ pub struct Recorded {
     pub messages: Vec<Message>,
     pub acknowledgements: Vec<Acknowledgement>,
     /// By the message's number and the increment's index.
-    pub failures: BTreeMap<(usize, usize), Refusal>,
+    pub failures: BTreeMap<(usize, usize), LimitError>,
     /// Failures that were told twice, and not as before.
     pub contradictions: Vec<String>,
 }
@@ -184,12 +184,12 @@ pub struct Acknowledgement {
 /// Counters that were read at once.
 pub struct Read {
     pub span: Span,
-    pub counters: Vec<Seen>,
+    pub counters: Vec<CatchUp>,
     /// They are of one group.
     pub together: bool,
 }
 
-pub struct Seen {
+pub struct CatchUp {
     pub counter: Name,
     pub value: i64,
     pub revision: i64,

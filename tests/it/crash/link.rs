@@ -14,7 +14,7 @@ use tonic_types::StatusExt as _;
 
 use super::finding::found;
 use super::history::{Answer, Clock, Span, Verdict};
-use super::operation::{Client, Name, Operation, Refusal};
+use super::operation::{Client, LimitError, Name, Operation};
 use crate::support::PATIENCE;
 
 /// How long a connection may be silent, if there are other servers.
@@ -130,7 +130,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub enum Fate {
     /// By a limit: this is an answer, too.
-    Refused(Verdict),
+    Rejection(Verdict),
     /// Nothing was changed, by this attempt.
     NotApplied,
     Unknown,
@@ -233,9 +233,9 @@ impl Link {
         match info.reason.as_str() {
             "LIMIT_REACHED" | "COUNTER_OUT_OF_RANGE" => {
                 let index = info.metadata.get("index");
-                Fate::Refused(Verdict::Refused {
+                Fate::Rejection(Verdict::Rejection {
                     index: index.map_or(0, |index| index.parse().expect("an index")),
-                    refusal: Refusal::read(&info),
+                    refusal: LimitError::read(&info),
                 })
             }
             "REQUEST_TOO_OLD" => Fate::TooOld,
@@ -327,7 +327,7 @@ impl Link {
             attempts += 1;
             let answer = match self.attempt(operation, id).await {
                 Ok(answer) => answer,
-                Err(Fate::Refused(verdict)) => Answer {
+                Err(Fate::Rejection(verdict)) => Answer {
                     verdict,
                     replayed: false,
                 },

@@ -37,7 +37,7 @@ pub enum Operation {
 
 /// Why an increment was not made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct LimitError {
     pub reason: String,
     pub value: Option<i64>,
     pub delta: Option<i64>,
@@ -45,7 +45,7 @@ pub struct Refusal {
     pub max: Option<i64>,
 }
 
-impl Refusal {
+impl LimitError {
     pub fn read(info: &ErrorInfo) -> Self {
         let number = |key| {
             let text: Option<&String> = info.metadata.get(key);
@@ -74,9 +74,9 @@ impl Add {
     }
 
     /// The value after it, or why it is not made: written from the contract, and not as the server does it.
-    pub fn onto(&self, value: i64) -> Result<i64, Refusal> {
+    pub fn onto(&self, value: i64) -> Result<i64, LimitError> {
         let refused = |reason: &str, min, max| {
-            Err(Refusal {
+            Err(LimitError {
                 reason: reason.to_owned(),
                 value: Some(value),
                 delta: Some(self.delta),
@@ -87,9 +87,9 @@ impl Add {
         if let (Some(min), Some(max)) = (self.min, self.max)
             && min > max
         {
-            return Err(Refusal {
+            return Err(LimitError {
                 reason: "INVALID_ARGUMENT".to_owned(),
-                ..Refusal::default()
+                ..LimitError::default()
             });
         }
         let before = i128::from(value);
@@ -181,7 +181,7 @@ impl Operation {
                 };
                 let done = client.increment_counter(request).await?.into_inner();
                 let (value, applied) = (done.value, done.applied);
-                let result = Outcome::Added { value, applied };
+                let result = Outcome::Applied { value, applied };
                 answer(done.revision, vec![result], done.replayed)
             }
             Self::Batch(all) => {
@@ -191,7 +191,7 @@ impl Operation {
                     request_time: None,
                 };
                 let done = client.batch_increment_counters(request).await?.into_inner();
-                let results = done.results.iter().map(|one| Outcome::Added {
+                let results = done.results.iter().map(|one| Outcome::Applied {
                     value: one.value,
                     applied: one.applied,
                 });
@@ -224,7 +224,7 @@ impl Operation {
 
 fn answer(revision: i64, results: Vec<Outcome>, replayed: bool) -> Answer {
     Answer {
-        verdict: Verdict::Done { revision, results },
+        verdict: Verdict::Effect { revision, results },
         replayed,
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::finding::found;
 use super::history::{Acknowledgement, History, Message, Recorded};
 use super::link::{Link, in_time};
-use super::operation::{Add, Refusal};
+use super::operation::{Add, LimitError};
 
 /// How many clients record.
 pub const RECORDERS: usize = 4;
@@ -235,7 +235,7 @@ impl Recorder {
             let error = failure.error.as_ref().expect("an error");
             let info = error.get_details_error_info().expect("an ErrorInfo");
             let key = (number(failure.sequence), failure.index as usize);
-            let refusal = Refusal::read(&info);
+            let refusal = LimitError::read(&info);
             let before = self.recorded.failures.insert(key, refusal.clone());
             if let Some(before) = before.filter(|before| *before != refusal) {
                 let problem = format!("{key:?}: {before:?}, and then {refusal:?}");

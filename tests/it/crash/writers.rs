@@ -172,8 +172,8 @@ async fn named(link: &mut Link, ids: Ids, operation: Operation, history: &mut Hi
 /// Makes a change that is recorded like all others.
 pub async fn change(link: &mut Link, operation: Operation, history: &mut History) -> i64 {
     match named(link, Uuid::now_v7, operation, history).await.verdict {
-        Verdict::Done { revision, .. } => revision,
-        Verdict::Refused { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
+        Verdict::Effect { revision, .. } => revision,
+        Verdict::Rejection { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
     }
 }
 
@@ -245,8 +245,8 @@ pub async fn without_ids(mut link: Link, who: usize) -> History {
 
 fn applied(verdict: &Verdict, delta: i64) -> UnnamedFate {
     match verdict {
-        Verdict::Done { revision, results } => match results[..] {
-            [Outcome::Added { value, applied }] if applied == delta => UnnamedFate::Applied {
+        Verdict::Effect { revision, results } => match results[..] {
+            [Outcome::Applied { value, applied }] if applied == delta => UnnamedFate::Applied {
                 value,
                 revision: *revision,
             },
@@ -254,6 +254,6 @@ fn applied(verdict: &Verdict, delta: i64) -> UnnamedFate {
                 "{results:?} does not answer an increment by {delta}"
             )),
         },
-        Verdict::Refused { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
+        Verdict::Rejection { refusal, .. } => found(format!("{refusal:?} of what has no limit")),
     }
 }

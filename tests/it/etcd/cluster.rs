@@ -10,7 +10,7 @@ use sumd::etcd::{Address, Client, Login, Options};
 use sumd::lane::LaneRuntime;
 use sumd::model::Bounds;
 use sumd::store::Store;
-use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Place};
+use sumd::store::etcd::{DEFAULT_LANES, EtcdStore, Location};
 use tokio::time::{Instant, sleep};
 
 use super::member::{Member, Ports};
@@ -173,8 +173,8 @@ impl Cluster {
     }
 
     /// Where `sumd serve` keeps its data, unless it is told otherwise.
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn place(&self) -> Location {
+        Location {
             client: self.client(),
             prefix: "/sumd".to_owned(),
             max_operations: 128,

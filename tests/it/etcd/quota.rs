@@ -7,7 +7,7 @@ use sumd::etcd::{Alarm, AlarmKind, Client, Doubt, Error, Outcome, get, put};
 use sumd::lane::{LaneError, LaneRuntime};
 use sumd::model::{Bounds, Increments, Limits, Operation, Request};
 use sumd::proto::etcd::etcdserverpb::{DeleteRangeRequest, TxnRequest};
-use sumd::store::etcd::{EtcdStore, Sizes};
+use sumd::store::etcd::{EtcdStore, Tuning};
 use sumd::store::{Store, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -120,7 +120,7 @@ async fn a_full_etcd_refuses_increments_until_there_is_room() {
     let cluster = Cluster::start(1, &["--quota-backend-bytes", &quota]).await;
     let client = cluster.client();
     // Without the upkeep, which makes room.
-    let store = EtcdStore::over(client.clone(), "/sumd", 128, Sizes::default()).await;
+    let store = EtcdStore::over(client.clone(), "/sumd", 128, Tuning::default()).await;
     let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
     let bounds = Bounds {
         id_bytes: 1 << 20,
@@ -136,7 +136,7 @@ async fn a_full_etcd_refuses_increments_until_there_is_room() {
             id: None,
             operation: Operation::Increment(one),
         };
-        let lane = store.digests().lane("a", store.lanes());
+        let lane = store.hasher().lane("a", store.lanes());
         soon(running.lanes.execute(lane, request)).await
     };
     let value = async || {

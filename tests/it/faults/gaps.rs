@@ -85,8 +85,8 @@ impl Gaps {
     }
 
     pub fn add(&mut self, other: Self) {
-        for (kind, spread) in other.by_kind {
-            self.by_kind.entry(kind).or_default().add(spread.0);
+        for (kind, split_by_lane) in other.by_kind {
+            self.by_kind.entry(kind).or_default().add(split_by_lane.0);
         }
         self.mended.add(other.mended.0);
         self.increments.add(other.increments.0);
@@ -94,11 +94,14 @@ impl Gaps {
 
     /// Fails where it took longer than so many times what was promised.
     pub fn check(&self, allowance: u32) {
-        let all = self.by_kind.iter().map(|(kind, spread)| (*kind, spread));
-        for (kind, spread) in all.chain([("mending", &self.mended)]) {
+        let all = self
+            .by_kind
+            .iter()
+            .map(|(kind, split_by_lane)| (*kind, split_by_lane));
+        for (kind, split_by_lane) in all.chain([("mending", &self.mended)]) {
             assert!(
-                spread.max() <= PROMISED * allowance,
-                "no service for {spread} after {kind}\n{self}"
+                split_by_lane.max() <= PROMISED * allowance,
+                "no service for {split_by_lane} after {kind}\n{self}"
             );
         }
     }
@@ -106,8 +109,11 @@ impl Gaps {
 
 impl fmt::Display for Gaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (kind, spread) in &self.by_kind {
-            writeln!(f, "  {kind}: no increment took longer than: {spread}")?;
+        for (kind, split_by_lane) in &self.by_kind {
+            writeln!(
+                f,
+                "  {kind}: no increment took longer than: {split_by_lane}"
+            )?;
         }
         writeln!(f, "  from mending until each node serves: {}", self.mended)?;
         write!(

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use sumd::etcd::{Client, Host, get};
-use sumd::model::Digests;
+use sumd::model::KeyedHasher;
 use sumd::proto::etcd::etcdserverpb::kv_client::KvClient;
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::response_op::Response as Answer;
@@ -70,7 +70,7 @@ struct Way {
 /// What is known of etcd.
 struct Known {
     client: Client,
-    digests: OnceCell<Digests>,
+    hasher: OnceCell<KeyedHasher>,
     revision: AtomicI64,
     seen: AtomicU32,
 }
@@ -85,7 +85,7 @@ impl Mutator {
             channel: endpoint.expect("a host is a URI").connect_lazy(),
             state: Arc::new(Known {
                 client: client.clone(),
-                digests: OnceCell::new(),
+                hasher: OnceCell::new(),
                 revision: AtomicI64::new(0),
                 seen: AtomicU32::new(0),
             }),
@@ -152,10 +152,10 @@ impl Way {
                 lanes(&mut transaction).for_each(|lane| lane.compare.clear());
             }
             Mutant::NoIds => {
-                let digests = self.digests().await;
+                let hasher = self.hasher().await;
                 for op in lanes(&mut transaction).flat_map(|lane| &mut lane.success) {
                     if let Some(Op::RequestPut(put)) = &mut op.request {
-                        forget_ids(digests, put);
+                        forget_ids(hasher, put);
                     }
                 }
             }
@@ -201,14 +201,14 @@ impl Way {
     }
 
     /// What the rows of lanes are checked with.
-    async fn digests(&self) -> Digests {
+    async fn hasher(&self) -> KeyedHasher {
         let read = async {
             let found = self.state.client.range(get(META), in_time()).await;
             let row = found.expect("etcd is well").kvs.remove(0);
             let meta = Meta::decode(&row.value[4..]).expect("a row");
-            Digests::new((*meta.key).try_into().expect("a key"))
+            KeyedHasher::new((*meta.key).try_into().expect("a key"))
         };
-        *self.state.digests.get_or_init(|| read).await
+        *self.state.hasher.get_or_init(|| read).await
     }
 }
 
@@ -221,24 +221,24 @@ fn lanes(transaction: &mut TxnRequest) -> impl Iterator<Item = &mut TxnRequest> 
     })
 }
 
-fn forget_ids(digests: Digests, put: &mut PutRequest) {
+fn forget_ids(hasher: KeyedHasher, put: &mut PutRequest) {
     let message = put.value.slice(4..);
     if put.key.starts_with(b"/sumd/log/head/") {
         let mut head = Head::decode(message).expect("a head");
         head.batches.iter_mut().for_each(|batch| batch.ids.clear());
-        put.value = seal(digests, &put.key, &head);
+        put.value = seal(hasher, &put.key, &head);
     } else if put.key.starts_with(b"/sumd/log/pack/") {
         let mut pack = Pack::decode(message).expect("a pack");
         pack.batches.iter_mut().for_each(|batch| batch.ids.clear());
-        put.value = seal(digests, &put.key, &pack);
+        put.value = seal(hasher, &put.key, &pack);
     }
 }
 
 /// As nodes do it.
-fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
+fn seal(hasher: KeyedHasher, key: &[u8], row: &impl Message) -> Bytes {
     let row = row.encode_to_vec();
     let mut value = BytesMut::new();
-    value.put_u32_le(digests.check(&[key, &row]));
+    value.put_u32_le(hasher.check(&[key, &row]));
     value.put_slice(&row);
     value.freeze()
 }

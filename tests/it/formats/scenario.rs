@@ -31,7 +31,7 @@ struct Asked {
 
 fn asked(part: Part) -> Vec<Asked> {
     let add = |counter: &str, delta| Add::new(format!("{part}/{counter}").into(), delta);
-    let added = |value, applied| Outcome::Added { value, applied };
+    let added = |value, applied| Outcome::Applied { value, applied };
     let name = |counter: &str| format!("{part}/{counter}").into();
     let limited = Add {
         max: Some(5),
@@ -158,8 +158,8 @@ pub async fn assert_session_is_known(client: &mut Client, part: Part) {
 fn outcome(answer: Result<Answer, Status>) -> (bool, Option<Vec<Outcome>>) {
     match answer {
         Ok(answer) => match answer.verdict {
-            Verdict::Done { results, .. } => (answer.replayed, Some(results)),
-            Verdict::Refused { .. } => panic!("a refusal is no answer"),
+            Verdict::Effect { results, .. } => (answer.replayed, Some(results)),
+            Verdict::Rejection { .. } => panic!("a refusal is no answer"),
         },
         Err(status) => {
             assert_eq!(reason(&status).0, "LIMIT_REACHED", "{status}");

@@ -6,11 +6,11 @@ use std::time::SystemTime;
 use sumd::model::{Changes, Commit, SessionChange, SessionId, Stamp};
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
 use sumd::store::Store;
-use sumd::store::etcd::{EtcdStore, Sizes};
+use sumd::store::etcd::{EtcdStore, Tuning};
 use sumd::store::sqlite::SqliteStore;
 use tonic::Status;
 
-use super::{BEGUN, Client, Place, SUMD, stop};
+use super::{BEGUN, Client, Location, SUMD, stop};
 use crate::support::{soon, uuid_v7};
 
 /// Sends one message on a stream of its own. Gives what is acknowledged then.
@@ -76,7 +76,7 @@ async fn rename(store: &dyn Store, from: &str, to: &str) {
 
 /// A session goes on under the form that it was stored by, and a message which it has counts no second time.
 async fn goes_on(name: &str) {
-    let place = Place::new(name).await;
+    let place = Location::new(name).await;
     let canonical = uuid_v7(SystemTime::UNIX_EPOCH + BEGUN);
     let stored = canonical.to_uppercase();
     let (server, mut client) = place.serve(SUMD, &place.store()).await;
@@ -84,7 +84,7 @@ async fn goes_on(name: &str) {
     assert_eq!(acknowledged.expect("it counts"), 1);
     stop(server).await;
     if let Some(etcd) = &place.etcd {
-        let store = EtcdStore::over(etcd.client(), "/sumd", 128, Sizes::default()).await;
+        let store = EtcdStore::over(etcd.client(), "/sumd", 128, Tuning::default()).await;
         rename(&store.expect("it is there"), &canonical, &stored).await;
     } else {
         let store = SqliteStore::open(place.file("sumd.db").as_ref(), 1 << 20);

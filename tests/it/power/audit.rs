@@ -133,8 +133,8 @@ async fn last_revision(client: &mut Client) -> i64 {
 
 fn revision(verdict: &Verdict) -> i64 {
     match verdict {
-        Verdict::Done { revision, .. } => *revision,
-        Verdict::Refused { refusal, .. } => panic!("nothing is beyond any limit: {refusal:?}"),
+        Verdict::Effect { revision, .. } => *revision,
+        Verdict::Rejection { refusal, .. } => panic!("nothing is beyond any limit: {refusal:?}"),
     }
 }
 
@@ -145,7 +145,7 @@ fn totals<'a>(changes: impl Iterator<Item = (&'a Operation, &'a Verdict)>) -> Co
     let mut counters = Counters::new();
     let mut last = 0;
     for (operation, verdict) in changes {
-        let Verdict::Done { revision, results } = verdict else {
+        let Verdict::Effect { revision, results } = verdict else {
             continue;
         };
         assert!(*revision > last, "revision {revision} was given twice");
@@ -166,7 +166,7 @@ fn make(operation: &Operation, counters: &mut Counters) -> Vec<Outcome> {
             for add in operation.increments() {
                 let counter = counters.entry(add.counter.clone()).or_default();
                 *counter += add.delta;
-                results.push(Outcome::Added {
+                results.push(Outcome::Applied {
                     value: *counter,
                     applied: add.delta,
                 });

@@ -8,7 +8,7 @@ mod reads;
 use std::collections::BTreeMap;
 
 use sumd::lane::Decided;
-use sumd::model::{Added, Done, Failure, Refusal};
+use sumd::model::{Applied, Effect, FailedIncrement, LimitError};
 
 use super::history::{Add, History, Named, Stored, What};
 
@@ -46,7 +46,7 @@ pub fn at(lines: &Lines, name: &str, revision: i64) -> (i64, Option<i64>) {
     known.checked_sub(1).map_or((0, None), |last| line[last])
 }
 
-fn redo(lines: &mut Lines, what: &What, revision: i64) -> Done {
+fn redo(lines: &mut Lines, what: &What, revision: i64) -> Effect {
     let now = |lines: &Lines, name: &str| at(lines, name, i64::MAX).1;
     let set = |lines: &mut Lines, name: &str, value| {
         let line = lines.entry(name.to_owned()).or_default();
@@ -60,9 +60,9 @@ fn redo(lines: &mut Lines, what: &What, revision: i64) -> Done {
         What::Add(add) => match added(now(lines, &add.name), add) {
             Ok(added) => {
                 set(lines, &add.name, Some(added.value));
-                Done::Incremented(added)
+                Effect::Incremented(added)
             }
-            Err(refusal) => Done::Failed(Failure { index: 0, refusal }),
+            Err(refusal) => Effect::Failed(FailedIncrement { index: 0, refusal }),
         },
         What::Batch(adds) => {
             let mut values: BTreeMap<&str, i64> = BTreeMap::new();
@@ -74,30 +74,30 @@ fn redo(lines: &mut Lines, what: &What, revision: i64) -> Done {
                         values.insert(&add.name, added.value);
                         results.push(added);
                     }
-                    Err(refusal) => return Done::Failed(Failure { index, refusal }),
+                    Err(refusal) => return Effect::Failed(FailedIncrement { index, refusal }),
                 }
             }
             for (name, value) in values {
                 set(lines, name, Some(value));
             }
-            Done::Batch(results.into())
+            Effect::Batch(results.into())
         }
         What::Set(name, value) => {
             let before = now(lines, name);
             set(lines, name, Some(*value));
-            Done::Replaced(before.unwrap_or(0))
+            Effect::Replaced(before.unwrap_or(0))
         }
         What::Delete(name) => {
             let before = now(lines, name);
             if before.is_some() {
                 set(lines, name, None);
             }
-            Done::Replaced(before.unwrap_or(0))
+            Effect::Replaced(before.unwrap_or(0))
         }
     }
 }
 
-fn added(before: Option<i64>, add: &Add) -> Result<Added, Refusal> {
+fn added(before: Option<i64>, add: &Add) -> Result<Applied, LimitError> {
     add.limits.add(before.unwrap_or(0), add.delta)
 }
 
@@ -108,8 +108,9 @@ fn failing(history: &History, lines: &Lines, problems: &mut Vec<String>) {
             answer, revision, ..
         } = &failing.answer;
         let (_, value) = at(lines, &failing.add.name, revision - 1);
-        let expected = added(value, &failing.add).map_err(|refusal| Failure { index: 0, refusal });
-        let expected = expected.map_or_else(Done::Failed, Done::Incremented);
+        let expected =
+            added(value, &failing.add).map_err(|refusal| FailedIncrement { index: 0, refusal });
+        let expected = expected.map_or_else(Effect::Failed, Effect::Incremented);
         if answer.done != expected {
             problems.push(format!("{answer:?} at {revision} should be {expected:?}"));
         }

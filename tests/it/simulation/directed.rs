@@ -12,11 +12,13 @@ use std::time::Duration;
 use fastrand::Rng;
 use sumd::etcd::{Doubt, Error, Outcome, Refusal, put};
 use sumd::lane::{Clock, Decided, LaneError, LaneRuntime};
-use sumd::model::{Bounds, Done, Follows, Increments, Limits, Operation, Part, Record, Request};
+use sumd::model::{
+    Bounds, Effect, Increments, Limits, Operation, Part, Predecessor, Record, Request,
+};
 use sumd::proto::etcd::etcdserverpb::request_op::Request as Op;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::{EtcdStore, FORMAT, Hold, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, FORMAT, Hold, Kv, Tuning};
 use sumd::store::{LaneNumber, Scan, Store as _, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -137,7 +139,7 @@ fn meta(lanes: u32) -> Meta {
     Meta {
         format: 3,
         lanes,
-        key: rows::digests().key().to_vec().into(),
+        key: rows::hasher().key().to_vec().into(),
         ..Meta::default()
     }
 }
@@ -152,7 +154,7 @@ fn describe(world: &World, meta: &Meta) {
     world.lock().etcd.txn(&request).expect("it fits");
 }
 
-async fn open(kv: impl Kv, sizes: Sizes) -> LaneRuntime {
+async fn open(kv: impl Kv, sizes: Tuning) -> LaneRuntime {
     let store = EtcdStore::over(kv, rows::PREFIX, 128, sizes).await;
     let began = Instant::now();
     let clock = Clock::new(move || {
@@ -169,7 +171,7 @@ async fn open(kv: impl Kv, sizes: Sizes) -> LaneRuntime {
 }
 
 fn lane() -> LaneNumber {
-    rows::digests().lane("na", LANES)
+    rows::hasher().lane("na", LANES)
 }
 
 fn message(session: &str, sequence: u64, increments: Increments) -> Request {
@@ -187,8 +189,8 @@ fn message(session: &str, sequence: u64, increments: Increments) -> Request {
             time: BEGAN,
             sequence,
             acknowledged: 0,
-            follows: Follows::InLane(part),
-            contents: rows::digests().message(&increments),
+            follows: Predecessor::InLane(part),
+            contents: rows::hasher().message(&increments),
             increments,
         }),
     }
@@ -207,7 +209,7 @@ fn plain() -> Request {
 
 fn value(decided: &Decided) -> i64 {
     match &decided.answer.done {
-        Done::Incremented(added) => added.value,
+        Effect::Incremented(added) => added.value,
         other => panic!("{other:?}"),
     }
 }
@@ -218,9 +220,9 @@ fn value(decided: &Decided) -> i64 {
 fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
     paused_runtime().block_on(async {
         let world = world(LANES);
-        let sizes = Sizes {
+        let sizes = Tuning {
             recent_sessions: 0,
-            ..Sizes::default()
+            ..Tuning::default()
         };
         let kv = Switch::new(&world);
         let a = open(kv.clone(), sizes).await;
@@ -294,7 +296,7 @@ fn folded(world: &World, sessions: u64) -> usize {
 fn a_fold_of_sessions_fits_into_a_transaction() {
     paused_runtime().block_on(async {
         let world = world(LANES);
-        let a = open(Switch::new(&world), Sizes::default()).await;
+        let a = open(Switch::new(&world), Tuning::default()).await;
         fail(&a, 300, 4).await;
         for _ in 0..100 {
             a.lanes.execute(lane(), plain()).await.expect("it counts");
@@ -309,9 +311,9 @@ fn a_fold_of_sessions_fits_into_a_transaction() {
 fn an_etcd_that_takes_little_at_once_is_given_little() {
     paused_runtime().block_on(async {
         let world = world(LANES);
-        let sizes = Sizes {
+        let sizes = Tuning {
             recent_sessions: 1,
-            ..Sizes::default()
+            ..Tuning::default()
         };
         let a = open(Switch::new(&world), sizes).await;
         world.lock().etcd.max_request_bytes = 250 << 10;
@@ -341,7 +343,7 @@ fn a_lane_goes_on_when_the_format_is_raised() {
     paused_runtime().block_on(async {
         let world = world(LANES);
         let kv = Switch::new(&world);
-        let a = open(kv.clone(), Sizes::default()).await;
+        let a = open(kv.clone(), Tuning::default()).await;
         a.lanes.execute(lane(), plain()).await.expect("it counts");
         kv.no_writes.store(true, Ordering::Relaxed);
         let counted = a.lanes.execute(lane(), plain());
@@ -355,7 +357,7 @@ fn a_lane_goes_on_when_the_format_is_raised() {
         kv.no_writes.store(false, Ordering::Relaxed);
         let counted = timeout(FOR_EVER, counted).await.expect("an answer");
         assert_eq!(value(&counted.expect("it is counted")), 2);
-        let b = open(Switch::new(&world), Sizes::default()).await;
+        let b = open(Switch::new(&world), Tuning::default()).await;
         let counted = b.lanes.execute(lane(), plain()).await;
         assert_eq!(value(&counted.expect("it is counted")), 3);
         let counted = a.lanes.execute(lane(), plain()).await;
@@ -377,7 +379,7 @@ fn a_lane_ends_when_the_data_are_not_its_any_more() {
     for changed in [closed, newer] {
         paused_runtime().block_on(async {
             let world = world(LANES);
-            let mut a = open(Switch::new(&world), Sizes::default()).await;
+            let mut a = open(Switch::new(&world), Tuning::default()).await;
             a.lanes.execute(lane(), plain()).await.expect("it counts");
             describe(&world, &changed);
             let told = timeout(FOR_EVER, a.lanes.execute(lane(), plain())).await;
@@ -394,7 +396,7 @@ fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
     paused_runtime().block_on(async {
         let world = world(1);
         let kv = Switch::new(&world);
-        let a = open(kv.clone(), Sizes::default()).await;
+        let a = open(kv.clone(), Tuning::default()).await;
         a.lanes.execute(0, plain()).await.expect("it counts");
         kv.no_writes.store(true, Ordering::Relaxed);
         let told = timeout(FOR_EVER, a.lanes.execute(0, plain())).await;
@@ -426,7 +428,7 @@ fn increment(name: &str) -> Request {
 }
 
 async fn store(kv: Switch) -> Arc<EtcdStore<Switch>> {
-    let store = EtcdStore::over(kv, rows::PREFIX, 128, Sizes::default());
+    let store = EtcdStore::over(kv, rows::PREFIX, 128, Tuning::default());
     Arc::new(store.await.expect("a store"))
 }
 
@@ -444,7 +446,7 @@ fn a_damaged_counter_is_an_error_and_no_answer() {
             ..TxnRequest::default()
         };
         world.lock().etcd.txn(&request).expect("it fits");
-        let mut a = open(Switch::new(&world), Sizes::default()).await;
+        let mut a = open(Switch::new(&world), Tuning::default()).await;
         let all = ["na/0", name].repeat(20).into_iter().map(|name| {
             let counted = a.lanes.execute(lane(), increment(name));
             async move { (name, counted.await) }
@@ -500,15 +502,15 @@ fn a_lane_that_is_slow_to_read_holds_up_no_other() {
     const QUICK: Duration = Duration::from_millis(500);
     paused_runtime().block_on(async {
         let world = world(LANES);
-        let sizes = Sizes {
+        let sizes = Tuning {
             open_bytes: 0,
-            ..Sizes::default()
+            ..Tuning::default()
         };
         let a = open(Switch::new(&world), sizes).await;
         let name_in = |lane| {
             let mut names = (0..).map(|group| format!("g{group}/0"));
             let name =
-                names.find(|name| rows::digests().lane(sumd::model::group(name), LANES) == lane);
+                names.find(|name| rows::hasher().lane(sumd::model::group(name), LANES) == lane);
             name.expect("there is one in each lane")
         };
         let (slow, quick) = (name_in(0), name_in(1));

@@ -55,7 +55,7 @@ pub struct Span {
 /// How a request has ended.
 #[derive(Clone, Debug)]
 pub enum End {
-    Done(Decided),
+    Effect(Decided),
     /// It certainly was not carried out.
     NotApplied,
     /// Nobody will ever know.
@@ -98,10 +98,10 @@ pub struct Message {
 
 pub struct Read {
     pub span: Span,
-    pub seen: Seen,
+    pub seen: CatchUp,
 }
 
-pub enum Seen {
+pub enum CatchUp {
     Rows(Vec<Arc<str>>, Rows),
     Page(Scan, Page),
     Sum(Arc<str>, Sum),
@@ -111,9 +111,9 @@ impl Read {
     /// Everything up to this revision is in it.
     pub fn revision(&self) -> i64 {
         match &self.seen {
-            Seen::Rows(_, rows) => rows.revision,
-            Seen::Page(_, page) => page.revision,
-            Seen::Sum(_, sum) => sum.revision,
+            CatchUp::Rows(_, rows) => rows.revision,
+            CatchUp::Page(_, page) => page.revision,
+            CatchUp::Sum(_, sum) => sum.revision,
         }
     }
 }

@@ -10,7 +10,7 @@ use sumd::lane::{Decided, LaneRuntime};
 use sumd::maintenance::{self, Tally, ToolError, transfer};
 use sumd::model::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
-use sumd::store::etcd::{EtcdStore, Hold, Kv, Place, Sizes};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Location, Tuning};
 use sumd::store::sqlite::{OpenError, SqliteStore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -31,8 +31,8 @@ const ETCD: &str = "etcd://somewhere";
 /// Messages of the session.
 const MESSAGES: u64 = 5;
 
-fn place<K>(client: K, lanes: u32) -> Place<K> {
-    Place {
+fn place<K>(client: K, lanes: u32) -> Location<K> {
+    Location {
         client,
         prefix: PREFIX.to_owned(),
         max_operations: 16,
@@ -53,7 +53,7 @@ fn operations() -> Vec<What> {
 
 async fn ask(cluster: &Cluster, node: &Node, at: usize, what: &What) -> Decided {
     let operation = what.operation();
-    let id = rows::digests().id(&format!("id-{at}"), None, &operation);
+    let id = rows::hasher().id(&format!("id-{at}"), None, &operation);
     let lane = cluster.lane(operation.group());
     let request = Request {
         id: Some(id),
@@ -165,7 +165,7 @@ async fn there_and_back(seed: u64) -> usize {
     .await;
     let report = maintenance::sqlite::check(&file).expect("it is there");
     assert_eq!(report.problems, [""; 0]);
-    let opened = EtcdStore::over(Link::calm(&world), PREFIX, 128, Sizes::default()).await;
+    let opened = EtcdStore::over(Link::calm(&world), PREFIX, 128, Tuning::default()).await;
     let closed = opened.err().expect("there are two of them").to_string();
     assert!(closed.contains("the move is complete"), "{closed}");
 
@@ -202,14 +202,14 @@ async fn there_and_back(seed: u64) -> usize {
 async fn is_open(world: &World) -> bool {
     let key = format!("{PREFIX}/meta");
     let is_there = world.lock().etcd.changed(key.as_bytes()) > 0;
-    let open = async || EtcdStore::over(Link::calm(world), PREFIX, 128, Sizes::default()).await;
+    let open = async || EtcdStore::over(Link::calm(world), PREFIX, 128, Tuning::default()).await;
     is_there && open().await.is_ok()
 }
 
 /// Whether a file refuses to be served, since its data are elsewhere.
 fn is_moved(file: &Path) -> bool {
     let opened = SqliteStore::open(file, 0);
-    matches!(opened, Err(OpenError::Moved { .. }))
+    matches!(opened, Err(OpenError::Migrated { .. }))
 }
 
 /// A way to etcd on which a node comes when the data are closed: after it was looked for, and before it is known to be closed.
@@ -315,7 +315,7 @@ fn a_move_waits_for_etcd_for_a_minute() {
             }
             match transfer::move_to_etcd(&copy, &place, ETCD, false).await {
                 // In the latter case it had come to its end.
-                Ok(_) | Err(ToolError::Open(OpenError::Moved { .. })) => {}
+                Ok(_) | Err(ToolError::Open(OpenError::Migrated { .. })) => {}
                 Err(error) => panic!("{error}"),
             }
             assert!(is_moved(&copy) && is_open(&world).await);

@@ -81,7 +81,9 @@ impl Mutant {
             Self::StaleReads if request.compare.is_empty() && world.rng.u8(..4) == 0 => {
                 return stale(world, &request);
             }
-            Self::SmallRequests if request.encoded_len() > SMALL => return Err(Refusal::TooLarge),
+            Self::SmallRequests if request.encoded_len() > SMALL => {
+                return Err(Refusal::TooLarge);
+            }
             Self::EarlyAnswer
             | Self::Guess
             | Self::StaleReads
@@ -142,23 +144,23 @@ fn each_log(request: &mut TxnRequest, mut change: impl FnMut(&mut Batch)) {
 }
 
 fn each_row(lane: &mut TxnRequest, change: &mut impl FnMut(&mut Batch)) {
-    let digests = rows::digests();
+    let hasher = rows::hasher();
     for operation in &mut lane.success {
         let Some(Request::RequestPut(put)) = &mut operation.request else {
             continue;
         };
         if put.key.starts_with(rows::HEADS.as_bytes()) {
-            let mut head: Head = rows::open(digests, &put.key, &put.value);
+            let mut head: Head = rows::open(hasher, &put.key, &put.value);
             if let Some(batch) = head.batches.last_mut() {
                 change(batch);
             }
-            put.value = rows::seal(digests, &put.key, &head);
+            put.value = rows::seal(hasher, &put.key, &head);
         } else if put.key.starts_with(rows::PACKS.as_bytes()) {
-            let mut pack: Pack = rows::open(digests, &put.key, &put.value);
+            let mut pack: Pack = rows::open(hasher, &put.key, &put.value);
             if let Some(batch) = pack.batches.last_mut() {
                 change(batch);
             }
-            put.value = rows::seal(digests, &put.key, &pack);
+            put.value = rows::seal(hasher, &put.key, &pack);
         }
     }
 }

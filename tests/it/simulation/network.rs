@@ -97,7 +97,7 @@ impl Weather {
 enum Fate {
     Arrives,
     /// It is refused, and certainly not carried out.
-    Refused(Refusal),
+    Rejection(Refusal),
     /// It gets lost on the way.
     Lost,
     /// It is carried out, and the answer gets lost.
@@ -164,7 +164,7 @@ impl Link {
             world.faults += usize::from(fate != Fate::Arrives);
             let copies = match (weather, fate) {
                 // There is no other copy of what is certainly not carried out, nor of what a member without room has answered.
-                (_, Fate::Refused(_) | Fate::Doubtful(Doubt::NoSpace, _)) => 0,
+                (_, Fate::Rejection(_) | Fate::Doubtful(Doubt::NoSpace, _)) => 0,
                 (Weather::Flaky(_), _) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
                 _ => 0,
             };
@@ -189,7 +189,7 @@ impl Link {
                 self.awake().await;
                 answer.map_err(|refusal| error(Outcome::Definite(refusal)))
             }
-            Fate::Refused(refusal) => {
+            Fate::Rejection(refusal) => {
                 // Those who look for another member first take their time.
                 let patience = self.world.lock().rng.u64(..800);
                 sleep(there + Duration::from_millis(patience)).await;
@@ -316,25 +316,25 @@ fn fate(rng: &mut Rng, weather: Weather, request: &TxnRequest) -> Fate {
     match weather {
         Weather::Partly(kinds) if reads(request) & kinds != 0 => {
             if rng.bool() {
-                Fate::Refused(Refusal::NoLeader)
+                Fate::Rejection(Refusal::NoLeader)
             } else {
                 Fate::Lost
             }
         }
         Weather::Flaky(one_in) if rng.u32(..one_in) == 0 => match rng.u8(..12) {
-            0 => Fate::Refused(Refusal::NotConnected),
-            1 => Fate::Refused(Refusal::NoLeader),
-            2 => Fate::Refused(Refusal::Overloaded),
+            0 => Fate::Rejection(Refusal::NotConnected),
+            1 => Fate::Rejection(Refusal::NoLeader),
+            2 => Fate::Rejection(Refusal::Overloaded),
             3 | 4 => Fate::Lost,
             5..=7 => Fate::AnswerLost,
             8 | 9 => Fate::Late,
             10 => Fate::Doubtful(Doubt::NoSpace, rng.bool()),
             _ => Fate::Doubtful(Doubt::Unavailable, rng.bool()),
         },
-        Weather::OnlyWrites if !writes => Fate::Refused(Refusal::NoLeader),
+        Weather::OnlyWrites if !writes => Fate::Rejection(Refusal::NoLeader),
         Weather::OnlyWrites if rng.bool() => Fate::AnswerLost,
         Weather::Cut => match rng.u8(..4) {
-            0 => Fate::Refused(Refusal::NoLeader),
+            0 => Fate::Rejection(Refusal::NoLeader),
             1 => Fate::AnswerLost,
             2 => Fate::Late,
             _ => Fate::Lost,

@@ -66,7 +66,7 @@ struct Slot {
 
 /// What came of a call.
 pub enum Answer {
-    Done(Decided),
+    Effect(Decided),
     Failed(LaneError),
     /// It was certainly not carried out, as far as this call goes.
     NotSent,
@@ -121,7 +121,7 @@ impl Cluster {
     }
 
     pub fn lane(&self, group: &str) -> LaneNumber {
-        super::rows::digests().lane(group, self.plan.lanes)
+        super::rows::hasher().lane(group, self.plan.lanes)
     }
 
     /// Opens a node.
@@ -317,7 +317,7 @@ impl Node {
         };
         sleep(Duration::from_millis(back)).await;
         match answer {
-            Ok(decided) => Answer::Done(decided),
+            Ok(decided) => Answer::Effect(decided),
             Err(LaneError::Unknown(error)) if self.link.guesses() => {
                 Answer::Failed(LaneError::Unavailable(error))
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::model::{Bounds, Millis};
-use sumd::store::etcd::Sizes;
+use sumd::store::etcd::Tuning;
 
 /// Groups of counters that are changed with ids, and are exactly known in the end.
 pub const NAMED: [&str; 3] = ["na", "nb", "nc"];
@@ -26,7 +26,7 @@ pub struct Plan {
     pub lanes: u32,
     pub max_operations: usize,
     /// Of each node.
-    pub sizes: Vec<Sizes>,
+    pub sizes: Vec<Tuning>,
     pub bounds: Bounds,
     /// How wrong a node's clock may be, and by how much it may be set while the node runs.
     pub skew: Millis,
@@ -102,11 +102,11 @@ impl fmt::Display for Plan {
 }
 
 /// Mostly such that all of it happens in a short run.
-fn sizes(rng: &mut Rng) -> Sizes {
+fn sizes(rng: &mut Rng) -> Tuning {
     if rng.u8(..4) == 0 {
-        return Sizes::default();
+        return Tuning::default();
     }
-    Sizes {
+    Tuning {
         open_bytes: [0, 200, 1000][rng.usize(..3)],
         folded_rows: rng.usize(1..5),
         folded_bytes: [0, 500, 1 << 18][rng.usize(..3)],

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use sumd::store::Scan;
 use tokio::time::{Instant, sleep};
 
-use super::history::{History, Read, Seen, Span};
+use super::history::{CatchUp, History, Read, Span};
 use super::nodes::{Cluster, Node};
 use super::plan::{BITS, NAMED, NAMES, SESSIONS};
 use super::writers::Client;
@@ -35,13 +35,13 @@ pub async fn read(cluster: Cluster, rng: Rng) -> History {
     client.history
 }
 
-async fn look(node: &Node, rng: &mut Rng, newest: i64) -> Option<Seen> {
+async fn look(node: &Node, rng: &mut Rng, newest: i64) -> Option<CatchUp> {
     match rng.u8(..4) {
         0 | 1 => {
             let count = rng.usize(1..8);
             let names: Vec<Arc<str>> = (0..count).map(|_| name(rng).into()).collect();
             let rows = node.store.read(names.clone()).await.ok()?;
-            Some(Seen::Rows(names, rows))
+            Some(CatchUp::Rows(names, rows))
         }
         2 => {
             let of = NAMED[rng.usize(..NAMED.len())];
@@ -56,13 +56,13 @@ async fn look(node: &Node, rng: &mut Rng, newest: i64) -> Option<Seen> {
                 limit: rng.usize(1..20),
             };
             let page = node.store.scan(scan.clone()).await.ok()?;
-            Some(Seen::Page(scan, page))
+            Some(CatchUp::Page(scan, page))
         }
         _ => {
             let of = NAMED[rng.usize(..NAMED.len())];
             let prefix: Arc<str> = ["n", of, &format!("{of}/")][rng.usize(..3)].into();
             let sum = node.store.sum(prefix.clone()).await.ok()?;
-            Some(Seen::Sum(prefix, sum))
+            Some(CatchUp::Sum(prefix, sum))
         }
     }
 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use prost::Message;
 use sumd::etcd::{Error, put};
-use sumd::model::Digests;
+use sumd::model::KeyedHasher;
 use sumd::proto::etcd::etcdserverpb::request_op::Request;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sumd::store::v1::Meta;
-use sumd::store::etcd::{EtcdStore, Hold, Kv, Sizes};
+use sumd::store::etcd::{EtcdStore, Hold, Kv, Tuning};
 use tokio::time::Instant;
 
 use super::etcd::Etcd;
@@ -21,8 +21,8 @@ pub const PACKS: &str = "/sumd/log/pack/";
 /// The key of all digests. A new store makes one by chance, which nobody can repeat.
 const KEY: [u8; 16] = *b"the same always.";
 
-pub fn digests() -> Digests {
-    Digests::new(KEY)
+pub fn hasher() -> KeyedHasher {
+    KeyedHasher::new(KEY)
 }
 
 /// Begins the data, with so many lanes. Their format and all else is what a new store writes by itself; only its key is the
@@ -30,7 +30,7 @@ pub fn digests() -> Digests {
 pub fn begin(etcd: &mut Etcd, lanes: u32) {
     let key = Bytes::from(format!("{PREFIX}/meta"));
     let new = Blank::default();
-    let opened = EtcdStore::over(new.clone(), PREFIX, 128, Sizes::default());
+    let opened = EtcdStore::over(new.clone(), PREFIX, 128, Tuning::default());
     let opened = opened.now_or_never().expect("it is answered at once");
     opened.expect("there is nothing yet");
     let value = new.meta(&key);
@@ -90,18 +90,18 @@ pub fn meta(meta: &Meta) -> (String, Bytes) {
 }
 
 /// The digests that check that row, which tells the key of the others.
-pub fn meta_digests() -> Digests {
-    Digests::new(*b"sumd's meta rows")
+pub fn meta_digests() -> KeyedHasher {
+    KeyedHasher::new(*b"sumd's meta rows")
 }
 
-pub fn seal(digests: Digests, key: &[u8], row: &impl Message) -> Bytes {
+pub fn seal(hasher: KeyedHasher, key: &[u8], row: &impl Message) -> Bytes {
     let message = row.encode_to_vec();
-    let check = digests.check(&[key, &message]);
+    let check = hasher.check(&[key, &message]);
     [&check.to_le_bytes()[..], &message].concat().into()
 }
 
-pub fn open<M: Message + Default>(digests: Digests, key: &[u8], value: &[u8]) -> M {
+pub fn open<M: Message + Default>(hasher: KeyedHasher, key: &[u8], value: &[u8]) -> M {
     let (check, message) = value.split_first_chunk().expect("a check sum");
-    assert_eq!(u32::from_le_bytes(*check), digests.check(&[key, message]));
+    assert_eq!(u32::from_le_bytes(*check), hasher.check(&[key, message]));
     M::decode(message).expect("a row")
 }

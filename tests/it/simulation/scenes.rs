@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::lane::{LaneError, LaneRuntime};
-use sumd::model::{Limits, Refused, Request};
+use sumd::model::{Limits, Rejection, Request};
 use sumd::store::Store as _;
-use sumd::store::etcd::{EtcdStore, OpenError, Sizes};
+use sumd::store::etcd::{EtcdStore, OpenError, Tuning};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::history::{Add, What};
@@ -30,7 +30,7 @@ fn cluster(lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
 pub fn cluster_in(world: World, lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
     let mut plan = Plan::new(1);
     (plan.lanes, plan.nodes, plan.max_operations) = (lanes, 1, 128);
-    plan.sizes = vec![Sizes::default()];
+    plan.sizes = vec![Tuning::default()];
     change(&mut plan);
     Cluster::new(plan, world)
 }
@@ -225,7 +225,7 @@ fn an_idle_lane_gives_memory_back() {
         let (_running, node) = node(&cluster, Link::calm(&cluster.world)).await;
         let ask = |group: &str, id: usize| {
             let operation = What::Add(add(&format!("{group}/0"), 1, None)).operation();
-            let id = rows::digests().id(&format!("{group}-{id}"), None, &operation);
+            let id = rows::hasher().id(&format!("{group}-{id}"), None, &operation);
             let request = Request {
                 id: Some(id),
                 operation,
@@ -240,7 +240,7 @@ fn an_idle_lane_gives_memory_back() {
             }
         };
         assert!(taken > 20, "{taken} ids and {full:?}");
-        let LaneError::Refused(Refused::Full { .. }) = full else {
+        let LaneError::Refused(Rejection::Full { .. }) = full else {
             panic!("{full:?} after {taken} ids");
         };
         ask("sb", 0).await.expect_err("all memory is taken");
@@ -259,9 +259,10 @@ fn nodes_that_begin_at_once_begin_the_same_data() {
                 let link = Link::calm(&world);
                 *link.weather.lock().expect("no panic") = Weather::Flaky(3);
                 loop {
-                    let opened = EtcdStore::over(link.clone(), rows::PREFIX, 128, Sizes::default());
+                    let opened =
+                        EtcdStore::over(link.clone(), rows::PREFIX, 128, Tuning::default());
                     match opened.await {
-                        Ok(store) => return store.digests().key(),
+                        Ok(store) => return store.hasher().key(),
                         Err(OpenError::Unavailable(_)) => {}
                         Err(error) => panic!("{error}"),
                     }

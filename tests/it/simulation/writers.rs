@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use sumd::lane::{Decided, LaneError};
-use sumd::model::{Done, Limits, Millis, OnLimit, Refused, Request};
+use sumd::model::{Effect, Limits, Millis, OnLimit, Rejection, Request};
 use tokio::time::{Instant, sleep};
 
 use super::history::{Add, Bit, End, Failing, History, Named, Span, What};
@@ -20,8 +20,8 @@ pub struct Client {
 
 /// What became of one attempt.
 enum Tried {
-    Done(Decided),
-    Refused(Refused),
+    Effect(Decided),
+    Rejection(Rejection),
     /// This attempt was certainly not carried out.
     NotApplied,
     Unknown,
@@ -54,16 +54,16 @@ impl Client {
         };
         let operation = what.operation();
         let lane = self.cluster.lane(operation.group());
-        let digests = super::rows::digests();
-        let id = id.map(|(id, time)| digests.id(id, time, &operation));
+        let hasher = super::rows::hasher();
+        let id = id.map(|(id, time)| hasher.id(id, time, &operation));
         let request = Request { id, operation };
         let patience = Duration::from_millis([300, 2_000, 10_000, 40_000][self.rng.usize(..4)]);
         match node.ask(lane, request, patience, &mut self.rng).await {
-            Answer::Done(decided) => Tried::Done(decided),
-            Answer::Failed(LaneError::Refused(refused)) => Tried::Refused(refused),
+            Answer::Effect(decided) => Tried::Effect(decided),
+            Answer::Failed(LaneError::Refused(refused)) => Tried::Rejection(refused),
             Answer::Failed(LaneError::Unknown(_)) | Answer::Lost => Tried::Unknown,
             Answer::Failed(
-                LaneError::Moved
+                LaneError::NotOwner
                 | LaneError::Unavailable(_)
                 | LaneError::Overloaded
                 | LaneError::Closed,
@@ -78,10 +78,10 @@ impl Client {
         loop {
             let operation = what.operation();
             let lane = self.cluster.lane(operation.group());
-            let id = Some(super::rows::digests().id(id, None, &operation));
+            let id = Some(super::rows::hasher().id(id, None, &operation));
             let request = Request { id, operation };
             let problem = match node.ask(lane, request, PROMPT, &mut self.rng).await {
-                Answer::Done(decided) => return Some(decided),
+                Answer::Effect(decided) => return Some(decided),
                 Answer::Failed(problem) => problem,
                 Answer::Lost | Answer::NotSent => return None,
             };
@@ -101,8 +101,8 @@ impl Client {
         loop {
             attempts += 1;
             match self.attempt(what, Some((id, None))).await {
-                Tried::Done(decided) => return (decided, attempts),
-                Tried::Refused(refused) => {
+                Tried::Effect(decided) => return (decided, attempts),
+                Tried::Rejection(refused) => {
                     self.problem(format!("{id} was refused: {refused:?}"));
                     sleep(Duration::from_secs(1)).await;
                 }
@@ -166,15 +166,15 @@ async fn again(client: &mut Client, id: &str, what: &What, first: &Decided) {
     let forged = client.rng.u8(..3) == 0 && what.operation().group() == "na";
     let sent = if forged { &other } else { what };
     match client.attempt(sent, Some((id, None))).await {
-        Tried::Done(_) if forged => client.problem(format!("{id} was forged")),
-        Tried::Done(second) => {
+        Tried::Effect(_) if forged => client.problem(format!("{id} was forged")),
+        Tried::Effect(second) => {
             same(client, id, first, &second);
             if !second.answer.replayed {
                 client.problem(format!("{id} was carried out again: {second:?}"));
             }
         }
-        Tried::Refused(Refused::IdReused) if forged => {}
-        Tried::Refused(refused) => client.problem(format!("{id} was refused then: {refused:?}")),
+        Tried::Rejection(Rejection::IdReused) if forged => {}
+        Tried::Rejection(refused) => client.problem(format!("{id} was refused then: {refused:?}")),
         Tried::NotApplied | Tried::Unknown => {}
     }
 }
@@ -240,10 +240,10 @@ pub async fn without_ids(mut client: Client, bits: Bits) -> History {
         let what = bit(&counter, delta);
         let asked = Instant::now();
         let end = match client.attempt(&what, None).await {
-            Tried::Done(decided) => End::Done(decided),
+            Tried::Effect(decided) => End::Effect(decided),
             Tried::Unknown => End::Unknown,
             Tried::NotApplied => End::NotApplied,
-            Tried::Refused(refused) => {
+            Tried::Rejection(refused) => {
                 client.problem(format!("{what:?} was refused: {refused:?}"));
                 End::NotApplied
             }
@@ -278,8 +278,8 @@ async fn failing(client: &mut Client) {
             ..Limits::default()
         },
     };
-    if let Tried::Done(answer) = client.attempt(&What::Add(add.clone()), None).await {
-        if !matches!(answer.answer.done, Done::Failed(_)) {
+    if let Tried::Effect(answer) = client.attempt(&What::Add(add.clone()), None).await {
+        if !matches!(answer.answer.done, Effect::Failed(_)) {
             client.problem(format!("{add:?} was answered {answer:?}"));
         }
         client.history.failing.push(Failing { add, answer });
@@ -298,12 +298,12 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
         let mut in_doubt = false;
         let end = loop {
             match client.attempt(&what, Some((&id, Some(time)))).await {
-                Tried::Done(decided) => break End::Done(decided),
-                Tried::Refused(Refused::TooOld { .. }) if in_doubt => break End::Unknown,
-                Tried::Refused(Refused::TooOld { .. }) => break End::NotApplied,
+                Tried::Effect(decided) => break End::Effect(decided),
+                Tried::Rejection(Rejection::TooOld { .. }) if in_doubt => break End::Unknown,
+                Tried::Rejection(Rejection::TooOld { .. }) => break End::NotApplied,
                 // By a node whose clock is wrong; others are right.
-                Tried::Refused(Refused::FromFuture { .. }) if client.cluster.plan.jump > 0 => {}
-                Tried::Refused(refused) => {
+                Tried::Rejection(Rejection::FromFuture { .. }) if client.cluster.plan.jump > 0 => {}
+                Tried::Rejection(refused) => {
                     client.problem(format!("{id} was refused: {refused:?}"));
                     break End::Unknown;
                 }
@@ -320,11 +320,11 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
         };
         let answered = Instant::now();
         // Late, once more: it is the same, or refused.
-        if matches!(end, End::Done(_)) && client.rng.u8(..3) == 0 {
+        if matches!(end, End::Effect(_)) && client.rng.u8(..3) == 0 {
             let late = [1_000, 30_000, 120_000][client.rng.usize(..3)];
             sleep(Duration::from_millis(client.rng.u64(1..late))).await;
             let again = client.attempt(&what, Some((&id, Some(time)))).await;
-            if let (End::Done(first), Tried::Done(second)) = (&end, &again)
+            if let (End::Effect(first), Tried::Effect(second)) = (&end, &again)
                 && (!second.answer.replayed || first.revision != second.revision)
             {
                 client.problem(format!("{id} was carried out again: {first:?}, {second:?}"));

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use sumd::model::{Commit, Digests, Head, Pack, Session, SessionId};
+use sumd::model::{Commit, Head, KeyedHasher, Pack, Session, SessionId};
 use sumd::store::{
-    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan,
+    After, Capabilities, ChangeFeed, Committed, LaneNumber, Loaded, Page, Reply, Row, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ struct Inner {
     /// Commits that do not go on.
     hanging: watch::Sender<usize>,
     commits: Mutex<usize>,
-    changes: OnceLock<Changes>,
+    changes: OnceLock<ChangeFeed>,
 }
 
 #[derive(Default)]
@@ -174,8 +174,8 @@ fn at_once<T: Send + 'static>(answer: T) -> Reply<T> {
 }
 
 impl Store for Unreliable {
-    fn digests(&self) -> Digests {
-        Digests::new([7; 16])
+    fn hasher(&self) -> KeyedHasher {
+        KeyedHasher::new([7; 16])
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -208,8 +208,8 @@ impl Store for Unreliable {
         at_once(SessionRows::default())
     }
 
-    fn changes(&self) -> &Changes {
-        self.0.changes.get_or_init(|| Changes::new(0))
+    fn changes(&self) -> &ChangeFeed {
+        self.0.changes.get_or_init(|| ChangeFeed::new(0))
     }
 
     fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {

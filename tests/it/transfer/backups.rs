@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use sumd::etcd::{Client, delete, get, prefix, put};
-use sumd::model::Digests;
+use sumd::model::KeyedHasher;
 use sumd::proto::etcd::etcdserverpb::{RequestOp, TxnRequest};
 use sumd::proto::etcd::mvccpb::KeyValue;
 use sumd::proto::sum::v1::IncrementCounterRequest;
@@ -213,9 +213,9 @@ async fn damage_is_found() {
     sumd(&moved).await;
     let client = places.etcd.client();
     let meta = Row::first(&client, "/other/meta").await;
-    let digests = Digests::new(*b"sumd's meta rows");
-    let told: Meta = open(digests, &meta.row.key, &meta.row.value);
-    let digests = Digests::new((&*told.key).try_into().expect("a key"));
+    let hasher = KeyedHasher::new(*b"sumd's meta rows");
+    let told: Meta = open(hasher, &meta.row.key, &meta.row.value);
+    let hasher = KeyedHasher::new((&*told.key).try_into().expect("a key"));
 
     let check = [&["check"], &other[..]].concat();
     sumd(&check).await;
@@ -238,18 +238,18 @@ async fn damage_is_found() {
     }
 
     let row = Row::first(&client, "/other/counters/").await;
-    let mut counter: Counter = open(digests, &row.row.key, &row.row.value);
+    let mut counter: Counter = open(hasher, &row.row.key, &row.row.value);
     counter.value += 1;
-    let value = seal(digests, &row.row.key, &counter);
+    let value = seal(hasher, &row.row.key, &counter);
     row.write(put(row.row.key.clone(), value)).await;
     let problem = fails(&check).await;
     assert!(problem.contains("is not what revision"), "{problem}");
     row.restore().await;
 
     let row = Row::first(&client, "/other/log/head/").await;
-    let mut head: Head = open(digests, &row.row.key, &row.row.value);
+    let mut head: Head = open(hasher, &row.row.key, &row.row.value);
     head.seq += 1;
-    let value = seal(digests, &row.row.key, &head);
+    let value = seal(hasher, &row.row.key, &head);
     row.write(put(row.row.key.clone(), value)).await;
     let problem = fails(&check).await;
     assert!(
@@ -266,9 +266,9 @@ async fn damage_is_found() {
         |head| head.forgotten = i64::MAX,
     ];
     for change in changes {
-        let mut head: Head = open(digests, &row.row.key, &row.row.value);
+        let mut head: Head = open(hasher, &row.row.key, &row.row.value);
         change(&mut head);
-        let value = seal(digests, &row.row.key, &head);
+        let value = seal(hasher, &row.row.key, &head);
         row.write(put(row.row.key.clone(), value)).await;
         let problem = fails(&check).await;
         assert!(problem.contains("does not fit together"), "{problem}");

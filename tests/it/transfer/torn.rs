@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sumd::model::{Done, Follows, Increments, Limits, Operation, Part, Record, Request, group};
+use sumd::model::{
+    Effect, Increments, Limits, Operation, Part, Predecessor, Record, Request, group,
+};
 use sumd::store::Store;
 use sumd::store::etcd::EtcdStore;
 
@@ -23,7 +25,7 @@ impl Counters {
         let mut lanes = Vec::new();
         let mut next = |group: char| {
             let names = (0..).map(|number| format!("{group}{number}"));
-            let lane = |name: &str| store.digests().lane(name, store.lanes());
+            let lane = |name: &str| store.hasher().lane(name, store.lanes());
             let mut free = names.filter(|name| !lanes.contains(&lane(name)));
             let name = free.next().expect("there are lanes");
             lanes.push(lane(&name));
@@ -45,7 +47,7 @@ impl Counters {
 /// Applies what the second message has for its first lane, and nothing else of it.
 async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
     let (store, running) = places.etcd.lanes().await;
-    let digests = store.digests();
+    let hasher = store.hasher();
     let mut increments = Increments::default();
     for index in [0, 2] {
         let (name, delta) = counters.message()[index];
@@ -57,23 +59,23 @@ async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
         time: i64::try_from(since_1970.as_millis()).expect("a time"),
         sequence: 2,
         acknowledged: 0,
-        follows: Follows::InLane(Part {
+        follows: Predecessor::InLane(Part {
             previous: Some(1),
             parts: 3,
             above: None,
             whole: 0,
             indices: [0, 2].into(),
         }),
-        contents: digests.message(&increments),
+        contents: hasher.message(&increments),
         increments,
     };
     let request = Request {
         id: None,
         operation: Operation::Record(record),
     };
-    let lane = digests.lane(group(&counters.s), store.lanes());
+    let lane = hasher.lane(group(&counters.s), store.lanes());
     let decided = soon(running.lanes.execute(lane, request)).await;
-    let Done::Recorded { failures, .. } = decided.expect("it is applied").answer.done else {
+    let Effect::Recorded { failures, .. } = decided.expect("it is applied").answer.done else {
         panic!("it is a message");
     };
     assert_eq!(failures.len(), 1);

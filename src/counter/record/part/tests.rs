@@ -2,7 +2,7 @@
 
 use super::super::parts::Parts;
 use super::*;
-use crate::model::{Answer, Place};
+use crate::model::{Answer, Position};
 use crate::proto::sum::v1::Increment;
 use crate::store::StoreError;
 
@@ -38,7 +38,7 @@ fn decode_two(
         parts: (0..).zip(sizes).map(part).collect(),
         ..RecordParts::default()
     };
-    decode_parts(parts.encode_to_vec().into(), Digests::new([7; 16]), 256)
+    decode_parts(parts.encode_to_vec().into(), KeyedHasher::new([7; 16]), 256)
 }
 
 #[test]
@@ -73,16 +73,16 @@ fn parts_that_are_not_the_messages_increments_are_refused() {
 
 /// The name of a counter that is in a lane of 256.
 fn in_lane(lane: usize) -> String {
-    let digests = Digests::new([7; 16]);
+    let hasher = KeyedHasher::new([7; 16]);
     let mut groups = (0..).map(|at| format!("g{at}"));
-    let group = groups.find(|group| digests.lane(group, 256) as usize == lane);
+    let group = groups.find(|group| hasher.lane(group, 256) as usize == lane);
     group.expect("one of them") + "/1"
 }
 
 /// A peer is not trusted with what a message may contain: its session's name, its time, and how many increments it has.
 #[test]
 fn parts_that_no_node_makes_are_refused() {
-    let digests = Digests::new([7; 16]);
+    let hasher = KeyedHasher::new([7; 16]);
     let decode = |session: &str, seconds: i64, count: usize| {
         let message = RecordIncrementsRequest {
             session_id: session.to_owned(),
@@ -100,7 +100,7 @@ fn parts_that_no_node_makes_are_refused() {
             above: None,
             whole: 0,
         };
-        decode_parts(parts.encode_to_vec().into(), digests, 256)
+        decode_parts(parts.encode_to_vec().into(), hasher, 256)
     };
     assert_eq!(decode("s", 1_700_000_000, 1000).expect("a part").len(), 1);
     assert!(decode("", 1_700_000_000, 1).is_err(), "no name");
@@ -124,7 +124,7 @@ fn parts_that_no_node_makes_are_refused() {
 /// increment is one that fails whatever happens.
 #[test]
 fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
-    let digests = Digests::new([7; 16]);
+    let hasher = KeyedHasher::new([7; 16]);
     let message = RecordIncrementsRequest {
         session_id: "session".to_owned(),
         sequence: 1,
@@ -141,7 +141,7 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
     let encoded = message.encode_to_vec();
     let decoded = RecordMessage::decode_with_fields(&encoded).expect("a message");
     let session: SessionId = "session".into();
-    let mut parts = Parts::new(digests, 256, &session, 0);
+    let mut parts = Parts::new(hasher, 256, &session, 0);
     let fields = Fields {
         message: &encoded,
         fields: &decoded.fields,
@@ -155,17 +155,20 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
             time: 1_700_000_000_123,
         };
         let sent = fields.encode((&session, bound), (3, 2), of.to_vec());
-        let requests = decode_parts(sent, digests, 256).expect("parts");
+        let requests = decode_parts(sent, hasher, 256).expect("parts");
         assert_eq!(requests.len(), of.len());
         for ((at, request), (lane, part)) in requests.into_iter().zip(of) {
             let Operation::Record(record) = request.operation else {
                 panic!("{:?} is no part", request.operation);
             };
-            let here = digests.message(&part.take(&mut increments));
+            let here = hasher.message(&part.take(&mut increments));
             assert_eq!(record.contents, here, "{part:?}");
             assert_eq!((&record.session, record.time), (&session, bound.time));
             assert_eq!((record.sequence, record.acknowledged), (3, 2));
-            assert_eq!((at, record.follows), (*lane, Follows::InLane(part.clone())));
+            assert_eq!(
+                (at, record.follows),
+                (*lane, Predecessor::InLane(part.clone()))
+            );
         }
     }
 }
@@ -195,12 +198,12 @@ fn answers_to_parts_are_not_trusted() {
         refusal: None,
         ..answer
     };
-    let acknowledged = || LaneError::Refused(Refused::Acknowledged { acknowledged: 7 });
+    let acknowledged = || LaneError::Refused(Rejection::Acknowledged { acknowledged: 7 });
     let told = |answers: Vec<RecordPartAnswer>, parts| {
         let answer = RecordPartsAnswer { answers }.encode_to_vec();
         let name = |answer| match answer {
             PartAnswer::Durable(_) => "durable",
-            PartAnswer::Refused(_) => "refused",
+            PartAnswer::Rejection(_) => "refused",
             PartAnswer::Again => "again",
         };
         let read = read_answers(answer.into(), 7, parts)?;
@@ -228,14 +231,14 @@ fn answers_to_parts_are_not_trusted() {
 /// The node that has sent a part is told all that its client is to know of it.
 #[test]
 fn an_answer_to_a_part_tells_what_failed() {
-    let refusal = crate::model::Refusal::OutOfRange { value: 1, delta: 2 };
+    let refusal = crate::model::LimitError::OutOfRange { value: 1, delta: 2 };
     let decided = Decided {
         answer: Answer {
-            done: Done::Recorded {
+            done: Effect::Recorded {
                 acknowledged: 7,
-                failures: vec![(7, Failure { index: 3, refusal })],
+                failures: vec![(7, FailedIncrement { index: 3, refusal })],
             },
-            place: Place::Revision(40),
+            place: Position::Revision(40),
             replayed: false,
         },
         revision: 40,

@@ -1,26 +1,26 @@
 //! What became of an attempt, as etcd's rows tell: the head of its lane, and the log if that has moved.
 
-use super::{Attempt, FULL_PAUSE, Failure, Flight, OVER_QUOTA, again};
+use super::{CommitAttempt, FULL_PAUSE, Failure, Flight, OVER_QUOTA, again};
 use crate::etcd::get;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Head, Pack};
 use crate::store::StoreError;
 use crate::store::etcd::kv::{self, Kv};
-use crate::store::etcd::log::{Landed, Plan};
+use crate::store::etcd::log::{Landed, WritePlan};
 use crate::store::etcd::meta;
 
 impl<K: Kv> Flight<K> {
     /// Answers an attempt whose head has moved. Gives it back if it cannot be told whether that was by this attempt.
     pub(super) async fn settle(
         &self,
-        mut attempt: Attempt,
+        mut attempt: CommitAttempt,
         head: Option<&KeyValue>,
-    ) -> Option<Attempt> {
+    ) -> Option<CommitAttempt> {
         let outcome = match head {
             Some(head) => self.find(&attempt, head).await,
             None => Err(StoreError::Failed("a lane's head has vanished".into())),
         };
-        let answer = outcome.and_then(|found| found.ok_or(StoreError::Moved));
+        let answer = outcome.and_then(|found| found.ok_or(StoreError::Conflict));
         if let Err(StoreError::Unavailable(_)) = answer {
             // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
             attempt.in_doubt = true;
@@ -38,7 +38,7 @@ impl<K: Kv> Flight<K> {
     /// etcd is over its quota. A member says so before it proposes a transaction, or once it has applied it or refused to: the
     /// copy that it has answered does not land later. So the heads tell now whether it has landed, unless earlier copies are in
     /// doubt.
-    pub(super) async fn full(&self, group: Vec<Attempt>) -> Vec<Attempt> {
+    pub(super) async fn full(&self, group: Vec<CommitAttempt>) -> Vec<CommitAttempt> {
         let heads = group.iter();
         let heads = heads.map(|attempt| get(self.layout.head(attempt.plan.lane)));
         let Ok(found) = kv::read(&self.kv, heads.collect()).await else {
@@ -74,7 +74,11 @@ impl<K: Kv> Flight<K> {
     }
 
     /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
-    async fn find(&self, attempt: &Attempt, head: &KeyValue) -> Result<Option<Landed>, StoreError> {
+    async fn find(
+        &self,
+        attempt: &CommitAttempt,
+        head: &KeyValue,
+    ) -> Result<Option<Landed>, StoreError> {
         let plan = &attempt.plan;
         let newest: Head = self.layout.need(head)?;
         if newest.open_from <= plan.seq {
@@ -97,7 +101,7 @@ impl<K: Kv> Flight<K> {
     }
 }
 
-fn find(batches: &[Batch], plan: &Plan, row_revision: i64) -> Option<Landed> {
+fn find(batches: &[Batch], plan: &WritePlan, row_revision: i64) -> Option<Landed> {
     let found = batches.iter().find(|batch| batch.seq == plan.seq)?;
     let etcd_revision = match found.etcd_revision {
         0 => row_revision,

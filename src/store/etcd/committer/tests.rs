@@ -7,8 +7,8 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Head;
 use crate::store::etcd::kv::tests::Flaky;
 
-fn attempt() -> (Attempt, oneshot::Receiver<Answer>) {
-    Attempt::new(plan())
+fn attempt() -> (CommitAttempt, oneshot::Receiver<Answer>) {
+    CommitAttempt::new(plan())
 }
 
 fn refused(refusal: Refusal) -> Error {
@@ -103,7 +103,7 @@ async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
 #[test]
 fn batches_go_together_as_long_as_they_fit() {
     let operations = plan().operations();
-    let groups = |max_operations: usize, change: &dyn Fn(usize, &mut Attempt)| {
+    let groups = |max_operations: usize, change: &dyn Fn(usize, &mut CommitAttempt)| {
         let mut waiting = VecDeque::new();
         for at in 0..6 {
             let mut attempt = attempt().0;
@@ -112,25 +112,25 @@ fn batches_go_together_as_long_as_they_fit() {
             change(at, &mut attempt);
             waiting.push_back(attempt);
         }
-        let mut sizes = Vec::new();
+        let mut tuning = Vec::new();
         while !waiting.is_empty() {
-            sizes.push(take_group(&mut waiting, max_operations).len());
+            tuning.push(take_group(&mut waiting, max_operations).len());
         }
-        sizes
+        tuning
     };
     let many = 128;
     assert_eq!(groups(many, &|_, _| ()), [6]);
-    let alone = |at, attempt: &mut Attempt| attempt.alone = at == 2;
+    let alone = |at, attempt: &mut CommitAttempt| attempt.alone = at == 2;
     assert_eq!(groups(many, &alone), [2, 1, 3]);
     // Each is one of the outer operations; only its own are nested in it.
     assert_eq!(groups(operations + 2, &|_, _| ()), [2, 2, 2]);
     assert_eq!(groups(operations + 3, &|_, _| ()), [3, 3]);
     assert_eq!(groups(1, &|_, _| ()), [1; 6]);
-    let of_bytes = |bytes| move |_, attempt: &mut Attempt| attempt.plan.bytes = bytes;
+    let of_bytes = |bytes| move |_, attempt: &mut CommitAttempt| attempt.plan.bytes = bytes;
     assert_eq!(groups(many, &of_bytes(MAX_BYTES / 3)), [3, 3]);
     assert_eq!(groups(many, &of_bytes(MAX_BYTES / 3 + 1)), [2, 2, 2]);
     assert_eq!(groups(many, &of_bytes(MAX_BYTES + 1)), [1; 6]);
-    let of_places = |places| move |_, attempt: &mut Attempt| attempt.plan.places = places;
+    let of_places = |places| move |_, attempt: &mut CommitAttempt| attempt.plan.places = places;
     assert_eq!(groups(many, &of_places(MAX_PLACES / 3)), [3, 3]);
     assert_eq!(groups(many, &of_places(MAX_PLACES / 3 + 1)), [2, 2, 2]);
 }

@@ -1,12 +1,12 @@
 //! The rows that are written for the next batch.
 
-use super::fold::MIN_FOLD_BYTES;
+use super::checkpoint::MIN_FOLD_BYTES;
 use super::*;
 use crate::model::Stamp;
 use crate::proto::etcd::etcdserverpb::request_op::Request;
-use crate::store::etcd::sizes::Sizes;
+use crate::store::etcd::tuning::Tuning;
 use crate::store::etcd::{FORMAT, rows};
-use crate::store::recent::Lookup;
+use crate::store::memtable::Lookup;
 
 const OPEN_BYTES: usize = 1000;
 const START: i64 = 1_700_000_000_000;
@@ -14,23 +14,23 @@ const ATTEMPT: Bytes = Bytes::from_static(&[7; 16]);
 
 pub fn layout() -> Layout {
     let mut layout = rows::tests::layout(FORMAT, 1);
-    layout.sizes = Sizes {
+    layout.tuning = Tuning {
         open_bytes: OPEN_BYTES,
         recent_bytes: 4096,
         kept_packs: 1,
         pruned_packs: 2,
-        ..Sizes::default()
+        ..Tuning::default()
     };
     layout
 }
 
 /// The plan of a lane's first batch.
-pub fn plan() -> Plan {
+pub fn plan() -> WritePlan {
     Log::empty(layout(), 0).plan(&commit(1), ATTEMPT, true)
 }
 
 /// The lane's head as a plan leaves it.
-pub fn head(plan: &Plan) -> &Head {
+pub fn head(plan: &WritePlan) -> &Head {
     &plan.head
 }
 
@@ -100,7 +100,7 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
                 .iter()
                 .position(|first| layout.pack(0, *first) == range.range_end);
             let count = count.expect("one is left");
-            assert!(count >= layout.sizes.pruned_packs, "{count}");
+            assert!(count >= layout.tuning.pruned_packs, "{count}");
             let needed = plan.head.forget_before.min(plan.head.folded + 1);
             assert!(there[count] <= needed, "{} of {needed}", there[count]);
             there.drain(..count);
@@ -141,7 +141,7 @@ fn changes_that_are_folded_are_not_taken_in() {
         batches: (1..=4).map(batch).collect(),
     };
     log.add_pack(&pack, 5).expect("it is whole");
-    let runs = log.recent.view(0).runs;
+    let runs = log.memtable.view(0).runs;
     let is_there = |seq| Lookup::new(&runs).find(&format!("group/{seq}")).is_some();
     assert_eq!([1, 2, 3, 4].map(is_there), [false, false, true, true]);
 }

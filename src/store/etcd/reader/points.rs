@@ -11,7 +11,7 @@ use crate::etcd::get;
 use crate::proto::etcd::etcdserverpb::RangeRequest;
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::store::etcd::kv::{self, Kv, MAX_RANGES, ReadError};
-use crate::store::recent::Lookup;
+use crate::store::memtable::Lookup;
 use crate::store::{LaneNumber, Row, Rows, StoreError};
 
 /// The way to the task that reads the rounds.
@@ -192,7 +192,7 @@ impl<K: Kv> Shared<K> {
                     revision: round.revision,
                 };
                 let replica = self.refresh(moment).await?;
-                views.insert(lane, replica.recent.view(0));
+                views.insert(lane, replica.memtable.view(0));
             }
         }
         let rows = round.names.iter().zip(&round.rows).map(|(name, row)| {

@@ -14,7 +14,7 @@ use crate::store::etcd::kv::{Kv, PATIENCE};
 use crate::store::etcd::load;
 use crate::store::etcd::rows::{self, Layout};
 use crate::store::etcd::sessions::Told;
-use crate::store::recent::{Recent, Run};
+use crate::store::memtable::{Memtable, SortedRun};
 use crate::store::{LaneNumber, StoreError};
 
 /// Of all lanes. Nothing is locked while a head is read, so that a lane that is slow to read holds up nobody who does not read it.
@@ -38,7 +38,7 @@ pub(super) struct Replica {
     pub(super) forgotten: i64,
     pub(super) session_horizon: Millis,
     open_from: u64,
-    pub(super) recent: Recent,
+    pub(super) memtable: Memtable,
     sessions: Arc<Sessions>,
     kept: usize,
 }
@@ -103,7 +103,7 @@ impl Replicas {
         if let Some(known) = base.as_ref().filter(|known| is_it(known)) {
             return Ok(known.clone());
         }
-        let base = base.filter(|known| known.can_extend_to(&head, layout.sizes.kept_bytes));
+        let base = base.filter(|known| known.can_extend_to(&head, layout.tuning.kept_bytes));
         if is_overtaken && base.is_none() {
             // A later head is next to what is known.
             return Err(Problem::Again);
@@ -113,7 +113,7 @@ impl Replicas {
             let from = replica.open_from.max(head.log_from);
             let first = layout.pack(lane, from).to_vec();
             let prefix = layout.packs(lane);
-            let page = layout.sizes.packs_page;
+            let page = layout.tuning.packs_page;
             let packs = load::rows(kv, &prefix, Some(first), revision, page).await?;
             for row in packs {
                 let pack: Pack = layout.need(&row)?;
@@ -149,7 +149,7 @@ impl Replica {
             forgotten: 0,
             session_horizon: 0,
             open_from: head.log_from,
-            recent: Recent::new(usize::MAX),
+            memtable: Memtable::new(usize::MAX),
             sessions: Arc::default(),
             kept: 0,
         }
@@ -178,8 +178,8 @@ impl Replica {
                 return Err(Corrupt("a batch is missing in a log"));
             }
             let changes = rows::changes(batch)?;
-            self.recent
-                .push(Run::new(&changes, layout.base_of(batch, row)));
+            self.memtable
+                .push(SortedRun::new(&changes, layout.base_of(batch, row)));
             self.sessions.take(batch);
             self.kept += prost::Message::encoded_len(batch);
             self.seq = batch.seq;

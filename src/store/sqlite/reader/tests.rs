@@ -11,8 +11,8 @@ fn a_scan_looks_at_a_bounded_number_of_rows() {
     let names = (0..=SCAN_ROWS).map(|at| (format!("{at:05}"), Some(1)));
     writer.commit(&batch(1, names)).expect("a commit");
     let mut reader = schema::open_reader(&path).expect("a reader").connection;
-    let digests = Meta::read(&reader).expect("it is whole").digests;
-    let snapshot = Snapshot::take(&mut reader, digests, writer.current()).expect("a snapshot");
+    let hasher = Meta::read(&reader).expect("it is whole").hasher;
+    let snapshot = Snapshot::take(&mut reader, hasher, writer.current()).expect("a snapshot");
     let mut scan = Scan {
         prefix: "".into(),
         after: None,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::{Changes, CounterChange, Stamp};
-use crate::store::recent;
+use crate::store::memtable;
 
 impl Writer {
     /// Its log is long beyond so many pages.
@@ -37,8 +37,8 @@ pub fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>
 
 pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
     let (connection, meta) = schema::open(path).expect("a database");
-    let recent = recent::Recent::new(recent_bytes);
-    Writer::new(connection, meta.digests, recent).expect("a writer")
+    let memtable = memtable::Memtable::new(recent_bytes);
+    Writer::new(connection, meta.hasher, memtable).expect("a writer")
 }
 
 /// A batch is deleted once it is folded and nothing is remembered of it; one that is not folded is there after a crash.
@@ -64,7 +64,7 @@ fn the_log_is_kept_until_it_is_folded() {
     let mut writer = open(&path, 0);
     let value = |writer: &Writer, name: &str| {
         let view = writer.current().lock().clone();
-        let latest = recent::Lookup::new(&view.runs).find(name);
+        let latest = memtable::Lookup::new(&view.runs).find(name);
         latest.map(|latest| (latest.value, latest.revision))
     };
     assert_eq!(value(&writer, "g/2"), Some((Some(100), 100)));
@@ -153,7 +153,7 @@ fn a_file_that_ends_with_another_batch_is_not_written_to() {
     assert!(matches!(told, NotCommitted::Full), "{told:?}");
     let (other, meta) = schema::open(&path).expect("it is not locked");
     let mut put = other.prepare(rows::PUT_BATCH).expect("SQL");
-    rows::put_batch(&mut put, meta.digests, &set(2), 1).expect("SQL");
+    rows::put_batch(&mut put, meta.hasher, &set(2), 1).expect("SQL");
     let told = writer.not_stored(full());
     assert!(matches!(told, NotCommitted::Failed(_)), "{told:?}");
 }
@@ -168,7 +168,7 @@ fn nothing_is_forgotten_where_nothing_was_deleted() {
     forget_deleted(&connection, 10).expect("SQL");
     assert_eq!(forgotten(), before);
     let mut put = connection.prepare(rows::PUT_DELETED).expect("SQL");
-    rows::put_deleted(&mut put, meta.digests, ("a", 11)).expect("SQL");
+    rows::put_deleted(&mut put, meta.hasher, ("a", 11)).expect("SQL");
     forget_deleted(&connection, 10).expect("SQL");
     assert_eq!(forgotten(), before);
     forget_deleted(&connection, 11).expect("SQL");

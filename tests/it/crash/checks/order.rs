@@ -106,7 +106,7 @@ impl Line {
 pub fn lines(history: &History, unknown: &str) -> (Lines, Vec<String>) {
     let mut done = Vec::new();
     for change in &history.changes {
-        if let Verdict::Done { revision, results } = &change.answer.verdict {
+        if let Verdict::Effect { revision, results } = &change.answer.verdict {
             done.push((*revision, change, results.as_slice()));
         }
     }
@@ -165,7 +165,7 @@ fn follow(
         }
         (operation, results) if operation.increments().len() == results.len() => {
             for (add, result) in operation.increments().iter().zip(results) {
-                let Outcome::Added { value, applied } = *result else {
+                let Outcome::Applied { value, applied } = *result else {
                     panic!("{result:?} is no answer to an increment");
                 };
                 step(&add.counter, &|before| {

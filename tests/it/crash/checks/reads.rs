@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::order::Line;
 use super::{Facts, Op, in_real_time};
-use crate::crash::history::{Read, Seen, Span, Verdict};
+use crate::crash::history::{CatchUp, Read, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 
 /// The state of a counter that was seen, if there was any such within the span.
-fn state(line: &Line, seen: &Seen, span: Span) -> Option<usize> {
+fn state(line: &Line, seen: &CatchUp, span: Span) -> Option<usize> {
     let mut possible = line.possible(span);
     if seen.revision == 0 {
         let absent = possible.find(|state| line.states[*state].value.is_none());
@@ -24,7 +24,7 @@ fn state(line: &Line, seen: &Seen, span: Span) -> Option<usize> {
 fn known<'a>(
     facts: &'a Facts<'_>,
     read: &'a Read,
-) -> impl Iterator<Item = (&'a Seen, Option<&'a Line>)> {
+) -> impl Iterator<Item = (&'a CatchUp, Option<&'a Line>)> {
     let counters = read.counters.iter();
     let known = counters.filter(|seen| !facts.is_in("tally", &seen.counter));
     known.map(|seen| (seen, facts.lines.get(&seen.counter)))
@@ -41,7 +41,7 @@ pub fn reads_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
                 None => (seen.value, seen.revision) == (0, 0),
             };
             if !right {
-                let Seen {
+                let CatchUp {
                     counter,
                     value,
                     revision,
@@ -100,7 +100,7 @@ pub fn reads_do_not_go_back(facts: &Facts<'_>) -> Vec<String> {
 pub fn refusals_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for change in &facts.history.changes {
-        let Verdict::Refused { index, refusal } = &change.answer.verdict else {
+        let Verdict::Rejection { index, refusal } = &change.answer.verdict else {
             continue;
         };
         let all = change.operation.increments();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Facts;
 use crate::crash::history::{Acknowledgement, Recorded, Span};
-use crate::crash::operation::{Name, Refusal};
+use crate::crash::operation::{LimitError, Name};
 use crate::crash::sessions::RECORDERS;
 
 impl Recorded {
@@ -18,7 +18,7 @@ impl Recorded {
     }
 
     /// The counters of this client alone, and the increments that fail, as the order of the messages makes them.
-    fn replay(&self) -> (HashMap<Name, i64>, BTreeMap<(usize, usize), Refusal>) {
+    fn replay(&self) -> (HashMap<Name, i64>, BTreeMap<(usize, usize), LimitError>) {
         let (mut values, mut failures) = (HashMap::new(), BTreeMap::new());
         for (number, message) in (1..).zip(&self.messages) {
             for (index, add) in message.increments.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Facts, watches};
-use crate::crash::history::{Moment, Outcome, Recorded, Seen, Span, Verdict};
+use crate::crash::history::{CatchUp, Moment, Outcome, Recorded, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 use crate::crash::sessions::{RECORDERS, TALLIES, TALLY_BITS, UNIT};
 
@@ -24,7 +24,7 @@ fn glimpses(facts: &Facts<'_>) -> HashMap<Name, Vec<Glimpse>> {
         });
     };
     for (change, revision, increment, result) in calls(facts) {
-        if let Outcome::Added { value, .. } = result {
+        if let Outcome::Applied { value, .. } = result {
             add(&increment.counter, change, revision, value);
         }
     }
@@ -39,7 +39,7 @@ fn glimpses(facts: &Facts<'_>) -> HashMap<Name, Vec<Glimpse>> {
             asked: Moment::ZERO,
             answered: told.at,
         };
-        let Seen {
+        let CatchUp {
             counter,
             value,
             revision,
@@ -54,8 +54,8 @@ fn calls<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (Span, i64, &'a Add, 
     facts.history.changes.iter().flat_map(move |change| {
         let adds = change.operation.increments();
         let done = match &change.answer.verdict {
-            Verdict::Done { revision, results } => Some((*revision, results)),
-            Verdict::Refused { .. } => None,
+            Verdict::Effect { revision, results } => Some((*revision, results)),
+            Verdict::Rejection { .. } => None,
         };
         done.into_iter().flat_map(move |(revision, results)| {
             let both = adds.iter().zip(results.iter().copied());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::simulation::history::{End, History, Seen, Stored};
+use crate::simulation::history::{CatchUp, End, History, Stored};
 
 /// Something that adds a bit.
 struct Adder {
@@ -26,7 +26,7 @@ pub fn were_added_once(history: &History, stored: &Stored, problems: &mut Vec<St
     let adders = adders(history);
     let none = Vec::new();
     for read in &history.reads {
-        let Seen::Rows(names, rows) = &read.seen else {
+        let CatchUp::Rows(names, rows) = &read.seen else {
             continue;
         };
         for (name, row) in names.iter().zip(&rows.rows) {
@@ -45,8 +45,8 @@ pub fn were_added_once(history: &History, stored: &Stored, problems: &mut Vec<St
         }
     }
     for bit in &history.bits {
-        if let End::Done(answer) = &bit.end
-            && let sumd::model::Done::Incremented(added) = answer.answer.done
+        if let End::Effect(answer) = &bit.end
+            && let sumd::model::Effect::Incremented(added) = answer.answer.done
         {
             let made = |adder: &Adder| match adder.revision {
                 Some(revision) => Some(revision <= answer.revision),
@@ -115,7 +115,7 @@ fn adders(history: &History) -> Adders {
     let mut adders = Adders::new();
     for bit in &history.bits {
         let (known, revision) = match &bit.end {
-            End::Done(answer) => (Some(bit.span.answered), Some(answer.revision)),
+            End::Effect(answer) => (Some(bit.span.answered), Some(answer.revision)),
             End::NotApplied | End::Unknown => (None, None),
         };
         adders.entry(bit.counter.clone()).or_default().push(Adder {

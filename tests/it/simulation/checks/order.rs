@@ -59,7 +59,7 @@ fn events(history: &History) -> Vec<Event> {
         add(named.id.clone(), named.span, named.answer.revision, true);
     }
     for bit in &history.bits {
-        if let End::Done(answer) = &bit.end {
+        if let End::Effect(answer) = &bit.end {
             let what = format!("{:b} of {}", bit.delta, bit.counter);
             add(what, bit.span, answer.revision, true);
         }

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use sumd::store::{Page, Row, Scan};
 
 use super::{Lines, at};
-use crate::simulation::history::{History, Seen};
+use crate::simulation::history::{CatchUp, History};
 
 pub fn saw_what_was_there(history: &History, lines: &Lines, problems: &mut Vec<String>) {
     for read in &history.reads {
         let revision = read.revision();
         match &read.seen {
-            Seen::Rows(names, rows) => {
+            CatchUp::Rows(names, rows) => {
                 for (name, row) in names.iter().zip(&rows.rows) {
                     if name.starts_with('n') && *row != expected(lines, name, revision, false) {
                         problems.push(format!("{name} was {row:?} at {revision}"));
                     }
                 }
             }
-            Seen::Page(scan, page) => {
+            CatchUp::Page(scan, page) => {
                 if let Some(problem) = page_is_wrong(lines, scan, page) {
                     problems.push(problem);
                 }
             }
-            Seen::Sum(prefix, sum) => {
+            CatchUp::Sum(prefix, sum) => {
                 let of = lines.keys().filter(|name| name.starts_with(&**prefix));
                 let values: Vec<_> = of
                     .filter_map(|name| at(lines, name, revision).1)

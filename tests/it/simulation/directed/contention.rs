@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sumd::etcd::Error;
 use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
-use sumd::store::etcd::{Hold, Kv, Sizes};
+use sumd::store::etcd::{Hold, Kv, Tuning};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -53,11 +53,11 @@ async fn served(sync: Duration, time: Duration) -> [u32; NODES] {
             world: world.clone(),
             sync,
         };
-        let running = open(kv, Sizes::default()).await;
+        let running = open(kv, Tuning::default()).await;
         for caller in 0..6 {
             let lanes = running.lanes.clone();
             let name = if caller == 0 { ELSEWHERE } else { "na/0" };
-            let lane = rows::digests().lane(&name[..2], LANES);
+            let lane = rows::hasher().lane(&name[..2], LANES);
             assert_eq!(lane == super::lane(), caller > 0);
             callers.spawn(async move {
                 let mut answered = 0;

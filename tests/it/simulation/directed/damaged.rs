@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 use sumd::etcd::get;
-use sumd::model::{Id, Refused, Resumed, Session, SessionId};
+use sumd::model::{Id, Rejection, Resumed, Session, SessionId};
 use sumd::proto::etcd::etcdserverpb::response_op::Response;
 
 use super::*;
 
 /// Rows of sessions are brought up to date with the next batch.
-fn sizes() -> Sizes {
-    Sizes {
+fn sizes() -> Tuning {
+    Tuning {
         recent_sessions: 0,
-        ..Sizes::default()
+        ..Tuning::default()
     }
 }
 
@@ -58,7 +58,7 @@ async fn say(running: &LaneRuntime, session: &str, sequence: u64) -> Result<u64,
         .lanes
         .execute(lane(), message(session, sequence, one()));
     match said.await?.answer.done {
-        Done::Recorded { acknowledged, .. } => Ok(acknowledged),
+        Effect::Recorded { acknowledged, .. } => Ok(acknowledged),
         other => panic!("{other:?}"),
     }
 }
@@ -69,7 +69,7 @@ async fn counted(running: &LaneRuntime) -> i64 {
 }
 
 fn is_damaged<T>(said: &Result<T, LaneError>) -> bool {
-    matches!(said, Err(LaneError::Refused(Refused::SessionDamaged)))
+    matches!(said, Err(LaneError::Refused(Rejection::SessionDamaged)))
 }
 
 /// Data with two sessions whose rows are up to date, of which that of "bad" is damaged then; and the node that still has it
@@ -116,7 +116,7 @@ fn a_damaged_session_is_an_error_and_no_other_is() {
             Resumed::new(&found.lanes, BEGAN, now, found.horizon, remembered)
         };
         let refused = resumed("bad").await.expect_err("a row is damaged");
-        assert_eq!(refused, Refused::SessionDamaged);
+        assert_eq!(refused, Rejection::SessionDamaged);
         assert_eq!(resumed("well").await.expect("it is well").applied, 3);
         assert_eq!(resumed("none").await.expect("it is new").applied, 0);
     });
@@ -128,7 +128,7 @@ fn a_damaged_session_is_an_error_and_no_other_is() {
 fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
     paused_runtime().block_on(async {
         let (world, a) = data().await;
-        let b = open(Switch::new(&world), Sizes::default()).await;
+        let b = open(Switch::new(&world), Tuning::default()).await;
         assert!(is_damaged(&say(&b, "bad", 2).await));
         assert_eq!(say(&a, "bad", 2).await.expect("it has it"), 2);
         // What the other node has added is on top of a row that says nothing.
@@ -155,7 +155,7 @@ fn damage_that_one_member_has_is_for_good_once_the_log_is_folded() {
         let old = row(&world, "bad");
         assert!(old.is_some(), "the row is up to date");
         drop(a);
-        let a = open(Switch::new(&world), Sizes::default()).await;
+        let a = open(Switch::new(&world), Tuning::default()).await;
         for sequence in [2, 3] {
             say(&a, "bad", sequence).await.expect("it counts");
         }
@@ -248,7 +248,7 @@ fn a_damaged_session_is_forgotten_long_after_it_was_found() {
         assert_eq!(row(&world, "bad"), None);
         for node in [b, open(Switch::new(&world), sizes()).await] {
             let said = say(&node, "bad", 2).await;
-            let is_too_old = matches!(said, Err(LaneError::Refused(Refused::TooOld { .. })));
+            let is_too_old = matches!(said, Err(LaneError::Refused(Rejection::TooOld { .. })));
             assert!(is_too_old, "{said:?}");
         }
     });
@@ -259,12 +259,12 @@ fn a_damaged_session_is_forgotten_long_after_it_was_found() {
 fn a_row_is_of_no_matter_if_the_log_has_the_session() {
     paused_runtime().block_on(async {
         let world = world(LANES);
-        let a = open(Switch::new(&world), Sizes::default()).await;
+        let a = open(Switch::new(&world), Tuning::default()).await;
         say(&a, "bad", 1).await.expect("it counts");
         assert_eq!(row(&world, "bad"), None, "it is not up to date");
         damage(&world, "bad");
         drop(a);
-        let b = open(Switch::new(&world), Sizes::default()).await;
+        let b = open(Switch::new(&world), Tuning::default()).await;
         assert_eq!(say(&b, "bad", 1).await.expect("it is known"), 1);
         assert_eq!(say(&b, "bad", 2).await.expect("it goes on"), 2);
         let store = store(Switch::new(&world)).await;

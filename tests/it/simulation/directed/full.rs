@@ -12,7 +12,7 @@ fn a_batch_that_an_etcd_without_room_has_committed_is_found() {
     paused_runtime().block_on(async {
         let world = world(LANES);
         let kv = Switch::new(&world);
-        let a = open(kv.clone(), Sizes::default()).await;
+        let a = open(kv.clone(), Tuning::default()).await;
         let count = async |request| {
             let counted = timeout(PROMPT, a.lanes.execute(lane(), request));
             counted.await.expect("at once")
@@ -41,7 +41,7 @@ fn a_batch_in_doubt_stays_so_without_room() {
     paused_runtime().block_on(async {
         let world = world(LANES);
         let kv = Switch::new(&world);
-        let a = open(kv.clone(), Sizes::default()).await;
+        let a = open(kv.clone(), Tuning::default()).await;
         kv.no_writes.store(true, Ordering::Relaxed);
         let counted = tokio::spawn(a.lanes.execute(lane(), plain()));
         // Some copies of it have gone by then.
@@ -72,12 +72,12 @@ fn a_batch_whose_pack_is_gone_without_room_is_not_counted_again() {
     paused_runtime().block_on(async {
         let world = world(LANES);
         // Each batch is a pack, which is deleted soon.
-        let sizes = Sizes {
+        let sizes = Tuning {
             open_bytes: 0,
             recent_bytes: 0,
             pruned_packs: 1,
             kept_packs: 0,
-            ..Sizes::default()
+            ..Tuning::default()
         };
         let packs = || {
             let key = |seq: u64| format!("{}{:04x}/{seq:016x}", rows::PACKS, lane());

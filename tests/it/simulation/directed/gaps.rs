@@ -6,10 +6,10 @@ use sumd::proto::sumd::store::v1::{Before, BeforePack};
 use super::*;
 
 /// Each batch is a pack of its own.
-fn sizes() -> Sizes {
-    Sizes {
+fn sizes() -> Tuning {
+    Tuning {
         open_bytes: 0,
-        ..Sizes::default()
+        ..Tuning::default()
     }
 }
 
@@ -112,7 +112,7 @@ fn a_lane_without_ids_from_elsewhere_ends() {
                     }],
                 };
                 let key = key(index);
-                let value = rows::seal(rows::digests(), key.as_bytes(), &row);
+                let value = rows::seal(rows::hasher(), key.as_bytes(), &row);
                 change(&world, vec![put(key, value)]);
             }
             let node = open(Switch::new(&world), sizes()).await;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sumd::model::{Commit, Digests, SessionId};
+use sumd::model::{Commit, KeyedHasher, SessionId};
 use sumd::store::{
-    After, Capabilities, Changes, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
+    After, Capabilities, ChangeFeed, Committed, LaneNumber, Loaded, Page, Reply, Rows, Scan,
     SessionRows, Store, StoreError, Sum,
 };
 
@@ -86,15 +86,15 @@ impl Inner {
 
     async fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Result<Committed, StoreError> {
         if self.is_stuck(lane) {
-            return Err(StoreError::Moved);
+            return Err(StoreError::Conflict);
         }
         self.store.commit(lane, batch).await
     }
 }
 
 impl Store for Flawed {
-    fn digests(&self) -> Digests {
-        self.0.store.digests()
+    fn hasher(&self) -> KeyedHasher {
+        self.0.store.hasher()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -136,7 +136,7 @@ impl Store for Flawed {
         self.0.store.sum(prefix)
     }
 
-    fn changes(&self) -> &Changes {
+    fn changes(&self) -> &ChangeFeed {
         self.0.store.changes()
     }
 }

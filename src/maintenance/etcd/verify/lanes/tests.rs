@@ -13,7 +13,7 @@ const AT: i64 = 30;
 /// A counter in a lane.
 fn counter(layout: &Layout, lane: LaneNumber) -> String {
     let mut names = (0..).map(|at| format!("g{at}/x"));
-    let found = names.find(|name| layout.digests.lane(group(name), 2) == lane);
+    let found = names.find(|name| layout.hasher.lane(group(name), 2) == lane);
     found.expect("one of them")
 }
 

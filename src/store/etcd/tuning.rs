@@ -3,7 +3,7 @@
 /// What a node keeps before it does something about it. Small sizes show a simulation in seconds what a cluster sees in days;
 /// nodes of different sizes understand each other.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct Tuning {
     /// What the head's row may hold of batches, in bytes. It is written with each of them.
     pub open_bytes: usize,
     /// Rows that are brought up to date with one batch.
@@ -34,7 +34,7 @@ const KEPT_BYTES: usize = 64 << 20;
 /// The least part of a lane.
 const MIN_KEPT_BYTES: usize = 32 << 10;
 
-impl Sizes {
+impl Tuning {
     /// Those of data that are divided into so many lanes.
     pub(super) fn for_lanes(lanes: u32) -> Self {
         let default = Self::default();
@@ -49,7 +49,7 @@ impl Sizes {
     }
 }
 
-impl Default for Sizes {
+impl Default for Tuning {
     fn default() -> Self {
         Self {
             open_bytes: 1024,
@@ -75,16 +75,16 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_for_all_lanes_together() {
         let of = |lanes| {
-            let sizes = Sizes::for_lanes(lanes);
-            (sizes.recent_bytes, sizes.kept_bytes)
+            let tuning = Tuning::for_lanes(lanes);
+            (tuning.recent_bytes, tuning.kept_bytes)
         };
         assert_eq!(of(1), (4 << 20, 8 << 20));
         assert_eq!(of(8), (4 << 20, 8 << 20));
         assert_eq!(of(256), (128 << 10, 256 << 10));
         for lanes in 1..=4096 {
-            let (recent, kept) = of(lanes);
+            let (memtable, kept) = of(lanes);
             let most = KEPT_BYTES.max(2 * lanes as usize * MIN_KEPT_BYTES);
-            assert!(2 * recent * lanes as usize <= most && kept * lanes as usize <= most);
+            assert!(2 * memtable * lanes as usize <= most && kept * lanes as usize <= most);
         }
     }
 }

@@ -10,11 +10,11 @@ use super::request::{Id, Increments, Millis, Operation, end};
 /// Makes digests. Its key belongs to the data that they are stored in, and is secret, so that nobody can
 /// make an id that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.
 #[derive(Clone, Copy, Debug)]
-pub struct Digests {
+pub struct KeyedHasher {
     key: [u8; 16],
 }
 
-impl Digests {
+impl KeyedHasher {
     /// Digests under a key.
     #[must_use]
     pub fn new(key: [u8; 16]) -> Self {
@@ -121,7 +121,7 @@ mod tests {
     /// A bit of the key that is another is told from damage elsewhere.
     #[test]
     fn a_damaged_key_is_told_from_damaged_contents() {
-        let digests = Digests::new([7; 16]);
+        let digests = KeyedHasher::new([7; 16]);
         let (key, contents) = (b"meter-7", b"what is applied");
         let check = digests.check(&[key, contents]);
         for bit in 0..8 * key.len() {

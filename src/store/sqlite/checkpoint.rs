@@ -6,18 +6,18 @@ use rusqlite::{Connection, params};
 
 use super::meta::Meta;
 use super::rows::{self, Result};
-use crate::model::Digests;
-use crate::store::recent::{Merged, Run};
+use crate::model::KeyedHasher;
+use crate::store::memtable::{MergeIter, SortedRun};
 
 /// How far a fold is.
-pub(super) struct Fold {
+pub(super) struct Checkpoint {
     /// Once it is done, all that batches up to this one have changed is in the rows.
     seq: u64,
     /// It is done up to this name.
     name: String,
 }
 
-impl Fold {
+impl Checkpoint {
     pub(super) fn new(seq: u64) -> Self {
         Self {
             seq,
@@ -35,8 +35,8 @@ impl Fold {
     pub(super) fn put(
         &mut self,
         transaction: &Connection,
-        digests: Digests,
-        runs: &[Arc<Run>],
+        hasher: KeyedHasher,
+        runs: &[Arc<SortedRun>],
         count: usize,
     ) -> Result<Option<u64>> {
         let mut put = transaction.prepare_cached(rows::PUT_COUNTER)?;
@@ -46,7 +46,7 @@ impl Fold {
         let mut last = None;
         let mut left = count;
         let done = &*self.name;
-        for latest in Merged::new(runs, done).filter(|latest| latest.name != done) {
+        for latest in MergeIter::new(runs, done).filter(|latest| latest.name != done) {
             if left == 0 {
                 break;
             }
@@ -54,13 +54,13 @@ impl Fold {
             let (name, revision) = (latest.name, latest.revision);
             last = Some(name);
             if let Some(value) = latest.value {
-                rows::put_counter(&mut put, digests, (name, value, revision))?;
+                rows::put_counter(&mut put, hasher, (name, value, revision))?;
                 if latest.is_new {
                     undelete.execute(params![name])?;
                 }
             } else {
                 delete.execute(params![name])?;
-                rows::put_deleted(&mut put_deleted, digests, (name, revision))?;
+                rows::put_deleted(&mut put_deleted, hasher, (name, revision))?;
             }
         }
         self.name = last.unwrap_or_default().to_owned();
@@ -85,18 +85,18 @@ mod tests {
         let (mut connection, meta) = schema::open(&folder.path().join("sumd.db")).expect("new");
         let names = (0..10).map(|i| (format!("{i}"), Some(i)));
         let changes = batch(1, names).changes.counters;
-        let runs = [Arc::new(Run::new(&changes, 0))];
-        let mut fold = Fold::new(1);
+        let runs = [Arc::new(SortedRun::new(&changes, 0))];
+        let mut checkpoint = Checkpoint::new(1);
         let mut put = |connection: &Connection, count| {
-            let put = fold.put(connection, meta.digests, &runs, count);
+            let put = checkpoint.put(connection, meta.hasher, &runs, count);
             put.expect("it is well")
         };
         let transaction = connection.transaction().expect("one");
         assert_eq!(put(&transaction, 6), None);
         transaction.rollback().expect("it goes");
-        fold.begin_again();
+        checkpoint.begin_again();
         let mut put = |count| {
-            let put = fold.put(&connection, meta.digests, &runs, count);
+            let put = checkpoint.put(&connection, meta.hasher, &runs, count);
             put.expect("it is well")
         };
         assert_eq!(put(6), None);

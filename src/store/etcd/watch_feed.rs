@@ -14,31 +14,31 @@ use crate::etcd::{Client, Watch, WatchError, get};
 use crate::model::{Corrupt, CounterChange};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Head, Pack};
-use crate::store::Changes;
+use crate::store::ChangeFeed;
 
 /// Between two attempts to begin.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The changes of all lanes, which are told once somebody has asked for them.
-pub(super) struct Feed {
-    changes: Changes,
+pub(super) struct WatchFeed {
+    changes: ChangeFeed,
     runtime: tokio::runtime::Handle,
     /// Where they come from; a model of etcd has none.
     source: Option<(Client, Layout)>,
     begun: AtomicBool,
 }
 
-impl Feed {
+impl WatchFeed {
     pub(super) fn new(source: Option<(Client, Layout)>) -> Self {
         Self {
-            changes: Changes::new(0),
+            changes: ChangeFeed::new(0),
             runtime: tokio::runtime::Handle::current(),
             source,
             begun: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn changes(&self) -> &Changes {
+    pub(super) fn changes(&self) -> &ChangeFeed {
         if let Some((client, layout)) = &self.source
             && !self.begun.swap(true, Ordering::Relaxed)
         {
@@ -52,7 +52,7 @@ impl Feed {
 }
 
 /// Tells what happens, from now on. After a gap it begins anew, and those who were behind read the store.
-async fn tell(client: Client, layout: Layout, changes: Changes) {
+async fn tell(client: Client, layout: Layout, changes: ChangeFeed) {
     let mut warned = false;
     loop {
         // Below the prefix, outside of which a user may have no rights.
@@ -102,7 +102,11 @@ enum Problem {
 
 enum Never {}
 
-async fn follow(layout: &Layout, changes: &Changes, watch: &mut Watch) -> Result<Never, Problem> {
+async fn follow(
+    layout: &Layout,
+    changes: &ChangeFeed,
+    watch: &mut Watch,
+) -> Result<Never, Problem> {
     loop {
         let told = watch.next().await.map_err(Problem::Watch)?;
         let mut batches = Vec::new();

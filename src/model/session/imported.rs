@@ -6,54 +6,54 @@
 
 use std::collections::BTreeMap;
 
-use super::answer::Failure;
-use super::codec::{Corrupt, Reader, put_i64, put_u64};
-use super::digests::Digests;
-use super::name::group;
-use super::request::{Increment, Millis, SessionId};
-use super::session::{Message, Session};
+use crate::model::answer::FailedIncrement;
+use crate::model::codec::{Corrupt, Reader, put_i64, put_u64};
+use crate::model::hasher::KeyedHasher;
+use crate::model::name::group;
+use crate::model::request::{Increment, Millis, SessionId};
+use crate::model::session::{Message, Session};
 
 /// What a part takes in memory beside its failures.
-const PART_BYTES: usize = size_of::<MovedPart>();
-const FAILURE_BYTES: usize = size_of::<Failure>();
+const PART_BYTES: usize = size_of::<ImportedPart>();
+const FAILURE_BYTES: usize = size_of::<FailedIncrement>();
 
 /// What was applied of a session elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct ImportedSession {
     /// All messages up to this one.
-    pub(super) up_to: u64,
+    pub(in crate::model) up_to: u64,
     /// The time of the move: no lane here has applied anything of the session before it.
-    pub(super) time: Millis,
+    pub(in crate::model) time: Millis,
     /// How many lanes there were.
-    pub(super) lanes: u32,
+    pub(in crate::model) lanes: u32,
     /// Of later messages what is not applied as a whole, in the order of messages and lanes.
-    pub(super) parts: Vec<MovedPart>,
+    pub(in crate::model) parts: Vec<ImportedPart>,
 }
 
 /// A part of a message that was applied in a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MovedPart {
+pub(in crate::model) struct ImportedPart {
     /// Which message, the part's contents, and how many parts the message has.
-    pub(super) message: Message,
+    pub(in crate::model) message: Message,
     /// Which lane.
-    pub(super) lane: u32,
+    pub(in crate::model) lane: u32,
     /// What failed, each with which increment of the message it is.
-    pub(super) failures: Vec<Failure>,
+    pub(in crate::model) failures: Vec<FailedIncrement>,
 }
 
-impl Moved {
+impl ImportedSession {
     /// Forgets the parts of messages up to one.
-    pub(super) fn drop_parts(&mut self, up_to: u64) {
+    pub(in crate::model) fn drop_parts(&mut self, up_to: u64) {
         self.parts.retain(|part| part.message.sequence > up_to);
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::model) fn bytes(&self) -> usize {
         let parts = self.parts.iter();
         let parts = parts.map(|part| PART_BYTES + FAILURE_BYTES * part.failures.len());
         size_of::<Self>() + parts.sum::<usize>()
     }
 
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(in crate::model) fn put(&self, out: &mut Vec<u8>) {
         put_u64(out, self.up_to);
         put_i64(out, self.time);
         put_u64(out, self.lanes.into());
@@ -68,7 +68,7 @@ impl Moved {
         }
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+    pub(in crate::model) fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         let mut moved = Self {
             up_to: reader.u64()?,
             time: reader.i64()?,
@@ -79,8 +79,8 @@ impl Moved {
             let (sequence, parts) = (reader.u64()?, reader.u32()?);
             let contents = u64::from_le_bytes(reader.bytes()?);
             let lane = reader.u32()?;
-            let failures = (0..reader.u64()?).map(|_| Failure::read(reader));
-            moved.parts.push(MovedPart {
+            let failures = (0..reader.u64()?).map(|_| FailedIncrement::read(reader));
+            moved.parts.push(ImportedPart {
                 message: Message {
                     sequence,
                     contents,
@@ -96,26 +96,26 @@ impl Moved {
 
 /// What is applied already of a message that is to be applied in one lane: what others had of it elsewhere.
 #[derive(Default)]
-pub(super) struct Applied {
+pub(in crate::model) struct AppliedMessage {
     lanes: u32,
     of_it: Vec<u32>,
-    pub(super) failures: Vec<(u64, Failure)>,
+    pub(in crate::model) failures: Vec<(u64, FailedIncrement)>,
 }
 
-impl Applied {
+impl AppliedMessage {
     /// An increment of the message is applied, or failed; where it names no counter, in the session's own lane.
-    pub(super) fn has(
+    pub(in crate::model) fn has(
         &self,
-        digests: Option<Digests>,
+        hasher: Option<KeyedHasher>,
         session: &str,
         increment: Option<&Increment<'_>>,
     ) -> bool {
         if self.of_it.is_empty() {
             return false;
         }
-        let digests = digests.expect("a session that was moved comes with what tells its lanes");
+        let hasher = hasher.expect("a session that was moved comes with what tells its lanes");
         let of = increment.map_or(session, |increment| group(increment.name));
-        self.of_it.contains(&digests.lane(of, self.lanes))
+        self.of_it.contains(&hasher.lane(of, self.lanes))
     }
 }
 
@@ -134,7 +134,7 @@ impl Session {
 
     /// Parts of messages are applied whose other parts are not: how many lanes those were.
     #[must_use]
-    pub fn torn(&self) -> Option<u32> {
+    pub fn partially_applied(&self) -> Option<u32> {
         let moved = self.moved.as_ref();
         moved
             .filter(|moved| !moved.parts.is_empty())
@@ -142,15 +142,15 @@ impl Session {
     }
 
     /// What is applied already of a message.
-    pub(super) fn done(&self, sequence: u64) -> Applied {
+    pub(in crate::model) fn done(&self, sequence: u64) -> AppliedMessage {
         let Some(moved) = self.moved.as_ref() else {
-            return Applied::default();
+            return AppliedMessage::default();
         };
         let of_it = moved.parts.iter();
         let of_it = of_it.filter(|part| part.message.sequence == sequence);
-        let mut done = Applied {
+        let mut done = AppliedMessage {
             lanes: moved.lanes,
-            ..Applied::default()
+            ..AppliedMessage::default()
         };
         for part in of_it {
             done.of_it.push(part.lane);
@@ -164,14 +164,18 @@ impl Session {
     /// A message that was applied before the session was moved here may be this one, and what failed of it; `None` where it
     /// is another.
     #[must_use]
-    pub fn moved_message(&self, sequence: u64, contents: u64) -> Option<Vec<(u64, Failure)>> {
+    pub fn moved_message(
+        &self,
+        sequence: u64,
+        contents: u64,
+    ) -> Option<Vec<(u64, FailedIncrement)>> {
         let same = self.is_same(sequence, contents);
         same.then(|| self.failures(|at| at == sequence))
     }
 
     /// The whole of what so many lanes have of a session, each with its number.
     #[must_use]
-    pub fn gather(of: &[(u32, Self)], lanes: u32, time: Millis) -> Self {
+    pub fn merge_shards(of: &[(u32, Self)], lanes: u32, time: Millis) -> Self {
         let rows: Vec<_> = of.iter().map(|(_, row)| row.clone()).collect();
         let (applied, failures) = Self::merge(&rows);
         let acknowledged = rows.iter().map(|row| row.acknowledged).max();
@@ -188,7 +192,7 @@ impl Session {
             let later = row.messages.iter();
             for message in later.filter(|message| message.sequence > applied) {
                 let failures = row.failures(|at| at == message.sequence);
-                parts.push(MovedPart {
+                parts.push(ImportedPart {
                     message: *message,
                     lane: *lane,
                     failures: failures.into_iter().map(|(_, failure)| failure).collect(),
@@ -202,7 +206,7 @@ impl Session {
             acknowledged,
             messages: whole.into(),
             failures: failures.into(),
-            moved: Some(Box::new(Moved {
+            moved: Some(Box::new(ImportedSession {
                 up_to: applied,
                 time,
                 lanes,
@@ -215,10 +219,10 @@ impl Session {
     /// What each of so many lanes has of a session that is moved there at a time, given its whole. These are the lanes that
     /// its parts were in, where there are any.
     #[must_use]
-    pub fn spread(
+    pub fn split_by_lane(
         &self,
         id: &SessionId,
-        digests: Digests,
+        hasher: KeyedHasher,
         lanes: u32,
         time: Millis,
     ) -> Vec<(u32, Self)> {
@@ -228,14 +232,14 @@ impl Session {
             acknowledged: self.acknowledged,
             messages: self.messages.clone(),
             failures: self.failures.clone(),
-            moved: Some(Box::new(Moved {
+            moved: Some(Box::new(ImportedSession {
                 up_to: self.applied,
                 time,
-                ..Moved::default()
+                ..ImportedSession::default()
             })),
             ..Self::default()
         };
-        let mut rows = BTreeMap::from([(digests.lane(id, lanes), home)]);
+        let mut rows = BTreeMap::from([(hasher.lane(id, lanes), home)]);
         let parts = self.moved.iter().flat_map(|moved| &moved.parts);
         for part in parts {
             let row = rows.entry(part.lane).or_insert_with(|| Self {
@@ -254,19 +258,19 @@ impl Session {
 
     /// What has to be the same of a session's whole in two stores.
     #[must_use]
-    pub fn essence(&self) -> Vec<u8> {
+    pub fn fingerprint(&self) -> Vec<u8> {
         let parts = self.moved.iter().flat_map(|moved| moved.parts.clone());
-        let essence = Self {
+        let fingerprint = Self {
             used: 0,
             age: None,
             lower_bound: None,
-            moved: Some(Box::new(Moved {
+            moved: Some(Box::new(ImportedSession {
                 parts: parts.collect(),
-                ..Moved::default()
+                ..ImportedSession::default()
             })),
             ..self.clone()
         };
-        essence.encode()
+        fingerprint.encode()
     }
 }
 
@@ -286,11 +290,11 @@ mod tests {
     /// torn of it is in the lanes that it was in.
     #[test]
     fn a_session_that_is_gathered_and_spread_is_the_same() {
-        let digests = Digests::new([3; 16]);
+        let hasher = KeyedHasher::new([3; 16]);
         let id: SessionId = "meter-7".into();
-        let failure = Failure {
+        let failure = FailedIncrement {
             index: 3,
-            refusal: super::super::Refusal::OutOfRange { value: 1, delta: 2 },
+            refusal: crate::model::LimitError::OutOfRange { value: 1, delta: 2 },
         };
         let mut one = Session::default();
         one.advance(message(3, 1), &[(3, failure)]);
@@ -301,30 +305,30 @@ mod tests {
         let mut other = Session::default();
         other.advance(message(4, 2), &[]);
         other.used = 55;
-        let home = digests.lane(&id, 256);
+        let home = hasher.lane(&id, 256);
         for lanes in [
             [(home, one.clone()), (9, other.clone())],
             [(9, one), (home, other)],
         ] {
-            let whole = Session::gather(&lanes, 256, 100);
+            let whole = Session::merge_shards(&lanes, 256, 100);
             assert_eq!((whole.applied, whole.acknowledged, whole.used), (4, 2, 60));
-            assert_eq!(whole.torn(), Some(256));
+            assert_eq!(whole.partially_applied(), Some(256));
             assert_eq!(Session::decode(&whole.encode()), Ok(whole.clone()));
             assert_eq!(whole.moved_message(3, 30), Some(vec![(3, failure)]));
             assert_eq!(whole.moved_message(3, 31), None, "other contents");
             assert_eq!(whole.moved_message(4, 77), Some(vec![]), "unknown contents");
             assert_eq!(whole.moved_message(5, 50), None);
 
-            let spread = whole.spread(&id, digests, 256, 200);
-            for (_, row) in &spread {
+            let split_by_lane = whole.split_by_lane(&id, hasher, 256, 200);
+            for (_, row) in &split_by_lane {
                 assert_eq!(Session::decode(&row.encode()).as_ref(), Ok(row));
                 assert_eq!(row.acknowledged, 2, "each lane knows what the client knows");
             }
-            let again = Session::gather(&spread, 256, 300);
-            assert_eq!(again.essence(), whole.essence());
-            let rows: Vec<_> = spread.iter().map(|(_, row)| row.clone()).collect();
+            let again = Session::merge_shards(&split_by_lane, 256, 300);
+            assert_eq!(again.fingerprint(), whole.fingerprint());
+            let rows: Vec<_> = split_by_lane.iter().map(|(_, row)| row.clone()).collect();
             assert_eq!(Session::merge(&rows), (4, vec![(3, failure)]));
-            let at = spread.iter().filter_map(|(_, row)| row.moved_at());
+            let at = split_by_lane.iter().filter_map(|(_, row)| row.moved_at());
             assert_eq!(
                 at.collect::<Vec<_>>(),
                 [200],
@@ -341,29 +345,29 @@ mod tests {
         let mut later = session.clone();
         later.use_at(1000, 7);
         later.keep_bound(Some(super::super::LowerBound { above: 0, time: 99 }));
-        assert_eq!(later.essence(), session.essence());
+        assert_eq!(later.fingerprint(), session.fingerprint());
         let mut further = session.clone();
         further.advance(message(2, 1), &[]);
-        assert_ne!(further.essence(), session.essence());
+        assert_ne!(further.fingerprint(), session.fingerprint());
     }
 
     /// Parts of messages that are applied as a whole are not needed any more, and give back what they take.
     #[test]
     fn parts_are_forgotten_with_their_messages() {
-        let failure = Failure {
+        let failure = FailedIncrement {
             index: 3,
-            refusal: super::super::Refusal::OutOfRange { value: 1, delta: 2 },
+            refusal: crate::model::LimitError::OutOfRange { value: 1, delta: 2 },
         };
-        let part = |sequence, failures| MovedPart {
+        let part = |sequence, failures| ImportedPart {
             message: message(sequence, 2),
             lane: 0,
             failures: vec![failure; failures],
         };
-        let mut moved = Moved {
+        let mut moved = ImportedSession {
             parts: vec![part(1, 0), part(2, 3), part(3, 1)],
-            ..Moved::default()
+            ..ImportedSession::default()
         };
-        let empty = size_of::<Moved>();
+        let empty = size_of::<ImportedSession>();
         assert_eq!(moved.bytes(), empty + 3 * PART_BYTES + 4 * FAILURE_BYTES);
         moved.drop_parts(2);
         let left: Vec<_> = moved

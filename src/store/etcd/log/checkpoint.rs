@@ -10,7 +10,7 @@ use crate::etcd::{delete, put};
 use crate::model::{self, SessionId};
 use crate::proto::etcd::etcdserverpb::RequestOp;
 use crate::proto::sumd::store::v1::{Counter, Session};
-use crate::store::recent::{Lookup, Merged};
+use crate::store::memtable::{Lookup, MergeIter};
 
 /// Bytes that are tried with a batch however little etcd takes, beside at least one row.
 pub(super) const MIN_FOLD_BYTES: usize = 1024;
@@ -22,7 +22,7 @@ const DAMAGED_ROW: &[u8] = b"";
 
 /// What is being brought up to date.
 #[derive(Clone)]
-pub(super) struct Folding {
+pub(super) struct CheckpointProgress {
     /// When it is done, all batches up to this one are folded.
     pub(super) up_to: u64,
     /// It is done up to this name.
@@ -34,13 +34,13 @@ pub(super) struct Folding {
 }
 
 /// Room for rows that are folded along with a batch: that is optional, and must not make the batch more than etcd takes.
-struct FoldRoom<'a> {
+struct CheckpointRoom<'a> {
     rows: usize,
     bytes: usize,
     operations: &'a mut Vec<RequestOp>,
 }
 
-impl FoldRoom<'_> {
+impl CheckpointRoom<'_> {
     /// Takes a row in; `false` if there is no room for it. The first one always has some.
     fn take(&mut self, operation: RequestOp) -> bool {
         let bytes = operation.encoded_len();
@@ -61,8 +61,8 @@ impl Log {
     }
 
     pub(super) fn begin_fold(&mut self) {
-        self.recent.fold();
-        self.folding = Some(Folding {
+        self.memtable.freeze();
+        self.checkpointing = Some(CheckpointProgress {
             up_to: self.head.seq,
             name: String::new(),
             sessions: std::mem::take(&mut self.sessions),
@@ -75,17 +75,21 @@ impl Log {
     /// They are written as they are now, not as they were when this fold began: another node may have begun one later, and
     /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
     /// fold is done.
-    pub(super) fn fold(&self, folding: &mut Folding, operations: &mut Vec<RequestOp>) -> bool {
-        let mut room = FoldRoom {
-            rows: self.layout.sizes.folded_rows,
+    pub(super) fn checkpoint(
+        &self,
+        checkpointing: &mut CheckpointProgress,
+        operations: &mut Vec<RequestOp>,
+    ) -> bool {
+        let mut room = CheckpointRoom {
+            rows: self.layout.tuning.folded_rows,
             bytes: self.fold_bytes,
             operations,
         };
-        let done = folding.name.clone();
-        let runs = self.recent.folding();
-        let now = self.recent.view(0).runs;
+        let done = checkpointing.name.clone();
+        let runs = self.memtable.frozen();
+        let now = self.memtable.view(0).runs;
         let mut now = Lookup::new(&now);
-        for old in Merged::new(runs, &done).filter(|old| old.name != done) {
+        for old in MergeIter::new(runs, &done).filter(|old| old.name != done) {
             let latest = now.find(old.name).unwrap_or(old);
             let key = self.layout.counter(latest.name);
             let operation = if let Some(value) = latest.value {
@@ -101,11 +105,11 @@ impl Log {
                 return false;
             }
             if latest.value.is_none() {
-                folding.forgotten = folding.forgotten.max(latest.revision);
+                checkpointing.forgotten = checkpointing.forgotten.max(latest.revision);
             }
-            latest.name.clone_into(&mut folding.name);
+            latest.name.clone_into(&mut checkpointing.name);
         }
-        while let Some(next) = folding.sessions.first_entry() {
+        while let Some(next) = checkpointing.sessions.first_entry() {
             let (id, old) = (next.key(), next.get());
             let state = self.sessions.get(id).unwrap_or(old);
             let key = self.layout.session(self.lane, id);
@@ -137,7 +141,7 @@ mod tests {
         let bytes = row(100).encoded_len();
         let taken = |rows, room, tried: &[usize]| {
             let mut operations = Vec::new();
-            let mut room = FoldRoom {
+            let mut room = CheckpointRoom {
                 rows,
                 bytes: room,
                 operations: &mut operations,

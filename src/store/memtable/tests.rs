@@ -6,14 +6,14 @@ use super::*;
 
 type Known = BTreeMap<String, (Option<i64>, i64, bool)>;
 
-fn run(batch: &BTreeMap<String, Option<i64>>, revision: i64, is_new: bool) -> Run {
+fn run(batch: &BTreeMap<String, Option<i64>>, revision: i64, is_new: bool) -> SortedRun {
     let changes = batch.iter().map(|(name, value)| CounterChange {
         name: name.as_str().into(),
         value: *value,
         place: 1,
         is_new,
     });
-    Run::new(&changes.collect::<Vec<_>>(), revision - 1)
+    SortedRun::new(&changes.collect::<Vec<_>>(), revision - 1)
 }
 
 fn known(latest: Latest<'_>) -> (Option<i64>, i64, bool) {
@@ -29,25 +29,25 @@ proptest! {
             (prop::collection::btree_map("[a-c]{1,3}", any::<Option<i64>>(), 0..20), any::<bool>()),
             0..40,
         ),
-        fold_at in 0..40usize,
+        freeze_at in 0..40usize,
         from in "[a-d]{0,3}",
         wanted in prop::collection::vec("[a-d]{1,3}", 0..30),
     ) {
-        let mut recent = Recent::new(usize::MAX);
+        let mut memtable = Memtable::new(usize::MAX);
         let mut model = Known::new();
         for (index, (batch, is_new)) in batches.iter().enumerate() {
             let revision = i64::try_from(index).expect("few") + 1;
-            recent.push(run(batch, revision, *is_new));
+            memtable.push(run(batch, revision, *is_new));
             for (name, value) in batch {
                 let before = model.get(name).is_some_and(|(_, _, is_new)| *is_new);
                 model.insert(name.clone(), (*value, revision, *is_new || before));
             }
-            if index == fold_at {
-                recent.fold();
+            if index == freeze_at {
+                memtable.freeze();
             }
         }
-        let mut gathered = Gathered::default();
-        let mut loaded = Recent::new(usize::MAX);
+        let mut gathered = RunBuilder::default();
+        let mut loaded = Memtable::new(usize::MAX);
         for (index, (batch, is_new)) in batches.iter().enumerate() {
             let revision = i64::try_from(index).expect("few") + 1;
             let run = run(batch, revision, *is_new);
@@ -57,9 +57,9 @@ proptest! {
             }
         }
         loaded.push(gathered.take());
-        let view = recent.view(0);
-        prop_assert!(Merged::new(&loaded.view(0).runs, &from).eq(Merged::new(&view.runs, &from)));
-        let all: Vec<_> = Merged::new(&view.runs, &from)
+        let view = memtable.view(0);
+        prop_assert!(MergeIter::new(&loaded.view(0).runs, &from).eq(MergeIter::new(&view.runs, &from)));
+        let all: Vec<_> = MergeIter::new(&view.runs, &from)
             .map(|latest| (latest.name.to_owned(), known(latest)))
             .collect();
         let expected: Vec<_> = model.range(from..).map(|(n, k)| (n.clone(), *k)).collect();
@@ -77,37 +77,37 @@ proptest! {
 /// Both a long log of one counter and many counters in memory make a fold due.
 #[test]
 fn both_a_long_log_and_many_counters_are_full() {
-    let mut recent = Recent::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);
+    let mut memtable = Memtable::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);
     let batch = BTreeMap::from([("a".to_owned(), Some(1))]);
     for revision in 1..=4 {
-        recent.push(run(&batch, revision, false));
-        recent.log(0);
-        assert!(!recent.is_full());
+        memtable.push(run(&batch, revision, false));
+        memtable.log(0);
+        assert!(!memtable.is_full());
     }
-    recent.log(0);
-    recent.log(0);
-    assert!(recent.is_full());
-    recent.fold();
-    recent.folded();
-    assert!(!recent.is_full());
+    memtable.log(0);
+    memtable.log(0);
+    assert!(memtable.is_full());
+    memtable.freeze();
+    memtable.drop_frozen();
+    assert!(!memtable.is_full());
 
     let names = |count: usize| (0..count).map(|i| (format!("{i:0200}"), Some(1))).collect();
     let takes = 10 * (size_of::<Entry>() + 200);
     for (count, full) in [(10, false), (11, true)] {
-        let mut recent = Recent::new(takes);
-        recent.push(run(&names(count), 1, false));
-        assert_eq!(recent.is_full(), full);
+        let mut memtable = Memtable::new(takes);
+        memtable.push(run(&names(count), 1, false));
+        assert_eq!(memtable.is_full(), full);
     }
     let short: BTreeMap<_, _> = (0..10).map(|i| (i.to_string(), Some(1))).collect();
-    let mut recent = Recent::new(9 * size_of::<Entry>());
-    recent.push(run(&short, 1, false));
-    assert!(recent.is_full());
+    let mut memtable = Memtable::new(9 * size_of::<Entry>());
+    memtable.push(run(&short, 1, false));
+    assert!(memtable.is_full());
 }
 
 /// A start that reads a long log makes runs of it as it goes.
 #[test]
 fn what_is_gathered_is_bounded() {
-    let mut gathered = Gathered::default();
+    let mut gathered = RunBuilder::default();
     for at in 0..GATHERED {
         assert!(!gathered.is_full(), "{at}");
         gathered.push(Latest {
@@ -125,11 +125,11 @@ fn what_is_gathered_is_bounded() {
 /// There are few runs, however many batches there were: a reader looks at each of them.
 #[test]
 fn runs_are_few() {
-    let mut recent = Recent::new(usize::MAX);
+    let mut memtable = Memtable::new(usize::MAX);
     for i in 0..10_000 {
         let batch = BTreeMap::from([(format!("{:05}", i * 7919 % 10_000), Some(i))]);
-        recent.push(run(&batch, i, false));
-        let sizes = recent.growing.iter().map(|run| run.entries.len());
+        memtable.push(run(&batch, i, false));
+        let sizes = memtable.growing.iter().map(|run| run.entries.len());
         let sizes: Vec<_> = sizes.collect();
         assert!(sizes.len() <= 14, "{sizes:?}");
         assert!(

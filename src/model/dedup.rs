@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::answer::{Answer, Done, Place};
+use super::answer::{Answer, Effect, Position};
 use super::codec::{Corrupt, Reader, put_u64};
 use super::commit::Pack;
 use super::request::{Id, Millis};
@@ -26,7 +26,7 @@ const PARTS: usize = 256;
 /// Ids that are gathered by the part of the index that they come into, before they are taken in: a thousand of each.
 const GATHERED: usize = 1024 * PARTS;
 
-pub(super) struct Ids {
+pub(super) struct DedupLog {
     /// Each with the lane's age when it was made.
     packs: VecDeque<(Pack, Millis)>,
     /// The number of the first of `packs`; it wraps.
@@ -42,12 +42,12 @@ pub(super) struct Ids {
 
 /// The ids that a store remembered before its data were moved to another: whichever lane their groups are in now, all lanes of
 /// a node share them, and forget them when the newest may be forgotten.
-pub struct Before {
-    ids: Ids,
+pub struct ImportedIds {
+    ids: DedupLog,
     newest: Millis,
 }
 
-impl Before {
+impl ImportedIds {
     /// What was remembered.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Before {
         let newest = packs.iter().filter_map(|pack| pack.stamp.newest).max();
         let packs = packs.into_iter().map(|pack| (pack, Millis::MIN));
         Ok(Self {
-            ids: Ids::new(packs.collect())?,
+            ids: DedupLog::new(packs.collect())?,
             newest: newest.unwrap_or(Millis::MIN),
         })
     }
@@ -102,7 +102,7 @@ pub struct PackEntry {
     /// The operation's place in its batch, from 1.
     pub place: u32,
     /// What it was answered.
-    pub done: Done,
+    pub done: Effect,
 }
 
 impl PackEntry {
@@ -124,12 +124,12 @@ impl PackEntry {
             digest: reader.bytes()?,
             contents: u64::from_le_bytes(reader.bytes()?),
             place: reader.u32()?,
-            done: Done::read(reader)?,
+            done: Effect::read(reader)?,
         })
     }
 }
 
-impl Ids {
+impl DedupLog {
     /// Those of packs, each with the lane's age when it was made.
     ///
     /// One part of the index fits into the processor's caches, and all of them do not: ids of the same part that are taken in one
@@ -198,8 +198,8 @@ impl Ids {
         let entry = PackEntry::read(&mut Reader(&bytes[slot.offset as usize..]))
             .expect("it was read or written before");
         let place = match base {
-            Some(base) => Place::Revision(base + i64::from(entry.place)),
-            None => Place::InBatch(entry.place),
+            Some(base) => Position::Revision(base + i64::from(entry.place)),
+            None => Position::InBatch(entry.place),
         };
         Some(Known {
             contents: entry.contents,
@@ -212,7 +212,7 @@ impl Ids {
     }
 
     /// Remembers what an id of this batch is answered.
-    pub(super) fn remember(&mut self, id: &Id, place: u32, done: &Done) {
+    pub(super) fn remember(&mut self, id: &Id, place: u32, done: &Effect) {
         let slot = Slot {
             pack: self.open_number(),
             offset: offset(self.open.len()),
@@ -339,7 +339,7 @@ impl Ids {
 }
 
 /// Appends what [`PackEntry`] reads.
-fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Done) {
+fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Effect) {
     ids.extend_from_slice(&id.digest);
     ids.extend_from_slice(&id.contents.to_le_bytes());
     put_u64(ids, place.into());

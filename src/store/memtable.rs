@@ -28,7 +28,7 @@ pub(crate) struct Latest<'a> {
 
 /// Counters in the order of their names, each once.
 #[derive(Debug, Default)]
-pub(crate) struct Run {
+pub(crate) struct SortedRun {
     names: String,
     entries: Vec<Entry>,
 }
@@ -68,7 +68,7 @@ fn offset(at: usize) -> u32 {
     u32::try_from(at).expect("what is recent is bounded")
 }
 
-impl Run {
+impl SortedRun {
     /// What a batch has changed, its first place being after the revision `base`.
     pub(crate) fn new(changes: &[CounterChange], base: i64) -> Self {
         let names = changes.iter().map(|change| change.name.len()).sum();
@@ -135,7 +135,7 @@ impl Run {
         let entries = newer.entries.len() + older.entries.len();
         let mut merged = Self::with_capacity(entries, newer.names.len() + older.names.len());
         let cursors = vec![Cursor::new(newer, 0), Cursor::new(older, 0)];
-        Merged { cursors }.for_each(|latest| merged.push(latest));
+        MergeIter { cursors }.for_each(|latest| merged.push(latest));
         // Where the same counters change again and again, it is half as large.
         merged.entries.shrink_to_fit();
         merged.names.shrink_to_fit();
@@ -153,13 +153,13 @@ const GATHERED: usize = 32 * 1024;
 /// Changes that a run is made of. They come in any order, and a counter may be among them many times: so they are in the log, which
 /// a start reads.
 #[derive(Default)]
-pub(crate) struct Gathered {
+pub(crate) struct RunBuilder {
     names: String,
     /// Each with where its name begins.
     entries: Vec<(u32, Entry)>,
 }
 
-impl Gathered {
+impl RunBuilder {
     /// Takes in a counter, which is newer than all before.
     pub(crate) fn push(&mut self, latest: Latest<'_>) {
         let start = offset(self.names.len());
@@ -174,12 +174,12 @@ impl Gathered {
     }
 
     /// Makes a run of it, and leaves nothing.
-    pub(crate) fn take(&mut self) -> Run {
+    pub(crate) fn take(&mut self) -> SortedRun {
         let Self { names, entries } = self;
         let name = |(start, entry): &(u32, Entry)| &names[*start as usize..entry.end as usize];
         // The older of two changes of a counter stays before the newer.
         entries.sort_by(|a, b| name(a).cmp(name(b)));
-        let mut run = Run::with_capacity(entries.len(), names.len());
+        let mut run = SortedRun::with_capacity(entries.len(), names.len());
         for changes in entries.chunk_by(|a, b| name(a) == name(b)) {
             if let Some(last) = changes.last() {
                 let is_new = changes.iter().any(|(_, entry)| entry.is_new);
@@ -194,27 +194,27 @@ impl Gathered {
 }
 
 /// The counters of several runs, the newest of them first, in the order of their names.
-pub(crate) struct Merged<'a> {
+pub(crate) struct MergeIter<'a> {
     cursors: Vec<Cursor<'a>>,
 }
 
 struct Cursor<'a> {
-    run: &'a Run,
+    run: &'a SortedRun,
     at: usize,
     /// It is at the first name of those that the cursors up to it are at.
     is_first: bool,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(run: &'a Run, at: usize) -> Self {
+    fn new(run: &'a SortedRun, at: usize) -> Self {
         let is_first = false;
         Self { run, at, is_first }
     }
 }
 
-impl<'a> Merged<'a> {
+impl<'a> MergeIter<'a> {
     /// Those whose names are not before `from`.
-    pub(crate) fn new(runs: &'a [Arc<Run>], from: &str) -> Self {
+    pub(crate) fn new(runs: &'a [Arc<SortedRun>], from: &str) -> Self {
         let cursors = runs.iter().map(|run| Cursor::new(run, run.seek(0, from)));
         Self {
             cursors: cursors.collect(),
@@ -222,7 +222,7 @@ impl<'a> Merged<'a> {
     }
 }
 
-impl<'a> Iterator for Merged<'a> {
+impl<'a> Iterator for MergeIter<'a> {
     type Item = Latest<'a>;
 
     fn next(&mut self) -> Option<Latest<'a>> {
@@ -253,11 +253,11 @@ impl<'a> Iterator for Merged<'a> {
 
 /// Looks counters up by name, soonest in the order of names.
 pub(crate) struct Lookup<'a> {
-    cursors: Vec<(&'a Run, usize)>,
+    cursors: Vec<(&'a SortedRun, usize)>,
 }
 
 impl<'a> Lookup<'a> {
-    pub(crate) fn new(runs: &'a [Arc<Run>]) -> Self {
+    pub(crate) fn new(runs: &'a [Arc<SortedRun>]) -> Self {
         Self {
             cursors: runs.iter().map(|run| (&**run, 0)).collect(),
         }
@@ -275,7 +275,7 @@ impl<'a> Lookup<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     /// The newest first.
-    pub(crate) runs: Vec<Arc<Run>>,
+    pub(crate) runs: Vec<Arc<SortedRun>>,
     /// That of the last batch.
     pub(crate) revision: i64,
 }
@@ -294,12 +294,12 @@ impl Current {
 
 /// All runs: those that grow, and those that are being folded.
 #[derive(Clone)]
-pub(crate) struct Recent {
+pub(crate) struct Memtable {
     /// The oldest first; each is about half of the one before it, or less.
-    growing: Vec<Arc<Run>>,
+    growing: Vec<Arc<SortedRun>>,
     logged_bytes: usize,
     /// The newest first.
-    folding: Vec<Arc<Run>>,
+    frozen: Vec<Arc<SortedRun>>,
     /// How much may grow, and be logged, before it is to be folded. While that is folded, as much again may be.
     max_bytes: usize,
     max_logged_bytes: usize,
@@ -309,12 +309,12 @@ pub(crate) struct Recent {
 /// the log that grows, and with it the time of the next start: 38 MB of it took more than a second and a half.
 const BYTES_PER_LOGGED: usize = 3;
 
-impl Recent {
+impl Memtable {
     pub(crate) fn new(max_bytes: usize) -> Self {
         Self {
             growing: Vec::new(),
             logged_bytes: 0,
-            folding: Vec::new(),
+            frozen: Vec::new(),
             max_bytes,
             max_logged_bytes: max_bytes / BYTES_PER_LOGGED,
         }
@@ -326,7 +326,7 @@ impl Recent {
     }
 
     /// Takes in what a batch has changed.
-    pub(crate) fn push(&mut self, mut run: Run) {
+    pub(crate) fn push(&mut self, mut run: SortedRun) {
         if run.entries.is_empty() {
             return;
         }
@@ -334,7 +334,7 @@ impl Recent {
             .growing
             .pop_if(|older| older.entries.len() < 2 * run.entries.len())
         {
-            run = Run::merge(&run, &older);
+            run = SortedRun::merge(&run, &older);
         }
         self.growing.push(Arc::new(run));
     }
@@ -343,30 +343,30 @@ impl Recent {
     pub(crate) fn is_full(&self) -> bool {
         let bytes: usize = self.growing.iter().map(|run| run.bytes()).sum();
         let full = bytes > self.max_bytes || self.logged_bytes > self.max_logged_bytes;
-        full && self.folding.is_empty()
+        full && self.frozen.is_empty()
     }
 
     /// Begins to fold what there is.
-    pub(crate) fn fold(&mut self) {
-        self.folding = std::mem::take(&mut self.growing);
-        self.folding.reverse();
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = std::mem::take(&mut self.growing);
+        self.frozen.reverse();
         self.logged_bytes = 0;
     }
 
     /// What is being folded.
-    pub(crate) fn folding(&self) -> &[Arc<Run>] {
-        &self.folding
+    pub(crate) fn frozen(&self) -> &[Arc<SortedRun>] {
+        &self.frozen
     }
 
     /// All of it is in the rows.
-    pub(crate) fn folded(&mut self) {
-        self.folding.clear();
+    pub(crate) fn drop_frozen(&mut self) {
+        self.frozen.clear();
     }
 
     pub(crate) fn view(&self, revision: i64) -> View {
         let growing = self.growing.iter().rev();
         View {
-            runs: growing.chain(&self.folding).cloned().collect(),
+            runs: growing.chain(&self.frozen).cloned().collect(),
             revision,
         }
     }

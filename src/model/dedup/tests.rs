@@ -16,7 +16,7 @@ fn numbered(number: u64) -> Id {
 pub fn pack(ids: &[(u64, u32)]) -> Vec<u8> {
     let mut pack = Vec::new();
     for (number, place) in ids {
-        let done = Done::Replaced(number.cast_signed());
+        let done = Effect::Replaced(number.cast_signed());
         put_entry(&mut pack, &numbered(*number), *place, &done);
     }
     pack
@@ -30,7 +30,7 @@ fn ids_of_a_start_are_found_and_forgotten() {
         let mut ids = Vec::new();
         for number in seq * PACK..(seq + 1) * PACK {
             let id = numbered(number);
-            put_entry(&mut ids, &id, 1, &Done::Replaced(number.cast_signed()));
+            put_entry(&mut ids, &id, 1, &Effect::Replaced(number.cast_signed()));
         }
         let pack = Pack {
             seq,
@@ -43,13 +43,13 @@ fn ids_of_a_start_are_found_and_forgotten() {
     });
     let packs: Vec<_> = packs.collect();
     assert!(7 * PACK > GATHERED as u64);
-    let mut ids = Ids::new(packs).expect("what was written");
-    let missing = |ids: &Ids, from: u64| {
+    let mut ids = DedupLog::new(packs).expect("what was written");
+    let missing = |ids: &DedupLog, from: u64| {
         let found = |&number: &u64| {
             let known = ids.find(&numbered(number))?;
             let expected = Answer {
-                done: Done::Replaced(number.cast_signed()),
-                place: Place::Revision((number / PACK).cast_signed() + 1),
+                done: Effect::Replaced(number.cast_signed()),
+                place: Position::Revision((number / PACK).cast_signed() + 1),
                 replayed: true,
             };
             (known.contents == number && known.answer == expected).then_some(())
@@ -77,13 +77,13 @@ fn all_ids_of_a_batch_are_found() {
         base: 10,
         ids: pack(&[(1, 1), (2, 2), (3, 3)]).into(),
     };
-    let mut loaded = Ids::new(Vec::new()).expect("nothing");
+    let mut loaded = DedupLog::new(Vec::new()).expect("nothing");
     loaded.load(pack.clone(), 0).expect("what was written");
-    let begun = Ids::new(vec![(pack, 0)]).expect("what was written");
+    let begun = DedupLog::new(vec![(pack, 0)]).expect("what was written");
     for ids in [&loaded, &begun] {
         for number in 1..=3 {
             let known = ids.find(&numbered(number)).expect("it was in the batch");
-            let place = Place::Revision(10 + number.cast_signed());
+            let place = Position::Revision(10 + number.cast_signed());
             assert_eq!((known.contents, known.answer.place), (number, place));
         }
     }
@@ -93,10 +93,10 @@ fn all_ids_of_a_batch_are_found() {
 /// Ids take room in the open pack, in their packs, and in the index; and give it back.
 #[test]
 fn ids_take_the_room_that_they_have() {
-    let mut ids = Ids::new(Vec::new()).expect("nothing");
+    let mut ids = DedupLog::new(Vec::new()).expect("nothing");
     assert_eq!(ids.bytes(), 0);
     for number in 1..=3 {
-        ids.remember(&numbered(number), 1, &Done::Replaced(7));
+        ids.remember(&numbered(number), 1, &Effect::Replaced(7));
     }
     let open = ids.open_bytes();
     assert_eq!(ids.bytes(), open + 3 * INDEX_BYTES);
@@ -114,7 +114,7 @@ fn ids_take_the_room_that_they_have() {
     ids.close(pack, 5);
     let closed = PACK_BYTES + open + 3 * INDEX_BYTES;
     assert_eq!((ids.bytes(), ids.open_bytes()), (closed, 0));
-    ids.remember(&numbered(4), 1, &Done::Replaced(7));
+    ids.remember(&numbered(4), 1, &Effect::Replaced(7));
     let (bytes, _) = ids.take_open();
     ids.undo(&bytes);
     assert_eq!(ids.bytes(), closed, "that batch was not made");

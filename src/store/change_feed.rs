@@ -14,14 +14,14 @@ const MAX_COMMITS: usize = 4096;
 
 /// What was committed, the latest of it in memory.
 #[derive(Clone)]
-pub struct Changes {
-    recent: Arc<Mutex<Recent>>,
-    /// Up to which revision everything is committed and in `recent`.
+pub struct ChangeFeed {
+    memtable: Arc<Mutex<Recent>>,
+    /// Up to which revision everything is committed and in `memtable`.
     revision: Arc<watch::Sender<i64>>,
 }
 
 struct Recent {
-    commits: VecDeque<Changed>,
+    commits: VecDeque<CommittedChanges>,
     rows: usize,
     /// All commits after this revision are here.
     after: i64,
@@ -29,7 +29,7 @@ struct Recent {
 
 /// The counters that a commit has changed.
 #[derive(Clone)]
-pub struct Changed {
+pub struct CommittedChanges {
     /// In the order of their names.
     pub counters: Arc<[CounterChange]>,
     /// The revision before the commit's first place.
@@ -39,45 +39,45 @@ pub struct Changed {
 }
 
 /// What has changed since some revision.
-pub enum Seen {
+pub enum CatchUp {
     /// These commits, up to this revision.
-    Changes(Vec<Changed>, i64),
+    Changes(Vec<CommittedChanges>, i64),
     /// More than is in memory.
     TooMuch,
 }
 
-impl Changes {
+impl ChangeFeed {
     /// Nothing, after a revision.
     #[must_use]
     pub fn new(revision: i64) -> Self {
-        let recent = Recent {
+        let memtable = Recent {
             commits: VecDeque::new(),
             rows: 0,
             after: revision,
         };
         Self {
-            recent: Arc::new(Mutex::new(recent)),
+            memtable: Arc::new(Mutex::new(memtable)),
             revision: Arc::new(watch::Sender::new(revision)),
         }
     }
 
     /// Takes in a commit.
     pub fn publish(&self, counters: Arc<[CounterChange]>, base: i64, end: i64) {
-        let mut recent = self.recent();
-        recent.rows += counters.len();
-        recent.commits.push_back(Changed {
+        let mut memtable = self.memtable();
+        memtable.rows += counters.len();
+        memtable.commits.push_back(CommittedChanges {
             counters,
             base,
             end,
         });
-        while recent.rows > MAX_ROWS || recent.commits.len() > MAX_COMMITS {
-            let Some(oldest) = recent.commits.pop_front() else {
+        while memtable.rows > MAX_ROWS || memtable.commits.len() > MAX_COMMITS {
+            let Some(oldest) = memtable.commits.pop_front() else {
                 break;
             };
-            recent.rows -= oldest.counters.len();
-            recent.after = oldest.end;
+            memtable.rows -= oldest.counters.len();
+            memtable.after = oldest.end;
         }
-        drop(recent);
+        drop(memtable);
         self.revision.send_replace(end);
     }
 
@@ -92,27 +92,27 @@ impl Changes {
 
     /// What was committed up to a revision may not all have been told.
     pub(super) fn restart(&self, revision: i64) {
-        let mut recent = self.recent();
-        recent.commits.clear();
-        recent.rows = 0;
-        recent.after = revision;
-        drop(recent);
+        let mut memtable = self.memtable();
+        memtable.commits.clear();
+        memtable.rows = 0;
+        memtable.after = revision;
+        drop(memtable);
         self.advance(revision);
     }
 
     /// What was committed after a revision.
     #[must_use]
-    pub fn since(&self, revision: i64) -> Seen {
-        let recent = self.recent();
+    pub fn since(&self, revision: i64) -> CatchUp {
+        let memtable = self.memtable();
         let end = *self.revision.borrow();
-        if revision < recent.after || revision > end {
-            return Seen::TooMuch;
+        if revision < memtable.after || revision > end {
+            return CatchUp::TooMuch;
         }
-        let first = recent
+        let first = memtable
             .commits
             .partition_point(|commit| commit.end <= revision);
-        let commits = recent.commits.range(first..).cloned().collect();
-        Seen::Changes(commits, end)
+        let commits = memtable.commits.range(first..).cloned().collect();
+        CatchUp::Changes(commits, end)
     }
 
     /// Up to where all that was committed was told.
@@ -128,9 +128,9 @@ impl Changes {
         let _ = revisions.wait_for(|now| *now >= revision).await;
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn memtable(&self) -> MutexGuard<'_, Recent> {
         // It holds in every state that a panic could leave it in.
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memtable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     /// A commit of so many rows, each with a place.
-    fn publish(changes: &Changes, base: i64, rows: usize) {
+    fn publish(changes: &ChangeFeed, base: i64, rows: usize) {
         let change = |at| CounterChange {
             name: format!("group/{at}").into(),
             value: Some(1),
@@ -152,18 +152,18 @@ mod tests {
     }
 
     /// The bases of the commits after a revision, and up to where they are told; `None` if that is more than there is in memory.
-    fn since(changes: &Changes, revision: i64) -> Option<(Vec<i64>, i64)> {
+    fn since(changes: &ChangeFeed, revision: i64) -> Option<(Vec<i64>, i64)> {
         match changes.since(revision) {
-            Seen::Changes(commits, end) => {
+            CatchUp::Changes(commits, end) => {
                 Some((commits.iter().map(|commit| commit.base).collect(), end))
             }
-            Seen::TooMuch => None,
+            CatchUp::TooMuch => None,
         }
     }
 
     #[test]
     fn a_watcher_is_told_what_came_after_a_revision() {
-        let changes = Changes::new(10);
+        let changes = ChangeFeed::new(10);
         publish(&changes, 10, 3);
         publish(&changes, 13, 2);
         assert_eq!(since(&changes, 9), None);
@@ -189,7 +189,7 @@ mod tests {
     /// The commits in memory are bounded by their rows, and by their number.
     #[test]
     fn the_oldest_are_forgotten() {
-        let changes = Changes::new(0);
+        let changes = ChangeFeed::new(0);
         publish(&changes, 0, 10);
         publish(&changes, 10, MAX_ROWS - 10);
         assert!(since(&changes, 0).is_some());
@@ -203,7 +203,7 @@ mod tests {
         publish(&changes, end + 10, 1);
         assert_eq!(since(&changes, 10), None);
 
-        let changes = Changes::new(0);
+        let changes = ChangeFeed::new(0);
         for base in 0..4096 {
             publish(&changes, base, 1);
         }
@@ -216,7 +216,7 @@ mod tests {
     /// A waiter is woken by a later revision, and by no other.
     #[test]
     fn waiters_are_woken_by_later_revisions() {
-        let changes = Changes::new(10);
+        let changes = ChangeFeed::new(10);
         let mut waiter = changes.revision.subscribe();
         for (revision, is_told, now) in [(9, false, 10), (10, false, 10), (12, true, 12)] {
             changes.advance(revision);
