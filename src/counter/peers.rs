@@ -244,7 +244,9 @@ async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver
     while let Some((payload, reply)) = waiting.recv().await {
         match record::decode_parts(payload, service.hasher, service.store().lanes()) {
             Ok(parts) => {
-                let gathering = Arc::new(Gathering::new(parts.len(), reply));
+                let gathering = Arc::new(Gathering::new(parts.len(), move |answers| {
+                    reply.send(Ok(answers))
+                }));
                 let put = move |index, decided| gathering.put(index, decided);
                 service.lanes.enqueue_all(parts, put).await;
             }

@@ -51,9 +51,8 @@ impl MemoryBudget {
     pub(super) fn share(&self, usage: &mut Usage, state: &mut State) {
         let ids = swap(&self.ids, &mut usage.ids, state.id_bytes());
         let counters = swap(&self.counters, &mut usage.counters, state.counter_bytes());
-        let lanes = self.lanes.load(Ordering::Relaxed).max(1);
-        let max = self.bounds.counter_bytes;
-        state.share(ids, max.saturating_sub(counters).max(max / lanes));
+        let lanes = self.lanes.load(Ordering::Relaxed);
+        state.share(ids, part(self.bounds.counter_bytes, counters, lanes));
     }
 
     /// A lane is in memory no more.
@@ -62,6 +61,11 @@ impl MemoryBudget {
         swap(&self.counters, &mut usage.counters, 0);
         self.lanes.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a lane may take of `max` bytes: all that the others leave, and its part of them at the least.
+fn part(max: usize, others: usize, lanes: usize) -> usize {
+    max.saturating_sub(others).max(max / lanes.max(1))
 }
 
 /// Replaces a lane's part of a total, and gives that of the others.
@@ -78,6 +82,16 @@ fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A lane may take what the others leave, and its part whatever they take.
+    #[test]
+    fn a_lane_has_its_part_of_the_counters_memory() {
+        assert_eq!(part(100, 0, 1), 100);
+        assert_eq!(part(100, 30, 4), 70);
+        assert_eq!(part(100, 90, 4), 25);
+        assert_eq!(part(100, 200, 3), 33);
+        assert_eq!(part(100, 40, 0), 100, "the first lane is on its way");
+    }
 
     /// The memory that a lane has taken is for the others once the lane is not in memory any more.
     #[test]

@@ -75,4 +75,25 @@ mod tests {
         assert_eq!(known, Some(7));
         assert!(read(&[1, 200, 1], |_, _| Ok(true)).is_err(), "cut off");
     }
+
+    /// Fields of a later version are passed over to their end, unless one of them has to be understood.
+    #[test]
+    fn unknown_fields_are_passed_over_to_their_end() {
+        let row = |tag| {
+            let mut fields = Vec::new();
+            put(&mut fields, tag, &[7, 9]);
+            let mut row = vec![u8::try_from(fields.len()).expect("few")];
+            row.extend(fields);
+            row.push(42);
+            row
+        };
+        let odd = row(3);
+        let mut reader = Reader(&odd);
+        assert_eq!(skip(&mut reader), Ok(()));
+        assert_eq!(reader.u8(), Ok(42));
+        assert!(skip(&mut Reader(&row(4))).is_err());
+        let fields = |row: &[u8]| check_extras(&row[1..row.len() - 1]);
+        assert_eq!(fields(&odd), Ok(()));
+        assert!(fields(&row(4)).is_err());
+    }
 }

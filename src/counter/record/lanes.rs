@@ -230,7 +230,7 @@ impl Stream {
                     whole.extend(parts.durable(lane, acknowledged, revision, failures));
                 }
                 PartAnswer::Again => left.push(lane),
-                PartAnswer::Rejection(why) => refused = Some(LaneError::Refused(why)),
+                PartAnswer::Refused(why) => refused = Some(LaneError::Refused(why)),
             }
         }
         self.tell_whole(whole, replies).await;

@@ -48,7 +48,7 @@ pub(super) enum PartAnswer {
     /// It is durable.
     Durable(RecordIncrementsResponse),
     /// The lane refuses it.
-    Rejection(Rejection),
+    Refused(Rejection),
     /// It was not carried out, or nobody knows. To carry it out again is safe: its session remembers it.
     Again,
 }
@@ -161,7 +161,7 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
         None => return None,
     };
     match why.into() {
-        Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Rejection(refused)),
+        Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Refused(refused)),
         // If too much waits, the part waits here until there is room.
         _ => None,
     }
@@ -265,17 +265,17 @@ pub(crate) fn decode_parts(
 type PartReply = Result<RecordIncrementsResponse, PeerRefusal>;
 
 /// The answers to parts, until all are there.
-pub(crate) struct Gathering(Mutex<Gathered>);
+pub(crate) struct Gathering<F>(Mutex<Gathered<F>>);
 
-struct Gathered {
+struct Gathered<F> {
     answers: Vec<Option<PartReply>>,
     left: usize,
-    reply: Option<cluster::Reply>,
+    reply: Option<F>,
 }
 
-impl Gathering {
-    /// Of so many parts, one at least. What becomes of all goes to `reply`.
-    pub(crate) fn new(parts: usize, reply: cluster::Reply) -> Self {
+impl<F: FnOnce(Bytes)> Gathering<F> {
+    /// Of so many parts, one at least. What becomes of all goes to `reply`, encoded.
+    pub(crate) fn new(parts: usize, reply: F) -> Self {
         Self(Mutex::new(Gathered {
             answers: (0..parts).map(|_| None).collect(),
             left: parts,
@@ -295,7 +295,7 @@ impl Gathering {
         {
             let answers = std::mem::take(&mut gathered.answers);
             let answers = answers.into_iter().flatten().collect();
-            reply.send(Ok(encode_answers(answers)));
+            reply(encode_answers(answers));
         }
     }
 }

@@ -319,16 +319,16 @@ mod tests {
             assert_eq!(whole.moved_message(4, 77), Some(vec![]), "unknown contents");
             assert_eq!(whole.moved_message(5, 50), None);
 
-            let split_by_lane = whole.split_by_lane(&id, hasher, 256, 200);
-            for (_, row) in &split_by_lane {
+            let rows_of_lanes = whole.split_by_lane(&id, hasher, 256, 200);
+            for (_, row) in &rows_of_lanes {
                 assert_eq!(Session::decode(&row.encode()).as_ref(), Ok(row));
                 assert_eq!(row.acknowledged, 2, "each lane knows what the client knows");
             }
-            let again = Session::merge_shards(&split_by_lane, 256, 300);
+            let again = Session::merge_shards(&rows_of_lanes, 256, 300);
             assert_eq!(again.fingerprint(), whole.fingerprint());
-            let rows: Vec<_> = split_by_lane.iter().map(|(_, row)| row.clone()).collect();
+            let rows: Vec<_> = rows_of_lanes.iter().map(|(_, row)| row.clone()).collect();
             assert_eq!(Session::merge(&rows), (4, vec![(3, failure)]));
-            let at = split_by_lane.iter().filter_map(|(_, row)| row.moved_at());
+            let at = rows_of_lanes.iter().filter_map(|(_, row)| row.moved_at());
             assert_eq!(
                 at.collect::<Vec<_>>(),
                 [200],

@@ -100,6 +100,25 @@ fn known_sessions_go_on_a_while_without_room() {
     );
 }
 
+/// A client that does not say which failures it knows is stopped at a bound, and goes on once it says so.
+#[test]
+fn failures_that_nobody_acknowledges_are_bounded() {
+    let mut lane = Lane::new(bounds());
+    let failing = vec![("g/0", i64::MAX); MAX_FAILURES + 2];
+    lane.one(message(1, 0, &failing, START)).expect("in order");
+    let refused = lane.one(message(2, 0, &[("g/1", 1)], START));
+    let failures = MAX_FAILURES + 1;
+    assert_eq!(refused, Err(Rejection::FailuresUnacknowledged { failures }));
+    assert_eq!(lane.value("g/1"), 0);
+    let known = lane.one(message(2, 1, &[("g/1", 1)], START));
+    known.expect("it may go on");
+    // Just as many may be.
+    let failing = vec![("g/0", i64::MAX); MAX_FAILURES];
+    lane.one(message(3, 1, &failing, START)).expect("in order");
+    let last = lane.one(message(4, 1, &[("g/1", 1)], START));
+    last.expect("there is room for more");
+}
+
 /// A session counts for at least as much memory as its encoded bytes, also if most of it was applied elsewhere.
 #[test]
 fn a_session_is_counted_with_all_that_it_has() {

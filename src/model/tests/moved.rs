@@ -59,6 +59,31 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     }
 }
 
+/// They are known for as long after a restart of a lane that has been at work before: its age says nothing of how long ago they came.
+#[test]
+fn ids_from_elsewhere_are_known_after_a_restart() {
+    let mut old = Lane::new(bounds());
+    let first = old.one(named("one", None, add("a/x", 5))).expect("done");
+    let before = ImportedIds::new(old.stored.packs.clone()).expect("what was stored");
+    let before = Arc::new(before);
+    let mut lane = arrived(&[&old], Some(before.clone()));
+    lane.now += HORIZON / 2;
+    let operation = add("a/y", 1);
+    lane.one(Request {
+        id: None,
+        operation,
+    })
+    .expect("done");
+    lane.restart();
+    lane.state = lane
+        .stored
+        .load(bounds())
+        .moved_here(hasher(), Some(before));
+    lane.now += HORIZON - SKEW;
+    let again = lane.one(named("one", None, add("a/x", 5)));
+    assert_eq!(again, Ok((first.0, first.1, true)));
+}
+
 type Messages = Vec<Vec<(u8, i8)>>;
 
 fn increments<'a>(message: impl IntoIterator<Item = &'a (u8, i8)>) -> Increments {
@@ -155,14 +180,14 @@ proptest! {
             prop_assert!(one.one(request).is_ok());
         }
         // In several again, where what is whole is answered before it comes to them.
-        let mut split_by_lane: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
+        let mut spread: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
         for (number, row) in whole.split_by_lane(&id, hasher(), LANES, START) {
-            let lane = &mut split_by_lane[number as usize];
+            let lane = &mut spread[number as usize];
             lane.stored.sessions.insert(id.clone(), row.encode());
             lane.state = lane.stored.load(bounds()).moved_here(hasher(), None);
         }
         let moved = whole.moved_up_to();
-        for (number, lane) in (0..).zip(&mut split_by_lane) {
+        for (number, lane) in (0..).zip(&mut spread) {
             for (sequence, mut part) in parts(&messages, number) {
                 if sequence <= moved {
                     continue;
@@ -180,6 +205,6 @@ proptest! {
             names.map(|name| (name.to_string(), value(name))).collect()
         };
         prop_assert_eq!(&found(&[one]), &expected);
-        prop_assert_eq!(&found(&split_by_lane), &expected);
+        prop_assert_eq!(&found(&spread), &expected);
     }
 }

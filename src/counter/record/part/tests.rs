@@ -203,7 +203,7 @@ fn answers_to_parts_are_not_trusted() {
         let answer = RecordPartsAnswer { answers }.encode_to_vec();
         let name = |answer| match answer {
             PartAnswer::Durable(_) => "durable",
-            PartAnswer::Rejection(_) => "refused",
+            PartAnswer::Refused(_) => "refused",
             PartAnswer::Again => "again",
         };
         let read = read_answers(answer.into(), 7, parts)?;
@@ -226,6 +226,25 @@ fn answers_to_parts_are_not_trusted() {
     ] {
         assert_eq!(told(vec![answer], 1), Some(vec![expected]));
     }
+}
+
+/// The node that has sent parts is answered once, when all of them have an answer, in the order of its parts.
+#[test]
+fn parts_are_answered_together() {
+    let told = Mutex::new(Vec::new());
+    let gathering = Gathering::new(2, |answers| told.lock().expect("whole").push(answers));
+    gathering.put(1, Err(LaneError::Refused(Rejection::IdReused)));
+    assert!(told.lock().expect("whole").is_empty());
+    gathering.put(0, Err(LaneError::Overloaded));
+    let told = told.into_inner().expect("whole");
+    let [answers] = &told[..] else {
+        panic!("{} answers", told.len());
+    };
+    let read = read_answers(answers.clone(), 7, 2).expect("two answers");
+    assert!(matches!(
+        read[..],
+        [PartAnswer::Again, PartAnswer::Refused(Rejection::IdReused)]
+    ));
 }
 
 /// The node that has sent a part is told all that its client is to know of it.

@@ -12,15 +12,23 @@ const AT: i64 = 30;
 
 /// A counter in a lane.
 fn counter(layout: &Layout, lane: LaneNumber) -> String {
-    let mut names = (0..).map(|at| format!("g{at}/x"));
+    named(layout, lane, "x")
+}
+
+fn named(layout: &Layout, lane: LaneNumber, rest: &str) -> String {
+    let mut names = (0..).map(|at| format!("g{at}/{rest}"));
     let found = names.find(|name| layout.hasher.lane(group(name), 2) == lane);
     found.expect("one of them")
 }
 
 /// A change of that counter, at place 2, as batches have it.
 fn change(layout: &Layout, lane: LaneNumber, value: Option<i64>) -> bytes::Bytes {
+    change_of(&counter(layout, lane), value)
+}
+
+fn change_of(name: &str, value: Option<i64>) -> bytes::Bytes {
     let change = CounterChange {
-        name: counter(layout, lane).into(),
+        name: name.into(),
         value,
         place: 2,
         is_new: false,
@@ -42,13 +50,18 @@ struct Logged {
 impl Logged {
     fn new() -> Self {
         let layout = rows::tests::layout(FORMAT, 2);
+        // What the rows have is of another counter.
+        let changed = |seq| match seq {
+            1 => named(&layout, 0, "old"),
+            _ => counter(&layout, 0),
+        };
         let batch = |seq: u64| Batch {
             seq,
             time: TIME + seq.cast_signed(),
             places: 2,
             etcd_revision: 10 + seq.cast_signed(),
             ids: pack(&[(seq, 2)]).into(),
-            counters: change(&layout, 0, Some(seq.cast_signed())),
+            counters: change_of(&changed(seq), Some(seq.cast_signed())),
             sessions: vec![SessionChange {
                 id: format!("meter-{seq}"),
                 ..SessionChange::default()
