@@ -5,6 +5,7 @@ mod cluster;
 mod counters;
 mod crash;
 mod damage;
+mod documents;
 mod etcd;
 mod faults;
 mod formats;

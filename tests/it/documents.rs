@@ -1,0 +1,102 @@
+//! The documents: what they link to is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folders whose documents are read.
+const FOLDERS: [&str; 9] = [
+    ".",
+    "docs",
+    "deploy",
+    "benches",
+    "clients/go",
+    "clients/python",
+    "clients/node",
+    "clients/java",
+    "clients/rust",
+];
+
+fn documents() -> Vec<PathBuf> {
+    let files = FOLDERS.iter().flat_map(|folder| {
+        let entries = fs::read_dir(folder).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").path())
+    });
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect()
+}
+
+/// The text of a document without its blocks of code.
+fn prose(text: &str) -> String {
+    let mut is_code = false;
+    let is_prose = |line: &&str| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    };
+    let lines: Vec<_> = text.lines().filter(is_prose).collect();
+    lines.join("\n")
+}
+
+/// The targets of a document's links.
+fn links(text: &str) -> Vec<String> {
+    let targets = text.match_indices("](").map(|(at, _)| &text[at + 2..]);
+    targets
+        .filter_map(|rest| Some(rest[..rest.find(')')?].to_owned()))
+        .collect()
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        '-' | '_' => Some(c),
+        c => c.is_alphanumeric().then_some(c),
+    });
+    kept.collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut seen = 0;
+    for document in documents() {
+        let text = prose(&fs::read_to_string(&document).expect("a document"));
+        for link in links(&text) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (path, fragment) = link.split_once('#').unwrap_or((&link, ""));
+            let folder = document.parent().unwrap_or(Path::new("."));
+            let target = if path.is_empty() {
+                document.clone()
+            } else {
+                folder.join(path)
+            };
+            let name = document.display();
+            assert!(target.exists(), "{name} links to {link}");
+            if !fragment.is_empty() {
+                let there = prose(&fs::read_to_string(&target).expect("a document"));
+                assert!(anchors(&there).contains(fragment), "{name} links to {link}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "only {seen} links were found");
+}
+
+/// The test itself sees what it is there to see.
+#[test]
+fn links_are_found() {
+    let text = prose("[a](b.md#c)\n```\n[no](code)\n```\n## What's in `x_y`?\n");
+    assert_eq!(links(&text), ["b.md#c"]);
+    assert!(anchors(&text).contains("whats-in-x_y"));
+}
