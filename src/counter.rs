@@ -16,6 +16,6 @@ mod stale;
 mod watch;
 mod wire;
 
-pub use peers::{Executor, Forwarding};
-pub use record::parts;
+pub use peers::{Executor, Forwarder};
+pub use record::reassembly;
 pub use service::{CounterService, Method};

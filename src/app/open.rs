@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sumd::cluster::{self, ClockState, ClusterService, JoinError, Members, PeerService};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
-use sumd::counter::{CounterService, Executor, Forwarding};
+use sumd::counter::{CounterService, Executor, Forwarder};
 use sumd::etcd::{Address, Client, Doubt, Outcome, get};
 use sumd::lane;
 use sumd::server::{self, Services};
@@ -181,7 +181,7 @@ async fn open_etcd(
     tokio::spawn(probe(own, etcd.etcd_prefix.clone(), available));
     Ok(Opened {
         services: Services {
-            counters: counters.among(Forwarding::new(&id, members.view())),
+            counters: counters.among(Forwarder::new(&id, members.view())),
             cluster: Some(ClusterService::new(members.view())),
             peers: Some(peers),
             available: Some(availability),

@@ -5,15 +5,15 @@
 //! tells at once: whoever is not taken can do it by itself, but for bulk, which waits for its turn.
 
 mod call;
-mod line;
-mod link;
-mod outgoing;
+mod connection;
 mod peers;
+mod queue;
+mod response_queue;
 mod serve;
 
 pub use call::{Answer, Call, Doubt, ForwardError, Kind, NotSent, PeerRefusal, read_refusal};
-pub use outgoing::Reply;
 pub use peers::Peers;
+pub use response_queue::Reply;
 pub use serve::{Executor, PeerService};
 
 /// The version of what nodes say to each other.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::operation::Operation;
-use super::record::{self, Gathering};
+use super::record::{self, PartJoin};
 use super::service::CounterService;
 use super::{error, refusal};
 use crate::cluster::{self, Call, ForwardError, Kind, Node, PeerRefusal, Peers, Reply, View};
@@ -28,15 +28,15 @@ use crate::store::LaneNumber;
 
 /// How long another node may answer nothing; half of what the caller waits, if that is less. One that cannot be reached is
 /// known sooner, and one that has much to do must not be given competition.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the owner of a lane without memory for ids that this node makes is not asked for any.
 const OWN_IDS_PAUSE: Duration = Duration::from_secs(1);
 /// A node that has answered something in that time is busy, and not dead.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+const LIVENESS_WINDOW: Duration = Duration::from_secs(1);
 
 /// The way to the other nodes.
 #[derive(Clone)]
-pub struct Forwarding {
+pub struct Forwarder {
     own_id: Arc<str>,
     view: watch::Receiver<Arc<View>>,
     /// Those of this runtime's callers.
@@ -45,7 +45,7 @@ pub struct Forwarding {
     full: Arc<Mutex<HashMap<LaneNumber, Instant>>>,
 }
 
-impl Forwarding {
+impl Forwarder {
     /// From this node to those of a view.
     #[must_use]
     pub fn new(own_id: &str, view: watch::Receiver<Arc<View>>) -> Self {
@@ -90,12 +90,12 @@ impl Forwarding {
     }
 
     /// Where a lane's operations are carried out best, if that is not here and it can be reached.
-    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
+    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<RemoteOwner> {
         let peers = self.peers.as_ref()?;
         let view = self.view.borrow().clone();
         let is_elsewhere = peers.takes_calls(self.other_owner(&view, lane)?);
         let lane = u16::try_from(lane).ok()?;
-        is_elsewhere.then(|| Elsewhere {
+        is_elsewhere.then(|| RemoteOwner {
             peers: peers.clone(),
             view,
             lane,
@@ -104,13 +104,13 @@ impl Forwarding {
 }
 
 /// Another node.
-pub(super) struct Elsewhere {
+pub(super) struct RemoteOwner {
     peers: Peers,
     view: Arc<View>,
     lane: u16,
 }
 
-impl Elsewhere {
+impl RemoteOwner {
     /// Which one.
     pub(super) fn node(&self) -> Option<&str> {
         let owner = self.view.owner(self.lane)?;
@@ -146,7 +146,7 @@ impl Elsewhere {
         };
         let mut answer = pin!(self.peers.call(owner, call));
         loop {
-            let patience = Instant::now() + PATIENCE;
+            let patience = Instant::now() + ANSWER_TIMEOUT;
             let patience = until.map_or(patience, |until| until.min(patience));
             match timeout_at(patience, &mut answer).await {
                 Ok(Ok(Ok(response))) => return Forwarded::Answered(response),
@@ -160,7 +160,7 @@ impl Elsewhere {
                 }
                 Err(_) => {
                     let has_time = until.is_none_or(|until| Instant::now() < until);
-                    if !has_time || !self.peers.has_answered(owner, SIGN_OF_LIFE) {
+                    if !has_time || !self.peers.has_answered(owner, LIVENESS_WINDOW) {
                         debug!(lane = self.lane, "the other node has not answered in time");
                         return Forwarded::InDoubt;
                     }
@@ -244,10 +244,10 @@ async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver
     while let Some((payload, reply)) = waiting.recv().await {
         match record::decode_parts(payload, service.hasher, service.store().lanes()) {
             Ok(parts) => {
-                let gathering = Arc::new(Gathering::new(parts.len(), move |answers| {
+                let join = Arc::new(PartJoin::new(parts.len(), move |answers| {
                     reply.send(Ok(answers))
                 }));
-                let put = move |index, decided| gathering.put(index, decided);
+                let put = move |index, decided| join.put(index, decided);
                 service.lanes.enqueue_all(parts, put).await;
             }
             Err(error) => reply.send(Err(malformed(&error))),

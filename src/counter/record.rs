@@ -1,12 +1,12 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
-mod lanes;
-mod moved;
-mod part;
-pub mod parts;
-mod places;
+mod imported;
+mod owner_pins;
+pub mod reassembly;
+mod remote;
+mod sharded;
 
-pub(super) use part::{Gathering, decode_parts};
+pub(super) use remote::{PartJoin, decode_parts};
 
 use std::collections::VecDeque;
 
@@ -31,9 +31,9 @@ use crate::model::{
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::status::{Outcome, Reason};
 use crate::store::{LaneNumber, Store};
-use moved::Moved;
-use parts::{Parts, Whole};
-use places::Places;
+use imported::ImportedParts;
+use owner_pins::OwnerPins;
+use reassembly::{CompletedMessage, SessionReassembler};
 
 /// Increments in one message.
 pub(super) const MAX_INCREMENTS: usize = 1000;
@@ -46,22 +46,22 @@ const MAX_SENT: usize = 512;
 type Answer = lane::Result<Decided>;
 
 /// The session that a stream belongs to.
-struct Stream {
+struct RecordStream {
     service: CounterService,
     session: Option<(SessionId, Millis)>,
     /// If there are several lanes: the state of the session in these.
     resumed: Option<Resumed>,
     /// Where there are several lanes, what the session's messages have in each.
-    parts: Option<Parts>,
+    parts: Option<SessionReassembler>,
     /// What was applied before the session was moved to these, where it was.
-    moved: Option<Moved>,
+    moved: Option<ImportedParts>,
     answers: mpsc::UnboundedSender<Answer>,
     /// Requests to the lanes that they have not answered.
     waiting: usize,
     /// What other nodes carry out.
-    sent: FuturesUnordered<part::Sent>,
+    sent: FuturesUnordered<remote::RemoteParts>,
     /// Where those are that are not answered.
-    places: Places,
+    pins: OwnerPins,
     /// Parts, with their messages' numbers, that wait until those before them in their lanes are answered, which another node
     /// carries out.
     held: VecDeque<(LaneNumber, u64, Bytes)>,
@@ -79,8 +79,8 @@ where
     B: Body<Data = Bytes, Error = Status> + Unpin,
 {
     let (answers, mut answered) = mpsc::unbounded_channel();
-    let mut stream = Stream {
-        places: Places::new(service.store().lanes()),
+    let mut stream = RecordStream {
+        pins: OwnerPins::new(service.store().lanes()),
         service,
         session: None,
         resumed: None,
@@ -116,17 +116,17 @@ where
     end.unwrap_or(Ok(()))
 }
 
-impl Stream {
+impl RecordStream {
     fn has_room(&self) -> bool {
         let parts = self.parts.as_ref();
-        let messages = parts.map_or(self.waiting, Parts::pending);
+        let messages = parts.map_or(self.waiting, SessionReassembler::pending);
         messages < MAX_WAITING && self.sent.len() < MAX_SENT && self.held.is_empty()
     }
 
     /// Hands a message to the lanes.
     async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
         let encoded = message;
-        let message = match self.service.forwarding {
+        let message = match self.service.forwarder {
             Some(_) => RecordMessage::decode_with_fields(encoded)?,
             None => RecordMessage::decode(encoded)?,
         };
@@ -153,7 +153,7 @@ impl Stream {
             if sequence == 0 {
                 return Ok(());
             }
-            let fields = part::Fields {
+            let fields = remote::RawIncrements {
                 message: encoded,
                 fields: &fields,
             };
@@ -316,21 +316,21 @@ impl Stream {
             } else {
                 0
             };
-            add(reply, acknowledged, revision, part::failures(&failures));
+            add(reply, acknowledged, revision, remote::failures(&failures));
             return true;
         };
-        self.places.leave(decided.lane);
-        let whole = parts.durable(
+        self.pins.unpin(decided.lane);
+        let whole = parts.on_part_durable(
             decided.lane,
             acknowledged,
             decided.revision,
-            part::failures(&failures),
+            remote::failures(&failures),
         );
         Self::add_whole(reply, whole)
     }
 
     /// Adds messages that are whole; `false` where there are none.
-    fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<Whole>) -> bool {
+    fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<CompletedMessage>) -> bool {
         let any = !whole.is_empty();
         for message in whole {
             add(reply, message.sequence, message.revision, message.failures);

@@ -14,7 +14,7 @@ use tonic::Status;
 use super::copies::Copies;
 use super::error;
 use super::operation::Operation;
-use super::peers::{Elsewhere, Forwarded, Forwarding};
+use super::peers::{Forwarded, Forwarder, RemoteOwner};
 use super::stale::Stale;
 use super::{read, record, watch};
 use crate::grpc::{self, Messages, ResponseBody};
@@ -55,7 +55,7 @@ pub enum Method {
 }
 
 /// How often an operation is handed on, and back, before it is carried out here beside whoever does the same.
-const MAX_MOVES: usize = 4;
+const MAX_REROUTES: usize = 4;
 
 /// The service, over lanes and their store.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ pub struct CounterService {
     pub(super) lanes: Lanes,
     pub(super) hasher: KeyedHasher,
     /// Where there are other nodes.
-    pub(super) forwarding: Option<Forwarding>,
+    pub(super) forwarder: Option<Forwarder>,
     /// For reads that may be behind, once there is one.
     stale: Arc<OnceLock<Stale>>,
 }
@@ -78,7 +78,7 @@ impl CounterService {
         Self {
             hasher: lanes.store().hasher(),
             lanes,
-            forwarding: None,
+            forwarder: None,
             stale: Arc::default(),
         }
     }
@@ -95,12 +95,12 @@ impl CounterService {
 
     /// The same service as one of several nodes'.
     #[must_use]
-    pub fn among(self, forwarding: Forwarding) -> Self {
-        let others = forwarding.clone();
+    pub fn among(self, forwarder: Forwarder) -> Self {
+        let others = forwarder.clone();
         self.lanes
             .set_owner_check(move |lane| others.is_elsewhere(lane));
         Self {
-            forwarding: Some(forwarding),
+            forwarder: Some(forwarder),
             ..self
         }
     }
@@ -108,7 +108,7 @@ impl CounterService {
     /// The same service as if there were no other node.
     pub(super) fn alone(&self) -> Self {
         Self {
-            forwarding: None,
+            forwarder: None,
             ..self.clone()
         }
     }
@@ -118,7 +118,7 @@ impl CounterService {
     pub fn for_this_runtime(&self) -> Self {
         Self {
             lanes: self.lanes.for_this_runtime(),
-            forwarding: self.forwarding.as_ref().map(Forwarding::for_this_runtime),
+            forwarder: self.forwarder.as_ref().map(Forwarder::for_this_runtime),
             ..self.clone()
         }
     }
@@ -208,16 +208,16 @@ impl CounterService {
         operation: O,
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<O::Answer, Status>> {
-        match self.forwarding {
-            None => Either::Left(self.operate_here(operation)),
+        match self.forwarder {
+            None => Either::Left(self.execute_here(operation)),
             // In a box, since it is large, and a node alone has no need of it.
-            Some(_) => Either::Right(Box::pin(self.operate_among(operation, deadline))),
+            Some(_) => Either::Right(Box::pin(self.execute_in_cluster(operation, deadline))),
         }
     }
 
     /// The same among other nodes. Which one commits the lane best may change meanwhile; if that does not come to an end, this
     /// one insists.
-    async fn operate_among<O: Operation>(
+    async fn execute_in_cluster<O: Operation>(
         &self,
         mut operation: O,
         deadline: Option<Instant>,
@@ -231,7 +231,7 @@ impl CounterService {
             moves += 1;
             let elsewhere = self.elsewhere(lane).filter(|to| {
                 let is_failed = to.node() == failed.as_deref();
-                moves <= MAX_MOVES && !is_failed
+                moves <= MAX_REROUTES && !is_failed
             });
             let own_id = copies.mark(operation.id(), elsewhere.is_some());
             let tried = match &elsewhere {
@@ -241,7 +241,7 @@ impl CounterService {
                     Tried::elsewhere(forwarded)
                 }
                 None => {
-                    self.try_here(operation.clone(), lane, moves <= MAX_MOVES)
+                    self.execute_if_owner(operation.clone(), lane, moves <= MAX_REROUTES)
                         .await
                 }
             };
@@ -262,7 +262,7 @@ impl CounterService {
                 Tried::Refused(error) => return Err(copies.error(error)),
                 Tried::NotHere => {}
                 Tried::InDoubt => {
-                    let node = elsewhere.as_ref().and_then(Elsewhere::node);
+                    let node = elsewhere.as_ref().and_then(RemoteOwner::node);
                     copies.doubt(node.unwrap_or_default())?;
                 }
             }
@@ -271,19 +271,19 @@ impl CounterService {
     }
 
     fn copies(&self, id: &str, lane: LaneNumber) -> Copies {
-        let forwarding = self.forwarding.as_ref();
-        let has_memory = forwarding.is_some_and(|forwarding| forwarding.has_memory(lane));
+        let forwarder = self.forwarder.as_ref();
+        let has_memory = forwarder.is_some_and(|forwarder| forwarder.has_memory(lane));
         Copies::new(id, has_memory.then(|| self.lanes.own_id_age()))
     }
 
     fn has_no_memory(&self, lane: LaneNumber) {
-        if let Some(forwarding) = &self.forwarding {
-            forwarding.has_no_memory(lane);
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.has_no_memory(lane);
         }
     }
 
     /// Carries out an operation here, unless it may move and another node commits its lane best, and does so.
-    async fn try_here<O: Operation>(
+    async fn execute_if_owner<O: Operation>(
         &self,
         operation: O,
         lane: LaneNumber,
@@ -307,7 +307,7 @@ impl CounterService {
     }
 
     /// Carries out an operation here. It waits in its lane from now on, and the future does not hold it.
-    fn operate_here<O: Operation>(
+    fn execute_here<O: Operation>(
         &self,
         operation: O,
     ) -> impl Future<Output = Result<O::Answer, Status>> + use<O> {
@@ -325,8 +325,8 @@ impl CounterService {
     }
 
     /// Where a lane's operations are carried out best, if that is not here.
-    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<Elsewhere> {
-        self.forwarding.as_ref()?.elsewhere(lane)
+    pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<RemoteOwner> {
+        self.forwarder.as_ref()?.elsewhere(lane)
     }
 
     /// The lane that a group's counters are in.

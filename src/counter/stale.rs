@@ -15,7 +15,7 @@ use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Reply, Row, Rows, Stor
 /// Counters in memory: those that were asked for of late. Some 10 MiB.
 const MAX_COUNTERS: usize = 64 * 1024;
 /// How long a reader waits for what it has to see; then the store is asked.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Counters as they were a moment ago.
 pub(super) struct Stale {
@@ -73,7 +73,7 @@ impl Stale {
     ) -> Result<Rows, StoreError> {
         if min_revision > 0 {
             // Where it is late, the store has it.
-            let _ = timeout(PATIENCE, self.changes.reach(min_revision)).await;
+            let _ = timeout(ANSWER_TIMEOUT, self.changes.reach(min_revision)).await;
         }
         if let Some(rows) = self.known_rows(&names, min_revision) {
             return Ok(rows);

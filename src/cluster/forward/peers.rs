@@ -11,8 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::{Clocks, Node, View};
 use super::call::{Answer, Call, Doubt, ForwardError, Kind, NotSent};
-use super::line::Line;
-use super::link::Link;
+use super::connection::PeerConnection;
+use super::queue::PeerQueue;
 
 /// Ways to all other nodes. Each runtime has its own connections, so that no call ever changes threads; clones share them.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ struct Local {
 /// Dropped, it is retired: what it was asked is still answered.
 struct Peer {
     address: String,
-    line: Arc<Line>,
+    line: Arc<PeerQueue>,
     retired: CancellationToken,
 }
 
@@ -91,7 +91,7 @@ impl Peers {
         let line = line.ok_or(ForwardError::NotSent(NotSent::NotConnected))?;
         let pushed = match call.kind {
             // Bulk waits for its turn: were it done here, it would be in the way of that node just when that has much to do.
-            Kind::RecordParts => line.push_in_turn(call).await,
+            Kind::RecordParts => line.push_ordered(call).await,
             _ => line.push(call),
         };
         let outcome = pushed.map_err(ForwardError::NotSent)?;
@@ -107,7 +107,7 @@ impl Peers {
         last.is_some_and(|last| last.elapsed() < lately)
     }
 
-    fn line(&self, node: &Node) -> Option<Arc<Line>> {
+    fn line(&self, node: &Node) -> Option<Arc<PeerQueue>> {
         let peers = self.0.peers.read().unwrap_or_else(PoisonError::into_inner);
         let peer = peers.get(&node.id)?;
         (peer.address == node.address).then(|| peer.line.clone())
@@ -135,10 +135,10 @@ async fn follow(
                 let new = || {
                     let peer = Peer {
                         address: node.address.clone(),
-                        line: Arc::new(Line::default()),
+                        line: Arc::new(PeerQueue::default()),
                         retired: CancellationToken::new(),
                     };
-                    let link = Link {
+                    let link = PeerConnection {
                         id: node.id.clone(),
                         address: node.address.clone(),
                         line: peer.line.clone(),

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::call::{Call, Kind, PeerRefusal};
-use super::outgoing::{self, Outgoing, Reply};
+use super::response_queue::{self, Reply, ResponseQueue};
 use super::{MAX_CALLS, MAX_MESSAGE_BYTES};
 use crate::grpc::{self, Messages, ResponseBody};
 use crate::proto::sumd::cluster::v1 as proto;
@@ -65,7 +65,7 @@ impl PeerService {
     where
         B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
     {
-        let outgoing = Outgoing::new();
+        let outgoing = ResponseQueue::new();
         let reader = Reader {
             messages: Messages::new(request, MAX_MESSAGE_BYTES),
             outgoing: outgoing.clone(),
@@ -82,7 +82,7 @@ impl PeerService {
 /// Reads calls, and has them carried out.
 struct Reader<B> {
     messages: Messages<B>,
-    outgoing: Arc<Outgoing>,
+    outgoing: Arc<ResponseQueue>,
     executor: Arc<dyn Executor>,
     closing: CancellationToken,
 }
@@ -119,7 +119,7 @@ where
                 }
             };
             match message {
-                Some(message) if message.calls.is_empty() => self.outgoing.sign_of_life(),
+                Some(message) if message.calls.is_empty() => self.outgoing.keepalive(),
                 // A node that keeps to its bounds has no more calls than that unanswered.
                 Some(message) if message.calls.len() > MAX_CALLS => {
                     return Err(Status::resource_exhausted("too many calls at once"));
@@ -151,7 +151,7 @@ where
 }
 
 struct EndOnDrop {
-    outgoing: Arc<Outgoing>,
+    outgoing: Arc<ResponseQueue>,
     end: Status,
 }
 
@@ -163,7 +163,7 @@ impl Drop for EndOnDrop {
 
 /// The response, and who reads the request for as long as it is there.
 struct Answers {
-    outgoing: Arc<Outgoing>,
+    outgoing: Arc<ResponseQueue>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -175,6 +175,6 @@ impl Body for Answers {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        outgoing::poll_frame(&self.outgoing, cx).map(|frame| Some(Ok(frame)))
+        response_queue::poll_frame(&self.outgoing, cx).map(|frame| Some(Ok(frame)))
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message as _;
 use sumd::cluster::{Call, Executor, PeerRefusal, PeerService, Reply, View};
-use sumd::counter::{self, CounterService, Forwarding};
+use sumd::counter::{self, CounterService, Forwarder};
 use sumd::etcd::{Error, Outcome, Refusal};
 use sumd::lane::{Clock, LaneRuntime};
 use sumd::model::Bounds;
@@ -101,7 +101,7 @@ impl Pair {
         let bounds = Bounds { id_bytes, ..BOUNDS };
         let running = LaneRuntime::start(store, bounds).await.expect("lanes");
         let counters = CounterService::new(running.lanes.clone());
-        let counters = counters.among(Forwarding::new("asked", seen));
+        let counters = counters.among(Forwarder::new("asked", seen));
         let asked = TestServer::start_with(&[], |services| Services {
             counters,
             ..services
@@ -388,7 +388,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     ];
     let view = Arc::new(View::new(1, nodes, LANES));
     let (_view, seen) = watch::channel(view.clone());
-    let counters = CounterService::new(asked.lanes.clone()).among(Forwarding::new("asked", seen));
+    let counters = CounterService::new(asked.lanes.clone()).among(Forwarder::new("asked", seen));
     let server = TestServer::start_with(&[], |services| Services {
         counters,
         ..services

@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::*;
 
 /// The next message, or the end, if there is one.
-fn next(outgoing: &Outgoing) -> Option<Result<proto::ForwardResponse, Status>> {
+fn next(outgoing: &ResponseQueue) -> Option<Result<proto::ForwardResponse, Status>> {
     let next = poll_fn(|cx| outgoing.poll_message(cx)).now_or_never()?;
     Some(next.map(|framed| {
         let message = framed.slice(5..);
@@ -13,14 +13,14 @@ fn next(outgoing: &Outgoing) -> Option<Result<proto::ForwardResponse, Status>> {
     }))
 }
 
-fn message(outgoing: &Outgoing) -> proto::ForwardResponse {
+fn message(outgoing: &ResponseQueue) -> proto::ForwardResponse {
     let next = next(outgoing).expect("something is to be said");
     next.expect("it goes on")
 }
 
 /// A stream that has said its version.
-fn greeted() -> Arc<Outgoing> {
-    let outgoing = Outgoing::new();
+fn hello_sent() -> Arc<ResponseQueue> {
+    let outgoing = ResponseQueue::new();
     assert_eq!(message(&outgoing).protocol, PROTOCOL);
     assert!(next(&outgoing).is_none());
     outgoing
@@ -28,7 +28,7 @@ fn greeted() -> Arc<Outgoing> {
 
 #[test]
 fn answers_gather_up_to_a_bound() {
-    let outgoing = greeted();
+    let outgoing = hello_sent();
     let payload = Bytes::from(vec![0; MESSAGE_BYTES / 4]);
     for id in 0..10 {
         outgoing.reply(id, 1).send(Ok(payload.clone()));
@@ -49,11 +49,11 @@ fn answers_gather_up_to_a_bound() {
 /// More is read once enough of what was answered has been taken, and not before.
 #[test]
 fn what_is_held_is_bounded() {
-    let has_room = |outgoing: &Outgoing| {
+    let has_room = |outgoing: &ResponseQueue| {
         let room = poll_fn(|cx| outgoing.poll_room(cx));
         room.now_or_never().is_some()
     };
-    let outgoing = greeted();
+    let outgoing = hello_sent();
     let calls = u64::try_from(MAX_HELD).expect("it is small");
     let replies: Vec<_> = (0..calls).map(|id| outgoing.reply(id, 0)).collect();
     assert!(!has_room(&outgoing));
@@ -74,7 +74,7 @@ fn what_is_held_is_bounded() {
 /// An answer that is due comes before the end, and one that nobody will give is given here.
 #[test]
 fn the_end_comes_after_all_answers() {
-    let outgoing = greeted();
+    let outgoing = hello_sent();
     let first = outgoing.reply(1, 1);
     let second = outgoing.reply(2, 1);
     outgoing.end(Status::ok(""));
@@ -100,7 +100,7 @@ fn the_end_comes_after_all_answers() {
 /// A stream that broke ends at once: nobody takes the answers.
 #[test]
 fn errors_end_a_stream_at_once() {
-    let outgoing = greeted();
+    let outgoing = hello_sent();
     let _due = outgoing.reply(1, 1);
     outgoing.end(Status::cancelled("gone"));
     let end = next(&outgoing).expect("the end").expect_err("it is one");

@@ -20,7 +20,7 @@ struct Pending {
 }
 
 /// A message all of whose parts are durable, as are all messages before it.
-pub struct Whole {
+pub struct CompletedMessage {
     /// Its number.
     pub sequence: u64,
     /// That of its last part.
@@ -30,7 +30,7 @@ pub struct Whole {
 }
 
 /// What a stream knows of its session.
-pub struct Parts {
+pub struct SessionReassembler {
     hasher: KeyedHasher,
     lanes: u32,
     /// Where increments go that name no counter, and messages without any.
@@ -44,7 +44,7 @@ pub struct Parts {
     pending: VecDeque<Pending>,
 }
 
-impl Parts {
+impl SessionReassembler {
     /// Messages up to `acknowledged` are durable.
     #[must_use]
     pub fn new(hasher: KeyedHasher, lanes: u32, session: &SessionId, acknowledged: u64) -> Self {
@@ -129,13 +129,13 @@ impl Parts {
     }
 
     /// A lane's part of a message is durable. Gives the messages that are whole by that, in their order.
-    pub fn durable(
+    pub fn on_part_durable(
         &mut self,
         lane: LaneNumber,
         sequence: u64,
         revision: i64,
         failures: Vec<IncrementFailure>,
-    ) -> Vec<Whole> {
+    ) -> Vec<CompletedMessage> {
         // A message that was sent again on this stream is answered twice by each lane, in whatever order those answer.
         let of_it = self.pending.iter_mut();
         let mut of_it = of_it.filter(|pending| pending.sequence == sequence);
@@ -157,7 +157,7 @@ impl Parts {
         sequence: u64,
         revision: i64,
         failures: Vec<IncrementFailure>,
-    ) -> Vec<Whole> {
+    ) -> Vec<CompletedMessage> {
         self.pending.push_back(Pending {
             sequence,
             left: Vec::new(),
@@ -167,7 +167,7 @@ impl Parts {
         self.whole()
     }
 
-    fn whole(&mut self) -> Vec<Whole> {
+    fn whole(&mut self) -> Vec<CompletedMessage> {
         let mut whole = Vec::new();
         while let Some(mut pending) = self.pending.pop_front() {
             if !pending.left.is_empty() {
@@ -177,7 +177,7 @@ impl Parts {
             pending
                 .failures
                 .sort_unstable_by_key(|failure| (failure.sequence, failure.index));
-            whole.push(Whole {
+            whole.push(CompletedMessage {
                 sequence: pending.sequence,
                 revision: pending.revision,
                 failures: pending.failures,
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn what_a_part_follows_stays_the_same() {
         let hasher = KeyedHasher::new([7; 16]);
-        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 7);
+        let mut parts = SessionReassembler::new(hasher, 256, &"meter-7".into(), 7);
         let mut previous = |sequence, acknowledged| {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn increments_are_named_where_they_are_some_of_them() {
         let hasher = KeyedHasher::new([7; 16]);
-        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 0);
+        let mut parts = SessionReassembler::new(hasher, 256, &"meter-7".into(), 0);
         let mut named = |names: &[&str]| {
             let mut increments = Increments::default();
             for name in names {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn the_next_message_is_the_one_after_the_last() {
         let hasher = KeyedHasher::new([7; 16]);
-        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 6);
+        let mut parts = SessionReassembler::new(hasher, 256, &"meter-7".into(), 6);
         assert_eq!(parts.expected(), 7);
         for (sequence, expected) in [(7, 8), (8, 9), (7, 9), (9, 10)] {
             parts.split(sequence, 6, 0, &Increments::default());
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_message_is_whole_when_every_lane_has_answered() {
         let hasher = KeyedHasher::new([7; 16]);
-        let mut parts = Parts::new(hasher, 256, &"meter-7".into(), 0);
+        let mut parts = SessionReassembler::new(hasher, 256, &"meter-7".into(), 0);
         let mut split = || {
             let mut increments = Increments::default();
             increments.push("a/1", 1, Limits::default());
@@ -280,9 +280,15 @@ mod tests {
         let lanes = split();
         assert_eq!((split().len(), lanes.len()), (2, 2));
         assert_eq!(parts.pending(), 2);
-        let mut durable = |lane| parts.durable(lane, 1, 5, Vec::new()).len();
-        assert_eq!((durable(lanes[0]), durable(lanes[0])), (0, 0));
-        assert_eq!((durable(lanes[1]), durable(lanes[1])), (1, 1));
+        let mut on_part_durable = |lane| parts.on_part_durable(lane, 1, 5, Vec::new()).len();
+        assert_eq!(
+            (on_part_durable(lanes[0]), on_part_durable(lanes[0])),
+            (0, 0)
+        );
+        assert_eq!(
+            (on_part_durable(lanes[1]), on_part_durable(lanes[1])),
+            (1, 1)
+        );
         assert_eq!(parts.pending(), 0);
     }
 

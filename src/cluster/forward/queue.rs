@@ -17,15 +17,15 @@ use super::{
 use crate::proto::sumd::cluster::v1 as proto;
 
 /// What a caller is told.
-pub(super) type Outcome = Result<Answer, ForwardError>;
+pub(super) type CallResult = Result<Answer, ForwardError>;
 
 /// Sweeps after which nobody waits for an answer any more.
-const ANSWER_SWEEPS: u32 = 40;
+const ANSWER_TICKS: u32 = 40;
 /// Sweeps after which a sign of life is sent where nothing else was: well before either side takes the stream for idle.
-const IDLE_SWEEPS: u32 = 40;
+const IDLE_TICKS: u32 = 40;
 
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct PeerQueue {
     state: Mutex<State>,
     /// Told when there may be room for calls again, or none will be taken any more.
     room: Notify,
@@ -37,14 +37,14 @@ struct State {
     /// Which connection it is: what an earlier one still asks for, it does not get.
     epoch: u64,
     /// The first message has been sent, with the version.
-    greeted: bool,
+    hello_sent: bool,
     /// A message is to be sent, with or without calls.
-    sign_of_life: bool,
+    keepalive: bool,
     waiting: VecDeque<Waiting>,
-    flying: Flying,
+    in_flight: InFlight,
     /// The payloads of both.
     bytes: usize,
-    sweeps: u32,
+    ticks: u32,
     /// The sweep before which the last message was sent.
     last_sent: u32,
     /// When a call was carried out last.
@@ -76,11 +76,11 @@ impl Phase {
 
 struct Waiting {
     call: Call,
-    caller: oneshot::Sender<Outcome>,
+    caller: oneshot::Sender<CallResult>,
     since: u32,
 }
 
-impl Line {
+impl PeerQueue {
     pub(super) fn is_open(&self) -> bool {
         self.state().phase == Phase::Open
     }
@@ -96,7 +96,7 @@ impl Line {
     }
 
     /// Queues a call.
-    pub(super) fn push(&self, call: Call) -> Result<oneshot::Receiver<Outcome>, NotSent> {
+    pub(super) fn push(&self, call: Call) -> Result<oneshot::Receiver<CallResult>, NotSent> {
         if call.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(NotSent::TooLarge);
         }
@@ -104,14 +104,14 @@ impl Line {
         if !state.phase.takes() {
             return Err(NotSent::NotConnected);
         }
-        let calls = state.waiting.len() + state.flying.count;
+        let calls = state.waiting.len() + state.in_flight.count;
         let bytes = state.bytes + call.payload.len();
         if calls >= MAX_CALLS || bytes > MAX_CALLS_BYTES {
             return Err(NotSent::Full);
         }
         state.bytes = bytes;
         let (caller, outcome) = oneshot::channel();
-        let since = state.sweeps;
+        let since = state.ticks;
         state.waiting.push_back(Waiting {
             call,
             caller,
@@ -122,10 +122,10 @@ impl Line {
     }
 
     /// Queues a call as soon as there is room for it.
-    pub(super) async fn push_in_turn(
+    pub(super) async fn push_ordered(
         &self,
         call: Call,
-    ) -> Result<oneshot::Receiver<Outcome>, NotSent> {
+    ) -> Result<oneshot::Receiver<CallResult>, NotSent> {
         loop {
             // Made before it is tried, lest room that comes in between be missed.
             let room = self.room.notified();
@@ -143,7 +143,7 @@ impl Line {
         }
         let mut state = self.state();
         state.epoch += 1;
-        state.greeted = false;
+        state.hello_sent = false;
         state.epoch
     }
 
@@ -171,8 +171,11 @@ impl Line {
         // An earlier stream that is still asking gets nothing.
         state.epoch += 1;
         state.refuse_waiting(NotSent::NotConnected);
-        for flown in state.flying.take_all() {
-            tell(flown.caller, Err(ForwardError::Unknown(Doubt::Broken)));
+        for in_flight_call in state.in_flight.take_all() {
+            tell(
+                in_flight_call.caller,
+                Err(ForwardError::Unknown(Doubt::Broken)),
+            );
         }
         state.bytes = 0;
         self.room.notify_waiters();
@@ -192,16 +195,16 @@ impl Line {
             Phase::Opening => Vec::new(),
             _ => state.take_waiting(),
         };
-        let greeting = !std::mem::replace(&mut state.greeted, true);
-        let sign_of_life = std::mem::take(&mut state.sign_of_life);
-        if calls.is_empty() && !greeting && !sign_of_life {
+        let greeting = !std::mem::replace(&mut state.hello_sent, true);
+        let keepalive = std::mem::take(&mut state.keepalive);
+        if calls.is_empty() && !greeting && !keepalive {
             if state.phase == Phase::Closing {
                 return Poll::Ready(None);
             }
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        state.last_sent = state.sweeps;
+        state.last_sent = state.ticks;
         Poll::Ready(Some(proto::ForwardRequest {
             calls,
             protocol: if greeting { PROTOCOL } else { 0 },
@@ -217,9 +220,12 @@ impl Line {
             state.last_answer = Some(Instant::now());
         }
         for answer in answers {
-            if let Some(flown) = state.flying.take(answer.id) {
-                state.bytes -= flown.bytes;
-                tell(flown.caller, Ok(call::read(answer.result, answer.refusal)));
+            if let Some(in_flight_call) = state.in_flight.take(answer.id) {
+                state.bytes -= in_flight_call.bytes;
+                tell(
+                    in_flight_call.caller,
+                    Ok(call::read(answer.result, answer.refusal)),
+                );
             }
         }
         self.room.notify_waiters();
@@ -227,12 +233,12 @@ impl Line {
 
     /// To be called now and then: ends what has waited for too long, and what nobody waits for. Gives whether anything is
     /// left.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    pub(super) fn tick(&self, now: Instant) -> bool {
         let mut state = self.state();
         let state = &mut *state;
-        state.sweeps = state.sweeps.wrapping_add(1);
-        let sweeps = state.sweeps;
-        let is_old = |since: u32| sweeps.wrapping_sub(since) > ANSWER_SWEEPS;
+        state.ticks = state.ticks.wrapping_add(1);
+        let ticks = state.ticks;
+        let is_old = |since: u32| ticks.wrapping_sub(since) > ANSWER_TICKS;
         let is_late = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         // None is late before those in front of it are, but by a deadline: that is looked at again when it is sent.
         while let Some(first) = state.waiting.front()
@@ -242,21 +248,26 @@ impl Line {
             state.bytes -= first.call.payload.len();
             tell(first.caller, Err(ForwardError::NotSent(NotSent::Late)));
         }
-        let overdue = |flown: &Flown| {
-            is_old(flown.since) || flown.caller.is_closed() || is_late(flown.deadline)
+        let overdue = |in_flight_call: &InFlightCall| {
+            is_old(in_flight_call.since)
+                || in_flight_call.caller.is_closed()
+                || is_late(in_flight_call.deadline)
         };
-        for flown in state.flying.take_where(overdue) {
-            state.bytes -= flown.bytes;
-            tell(flown.caller, Err(ForwardError::Unknown(Doubt::NoAnswer)));
+        for in_flight_call in state.in_flight.take_where(overdue) {
+            state.bytes -= in_flight_call.bytes;
+            tell(
+                in_flight_call.caller,
+                Err(ForwardError::Unknown(Doubt::NoAnswer)),
+            );
         }
-        if state.phase == Phase::Open && sweeps.wrapping_sub(state.last_sent) > IDLE_SWEEPS {
-            state.sign_of_life = true;
+        if state.phase == Phase::Open && ticks.wrapping_sub(state.last_sent) > IDLE_TICKS {
+            state.keepalive = true;
             if let Some(waker) = state.waker.take() {
                 waker.wake();
             }
         }
         self.room.notify_waiters();
-        !state.waiting.is_empty() || state.flying.count > 0
+        !state.waiting.is_empty() || state.in_flight.count > 0
     }
 
     /// Whole after each of its changes.
@@ -288,14 +299,14 @@ impl State {
             // Rounded up, since 0 is for ever.
             let timeout_ms = left.map_or(0, |left| left.as_micros().div_ceil(1000));
             bytes += call.payload.len() + OVERHEAD_BYTES;
-            let flown = Flown {
+            let in_flight_call = InFlightCall {
                 caller,
-                since: self.sweeps,
+                since: self.ticks,
                 deadline: call.deadline,
                 bytes: call.payload.len(),
             };
             calls.push(proto::Call {
-                id: self.flying.put(flown),
+                id: self.in_flight.put(in_flight_call),
                 kind: proto::Kind::from(call.kind).into(),
                 payload: call.payload,
                 own_id: call.own_id,
@@ -323,13 +334,13 @@ fn wake(mut state: MutexGuard<'_, State>) {
 }
 
 /// Whoever has stopped waiting is not missed.
-fn tell(caller: oneshot::Sender<Outcome>, outcome: Outcome) {
+fn tell(caller: oneshot::Sender<CallResult>, outcome: CallResult) {
     let _ = caller.send(outcome);
 }
 
 /// A call that was sent.
-struct Flown {
-    caller: oneshot::Sender<Outcome>,
+struct InFlightCall {
+    caller: oneshot::Sender<CallResult>,
     since: u32,
     deadline: Option<Instant>,
     bytes: usize,
@@ -337,38 +348,38 @@ struct Flown {
 
 /// Calls that were sent, by their ids: a place in the list, and above it how many calls have had that place before.
 #[derive(Default)]
-struct Flying {
-    places: Vec<(u32, Option<Flown>)>,
+struct InFlight {
+    places: Vec<(u32, Option<InFlightCall>)>,
     free: Vec<u32>,
     count: usize,
 }
 
-impl Flying {
-    fn put(&mut self, flown: Flown) -> u64 {
+impl InFlight {
+    fn put(&mut self, in_flight_call: InFlightCall) -> u64 {
         self.count += 1;
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push((0, None));
             u32::try_from(self.places.len() - 1).expect("calls are bounded")
         });
         let (uses, slot) = &mut self.places[place as usize];
-        *slot = Some(flown);
+        *slot = Some(in_flight_call);
         u64::from(*uses) << 32 | u64::from(place)
     }
 
-    fn take(&mut self, id: u64) -> Option<Flown> {
+    fn take(&mut self, id: u64) -> Option<InFlightCall> {
         let (uses, place) = ((id >> 32) as u32, (id & 0xffff_ffff) as u32);
         let slot = self.places.get_mut(place as usize)?;
         if slot.0 != uses {
             return None;
         }
-        let flown = slot.1.take()?;
+        let in_flight_call = slot.1.take()?;
         slot.0 = slot.0.wrapping_add(1);
         self.free.push(place);
         self.count -= 1;
-        Some(flown)
+        Some(in_flight_call)
     }
 
-    fn take_where(&mut self, condition: impl Fn(&Flown) -> bool) -> Vec<Flown> {
+    fn take_where(&mut self, condition: impl Fn(&InFlightCall) -> bool) -> Vec<InFlightCall> {
         if self.count == 0 {
             return Vec::new();
         }
@@ -380,7 +391,7 @@ impl Flying {
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
-    fn take_all(&mut self) -> Vec<Flown> {
+    fn take_all(&mut self) -> Vec<InFlightCall> {
         self.take_where(|_| true)
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::poll_fn;
 use super::super::Kind;
 use super::*;
 
-type Outcomes = oneshot::Receiver<Outcome>;
+type CallResults = oneshot::Receiver<CallResult>;
 
 fn call(payload: impl Into<Bytes>) -> Call {
     Call {
@@ -19,7 +19,7 @@ fn call(payload: impl Into<Bytes>) -> Call {
 }
 
 /// The next message, if there is one.
-fn message(line: &Line, epoch: u64) -> Option<proto::ForwardRequest> {
+fn message(line: &PeerQueue, epoch: u64) -> Option<proto::ForwardRequest> {
     let next = poll_fn(|cx| line.poll_message(epoch, cx));
     next.now_or_never().flatten()
 }
@@ -29,7 +29,7 @@ fn ids(message: Option<proto::ForwardRequest>) -> Vec<u64> {
     calls.into_iter().map(|call| call.id).collect()
 }
 
-fn answer(line: &Line, id: u64) {
+fn answer(line: &PeerQueue, id: u64) {
     let result = Some(proto::answer::Result::Ok(Bytes::new()));
     line.answered(vec![proto::Answer {
         id,
@@ -38,14 +38,14 @@ fn answer(line: &Line, id: u64) {
     }]);
 }
 
-fn error(outcome: &mut Outcomes) -> Option<ForwardError> {
+fn error(outcome: &mut CallResults) -> Option<ForwardError> {
     let told = outcome.try_recv().ok()?;
     Some(told.expect_err("there is no answer"))
 }
 
 /// A line whose connection has sent its first message.
-fn open() -> (Line, u64) {
-    let line = Line::default();
+fn open() -> (PeerQueue, u64) {
+    let line = PeerQueue::default();
     let epoch = line.begin();
     assert_eq!(message(&line, epoch).map(|it| it.protocol), Some(PROTOCOL));
     line.open();
@@ -55,7 +55,7 @@ fn open() -> (Line, u64) {
 /// Calls wait for the first connection, and are refused where it cannot be made, until there is one.
 #[test]
 fn calls_wait_for_the_first_connection_only() {
-    let line = Line::default();
+    let line = PeerQueue::default();
     let epoch = line.begin();
     let early = line.push(call("x")).expect("it waits");
     assert!(ids(message(&line, epoch)).is_empty(), "a greeting");
@@ -64,7 +64,7 @@ fn calls_wait_for_the_first_connection_only() {
     answer(&line, sent[0]);
     assert!(early.now_or_never().expect("answered").is_ok());
 
-    let line = Line::default();
+    let line = PeerQueue::default();
     line.begin();
     let mut early = line.push(call("x")).expect("it waits");
     line.fail();
@@ -94,7 +94,7 @@ fn ids_are_not_used_twice() {
         assert!(second.try_recv().is_ok());
         assert!(ids.into_iter().all(|id| seen.insert(id)));
     }
-    assert!(!line.sweep(Instant::now()), "nothing is left");
+    assert!(!line.tick(Instant::now()), "nothing is left");
 }
 
 /// A connection that was given up takes nothing any more: it would never be sent.
@@ -142,7 +142,7 @@ fn what_waits_is_bounded() {
     answer(&line, ids[0]);
     drop(waiting);
     let large = vec![0; MAX_PAYLOAD_BYTES];
-    line.sweep(Instant::now());
+    line.tick(Instant::now());
     let count = MAX_CALLS_BYTES / MAX_PAYLOAD_BYTES;
     let all: Vec<_> = (0..count).map(|_| line.push(call(large.clone()))).collect();
     assert!(
@@ -161,7 +161,7 @@ fn a_turn_comes_with_room() {
         .map(|_| fill())
         .collect();
     assert!(taken.iter().all(Result::is_ok));
-    let mut turns = [0, 1].map(|_| Box::pin(line.push_in_turn(call("x"))));
+    let mut turns = [0, 1].map(|_| Box::pin(line.push_ordered(call("x"))));
     for turn in &mut turns {
         assert!(turn.now_or_never().is_none(), "there is no room");
     }
@@ -171,7 +171,7 @@ fn a_turn_comes_with_room() {
     assert!(second.now_or_never().is_some_and(|pushed| pushed.is_ok()));
 
     assert!(fill().is_err());
-    let mut late = Box::pin(line.push_in_turn(call(vec![0; MAX_PAYLOAD_BYTES])));
+    let mut late = Box::pin(line.push_ordered(call(vec![0; MAX_PAYLOAD_BYTES])));
     assert!((&mut late).now_or_never().is_none(), "there is no room");
     line.fail();
     let told = late.now_or_never().expect("told");
@@ -189,8 +189,8 @@ fn what_is_late_is_swept_away() {
     };
     drop(line.push(call("gone")));
     let mut late = line.push(until(Duration::from_secs(5))).expect("open");
-    assert!(line.sweep(now + Duration::from_secs(4)));
-    assert!(!line.sweep(now + Duration::from_secs(5)));
+    assert!(line.tick(now + Duration::from_secs(4)));
+    assert!(!line.tick(now + Duration::from_secs(5)));
     let not_sent = ForwardError::NotSent(NotSent::Late);
     assert_eq!(error(&mut late), Some(not_sent));
     assert_eq!(message(&line, epoch), None);
@@ -200,11 +200,11 @@ fn what_is_late_is_swept_away() {
     assert!((49_000..=50_000).contains(&sent_message.calls[0].timeout_ms));
     let mut for_ever = line.push(call("x")).expect("open");
     assert_eq!(ids(message(&line, epoch)).len(), 1);
-    line.sweep(now + Duration::from_secs(50));
+    line.tick(now + Duration::from_secs(50));
     let no_answer = ForwardError::Unknown(Doubt::NoAnswer);
     assert_eq!(error(&mut sent), Some(no_answer));
-    for _ in 0..=ANSWER_SWEEPS {
-        line.sweep(now);
+    for _ in 0..=ANSWER_TICKS {
+        line.tick(now);
     }
     assert_eq!(error(&mut for_ever), Some(no_answer));
 }
@@ -214,8 +214,8 @@ fn what_is_late_is_swept_away() {
 fn idle_connections_show_signs_of_life() {
     let (line, epoch) = open();
     let mut signs = 0;
-    for _ in 0..IDLE_SWEEPS * 3 + 3 {
-        line.sweep(Instant::now());
+    for _ in 0..IDLE_TICKS * 3 + 3 {
+        line.tick(Instant::now());
         signs += usize::from(message(&line, epoch).is_some());
     }
     assert!((2..=3).contains(&signs), "{signs}");

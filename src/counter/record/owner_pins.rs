@@ -4,28 +4,28 @@
 use crate::store::LaneNumber;
 
 /// Parts that are not answered, by their lanes.
-pub(super) struct Places(Vec<Place>);
+pub(super) struct OwnerPins(Vec<Pin>);
 
 #[derive(Clone, Default)]
-struct Place {
+struct Pin {
     parts: usize,
     /// Who has them; `None` is this one. It tells nothing where there are none.
     node: Option<String>,
 }
 
-impl Places {
+impl OwnerPins {
     pub(super) fn new(lanes: u32) -> Self {
-        Self(vec![Place::default(); lanes as usize])
+        Self(vec![Pin::default(); lanes as usize])
     }
 
     /// Whether a part of a lane may be given to a node: no other has any.
-    pub(super) fn are_free(&self, lane: LaneNumber, node: Option<&str>) -> bool {
+    pub(super) fn may_use(&self, lane: LaneNumber, node: Option<&str>) -> bool {
         let place = &self.0[lane as usize];
         place.parts == 0 || place.node.as_deref() == node
     }
 
     /// A part is given to a node.
-    pub(super) fn take(&mut self, lane: LaneNumber, node: Option<&str>) {
+    pub(super) fn pin(&mut self, lane: LaneNumber, node: Option<&str>) {
         let place = &mut self.0[lane as usize];
         if place.node.as_deref() != node {
             place.node = node.map(str::to_owned);
@@ -34,7 +34,7 @@ impl Places {
     }
 
     /// A part is answered, or comes back without an answer.
-    pub(super) fn leave(&mut self, lane: LaneNumber) {
+    pub(super) fn unpin(&mut self, lane: LaneNumber) {
         self.0[lane as usize].parts -= 1;
     }
 }
@@ -45,30 +45,30 @@ mod tests {
 
     #[test]
     fn a_lane_changes_its_place_when_all_is_answered() {
-        let mut places = Places::new(16);
-        places.take(7, None);
-        places.take(7, None);
-        assert!(places.are_free(7, None));
-        assert!(places.are_free(8, Some("b")));
-        places.leave(7);
-        assert!(!places.are_free(7, Some("b")));
-        places.leave(7);
-        assert!(places.are_free(7, Some("b")));
-        places.take(7, Some("b"));
-        assert!(places.are_free(7, Some("b")));
-        assert!(!places.are_free(7, None) && !places.are_free(7, Some("c")));
+        let mut pins = OwnerPins::new(16);
+        pins.pin(7, None);
+        pins.pin(7, None);
+        assert!(pins.may_use(7, None));
+        assert!(pins.may_use(8, Some("b")));
+        pins.unpin(7);
+        assert!(!pins.may_use(7, Some("b")));
+        pins.unpin(7);
+        assert!(pins.may_use(7, Some("b")));
+        pins.pin(7, Some("b"));
+        assert!(pins.may_use(7, Some("b")));
+        assert!(!pins.may_use(7, None) && !pins.may_use(7, Some("c")));
     }
 
     /// A part that comes back is carried out here; those after it wait until all that were with the other node are back.
     #[test]
     fn a_part_that_comes_back_is_carried_out_here() {
-        let mut places = Places::new(16);
-        places.take(7, Some("b"));
-        places.take(7, Some("b"));
-        places.leave(7);
-        places.take(7, None);
-        assert!(places.are_free(7, None));
-        places.leave(7);
-        assert!(!places.are_free(7, Some("b")));
+        let mut pins = OwnerPins::new(16);
+        pins.pin(7, Some("b"));
+        pins.pin(7, Some("b"));
+        pins.unpin(7);
+        pins.pin(7, None);
+        assert!(pins.may_use(7, None));
+        pins.unpin(7);
+        assert!(!pins.may_use(7, Some("b")));
     }
 }

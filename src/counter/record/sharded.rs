@@ -6,18 +6,18 @@ use tonic::Status;
 use super::super::error::{
     Kind, acknowledged_meanwhile, fault, lane_error, of_part, session_read_error,
 };
-use super::super::peers::Elsewhere;
-use super::moved::{self, Moved};
-use super::part::PartAnswer;
-use super::parts::{Parts, Whole};
-use super::{Stream, add, decode_parts, part, reply};
+use super::super::peers::RemoteOwner;
+use super::imported::{self, ImportedParts};
+use super::reassembly::{CompletedMessage, SessionReassembler};
+use super::remote::PartAnswer;
+use super::{RecordStream, add, decode_parts, remote, reply};
 use crate::grpc::Replies;
 use crate::lane::LaneError;
 use crate::model::{Increments, LowerBound, Part, Predecessor, Rejection, Resumed};
 use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::store::{LaneNumber, SessionRows};
 
-impl Stream {
+impl RecordStream {
     /// Tells what is acknowledged so far, in all lanes.
     pub(super) async fn resume(
         &mut self,
@@ -26,7 +26,7 @@ impl Stream {
     ) -> Result<(), Status> {
         let (found, resumed) = self.look().await?;
         let applied = resumed.applied;
-        self.moved = Moved::of(&found);
+        self.moved = ImportedParts::of(&found);
         if acknowledged > applied {
             self.refuse_lost(&found, acknowledged, applied).await?;
         }
@@ -34,7 +34,7 @@ impl Stream {
         if self.parts.is_none() {
             let lanes = self.service.store().lanes();
             let (session, _) = self.session.as_ref().expect("the first message has set it");
-            self.parts = Some(Parts::new(
+            self.parts = Some(SessionReassembler::new(
                 self.service.hasher,
                 lanes,
                 session,
@@ -47,7 +47,7 @@ impl Stream {
             &mut reply,
             acknowledged,
             revision,
-            part::failures(&resumed.failures),
+            remote::failures(&resumed.failures),
         );
         self.resumed = Some(resumed);
         replies.send(&reply).await;
@@ -87,7 +87,7 @@ impl Stream {
         sequence: u64,
         acknowledged: u64,
         mut increments: Increments,
-        fields: part::Fields<'_>,
+        fields: remote::RawIncrements<'_>,
         replies: &Replies,
     ) -> Result<(), Status> {
         if sequence <= self.told {
@@ -103,7 +103,7 @@ impl Stream {
         }
         let bound = self.bound(sequence, sequence == expected).await?;
         let parts = self.parts.as_mut().expect("the first message has set it");
-        if let Some(whole) = moved::replay(
+        if let Some(whole) = imported::replay(
             self.moved.as_ref(),
             parts,
             sequence,
@@ -113,7 +113,7 @@ impl Stream {
             self.tell_whole(whole?, replies).await;
             return Ok(());
         }
-        let mut sent: Vec<(Elsewhere, Vec<(LaneNumber, Part)>)> = Vec::new();
+        let mut sent: Vec<(RemoteOwner, Vec<(LaneNumber, Part)>)> = Vec::new();
         let numbers = (sequence, acknowledged);
         for (lane, part) in parts.split(sequence, acknowledged, bound.above, &increments) {
             let known = sent.iter().position(|(to, _)| to.is_of(lane));
@@ -122,13 +122,13 @@ impl Stream {
                 None => self.service.elsewhere(lane),
             };
             let to = known.map(|at| &sent[at].0).or(elsewhere.as_ref());
-            let node = to.and_then(Elsewhere::node);
-            if !self.places.are_free(lane, node) {
+            let node = to.and_then(RemoteOwner::node);
+            if !self.pins.may_use(lane, node) {
                 let payload = self.encode(&fields, bound, numbers, vec![(lane, part)]);
                 self.held.push_back((lane, sequence, payload));
                 continue;
             }
-            self.places.take(lane, node);
+            self.pins.pin(lane, node);
             match (known, elsewhere) {
                 (Some(at), _) => sent[at].1.push((lane, part)),
                 (None, Some(to)) => sent.push((to, vec![(lane, part)])),
@@ -144,14 +144,14 @@ impl Stream {
             let lanes = parts.iter().map(|(lane, _)| *lane).collect();
             let payload = self.encode(&fields, bound, numbers, parts);
             self.sent
-                .push(part::send(elsewhere, sequence, lanes, payload));
+                .push(remote::send(elsewhere, sequence, lanes, payload));
         }
         Ok(())
     }
 
     fn encode(
         &self,
-        fields: &part::Fields<'_>,
+        fields: &remote::RawIncrements<'_>,
         bound: LowerBound,
         numbers: (u64, u64),
         parts: Vec<(LaneNumber, Part)>,
@@ -169,7 +169,7 @@ impl Stream {
         let parts = decode_parts(payload, self.service.hasher, self.service.store().lanes());
         for (lane, request) in parts.map_err(|error| fault(&error))? {
             if wanted(lane) {
-                self.places.take(lane, None);
+                self.pins.pin(lane, None);
                 self.enqueue(lane, request).await?;
             }
         }
@@ -180,16 +180,16 @@ impl Stream {
     pub(super) async fn release(&mut self) -> Result<(), Status> {
         for (lane, sequence, payload) in std::mem::take(&mut self.held) {
             let elsewhere = self.service.elsewhere(lane);
-            let node = elsewhere.as_ref().and_then(Elsewhere::node);
-            if !self.places.are_free(lane, node) {
+            let node = elsewhere.as_ref().and_then(RemoteOwner::node);
+            if !self.pins.may_use(lane, node) {
                 self.held.push_back((lane, sequence, payload));
                 continue;
             }
             match elsewhere {
                 Some(elsewhere) => {
-                    self.places.take(lane, elsewhere.node());
+                    self.pins.pin(lane, elsewhere.node());
                     self.sent
-                        .push(part::send(elsewhere, sequence, vec![lane], payload));
+                        .push(remote::send(elsewhere, sequence, vec![lane], payload));
                 }
                 None => self.carry_out(payload, |_| true).await?,
             }
@@ -208,12 +208,12 @@ impl Stream {
     /// Sends what comes of the answer of another node. Parts without an answer are carried out here.
     pub(super) async fn reply_of_parts(
         &mut self,
-        answered: part::Answered,
+        answered: remote::RemoteAnswers,
         replies: &Replies,
     ) -> Result<(), Status> {
         let lanes = answered.lanes;
         for lane in &lanes {
-            self.places.leave(*lane);
+            self.pins.unpin(*lane);
         }
         let parts = self.parts.as_mut().expect("the first message has set it");
         let (mut whole, mut left) = (Vec::new(), Vec::new());
@@ -227,7 +227,7 @@ impl Stream {
                         failures,
                         ..
                     } = response;
-                    whole.extend(parts.durable(lane, acknowledged, revision, failures));
+                    whole.extend(parts.on_part_durable(lane, acknowledged, revision, failures));
                 }
                 PartAnswer::Again => left.push(lane),
                 PartAnswer::Refused(why) => refused = Some(LaneError::Refused(why)),
@@ -244,7 +244,7 @@ impl Stream {
         Ok(())
     }
 
-    async fn tell_whole(&mut self, whole: Vec<Whole>, replies: &Replies) {
+    async fn tell_whole(&mut self, whole: Vec<CompletedMessage>, replies: &Replies) {
         let mut reply = reply();
         if Self::add_whole(&mut reply, whole) {
             replies.send(&reply).await;

@@ -3,20 +3,20 @@
 use tonic::Status;
 
 use super::super::error::{Kind, lane_error};
-use super::parts::{Parts, Whole};
-use super::{Stream, part};
+use super::reassembly::{CompletedMessage, SessionReassembler};
+use super::{RecordStream, remote};
 use crate::lane::LaneError;
 use crate::model::{Increments, KeyedHasher, Predecessor, Rejection, Session};
 use crate::store::SessionRows;
 
 /// A session that was moved, as its own lane has it.
-pub(super) struct Moved {
+pub(super) struct ImportedParts {
     session: Session,
     /// Everything that was moved is of this revision or before it.
     revision: i64,
 }
 
-impl Moved {
+impl ImportedParts {
     /// What the rows of a session tell of a move.
     pub(super) fn of(found: &SessionRows) -> Option<Self> {
         let mut rows = found.lanes.iter();
@@ -31,17 +31,17 @@ impl Moved {
 /// Answers a message that was applied before the session was moved: no lane has a part of it. Gives the messages that are whole
 /// by that; `None` where it is to be applied.
 pub(super) fn replay(
-    moved: Option<&Moved>,
-    parts: &mut Parts,
+    moved: Option<&ImportedParts>,
+    parts: &mut SessionReassembler,
     sequence: u64,
     hasher: KeyedHasher,
     increments: &Increments,
-) -> Option<Result<Vec<Whole>, Status>> {
-    let Moved { session, revision } =
+) -> Option<Result<Vec<CompletedMessage>, Status>> {
+    let ImportedParts { session, revision } =
         moved.filter(|moved| sequence <= moved.session.moved_up_to())?;
     Some(
         match session.moved_message(sequence, hasher.message(increments)) {
-            Some(failures) => Ok(parts.known(sequence, *revision, part::failures(&failures))),
+            Some(failures) => Ok(parts.known(sequence, *revision, remote::failures(&failures))),
             None => Err(lane_error(
                 LaneError::Refused(Rejection::IdReused),
                 Kind::Session,
@@ -50,7 +50,7 @@ pub(super) fn replay(
     )
 }
 
-impl Stream {
+impl RecordStream {
     /// Refuses a session whose client knows more acknowledged than is applied, as where an older backup was restored. Of one
     /// that is not known at all its own lane tells whether it is too old to be.
     pub(super) async fn refuse_lost(

@@ -1,6 +1,6 @@
 //! Parts of messages on their way to another node.
 
-use super::super::parts::Parts;
+use super::super::reassembly::SessionReassembler;
 use super::*;
 use crate::model::{Answer, Position};
 use crate::proto::sum::v1::Increment;
@@ -141,8 +141,8 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
     let encoded = message.encode_to_vec();
     let decoded = RecordMessage::decode_with_fields(&encoded).expect("a message");
     let session: SessionId = "session".into();
-    let mut parts = Parts::new(hasher, 256, &session, 0);
-    let fields = Fields {
+    let mut parts = SessionReassembler::new(hasher, 256, &session, 0);
+    let fields = RawIncrements {
         message: &encoded,
         fields: &decoded.fields,
     };
@@ -176,7 +176,7 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
 /// Parts count as durable only if the answer says so of just these; whatever else it says, they are carried out again.
 #[test]
 fn answers_to_parts_are_not_trusted() {
-    let durable = |acknowledged| {
+    let on_part_durable = |acknowledged| {
         let response = RecordIncrementsResponse {
             acknowledged,
             ..RecordIncrementsResponse::default()
@@ -210,11 +210,11 @@ fn answers_to_parts_are_not_trusted() {
         Some(read.into_iter().map(name).collect::<Vec<_>>())
     };
     assert_eq!(
-        told(vec![durable(7), durable(8)], 2),
+        told(vec![on_part_durable(7), on_part_durable(8)], 2),
         Some(vec!["durable", "again"])
     );
-    assert_eq!(told(vec![durable(7)], 2), None);
-    assert_eq!(told(vec![durable(7); 3], 2), None);
+    assert_eq!(told(vec![on_part_durable(7)], 2), None);
+    assert_eq!(told(vec![on_part_durable(7); 3], 2), None);
     assert!(read_answers(Bytes::from_static(b"\xff"), 7, 1).is_none());
     for (answer, expected) in [
         (refused(acknowledged()), "refused"),
@@ -232,10 +232,10 @@ fn answers_to_parts_are_not_trusted() {
 #[test]
 fn parts_are_answered_together() {
     let told = Mutex::new(Vec::new());
-    let gathering = Gathering::new(2, |answers| told.lock().expect("whole").push(answers));
-    gathering.put(1, Err(LaneError::Refused(Rejection::IdReused)));
+    let join = PartJoin::new(2, |answers| told.lock().expect("whole").push(answers));
+    join.put(1, Err(LaneError::Refused(Rejection::IdReused)));
     assert!(told.lock().expect("whole").is_empty());
-    gathering.put(0, Err(LaneError::Overloaded));
+    join.put(0, Err(LaneError::Overloaded));
     let told = told.into_inner().expect("whole");
     let [answers] = &told[..] else {
         panic!("{} answers", told.len());

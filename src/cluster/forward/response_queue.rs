@@ -20,15 +20,15 @@ const MAX_HELD: usize = 2 * MAX_CALLS;
 const MAX_HELD_BYTES: usize = 2 * MAX_CALLS_BYTES;
 
 /// What one stream is answered, and what it has yet to be.
-pub(super) struct Outgoing(Mutex<State>);
+pub(super) struct ResponseQueue(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     answers: Vec<proto::Answer>,
     /// The first message has been sent.
-    greeted: bool,
+    hello_sent: bool,
     /// A message is to be sent, with or without answers.
-    sign_of_life: bool,
+    keepalive: bool,
     /// To be said in the next message.
     draining: bool,
     /// Calls whose answers were not sent yet, and what they take.
@@ -42,7 +42,7 @@ struct State {
     reader: Option<Waker>,
 }
 
-impl Outgoing {
+impl ResponseQueue {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::default()))
     }
@@ -70,8 +70,8 @@ impl Outgoing {
         Poll::Pending
     }
 
-    pub(super) fn sign_of_life(&self) {
-        self.change(|state| state.sign_of_life = true);
+    pub(super) fn keepalive(&self) {
+        self.change(|state| state.keepalive = true);
     }
 
     pub(super) fn say_draining(&self) {
@@ -90,10 +90,10 @@ impl Outgoing {
         {
             return Poll::Ready(Err(end.clone()));
         }
-        let greeting = !std::mem::replace(&mut state.greeted, true);
-        let sign_of_life = std::mem::take(&mut state.sign_of_life);
+        let greeting = !std::mem::replace(&mut state.hello_sent, true);
+        let keepalive = std::mem::take(&mut state.keepalive);
         let draining = std::mem::take(&mut state.draining);
-        if state.answers.is_empty() && !greeting && !sign_of_life && !draining {
+        if state.answers.is_empty() && !greeting && !keepalive && !draining {
             state.sender = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -178,7 +178,7 @@ fn size(answer: &proto::Answer) -> usize {
 
 /// Where the answer to one call goes. Where it is dropped without one, the caller is told that nobody knows.
 pub struct Reply {
-    outgoing: Arc<Outgoing>,
+    outgoing: Arc<ResponseQueue>,
     id: u64,
     /// Of the request.
     bytes: usize,
@@ -204,7 +204,7 @@ impl Drop for Reply {
 
 /// The messages of a response, and its end.
 pub(super) fn poll_frame(
-    outgoing: &Outgoing,
+    outgoing: &ResponseQueue,
     cx: &mut Context<'_>,
 ) -> Poll<http_body::Frame<Bytes>> {
     Poll::Ready(match ready!(outgoing.poll_message(cx)) {

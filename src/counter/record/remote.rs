@@ -12,10 +12,10 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
 use super::super::error::{self, Kind};
-use super::super::peers::{Elsewhere, Forwarded};
+use super::super::peers::{Forwarded, RemoteOwner};
 use super::super::refusal;
 use super::super::wire::RecordMessage;
-use super::parts::lanes_of;
+use super::reassembly::lanes_of;
 use super::{MAX_INCREMENTS, reply};
 use crate::cluster::{self, PeerRefusal, read_refusal};
 use crate::grpc::FrameError;
@@ -33,10 +33,10 @@ use crate::status;
 use crate::store::LaneNumber;
 
 /// Parts that another node carries out.
-pub(super) type Sent = Pin<Box<dyn Future<Output = Answered> + Send>>;
+pub(super) type RemoteParts = Pin<Box<dyn Future<Output = RemoteAnswers> + Send>>;
 
 /// What came of them there.
-pub(super) struct Answered {
+pub(super) struct RemoteAnswers {
     pub(super) lanes: Vec<LaneNumber>,
     pub(super) payload: Bytes,
     /// One for each lane.
@@ -54,12 +54,12 @@ pub(super) enum PartAnswer {
 }
 
 /// A message as it came, and where its increments are in it.
-pub(super) struct Fields<'a> {
+pub(super) struct RawIncrements<'a> {
     pub(super) message: &'a [u8],
     pub(super) fields: &'a [Range<usize>],
 }
 
-impl Fields<'_> {
+impl RawIncrements<'_> {
     /// Some of the message's parts.
     pub(super) fn encode(
         &self,
@@ -119,11 +119,11 @@ impl Fields<'_> {
 }
 
 pub(super) fn send(
-    elsewhere: Elsewhere,
+    elsewhere: RemoteOwner,
     sequence: u64,
     lanes: Vec<LaneNumber>,
     payload: Bytes,
-) -> Sent {
+) -> RemoteParts {
     Box::pin(async move {
         let kind = cluster::Kind::RecordParts;
         let forwarded = elsewhere.call(kind, payload.clone(), None, false).await;
@@ -135,7 +135,7 @@ pub(super) fn send(
             | Forwarded::InDoubt => None,
         };
         let again = || lanes.iter().map(|_| PartAnswer::Again).collect();
-        Answered {
+        RemoteAnswers {
             answers: answers.unwrap_or_else(again),
             lanes,
             payload,
@@ -265,18 +265,18 @@ pub(crate) fn decode_parts(
 type PartReply = Result<RecordIncrementsResponse, PeerRefusal>;
 
 /// The answers to parts, until all are there.
-pub(crate) struct Gathering<F>(Mutex<Gathered<F>>);
+pub(crate) struct PartJoin<F>(Mutex<JoinedParts<F>>);
 
-struct Gathered<F> {
+struct JoinedParts<F> {
     answers: Vec<Option<PartReply>>,
     left: usize,
     reply: Option<F>,
 }
 
-impl<F: FnOnce(Bytes)> Gathering<F> {
+impl<F: FnOnce(Bytes)> PartJoin<F> {
     /// Of so many parts, one at least. What becomes of all goes to `reply`, encoded.
     pub(crate) fn new(parts: usize, reply: F) -> Self {
-        Self(Mutex::new(Gathered {
+        Self(Mutex::new(JoinedParts {
             answers: (0..parts).map(|_| None).collect(),
             left: parts,
             reply: Some(reply),
@@ -287,13 +287,13 @@ impl<F: FnOnce(Bytes)> Gathering<F> {
     pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
         let answer = part_answer(decided);
         // Whole after each of its changes.
-        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.answers[index] = Some(answer);
-        gathered.left -= 1;
-        if gathered.left == 0
-            && let Some(reply) = gathered.reply.take()
+        let mut joined = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.answers[index] = Some(answer);
+        joined.left -= 1;
+        if joined.left == 0
+            && let Some(reply) = joined.reply.take()
         {
-            let answers = std::mem::take(&mut gathered.answers);
+            let answers = std::mem::take(&mut joined.answers);
             let answers = answers.into_iter().flatten().collect();
             reply(encode_answers(answers));
         }

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use super::super::Clocks;
 use super::MAX_MESSAGE_BYTES;
-use super::line::Line;
+use super::queue::PeerQueue;
 use crate::proto::sumd::cluster::v1::peer_service_client::PeerServiceClient;
 use crate::proto::sumd::cluster::v1::{ForwardRequest, ForwardResponse};
 
@@ -36,10 +36,10 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Far above that, so that small frames are no reason to end the connection.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
-pub(super) struct Link {
+pub(super) struct PeerConnection {
     pub(super) id: String,
     pub(super) address: String,
-    pub(super) line: Arc<Line>,
+    pub(super) line: Arc<PeerQueue>,
     /// The node's is among them.
     pub(super) clocks: Clocks,
     /// Nobody will call any more.
@@ -63,7 +63,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-impl Link {
+impl PeerConnection {
     /// Connects again and again, until the link is retired and its last call answered.
     pub(super) async fn run(self) {
         let _failed = FailOnDrop(self.line.clone());
@@ -114,14 +114,14 @@ impl Link {
             epoch: self.line.begin(),
             line: self.line.clone(),
         };
-        let greeted = timeout(GREETING_TIMEOUT, async {
+        let hello_sent = timeout(GREETING_TIMEOUT, async {
             let mut answers = client.forward(calls).await?.into_inner();
             match answers.message().await? {
                 Some(greeting) if !greeting.draining => Ok(answers),
                 _ => Err(Status::unavailable("it is about to stop")),
             }
         });
-        let answers = greeted.await.map_err(|_| Unreachable::Late)?;
+        let answers = hello_sent.await.map_err(|_| Unreachable::Late)?;
         let answers = answers.map_err(Unreachable::Refused)?;
         self.line.open();
         Ok(answers)
@@ -129,8 +129,8 @@ impl Link {
 
     /// Hands out answers until the connection's end, and says why that is.
     async fn read(&self, mut answers: Streaming<ForwardResponse>) -> String {
-        let mut sweeps = interval(SWEEP_INTERVAL);
-        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retiring = false;
         let mut is_heard = false;
         loop {
@@ -149,10 +149,10 @@ impl Link {
                     Ok(None) => return "it has ended the stream".to_owned(),
                     Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
-                now = sweeps.tick() => {
+                now = ticks.tick() => {
                     // Once between two of these is enough.
                     is_heard = false;
-                    let busy = self.line.sweep(now.max(Instant::now()));
+                    let busy = self.line.tick(now.max(Instant::now()));
                     if retiring && !busy {
                         return "it is no member any more".to_owned();
                     }
@@ -167,7 +167,7 @@ impl Link {
 }
 
 /// The callers of a link whose task is dropped are told.
-struct FailOnDrop(Arc<Line>);
+struct FailOnDrop(Arc<PeerQueue>);
 
 impl Drop for FailOnDrop {
     fn drop(&mut self) {
@@ -185,7 +185,7 @@ fn backoff(failures: u32) -> Duration {
 
 /// What a connection sends.
 struct Calls {
-    line: Arc<Line>,
+    line: Arc<PeerQueue>,
     epoch: u64,
 }
 
