@@ -258,3 +258,19 @@ fn damaged_session(problem: &dyn fmt::Display) {
          and `sumd restore` makes a database of a backup"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notice::tests::logged;
+
+    /// The operator is told of damage, and not at each call that meets it.
+    #[test]
+    fn damage_is_told_once_in_a_while() {
+        let counter = logged(|| damaged_counter(&"counter a is damaged"));
+        assert!(counter.contains("counter a is damaged") && counter.contains("COUNTER_DAMAGED"));
+        assert_eq!(logged(|| damaged_counter(&"again")), "");
+        let session = logged(|| damaged_session(&"session b is damaged"));
+        assert!(session.contains("session b is damaged"), "{session}");
+    }
+}

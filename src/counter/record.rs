@@ -120,7 +120,7 @@ impl RecordStream {
     fn has_room(&self) -> bool {
         let parts = self.parts.as_ref();
         let messages = parts.map_or(self.waiting, SessionReassembler::pending);
-        messages < MAX_WAITING && self.sent.len() < MAX_SENT && self.held.is_empty()
+        has_room(messages, self.sent.len(), self.held.len())
     }
 
     /// Hands a message to the lanes.
@@ -255,11 +255,7 @@ impl RecordStream {
     }
 
     async fn enqueue(&mut self, lane: LaneNumber, request: Request) -> Result<(), Status> {
-        let count = match &request.operation {
-            // A question may be answered with all that failed so far.
-            Operation::Record(record) if record.sequence == 0 => MAX_FAILURES + MAX_INCREMENTS,
-            operation => operation.weight(),
-        };
+        let count = weight(&request.operation);
         let lanes = &self.service.lanes;
         let queued = lanes.enqueue(lane, request, count, self.answers.clone());
         let queued = queued.await;
@@ -311,12 +307,8 @@ impl RecordStream {
             unreachable!("{:?} is no answer to a message", decided.answer.done);
         };
         let Some(parts) = &mut self.parts else {
-            let revision = if acknowledged > 0 {
-                decided.revision
-            } else {
-                0
-            };
-            add(reply, acknowledged, revision, remote::failures(&failures));
+            let failures = remote::failures(&failures);
+            add(reply, acknowledged, decided.revision, failures);
             return true;
         };
         self.pins.unpin(decided.lane);
@@ -353,7 +345,10 @@ fn add(
     failures: Vec<IncrementFailure>,
 ) {
     reply.acknowledged = reply.acknowledged.max(acknowledged);
-    reply.revision = reply.revision.max(revision);
+    // One that acknowledges nothing has no place in the order.
+    if acknowledged > 0 {
+        reply.revision = reply.revision.max(revision);
+    }
     reply.failures.extend(failures);
 }
 
@@ -379,10 +374,81 @@ async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<S
     Ok(if rows.lanes.is_empty() { session } else { sent })
 }
 
+/// Whether a stream is read on, with so many messages pending, calls with other nodes, and parts held back.
+fn has_room(messages: usize, sent: usize, held: usize) -> bool {
+    messages < MAX_WAITING && sent < MAX_SENT && held == 0
+}
+
+/// The increments that an answer to a request may tell of, if all of them fail.
+fn weight(operation: &Operation) -> usize {
+    match operation {
+        // A question may be answered with all that failed so far.
+        Operation::Record(record) if record.sequence == 0 => MAX_FAILURES + MAX_INCREMENTS,
+        operation => operation.weight(),
+    }
+}
+
 fn shutting_down() -> Status {
     Reason::ShuttingDown
         .error("the server is shutting down; messages that are acknowledged are applied")
         .outcome(Outcome::Unknown)
         .retry_in(std::time::Duration::from_millis(1))
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Limits;
+
+    /// A stream is not read while too much of it is pending, here or with other nodes, or a part is held back.
+    #[test]
+    fn a_stream_is_read_while_there_is_room() {
+        assert!(has_room(0, 0, 0));
+        assert!(has_room(MAX_WAITING - 1, MAX_SENT - 1, 0));
+        assert!(!has_room(MAX_WAITING, 0, 0));
+        assert!(!has_room(0, MAX_SENT, 0));
+        assert!(!has_room(0, 0, 1));
+    }
+
+    /// A reply acknowledges the last of its answers; one that acknowledges nothing has no revision.
+    #[test]
+    fn a_reply_has_the_revision_of_what_it_acknowledges() {
+        let mut reply = RecordIncrementsResponse::default();
+        add(&mut reply, 0, 40, Vec::new());
+        assert_eq!((reply.acknowledged, reply.revision), (0, 0));
+        for (acknowledged, revision) in [(1, 41), (3, 43), (2, 42)] {
+            add(
+                &mut reply,
+                acknowledged,
+                revision,
+                vec![IncrementFailure::default()],
+            );
+        }
+        assert_eq!((reply.acknowledged, reply.revision), (3, 43));
+        assert_eq!(reply.failures.len(), 3);
+    }
+
+    /// A message weighs its increments, and a question as much as all that may have failed.
+    #[test]
+    fn a_question_weighs_what_its_answer_may_tell() {
+        let weight_of = |sequence, count| {
+            let mut increments = Increments::default();
+            for _ in 0..count {
+                increments.push("a", 1, Limits::default());
+            }
+            let record = Record {
+                session: "meter-7".into(),
+                time: 0,
+                sequence,
+                acknowledged: 0,
+                follows: Predecessor::TheOneBefore,
+                contents: 0,
+                increments,
+            };
+            weight(&Operation::Record(record))
+        };
+        assert_eq!(weight_of(1, 3), 3);
+        assert_eq!(weight_of(0, 0), MAX_FAILURES + MAX_INCREMENTS);
+    }
 }

@@ -1,5 +1,6 @@
 //! Lanes over a store in memory that can be frozen, in paused time.
 
+mod capacity;
 mod doubt;
 mod store;
 
@@ -176,6 +177,28 @@ async fn parts_that_wait_are_tried_with_those_that_come() {
     });
     assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
     assert!(reorder.is_empty());
+}
+
+/// A part is tried again after 5 ms, and after a quarter of its wait once that is longer.
+#[tokio::test(start_paused = true)]
+async fn a_part_is_tried_again_ever_later() {
+    let mut reorder = ReorderBuffer::default();
+    assert!(park(&mut reorder, job(6)).is_none());
+    for (waited, pause) in [(0, 5), (12, 5), (400, 100), (1600, 400)] {
+        let mut parked = Vec::new();
+        reorder.drain_into(&mut parked);
+        for mut job in parked {
+            job.parked_since = Some(
+                Instant::now()
+                    .checked_sub(Duration::from_millis(waited))
+                    .expect("long ago"),
+            );
+            assert!(park(&mut reorder, job).is_none());
+        }
+        let begun = Instant::now();
+        reorder.pause().await;
+        assert_eq!(begun.elapsed().as_millis(), pause);
+    }
 }
 
 /// The number of waiting parts is bounded: the next one is refused at once.

@@ -86,6 +86,23 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
+    /// Every number is read as it was written, and a longer one is refused.
+    #[test]
+    fn numbers_come_back() {
+        for value in (0..64).flat_map(|bits| [1_u64 << bits, (1 << bits) - 1, u64::MAX >> bits]) {
+            let mut bytes = Vec::new();
+            put_u64(&mut bytes, value);
+            assert_eq!(Reader(&bytes).u64(), Ok(value));
+        }
+        let longest = [0xff; 9];
+        let read = |last: &[u8]| Reader(&[&longest, last].concat()).u64();
+        assert_eq!(read(&[1]), Ok(u64::MAX));
+        assert_eq!(read(&[0]), Ok(u64::MAX >> 1));
+        for last in [&[2][..], &[3], &[0x7f], &[0x81, 0], &[0xff, 1]] {
+            assert!(read(last).is_err(), "{last:?}");
+        }
+    }
+
     #[test]
     fn damage_is_told_with_what_it_is() {
         let told = Corrupt("a failure of no known kind").to_string();

@@ -239,6 +239,37 @@ mod tests {
         assert_eq!(counters.changes(), 2);
     }
 
+    /// Counters that were not used since the last time go first, and nothing is left of them.
+    #[test]
+    fn the_unused_go_first_and_leave_nothing() {
+        let mut counters = Counters::new();
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            counters.load(name.into(), Some(1));
+        }
+        let find = |counters: &Counters, name: &str| counters.find(hash_name(name), name);
+        let left = |counters: &Counters| {
+            let is_left = |name: &&str| find(counters, name).is_some();
+            names.into_iter().filter(is_left).collect::<String>()
+        };
+        let each = counters.bytes() / 4;
+        counters.evict(3 * each);
+        assert_eq!(left(&counters), "bcd");
+        let used = find(&counters, "b").expect("it is left");
+        counters.set(used, Some(2), 1);
+        counters.evict(each);
+        assert_eq!(left(&counters), "b");
+        assert_eq!((counters.table.len(), counters.bytes()), (1, each));
+        // Room that is free is used again.
+        counters.load("e".into(), Some(5));
+        assert_eq!(counters.slots.len(), 4);
+        let added = find(&counters, "e").expect("it is loaded");
+        assert_eq!(counters.value(added), Some(5));
+        counters.take_changes();
+        counters.evict(0);
+        assert_eq!((counters.table.len(), counters.bytes()), (0, 0));
+    }
+
     proptest! {
         #[test]
         fn names_are_in_order(names in prop::collection::hash_set("(a/)?[ab\u{e9}]{0,4}(b/)?[ab]{0,12}", 0..40)) {

@@ -35,6 +35,7 @@ struct Inner {
     outrun: AtomicBool,
     /// No lane can be loaded, for good.
     fails: AtomicBool,
+    batch_bytes: AtomicUsize,
     changes: ChangeFeed,
 }
 
@@ -50,6 +51,7 @@ impl Default for MemoryStore {
             drops: AtomicBool::new(false),
             outrun: AtomicBool::new(false),
             fails: AtomicBool::new(false),
+            batch_bytes: AtomicUsize::new(usize::MAX),
             changes: ChangeFeed::new(0),
         }))
     }
@@ -88,6 +90,11 @@ impl MemoryStore {
 
     pub(super) fn fail(&self) {
         self.0.fails.store(true, Ordering::Relaxed);
+    }
+
+    /// Batches have so many bytes at most.
+    pub(super) fn take_bytes(&self, bytes: usize) {
+        self.0.batch_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn have_sessions(&self, count: usize) {
@@ -144,7 +151,7 @@ impl Store for MemoryStore {
         Capabilities {
             is_shared: true,
             lanes: 2,
-            batch_bytes: usize::MAX,
+            batch_bytes: self.0.batch_bytes.load(Ordering::Relaxed),
         }
     }
 

@@ -21,6 +21,31 @@ fn room_is_told_where_one_batch_takes_it_all() {
     next.expect("there is room again");
 }
 
+/// A batch weighs the rows that it changes, with their names.
+#[test]
+fn a_batch_weighs_its_rows() {
+    let weigh = |count| {
+        let mut state = Stored::default().load(bounds());
+        state.begin(START, 0);
+        for at in 0..count {
+            let mut operation = add(&format!("group/{at:020}"), 1);
+            let mut missing = Vec::new();
+            state.locate(&mut operation, &mut missing);
+            for name in missing {
+                state.load(name, None);
+            }
+            let request = Request {
+                id: None,
+                operation,
+            };
+            state.apply(&request).expect("it is applied");
+        }
+        state.bytes()
+    };
+    assert!(weigh(1) >= 26);
+    assert_eq!(weigh(50), 50 * weigh(1));
+}
+
 /// Counters count with their names, and are let go of down to the bound.
 #[test]
 fn counters_are_let_go_of_down_to_a_bound() {
