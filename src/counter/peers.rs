@@ -245,7 +245,7 @@ async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver
         match record::decode_parts(payload, service.hasher, service.store().lanes()) {
             Ok(parts) => {
                 let join = Arc::new(PartJoin::new(parts.len(), move |answers| {
-                    reply.send(Ok(answers))
+                    reply.send(Ok(answers));
                 }));
                 let put = move |index, decided| join.put(index, decided);
                 service.lanes.enqueue_all(parts, put).await;
