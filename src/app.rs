@@ -20,14 +20,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use open::{Opened, open};
+use open::{LEAVE_TIMEOUT, Opened, Result, open};
 
-/// How long the other nodes may take to hear that this one is about to stop, or has.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at the clock of a server that is alone.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
-
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Tells those who ask for the nodes what is known of this one's clock.
 async fn tell_clock(clock: Clock, alone: ClusterService) {
@@ -159,7 +155,7 @@ fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
 /// Tells the others that this node is about to stop.
 async fn announce(members: Option<&Members>) {
     if let Some(members) = members {
-        let deadline = Instant::now() + LEAVE_PATIENCE;
+        let deadline = Instant::now() + LEAVE_TIMEOUT;
         if let Err(error) = members.announce_draining(deadline).await {
             warn!("{error}");
         }
@@ -183,7 +179,7 @@ async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) ->
         told => told,
     };
     if let Some(members) = members
-        && let Err(error) = members.leave(Instant::now() + LEAVE_PATIENCE).await
+        && let Err(error) = members.leave(Instant::now() + LEAVE_TIMEOUT).await
     {
         warn!("{error}");
     }

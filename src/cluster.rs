@@ -2,6 +2,7 @@
 //!
 //! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
 
+mod clock_state;
 mod clocks;
 mod forward;
 mod members;
@@ -10,7 +11,7 @@ mod ownership;
 mod service;
 mod view;
 
-pub use clocks::ClockState;
+pub use clock_state::ClockState;
 use clocks::Clocks;
 pub use forward::{
     Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerRefusal, PeerService,

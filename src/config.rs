@@ -3,6 +3,7 @@
 mod cluster;
 mod counter;
 mod memory;
+mod server;
 mod store;
 mod values;
 
@@ -11,6 +12,7 @@ pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
+pub use server::ServerOptions;
 pub use store::{
     EtcdLayout, EtcdOptions, MemoryOptions, MoveOptions, NewStoreOptions, StoreAddress,
     StoreOptions,
@@ -22,7 +24,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::server::{Address, Limits, ListenOptions};
+use crate::server::{Limits, ListenOptions};
 use crate::telemetry::LogOptions;
 
 /// Adds numbers for other programs, exactly, over gRPC.
@@ -218,26 +220,6 @@ pub struct ServeOptions {
     /// The bounds.
     #[command(flatten)]
     pub limits: Limits,
-}
-
-/// Which server a client command asks.
-#[derive(Args, Clone, Debug)]
-pub struct ServerOptions {
-    /// The server: host:port or unix:/path. Of several nodes, all: host:port,host:port,... Another one is asked where one
-    /// cannot be reached
-    #[arg(
-        long,
-        env = "SUMD_ADDRESS",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080",
-        value_delimiter = ','
-    )]
-    pub address: Vec<Address>,
-
-    /// How long to wait for the answer
-    #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",
-          value_parser = values::timeout)]
-    pub timeout: std::time::Duration,
 }
 
 /// What `sumd add` takes.

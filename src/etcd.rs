@@ -11,6 +11,7 @@ mod dial;
 mod error;
 mod fault;
 mod lease;
+mod login;
 mod maintenance;
 mod options;
 mod request;

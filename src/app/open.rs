@@ -19,7 +19,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{LEAVE_PATIENCE, Result};
+/// How long the other nodes may take to hear that this one is about to stop, or has.
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease. Then it
 /// fails, unless etcd is full; and before that if the other one is seen to live.
@@ -169,7 +172,7 @@ async fn open_etcd(
     let mut members = join(&own, &cluster, node).await?;
     // From now on whoever would move the data finds this node; who did so before is found here.
     if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
-        let _ = members.leave(Instant::now() + LEAVE_PATIENCE).await;
+        let _ = members.leave(Instant::now() + LEAVE_TIMEOUT).await;
         return Err(moved.into());
     }
     let clock = lanes.lanes.clock();

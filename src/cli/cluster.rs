@@ -4,7 +4,7 @@ use crate::config::{ClusterCommand, StatusOptions};
 use crate::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::sum::v1::{ListNodesRequest, ListNodesResponse, Node, NodeClock, NodeHealth};
 
-use super::{ClientError, in_time};
+use super::client::{ClientError, in_time};
 
 const HEADS: [&str; 7] = [
     "ID", "ADDRESS", "VERSION", "STARTED", "LANES", "HEALTH", "CLOCK",

@@ -4,7 +4,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use super::{ClientError, change, in_time, print};
+use super::client::{ClientError, change, in_time, print};
 use crate::config::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::View;
+use super::clock_state::ClockState;
 use crate::model::{MAX_SKEW, Millis, duration};
 
 /// Between two looks.
@@ -22,41 +23,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 12;
 /// For so long counts what was heard of a clock. Nodes tell it with each answer, and with signs of life every ten seconds.
 const FRESH: Duration = Duration::from_secs(30);
-
-/// The state of a node's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClockState {
-    /// Nothing: the node is of a version that does not tell.
-    #[default]
-    Unknown,
-    /// Nothing contradicts it.
-    Agrees,
-    /// Ids with a time later than it may have been forgotten: all ids with a time are refused.
-    BehindHorizon,
-    /// It is not what those of most nodes are. The node owns no lanes.
-    Off,
-}
-
-impl ClockState {
-    /// Its name in a node's key.
-    pub(super) fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Unknown => None,
-            Self::Agrees => Some("agrees"),
-            Self::BehindHorizon => Some("behind_horizon"),
-            Self::Off => Some("off"),
-        }
-    }
-
-    /// The state of a name; one of a later version tells nothing.
-    pub(super) fn from_name(name: Option<&str>) -> Self {
-        let all = [Self::Agrees, Self::BehindHorizon, Self::Off];
-        let found = all
-            .into_iter()
-            .find(|state| name.is_some() && state.name() == name);
-        found.unwrap_or_default()
-    }
-}
 
 /// By how much the clocks of other nodes are ahead of this one's; clones share it.
 #[derive(Clone, Default)]

@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ServerOptions, values};
+use super::server::ServerOptions;
+use super::values;
 
 /// What to do with counters.
 #[derive(Clone, Debug, Subcommand)]

@@ -9,8 +9,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::dial;
+use super::login::Tokens;
 use super::rotation::{Connection, Rotation, backoff};
-use super::token::{Token, Tokens};
+use super::token::Token;
 use super::{Error, Fault, Host, Options};
 
 /// One answer: etcd has no bound of its own for what it reads, so a reader asks for pages that are far smaller.

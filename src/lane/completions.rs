@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::runtime::ended_by;
-use super::{Decided, LaneError, Result};
+use super::error::{Decided, LaneError, Result, ended_by};
 use crate::model::Request;
 
 /// Who waits for an answer.

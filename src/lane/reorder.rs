@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::worker::Job;
-use super::{Decided, LaneError, Result};
+use super::error::{Decided, LaneError, Result};
+use super::job::Job;
 use crate::model::{Operation, Rejection};
 
 /// How long a part waits for the one before it, which is on its way by another node.

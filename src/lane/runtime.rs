@@ -1,22 +1,26 @@
 //! Starts the lanes on a thread, and sees to their end.
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
-use std::{fmt, io, thread};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::clock::Clock;
 use super::completions::CompletionQueues;
+use super::error::{StartError, ended_by};
+use super::handle::Lanes;
+use super::job::Job;
 use super::memory_budget::MemoryBudget;
+use super::shared::{Capacity, Shared};
 use super::worker::{self, LaneWorker};
-use super::{Capacity, Clock, Job, Lanes, MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES, Shared};
-use crate::model::{Bounds, Corrupt};
-use crate::store::{LaneNumber, Store, StoreError};
+use crate::model::Bounds;
+use crate::store::{LaneNumber, Store};
 
 /// For the last user of the store to let go of it, once the lanes have ended. All of them have by then, but for a mistake; and a
 /// store that is not closed loses nothing.
@@ -33,29 +37,6 @@ pub struct LaneRuntime {
     /// Tells when the store is closed.
     closed: oneshot::Receiver<()>,
 }
-
-/// Why lanes cannot begin, or have ended.
-#[derive(Debug)]
-pub enum StartError {
-    /// The store has failed.
-    Store(StoreError),
-    /// The rows are not what was written.
-    Corrupt(Corrupt),
-    /// No thread can be had, or it has died.
-    Thread(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::Corrupt(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "the lanes' thread: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 impl LaneRuntime {
     /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The lane of a store that
@@ -203,10 +184,7 @@ async fn begin<E: From<StartError>>(
     let (beginning, begun) = mpsc::unbounded_channel();
     let unused = CancellationToken::new();
     let shared = Arc::new(Shared {
-        room: Capacity {
-            bulk: Semaphore::new(MAX_WAITING_INCREMENTS),
-            singles: Semaphore::new(MAX_WAITING_SINGLES),
-        },
+        room: Capacity::new(),
         completion_queues: CompletionQueues::default(),
         memory: MemoryBudget::new(bounds),
         clock,
@@ -257,8 +235,4 @@ async fn serve(
             else => return Ok(()),
         }
     }
-}
-
-pub(super) fn ended_by(what: &str) -> StoreError {
-    StoreError::Failed(format!("its lane {what}").into())
 }

@@ -13,11 +13,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use self::store::MemoryStore;
+use super::completions::{ReplyTo, StreamReplies};
+use super::handle::OWN_IDS_PART;
+use super::job::Job;
 use super::reorder::ReorderBuffer;
+use super::shared::{MAX_WAITING_INCREMENTS, MAX_WAITING_SINGLES};
 use super::*;
 use crate::model::{
     Bounds, Effect, Increments, Limits, Operation, Part, Predecessor, Record, Rejection, Request,
 };
+use crate::store::{LaneNumber, Store as _, StoreError};
 
 /// The lane that all of these ask.
 const LANE: LaneNumber = 1;

@@ -11,11 +11,14 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::clock;
-use super::completions::{CompletionBatch, ReplyTo};
+use super::completions::CompletionBatch;
+use super::error::{Decided, LaneError, Result, StartError};
+use super::job::Job;
 use super::memory_budget::Usage;
+use super::refusals;
 use super::reorder::ReorderBuffer;
-use super::{Decided, LaneError, Result, Shared, StartError, refusals};
-use crate::model::{Bounds, Decision, Millis, Rejection, Request, State};
+use super::shared::Shared;
+use crate::model::{Bounds, Decision, Millis, State};
 use crate::store::{LaneNumber, Store, StoreError, damaged_counter};
 use collect::{Next, next};
 use commit::COMMIT_TIMEOUT;
@@ -26,33 +29,6 @@ const MAX_ROWS: usize = 16 * 1024;
 /// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
 /// processor's cache, and those that no longer fit into a commit are not looked for.
 const MAX_CHUNK: usize = 1024;
-
-/// Something to do, and who is told.
-pub(super) struct Job {
-    /// In a box, since it is moved several times, and goes back to the thread that made it.
-    pub(super) request: Box<Request>,
-    pub(super) reply_to: ReplyTo,
-    pub(super) completion_queue: usize,
-    /// How much of the lanes' room it takes.
-    pub(super) weight: usize,
-    /// It may be carried out by another node.
-    pub(super) if_owner: bool,
-    /// It is a part that has overtaken the one before it, since then.
-    pub(super) parked_since: Option<Instant>,
-    /// It was in a batch that may have been stored, and nobody can tell any more.
-    pub(super) in_doubt: bool,
-}
-
-impl Job {
-    /// The answer that its caller gets. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
-    fn told(&self, answer: Result<Decided>) -> Result<Decided> {
-        match answer {
-            Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Rejection::IdReused)) => answer,
-            Err(_) if self.in_doubt => Err(LaneError::Unknown(StoreError::Lost)),
-            Err(_) => answer,
-        }
-    }
-}
 
 pub(super) struct LaneWorker {
     lane: LaneNumber,

@@ -18,9 +18,10 @@ use crate::maintenance::report::{Answers, RESTORE_GAP, Report, Times, ToolError}
 use crate::model::{Changes, Commit, Head, KeyedHasher, PackEntry, Stamp};
 use crate::store::sqlite::lock::{Lock, create, folder, make_folder};
 use crate::store::sqlite::meta::Meta;
+use crate::store::sqlite::paths::beside;
 use crate::store::sqlite::reader::{Snapshot, Walk};
 use crate::store::sqlite::rows::{self, Error};
-use crate::store::sqlite::{OpenError, beside, reader, schema};
+use crate::store::sqlite::{OpenError, reader, schema};
 
 /// Copies a database, as it is at one moment, to a new file. The copy is checked before it has its name; the report is of it.
 ///

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::extras;
-use super::increment::Applied;
+use super::increment::{Applied, LimitError};
+use super::invalid::Invalid;
 use super::name::NameError;
-use super::request::Millis;
+use super::time::Millis;
 
 /// What became of a request.
 pub type Decision = Result<Answer, Rejection>;
@@ -58,56 +59,6 @@ pub struct FailedIncrement {
     pub index: u32,
     /// Why.
     pub refusal: LimitError,
-}
-
-/// Why an increment was not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitError {
-    /// The value would be below `min`.
-    Min {
-        /// As it is.
-        value: i64,
-        /// What was to be added.
-        delta: i64,
-        /// The limit.
-        min: i64,
-    },
-    /// The value would be above `max`.
-    Max {
-        /// As it is.
-        value: i64,
-        /// What was to be added.
-        delta: i64,
-        /// The limit.
-        max: i64,
-    },
-    /// The value would not fit int64.
-    OutOfRange {
-        /// As it is.
-        value: i64,
-        /// What was to be added.
-        delta: i64,
-    },
-    /// It makes no sense.
-    Invalid(Invalid),
-}
-
-/// What is wrong with an increment in itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Invalid {
-    /// Its counter has no name.
-    Name(NameError),
-    /// Its counter's name is not UTF-8.
-    NotUtf8,
-    /// `min` is above `max`.
-    Limits {
-        /// The one.
-        min: i64,
-        /// The other.
-        max: i64,
-    },
-    /// `on_limit` has an unknown number.
-    OnLimit(i32),
 }
 
 /// Why a request was not carried out. None of these is remembered.

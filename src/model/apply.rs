@@ -8,15 +8,16 @@ use std::sync::Arc;
 use super::answer::{Answer, Decision, Effect, FailedIncrement, Position, Rejection};
 use super::codec::Corrupt;
 use super::commit::{Head, Pack};
-use super::counters::{Counters, SlotId};
+use super::counters::Counters;
 use super::dedup::{DedupLog, ImportedIds};
 use super::hasher::KeyedHasher;
 use super::increment::Applied;
-use super::request::{
-    Id, Increment, Increments, MAX_SKEW, Millis, Operation, Record, Request, SessionId, hash_name,
-};
+use super::name::hash_name;
+use super::request::{Id, Increment, Increments, MAX_SKEW, Operation, Record, Request, SessionId};
 use super::session::Session;
 use super::sessions::Sessions;
+use super::slot::SlotId;
+use super::time::Millis;
 
 /// Who is refused for lack of room is told to come back after so long at the least, lest the answer be "at once";
 const MIN_RETRY: Millis = 1;

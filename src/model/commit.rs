@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::extras;
 use super::name::shared_bytes;
-use super::request::{MAX_SKEW, Millis, SessionId};
+use super::request::{MAX_SKEW, SessionId};
 use super::session::Session;
+use super::time::Millis;
 
 /// Where a lane is: the last batch that was committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

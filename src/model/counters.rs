@@ -1,14 +1,14 @@
 //! The counters that a lane has in memory: those of the batch that is being made, and as many of the others
 //! as there is room for.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 use super::commit::CounterChange;
+use super::name::hash_name;
 use super::name::shared_bytes;
-use super::request::hash_name;
+use super::slot::SlotId;
 
 /// What a counter takes in memory beside its name: its slot, its share of the table, the name's allocation.
 const COUNTER_BYTES: usize = 112;
@@ -38,21 +38,6 @@ struct Slot {
     row: u32,
     /// Used since the hand came by.
     recent: bool,
-}
-
-/// A counter in memory, until room is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SlotId(NonZeroU32);
-
-impl SlotId {
-    fn new(slot: u32) -> Self {
-        // There is no room for so many slots.
-        Self(NonZeroU32::MIN.saturating_add(slot))
-    }
-
-    fn slot(self) -> u32 {
-        self.0.get() - 1
-    }
 }
 
 impl Counters {

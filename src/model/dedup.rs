@@ -15,7 +15,8 @@ use hashbrown::HashTable;
 use super::answer::{Answer, Effect, Position};
 use super::codec::{Corrupt, Reader, put_u64};
 use super::commit::Pack;
-use super::request::{Id, Millis};
+use super::request::Id;
+use super::time::Millis;
 
 /// What an id takes beside its entry: its place in the index, which may be half empty.
 const INDEX_BYTES: usize = 20;

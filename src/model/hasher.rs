@@ -5,7 +5,8 @@ use std::hash::Hasher as _;
 use siphasher::sip::SipHasher13;
 use siphasher::sip128::{Hasher128 as _, SipHasher13 as SipHasher13_128};
 
-use super::request::{Id, Increments, Millis, Operation, end};
+use super::request::{Id, Increments, Operation, end};
+use super::time::Millis;
 
 /// Makes digests. Its key belongs to the data that they are stored in, and is secret, so that nobody can
 /// make an id that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.

@@ -1,6 +1,6 @@
 //! What an increment does to a value.
 
-use super::answer::LimitError;
+use super::invalid::Invalid;
 
 /// What to do with an increment that would pass a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,38 @@ pub struct Applied {
     pub value: i64,
     /// How much was added.
     pub applied: i64,
+}
+
+/// Why an increment was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// The value would be below `min`.
+    Min {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+        /// The limit.
+        min: i64,
+    },
+    /// The value would be above `max`.
+    Max {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+        /// The limit.
+        max: i64,
+    },
+    /// The value would not fit int64.
+    OutOfRange {
+        /// As it is.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+    /// It makes no sense.
+    Invalid(Invalid),
 }
 
 impl Limits {

@@ -1,6 +1,10 @@
 //! Names of counters: paths such as `acme/2026-11/api-calls`.
 
 use std::fmt;
+use std::hash::BuildHasher as _;
+use std::sync::LazyLock;
+
+use hashbrown::DefaultHashBuilder;
 
 /// The longest name, in bytes: room for a path of several ids, and small enough for every store's keys.
 pub const MAX_NAME_BYTES: usize = 256;
@@ -127,4 +131,12 @@ pub fn group(name: &str) -> &str {
 /// How many bytes two names begin with alike.
 pub(super) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(a, b)| a == b).count()
+}
+
+/// The hash by which this process finds a counter in memory.
+#[must_use]
+pub fn hash_name(name: &str) -> u64 {
+    // Seeded at random: which names collide cannot be known outside.
+    static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+    HASHES.hash_one(name)
 }

@@ -1,20 +1,16 @@
 //! What is asked of a lane.
 
-use std::hash::{BuildHasher as _, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::hash::Hasher;
+use std::sync::Arc;
 
-use hashbrown::DefaultHashBuilder;
-
-use super::answer::Invalid;
-use super::counters::SlotId;
 use super::increment::{Limits, OnLimit};
-use super::name::group;
+use super::invalid::Invalid;
+use super::name::{group, hash_name};
+use super::slot::SlotId;
+use super::time::Millis;
 
 /// The longest id of a request or session, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
-
-/// Milliseconds, since 1970 if nothing else is said, by the clock that is named.
-pub type Millis = i64;
 
 /// How far a client's clock may be ahead of a node's, and the clocks of nodes apart.
 pub const MAX_SKEW: Millis = 60_000;
@@ -397,14 +393,6 @@ impl Item {
 
 pub(super) fn end(at: usize) -> u32 {
     u32::try_from(at).expect("messages are far below 4 GiB")
-}
-
-/// The hash by which this process finds a counter in memory.
-#[must_use]
-pub fn hash_name(name: &str) -> u64 {
-    // Seeded at random: which names collide cannot be known outside.
-    static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
-    HASHES.hash_one(name)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::answer::{FailedIncrement, Rejection};
-use super::request::{LowerBound, MAX_SKEW, Millis};
+use super::request::{LowerBound, MAX_SKEW};
 use super::session::{SESSION_WINDOW, Session};
+use super::time::Millis;
 
 /// The state of a session when a stream of it begins, or asks.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use super::answer::FailedIncrement;
 use super::codec::{Corrupt, Reader, put_i64, put_u64};
 use super::extras;
-use super::request::{LowerBound, Millis};
+use super::request::LowerBound;
+use super::time::Millis;
 use imported::ImportedSession;
 
 /// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.

@@ -6,8 +6,9 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::commit::SessionChange;
-use super::request::{MAX_SKEW, Millis, SessionId};
+use super::request::{MAX_SKEW, SessionId};
 use super::session::Session;
+use super::time::Millis;
 
 /// All sessions of a lane.
 #[derive(Default)]

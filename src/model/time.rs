@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
 
-use super::request::Millis;
+/// Milliseconds, since 1970 if nothing else is said, by the clock that is named.
+pub type Millis = i64;
 
 /// A length of time, to the second.
 #[must_use]

@@ -8,6 +8,7 @@ mod checkpoint;
 pub(crate) mod lock;
 mod log;
 pub(crate) mod meta;
+pub(crate) mod paths;
 pub(crate) mod reader;
 mod readers;
 pub(crate) mod rows;
@@ -19,9 +20,8 @@ pub use lock::DATABASE;
 pub use schema::OpenError;
 pub use upkeep::Condition;
 
-use std::ffi::OsString;
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use crate::store::memtable::{Current, Memtable};
 use lock::{Lock, folder, make_folder};
 use meta::Meta;
 use reader::{Snapshot, unread};
-use readers::{Gate, Readers};
+use readers::{Gate, Readers, gone};
 use upkeep::{Shared, Upkeep};
 use writer::{NotCommitted, Writer};
 
@@ -285,17 +285,6 @@ fn ask<T: Send + 'static, E: Into<StoreError>>(
         Some(readers) => readers.ask(read),
         None => Box::pin(std::future::ready(Err(gone()))),
     }
-}
-
-fn gone() -> StoreError {
-    StoreError::Failed("it failed before".into())
-}
-
-/// The path of a file that belongs to another.
-pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]

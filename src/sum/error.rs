@@ -33,3 +33,8 @@ impl From<SumError> for Status {
         }
     }
 }
+
+/// A sum as answers have it.
+pub(super) fn in_range(sum: i128) -> Result<i64, SumError> {
+    i64::try_from(sum).map_err(|_| SumError::OutOfRange { sum })
+}

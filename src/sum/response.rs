@@ -7,9 +7,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::error::SumError;
+use super::error::{SumError, in_range};
 use super::messages::Messages;
-use super::service::in_range;
 use super::wire::Total;
 use crate::grpc::put_message;
 use crate::proto::sum::v1::{AddEachResponse, add_each_response};

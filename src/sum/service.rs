@@ -5,7 +5,7 @@ use http::Response;
 use http_body::Body;
 use tonic::Status;
 
-use super::error::SumError;
+use super::error::{SumError, in_range};
 use super::messages::Messages;
 use super::response::Each;
 use super::wire::Total;
@@ -113,8 +113,4 @@ fn next_total(messages: &mut Messages, bytes: &mut &[u8]) -> Result<Option<Total
             .refused()
             .map_or(Ok(None), |error| Err(error.clone())),
     }
-}
-
-pub(super) fn in_range(sum: i128) -> Result<i64, SumError> {
-    i64::try_from(sum).map_err(|_| SumError::OutOfRange { sum })
 }

@@ -7,14 +7,13 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod malformed;
 mod packed;
 mod varint;
 
-use std::fmt;
+use malformed::MAX_GROUP_DEPTH;
+pub use malformed::Malformed;
 use varint::Varint;
-
-/// Unknown groups may nest this deep, as prost has it.
-const MAX_GROUP_DEPTH: usize = 100;
 
 /// The number of the field that holds the values.
 const VALUES_FIELD: u32 = 1;
@@ -44,41 +43,6 @@ impl std::ops::AddAssign for Total {
         self.count += other.count;
     }
 }
-
-/// Why bytes are not a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// A varint takes more than ten bytes or more than 64 bits.
-    VarintTooLong,
-    /// A field's key has no field number, one that is too large, or no known wire type.
-    Key(u64),
-    /// `values` comes with a wire type that integers cannot have.
-    ValuesWireType(u8),
-    /// A group ends that did not begin.
-    UnexpectedEndGroup,
-    /// Groups are nested too deep.
-    GroupsTooDeep,
-    /// The message ends inside a field.
-    Truncated,
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::VarintTooLong => write!(f, "a varint is longer than 10 bytes or 64 bits"),
-            Self::Key(key) => write!(f, "{key} is not a field key"),
-            Self::ValuesWireType(wire_type) => write!(
-                f,
-                "field `values` has wire type {wire_type}; it takes 0 (varint) or 2 (packed)"
-            ),
-            Self::UnexpectedEndGroup => write!(f, "a group ends that did not begin"),
-            Self::GroupsTooDeep => write!(f, "groups nest deeper than {MAX_GROUP_DEPTH}"),
-            Self::Truncated => write!(f, "the message ends inside a field"),
-        }
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 /// Where in a message the next byte stands.
 #[derive(Clone, Copy)]

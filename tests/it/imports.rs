@@ -1,5 +1,6 @@
-//! Imports point down the floors.
+//! Imports point down the floors, and the modules of a room form no circle.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,19 @@ const CLOSED_TO: [(&str, &[&str]); 6] = [
     ("cluster", &["rusqlite"]),
     ("lane", &["tonic", "http", "prost", "rusqlite"]),
 ];
+
+/// Rooms within rooms.
+const ROOMS_WITHIN: [&str; 6] = [
+    "cluster::forward",
+    "cluster::members",
+    "maintenance::etcd",
+    "maintenance::sqlite",
+    "store::etcd",
+    "store::sqlite",
+];
+
+/// Rooms whose modules still form circles.
+const WITH_CIRCLES: [&str; 2] = ["counter", "server"];
 
 /// The room that a path such as `sum::wire::Total` leads to.
 fn room(path: &str) -> Option<&'static str> {
@@ -70,14 +84,20 @@ fn module(file: &Path) -> String {
 /// The modules of this crate that a source names, by their full path.
 fn mentioned(module: &str, source: &str) -> Vec<String> {
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let grandparent = parent.rsplit_once("::").map_or("", |(parent, _)| parent);
     let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();
-    for (prefix, base) in [("crate::", ""), ("sumd::", ""), ("super::", parent)] {
+    for (prefix, base) in [
+        ("crate::", ""),
+        ("sumd::", ""),
+        ("super::super::", grandparent),
+        ("super::", parent),
+    ] {
         for (at, _) in source.match_indices(prefix) {
-            if source[..at].ends_with(is_word) {
+            let rest = &source[at + prefix.len()..];
+            if source[..at].ends_with(is_word) || rest.starts_with("super::") {
                 continue;
             }
-            let rest = &source[at + prefix.len()..];
             let names = match rest.strip_prefix('{') {
                 Some(list) => list.split('}').next().unwrap_or("").split(',').collect(),
                 None => vec![rest],
@@ -93,25 +113,45 @@ fn mentioned(module: &str, source: &str) -> Vec<String> {
     found
 }
 
-#[test]
-fn imports_point_down() {
+/// The code of a source without comments and tests.
+fn code_of(file: &Path) -> String {
+    let source = fs::read_to_string(file).expect("a source");
+    let mut code = String::new();
+    let mut is_test = false;
+    for line in source.lines() {
+        if is_test && line.contains("mod tests") && line.ends_with('{') {
+            // Tests are last.
+            break;
+        }
+        let attribute = line.trim() == "#[cfg(test)]";
+        if !attribute && !is_test && !line.trim_start().starts_with("//") {
+            code += line;
+            code.push('\n');
+        }
+        is_test = attribute;
+    }
+    code
+}
+
+/// Every module with its code.
+fn modules() -> BTreeMap<String, String> {
     let mut files = Vec::new();
     sources(Path::new("src"), &mut files);
     assert!(files.len() > 20, "the sources are here");
+    // Tests may look anywhere.
+    let is_test = |file: &PathBuf| {
+        file.iter()
+            .any(|part| part == "tests" || part == "tests.rs")
+    };
+    files.retain(|file| !is_test(file));
+    let with_code = |file: &PathBuf| (module(file), code_of(file));
+    files.iter().map(with_code).collect()
+}
+
+#[test]
+fn imports_point_down() {
     let mut seen = 0;
-    for file in files {
-        // Tests may look anywhere.
-        if file.file_stem().is_some_and(|name| name == "tests") {
-            continue;
-        }
-        let source = fs::read_to_string(&file).expect("a source");
-        let source = source.split("#[cfg(test)]").next().unwrap_or("");
-        let lines = source.lines();
-        let code: Vec<_> = lines
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .collect();
-        let code = code.join("\n");
-        let here = module(&file);
+    for (here, code) in modules() {
         let from = room(&here).unwrap_or_else(|| panic!("{here} is on no floor"));
         for path in mentioned(&here, &code) {
             let Some(to) = room(&path) else { continue };
@@ -119,18 +159,149 @@ fn imports_point_down() {
             let inside = from == to || to.starts_with(&format!("{from}::"));
             assert!(
                 inside || floor(to) < floor(from),
-                "{} imports {path}: {from} is not above {to}",
-                file.display()
+                "{here} imports {path}: {from} is not above {to}"
             );
         }
         for (closed, crates) in CLOSED_TO {
             for name in crates.iter().filter(|_| from == closed) {
                 let import = format!("{name}::");
-                assert!(!code.contains(&import), "{} imports {name}", file.display());
+                assert!(!code.contains(&import), "{here} imports {name}");
             }
         }
     }
     assert!(seen > 10, "only {seen} imports between rooms were found");
+}
+
+/// The names that the head of a room takes from its modules, and the modules that it takes them from.
+fn taken(head: &str, code: &str) -> Vec<(String, String)> {
+    let uses = code.split(';').filter_map(|item| {
+        let (visibility, path) = item.rsplit_once("use ")?;
+        let is_use = visibility.trim().is_empty()
+            || visibility.trim_end().ends_with(')')
+            || visibility.trim_end().ends_with("pub");
+        is_use.then_some(path)
+    });
+    let mut found = Vec::new();
+    for path in uses {
+        let Some((module, names)) = path.trim().split_once("::") else {
+            continue;
+        };
+        let names = names.trim_matches(['{', '}']);
+        for name in names.split(',') {
+            let name = name.trim();
+            let name = name.rsplit("::").next().unwrap_or(name);
+            found.push((name.to_owned(), format!("{head}::{module}")));
+        }
+    }
+    found
+}
+
+/// The modules of a room that each of them needs, a module with its own modules being one.
+fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let head = modules.get(room).map_or("", String::as_str);
+    let taken = taken(room, head);
+    let prefix = format!("{room}::");
+    let unit = |path: &str| -> Option<String> {
+        let rest = path.strip_prefix(&prefix)?;
+        let first = rest.split("::").next()?;
+        let name = format!("{prefix}{first}");
+        if modules.contains_key(&name) {
+            return Some(name);
+        }
+        // It is the head's own, or from the module that the head has it from.
+        let of = taken.iter().find(|(taken, _)| taken == first);
+        Some(of.map_or_else(|| room.to_owned(), |(_, module)| module.clone()))
+    };
+    let mut needs: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (module, code) in modules {
+        let from = if module == room {
+            room.to_owned()
+        } else if let Some(unit) = unit(module) {
+            unit
+        } else {
+            continue;
+        };
+        let to = needs.entry(from.clone()).or_default();
+        if module == room {
+            // What it hands on to others it does not need itself.
+            let body: Vec<_> = code
+                .split(';')
+                .filter(|item| !item.contains("use "))
+                .collect();
+            let body = body.join(";");
+            let is_used = |name: &str| {
+                body.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .any(|word| word == name)
+            };
+            let used = taken
+                .iter()
+                .filter(|(name, module)| is_used(name) && modules.contains_key(module));
+            to.extend(used.map(|(_, module)| module.clone()));
+        } else {
+            to.extend(mentioned(module, code).iter().filter_map(|path| unit(path)));
+        }
+        to.remove(&from);
+    }
+    needs
+}
+
+/// The modules that need each other.
+fn circle(needs: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
+    let reached = |from: &str| {
+        let mut reached = BTreeSet::new();
+        let mut left = vec![from.to_owned()];
+        while let Some(next) = left.pop() {
+            for to in needs.get(&next).into_iter().flatten() {
+                if reached.insert(to.clone()) {
+                    left.push(to.clone());
+                }
+            }
+        }
+        reached
+    };
+    let modules = needs.keys().map(String::as_str);
+    modules
+        .filter(|module| reached(module).contains(*module))
+        .collect()
+}
+
+/// The modules of a room form no circle, so that each can be read after those that it needs.
+#[test]
+fn rooms_have_no_circles() {
+    let modules = modules();
+    let rooms = FLOORS
+        .iter()
+        .flat_map(|floor| floor.iter())
+        .chain(&ROOMS_WITHIN);
+    for room in rooms {
+        let needs = needs(room, &modules);
+        let circle = circle(&needs);
+        if WITH_CIRCLES.contains(room) {
+            assert!(
+                !circle.is_empty(),
+                "{room} has no circle any more: take it off the list"
+            );
+        } else {
+            let arrows = circle.iter().map(|module| (module, &needs[*module]));
+            assert!(circle.is_empty(), "{:#?}", arrows.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn circles_are_found() {
+    let source = |module: &str, code: &str| (module.to_owned(), code.to_owned());
+    let modules = BTreeMap::from([
+        source("a", "pub use b::B;\nuse c::C;\nfn f() -> C {}"),
+        source("a::b", "use super::c::C;\nstruct B;"),
+        source("a::c", "use crate::a::d::D;"),
+        source("a::d", "use super::B;"),
+        source("a::e", "use super::{B, f};"),
+    ]);
+    let needs = needs("a", &modules);
+    assert_eq!(circle(&needs), ["a::b", "a::c", "a::d"]);
+    assert!(needs["a"].contains("a::c") && !needs["a"].contains("a::b"));
+    assert!(needs["a::e"].contains("a"));
 }
 
 /// The test itself sees what it is there to see.

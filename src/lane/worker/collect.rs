@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Job, LaneWorker};
-use crate::lane::{Shared, StartError};
+use super::LaneWorker;
+use crate::lane::error::StartError;
+use crate::lane::job::Job;
+use crate::lane::shared::Shared;
 
 /// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
 const MAX_REQUESTS: usize = 8192;

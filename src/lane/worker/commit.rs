@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::{Job, LaneWorker, answer, load};
-use crate::lane::{LaneError, StartError};
+use super::{LaneWorker, answer, load};
+use crate::lane::error::{LaneError, StartError};
+use crate::lane::job::Job;
 use crate::model::Commit;
 use crate::store::{After, Committed, StoreError};
 

@@ -3,7 +3,8 @@
 use super::State;
 use crate::model::codec::Corrupt;
 use crate::model::commit::{Batch, Changes, Commit, Head, Pack, Stamp};
-use crate::model::request::{MAX_SKEW, Millis};
+use crate::model::request::MAX_SKEW;
+use crate::model::time::Millis;
 
 /// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
 const MAX_FORGOTTEN: usize = 20_000;

@@ -10,8 +10,9 @@ use crate::model::answer::FailedIncrement;
 use crate::model::codec::{Corrupt, Reader, put_i64, put_u64};
 use crate::model::hasher::KeyedHasher;
 use crate::model::name::group;
-use crate::model::request::{Increment, Millis, SessionId};
+use crate::model::request::{Increment, SessionId};
 use crate::model::session::{Message, Session};
+use crate::model::time::Millis;
 
 /// What a part takes in memory beside its failures.
 const PART_BYTES: usize = size_of::<ImportedPart>();

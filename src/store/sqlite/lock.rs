@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{OpenError, beside, schema};
+use super::paths::beside;
+use super::schema::{self, OpenError};
 
 /// The name of the database in a data folder, which has one database only.
 pub const DATABASE: &str = "sumd.db";

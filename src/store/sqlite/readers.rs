@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::{RwLock, oneshot};
 
-use super::{OpenError, gone, schema};
+use super::schema::{self, OpenError};
 use crate::store::{Reply, StoreError};
 
 /// Readers hold it shared while they read. The upkeep, which needs a moment without readers, takes it exclusively: readers that
@@ -99,4 +99,9 @@ impl Drop for Readers {
             let _ = thread.join();
         }
     }
+}
+
+/// The answer of threads that have ended.
+pub(super) fn gone() -> StoreError {
+    StoreError::Failed("it failed before".into())
 }

@@ -12,7 +12,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::meta::Meta;
-use super::{beside, rows};
+use super::paths::beside;
+use super::rows;
 
 /// "sumd": says in the file's header whose it is.
 const APPLICATION_ID: i32 = 0x7375_6d64;

@@ -179,9 +179,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::super::meta::Meta;
+    use super::super::paths::beside;
     use super::super::reader::Snapshot;
+    use super::super::schema;
     use super::super::writer::tests::{batch, open};
-    use super::super::{beside, schema};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,6 +1,6 @@
 //! Base-128 varints, one at a time, that may be cut anywhere.
 
-use super::Malformed;
+use super::malformed::Malformed;
 
 /// The part of a varint that has come so far.
 #[derive(Default)]

@@ -87,7 +87,7 @@ fn the_log_is_kept_until_it_is_folded() {
 fn a_close_that_is_cut_short_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
-    let log = super::super::beside(&path, "-wal");
+    let log = super::super::paths::beside(&path, "-wal");
     let mut writer = open(&path, usize::MAX);
     for seq in 1..=10 {
         let counter = (format!("g/{seq}"), Some(1));

@@ -1,0 +1,192 @@
+//! How commands ask a server: in time, one of several, and with what is wrong told in one line.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt as _;
+
+use crate::config::ServerOptions;
+use crate::server::Address;
+
+/// How often a server is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two rounds over several servers.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The server cannot be reached.
+    Connect(Address, tonic::transport::Error),
+    /// The server has not answered in time.
+    Timeout(Address, Duration),
+    /// The server refused.
+    Refused(Status),
+    /// The server is there and does not serve.
+    NotServing(ServingStatus),
+    /// A change may have been made, or may yet be.
+    InDoubt(Box<ClientError>, String),
+    /// A watch has ended, which has told all changes up to a revision.
+    WatchEnded(Box<ClientError>, i64),
+    /// The answer cannot be printed.
+    Output(io::Error),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(address, error) => {
+                // The outer errors only say that there is an inner one.
+                let mut cause: &dyn Error = error;
+                while let Some(source) = cause.source() {
+                    cause = source;
+                }
+                write!(f, "cannot connect to {address}: {cause}")
+            }
+            Self::Timeout(address, timeout) => {
+                write!(f, "no answer from {address} within {timeout:?}")
+            }
+            Self::Refused(status) => refusal(f, status),
+            Self::NotServing(status) => f.write_str(status.as_str_name()),
+            Self::InDoubt(error, id) => write!(
+                f,
+                "{error}; it may have been done: the same command with --request-id {id}, and it is done once"
+            ),
+            Self::WatchEnded(error, revision) => {
+                write!(f, "{error}; to go on: --from-revision {revision}")
+            }
+            Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
+        }
+    }
+}
+
+/// A status with what programs are told beside it: the reason, whether anything was changed, and when to try again.
+fn refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
+    write!(f, "{:?}: {}", status.code(), status.message())?;
+    let details = status.get_error_details();
+    if let Some(info) = details.error_info() {
+        write!(f, " ({}", info.reason)?;
+        if let Some(outcome) = info.metadata.get("outcome") {
+            write!(f, ", {outcome}")?;
+        }
+        f.write_str(")")?;
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        write!(f, "; try again in {delay:?}")?;
+    }
+    Ok(())
+}
+
+impl ClientError {
+    /// A change that was asked for may have been made, or may yet be.
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Timeout(..) => true,
+            Self::Refused(status) => {
+                let info = status.get_details_error_info();
+                let outcome = info.and_then(|info| info.metadata.get("outcome").cloned());
+                outcome.is_none_or(|outcome| outcome != "NOT_APPLIED")
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Writes to standard output, at once.
+///
+/// # Errors
+/// Returns an error if that is not possible.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// Connects and asks, in the time that there is for both.
+pub(super) async fn in_time<T>(
+    server: &ServerOptions,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    attempts(server, ask).await.0
+}
+
+/// The same for a request that changes something, under an id. If any attempt may have been carried out, an error names the
+/// id: whatever a later attempt was answered.
+pub(super) async fn change<T>(
+    server: &ServerOptions,
+    request_id: &str,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let (answer, in_doubt) = attempts(server, ask).await;
+    answer.map_err(|error| {
+        if in_doubt {
+            ClientError::InDoubt(Box::new(error), request_id.to_owned())
+        } else {
+            error
+        }
+    })
+}
+
+/// Asks, and of several servers the next if one is not there, over and over: a request that changes something has an id, and
+/// happens once. Also tells whether an attempt that failed may have been carried out.
+async fn attempts<T>(
+    ServerOptions { address, timeout }: &ServerOptions,
+    ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
+) -> (Result<T, ClientError>, bool) {
+    let end = Instant::now() + *timeout;
+    let count = u32::try_from(address.len()).unwrap_or(u32::MAX).max(1);
+    let mut in_doubt = false;
+    loop {
+        for address in address {
+            let attempt = end.min(Instant::now() + *timeout / count);
+            let answer = timeout_at(attempt, async {
+                let channel = connect(address).await;
+                ask(channel.map_err(|error| ClientError::Connect(address.clone(), error))?).await
+            });
+            let late = |_| Err(ClientError::Timeout(address.clone(), *timeout));
+            let answer = answer.await.unwrap_or_else(late);
+            in_doubt |= answer.as_ref().err().is_some_and(ClientError::is_in_doubt);
+            let is_final = match &answer {
+                Err(ClientError::Refused(status)) => status.code() != Code::Unavailable,
+                Err(ClientError::Connect(..) | ClientError::Timeout(..)) => false,
+                _ => true,
+            };
+            if is_final || count == 1 || Instant::now() >= end {
+                return (answer, in_doubt);
+            }
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> {
+    let uri = match address {
+        Address::Tcp(address) => format!("http://{address}"),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    };
+    // A watch has no deadline: without this a server whose machine is gone would be waited for without end.
+    let endpoint = Endpoint::from_shared(uri)?
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    endpoint.connect().await
+}
