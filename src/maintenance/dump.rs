@@ -118,4 +118,64 @@ mod tests {
             assert_ne!(whole.check, tally(&other).check, "{other:?}");
         }
     }
+
+    /// Ids and sessions are counted, and each of their revisions, answers and states counts.
+    #[test]
+    fn tallies_of_other_ids_and_sessions_differ() {
+        type Packs<'a> = &'a [(i64, &'a [(u64, u32)])];
+        let dump = |packs: Packs<'_>, sessions: &[(&str, u8)]| Dump {
+            hasher: KeyedHasher::new([7; 16]),
+            lanes: 8,
+            revision: 100,
+            forgotten: 30,
+            time: 2000,
+            horizon: 500,
+            session_horizon: 600,
+            packs: packs
+                .iter()
+                .map(|(base, ids)| Remembered {
+                    time: 1000,
+                    newest: None,
+                    base: *base,
+                    places: 7,
+                    ids: crate::model::pack(ids).into(),
+                })
+                .collect(),
+            sessions: sessions
+                .iter()
+                .map(|(id, applied)| {
+                    let row = [2, 6, *applied, *applied, 0];
+                    ((*id).into(), Session::decode(&row).expect("a session"))
+                })
+                .collect(),
+        };
+        let tally = |packs: Packs<'_>, sessions: &[(&str, u8)]| {
+            let mut tally = Tally::new();
+            tally.rest(&dump(packs, sessions)).expect("packs");
+            tally
+        };
+        let packs: Packs<'_> = &[(10, &[(1, 1), (2, 2)]), (20, &[(3, 1)])];
+        let sessions = &[("meter-7", 3), ("meter-8", 1)];
+        let whole = tally(packs, sessions);
+        assert_eq!((whole.ids, whole.sessions), (3, 2));
+        assert_eq!((whole.counters, whole.sum), (0, 0));
+        assert_eq!(whole, tally(packs, sessions));
+        let others: [Packs<'_>; 3] = [
+            &[(11, &[(1, 1), (2, 2)]), (20, &[(3, 1)])],
+            &[(10, &[(1, 1), (2, 3)]), (20, &[(3, 1)])],
+            &[(10, &[(1, 1), (2, 2)]), (20, &[(4, 1)])],
+        ];
+        for other in others {
+            assert_ne!(whole.check, tally(other, sessions).check, "{other:?}");
+        }
+        for other in [
+            [("meter-7", 4), ("meter-8", 1)],
+            [("meter-7", 3), ("meter-9", 1)],
+        ] {
+            assert_ne!(whole.check, tally(packs, &other).check, "{other:?}");
+        }
+        let mut damaged = dump(packs, sessions);
+        damaged.packs[1].ids = [0; 3].into();
+        assert!(Tally::new().rest(&damaged).is_err());
+    }
 }

@@ -269,4 +269,23 @@ mod tests {
         assert_eq!(read, changes);
         assert!(CounterChange::read_all(&bytes[..bytes.len() - 1], |_, _, _, _| ()).is_err());
     }
+
+    /// Of a name only what differs from the one before it takes room.
+    #[test]
+    fn names_are_written_as_they_differ() {
+        let change = |name: &str, value, place, is_new| CounterChange {
+            name: name.into(),
+            value,
+            place,
+            is_new,
+        };
+        let changes = [
+            change("acme/calls", Some(1), 1, true),
+            change("acme/cats", None, 2, false),
+        ];
+        let mut bytes = Vec::new();
+        CounterChange::put_all(&changes, &mut bytes);
+        let (first, second) = (b"\x00\x0aacme/calls\x01\x01\x02", b"\x07\x02ts\x02\x02");
+        assert_eq!(bytes, [&first[..], second].concat());
+    }
 }

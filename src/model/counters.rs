@@ -224,6 +224,15 @@ mod tests {
         assert_eq!(counters.changes(), 2);
     }
 
+    /// A counter is known by its name: another one whose hash is the same is not taken for it.
+    #[test]
+    fn counters_of_one_hash_are_told_apart() {
+        let mut counters = Counters::new();
+        counters.load("a".into(), Some(1));
+        assert!(counters.find(hash_name("a"), "a").is_some());
+        assert_eq!(counters.find(hash_name("a"), "b"), None);
+    }
+
     /// Counters that were not used since the last time go first, and nothing is left of them.
     #[test]
     fn the_unused_go_first_and_leave_nothing() {

@@ -146,6 +146,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::increment::LimitError;
+    use super::super::session::Message;
     use super::*;
 
     /// Nothing of a message can have been applied before it came, if no stream before this one can have had it, and it comes for the
@@ -166,5 +168,54 @@ mod tests {
             time: 2500,
         };
         assert_eq!(resumed.bound(fresh, true, 2500), of_now);
+    }
+
+    /// A message that was applied in one lane, and maybe in others, is not taken for one that was never applied, although
+    /// those before it are missing; those after it are.
+    #[test]
+    fn a_bound_is_of_messages_after_it() {
+        let message = |sequence| Message {
+            sequence,
+            contents: 7,
+            parts: 2,
+        };
+        let mut row = Session::default();
+        row.advance(message(7), &[]);
+        let (begun, now) = (1000, 2000);
+        let resumed = Resumed::new(&[row], begun, now, 500, 10_000).expect("a session");
+        let of = |above, time| LowerBound { above, time };
+        assert_eq!(resumed.applied, 0);
+        assert_eq!(resumed.bound(7, true, 2500), of(0, begun));
+        assert_eq!(resumed.bound(8, true, 2500), of(7, now));
+        let fresh = 7 + SESSION_WINDOW + 1;
+        assert_eq!(resumed.bound(fresh - 1, true, 2500), of(7, now));
+        assert_eq!(resumed.bound(fresh, true, 2500), of(fresh - 1, 2500));
+    }
+
+    /// A stream looks again after a quarter of a session's horizon, and not before.
+    #[test]
+    fn a_stream_looks_again_four_times_in_a_horizon() {
+        let resumed = Resumed::new(&[], 1000, 2000, 0, 10_000).expect("a session");
+        assert!(!resumed.is_old(2250, 1000));
+        assert!(resumed.is_old(2251, 1000));
+    }
+
+    /// Failures of a message that the client knows acknowledged are not told again, whichever lane it has told.
+    #[test]
+    fn failures_that_are_acknowledged_are_not_told() {
+        let refusal = LimitError::OutOfRange { value: 1, delta: 2 };
+        let failure = FailedIncrement { index: 0, refusal };
+        let mut row = Session::default();
+        for sequence in 3..=4 {
+            let message = Message {
+                sequence,
+                contents: 7,
+                parts: 1,
+            };
+            row.advance(message, &[(sequence, failure)]);
+        }
+        let mut told = Session::default();
+        told.acknowledge(3);
+        assert_eq!(Session::merge(&[row, told]), (4, vec![(4, failure)]));
     }
 }

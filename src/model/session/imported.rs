@@ -379,4 +379,50 @@ mod tests {
         assert_eq!(left, [3]);
         assert_eq!(moved.bytes(), empty + PART_BYTES + FAILURE_BYTES);
     }
+
+    /// Of messages that the client knows acknowledged nothing is kept, whichever lane it has told.
+    #[test]
+    fn what_is_acknowledged_in_one_lane_is_so_in_all() {
+        let refusal = crate::model::LimitError::OutOfRange { value: 1, delta: 2 };
+        let failure = FailedIncrement { index: 0, refusal };
+        let mut one = Session::default();
+        for sequence in 3..=4 {
+            one.advance(message(sequence, 1), &[(sequence, failure)]);
+        }
+        let mut told = Session::default();
+        told.acknowledge(3);
+        let whole = Session::merge_shards(&[(0, one), (1, told)], 4, 100);
+        assert_eq!((whole.applied, whole.acknowledged), (4, 3));
+        assert_eq!(whole.messages, [message(4, 1)]);
+        assert_eq!(whole.failures, [(4, failure)]);
+    }
+
+    /// A session that waits for nothing is after a move as old as it was, and has nothing in any lane but its own.
+    #[test]
+    fn a_move_is_no_use_of_a_session() {
+        let hasher = KeyedHasher::new([3; 16]);
+        let id: SessionId = "meter-7".into();
+        let mut session = Session::default();
+        session.advance(message(1, 1), &[]);
+        session.used = 60;
+        let whole = Session::merge_shards(&[(2, session)], 4, 100);
+        let rows = whole.split_by_lane(&id, hasher, 256, 200);
+        let used: Vec<_> = rows.iter().map(|(lane, row)| (*lane, row.used())).collect();
+        assert_eq!(used, [(hasher.lane(&id, 256), 60)]);
+    }
+
+    /// What is torn of a session has to be the same on both sides of a move, wherever and whenever that goes.
+    #[test]
+    fn the_fingerprint_of_a_session_has_what_is_torn() {
+        let torn = |sequence, lane, lanes, time| {
+            let mut row = Session::default();
+            row.advance(message(sequence, 2), &[]);
+            Session::merge_shards(&[(lane, row)], lanes, time).fingerprint()
+        };
+        let one = torn(6, 9, 256, 100);
+        assert_eq!(torn(6, 9, 128, 200), one);
+        assert_ne!(torn(6, 8, 256, 100), one);
+        assert_ne!(torn(7, 9, 256, 100), one);
+        assert_ne!(Session::default().fingerprint(), one);
+    }
 }

@@ -40,3 +40,43 @@ fn only_new_messages_and_failures_were_added_since() {
     assert_eq!(added.messages, [message(3)]);
     assert_eq!(added.failures, [failed(3)]);
 }
+
+/// A session of the first format has all messages after the one that is known acknowledged, each in one lane, and its failures
+/// up to the end.
+#[test]
+fn a_session_of_the_first_format_is_read() {
+    let refusal = LimitError::OutOfRange { value: 1, delta: 2 };
+    let failure = FailedIncrement { index: 4, refusal };
+    let row = |format, applied, acknowledged| {
+        let mut row = vec![format];
+        put_i64(&mut row, 60);
+        put_u64(&mut row, applied);
+        put_u64(&mut row, acknowledged);
+        for contents in [40_u64, 50] {
+            row.extend_from_slice(&contents.to_le_bytes());
+        }
+        put_u64(&mut row, 5);
+        failure.put(&mut row);
+        row
+    };
+    let message = |sequence| Message {
+        sequence,
+        contents: 10 * sequence,
+        parts: 1,
+    };
+    let session = Session {
+        used: 60,
+        applied: 5,
+        acknowledged: 3,
+        messages: [message(4), message(5)].into(),
+        failures: [(5, failure)].into(),
+        ..Session::default()
+    };
+    assert_eq!(Session::decode(&row(1, 5, 3)), Ok(session));
+    let ahead = Corrupt("a session that is ahead of itself");
+    assert_eq!(Session::decode(&row(1, 5, 6)), Err(ahead));
+    let unknown = Corrupt("a session of an unknown format");
+    for format in [0, FORMAT + 1] {
+        assert_eq!(Session::decode(&row(format, 5, 3)), Err(unknown.clone()));
+    }
+}

@@ -46,6 +46,22 @@ fn a_batch_weighs_its_rows() {
     assert_eq!(weigh(50), 50 * weigh(1));
 }
 
+/// That a counter was deleted may be forgotten when an id of the same time may be.
+#[test]
+fn deletions_are_known_for_as_long_as_ids() {
+    let mut state = Stored::default().load(bounds());
+    state.load("g/0".into(), Some(7));
+    state.begin(START, 3 * HORIZON);
+    let operation = Operation::Delete("g/0".into());
+    let request = Request {
+        id: None,
+        operation,
+    };
+    state.apply(&request).expect("it is deleted");
+    let commit = state.commit().expect("something is changed");
+    assert_eq!(commit.deletions_up_to, 2 * HORIZON);
+}
+
 /// Counters count with their names, and are let go of down to the bound.
 #[test]
 fn counters_are_let_go_of_down_to_a_bound() {

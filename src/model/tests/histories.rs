@@ -195,3 +195,45 @@ proptest! {
         prop_assert_eq!(lane.state.id_bytes(), lane.stored.load(bounds()).id_bytes());
     }
 }
+
+/// An id that is used again for anything else, be it only within other limits, is refused.
+#[test]
+fn an_id_is_of_one_operation_within_its_limits() {
+    let operations = || {
+        let limits = [
+            (None, None, OnLimit::Reject),
+            (None, None, OnLimit::Saturate),
+            (None, Some(9), OnLimit::Reject),
+            (None, Some(9), OnLimit::Saturate),
+            (None, Some(8), OnLimit::Reject),
+            (Some(-9), None, OnLimit::Reject),
+            (Some(-9), Some(9), OnLimit::Reject),
+            (Some(0), None, OnLimit::Reject),
+            (None, Some(0), OnLimit::Reject),
+        ];
+        let increments = limits.map(|(min, max, on_limit)| {
+            let limits = Limits { min, max, on_limit };
+            Operation::Increment(Increments::one("g/0".into(), 1, limits))
+        });
+        let one = Increments::one("g/0".into(), 1, Limits::default());
+        let others = [
+            Operation::Batch(one),
+            Operation::Set("g/0".into(), 1),
+            Operation::Delete("g/0".into()),
+        ];
+        increments.into_iter().chain(others)
+    };
+    for (at, first) in operations().enumerate() {
+        let mut lane = Lane::new(bounds());
+        let (done, revision, _) = lane.one(named("a", None, first)).expect("it is new");
+        for (other, operation) in operations().enumerate() {
+            let again = lane.one(named("a", None, operation));
+            let expected = if other == at {
+                Ok((done.clone(), revision, true))
+            } else {
+                Err(Rejection::IdReused)
+            };
+            assert_eq!(again, expected, "{other} after {at}");
+        }
+    }
+}

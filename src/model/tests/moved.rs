@@ -1,6 +1,7 @@
 //! What was remembered in one store, in another.
 
 use super::*;
+use crate::model::session::Message;
 
 const LANES: u32 = 4;
 
@@ -207,4 +208,45 @@ proptest! {
         prop_assert_eq!(&found(&[one]), &expected);
         prop_assert_eq!(&found(&spread), &expected);
     }
+}
+
+/// A message that is completed here is answered with all its failures, in their order: those of before the move among them.
+#[test]
+fn failures_from_elsewhere_are_answered() {
+    let lane_of = |group: &str| hasher().lane(group, LANES);
+    let here = "here";
+    let there = ["a", "b", "c", "d", "e", "f", "g"];
+    let there = there
+        .into_iter()
+        .find(|group| lane_of(group) != lane_of(here));
+    let there = there.expect("not all are in one lane");
+    let mut increments = Increments::default();
+    for (group, delta) in [(there, 1), (here, i64::MAX), (here, 1), (there, 1)] {
+        increments.push(&format!("{group}/x"), delta, Limits::default());
+    }
+    let failed = |index, value| {
+        let refusal = LimitError::OutOfRange { value, delta: 1 };
+        (1, FailedIncrement { index, refusal })
+    };
+    let mut row = Session::default();
+    let part = Message {
+        sequence: 1,
+        contents: 7,
+        parts: 2,
+    };
+    row.advance(part, &[failed(0, 5), failed(3, 5)]);
+    let whole = Session::merge_shards(&[(lane_of(there), row)], LANES, START);
+    let mut lane = Lane::new(bounds());
+    let id = SessionId::from("meter-7");
+    lane.stored.sessions.insert(id, whole.encode());
+    lane.state = lane.stored.load(bounds()).moved_here(hasher(), None);
+    let (done, ..) = lane
+        .one(record(1, Predecessor::TheOneBefore, increments))
+        .expect("in order");
+    let expected = Effect::Recorded {
+        acknowledged: 1,
+        failures: vec![failed(0, 5), failed(2, i64::MAX), failed(3, 5)],
+    };
+    assert_eq!(done, expected);
+    assert_eq!(lane.value(&format!("{there}/x")), 0, "it was tried there");
 }

@@ -33,3 +33,37 @@ fn names_are_paths() {
     assert_eq!(group("acme/a/b"), "acme");
     assert_eq!(group("acme"), "acme");
 }
+
+/// People read what is wrong with a name.
+#[test]
+fn a_name_is_refused_with_a_reason() {
+    let too_long = NameError::TooLong {
+        bytes: 257,
+        max: 256,
+    };
+    for (error, told) in [
+        (NameError::Empty, "it is empty"),
+        (too_long, "it has 257 bytes, over the limit of 256"),
+        (
+            NameError::Control { at: 1 },
+            "it has a control character at byte 1",
+        ),
+        (
+            NameError::EmptySegment { at: 2 },
+            "it has an empty path segment at byte 2",
+        ),
+    ] {
+        assert_eq!(error.to_string(), told);
+    }
+}
+
+/// A text may have just as many bytes as its limit says, whatever characters they make.
+#[test]
+fn a_text_may_be_as_long_as_its_limit() {
+    for text in ["abcd", "\u{fc}\u{df}"] {
+        assert_eq!(check_text(text, 4), Ok(()));
+        let too_long = NameError::TooLong { bytes: 4, max: 3 };
+        assert_eq!(check_text(text, 3), Err(too_long));
+    }
+    assert_eq!(check_name(&"\u{fc}".repeat(128)), Ok(()));
+}

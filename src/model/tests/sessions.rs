@@ -190,3 +190,98 @@ fn times_that_are_ahead_are_taken_back() {
     assert_eq!(session.used(), 7);
     assert!(!session.take_back(7), "none is left");
 }
+
+/// A message that comes again is known for a session's horizon and as long as clocks may be apart.
+#[test]
+fn a_session_is_remembered_for_its_horizon() {
+    let mut lane = Lane::new(bounds());
+    lane.one(message(1, 0, &[("g/0", 1)], START)).expect("new");
+    lane.now += bounds().session_horizon + SKEW - 1;
+    let (_, _, replayed) = lane
+        .one(message(1, 0, &[("g/0", 1)], START))
+        .expect("it is known");
+    assert!(replayed);
+}
+
+/// Who only asks for what is acknowledged, and tells nothing new, changes nothing and begins no session.
+#[test]
+fn asking_changes_nothing() {
+    let mut lane = Lane::new(bounds());
+    let ask = |lane: &mut Lane, known| {
+        lane.now += 1000;
+        let (done, ..) = lane.one(message(0, known, &[], START)).expect("asked");
+        (done, lane.stored.head.seq)
+    };
+    let acknowledged = |acknowledged| Effect::Recorded {
+        acknowledged,
+        failures: vec![],
+    };
+    assert_eq!(ask(&mut lane, 0), (acknowledged(0), 0));
+    assert!(lane.stored.sessions.is_empty());
+    lane.one(message(1, 0, &[("g/0", 1)], START)).expect("new");
+    let row = lane.stored.sessions.clone();
+    assert_eq!(ask(&mut lane, 0), (acknowledged(1), 1));
+    assert_eq!(lane.stored.sessions, row, "it is no use of the session");
+    assert_eq!(ask(&mut lane, 1), (acknowledged(1), 2));
+    assert_ne!(lane.stored.sessions, row, "it is told something new");
+    assert_eq!(ask(&mut lane, 1), (acknowledged(1), 2));
+}
+
+/// A part of a message, with the time of its bound.
+fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, time: Millis) -> Request {
+    let mut request = message(sequence, acknowledged, &[("g/0", 1)], time);
+    if let Operation::Record(record) = &mut request.operation {
+        record.follows = Predecessor::InLane(Part {
+            previous,
+            parts: 1,
+            above: None,
+            whole: 0,
+            indices: Vec::new(),
+        });
+    }
+    request
+}
+
+/// A part of a session that a lane knows needs no bound, until it was not used for its horizon: other lanes may have forgotten it
+/// by then.
+#[test]
+fn a_session_that_is_used_in_a_lane_needs_no_bound() {
+    let mut lane = Lane::new(bounds());
+    let horizon = bounds().session_horizon;
+    let old = START - 1;
+    lane.one(part(1, 0, None, START)).expect("a new one");
+    lane.now += horizon - 1;
+    lane.one(part(2, 0, Some(1), old)).expect("it is known");
+    lane.now += horizon;
+    let after = lane.one(part(3, 0, Some(2), old));
+    assert!(matches!(after, Err(Rejection::TooOld { .. })), "{after:?}");
+    let bound = lane.now;
+    lane.one(part(3, 0, Some(2), bound))
+        .expect("it was not applied before");
+    assert_eq!(lane.value("g/0"), 3);
+}
+
+/// A part is taken for new if its bound is later than anything that the lane has forgotten, be it by a millisecond.
+#[test]
+fn a_bound_after_what_is_forgotten_will_do() {
+    for (horizon, is_new) in [(START - 1, true), (START, false)] {
+        let mut lane = Lane::new(bounds());
+        lane.stored.head.session_horizon = horizon;
+        lane.restart();
+        let said = lane.one(part(1, 0, None, START));
+        assert_eq!(said.is_ok(), is_new, "{said:?}");
+    }
+}
+
+/// A part need not follow one that is known to be applied in all lanes, which this lane may have forgotten; any other it has to.
+#[test]
+fn a_part_follows_what_may_not_be_applied() {
+    let mut lane = Lane::new(bounds());
+    let overtaken = lane.one(part(4, 2, Some(3), START));
+    assert_eq!(overtaken, Err(Rejection::Overtaken { applied: 0 }));
+    lane.one(part(4, 3, Some(3), START))
+        .expect("message 3 is acknowledged");
+    let overtaken = lane.one(part(6, 3, Some(5), START));
+    assert_eq!(overtaken, Err(Rejection::Overtaken { applied: 4 }));
+    lane.one(part(6, 3, Some(4), START)).expect("in order");
+}
