@@ -42,7 +42,7 @@ test: clients $(GRPCURL) $(ETCD) $(NEXTEST) ## Run every test, installing what t
 lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction and deploy/; change nothing
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --test it -- imports::
+	cargo test --locked --test it -- imports:: reasons:: documents::
 	$(BUF) lint
 	$(BUF) format --diff --exit-code --path proto/sum --path proto/sumd
 	$(MAKE) --no-print-directory breaking

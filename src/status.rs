@@ -104,7 +104,7 @@ impl RichError {
         self
     }
 
-    /// Says what became of the change. An error without an outcome, of a reason that has none, says that nobody knows.
+    /// Says what became of the change. Without it, an error whose reason declares no outcome is UNKNOWN.
     pub fn outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self

@@ -247,14 +247,15 @@ fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
                  again: go on with the message after them"
             ))
             .with("acknowledged", acknowledged),
+        // It is found before the message is taken apart.
         Rejection::BeyondWindow { acknowledged } => {
             let problem = format!(
                 "it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
             );
-            Reason::InvalidArgument
+            return Reason::InvalidArgument
                 .error(format!("sequence: {problem}"))
                 .violation("sequence", problem)
-                .with("acknowledged", acknowledged)
+                .with("acknowledged", acknowledged);
         }
         Rejection::Overtaken { applied } => Reason::MessageOvertaken
             .error(format!(

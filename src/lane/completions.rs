@@ -62,13 +62,13 @@ impl Drop for StreamReplies {
 /// dear to both.
 pub(super) type Completion = (ReplyTo, Result<Decided>, Box<Request>);
 
-/// Where answers are handed out: a desk for each runtime that has callers, which are known by their numbers, since to count
+/// Where answers are handed out: a queue for each runtime that has callers, which are known by their numbers, since to count
 /// references from several threads would cost more than the rest of it.
 #[derive(Clone, Default)]
 pub(super) struct CompletionQueues(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Completion>>>>>);
 
 impl CompletionQueues {
-    /// Opens a desk on the runtime that this is called on.
+    /// Opens a queue on the runtime that this is called on.
     pub(super) fn open(&self) -> usize {
         let (sender, mut answers) = mpsc::unbounded_channel::<Vec<Completion>>();
         tokio::spawn(async move {
@@ -78,18 +78,18 @@ impl CompletionQueues {
                 }
             }
         });
-        let mut completion_queues = self.completion_queues();
+        let mut completion_queues = self.lock();
         completion_queues.push(sender);
         completion_queues.len() - 1
     }
 
-    fn completion_queues(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Completion>>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Completion>>>> {
         // One more or one less: it is whole in between.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Answers on their way, by the desk that they go to.
+/// Answers on their way, by the queue that they go to.
 #[derive(Default)]
 pub(super) struct CompletionBatch(Vec<Vec<Completion>>);
 
@@ -102,10 +102,10 @@ impl CompletionBatch {
     }
 
     pub(super) fn send(self, completion_queues: &CompletionQueues) {
-        let completion_queues = completion_queues.completion_queues();
+        let completion_queues = completion_queues.lock();
         let answers = self.0.into_iter().zip(&*completion_queues);
         for (answers, completion_queue) in answers.filter(|(answers, _)| !answers.is_empty()) {
-            // Nobody waits at a desk that is gone.
+            // Nobody waits at a queue that is gone.
             let _ = completion_queue.send(answers);
         }
     }

@@ -78,8 +78,9 @@ impl Lanes {
         MAX_OWN_ID_AGE.min(Duration::from_millis(horizon / 2))
     }
 
-    /// Has requests that may move handed back, where another node has committed to their lane and does so best: who goes on
-    /// trying beside one that has much to do would come too late again and again.
+    /// Refuses requests with [`LaneError::NotOwner`] that are to be executed by the lane's owner ([`Lanes::execute_if_owner`]), once
+    /// another node has committed to the lane, if `is_remote` says that the owner is another one: a node that goes on trying
+    /// beside a busy owner would come too late again and again.
     pub fn set_owner_check(&self, is_remote: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {
         // Once is enough: it is asked again each time.
         let _ = self.shared.is_remote.set(Box::new(is_remote));

@@ -15,7 +15,7 @@ pub(super) struct Job {
     pub(super) completion_queue: usize,
     /// How much of the lanes' room it takes.
     pub(super) weight: usize,
-    /// It may be carried out by another node.
+    /// It is refused if another node owns the lane.
     pub(super) if_owner: bool,
     /// It is a part that has overtaken the one before it, since then.
     pub(super) parked_since: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What the tools of all stores tell.
+//! What work on a store finds, and why it is not done.
 
 use std::collections::HashMap;
 use std::fmt;

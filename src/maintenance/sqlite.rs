@@ -38,7 +38,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     Ok(report)
 }
 
-/// Makes a database of a backup. Revisions go on far behind the backup's, so that those given since are not given
+/// Makes a database of a backup. Revisions go on far beyond the backup's, so that those given since are not given
 /// again, and watchers start afresh.
 ///
 /// # Errors

@@ -86,7 +86,7 @@ pub async fn backup(place: &Location<impl Kv>, to: &Path) -> Result<Report, Tool
     Ok(report)
 }
 
-/// Writes a backup to etcd, under a prefix that is empty. Revisions go on far behind the backup's.
+/// Writes a backup to etcd, under a prefix that is empty. Revisions go on far beyond the backup's.
 ///
 /// # Errors
 /// Where the backup is damaged, or there are data already.

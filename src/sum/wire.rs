@@ -9,40 +9,16 @@
 mod avx2;
 mod malformed;
 mod packed;
+mod total;
 mod varint;
 
 use malformed::MAX_GROUP_DEPTH;
 pub use malformed::Malformed;
+pub use total::Total;
 use varint::Varint;
 
 /// The number of the field that holds the values.
 const VALUES_FIELD: u32 = 1;
-
-/// An exact sum and how many values went into it.
-///
-/// 2^64 values of 64 bits fit 128 bits, so adding never overflows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Total {
-    /// The sum, exact.
-    pub sum: i128,
-    /// The number of values.
-    pub count: u64,
-}
-
-impl Total {
-    fn add_value(&mut self, varint: u64) {
-        // An int64 is sent as the 64 bits of its two's complement.
-        self.sum += i128::from(varint.cast_signed());
-        self.count += 1;
-    }
-}
-
-impl std::ops::AddAssign for Total {
-    fn add_assign(&mut self, other: Self) {
-        self.sum += other.sum;
-        self.count += other.count;
-    }
-}
 
 /// Where in a message the next byte stands.
 #[derive(Clone, Copy)]

@@ -93,6 +93,34 @@ fn links_lead_somewhere() {
     assert!(seen > 60, "only {seen} links were found");
 }
 
+/// Every wait is of a function that there is.
+#[test]
+fn waits_are_in_the_code() {
+    let text = fs::read_to_string("docs/waits.md").expect("a document");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let mut seen = 0;
+    for row in rows {
+        let first = row.split('|').nth(1).unwrap_or("");
+        let mut source = String::new();
+        for name in first.split('`').skip(1).step_by(2) {
+            let path = Path::new("src").join(name);
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                source = fs::read_to_string(path).unwrap_or_else(|_| panic!("{name}: {row}"));
+                continue;
+            }
+            let name = name.rsplit("::").next().unwrap_or(name);
+            if !name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                continue;
+            }
+            let is_there = [format!("fn {name}("), format!("fn {name}<")];
+            let is_there = is_there.iter().any(|name| source.contains(name));
+            assert!(source.is_empty() || is_there, "{name}: {row}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "only {seen} functions were found");
+}
+
 /// The test itself sees what it is there to see.
 #[test]
 fn links_are_found() {

@@ -1,4 +1,4 @@
-//! Imports point down the floors, and the modules of a room form no circle.
+//! Imports point down the floors, and the modules directly in a room form no circle; a module and its own may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -224,10 +224,11 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
         let to = needs.entry(from.clone()).or_default();
         if module == room {
             // What it hands on to others it does not need itself.
-            let body: Vec<_> = code
-                .split(';')
-                .filter(|item| !item.contains("use "))
-                .collect();
+            let is_use = |item: &&str| {
+                let item = item.trim_start();
+                item.starts_with("use ") || item.starts_with("pub") && item.contains(" use ")
+            };
+            let body: Vec<_> = code.split(';').filter(|item| !is_use(item)).collect();
             let body = body.join(";");
             let is_used = |name: &str| {
                 body.split(|c: char| !c.is_alphanumeric() && c != '_')
@@ -237,12 +238,24 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
                 .iter()
                 .filter(|(name, module)| is_used(name) && modules.contains_key(module));
             to.extend(used.map(|(_, module)| module.clone()));
+            let modules = modules.keys().filter(|module| {
+                let name = module.strip_prefix(&prefix).unwrap_or("::");
+                !name.contains("::") && is_called(&body, name)
+            });
+            to.extend(modules.cloned());
         } else {
             to.extend(mentioned(module, code).iter().filter_map(|path| unit(path)));
         }
         to.remove(&from);
     }
     needs
+}
+
+/// Whether code names something in a module by its path.
+fn is_called(body: &str, module: &str) -> bool {
+    let path = format!("{module}::");
+    body.match_indices(&path)
+        .any(|(at, _)| !body[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
 }
 
 /// The modules that need each other.
@@ -265,7 +278,7 @@ fn circle(needs: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
         .collect()
 }
 
-/// The modules of a room form no circle, so that each can be read after those that it needs.
+/// The modules directly in a room form no circle, so that each can be read after those that it needs. A module and its own are one.
 #[test]
 fn rooms_have_no_circles() {
     let modules = modules();
@@ -297,7 +310,14 @@ fn circles_are_found() {
         source("a::c", "use crate::a::d::D;"),
         source("a::d", "use super::B;"),
         source("a::e", "use super::{B, f};"),
+        source(
+            "h",
+            "use x::X;\nfn g() { y::call(); \"in use by\" }\nstruct Z(X);",
+        ),
+        source("h::x", "struct X;"),
+        source("h::y", "use super::Z;"),
     ]);
+    assert_eq!(circle(&needs("h", &modules)), ["h", "h::y"]);
     let needs = needs("a", &modules);
     assert_eq!(circle(&needs), ["a::b", "a::c", "a::d"]);
     assert!(needs["a"].contains("a::c") && !needs["a"].contains("a::b"));

@@ -102,6 +102,10 @@ fn outcomes_are_as_declared() {
         StoreError::Lost,
         StoreError::Full("full".into()),
         StoreError::Failed("failed".into()),
+        StoreError::Damaged {
+            counter: None,
+            problem: "damaged".into(),
+        },
     ];
     for error in stores {
         errors.push(LaneError::Unknown(error.clone()));
@@ -113,13 +117,11 @@ fn outcomes_are_as_declared() {
         LaneError::Closed,
     ]);
     for error in errors {
-        let of_parts = (!matches!(error, LaneError::Refused(Rejection::BeyondWindow { .. })))
-            .then(|| of_part(error.clone()));
-        let statuses = [
+        for status in [
             of_request(error.clone()),
             lane_error(error.clone(), Kind::Session),
-        ];
-        for status in statuses.into_iter().chain(of_parts) {
+            of_part(error.clone()),
+        ] {
             let info = status.get_details_error_info().expect("an ErrorInfo");
             let mut all = Reason::ALL.iter();
             let reason = all.find(|reason| reason.name() == info.reason);

@@ -23,7 +23,8 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_storeu_si256,
 };
 
-use super::{Malformed, Total};
+use super::malformed::Malformed;
+use super::total::Total;
 
 type Kernel = fn(&[u8]) -> Result<Total, Malformed>;
 

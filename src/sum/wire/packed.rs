@@ -2,7 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
-use super::{Malformed, Total, varint::Varint};
+use super::malformed::Malformed;
+use super::total::Total;
+use super::varint::Varint;
 
 /// Below this many bytes the set-up of the vector code costs more than it saves.
 #[cfg(target_arch = "x86_64")]

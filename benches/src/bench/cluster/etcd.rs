@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sumd::store::etcd::client::{Address, Client, Host, Member, Options};
+use sumd::etcd::{Address, Client, Host, Member, Options};
 use tokio::{process::Command, time::Instant};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use ::sumd::store::etcd::client::Address;
+use ::sumd::etcd::Address;
 use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 

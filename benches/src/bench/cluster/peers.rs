@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 use sumd::{
+    etcd::{Client, at_revision, get, put},
     proto::etcd::etcdserverpb::{RequestOp, TxnRequest, response_op::Response},
-    store::etcd::client::{Client, at_revision, get, put},
 };
 use tokio::{
     task::JoinSet,
