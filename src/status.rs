@@ -152,6 +152,13 @@ pub fn invalid_argument(violations: Vec<(String, String)>) -> Status {
     error.into()
 }
 
+/// A fault of this program, which its log tells of.
+#[must_use]
+pub fn panicked() -> Status {
+    let message = "the server failed on this call; its log says where";
+    Reason::Panic.error(message).into()
+}
+
 /// A sum that is no int64.
 #[must_use]
 pub fn sum_out_of_range(sum: i128) -> Status {

@@ -13,7 +13,7 @@ const HEADS: [&str; 7] = [
 /// Carries out a command, and gives the lines to print.
 ///
 /// # Errors
-/// Where the server cannot be reached, is too slow, or refuses.
+/// Returns an error if the server cannot be reached, is too slow, or refuses.
 pub async fn cluster(command: ClusterCommand) -> Result<Vec<String>, ClientError> {
     let ClusterCommand::Status(StatusOptions { server }) = command;
     in_time(&server, async |channel| {

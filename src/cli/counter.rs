@@ -23,7 +23,7 @@ const PAGE_SIZE: i32 = 1000;
 /// Carries out a command, and gives the lines to print at its end. The longer ones print as they go.
 ///
 /// # Errors
-/// Where the server cannot be reached, is too slow, or refuses.
+/// Returns an error if the server cannot be reached, is too slow, or refuses.
 pub async fn counter(command: CounterCommand) -> Result<Vec<String>, ClientError> {
     match command {
         CounterCommand::Inc(options) => inc(options).await,

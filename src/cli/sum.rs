@@ -12,7 +12,7 @@ use crate::proto::sum::v1::sum_service_client::SumServiceClient;
 /// The sum of the given values.
 ///
 /// # Errors
-/// Where the server cannot be reached, is too slow, or refuses.
+/// Returns an error if the server cannot be reached, is too slow, or refuses.
 pub async fn add(options: AddOptions) -> Result<i64, ClientError> {
     let values = options.values;
     in_time(&options.server, async |channel| {
@@ -26,7 +26,7 @@ pub async fn add(options: AddOptions) -> Result<i64, ClientError> {
 /// The health of a server that serves.
 ///
 /// # Errors
-/// Where the server cannot be reached, is too slow, does not know the service, or says anything but
+/// Returns an error if the server cannot be reached, is too slow, does not know the service, or says anything but
 /// SERVING.
 pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError> {
     let service = options.service;

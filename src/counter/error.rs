@@ -96,8 +96,7 @@ pub(super) fn acknowledged_meanwhile() -> Status {
 /// A fault of this program.
 pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
     tracing::error!("{problem}");
-    let message = "the server failed on this call; its log says where";
-    Reason::Panic.error(message).into()
+    status::panicked()
 }
 
 fn told(outcome: Outcome) -> &'static str {

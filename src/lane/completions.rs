@@ -62,7 +62,7 @@ impl Drop for StreamReplies {
 /// dear to both.
 pub(super) type Completion = (ReplyTo, Result<Decided>, Box<Request>);
 
-/// Where answers are handed out: a queue for each runtime that has callers, which are known by their numbers, since to count
+/// Hands answers out: a queue for each runtime that has callers. Queues are known by their numbers, since to count
 /// references from several threads would cost more than the rest of it.
 #[derive(Clone, Default)]
 pub(super) struct CompletionQueues(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Completion>>>>>);

@@ -1,11 +1,11 @@
-//! What a request gets from its lane: a decision, or why there is none.
+//! The answer of a lane to a request: a decision, or the reason that there is none.
 
 use std::{fmt, io};
 
 use crate::model::{Answer, Corrupt, Outcome, Rejection};
 use crate::store::{LaneNumber, StoreError};
 
-/// What became of a request, its revision known.
+/// The decision on a request, with its revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// The answer.
@@ -51,7 +51,7 @@ impl LaneError {
     }
 }
 
-/// What a request gets.
+/// The answer to a request.
 pub type Result<T> = std::result::Result<T, LaneError>;
 
 /// Why lanes cannot begin, or have ended.
@@ -77,7 +77,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// The lane of a request is not there any more.
+/// The failure that callers of a lane see once it has ended.
 pub(super) fn ended_by(what: &str) -> StoreError {
     StoreError::Failed(format!("its lane {what}").into())
 }

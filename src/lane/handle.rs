@@ -26,7 +26,7 @@ const OWN_IDS_RETRY: Millis = 1000;
 #[derive(Clone)]
 pub struct Lanes {
     pub(super) shared: Arc<Shared>,
-    /// Where the answers of this one's callers go.
+    /// The queue for the answers to this one's callers.
     pub(super) completion_queue: usize,
 }
 
@@ -98,7 +98,7 @@ impl Lanes {
     /// Carries out a request in a lane, where it waits from now on. It is carried out also where the caller stops waiting.
     ///
     /// # Errors
-    /// Where it was refused, or its outcome is not known.
+    /// Returns an error if it was refused, or its outcome is not known.
     pub fn execute(
         &self,
         lane: LaneNumber,
@@ -194,7 +194,7 @@ impl Lanes {
     /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued in this lane.
     ///
     /// # Errors
-    /// Where the lane has ended.
+    /// Returns [`LaneError::Closed`] if the lane has ended.
     pub async fn enqueue(
         &self,
         lane: LaneNumber,

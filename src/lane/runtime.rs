@@ -43,7 +43,7 @@ impl LaneRuntime {
     /// is not shared is loaded at once; of others each is when something is asked of it.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// Returns an error if the store cannot be read.
     pub async fn start(
         store: Arc<dyn Store>,
         bounds: Bounds,
@@ -62,7 +62,7 @@ impl LaneRuntime {
     /// The same for a store that works on the lanes' thread, and is opened and closed there.
     ///
     /// # Errors
-    /// Where the store cannot be opened or read.
+    /// Returns an error if the store cannot be opened or read.
     pub async fn open<E>(
         runtime: runtime::Runtime,
         store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>> + Send + 'static,
@@ -109,7 +109,7 @@ impl LaneRuntime {
     /// one thread and one time.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// Returns an error if the store cannot be read.
     pub async fn here(
         store: Arc<dyn Store>,
         bounds: Bounds,

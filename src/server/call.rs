@@ -159,8 +159,7 @@ impl Watch {
 /// The panic hook has logged where.
 pub(super) fn panicked() -> Status {
     error!("a call has panicked");
-    let message = "the server failed on this call; its log says where";
-    Reason::Panic.error(message).into()
+    status::panicked()
 }
 
 fn deadline_exceeded() -> Status {

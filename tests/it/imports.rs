@@ -172,17 +172,18 @@ fn imports_point_down() {
     assert!(seen > 10, "only {seen} imports between rooms were found");
 }
 
+/// The path of a `use`, if the item is one.
+fn used(item: &str) -> Option<&str> {
+    let (visibility, path) = item.rsplit_once("use ")?;
+    let visibility = visibility.trim();
+    let is_use = visibility.is_empty() || visibility.ends_with(')') || visibility.ends_with("pub");
+    is_use.then_some(path)
+}
+
 /// The names that the head of a room takes from its modules, and the modules that it takes them from.
 fn taken(head: &str, code: &str) -> Vec<(String, String)> {
-    let uses = code.split(';').filter_map(|item| {
-        let (visibility, path) = item.rsplit_once("use ")?;
-        let is_use = visibility.trim().is_empty()
-            || visibility.trim_end().ends_with(')')
-            || visibility.trim_end().ends_with("pub");
-        is_use.then_some(path)
-    });
     let mut found = Vec::new();
-    for path in uses {
+    for path in code.split(';').filter_map(used) {
         let Some((module, names)) = path.trim().split_once("::") else {
             continue;
         };
@@ -224,11 +225,8 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
         let to = needs.entry(from.clone()).or_default();
         if module == room {
             // What it hands on to others it does not need itself.
-            let is_use = |item: &&str| {
-                let item = item.trim_start();
-                item.starts_with("use ") || item.starts_with("pub") && item.contains(" use ")
-            };
-            let body: Vec<_> = code.split(';').filter(|item| !is_use(item)).collect();
+            let items = code.split(';');
+            let body: Vec<_> = items.filter(|item| used(item).is_none()).collect();
             let body = body.join(";");
             let is_used = |name: &str| {
                 body.split(|c: char| !c.is_alphanumeric() && c != '_')

@@ -72,7 +72,7 @@ fn a_message_of_a_damaged_session_is_in_doubt() {
     }
 }
 
-/// What is declared of the outcome of a reason holds for all of its errors.
+/// Every error of a reason has the outcome that is declared for it.
 #[test]
 fn outcomes_are_as_declared() {
     let refusals = [

@@ -2,8 +2,7 @@
 
 use super::{Kind, told};
 use crate::model::{MAX_SKEW, Millis};
-use crate::status::Outcome;
-use crate::status::{Reason, RichError};
+use crate::status::{Outcome, Reason, RichError};
 
 /// An id or a session that may be forgotten.
 pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Millis>) -> RichError {
