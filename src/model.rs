@@ -1,5 +1,5 @@
-//! The rules of counters, without I/O: what a name is, what an increment does, and the one function that
-//! decides every operation ([`State::apply`]). A store only keeps what comes out of it.
+//! The rules of counters, without I/O: valid names, the effect of an increment, and [`State::apply`], the one function
+//! that decides every operation. Stores only keep its results.
 
 mod answer;
 mod apply;

@@ -1,4 +1,4 @@
-//! What a lane answers, and how the answers that it has to remember are stored.
+//! Answers of a lane, and the encoding of those that it remembers.
 
 use std::sync::Arc;
 
@@ -9,117 +9,117 @@ use super::invalid::Invalid;
 use super::name::NameError;
 use super::time::Millis;
 
-/// What became of a request.
+/// The decision on a request: its answer, or its rejection.
 pub type Decision = Result<Answer, Rejection>;
 
-/// A decision, made now or earlier.
+/// An answer, given now or earlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What was decided.
+    /// The effect of the operation.
     pub done: Effect,
-    /// Where in the order.
+    /// The operation's position in the order.
     pub place: Position,
-    /// It was decided earlier, for the same id.
+    /// Whether it was decided earlier, so that nothing was applied now.
     pub replayed: bool,
 }
 
-/// A place in the order of all operations.
+/// A position in the order of all operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// In the batch that is being made: the revision is known once that is committed.
+    /// In the open batch. The revision is known once the batch is committed.
     InBatch(u32),
-    /// Committed.
+    /// In a committed batch.
     Revision(i64),
 }
 
-/// What was decided. These are remembered with an id.
+/// The effect of an operation. It is remembered with the request's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// An increment was made.
+    /// An increment was applied.
     Incremented(Applied),
-    /// All increments of a batch were made.
+    /// All increments of a batch were applied.
     Batch(Arc<[Applied]>),
-    /// A counter was set or deleted; its value before.
+    /// A counter was set or deleted. This is its previous value.
     Replaced(i64),
-    /// An increment passed a limit, and nothing was changed. In a batch `index` tells which.
+    /// An increment failed, and nothing was changed. `index` is its index in a batch.
     Failed(FailedIncrement),
-    /// A session's messages are applied, and these increments were not made. Not remembered with an id.
+    /// Messages of a session are applied, except for the increments that failed. Not remembered with an id.
     Recorded {
-        /// Up to which message.
+        /// The last message that is applied.
         acknowledged: u64,
-        /// With the message's sequence.
+        /// The increments that failed, each with its message's sequence.
         failures: Vec<(u64, FailedIncrement)>,
     },
 }
 
-/// An increment that was not made.
+/// An increment that was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedIncrement {
-    /// Which of several.
+    /// The index of the increment in its request or message.
     pub index: u32,
-    /// Why.
+    /// The reason.
     pub refusal: LimitError,
 }
 
-/// Why a request was not carried out. None of these is remembered.
+/// The reason that a request was not executed. Rejections are not remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// The id was used with other contents.
     IdReused,
-    /// The id is from before what is remembered.
+    /// The id is too old to be remembered.
     TooOld {
         /// The id's time.
         time: Millis,
-        /// Ids up to this time are forgotten.
+        /// Ids with times up to this may be forgotten.
         horizon: Millis,
-        /// The lane's, unless another node has decided that does not tell.
+        /// The lane's time; `None` if another node has decided and does not report it.
         now: Option<Millis>,
     },
     /// The id's time is too far ahead.
     FromFuture {
         /// The id's time.
         time: Millis,
-        /// The lane's.
+        /// The lane's time.
         now: Millis,
     },
-    /// There is no room to remember more.
+    /// The memory for ids and sessions is full.
     Full {
-        /// How much there is room for.
+        /// The limit in bytes.
         max_bytes: u64,
-        /// When some may be given back: a millisecond to an hour.
+        /// The time until some memory may be freed: a millisecond to an hour.
         retry_in: Millis,
     },
     /// A message before this one is missing.
     Gap {
-        /// The one that comes next.
+        /// The number of the message that has to come next.
         expected: u64,
     },
-    /// The client has said that it knows this message is acknowledged.
+    /// The client has confirmed this message already.
     Acknowledged {
-        /// What it said.
+        /// The last message that the client has confirmed.
         acknowledged: u64,
     },
-    /// The message is further ahead of what the client knows acknowledged than it may be.
+    /// The message is beyond the window after the last confirmed one.
     BeyondWindow {
-        /// The number up to which the client knows messages acknowledged.
+        /// The last message that the client has confirmed.
         acknowledged: u64,
     },
-    /// A message is ahead of the one that it follows in this lane. It may be sent again, behind that.
+    /// The message arrived in this lane before its predecessor. It may be resent after that.
     Overtaken {
-        /// The last message that was applied there.
+        /// The last message that is applied in the lane.
         applied: u64,
     },
-    /// The client knows an acknowledgement that was not given.
+    /// The client confirms an acknowledgement that was not given.
     SessionLost {
-        /// What was.
+        /// The last message that was acknowledged.
         acknowledged: u64,
     },
-    /// There are failures that the client has not said it knows.
+    /// There are too many failures that the client has not confirmed.
     FailuresUnacknowledged {
-        /// How many.
+        /// The number of these failures.
         failures: usize,
     },
-    /// The session's row is damaged: which of its messages are applied cannot be told.
+    /// The session's row is damaged, so it is not known which messages are applied.
     SessionDamaged,
 }
 
@@ -127,7 +127,7 @@ const INCREMENTED: u8 = 1;
 const BATCH: u8 = 2;
 const REPLACED: u8 = 3;
 const FAILED: u8 = 4;
-/// Beside the kind: behind the answer are fields of a later version.
+/// A flag beside the kind: fields of a later version follow the answer.
 const HAS_EXTRAS: u8 = 0x80;
 
 impl Effect {
@@ -253,7 +253,7 @@ impl FailedIncrement {
 mod tests {
     use super::*;
 
-    /// A failure is remembered as its caller was told, to the number.
+    /// A failure is read back exactly as its caller got it, with all numbers.
     #[test]
     fn failures_are_read_as_they_were_written() {
         let name = |error| LimitError::Invalid(Invalid::Name(error));

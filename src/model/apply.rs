@@ -19,72 +19,72 @@ use super::sessions::Sessions;
 use super::slot::SlotId;
 use super::time::Millis;
 
-/// Who is refused for lack of room is told to come back after so long at the least, lest the answer be "at once";
+/// Minimum retry delay of a refusal for lack of memory; never zero.
 const MIN_RETRY: Millis = 1;
-/// and at the most, for the server may have been given more room by then.
+/// Maximum retry delay of such a refusal: the server may have been given more memory by then.
 const MAX_RETRY: Millis = 3_600_000;
-/// What a counter's change takes in the log beside its name, at the most.
+/// Maximum size of a counter's change in the log, beside its name.
 const ROW_BYTES: usize = 24;
 
-/// What a lane may keep, and for how long it must.
+/// The memory of a lane, and how long it has to remember.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Memory for request ids and sessions.
+    /// Bytes for request ids and sessions.
     pub id_bytes: usize,
-    /// Memory for counters.
+    /// Bytes for counters.
     pub counter_bytes: usize,
     /// How long ids are remembered.
     pub id_horizon: Millis,
-    /// How long sessions are remembered that are not used.
+    /// How long unused sessions are remembered.
     pub session_horizon: Millis,
 }
 
-/// The state of a lane: what its store has, as far as it is in memory, and the batch that is being made.
+/// The state of a lane: the part of its stored data that is in memory, and the open batch.
 ///
 /// ```text
-/// make_room; begin; some at a time: locate, load what is missing, apply each; commit; and once that is stored, committed
+/// make_room; begin; per chunk: locate, load missing counters, apply each; commit; once stored: committed
 /// ```
 ///
-/// Where another node has committed meanwhile: undo; catch_up with what it has committed; and all of it again.
+/// If another node has committed meanwhile: undo, catch_up with its batches, and all of it again.
 pub struct State {
     head: Head,
     counters: Counters,
     ids: DedupLog,
-    /// What was remembered elsewhere, where the data were moved, until it may be forgotten.
+    /// The ids that another store remembered before the data were moved, until they may be forgotten.
     before: Option<Arc<ImportedIds>>,
     sessions: Sessions,
-    /// Tells the lanes of sessions that were moved.
+    /// Computes the former lanes of moved sessions.
     hasher: Option<KeyedHasher>,
     bounds: Bounds,
-    /// The time of day that this node believes.
+    /// Wall-clock time, as this node believes it.
     now: Millis,
-    /// The lane's age: that of its head, and the time that has passed since the head was made or learned of. The age of each
-    /// batch is that of the one before it or later, and never further from it than they are apart.
+    /// The lane's age: that of its head, and the time since the head was committed or learned of. From batch to batch
+    /// it never decreases, and never grows by more than the time between them.
     age: Millis,
     /// The lane's age when it was loaded.
     loaded: Millis,
-    /// The time since it was loaded up to which `age` has counted, by a clock that only ticks.
+    /// The time since the lane was loaded that `age` includes, by a monotonic clock.
     counted: Millis,
-    /// Memory for request ids and sessions that other lanes of this node take, of the same room.
+    /// Bytes that other lanes of this node take of the same memory for ids and sessions.
     taken_elsewhere: usize,
-    /// The last place of the batch that was given away.
+    /// The last position of the open batch.
     places: u32,
-    /// Packs were forgotten, and the store is to be told.
+    /// Whether packs were forgotten, and the store has to know.
     forgot: bool,
 }
 
 impl State {
-    /// The state that the stored rows make.
+    /// Builds the state from stored rows.
     ///
     /// # Errors
-    /// Where a row is not what was written.
+    /// Returns [`Corrupt`] if a row cannot be decoded.
     pub fn new(
         bounds: Bounds,
         head: Head,
         packs: Vec<Pack>,
         sessions: Vec<(SessionId, Arc<Session>)>,
     ) -> Result<Self, Corrupt> {
-        // A version that did not store it may have made the last batches.
+        // The last batches may be of a version that did not store ages.
         let ages = packs.iter().map(|pack| pack.stamp.age);
         let age = ages.chain([head.age]).flatten().max().unwrap_or(0);
         let packs = packs.into_iter().map(|pack| {
@@ -113,8 +113,7 @@ impl State {
         Ok(state)
     }
 
-    /// The same with what was moved here from another store: what makes the digests in both, and the ids that were remembered
-    /// there.
+    /// Adds the data that were moved here: the hasher of both stores, and the ids that the other one remembered.
     #[must_use]
     pub fn moved_here(mut self, hasher: KeyedHasher, before: Option<Arc<ImportedIds>>) -> Self {
         self.hasher = Some(hasher);
@@ -122,19 +121,20 @@ impl State {
         self
     }
 
-    /// The last batch that was committed.
+    /// The last committed batch.
     #[must_use]
     pub fn head(&self) -> Head {
         self.head
     }
 
-    /// Changes what may be kept, between batches: other lanes take so much of the room for ids, and leave so much for counters.
+    /// Changes the limits on memory, between batches: how much other lanes take for ids, and how much they leave for
+    /// counters.
     pub fn share(&mut self, id_bytes_elsewhere: usize, counter_bytes: usize) {
         self.taken_elsewhere = id_bytes_elsewhere;
         self.bounds.counter_bytes = counter_bytes;
     }
 
-    /// Looks for the counters that an operation needs; those that are not in memory are to be loaded.
+    /// Locates the counters that an operation needs. Those not in memory are appended to `missing`, to be loaded.
     pub fn locate(&self, operation: &mut Operation, missing: &mut Vec<Arc<str>>) {
         match operation {
             Operation::Increment(increments)
@@ -150,19 +150,19 @@ impl State {
         }
     }
 
-    /// Takes in what the store has under a name that was missing.
+    /// Loads the stored value of a missing counter.
     pub fn load(&mut self, name: Arc<str>, value: Option<i64>) {
         self.counters.load(name, value);
     }
 
-    /// Decides one operation, after all before it. The answer may be given to the caller once this batch is
-    /// committed, or at once where it changes nothing ([`State::commit`]).
+    /// Decides one operation, on top of all before it. The answer may be sent once the batch is committed, or at once
+    /// if the batch changes nothing ([`State::commit`]).
     ///
     /// # Errors
-    /// Where the request is refused: nothing is changed then.
+    /// Returns [`Rejection`] if the request is refused. Nothing is changed then.
     ///
     /// # Panics
-    /// Where a counter that it needs was not loaded.
+    /// Panics if a counter that the operation needs was not loaded.
     pub fn apply(&mut self, request: &Request) -> Decision {
         if let Operation::Record(record) = &request.operation {
             return self.record(record);
@@ -200,7 +200,7 @@ impl State {
         })
     }
 
-    /// The outcome of the request with an id, if it is remembered. No counter is needed to tell it.
+    /// The remembered decision on an id, if any. No counter is needed for it.
     #[must_use]
     pub fn remembered(&self, id: &Id) -> Option<Decision> {
         let elsewhere = || self.before.as_ref()?.find(id);
@@ -222,7 +222,7 @@ impl State {
                 Err(refusal) => Effect::Failed(FailedIncrement { index: 0, refusal }),
             };
         }
-        // Nothing is changed before all is decided.
+        // No counter is changed before all increments are decided.
         let mut values: Vec<(SlotId, i64)> = Vec::with_capacity(increments.len());
         let mut results = Vec::with_capacity(increments.len());
         for (index, increment) in (0..).zip(increments.iter()) {
@@ -282,19 +282,19 @@ impl State {
         self.counters.value(at).unwrap_or(0)
     }
 
-    /// Ids of times up to this are refused. Those up to the head's horizon may have been forgotten; the others are refused so
-    /// that what is too old does not depend on what else was counted, and only for as long as the clock says so.
+    /// Ids with times up to this are refused. Those up to the head's horizon may have been forgotten. Later ones are
+    /// refused by the clock, for as long as it says so: the limit must not depend on which other requests were counted.
     fn horizon(&self) -> Millis {
         self.head.horizon.max(self.now - self.bounds.id_horizon)
     }
 
-    /// The same of sessions.
+    /// The corresponding horizon of sessions.
     fn session_horizon(&self) -> Millis {
         let by_the_clock = self.now - self.bounds.session_horizon;
         self.head.session_horizon.max(by_the_clock)
     }
 
-    /// Refuses what may be forgotten already, and what would take the horizon along into the future.
+    /// Refuses times that may be forgotten already, and times that would later move the horizon into the future.
     fn check_time(&self, time: Option<Millis>, horizon: Millis) -> Result<(), Rejection> {
         let now = self.now;
         match time {
@@ -318,16 +318,16 @@ impl State {
         })
     }
 
-    /// How long it takes until something is forgotten.
+    /// Time until something is forgotten.
     fn room_in(&self) -> Millis {
-        // If there is nothing yet it is all of this batch.
+        // If nothing is remembered yet, this batch takes all the memory.
         let first = self
             .forgets_at()
             .unwrap_or(self.age + MAX_SKEW + self.bounds.id_horizon);
         first - self.age
     }
 
-    /// The age of the lane at which something is forgotten: the oldest ids, or a session, whichever is first.
+    /// The lane's age at which something is forgotten: the oldest ids or the first session, whichever comes first.
     fn forgets_at(&self) -> Option<Millis> {
         let remembered = self.bounds.id_horizon + MAX_SKEW;
         let ids = self.ids.oldest_age().map(|made_at| made_at + remembered);
@@ -336,47 +336,47 @@ impl State {
         ids.into_iter().chain(sessions).min()
     }
 
-    /// How long after the last batch was begun a batch is due although nobody asks for one, if at all: something is to be
-    /// forgotten then.
+    /// Time from the start of the last batch until an empty batch is due to forget something; `None` if nothing is
+    /// remembered.
     #[must_use]
     pub fn due_in(&self) -> Option<Millis> {
         self.forgets_at().map(|at| (at - self.age).max(0))
     }
 
-    /// Memory that request ids and sessions take.
+    /// Bytes that request ids and sessions take.
     #[must_use]
     pub fn id_bytes(&self) -> usize {
         self.ids.bytes() + self.sessions.bytes()
     }
 
-    /// Memory that counters take.
+    /// Bytes that counters take.
     #[must_use]
     pub fn counter_bytes(&self) -> usize {
         self.counters.bytes()
     }
 
-    /// How many rows the batch changes so far.
+    /// Number of rows that the open batch changes so far.
     #[must_use]
     pub fn changes(&self) -> usize {
         self.counters.changes() + self.sessions.changes()
     }
 
-    /// How many bytes these, and the ids, take when they are stored, about.
+    /// Approximate bytes that these rows and the ids take when stored.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let rows = ROW_BYTES * self.counters.changes() + self.counters.changed_bytes();
         rows + self.ids.open_bytes() + self.sessions.changed_bytes()
     }
 
-    /// Lets go of counters that were not used for the longest, where there are too many in memory. Not to be called
-    /// between loading what an operation needs and applying it.
+    /// Evicts counters that were not recently used, down to the memory limit. Must not be called between the load of an
+    /// operation's counters and its application.
     pub fn make_room(&mut self) {
         self.counters.evict(self.bounds.counter_bytes);
     }
 }
 
 impl Answer {
-    /// The revision, the batch being committed on `base`.
+    /// The answer's revision, if its batch is committed on `base`.
     #[must_use]
     pub fn revision(&self, base: i64) -> i64 {
         match self.place {

@@ -1,6 +1,6 @@
-//! The bytes of what is stored: varints, and checks on reading them back.
+//! The encoding of stored data: varints, and checked decoding.
 
-/// Stored bytes that are not what was written.
+/// Stored bytes that differ from those that were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corrupt(pub &'static str);
 
@@ -26,7 +26,7 @@ pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
     put_u64(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-/// Takes stored bytes apart, front to back.
+/// Decodes stored bytes, front to back.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         u32::try_from(self.u64()?).map_err(|_| Corrupt("a number is too large"))
     }
 
-    /// The length of something in memory: what does not fit is longer than what there is.
+    /// Reads a length. One that does not fit `usize` is beyond the end of the bytes.
     pub(super) fn length(&mut self) -> Result<usize, Corrupt> {
         usize::try_from(self.u64()?).map_err(|_| Corrupt("it is cut off"))
     }
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// Every number is read as it was written, and a longer one is refused.
+    /// Every number decodes to the value that was encoded, and a number of more than 64 bits is rejected.
     #[test]
     fn numbers_come_back() {
         for value in (0..64).flat_map(|bits| [1_u64 << bits, (1 << bits) - 1, u64::MAX >> bits]) {

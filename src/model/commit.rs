@@ -1,4 +1,4 @@
-//! What a lane keeps in its store.
+//! The data that a lane keeps in its store.
 
 use std::sync::Arc;
 
@@ -9,47 +9,47 @@ use super::request::{MAX_SKEW, SessionId};
 use super::session::Session;
 use super::time::Millis;
 
-/// Where a lane is: the last batch that was committed.
+/// The head of a lane: its last committed batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Its number, from 1; 0 before the first.
+    /// The batch's number, from 1; 0 before the first.
     pub seq: u64,
     /// The revision of the last operation.
     pub revision: i64,
-    /// The time of day that a node had, which never runs backwards.
+    /// The wall-clock time of the committing node. It never decreases.
     pub time: Millis,
-    /// The lane's age: the time that has passed between its batches, by clocks that only tick. It is what says how long ago
-    /// an id was counted: no time of day can hurry it, and a restart does not. `None` if the last batch is of a version that
-    /// did not store it.
+    /// The lane's age: the time that has passed between its batches, by monotonic clocks. It tells how long ago an id
+    /// was counted; neither the wall clock nor a restart advances it. `None` if the last batch is of a version that did
+    /// not store it.
     pub age: Option<Millis>,
-    /// Request ids of times up to this may be forgotten: those that are not remembered are refused. It only grows, and moves
-    /// with what is forgotten: to the newest time that a forgotten id had.
+    /// Request ids with times up to this may be forgotten: those that are not remembered are refused. It never
+    /// decreases, and rises to the newest time of the ids that are forgotten.
     pub horizon: Millis,
-    /// The same for sessions.
+    /// The corresponding horizon of sessions.
     pub session_horizon: Millis,
 }
 
-/// The request ids of one committed batch, with what they were answered.
+/// The request ids of one committed batch, with their answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pack {
-    /// The batch.
+    /// The batch's number.
     pub seq: u64,
-    /// Its time.
+    /// The batch's time.
     pub time: Millis,
-    /// How old the pack is, and which ids it has.
+    /// The age of the batch, and the latest time of its ids.
     pub stamp: Stamp,
-    /// The revision before its first operation.
+    /// The revision before the batch's first operation.
     pub base: i64,
-    /// Entries, one behind the other.
+    /// The entries, concatenated.
     pub ids: Arc<[u8]>,
 }
 
-/// The stored data of a batch that tell when its ids may be forgotten.
+/// The stored fields of a batch that decide when its ids may be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The lane's age when the batch was made; `None` in data of a version that did not store it.
+    /// The lane's age at the batch; `None` if the batch is of a version that did not store it.
     pub age: Option<Millis>,
-    /// The latest time that one of the batch's ids has; `None` if none of them has a time.
+    /// The latest time of the batch's ids; `None` if none of them has a time.
     pub newest: Option<Millis>,
 }
 
@@ -57,7 +57,8 @@ const AGE: u64 = 1;
 const NEWEST: u64 = 3;
 
 impl Stamp {
-    /// That of a batch of an earlier version, which stored its time alone: no id was later than [`MAX_SKEW`] after it.
+    /// The stamp of a batch of an earlier version, which stored only the batch's time. No id was later than
+    /// [`MAX_SKEW`] after that.
     #[must_use]
     pub fn of_time(time: Millis) -> Self {
         Self {
@@ -66,7 +67,7 @@ impl Stamp {
         }
     }
 
-    /// The bytes to store, which later versions add to.
+    /// The bytes to store. Later versions may add to them.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -80,10 +81,10 @@ impl Stamp {
         out
     }
 
-    /// A stamp from its bytes.
+    /// Decodes a stamp.
     ///
     /// # Errors
-    /// Returns [`Corrupt`] if they are none.
+    /// Returns [`Corrupt`] if the bytes are not a stamp.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut stamp = Self {
             age: None,
@@ -101,45 +102,45 @@ impl Stamp {
     }
 }
 
-/// A batch that was committed, as it is read back.
+/// A committed batch, as it is read back.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The lane after it.
+    /// The lane's head after the batch.
     pub head: Head,
-    /// Its ids.
+    /// The batch's request ids.
     pub pack: Pack,
-    /// The counters that it changed, as it left them.
+    /// The counters that the batch changed, with their new values; `None` if deleted.
     pub counters: Vec<(Arc<str>, Option<i64>)>,
-    /// The sessions that it changed, as it left them; `None` where it forgot one.
+    /// The sessions that the batch changed, with their new states; `None` if forgotten.
     pub sessions: Vec<(SessionId, Option<Arc<Session>>)>,
 }
 
-/// A batch, to be committed as a whole or not at all.
+/// A batch to commit, as a whole or not at all.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// Its number: that of the head that it is made on, plus 1.
+    /// The batch's number: that of the head below it, plus 1.
     pub seq: u64,
     /// As in [`Head`].
     pub time: Millis,
-    /// The lane's age, and which ids the batch has.
+    /// The lane's age, and the latest time of the batch's ids.
     pub stamp: Stamp,
     /// As in [`Head`].
     pub horizon: Millis,
     /// As in [`Head`].
     pub session_horizon: Millis,
-    /// How many places in the order it takes.
+    /// Number of revisions that the batch takes.
     pub places: u32,
-    /// The ids of its requests, as in [`Pack`].
+    /// The ids of the batch's requests, as in [`Pack`].
     pub ids: Arc<[u8]>,
-    /// Nothing is remembered of the batches before this one.
+    /// No ids of batches before this one are remembered.
     pub forget_before: u64,
-    /// The age of the lane up to which watchers may have been told of deletions, and need not be any more.
+    /// Deletions up to this age of the lane may be forgotten: watchers need not be told of them any more.
     pub deletions_up_to: Millis,
-    /// What changes.
+    /// The changed rows.
     pub changes: Changes,
 }
 
-/// The rows that a batch changes, each row once.
+/// The rows that a batch changes, each once.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// Counters, in the order of their names.
@@ -148,36 +149,36 @@ pub struct Changes {
     pub sessions: Vec<(SessionId, SessionChange)>,
 }
 
-/// A counter as a batch leaves it.
+/// A counter after a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterChange {
-    /// Its name.
+    /// The counter's name.
     pub name: Arc<str>,
-    /// Its value; `None` where it is deleted.
+    /// The counter's value; `None` if it is deleted.
     pub value: Option<i64>,
-    /// The place in the batch, from 1, of the last operation on it.
+    /// The position in the batch, from 1, of the last operation on the counter.
     pub place: u32,
-    /// It was not there before this batch.
+    /// Whether the counter did not exist before the batch.
     pub is_new: bool,
 }
 
-/// A session as a batch leaves it.
+/// A session before and after a batch.
 #[derive(Clone, Debug)]
 pub struct SessionChange {
-    /// As it was before, where it is still that session: it may do to store what was added.
+    /// The state before the batch, if it is still the same session. A store may then write only the additions.
     pub before: Option<Arc<Session>>,
-    /// As it is now; `None` where it is forgotten.
+    /// The state after the batch; `None` if the session is forgotten.
     pub after: Option<Arc<Session>>,
 }
 
 const IS_NEW: u8 = 1;
 const IS_DELETED: u8 = 2;
-/// Behind the value are fields of a later version.
+/// Fields of a later version follow the value.
 const HAS_EXTRAS: u8 = 4;
 
 impl CounterChange {
-    /// Appends the bytes of changes that are in the order of their names: of each name what it does not share with the
-    /// one before.
+    /// Appends the bytes of changes, which are in the order of their names. Each name is written without the prefix
+    /// that it shares with the previous one.
     pub fn put_all(changes: &[Self], out: &mut Vec<u8>) {
         let mut before: &[u8] = &[];
         for change in changes {
@@ -199,10 +200,10 @@ impl CounterChange {
         }
     }
 
-    /// Reads changes back: to `each` the name, the value, the place and whether it is new.
+    /// Decodes changes. `each` gets the name, the value, the position, and whether the counter is new.
     ///
     /// # Errors
-    /// Where the bytes are not what was written.
+    /// Returns [`Corrupt`] if the bytes are not changes.
     pub fn read_all(
         bytes: &[u8],
         mut each: impl FnMut(&str, Option<i64>, u32, bool),
@@ -270,7 +271,7 @@ mod tests {
         assert!(CounterChange::read_all(&bytes[..bytes.len() - 1], |_, _, _, _| ()).is_err());
     }
 
-    /// Of a name only what differs from the one before it takes room.
+    /// A name is written without the prefix that it shares with the previous one.
     #[test]
     fn names_are_written_as_they_differ() {
         let change = |name: &str, value, place, is_new| CounterChange {

@@ -1,5 +1,4 @@
-//! The counters that a lane has in memory: those of the batch that is being made, and as many of the others
-//! as there is room for.
+//! The counters that a lane has in memory: those of the open batch, and as many others as fit.
 
 use std::sync::Arc;
 
@@ -10,33 +9,33 @@ use super::name::hash_name;
 use super::name::shared_bytes;
 use super::slot::SlotId;
 
-/// What a counter takes in memory beside its name: its slot, its share of the table, the name's allocation.
+/// Memory of a counter beside its name: its slot, its share of the table, the name's allocation.
 const COUNTER_BYTES: usize = 112;
 
-/// No row in this batch.
+/// `row` of a counter that the open batch does not change.
 const UNCHANGED: u32 = u32::MAX;
 
 pub(super) struct Counters {
     table: HashTable<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Where looking for a counter to evict goes on.
+    /// The clock hand: the slot at which the search for a counter to evict goes on.
     hand: usize,
     bytes: usize,
-    /// What the batch changes, and in which slots.
+    /// The changes of the open batch. `changed` has their slots.
     rows: Vec<CounterChange>,
     changed: Vec<u32>,
-    /// What the rows' names take.
+    /// Total length of the rows' names.
     changed_bytes: usize,
 }
 
 struct Slot {
     name: Arc<str>,
     hash: u64,
-    /// `None` where there is no such counter.
+    /// `None` if there is no such counter.
     value: Option<i64>,
     row: u32,
-    /// Used since the hand came by.
+    /// Whether it was used since the hand passed.
     recent: bool,
 }
 
@@ -63,7 +62,7 @@ impl Counters {
         self.table.find(hash, same).map(|&at| SlotId::new(at))
     }
 
-    /// Takes in what the store has under a name.
+    /// Loads the stored value of a counter, unless it is in memory already.
     pub(super) fn load(&mut self, name: Arc<str>, value: Option<i64>) {
         let hash = hash_name(&name);
         if self.find(hash, &name).is_some() {
@@ -93,7 +92,7 @@ impl Counters {
         self.slots[at.slot() as usize].value
     }
 
-    /// Changes a counter by the operation at `place` in the batch.
+    /// Changes a counter in the open batch, by the operation at position `place`.
     pub(super) fn set(&mut self, at: SlotId, value: Option<i64>, place: u32) {
         let at = at.slot();
         let slot = &mut self.slots[at as usize];
@@ -116,17 +115,18 @@ impl Counters {
         }
     }
 
-    /// How many rows the batch changes so far.
+    /// Number of rows that the open batch changes so far.
     pub(super) fn changes(&self) -> usize {
         self.rows.len()
     }
 
-    /// The bytes of their names.
+    /// Total length of their names in bytes.
     pub(super) fn changed_bytes(&self) -> usize {
         self.changed_bytes
     }
 
-    /// Ends the batch. In the order of names a store visits each of its pages once, and watchers can search.
+    /// Takes the changes of the open batch, in the order of names: a store visits each of its pages once, and watchers
+    /// use binary search.
     pub(super) fn take_changes(&mut self) -> Arc<[CounterChange]> {
         for at in self.changed.drain(..) {
             self.slots[at as usize].row = UNCHANGED;
@@ -136,14 +136,14 @@ impl Counters {
         self.rows.drain(..).collect()
     }
 
-    /// Takes in what another node has made of a counter, if it is in memory.
+    /// Applies a change that another node has committed, if the counter is in memory.
     pub(super) fn replace(&mut self, name: &str, value: Option<i64>) {
         if let Some(at) = self.find(hash_name(name), name) {
             self.slots[at.slot() as usize].value = value;
         }
     }
 
-    /// Lets go of a counter, which is to be loaded again.
+    /// Removes a counter from memory, so that it is loaded again.
     pub(super) fn forget(&mut self, name: &str) {
         if let Some(at) = self.find(hash_name(name), name) {
             self.remove(at.slot());
@@ -156,12 +156,12 @@ impl Counters {
             entry.remove();
         }
         self.bytes -= COUNTER_BYTES + slot.name.len();
-        // No counter has no name: this is a free slot.
+        // An empty name marks a free slot: no counter has one.
         slot.name = Arc::from("");
         self.free.push(at);
     }
 
-    /// Makes room, between batches: counters not used for the longest go (the "clock" algorithm).
+    /// Evicts counters between batches, those not recently used first (the "clock" algorithm).
     pub(super) fn evict(&mut self, max_bytes: usize) {
         while self.bytes > max_bytes {
             let at = self.hand;
@@ -179,8 +179,8 @@ impl Counters {
     }
 }
 
-/// Most names are told apart by the eight bytes after what all of them begin with. With these beside each other, few
-/// names have to be compared, which are all over memory.
+/// Sorts by name. Most names differ in the eight bytes after their common prefix. Sorting by these bytes leaves few
+/// comparisons of names, which are scattered over memory.
 fn sort_by_name(rows: &mut [CounterChange]) {
     let Some((first, others)) = rows.split_first() else {
         return;
@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A store has room for the names that a batch changes, each of them once.
+    /// The names that a batch changes are counted once each.
     #[test]
     fn the_names_of_a_batch_are_counted_once() {
         let mut counters = Counters::new();
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(counters.changes(), 2);
     }
 
-    /// A counter is known by its name: another one whose hash is the same is not taken for it.
+    /// A counter is identified by its name: another one with the same hash is not taken for it.
     #[test]
     fn counters_of_one_hash_are_told_apart() {
         let mut counters = Counters::new();
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(counters.find(hash_name("a"), "b"), None);
     }
 
-    /// Counters that were not used since the last time go first, and nothing is left of them.
+    /// Counters not used since the last pass are evicted first, and leave nothing behind.
     #[test]
     fn the_unused_go_first_and_leave_nothing() {
         let mut counters = Counters::new();
@@ -254,7 +254,7 @@ mod tests {
         counters.evict(each);
         assert_eq!(left(&counters), "b");
         assert_eq!((counters.table.len(), counters.bytes()), (1, each));
-        // Room that is free is used again.
+        // Free slots are used again.
         counters.load("e".into(), Some(5));
         assert_eq!(counters.slots.len(), 4);
         let added = find(&counters, "e").expect("it is loaded");

@@ -1,7 +1,7 @@
-//! The request ids that a lane remembers, with what each was answered.
+//! The deduplication log of a lane: the request ids that it remembers, each with its answer.
 //!
-//! They are kept as they are stored: each batch's in one run of bytes, a *pack*, with an index of eight bytes an id
-//! over all. An id takes some 50 bytes in all, and a batch is forgotten as a whole.
+//! Ids are kept as they are stored: one byte string per batch, a *pack*. One index over all packs has eight bytes per
+//! id. An id takes some 50 bytes in total, and a batch is forgotten as a whole.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -18,41 +18,41 @@ use super::commit::Pack;
 use super::request::Id;
 use super::time::Millis;
 
-/// What an id takes beside its entry: its place in the index, which may be half empty.
+/// Memory of an id beside its entry: its slot in the index, which may be half empty.
 const INDEX_BYTES: usize = 20;
-/// What a pack takes beside its entries.
+/// Memory of a pack beside its entries.
 const PACK_BYTES: usize = 64;
-/// An index in this many parts grows in small steps: the largest pause that this makes is a millisecond.
+/// Number of parts of the index. Each part grows separately, so that the longest pause is a millisecond.
 const PARTS: usize = 256;
-/// Ids that are gathered by the part of the index that they come into, before they are taken in: a thousand of each.
+/// Number of ids that are grouped by index part before they are inserted: a thousand per part.
 const GATHERED: usize = 1024 * PARTS;
 
 pub(super) struct DedupLog {
-    /// Each with the lane's age when it was made.
+    /// Each with the lane's age at its batch.
     packs: VecDeque<(Pack, Millis)>,
-    /// The number of the first of `packs`; it wraps.
+    /// Number of the first pack. It wraps around.
     first: u32,
-    /// The pack of the batch that is being made: its number comes after the last of `packs`.
+    /// The pack of the open batch. Its number follows that of the last pack.
     open: Vec<u8>,
-    /// The latest time of an id in it.
+    /// The latest time of an id in the open pack.
     newest: Option<Millis>,
     index: Vec<HashTable<Slot>>,
     count: usize,
     bytes: usize,
 }
 
-/// The ids that a store remembered before its data were moved to another: whichever lane their groups are in now, all lanes of
-/// a node share them, and forget them when the newest may be forgotten.
+/// The ids that another store remembered before its data were moved here. All lanes of a node share them, since their
+/// groups may be in any lane now. Each lane drops them together, when the newest may be forgotten.
 pub struct ImportedIds {
     ids: DedupLog,
     newest: Millis,
 }
 
 impl ImportedIds {
-    /// What was remembered.
+    /// Indexes the packs of the other store.
     ///
     /// # Errors
-    /// Where a pack is not what was written.
+    /// Returns [`Corrupt`] if a pack cannot be decoded.
     pub fn new(packs: Vec<Pack>) -> Result<Self, Corrupt> {
         let newest = packs.iter().filter_map(|pack| pack.stamp.newest).max();
         let packs = packs.into_iter().map(|pack| (pack, Millis::MIN));
@@ -72,45 +72,45 @@ impl ImportedIds {
     }
 }
 
-/// The outcome of forgetting.
+/// The result of [`DedupLog::forget`].
 #[derive(Default)]
 pub(super) struct Forgotten {
     pub(super) any: bool,
-    /// The latest time of an id among it.
+    /// The latest time of a forgotten id.
     pub(super) newest: Option<Millis>,
 }
 
-/// Where an id's entry is.
+/// The location of an id's entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Slot {
     pack: u32,
     offset: u32,
 }
 
-/// What is known of an id.
+/// A remembered id.
 pub(super) struct Known {
     pub(super) contents: u64,
     pub(super) answer: Answer,
 }
 
-/// One id of a pack.
+/// One entry of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackEntry {
-    /// The id.
+    /// Digest of the id.
     pub digest: [u8; 16],
-    /// What it was used for.
+    /// Digest of the operation.
     pub contents: u64,
-    /// The operation's place in its batch, from 1.
+    /// The operation's position in its batch, from 1.
     pub place: u32,
-    /// What it was answered.
+    /// The operation's answer.
     pub done: Effect,
 }
 
 impl PackEntry {
-    /// The entries of a pack.
+    /// Decodes the entries of a pack.
     ///
     /// # Errors
-    /// Where the bytes are no pack.
+    /// Returns [`Corrupt`] if the bytes are not a pack.
     pub fn read_all(ids: &[u8]) -> Result<Vec<Self>, Corrupt> {
         let mut reader = Reader(ids);
         let mut entries = Vec::new();
@@ -131,10 +131,10 @@ impl PackEntry {
 }
 
 impl DedupLog {
-    /// Those of packs, each with the lane's age when it was made.
+    /// A log of these packs, each with the lane's age at its batch.
     ///
-    /// One part of the index fits into the processor's caches, and all of them do not: ids of the same part that are taken in one
-    /// after the other take a fraction of the time that they take in their own order.
+    /// One part of the index fits into the processor's caches, but not the whole index. Ids that are inserted part by
+    /// part take a fraction of the time that they take in their own order.
     pub(super) fn new(packs: Vec<(Pack, Millis)>) -> Result<Self, Corrupt> {
         let mut counts = [0; PARTS];
         for (pack, _) in &packs {
@@ -174,7 +174,7 @@ impl DedupLog {
         Ok(ids)
     }
 
-    /// Takes in a pack that another node has committed, when the lane had an age.
+    /// Appends a pack of another node's batch, at the lane's age `age`.
     pub(super) fn load(&mut self, pack: Pack, age: Millis) -> Result<(), Corrupt> {
         let number = self.open_number();
         let entries: Result<Vec<_>, _> = entries(&pack.ids).collect();
@@ -212,7 +212,7 @@ impl DedupLog {
         })
     }
 
-    /// Remembers what an id of this batch is answered.
+    /// Records the answer to an id of the open batch.
     pub(super) fn remember(&mut self, id: &Id, place: u32, done: &Effect) {
         let slot = Slot {
             pack: self.open_number(),
@@ -223,25 +223,25 @@ impl DedupLog {
         self.insert(&id.digest, slot);
     }
 
-    /// The open pack's bytes, and the latest time of an id in it.
+    /// Takes the open pack: its bytes, and the latest time of an id in it.
     pub(super) fn take_open(&mut self) -> (Arc<[u8]>, Option<Millis>) {
         let ids = Arc::from(self.open.as_slice());
         self.open.clear();
         (ids, self.newest.take())
     }
 
-    /// The batch, whose open pack was taken, was not made.
+    /// Removes the ids of a batch that was not committed, and whose open pack was taken.
     pub(super) fn undo(&mut self, ids: &[u8]) {
         let number = self.open_number();
         self.remove(number, ids);
     }
 
-    /// How much the open pack takes.
+    /// Size of the open pack in bytes.
     pub(super) fn open_bytes(&self) -> usize {
         self.open.len()
     }
 
-    /// The batch is committed.
+    /// Appends the pack of the committed batch.
     pub(super) fn close(&mut self, pack: Pack, age: Millis) {
         if !pack.ids.is_empty() {
             self.bytes += PACK_BYTES + pack.ids.len();
@@ -249,7 +249,7 @@ impl DedupLog {
         }
     }
 
-    /// Forgets packs that were made up to an age of the lane, and about `max_ids` at once; says if there were any.
+    /// Forgets packs of batches up to the lane's age `up_to`, about `max_ids` ids in one call.
     pub(super) fn forget(&mut self, up_to: Millis, max_ids: usize) -> Forgotten {
         let mut forgotten = Forgotten::default();
         let enough = self.count.saturating_sub(max_ids);
@@ -269,12 +269,12 @@ impl DedupLog {
         forgotten
     }
 
-    /// The oldest batch that something is remembered of.
+    /// The oldest batch whose ids are remembered.
     pub(super) fn oldest_seq(&self) -> Option<u64> {
         self.packs.front().map(|(pack, _)| pack.seq)
     }
 
-    /// The lane's age when the oldest pack was made.
+    /// The lane's age at the batch of the oldest pack.
     pub(super) fn oldest_age(&self) -> Option<Millis> {
         self.packs.front().map(|(_, age)| *age)
     }
@@ -283,7 +283,7 @@ impl DedupLog {
         self.bytes + self.open.len() + self.count * INDEX_BYTES
     }
 
-    /// Takes the entries of a pack from the index.
+    /// Removes the entries of a pack from the index.
     fn remove(&mut self, number: u32, ids: &[u8]) {
         for entry in entries(ids) {
             let (digest, offset) = entry.expect("it was read or written before");
@@ -304,7 +304,7 @@ impl DedupLog {
         self.first.wrapping_add(packs)
     }
 
-    /// A pack's bytes, and its base if it is committed.
+    /// A pack's bytes, and its base revision if it is committed.
     fn pack(&self, number: u32) -> (&[u8], Option<i64>) {
         match self.packs.get(number.wrapping_sub(self.first) as usize) {
             Some((pack, _)) => (&pack.ids, Some(pack.base)),
@@ -322,7 +322,7 @@ impl DedupLog {
         self.insert_into(part(digest), [(hash(digest), slot)]);
     }
 
-    /// Takes in what is gathered for each part, and leaves nothing there.
+    /// Inserts the ids gathered for each part, and empties the lists.
     fn insert_all(&mut self, gathered: &mut [Vec<(u64, Slot)>]) {
         for (part, slots) in gathered.iter_mut().enumerate() {
             self.insert_into(part, slots.drain(..));
@@ -339,7 +339,7 @@ impl DedupLog {
     }
 }
 
-/// Appends what [`PackEntry`] reads.
+/// Appends an entry as [`PackEntry`] reads it.
 fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Effect) {
     ids.extend_from_slice(&id.digest);
     ids.extend_from_slice(&id.contents.to_le_bytes());
@@ -347,7 +347,7 @@ fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Effect) {
     done.put(ids);
 }
 
-/// The digests of a pack's ids, and where their entries begin.
+/// The digests of a pack's ids, and the offsets of their entries.
 fn entries(ids: &[u8]) -> impl Iterator<Item = Result<([u8; 16], u32), Corrupt>> {
     let mut reader = Reader(ids);
     iter::from_fn(move || {
@@ -361,7 +361,7 @@ fn offset(at: usize) -> u32 {
     u32::try_from(at).expect("a batch is bounded")
 }
 
-// A digest's bytes are as good as random: some choose the part of the index, others the place in it.
+// A digest's bytes are as good as random: the last one selects the index part, the first eight the slot in it.
 fn part(digest: &[u8; 16]) -> usize {
     usize::from(digest[15]) % PARTS
 }

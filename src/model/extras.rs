@@ -1,7 +1,7 @@
-//! Fields that a row may have beside those of its format: each a tag, a length and so many bytes.
+//! Optional fields after those of a row's format: each is a tag, a length and that many bytes.
 //!
-//! A reader passes over a field with an odd tag that it does not know, and refuses a row that has one with an even tag: what a
-//! later version adds is either of no concern to this one, or must not be changed by it. It is the rule of BOLT 1 for its
+//! A reader skips an unknown field with an odd tag, and rejects a row that has one with an even tag. A later version
+//! thus decides whether earlier ones may ignore a field or must not change the row. This is the rule of BOLT 1 for its
 //! type-length-value streams ("it's OK to be odd").
 
 use super::codec::{Corrupt, Reader, put_u64};
@@ -13,10 +13,10 @@ pub(super) fn put(out: &mut Vec<u8>, tag: u64, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Shows `each` field; it says if it knows the tag.
+/// Passes each field to `each`, which returns whether it knows the tag.
 ///
 /// # Errors
-/// Returns [`Corrupt`] if the bytes are no fields, or one that has to be understood is not.
+/// Returns [`Corrupt`] if the bytes are not fields, if an unknown field has an even tag, or if `each` fails.
 pub(super) fn read(
     bytes: &[u8],
     mut each: impl FnMut(u64, &mut Reader<'_>) -> Result<bool, Corrupt>,
@@ -33,19 +33,19 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Passes over the fields behind a row of which none is known.
+/// Skips the fields behind a row, of which none is known.
 ///
 /// # Errors
-/// Returns [`Corrupt`] as [`read`] does.
+/// Returns [`Corrupt`] if the bytes are not fields, or if a field has an even tag.
 pub(super) fn skip(reader: &mut Reader<'_>) -> Result<(), Corrupt> {
     let length = reader.length()?;
     check_extras(reader.slice(length)?)
 }
 
-/// Passes over fields of which none is known.
+/// Checks fields of which none is known.
 ///
 /// # Errors
-/// Returns [`Corrupt`] if they are none, or one has to be understood.
+/// Returns [`Corrupt`] if the bytes are not fields, or if a field has an even tag.
 pub fn check_extras(bytes: &[u8]) -> Result<(), Corrupt> {
     read(bytes, |_, _| Ok(false))
 }
@@ -54,7 +54,7 @@ pub fn check_extras(bytes: &[u8]) -> Result<(), Corrupt> {
 mod tests {
     use super::*;
 
-    /// A field of a later version is passed over if its tag is odd, and refused if it is even.
+    /// An unknown field is skipped if its tag is odd, and rejected if it is even.
     #[test]
     fn it_is_ok_to_be_odd() {
         let mut known = None;
@@ -76,7 +76,7 @@ mod tests {
         assert!(read(&[1, 200, 1], |_, _| Ok(true)).is_err(), "cut off");
     }
 
-    /// Fields of a later version are passed over to their end, unless one of them has to be understood.
+    /// Unknown fields are skipped up to their end, and rejected if one has an even tag.
     #[test]
     fn unknown_fields_are_passed_over_to_their_end() {
         let row = |tag| {

@@ -1,4 +1,4 @@
-//! What ids, messages and groups are known by.
+//! Keyed digests of ids, messages, groups and stored rows.
 
 use std::hash::Hasher as _;
 
@@ -8,32 +8,32 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13 as SipHasher13_128};
 use super::request::{Id, Increments, Operation, end};
 use super::time::Millis;
 
-/// Makes digests. Its key belongs to the data that they are stored in, and is secret, so that nobody can
-/// make an id that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.
+/// Computes digests. The key belongs to the data that store the digests. It is secret, so that nobody can make an id
+/// that passes for another's: <https://www.aumasson.jp/siphash/siphash.pdf>.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyedHasher {
     key: [u8; 16],
 }
 
 impl KeyedHasher {
-    /// Digests under a key.
+    /// A hasher with this key.
     #[must_use]
     pub fn new(key: [u8; 16]) -> Self {
         Self { key }
     }
 
-    /// The key: it goes where the data go, so that ids stay known there, and groups fall as they do.
+    /// The key. It moves with the data, so that ids are recognised there and groups hash as before.
     #[must_use]
     pub fn key(&self) -> [u8; 16] {
         self.key
     }
 
-    /// An operation's id.
+    /// The digests of an id and its operation.
     #[must_use]
     pub fn id(&self, id: &str, time: Option<Millis>, operation: &Operation) -> Id {
         let mut hasher = SipHasher13_128::new_with_key(&self.key);
         hasher.write(operation.group().as_bytes());
-        // No name has this byte.
+        // A separator: no name has this byte.
         hasher.write_u8(0);
         hasher.write(id.as_bytes());
         Id {
@@ -43,7 +43,7 @@ impl KeyedHasher {
         }
     }
 
-    /// Which of so many lanes a group's counters are in. Which groups share one cannot be known outside.
+    /// The lane of a group's counters, out of `lanes`. Clients cannot tell which groups share a lane.
     #[must_use]
     pub fn lane(&self, group: &str, lanes: u32) -> u32 {
         if lanes == 1 {
@@ -80,7 +80,7 @@ impl KeyedHasher {
         hasher.finish()
     }
 
-    /// What a message of a session is known by.
+    /// Digest of the contents of a session's message.
     #[must_use]
     pub fn message(&self, increments: &Increments) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
@@ -89,7 +89,7 @@ impl KeyedHasher {
         hasher.finish()
     }
 
-    /// A check sum of something stored.
+    /// Checksum of stored data.
     #[must_use]
     pub fn check(&self, parts: &[&[u8]]) -> u32 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
@@ -101,8 +101,8 @@ impl KeyedHasher {
         u32::from_le_bytes([a, b, c, d])
     }
 
-    /// Whether a check sum that does not fit a key and its contents does once one bit of the key is another. The key is damaged
-    /// then, and not the contents.
+    /// Whether a mismatched checksum matches after one bit of the key is flipped. If so, the key is damaged, not the
+    /// contents.
     #[must_use]
     pub fn is_of_another_key(&self, key: &[u8], contents: &[u8], check: u32) -> bool {
         let mut key = key.to_vec();
@@ -119,7 +119,7 @@ impl KeyedHasher {
 mod tests {
     use super::*;
 
-    /// A bit of the key that is another is told from damage elsewhere.
+    /// A flipped bit in the key is distinguished from other damage.
     #[test]
     fn a_damaged_key_is_told_from_damaged_contents() {
         let digests = KeyedHasher::new([7; 16]);

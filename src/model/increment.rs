@@ -1,77 +1,77 @@
-//! What an increment does to a value.
+//! The effect of an increment on a value.
 
 use super::invalid::Invalid;
 
-/// What to do with an increment that would pass a limit.
+/// The treatment of an increment that would pass a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLimit {
     /// Change nothing.
     #[default]
     Reject,
-    /// Apply as much as leaves the value within the limits.
+    /// Apply the largest part that stays within the limits.
     Saturate,
 }
 
-/// The values that a counter may have after an increment, unless it is beyond them already. `min` is not above `max`.
+/// Limits on a counter's value after an increment, unless it is beyond them already. `min` is at most `max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// The least.
+    /// The least value.
     pub min: Option<i64>,
-    /// The largest.
+    /// The largest value.
     pub max: Option<i64>,
-    /// What to do beyond them.
+    /// The treatment of an increment beyond them.
     pub on_limit: OnLimit,
 }
 
-/// An increment that was made.
+/// An increment that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The value after it.
     pub value: i64,
-    /// How much was added.
+    /// The amount added.
     pub applied: i64,
 }
 
-/// Why an increment was not made.
+/// The reason that an increment was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitError {
     /// The value would be below `min`.
     Min {
-        /// As it is.
+        /// The current value.
         value: i64,
-        /// What was to be added.
+        /// The requested increment.
         delta: i64,
         /// The limit.
         min: i64,
     },
     /// The value would be above `max`.
     Max {
-        /// As it is.
+        /// The current value.
         value: i64,
-        /// What was to be added.
+        /// The requested increment.
         delta: i64,
         /// The limit.
         max: i64,
     },
     /// The value would not fit int64.
     OutOfRange {
-        /// As it is.
+        /// The current value.
         value: i64,
-        /// What was to be added.
+        /// The requested increment.
         delta: i64,
     },
-    /// It makes no sense.
+    /// The increment is malformed.
     Invalid(Invalid),
 }
 
 impl Limits {
     /// Adds `delta` to `value`.
     ///
-    /// A limit that the value is beyond already stops what would lead further beyond it, and nothing that leads back. Saturating,
-    /// it adds the largest part of `delta` that no limit stops, which may be none of it.
+    /// If the value is already beyond a limit, the limit stops only increments that lead further beyond it, not those
+    /// that lead back. [`OnLimit::Saturate`] adds the largest part of `delta` that no limit stops, which may be zero.
     ///
     /// # Errors
-    /// Returns the limit that stops it, which is int64's if none is given.
+    /// Returns the limit that `delta` would pass; that of int64 if there is no other.
     pub fn add(&self, value: i64, delta: i64) -> Result<Applied, LimitError> {
         let after = i128::from(value) + i128::from(delta);
         let min = self.min.map_or(i64::MIN, |min| min.min(value));
@@ -80,7 +80,7 @@ impl Limits {
         if i128::from(within) == after || self.on_limit == OnLimit::Saturate {
             return Ok(Applied {
                 value: within,
-                // It is the delta, or a part of it.
+                // It fits: it is `delta`, or a part of it.
                 applied: to_value(i128::from(within) - i128::from(value)),
             });
         }

@@ -1,19 +1,19 @@
-//! An increment that names no counter, or says something else that is none.
+//! Malformed increments: an invalid counter name, invalid limits, or an unknown `on_limit`.
 
 use super::name::NameError;
 
-/// What is wrong with an increment in itself.
+/// The fault of a malformed increment, which fails whatever the counter's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// Its counter has no name.
+    /// The counter's name is invalid.
     Name(NameError),
-    /// Its counter's name is not UTF-8.
+    /// The counter's name is not UTF-8.
     NotUtf8,
     /// `min` is above `max`.
     Limits {
-        /// The one.
+        /// The lower limit.
         min: i64,
-        /// The other.
+        /// The upper limit.
         max: i64,
     },
     /// `on_limit` has an unknown number.

@@ -6,29 +6,29 @@ use std::sync::LazyLock;
 
 use hashbrown::DefaultHashBuilder;
 
-/// The longest name, in bytes: room for a path of several ids, and small enough for every store's keys.
+/// Maximum length of a name in bytes: enough for a path of several ids, and small enough for every store's keys.
 pub const MAX_NAME_BYTES: usize = 256;
 
-/// Why a text is no name.
+/// The fault of a text that is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
-    /// It is empty.
+    /// The text is empty.
     Empty,
-    /// It has more bytes than it may.
+    /// The text has too many bytes.
     TooLong {
-        /// How many it has.
+        /// Its length in bytes.
         bytes: u32,
-        /// How many it may have.
+        /// The limit in bytes.
         max: u32,
     },
-    /// It has a control character.
+    /// The text has a control character.
     Control {
-        /// Where, in bytes from the beginning.
+        /// Byte offset of the character.
         at: u32,
     },
-    /// It begins or ends with a slash, or has two next to each other.
+    /// The text begins or ends with a slash, or has two adjacent ones.
     EmptySegment {
-        /// Where the segment would be, in bytes from the beginning.
+        /// Byte offset of the empty segment.
         at: u32,
     },
 }
@@ -48,10 +48,10 @@ impl fmt::Display for NameError {
     }
 }
 
-/// Whether `name` can name a counter.
+/// Checks that `name` can name a counter.
 ///
 /// # Errors
-/// It says what is wrong with it.
+/// Returns [`NameError`] if it cannot.
 pub fn check_name(name: &str) -> Result<(), NameError> {
     if is_plain_name(name.as_bytes()) {
         return Ok(());
@@ -71,7 +71,7 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Whether it is a name of plain ASCII, as nearly all names are. One pass, that does not look for where it is not.
+/// Whether `name` is a valid name in printable ASCII, as nearly all names are. One pass, which does not locate a fault.
 fn is_plain_name(name: &[u8]) -> bool {
     let (mut plain, mut before) = (name.len() <= MAX_NAME_BYTES, b'/');
     for &byte in name {
@@ -86,10 +86,10 @@ fn is_plain(byte: u8) -> bool {
     (b' '..0x7f).contains(&byte)
 }
 
-/// Whether `text` has 1 to `max` bytes and no control character.
+/// Checks that `text` has 1 to `max` bytes and no control character.
 ///
 /// # Errors
-/// It says what is wrong with it.
+/// Returns [`NameError`] if it does not.
 pub fn check_text(text: &str, max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
@@ -97,10 +97,10 @@ pub fn check_text(text: &str, max: usize) -> Result<(), NameError> {
     check_prefix(text, max)
 }
 
-/// Whether `text` has at most `max` bytes and no control character.
+/// Checks that `text` has at most `max` bytes and no control character.
 ///
 /// # Errors
-/// It says what is wrong with it.
+/// Returns [`NameError`] if it does not.
 pub fn check_prefix(text: &str, max: usize) -> Result<(), NameError> {
     if text.len() > max {
         return Err(NameError::TooLong {
@@ -108,7 +108,7 @@ pub fn check_prefix(text: &str, max: usize) -> Result<(), NameError> {
             max: position(max),
         });
     }
-    // Text of plain ASCII, which nearly all names are, needs no decoding.
+    // Printable ASCII, as nearly all names are, needs no decoding.
     if text.bytes().all(is_plain) {
         return Ok(());
     }
@@ -122,21 +122,21 @@ fn position(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// The group of a counter: its name's first segment. Operations on several counters are atomic within one.
+/// The group of a counter: the first segment of its name. An operation on several counters is atomic within one group.
 #[must_use]
 pub fn group(name: &str) -> &str {
     name.split_once('/').map_or(name, |(group, _)| group)
 }
 
-/// How many bytes two names begin with alike.
+/// Length of the common prefix of two names, in bytes.
 pub(super) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
-/// The hash by which this process finds a counter in memory.
+/// The hash under which this process looks up a counter in memory.
 #[must_use]
 pub fn hash_name(name: &str) -> u64 {
-    // Seeded at random: which names collide cannot be known outside.
+    // Seeded at random, so that clients cannot choose names that collide.
     static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
     HASHES.hash_one(name)
 }

@@ -1,12 +1,11 @@
-//! What an error says of its request.
+//! The outcome that an error reports for its request.
 
-/// What is known of the change that a request without an answer has asked for. Doubt cannot be dropped: nothing makes an `Unknown` a
-/// `NotApplied`.
+/// The known effect of a failed request. Doubt is never dropped: nothing turns an `Unknown` into a `NotApplied`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was changed, and nothing will be by this request.
+    /// Nothing was changed, and this request will change nothing.
     NotApplied,
-    /// The change may have been made, or may yet be.
+    /// The change may have been made, or may still be made.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! What is asked of a lane.
+//! Requests to a lane.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -9,49 +9,49 @@ use super::name::{group, hash_name};
 use super::slot::SlotId;
 use super::time::Millis;
 
-/// The longest id of a request or session, in bytes.
+/// Maximum length of a request's or session's id, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// How far a client's clock may be ahead of a node's, and the clocks of nodes apart.
+/// How far a client's clock may be ahead of a node's, and how far the clocks of nodes may be apart.
 pub const MAX_SKEW: Millis = 60_000;
 
-/// One operation, maybe with an id that makes it happen once.
+/// One operation, with an optional id that makes it happen only once.
 #[derive(Debug)]
 pub struct Request {
-    /// Its id, if it has one. A [`Record`] has its session instead.
+    /// The request's id, if any. A [`Record`] has its session instead.
     pub id: Option<Id>,
-    /// What to do.
+    /// The operation.
     pub operation: Operation,
 }
 
 /// The id of a request, as a lane remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
-    /// Of the group and the id's text; two ids are the same where this is.
+    /// Digest of the group and the id's text. Two ids are the same if their digests are.
     pub digest: [u8; 16],
-    /// Of the operation: the same id with another one is a mistake.
+    /// Digest of the operation. The same id with a different operation is a mistake.
     pub contents: u64,
-    /// When it was made, by the client's clock, where it tells.
+    /// When the id was made, by the client's clock, if known.
     pub time: Option<Millis>,
 }
 
-/// What to do.
+/// An operation on counters.
 #[derive(Debug)]
 pub enum Operation {
-    /// Make one increment.
+    /// Applies one increment.
     Increment(Increments),
-    /// Make all increments, or none.
+    /// Applies all increments, or none.
     Batch(Increments),
-    /// Set a counter to a value.
+    /// Sets a counter to a value.
     Set(Arc<str>, i64),
-    /// Delete a counter.
+    /// Deletes a counter.
     Delete(Arc<str>),
-    /// Apply a message of a session.
+    /// Applies a message of a session.
     Record(Record),
 }
 
 impl Operation {
-    /// The group of the counters that it is about. A session has none.
+    /// The group of the operation's counters; empty for a message of a session.
     #[must_use]
     pub fn group(&self) -> &str {
         match self {
@@ -66,7 +66,7 @@ impl Operation {
 }
 
 impl Operation {
-    /// Whether this counter is one of those that it is about.
+    /// Whether the operation names this counter.
     #[must_use]
     pub fn names(&self, counter: &str) -> bool {
         match self {
@@ -80,13 +80,13 @@ impl Operation {
         }
     }
 
-    /// It is a message of a session.
+    /// Whether this is a message of a session.
     #[must_use]
     pub fn is_bulk(&self) -> bool {
         matches!(self, Self::Record(_))
     }
 
-    /// How many increments it takes the time of.
+    /// The cost of the operation, in increments.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
@@ -100,40 +100,40 @@ impl Operation {
 /// A session's id.
 pub type SessionId = Arc<str>;
 
-/// A message of a session: each increment is made by itself.
+/// A message of a session. Each of its increments succeeds or fails independently.
 #[derive(Debug)]
 pub struct Record {
-    /// Which session.
+    /// The session's id.
     pub session: SessionId,
-    /// When it was begun, by the client's clock. For a part of a message the time of its [`LowerBound`].
+    /// When the session began, by the client's clock. For a part of a message: the time of its [`LowerBound`].
     pub time: Millis,
-    /// The message's number, from 1; 0 for one that only asks for what is acknowledged.
+    /// The message's number, from 1; 0 for a query of the acknowledged messages.
     pub sequence: u64,
-    /// What the client has an acknowledgement of.
+    /// The last message whose acknowledgement the client confirms.
     pub acknowledged: u64,
-    /// What it comes after.
+    /// The message's predecessor.
     pub follows: Predecessor,
-    /// Of the increments: a message that is sent again has the same.
+    /// Digest of the increments. A message that is resent has the same.
     pub contents: u64,
-    /// What to add.
+    /// The increments.
     pub increments: Increments,
 }
 
-/// A bound on how long ago messages of a session may have been applied: no part of a message above `above` was applied, in
-/// any lane, before `time`, by the time of day that nodes have.
+/// A lower bound on when messages of a session were applied: before `time`, by the wall clocks of nodes, no lane
+/// applied any part of a message above `above`.
 ///
-/// A lane that knows nothing of a session may have forgotten it. It has not if the bound of a message is later than anything
-/// that it has forgotten: then the message was never applied there.
+/// A lane that does not know a session may have forgotten it. If the bound of a message is later than anything that the
+/// lane has forgotten, the message was never applied there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowerBound {
-    /// Of messages after this one.
+    /// The bound is for messages after this one.
     pub above: u64,
-    /// The earliest time.
+    /// The earliest time at which they may have been applied.
     pub time: Millis,
 }
 
 impl Record {
-    /// The bound of the message, if it may be stored with the session.
+    /// The message's bound, if it may be stored with the session.
     pub(super) fn lower_bound(&self) -> Option<LowerBound> {
         let Predecessor::InLane(part) = &self.follows else {
             return None;
@@ -144,7 +144,7 @@ impl Record {
         })
     }
 
-    /// Which increment of the whole message this one is.
+    /// Maps the index of an increment here to its index in the whole message.
     pub(super) fn index(&self, index: u32) -> u32 {
         match &self.follows {
             Predecessor::TheOneBefore => index,
@@ -153,33 +153,33 @@ impl Record {
     }
 }
 
-/// What a message of a session comes after. It is applied on top of that, and on nothing else.
+/// The predecessor of a session's message. The message is only applied on top of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Predecessor {
-    /// The message with the number before its own: the whole session is in one lane.
+    /// The message with the preceding number: the whole session is in one lane.
     TheOneBefore,
-    /// It is part of a message, whose other parts are for other lanes.
+    /// The session's previous message in this lane: the session spans several lanes.
     InLane(Part),
 }
 
-/// A part of a message.
+/// The part of a message that is for one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The session's message before it that has a part in this lane, if there is one since what is acknowledged.
+    /// The session's previous message with a part in this lane, if there is one after the confirmed messages.
     pub previous: Option<u64>,
-    /// All messages up to this one are applied in all lanes, as the stream has found it when it began: of these it does not know
-    /// which have a part in this lane.
+    /// All messages up to this one were applied in all lanes when the stream began. The stream does not know which of
+    /// them have a part in this lane.
     pub whole: u64,
-    /// How many parts the message has.
+    /// Number of parts of the message.
     pub parts: u32,
-    /// The message of its [`LowerBound`], if the bound is one that holds for the session: it is stored with it then.
+    /// [`LowerBound::above`] of the part, if the bound holds for the session. It is then stored with the session.
     pub above: Option<u64>,
-    /// Which increments of the message these are; none are named where they are all of them.
+    /// Indices of the part's increments in the message; empty if the part has all of them.
     pub indices: Vec<u32>,
 }
 
 impl Part {
-    /// Takes these out of the message's increments, where each is of one part.
+    /// Takes the part's increments out of those of the message. Each increment belongs to one part.
     pub fn take(&self, all: &mut Increments) -> Increments {
         if self.indices.is_empty() {
             return std::mem::take(all);
@@ -188,7 +188,7 @@ impl Part {
     }
 }
 
-/// Increments, their names beside each other in one text: a bulk message is two allocations.
+/// Increments, with their names concatenated in one string: a bulk message is two allocations.
 #[derive(Debug, Default)]
 pub struct Increments {
     names: String,
@@ -199,38 +199,38 @@ pub struct Increments {
 struct Item {
     hash: u64,
     delta: i64,
-    /// Where the name ends in `names`; it begins where the one before ends.
+    /// End of the name in `names`. It begins at the end of the previous one.
     end: u32,
-    /// Where the lane has found it in memory.
+    /// The counter in memory, once the lane has located it.
     at: Option<SlotId>,
     special: Option<Box<Special>>,
 }
 
-/// What few increments have.
+/// Fields that few increments have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Special {
     Limits(Limits),
-    /// It cannot be made, whatever the counter's value.
+    /// The increment fails, whatever the counter's value.
     Invalid(Invalid),
 }
 
-/// One increment, its name checked.
+/// One increment, with a valid name.
 #[derive(Clone, Copy, Debug)]
 pub struct Increment<'a> {
-    /// The counter.
+    /// The counter's name.
     pub name: &'a str,
-    /// [`hash_name`] of it.
+    /// [`hash_name`] of the name.
     pub hash: u64,
-    /// How much.
+    /// The amount to add.
     pub delta: i64,
-    /// Within which limits.
+    /// Limits on the result.
     pub limits: Limits,
-    /// Where the lane has found it in memory.
+    /// The counter in memory, once the lane has located it.
     pub(super) at: Option<SlotId>,
 }
 
 impl Increments {
-    /// Room for so many increments, with names of so many bytes in all.
+    /// An empty list with capacity for `increments` increments, and for `name_bytes` bytes of names in total.
     #[must_use]
     pub fn with_capacity(increments: usize, name_bytes: usize) -> Self {
         Self {
@@ -239,7 +239,7 @@ impl Increments {
         }
     }
 
-    /// One increment of a counter whose name was checked.
+    /// A single increment. The name must be valid.
     #[must_use]
     pub fn one(name: String, delta: i64, limits: Limits) -> Self {
         let item = Item::new(&name, name.len(), delta, limits);
@@ -249,14 +249,14 @@ impl Increments {
         }
     }
 
-    /// Adds an increment of a counter whose name was checked.
+    /// Appends an increment. The name must be valid.
     pub fn push(&mut self, name: &str, delta: i64, limits: Limits) {
         self.names.push_str(name);
         let item = Item::new(name, self.names.len(), delta, limits);
         self.items.push(item);
     }
 
-    /// Adds an increment that fails.
+    /// Appends a malformed increment, which fails.
     pub fn push_invalid(&mut self, delta: i64, invalid: Invalid) {
         self.items.push(Item {
             hash: 0,
@@ -267,10 +267,10 @@ impl Increments {
         });
     }
 
-    /// Some of them, in this order, also those that fail.
+    /// Copies the increments at `indices`, in this order, including malformed ones.
     ///
     /// # Panics
-    /// Where there is no such one.
+    /// Panics if an index is out of bounds.
     #[must_use]
     pub fn select(&self, indices: impl Iterator<Item = usize> + Clone) -> Self {
         let start = |index: usize| {
@@ -294,19 +294,19 @@ impl Increments {
         selected
     }
 
-    /// How many there are.
+    /// Number of increments, including malformed ones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// There is none.
+    /// Whether there are no increments.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// All, in their order.
+    /// All increments in order; a malformed one is an `Err`.
     pub fn iter(&self) -> impl Iterator<Item = Result<Increment<'_>, Invalid>> {
         let mut start = 0;
         self.items.iter().map(move |item| {
@@ -327,7 +327,7 @@ impl Increments {
         })
     }
 
-    /// What they are known by: all of it, in their order.
+    /// Feeds the contents to a digest, in order: names, deltas, limits, and whether an increment is malformed.
     pub(super) fn write_to(&self, hasher: &mut impl Hasher) {
         hasher.write(self.names.as_bytes());
         for item in &self.items {
@@ -342,7 +342,7 @@ impl Increments {
         }
     }
 
-    /// Notes where each counter is in memory; those that are nowhere are given to `missing`.
+    /// Records the slot of each counter. Names that are not in memory are appended to `missing`.
     pub(super) fn locate(
         &mut self,
         find: impl Fn(u64, &str) -> Option<SlotId>,

@@ -1,7 +1,8 @@
-//! A session that goes on: what its lanes have applied of it, and how long ago a message may have been applied that comes again.
+//! The state of a resumed session: the messages that its lanes have applied, and when a resent message may have been
+//! applied.
 //!
-//! Lanes forget sessions each by itself. So a message goes to each lane with a [`LowerBound`], and a lane that knows nothing of
-//! the session applies it only if the bound is later than anything that the lane has forgotten.
+//! Each lane forgets sessions independently. So a message goes to each lane with a [`LowerBound`]. A lane that does not
+//! know the session applies the message only if the bound is later than anything that the lane has forgotten.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +11,33 @@ use super::request::{LowerBound, MAX_SKEW};
 use super::session::{SESSION_WINDOW, Session};
 use super::time::Millis;
 
-/// The state of a session when a stream of it begins, or asks.
+/// The state of a session when a stream begins, or looks again.
 #[derive(Debug)]
 pub struct Resumed {
     /// The last message up to which all are applied.
     pub applied: u64,
-    /// The failures of those that the client has not acknowledged.
+    /// The failures of those messages that the client has not confirmed.
     pub failures: Vec<(u64, FailedIncrement)>,
     /// The bounds that are known.
     bounds: Vec<LowerBound>,
-    /// The first message that no stream before this one can have had.
+    /// The first message that no earlier stream can have received.
     first_fresh: u64,
-    /// When this was.
+    /// The time of this state.
     now: Millis,
 }
 
-/// A stream asks again so many times in a session's horizon: a bound that is as old as that is of use in no lane that is new to
-/// the session.
+/// Number of times that a stream looks again in a session's horizon. A bound that is a horizon old is useless in a lane
+/// that is new to the session.
 const LOOKS: Millis = 4;
 
 impl Resumed {
-    /// What the rows of a session tell, which were read at one moment: at the time `now`, when lanes had forgotten sessions with
-    /// bounds up to `horizon`. The session was begun at the time `begun`, as its client says. One that was not used for longer
-    /// than `remembered` is taken for forgotten, also if some lanes still have its row.
+    /// The state that a session's rows give, all read at the time `now`. Lanes had then forgotten sessions with bounds
+    /// up to `horizon`. The session began at `begun` by its client's clock. A bound older than `remembered` counts as
+    /// forgotten, even if some lanes still have the row.
     ///
     /// # Errors
-    /// Returns [`Rejection::SessionDamaged`] if one of the rows is damaged, and [`Rejection::FromFuture`] if `begun` is too far ahead.
+    /// Returns [`Rejection::SessionDamaged`] if one of the rows is damaged, and [`Rejection::FromFuture`] if `begun` is
+    /// too far ahead.
     pub fn new(
         lanes: &[Session],
         begun: Millis,
@@ -61,8 +63,8 @@ impl Resumed {
         });
         let stored = lanes.iter().filter_map(|lane| lane.lower_bound);
         let mut bounds: Vec<_> = stored.chain(moved).chain([begun]).collect();
-        // If nothing can be forgotten of the messages above one, then all that was applied of them is in the rows, and nothing
-        // of those behind the last of it was applied before now.
+        // If no lane can have forgotten anything of the messages above some number, the rows have all that was applied
+        // of them. So nothing after the last of these was applied before now.
         let horizon = horizon.max(now - remembered);
         let whole = bounds.iter().filter(|bound| bound.time > horizon);
         let whole = whole.map(|bound| bound.above).min();
@@ -83,13 +85,13 @@ impl Resumed {
         })
     }
 
-    /// It is so long ago that the rows are to be looked at again.
+    /// Whether the rows have to be read again.
     #[must_use]
     pub fn is_old(&self, now: Millis, session_horizon: Millis) -> bool {
         now - self.now > session_horizon / LOOKS
     }
 
-    /// The bound that a message goes with, which came at the time `now`, for the first time on this stream or not.
+    /// The bound of a message that arrived at the time `now`. `is_first` says whether it is new on this stream.
     ///
     /// # Panics
     /// Panics if the message has no number.
@@ -108,13 +110,13 @@ impl Resumed {
 }
 
 impl Session {
-    /// The last message that anything was applied of.
+    /// The last message of which any part is applied.
     fn last(&self) -> u64 {
         self.applied.max(self.moved_up_to())
     }
 
-    /// The state of a session in all lanes together, of which each has its own part: the last message up to which all are
-    /// applied, and the failures of those that the client has not acknowledged.
+    /// Merges the rows of a session in all lanes: the last message up to which all are applied, and the failures of
+    /// those that the client has not confirmed.
     #[must_use]
     pub fn merge(lanes: &[Self]) -> (u64, Vec<(u64, FailedIncrement)>) {
         let told = lanes.iter().map(|lane| lane.acknowledged).max();
@@ -150,8 +152,7 @@ mod tests {
     use super::super::session::Message;
     use super::*;
 
-    /// Nothing of a message can have been applied before it came, if no stream before this one can have had it, and it comes for the
-    /// first time on this one.
+    /// A message was not applied before its first arrival on this stream if no earlier stream can have received it.
     #[test]
     fn a_message_that_is_new_is_so_from_now_on() {
         let (begun, now) = (1000, 2000);
@@ -170,8 +171,7 @@ mod tests {
         assert_eq!(resumed.bound(fresh, true, 2500), of_now);
     }
 
-    /// A message that was applied in one lane, and maybe in others, is not taken for one that was never applied, although
-    /// those before it are missing; those after it are.
+    /// A message that is applied in one lane is not taken for new, even if earlier ones are missing. Later ones are.
     #[test]
     fn a_bound_is_of_messages_after_it() {
         let message = |sequence| Message {
@@ -200,7 +200,7 @@ mod tests {
         assert!(resumed.is_old(2251, 1000));
     }
 
-    /// Failures of a message that the client knows acknowledged are not told again, whichever lane it has told.
+    /// Failures of a confirmed message are not reported again, whichever lane got the confirmation.
     #[test]
     fn failures_that_are_acknowledged_are_not_told() {
         let refusal = LimitError::OutOfRange { value: 1, delta: 2 };

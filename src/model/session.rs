@@ -11,60 +11,61 @@ use super::request::LowerBound;
 use super::time::Millis;
 use imported::ImportedSession;
 
-/// How many messages a client may be ahead of what it knows acknowledged. Some 24 bytes are kept for each.
+/// How many messages a client may be ahead of the last one that it has confirmed. Each takes some 24 bytes.
 pub const SESSION_WINDOW: u64 = 256;
 
-/// What a session takes in memory beside its id, messages and failures.
+/// Memory of a session beside its id, messages and failures.
 const SESSION_BYTES: usize = 256;
 const FAILURE_BYTES: usize = size_of::<(u64, FailedIncrement)>();
-/// Failures of a session that are kept for a client that does not say it knows them; a message adds a thousand at most.
+/// Maximum number of unconfirmed failures with which a session takes another message; a message adds at most a
+/// thousand.
 pub const MAX_FAILURES: usize = 4000;
-/// The format that is written. The first had messages without a gap, and no parts; those before this one ended with their
-/// failures, and so had no room for anything else, and the third was that of sessions which were moved.
+/// The current format. The first had messages without a gap, and no parts. All formats before this one ended with their
+/// failures, so no field could follow; the third was for moved sessions.
 const FORMAT: u8 = 4;
 const FORMAT_WITHOUT_PARTS: u8 = 1;
 const FORMAT_WITHOUT_EXTRAS: u8 = 2;
 const FORMAT_MOVED: u8 = 3;
 
-/// Fields behind a session.
+/// Tags of the fields behind a session.
 const AGE: u64 = 1;
 const LOWER_BOUND: u64 = 3;
 
-/// A session as it is stored: that of a client, or what it has in one of several lanes.
+/// A session as it is stored: the whole of it, or its share in one of several lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
-    /// The time of day at the last message.
+    /// Wall-clock time of the last message.
     pub(super) used: Millis,
-    /// The lane's age at the last message; `None` if a version has stored it that did not know ages, or another store.
+    /// The lane's age at the last message; `None` if another store, or a version without ages, has stored the session.
     pub(super) age: Option<Millis>,
-    /// The latest bound that is known for it.
+    /// The latest bound that is known.
     pub(super) lower_bound: Option<LowerBound>,
     /// The last message that was applied.
     pub(super) applied: u64,
-    /// The last message that the client has said it knows acknowledged.
+    /// The last message whose acknowledgement the client has confirmed.
     pub(super) acknowledged: u64,
-    /// The messages after that which were applied. Of those that were applied before a move not all may be known.
+    /// The applied messages after that one. Some of those applied before a move may be missing.
     pub(super) messages: VecDeque<Message>,
     /// Their failures, each with its message's sequence.
     pub(super) failures: VecDeque<(u64, FailedIncrement)>,
-    /// What was applied elsewhere, where it was moved.
+    /// The messages that were applied in another store, if the session was moved.
     pub(super) moved: Option<Box<ImportedSession>>,
-    /// Its row is not what was written: which messages are applied cannot be told, so that none is applied any more.
+    /// The row is damaged. It is not known which messages are applied, so no more are applied.
     pub(super) is_damaged: bool,
 }
 
-/// A message that was applied.
+/// An applied message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Message {
     pub(super) sequence: u64,
     pub(super) contents: u64,
-    /// How many lanes have a part of it.
+    /// Number of lanes that have a part of it.
     pub(super) parts: u32,
 }
 
 impl Session {
-    /// A session whose row is damaged, in data whose last batch is of the time `last`: it was used then at the latest. So it is
-    /// forgotten only once it was not used for long after it was found, and no later copy of a message is taken for a new one.
+    /// A session whose row is damaged. `last` is the time of the last batch in the data, and so the latest possible
+    /// use. The session is remembered for a horizon after it was found, so that no resent message is taken for new.
     #[must_use]
     pub fn damaged(last: Millis) -> Self {
         Self {
@@ -74,13 +75,13 @@ impl Session {
         }
     }
 
-    /// Its row is damaged.
+    /// Whether its row is damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.is_damaged
     }
 
-    /// The contents of a message that was applied and is not known to be acknowledged.
+    /// The contents of an applied message that is not confirmed.
     pub(super) fn contents(&self, sequence: u64) -> Option<u64> {
         let by_sequence = |message: &Message| message.sequence;
         let found = self.messages.binary_search_by_key(&sequence, by_sequence);
@@ -92,19 +93,19 @@ impl Session {
         failures.filter(|(at, _)| of(*at)).copied().collect()
     }
 
-    /// How many failures there are where there is no room for more.
+    /// Number of unconfirmed failures, if there are more than [`MAX_FAILURES`].
     pub(super) fn too_many_failures(&self, acknowledged: u64) -> Option<usize> {
         let failures = self.failures.iter();
         let left = failures.filter(|(at, _)| *at > acknowledged).count();
         (left > MAX_FAILURES).then_some(left)
     }
 
-    /// A message was applied before.
+    /// Whether a message is applied.
     pub(super) fn is_applied(&self, sequence: u64) -> bool {
         sequence <= self.applied.max(self.moved_up_to())
     }
 
-    /// A message that was applied before is this one, as far as can be told.
+    /// Whether an applied message had these contents, as far as is known.
     pub(super) fn is_same(&self, sequence: u64, contents: u64) -> bool {
         match self.contents(sequence) {
             Some(known) => known == contents,
@@ -112,19 +113,19 @@ impl Session {
         }
     }
 
-    /// It is used.
+    /// Records a use of the session.
     pub(super) fn use_at(&mut self, now: Millis, age: Millis) {
         self.used = self.used.max(now);
         self.age = Some(age);
     }
 
-    /// The time of day at the last message.
+    /// Wall-clock time of the last message.
     #[must_use]
     pub fn used(&self) -> Millis {
         self.used
     }
 
-    /// Takes a time of day that is later than `now` back to that: a clock was wrong. Says if there was any.
+    /// Lowers wall-clock times after `now` to `now`, because a clock was ahead. Returns whether there were any.
     pub fn take_back(&mut self, now: Millis) -> bool {
         let bound = self.lower_bound.as_mut().map(|bound| &mut bound.time);
         let moved = self.moved.as_mut().map(|moved| &mut moved.time);
@@ -133,13 +134,13 @@ impl Session {
         late.count() > 0
     }
 
-    /// Takes in a bound: the latest is of use.
+    /// Keeps the later of the known bound and this one.
     pub(super) fn keep_bound(&mut self, bound: Option<LowerBound>) {
         let known = self.lower_bound.into_iter().chain(bound);
         self.lower_bound = known.max_by_key(|bound| bound.time);
     }
 
-    /// A message is applied.
+    /// Records an applied message.
     pub(super) fn advance(&mut self, message: Message, failures: &[(u64, FailedIncrement)]) {
         self.applied = message.sequence;
         self.messages.push_back(message);
@@ -149,7 +150,7 @@ impl Session {
         }
     }
 
-    /// The client knows of these messages and their failures.
+    /// Drops the messages that the client has confirmed, with their failures.
     pub(super) fn acknowledge(&mut self, acknowledged: u64) {
         self.acknowledged = self.acknowledged.max(acknowledged);
         let known = self.acknowledged;
@@ -165,7 +166,7 @@ impl Session {
         }
     }
 
-    /// What was added to it since an earlier state, if that is all that has changed: [`Session::add`] takes it.
+    /// The additions since an earlier state, for [`Session::add`]; `None` if more than that has changed.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Option<Self> {
         let known = earlier.applied.max(earlier.moved_up_to());
@@ -185,7 +186,8 @@ impl Session {
         })
     }
 
-    /// Adds what was added to an earlier state. What is known already of it is not added again: this may be a later state, too.
+    /// Applies the additions to an earlier state. Known messages are not added again, so this may also be a later
+    /// state.
     pub fn add(&mut self, later: &Self) {
         let known = self.applied.max(self.moved_up_to());
         let messages = later.messages.iter();
@@ -212,7 +214,7 @@ impl Session {
     /// The bytes to store.
     ///
     /// # Panics
-    /// Panics if it is damaged: it must not be stored as a session that is well.
+    /// Panics if the session is damaged: it must not be stored as an intact one.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
@@ -235,10 +237,10 @@ impl Session {
         out
     }
 
-    /// The bytes to store while there may be nodes that do not know the format above: without ages and bounds.
+    /// The bytes to store while some nodes may not know the current format: without ages and bounds.
     ///
     /// # Panics
-    /// As [`Session::encode`].
+    /// Panics if the session is damaged, as [`Session::encode`] does.
     #[must_use]
     pub fn encode_without_extras(&self) -> Vec<u8> {
         let moved = self.moved.as_ref();
@@ -277,10 +279,10 @@ impl Session {
         }
     }
 
-    /// A session from its bytes.
+    /// Decodes a session.
     ///
     /// # Errors
-    /// Where they are none.
+    /// Returns [`Corrupt`] if the bytes are not a session.
     pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut reader = Reader(bytes);
         let format = reader.u8()?;
@@ -328,7 +330,7 @@ impl Session {
         }
         let mut failures = match format {
             FORMAT => reader.u64()?,
-            // They go on to the end.
+            // In earlier formats, failures go on to the end.
             _ => u64::MAX,
         };
         while failures > 0 && (format == FORMAT || !reader.is_empty()) {

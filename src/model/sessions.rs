@@ -10,43 +10,43 @@ use super::request::{MAX_SKEW, SessionId};
 use super::session::Session;
 use super::time::Millis;
 
-/// All sessions of a lane.
+/// All sessions of a lane, and the changes of the open batch to them.
 #[derive(Default)]
 pub(super) struct Sessions {
     all: HashMap<SessionId, Arc<Session>>,
-    /// Those that the batch changes.
+    /// Sessions that the open batch changes.
     changed: HashMap<SessionId, Changed>,
-    /// What these take in the batch, about.
+    /// Approximate size of these changes in the batch.
     changed_bytes: usize,
     bytes: usize,
-    /// The lane's age when unused ones were last looked for.
+    /// The lane's age at the last sweep for unused sessions.
     swept: Millis,
-    /// Its age at the last use of the one that was not used for the longest, as it was then.
+    /// Lower bound on the lane's age at the last use of any session; exact at the last sweep.
     oldest: Millis,
 }
 
-/// What a batch has done to a session.
+/// The change of a session by the open batch.
 struct Changed {
-    /// As it was before.
+    /// The session before the batch.
     before: Option<Arc<Session>>,
-    /// It was not replaced by another one of its name.
+    /// Whether it is still that session, and not another one of its name.
     is_same: bool,
 }
 
-/// How often unused sessions are looked for.
+/// Interval between sweeps for unused sessions.
 const SWEEP_INTERVAL: Millis = 60_000;
-/// How many sessions are forgotten in one batch, which has to fit into one request to etcd with all else that it holds: an id
-/// of 128 bytes each makes 256 KiB.
+/// Maximum number of sessions forgotten in one batch. The batch has to fit into one request to etcd with all else that
+/// it holds; an id of 128 bytes for each makes 256 kB.
 const MAX_FORGOTTEN: usize = 2_000;
 
 impl Sessions {
-    /// Takes in a session that is stored, by a lane of some age: it was used then at the latest.
+    /// Loads a stored session at the lane's age `age`. Its last use was not after that.
     pub(super) fn load(&mut self, id: SessionId, mut session: Arc<Session>, age: Millis) {
         if session.age.is_none_or(|used_at| used_at > age) {
             Arc::make_mut(&mut session).age = Some(age);
         }
         self.bytes += id.len() + session.bytes();
-        // One that was forgotten may be back, if that batch was not made.
+        // An undone batch brings back the sessions that it had forgotten.
         self.oldest = self.oldest.min(session.age.unwrap_or(age));
         self.all.insert(id, session);
     }
@@ -55,7 +55,7 @@ impl Sessions {
         self.all.get(id).map(|session| &**session)
     }
 
-    /// Changes a session, which is made where there is none.
+    /// Changes a session. It is created if there is none.
     pub(super) fn change(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) {
         let (session, counted) = match self.all.entry(id.clone()) {
             Entry::Vacant(entry) => (entry.insert(Arc::default()), 0),
@@ -66,13 +66,13 @@ impl Sessions {
             }
         };
         let before = session.bytes();
-        // A session that was forgotten earlier in this batch stays another one.
+        // If the batch has forgotten a session of this name, this one stays a different session.
         if let Entry::Vacant(entry) = self.changed.entry(id.clone()) {
             entry.insert(Changed {
                 before: (counted > 0).then(|| session.clone()),
                 is_same: true,
             });
-            // A store may keep all of it.
+            // A store may write the whole session.
             self.changed_bytes += id.len() + before;
         }
         let session = Arc::make_mut(session);
@@ -82,16 +82,17 @@ impl Sessions {
         self.bytes = self.bytes + id.len() + after - counted;
     }
 
-    /// Forgets sessions that were last used up to an age of the lane, which is `age` now, but not at every turn, and a bounded
-    /// number in one batch. Gives the latest time of day that nothing of them can have a bound after, if there were any.
+    /// Forgets sessions whose last use was at the lane's age `up_to` or before; the lane's age is now `age`. Sweeps
+    /// once per interval, or at once if the last sweep left some, and forgets a bounded number in one batch. Returns a
+    /// wall-clock time at or after the bounds of all their messages, if any was forgotten.
     pub(super) fn forget(&mut self, up_to: Millis, age: Millis) -> Option<Millis> {
         if age - self.swept < SWEEP_INTERVAL {
             return None;
         }
         self.swept = age;
-        // Those that are made until the next look are used after this.
+        // Sessions that are created before the next sweep are used after this.
         let mut oldest = age;
-        // A batch that could not be decided is begun again, and has what it forgot before.
+        // A batch that could not be decided begins again, with the sessions that it forgot.
         let mut room = MAX_FORGOTTEN.saturating_sub(self.changed.len());
         let old = self.all.extract_if(|_, session| {
             let used_at = session.age.unwrap_or(age);
@@ -105,7 +106,7 @@ impl Sessions {
         });
         let mut newest = None;
         for (id, session) in old {
-            // Clocks of nodes are so far apart.
+            // The clocks of nodes may be this far apart.
             newest = newest.max(Some(session.used.saturating_add(MAX_SKEW)));
             self.bytes -= id.len() + session.bytes();
             self.changed_bytes += id.len();
@@ -117,20 +118,20 @@ impl Sessions {
         }
         self.oldest = oldest;
         if oldest <= up_to {
-            // More are due: the next batch looks at once.
+            // More are due: the next batch sweeps at once.
             self.swept = age - SWEEP_INTERVAL;
         }
         newest
     }
 
-    /// The age of the lane at which the first of them is forgotten, if none of them is used and each is remembered for so long
-    /// after it was.
+    /// The lane's age at which the first session is forgotten if none is used. `remembered` is how long an unused
+    /// session is remembered.
     pub(super) fn forgotten_at(&self, remembered: Millis) -> Option<Millis> {
         let forgotten_at = (self.oldest + remembered).max(self.swept + SWEEP_INTERVAL);
         (!self.all.is_empty()).then_some(forgotten_at)
     }
 
-    /// Gives the batch away. Until the next one begins it can be undone.
+    /// The changes of the open batch, in the order of ids. The batch can still be undone.
     pub(super) fn changed(&self) -> Vec<(SessionId, SessionChange)> {
         let change = |(id, changed): (&SessionId, &Changed)| {
             let change = SessionChange {
@@ -144,22 +145,22 @@ impl Sessions {
         changes
     }
 
-    /// The batch is over.
+    /// Ends a committed batch.
     pub(super) fn close(&mut self) {
         self.changed.clear();
         self.changed_bytes = 0;
     }
 
-    /// The batch was not made.
+    /// Reverts a batch that was not committed.
     pub(super) fn undo(&mut self) {
         for (id, changed) in std::mem::take(&mut self.changed) {
-            // As it was here before, its age among it.
+            // `Millis::MAX` keeps the age that the session had.
             self.replace(id, changed.before, Millis::MAX);
         }
         self.changed_bytes = 0;
     }
 
-    /// Takes in a session as another node has left it.
+    /// Replaces a session by another state of it, or removes it.
     pub(super) fn replace(&mut self, id: SessionId, session: Option<Arc<Session>>, age: Millis) {
         if let Some(before) = self.all.remove(&id) {
             self.bytes -= id.len() + before.bytes();
@@ -195,7 +196,8 @@ mod tests {
         move |session| session.use_at(1_700_000_000_000 + age, age)
     }
 
-    /// As many sessions are forgotten in a batch as fit into a request. The others are due in the next one, and not only after a while.
+    /// One batch forgets as many sessions as fit into a request. The others are due in the next batch, not an interval
+    /// later.
     #[test]
     fn many_sessions_are_forgotten_batch_by_batch() {
         let mut sessions = Sessions::default();
@@ -213,15 +215,14 @@ mod tests {
         }
         assert_eq!(batches, [MAX_FORGOTTEN, MAX_FORGOTTEN, 10]);
         assert_eq!(sessions.bytes(), 0);
-        // Nothing is due any more, and nobody looks before it is time.
+        // Nothing more is due, and the next sweep waits for its interval.
         sessions.change(&session(1), used_at(age));
         sessions.close();
         assert_eq!(sessions.forget(age, age + SWEEP_INTERVAL - 1), None);
         assert!(sessions.forget(age, age + SWEEP_INTERVAL).is_some());
     }
 
-    /// Room is taken for what there is, and what a batch has changed takes room in its request: its name and its state, and what is
-    /// added to that.
+    /// Every session counts for memory. A changed session counts for its batch with its id, its state, and its growth.
     #[test]
     fn sessions_take_the_room_that_they_have() {
         let mut sessions = Sessions::default();
@@ -251,7 +252,7 @@ mod tests {
         assert_eq!(sessions.bytes(), 0);
     }
 
-    /// A session that is loaded was used when its row says, and not after the lane was.
+    /// A loaded session was last used at the age in its row, but not after the lane's age.
     #[test]
     fn a_session_that_is_loaded_was_used_by_then() {
         for (used, counted) in [(Some(3), 3), (Some(10), 10), (Some(11), 10), (None, 10)] {

@@ -1,25 +1,25 @@
-//! Times as people read them.
+//! Human-readable times.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::FormattedDuration;
 
-/// Milliseconds, since 1970 if nothing else is said, by the clock that is named.
+/// Milliseconds. A time is since 1970 unless stated otherwise, by the clock that the context names.
 pub type Millis = i64;
 
-/// A length of time, to the second.
+/// Formats a length of time, to the second; a negative one as `0s`.
 #[must_use]
 pub fn duration(millis: Millis) -> FormattedDuration {
     let seconds = u64::try_from(millis / 1000).unwrap_or(0);
     humantime::format_duration(Duration::from_secs(seconds))
 }
 
-/// A time of day, with its date.
+/// Formats a time as an RFC 3339 date and time.
 #[must_use]
 pub fn date(millis: Millis) -> String {
     let since_1970 = Duration::from_millis(millis.max(0).unsigned_abs());
     let time = UNIX_EPOCH.checked_add(since_1970);
-    // Later ones cannot be written down.
+    // RFC 3339 has no years after 9999.
     let time = time.filter(|_| millis < 253_402_300_800_000);
     time.map_or_else(
         || "the end of time".to_owned(),

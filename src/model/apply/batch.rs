@@ -1,4 +1,5 @@
-//! The life of a batch: it is begun, given away to be stored, and then committed or undone; and those of other nodes.
+//! The life of a batch: it begins, is handed to the store, and is committed or undone. Also replays the batches of
+//! other nodes.
 
 use super::State;
 use crate::model::codec::Corrupt;
@@ -6,22 +7,22 @@ use crate::model::commit::{Batch, Changes, Commit, Head, Pack, Stamp};
 use crate::model::request::MAX_SKEW;
 use crate::model::time::Millis;
 
-/// How many ids are forgotten in one batch: more than come in in one, and few enough to take a few ms.
+/// Approximate number of ids forgotten in one batch: more than one batch adds, and few enough to take some ms.
 const MAX_FORGOTTEN: usize = 20_000;
 
 impl State {
-    /// Begins a batch. `now` is the time of day that this node believes, which may be corrected at any moment, and `elapsed`
-    /// the time since the lane was loaded by a clock that only ticks.
+    /// Begins a batch. `now` is the wall-clock time of this node, which may be corrected at any moment. `elapsed` is
+    /// the time since the lane was loaded, by a monotonic clock.
     ///
-    /// No time of day can make anything count twice: what is forgotten is as old as it has to be by the lane's age, and the
-    /// horizons go with it, to the latest time that anything forgotten has had.
+    /// No wall-clock time makes anything count twice. Ids and sessions are forgotten by the lane's age, and the
+    /// horizons rise to the latest time of anything forgotten.
     pub fn begin(&mut self, now: Millis, elapsed: Millis) {
         self.now = now;
         self.age += elapsed - self.counted;
         self.counted = elapsed;
         let head = &mut self.head;
         head.time = head.time.max(now);
-        // An answer comes after its commit, which may take its time: the allowance for clocks is one for that, too.
+        // An answer comes after its commit, which may be slow: the allowance for clock skew covers that, too.
         let remembered = self.bounds.id_horizon + MAX_SKEW;
         let forgotten = self.ids.forget(self.age - remembered, MAX_FORGOTTEN);
         self.forgot |= forgotten.any;
@@ -36,8 +37,7 @@ impl State {
         head.session_horizon = head.session_horizon.max(newest.unwrap_or(Millis::MIN));
     }
 
-    /// The changes of the batch that have to be stored; `None` if there are none, and every answer is about what is
-    /// stored already.
+    /// The changes of the batch to store; `None` if there are none, and every answer is about stored data.
     pub fn commit(&mut self) -> Option<Commit> {
         let changes = Changes {
             counters: self.counters.take_changes(),
@@ -66,7 +66,7 @@ impl State {
         })
     }
 
-    /// The batch is stored: `base` is the revision before its first place.
+    /// Records that the batch is stored. `base` is the revision before its first operation.
     pub fn committed(&mut self, commit: &Commit, base: i64) {
         self.head.seq = commit.seq;
         self.head.revision = base + i64::from(commit.places);
@@ -83,8 +83,8 @@ impl State {
         self.ids.close(pack, self.age);
     }
 
-    /// The batch was not stored, and will not be: it is as if it had not been made, but for the time. What it has changed
-    /// is to be loaded again.
+    /// Reverts a batch that was not stored and never will be. Its time, its horizons and the ids that it forgot stay as
+    /// they are. The counters that it changed have to be loaded again.
     pub fn undo(&mut self, commit: &Commit) {
         for change in &*commit.changes.counters {
             self.counters.forget(&change.name);
@@ -92,14 +92,14 @@ impl State {
         self.sessions.undo();
         self.ids.undo(&commit.ids);
         self.places = 0;
-        // The store has not been told.
+        // The store does not know yet that packs were forgotten.
         self.forgot = true;
     }
 
-    /// Takes in the next batch, which another node has committed. `elapsed` is as in [`State::begin`].
+    /// Replays the next batch, which another node has committed. `elapsed` is as in [`State::begin`].
     ///
     /// # Errors
-    /// Returns [`Corrupt`] if it does not follow, or a row is not what was written.
+    /// Returns [`Corrupt`] if the batch does not follow the last one, or a row cannot be decoded.
     pub fn catch_up(&mut self, batch: Batch, elapsed: Millis) -> Result<(), Corrupt> {
         if batch.head.seq != self.head.seq + 1 {
             return Err(Corrupt("a batch does not follow the one before it"));
@@ -107,7 +107,7 @@ impl State {
         for (name, value) in batch.counters {
             self.counters.replace(&name, value);
         }
-        // The age goes on from that of the batch, as of now: since when there is this batch is not known.
+        // How long ago the batch was committed is not known, so its age counts from now.
         self.age = batch.head.age.unwrap_or(self.age);
         self.counted = elapsed;
         for (id, session) in batch.sessions {

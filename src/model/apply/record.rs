@@ -7,7 +7,7 @@ use crate::model::session::imported::AppliedMessage;
 use crate::model::session::{Message, SESSION_WINDOW, Session};
 
 impl State {
-    /// Decides a message of a session: it is applied on top of the one before it, and on nothing else.
+    /// Decides a message of a session. It is only applied on top of its predecessor.
     pub(super) fn record(&mut self, record: &Record) -> Decision {
         let unknown = Session::default();
         let session = self.sessions.get(&record.session);
@@ -38,7 +38,7 @@ impl State {
         if record.sequence <= acknowledged {
             return Err(Rejection::Acknowledged { acknowledged });
         }
-        // A session's row holds a window, whoever has sent the message.
+        // A session's row holds one window, whatever the sender of the message allows.
         if record.sequence - acknowledged > SESSION_WINDOW {
             return Err(Rejection::BeyondWindow { acknowledged });
         }
@@ -58,11 +58,11 @@ impl State {
             }
             Predecessor::TheOneBefore => 1,
             Predecessor::InLane(part) => {
-                // A client need not say at once what it knows acknowledged.
+                // A client may confirm acknowledgements late.
                 let whole = acknowledged.max(part.whole);
                 let follows = match part.previous {
                     Some(previous) if previous > whole => applied == previous,
-                    // All messages that were applied here before are applied in all lanes.
+                    // All messages that were applied here so far are applied in all lanes.
                     _ => applied <= whole,
                 };
                 if !follows {
@@ -74,10 +74,10 @@ impl State {
         if let Some(failures) = session.too_many_failures(acknowledged) {
             return Err(Rejection::FailuresUnacknowledged { failures });
         }
-        // Sessions that are known may still go on when new ones may not begin, but not without an end.
+        // When the memory is full, known sessions may go on in a quarter more, but new ones may not begin.
         let max = self.bounds.id_bytes;
         self.check_room(if is_new { max } else { max + max / 4 })?;
-        // Before the session was moved here, parts of the message may have been applied.
+        // Parts of the message may have been applied before the session was moved here.
         let done = match record.follows {
             Predecessor::TheOneBefore => session.done(record.sequence),
             Predecessor::InLane(_) => AppliedMessage::default(),
@@ -113,7 +113,7 @@ impl State {
         Ok(self.recorded(record.sequence, failures, false))
     }
 
-    /// Refuses a message of a session that is not known here, and may have been forgotten.
+    /// Refuses a message whose session may have been forgotten: in this lane, or for a part in any lane.
     fn check_begun(&self, record: &Record, session: Option<&Session>) -> Result<(), Rejection> {
         let horizon = self.session_horizon();
         if record.follows == Predecessor::TheOneBefore {
@@ -122,12 +122,14 @@ impl State {
                 None => self.check_time(Some(record.time), horizon),
             };
         }
-        // A session that is about to be forgotten is so already: other lanes may be further, and would refuse their parts.
+        // A session beyond its horizon counts as forgotten: other lanes may have forgotten it already, and would refuse
+        // their parts.
         let used_at = session.and_then(|session| session.age);
         if used_at.is_some_and(|age| age > self.age - self.bounds.session_horizon) {
             return Ok(());
         }
-        // The time of a part is a lower bound, and an earlier one is true, too: no clock of a node makes it too late.
+        // The time of a part is a lower bound, and any earlier time is one, too. So a fast clock of the sending node is
+        // no reason to refuse the part.
         let time = record.time.min(self.now + MAX_SKEW);
         self.check_time(Some(time), horizon)
     }
@@ -143,7 +145,7 @@ impl State {
                 acknowledged,
                 failures,
             },
-            // After all that is applied so far, this message among it.
+            // After everything that is applied so far, including this message.
             place: Position::InBatch(self.places),
             replayed,
         }

@@ -1,9 +1,9 @@
 use super::*;
 use crate::model::Stamp;
 
-/// An id whose answer is its number.
+/// The id of a number, which is also the digest of its contents.
 fn numbered(number: u64) -> Id {
-    // An odd factor leaves different digests, and spreads them over all parts.
+    // An odd factor keeps digests distinct, and spreads them over all parts.
     let digest = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     Id {
         digest: digest.to_be_bytes(),
@@ -12,7 +12,7 @@ fn numbered(number: u64) -> Id {
     }
 }
 
-/// Ids by their numbers, each with its place.
+/// A pack of ids by their numbers, each with its position.
 pub fn pack(ids: &[(u64, u32)]) -> Vec<u8> {
     let mut pack = Vec::new();
     for (number, place) in ids {
@@ -22,7 +22,7 @@ pub fn pack(ids: &[(u64, u32)]) -> Vec<u8> {
     pack
 }
 
-/// All ids of a start are found, more than are gathered at once; and each pack is forgotten as a whole.
+/// All ids of a start are found, even more than are gathered at once. Each pack is forgotten as a whole.
 #[test]
 fn ids_of_a_start_are_found_and_forgotten() {
     const PACK: u64 = 50_000;
@@ -67,7 +67,7 @@ fn ids_of_a_start_are_found_and_forgotten() {
     assert_eq!((ids.bytes(), ids.count), (0, 0));
 }
 
-/// All ids of a batch are found, whichever node has made it.
+/// All ids of a batch are found, whether it is replayed from another node or loaded at a start.
 #[test]
 fn all_ids_of_a_batch_are_found() {
     let pack = Pack {
@@ -90,7 +90,7 @@ fn all_ids_of_a_batch_are_found() {
     assert_eq!(loaded.bytes(), begun.bytes());
 }
 
-/// Ids take room in the open pack, in their packs, and in the index; and give it back.
+/// Ids count in the open pack, in closed packs and in the index, until they are undone or forgotten.
 #[test]
 fn ids_take_the_room_that_they_have() {
     let mut ids = DedupLog::new(Vec::new()).expect("nothing");

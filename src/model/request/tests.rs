@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::KeyedHasher;
 
-/// An id is known with a digest of the contents that it was first used with.
+/// Different contents have different digests, so that the reuse of an id for other contents is detected.
 #[test]
 fn contents_that_differ_have_other_digests() {
     let hasher = KeyedHasher::new([7; 16]);
@@ -51,7 +51,7 @@ fn an_operation_names_its_counters() {
     }
 }
 
-/// Digests are stored: a version has to know again what the one before it was asked for.
+/// Digests are stored, so they never change: a version recognises the requests that the previous one answered.
 #[test]
 fn contents_have_the_digests_that_are_stored() {
     let mut all = Increments::default();
@@ -78,7 +78,7 @@ fn contents_have_the_digests_that_are_stored() {
     assert_eq!(of(Operation::Delete("g/a".into())), 0xce80_0d37_e6f7_e6d2);
 }
 
-/// Only a message of a session is bulk: it is not counted, and not warned of, as other requests are.
+/// Only a message of a session is bulk: its increments count as bulk, and its refusals are logged as those of sessions.
 #[test]
 fn messages_of_sessions_are_bulk() {
     let one = || Increments::one("a".to_owned(), 1, Limits::default());

@@ -1,8 +1,8 @@
-//! A session that was moved to another store, which has other lanes.
+//! Sessions that were moved to another store, which has other lanes.
 //!
-//! Between stores a session is a whole: what was applied of it up to some message, and parts of messages after that. A store of
-//! one lane has it like that. In one of several lanes the session's own lane has the whole, and each lane the parts that it
-//! applied itself.
+//! Between stores a session is merged: all messages up to some number are applied, and parts of later ones. A store of
+//! one lane keeps it like that. In a store of several lanes, the session's home lane keeps the merged messages, and
+//! each lane the parts that it applied itself.
 
 use std::collections::BTreeMap;
 
@@ -14,36 +14,36 @@ use crate::model::request::{Increment, SessionId};
 use crate::model::session::{Message, Session};
 use crate::model::time::Millis;
 
-/// What a part takes in memory beside its failures.
+/// Memory of a part beside its failures.
 const PART_BYTES: usize = size_of::<ImportedPart>();
 const FAILURE_BYTES: usize = size_of::<FailedIncrement>();
 
-/// What was applied of a session elsewhere.
+/// The messages of a session that were applied in another store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportedSession {
-    /// All messages up to this one.
+    /// All messages up to this one were applied.
     pub(in crate::model) up_to: u64,
-    /// The time of the move: no lane here has applied anything of the session before it.
+    /// The time of the move. No lane here applied anything of the session before it.
     pub(in crate::model) time: Millis,
-    /// How many lanes there were.
+    /// Number of lanes of the other store.
     pub(in crate::model) lanes: u32,
-    /// Of later messages what is not applied as a whole, in the order of messages and lanes.
+    /// The applied parts of later messages, in the order of messages and lanes.
     pub(in crate::model) parts: Vec<ImportedPart>,
 }
 
 /// A part of a message that was applied in a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::model) struct ImportedPart {
-    /// Which message, the part's contents, and how many parts the message has.
+    /// The message's number, the part's contents, and the number of the message's parts.
     pub(in crate::model) message: Message,
-    /// Which lane.
+    /// The part's lane in the other store.
     pub(in crate::model) lane: u32,
-    /// What failed, each with which increment of the message it is.
+    /// The increments that failed, with their indices in the message.
     pub(in crate::model) failures: Vec<FailedIncrement>,
 }
 
 impl ImportedSession {
-    /// Forgets the parts of messages up to one.
+    /// Drops the parts of messages up to `up_to`.
     pub(in crate::model) fn drop_parts(&mut self, up_to: u64) {
         self.parts.retain(|part| part.message.sequence > up_to);
     }
@@ -95,7 +95,7 @@ impl ImportedSession {
     }
 }
 
-/// What is applied already of a message that is to be applied in one lane: what others had of it elsewhere.
+/// The parts of a message that lanes of another store have applied. The rest of it is to be applied in one lane.
 #[derive(Default)]
 pub(in crate::model) struct AppliedMessage {
     lanes: u32,
@@ -104,7 +104,8 @@ pub(in crate::model) struct AppliedMessage {
 }
 
 impl AppliedMessage {
-    /// An increment of the message is applied, or failed; where it names no counter, in the session's own lane.
+    /// Whether an increment of the message was applied, or failed. One without a valid name is in the session's home
+    /// lane.
     pub(in crate::model) fn has(
         &self,
         hasher: Option<KeyedHasher>,
@@ -127,13 +128,13 @@ impl Session {
         self.moved.as_ref().map_or(0, |moved| moved.up_to)
     }
 
-    /// When it was moved here, if it was: no lane has applied anything of it before.
+    /// When the session was moved here, if it was. No lane here applied anything of it before that.
     #[must_use]
     pub fn moved_at(&self) -> Option<Millis> {
         self.moved.as_ref().map(|moved| moved.time)
     }
 
-    /// Parts of messages are applied whose other parts are not: how many lanes those were.
+    /// Number of lanes of the other store, if it has left messages that are only partially applied.
     #[must_use]
     pub fn partially_applied(&self) -> Option<u32> {
         let moved = self.moved.as_ref();
@@ -142,7 +143,7 @@ impl Session {
             .map(|moved| moved.lanes)
     }
 
-    /// What is applied already of a message.
+    /// The parts of a message that were applied before the move.
     pub(in crate::model) fn done(&self, sequence: u64) -> AppliedMessage {
         let Some(moved) = self.moved.as_ref() else {
             return AppliedMessage::default();
@@ -162,8 +163,8 @@ impl Session {
         done
     }
 
-    /// A message that was applied before the session was moved here may be this one, and what failed of it; `None` where it
-    /// is another.
+    /// The failures of a message that was applied before the session was moved here; `None` if it was a different one.
+    /// A message whose contents are not known any more is taken for the same.
     #[must_use]
     pub fn moved_message(
         &self,
@@ -174,7 +175,8 @@ impl Session {
         same.then(|| self.failures(|at| at == sequence))
     }
 
-    /// The whole of what so many lanes have of a session, each with its number.
+    /// Merges the rows of a session in a store of `lanes` lanes, each with the number of its lane. `time` is that of
+    /// the move.
     #[must_use]
     pub fn merge_shards(of: &[(u32, Self)], lanes: u32, time: Millis) -> Self {
         let rows: Vec<_> = of.iter().map(|(_, row)| row.clone()).collect();
@@ -182,7 +184,7 @@ impl Session {
         let acknowledged = rows.iter().map(|row| row.acknowledged).max();
         let acknowledged = acknowledged.unwrap_or(0);
         let messages = rows.iter().flat_map(|row| &row.messages);
-        // Of one that is in one lane the contents are known as a whole.
+        // The digest of all contents is known only for a message in one lane.
         let whole = messages.filter(|message| {
             message.parts == 1 && (acknowledged + 1..=applied).contains(&message.sequence)
         });
@@ -217,8 +219,8 @@ impl Session {
         }
     }
 
-    /// What each of so many lanes has of a session that is moved there at a time, given its whole. These are the lanes that
-    /// its parts were in, where there are any.
+    /// Splits a merged session into the rows of a store of `lanes` lanes, for a move at `time`. If it has parts, the
+    /// lanes must be those that the parts were in.
     #[must_use]
     pub fn split_by_lane(
         &self,
@@ -251,13 +253,13 @@ impl Session {
             let failures = part.failures.iter().map(|failure| (sequence, *failure));
             let failures: Vec<_> = failures.collect();
             row.advance(part.message, &failures);
-            // No part is taken for one that was applied before the move.
+            // No part here was applied before the move, as its bound says.
             row.used = time;
         }
         rows.into_iter().collect()
     }
 
-    /// What has to be the same of a session's whole in two stores.
+    /// The bytes of a merged session that a move must not change: without times and the number of lanes.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<u8> {
         let parts = self.moved.iter().flat_map(|moved| moved.parts.clone());
@@ -287,8 +289,8 @@ mod tests {
         }
     }
 
-    /// What several lanes have of a session is the same whole after it was spread over the same lanes again, and what is
-    /// torn of it is in the lanes that it was in.
+    /// A session that is merged, split over the same lanes and merged again is the same. Partially applied messages are
+    /// back in their lanes.
     #[test]
     fn a_session_that_is_gathered_and_spread_is_the_same() {
         let hasher = KeyedHasher::new([3; 16]);
@@ -338,7 +340,7 @@ mod tests {
         }
     }
 
-    /// Stores have each their own clocks and ages; all else has to be the same on both sides of a move.
+    /// The fingerprint leaves out times, since each store has its own clock and ages.
     #[test]
     fn the_essence_of_a_session_is_all_but_its_times() {
         let mut session = Session::default();
@@ -352,7 +354,7 @@ mod tests {
         assert_ne!(further.fingerprint(), session.fingerprint());
     }
 
-    /// Parts of messages that are applied as a whole are not needed any more, and give back what they take.
+    /// Parts of messages that are applied as a whole are dropped, and their memory is freed.
     #[test]
     fn parts_are_forgotten_with_their_messages() {
         let failure = FailedIncrement {
@@ -380,7 +382,7 @@ mod tests {
         assert_eq!(moved.bytes(), empty + PART_BYTES + FAILURE_BYTES);
     }
 
-    /// Of messages that the client knows acknowledged nothing is kept, whichever lane it has told.
+    /// Nothing is kept of confirmed messages, whichever lane got the confirmation.
     #[test]
     fn what_is_acknowledged_in_one_lane_is_so_in_all() {
         let refusal = crate::model::LimitError::OutOfRange { value: 1, delta: 2 };
@@ -397,7 +399,8 @@ mod tests {
         assert_eq!(whole.failures, [(4, failure)]);
     }
 
-    /// A session that waits for nothing is after a move as old as it was, and has nothing in any lane but its own.
+    /// A session without partially applied messages is as old after a move as before, and has a row in its home lane
+    /// only.
     #[test]
     fn a_move_is_no_use_of_a_session() {
         let hasher = KeyedHasher::new([3; 16]);
@@ -411,7 +414,7 @@ mod tests {
         assert_eq!(used, [(hasher.lane(&id, 256), 60)]);
     }
 
-    /// What is torn of a session has to be the same on both sides of a move, wherever and whenever that goes.
+    /// The fingerprint has the partially applied messages with their lanes, but not the number of lanes or the time.
     #[test]
     fn the_fingerprint_of_a_session_has_what_is_torn() {
         let torn = |sequence, lane, lanes, time| {

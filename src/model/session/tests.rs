@@ -1,7 +1,7 @@
 use super::super::LimitError;
 use super::*;
 
-/// A session's messages are in order, and none is beyond those that are applied: another row is damaged.
+/// A row is damaged if its messages are out of order, or beyond the last applied one.
 #[test]
 fn messages_out_of_order_are_damage() {
     let message = |sequence| Message {
@@ -18,7 +18,7 @@ fn messages_out_of_order_are_damage() {
     }
 }
 
-/// A lane writes of a session that it has written before only the messages and failures that are new.
+/// For a session that is stored already, a lane writes only new messages and failures.
 #[test]
 fn only_new_messages_and_failures_were_added_since() {
     let message = |sequence| Message {
@@ -41,8 +41,8 @@ fn only_new_messages_and_failures_were_added_since() {
     assert_eq!(added.failures, [failed(3)]);
 }
 
-/// A session of the first format has all messages after the one that is known acknowledged, each in one lane, and its failures
-/// up to the end.
+/// A session of the first format is decoded: all messages after the confirmed one, each in one lane, and failures up to
+/// the end.
 #[test]
 fn a_session_of_the_first_format_is_read() {
     let refusal = LimitError::OutOfRange { value: 1, delta: 2 };
