@@ -1,4 +1,4 @@
-//! The rules against a model that is as simple as it can be: maps, and nothing bounded but what is tested.
+//! The rules against the simplest possible model: maps, and no bounds but those under test.
 
 mod bounded;
 mod clocks;
@@ -34,7 +34,7 @@ fn bounds() -> Bounds {
     }
 }
 
-/// What a store keeps, which is what a new life of the lane begins with.
+/// The contents of a store, from which a restarted lane begins.
 #[derive(Clone, Default)]
 struct Stored {
     head: Head,
@@ -94,7 +94,7 @@ impl Stored {
     }
 }
 
-/// What was added to a session makes of its earlier state the later one, and nothing of that.
+/// The additions to a session turn its earlier state into the later one, and leave the later one as it is.
 fn check_added(change: &SessionChange) {
     let (Some(before), Some(after)) = (&change.before, &change.after) else {
         return;
@@ -110,15 +110,15 @@ fn check_added(change: &SessionChange) {
     }
 }
 
-/// A lane over such a store.
+/// A lane over a [`Stored`].
 struct Lane {
     stored: Stored,
     state: State,
     bounds: Bounds,
     now: Millis,
-    /// By how much the clock was set back, which the one that only ticks was not.
+    /// By how much the wall clock was set back, compared with the monotonic one.
     stepped: Millis,
-    /// When this life began, by the one that only ticks.
+    /// The last start, by the monotonic clock.
     started: Millis,
 }
 
@@ -140,18 +140,18 @@ impl Lane {
         self.started = self.ticks();
     }
 
-    /// The time by a clock that is never set, and ticks through restarts.
+    /// The monotonic time, which goes on through restarts.
     fn ticks(&self) -> Millis {
         self.now + self.stepped
     }
 
-    /// Sets the clock forward, or back.
+    /// Sets the wall clock forward, or back.
     fn set_clock(&mut self, by: Millis) {
         self.now += by;
         self.stepped -= by;
     }
 
-    /// Carries out a batch, as a lane's task does.
+    /// Executes a batch as a lane's worker does.
     fn batch(&mut self, mut requests: Vec<Request>) -> Vec<Result<(Effect, i64, bool), Rejection>> {
         self.state.make_room();
         let mut missing = Vec::new();

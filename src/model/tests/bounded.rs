@@ -1,8 +1,8 @@
-//! The accounting of memory, and the hint when there will be more.
+//! Memory accounting, and the retry delay when memory is full.
 
 use super::*;
 
-/// If one batch takes all memory, the hint is the time until that batch is forgotten.
+/// If one batch takes all memory, the retry delay is the time until that batch is forgotten.
 #[test]
 fn room_is_told_where_one_batch_takes_it_all() {
     let mut lane = Lane::new(Bounds {
@@ -21,7 +21,7 @@ fn room_is_told_where_one_batch_takes_it_all() {
     next.expect("there is room again");
 }
 
-/// A batch weighs the rows that it changes, with their names.
+/// A batch counts the rows that it changes, with their names.
 #[test]
 fn a_batch_weighs_its_rows() {
     let weigh = |count| {
@@ -46,7 +46,7 @@ fn a_batch_weighs_its_rows() {
     assert_eq!(weigh(50), 50 * weigh(1));
 }
 
-/// That a counter was deleted may be forgotten when an id of the same time may be.
+/// A deletion may be forgotten once it is as old as the horizon of ids.
 #[test]
 fn deletions_are_known_for_as_long_as_ids() {
     let mut state = Stored::default().load(bounds());
@@ -62,7 +62,7 @@ fn deletions_are_known_for_as_long_as_ids() {
     assert_eq!(commit.deletions_up_to, 2 * HORIZON);
 }
 
-/// Counters count with their names, and are let go of down to the bound.
+/// Counters count with their names, and are evicted down to the bound.
 #[test]
 fn counters_are_let_go_of_down_to_a_bound() {
     const MOST: usize = 64 << 10;
@@ -90,7 +90,7 @@ fn counters_are_let_go_of_down_to_a_bound() {
     assert!(left <= MOST && left > MOST / 2, "{left}");
 }
 
-/// If there is no room for new sessions, known ones go on in a quarter more.
+/// When there is no memory for new sessions, known ones go on in a quarter more.
 #[test]
 fn known_sessions_go_on_a_while_without_room() {
     const MOST: u64 = 8192;
@@ -141,7 +141,7 @@ fn known_sessions_go_on_a_while_without_room() {
     );
 }
 
-/// A client that does not say which failures it knows is stopped at a bound, and goes on once it says so.
+/// A client that does not confirm failures is stopped at a bound, and goes on once it confirms them.
 #[test]
 fn failures_that_nobody_acknowledges_are_bounded() {
     let mut lane = Lane::new(bounds());
@@ -153,21 +153,21 @@ fn failures_that_nobody_acknowledges_are_bounded() {
     assert_eq!(lane.value("g/1"), 0);
     let known = lane.one(message(2, 1, &[("g/1", 1)], START));
     known.expect("it may go on");
-    // Just as many may be.
+    // Exactly the maximum is allowed.
     let failing = vec![("g/0", i64::MAX); MAX_FAILURES];
     lane.one(message(3, 1, &failing, START)).expect("in order");
     let last = lane.one(message(4, 1, &[("g/1", 1)], START));
     last.expect("there is room for more");
 }
 
-/// A session counts for at least as much memory as its encoded bytes, also if most of it was applied elsewhere.
+/// A session counts for at least as much memory as its encoded bytes, even if most of it was applied in another store.
 #[test]
 fn a_session_is_counted_with_all_that_it_has() {
     let mut row = Lane::new(bounds());
     let follows = |previous| {
         Predecessor::InLane(Part {
             previous,
-            // The other part never came.
+            // The other part never arrives.
             parts: 2,
             above: None,
             whole: 0,
@@ -203,12 +203,12 @@ fn a_session_is_counted_with_all_that_it_has() {
     assert!(whole.bytes() >= encoded, "{} for {encoded}", whole.bytes());
 }
 
-/// Sessions that are due all at once are forgotten in as many batches as fit into a store. Those that are still there need no
-/// horizon, and those that are forgotten are never begun again.
+/// Sessions that are due together are forgotten in several batches, each of which fits into a store. The remaining ones
+/// are still known, and forgotten ones never begin again.
 #[test]
 fn many_sessions_are_forgotten_a_batch_at_a_time() {
     const SESSIONS: usize = 5_000;
-    // The smallest batch that a store takes.
+    // The smallest batch limit of a store.
     const MOST: usize = 768 << 10;
     let mut lane = Lane::new(Bounds {
         id_bytes: 64 << 20,
@@ -227,12 +227,12 @@ fn many_sessions_are_forgotten_a_batch_at_a_time() {
     let mut batches = 0;
     while !lane.stored.sessions.is_empty() {
         lane.state.begin(lane.now, lane.ticks() - lane.started);
-        // Nothing more comes with a batch that is begun again.
+        // A batch that begins again forgets no more.
         lane.state.begin(lane.now, lane.ticks() - lane.started);
         assert!(lane.state.bytes() < MOST / 2, "{}", lane.state.bytes());
         let commit = lane.state.commit().expect("something is due");
         if batches == 1 {
-            // It was not stored, and is due again at the next look.
+            // The batch is not stored, and is due again at the next sweep.
             lane.state.undo(&commit);
             lane.now += lane.state.due_in().expect("more is due");
             batches += 1;
@@ -252,7 +252,7 @@ fn many_sessions_are_forgotten_a_batch_at_a_time() {
         batches += 1;
         if let Some(left) = lane.stored.sessions.keys().next().cloned() {
             assert_eq!(lane.state.due_in(), Some(0), "the rest is due");
-            // It is remembered, or forgotten with this batch.
+            // It is remembered, or is forgotten with this batch.
             match lane.one(message_of(&left, 1, 0, &[("g/0", 1)], begun)) {
                 Ok((_, _, replayed)) => assert!(replayed),
                 Err(refused) => assert!(matches!(refused, Rejection::TooOld { .. })),
@@ -266,7 +266,7 @@ fn many_sessions_are_forgotten_a_batch_at_a_time() {
     assert_eq!(lane.value("g/0"), 5_000);
 }
 
-/// An idle lane says when something is to be forgotten, and a batch of nothing then gives the memory back.
+/// An idle lane says when something is due, and an empty batch then frees the memory.
 #[test]
 fn an_idle_lane_gives_its_memory_back() {
     let mut lane = Lane::new(bounds());
@@ -287,7 +287,7 @@ fn an_idle_lane_gives_its_memory_back() {
     assert!(matches!(again, Err(Rejection::TooOld { .. })), "{again:?}");
 }
 
-/// Forgetting ids gives back exactly the memory that they took.
+/// Forgetting ids frees exactly the memory that they took.
 #[test]
 fn what_is_forgotten_takes_no_memory() {
     let mut lane = Lane::new(bounds());
@@ -330,7 +330,7 @@ fn memory_for_ids_is_bounded_and_comes_back() {
     assert_eq!(value(&next.expect("there is room again").0), taken + 2);
 }
 
-/// Asks for sessions, a second apart, until there is no room for another; tells how many there are and when to retry.
+/// Begins sessions, a second apart, until the memory is full. Returns their number and the retry delay.
 fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
     for taken in 0.. {
         lane.now += 1000;
@@ -344,7 +344,7 @@ fn fill_with_sessions(lane: &mut Lane) -> (Millis, Millis) {
     unreachable!("memory is bounded")
 }
 
-/// If all memory is taken by sessions, it comes back when the first of them is forgotten: ids have nothing to do with it.
+/// If sessions take all memory, the retry delay is the time until the first one is forgotten; ids do not matter.
 #[test]
 fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     let mut lane = Lane::new(Bounds {
@@ -356,7 +356,7 @@ fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     let (taken, retry_in) = fill_with_sessions(&mut lane);
     assert_eq!(lane.now + retry_in, begun + 3 * HORIZON + SKEW);
 
-    // A session that is used goes on being remembered.
+    // A session in use stays remembered.
     let goes_on = message_of("0", 2, 1, &[("g/0", 1)], begun);
     lane.now += SKEW;
     lane.one(goes_on).expect("it is known");
@@ -371,7 +371,7 @@ fn memory_full_of_sessions_comes_back_when_one_is_forgotten() {
     assert_eq!(lane.value("g/0"), taken + 2);
 }
 
-/// Ids that are forgotten sooner than any session make room for sessions, too; and nobody is sent away for days.
+/// Ids that are forgotten before any session make room for sessions, too. No retry delay is longer than an hour.
 #[test]
 fn a_retry_is_told_for_what_is_forgotten_first() {
     let bounds = Bounds {
@@ -389,7 +389,7 @@ fn a_retry_is_told_for_what_is_forgotten_first() {
     let (_, retry_in) = fill_with_sessions(&mut lane);
     assert_eq!(lane.now + retry_in, asked + HORIZON + SKEW);
 
-    // No time of day has it last any shorter.
+    // Setting the wall clock does not shorten it.
     lane.set_clock(retry_in);
     let refused = lane.one(named("b", None, add("g/0", 1)));
     let Err(Rejection::Full { retry_in, .. }) = refused else {

@@ -1,19 +1,19 @@
-//! Clocks that are wrong, are set, or jump.
+//! Wall clocks that are wrong, are set, or jump.
 
 use super::*;
 
-/// What a client asks once more, or what becomes of clocks and the server.
+/// A request of a client, maybe a repeated one, or an event of clocks and the server.
 #[derive(Clone, Debug)]
 enum Turn {
-    /// To count what has an id, which has its time or not.
+    /// Counts under an id, with or without a time.
     Ask { id: u8, with_time: bool },
-    /// To count the first message of a session.
+    /// Counts the first message of a session.
     Begin { session: u8 },
     /// Time passes.
     Wait(Millis),
-    /// The clock of the server, and that of clients beside it, are this far ahead of the time.
+    /// The clocks of the server, and of clients beside it, are now this far ahead of the true time.
     Clock(Millis),
-    /// The server is started again.
+    /// The server restarts.
     Restart,
 }
 
@@ -39,13 +39,13 @@ fn turn() -> impl Strategy<Value = Turn> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
 
-    /// However clocks jump, forward and back, while the server runs and while it does not: what has a time is counted once
-    /// and never again, and an id without one is remembered for the horizon, through any number of lives.
+    /// Clocks jump forward and back, while the server runs and while it does not. A request with a time counts only
+    /// once, and an id without one is remembered for the horizon, through any number of restarts.
     #[test]
     fn clocks_that_jump_count_nothing_twice(turns in prop::collection::vec(turn(), 1..100)) {
         let mut lane = Lane::new(Bounds { session_horizon: HORIZON, ..bounds() });
         let mut counted = 0;
-        // When each was made, by a clock that is right for some, and beside the server's for others.
+        // The times at which ids were made: by a correct clock for some, and by the server's for others.
         let mut made: HashMap<String, Millis> = HashMap::new();
         let mut once: HashMap<String, Millis> = HashMap::new();
         for turn in turns {
@@ -109,14 +109,14 @@ fn ids_older_than_the_horizon_are_refused_and_never_counted_again() {
     lane.one(named("b", None, add("g/0", 1))).unwrap();
     let refused = ask(&mut lane).unwrap_err();
     assert!(matches!(refused, Rejection::TooOld { .. }), "{refused:?}");
-    // A clock that goes back, and a restart, bring nothing back.
+    // Neither a clock that is set back nor a restart brings the id back.
     lane.now = time;
     lane.restart();
     assert!(matches!(ask(&mut lane), Err(Rejection::TooOld { .. })));
     assert_eq!(lane.value("g/0"), 2);
 }
 
-/// A clock that is set forward makes nothing old that is not.
+/// A clock that is set forward ages no id.
 #[test]
 fn an_id_without_a_time_outlives_a_step_of_the_clock() {
     let mut lane = Lane::new(bounds());
@@ -130,8 +130,8 @@ fn an_id_without_a_time_outlives_a_step_of_the_clock() {
     assert!(!ask(&mut lane).2, "as long as it was promised");
 }
 
-/// A clock that was wrong makes ids of the right time too old only for as long as it is wrong: what was not forgotten under it
-/// moves no horizon, although batches were made, and another life has begun.
+/// A clock that is ahead makes ids of the true time too old only while it is ahead. Ids that are not forgotten
+/// meanwhile move no horizon, even after more batches and a restart.
 #[test]
 fn a_clock_that_was_ahead_does_no_lasting_harm() {
     let mut lane = Lane::new(bounds());
@@ -157,14 +157,14 @@ fn a_clock_that_was_ahead_does_no_lasting_harm() {
     let now = lane.now;
     assert_eq!(value(&ask(&mut lane, now).unwrap().0), 32);
     lane.one(message_of("s", 1, 0, &[("g/0", 1)], now)).unwrap();
-    // And what was counted under it is forgotten in its time.
+    // The ids that were counted meanwhile are forgotten when they are due.
     lane.now += HORIZON + SKEW;
     lane.one(named("later", None, add("g/0", 1))).unwrap();
     assert_eq!(lane.stored.packs.len(), 1);
 }
 
-/// The clock is set forward by less than a day, one batch is committed, and the lane is loaded again: as another node does, or a
-/// restart.
+/// An id without a time is remembered although the clock is set forward by less than a day, one batch is committed, and
+/// the lane is loaded again, as on another node or after a restart.
 #[test]
 fn an_id_without_a_time_outlives_a_step_and_a_restart() {
     let mut lane = Lane::new(bounds());
@@ -179,7 +179,7 @@ fn an_id_without_a_time_outlives_a_step_and_a_restart() {
     assert_eq!(lane.value("g/0"), 1);
 }
 
-/// Nor does a restart make anything old, by whatever clock: how long it took is not known.
+/// A restart ages no id, by any clock, since nobody knows how long it took.
 #[test]
 fn an_id_without_a_time_outlives_a_restart() {
     let mut lane = Lane::new(bounds());
@@ -198,7 +198,7 @@ fn an_id_without_a_time_outlives_a_restart() {
     assert!(!ask(&mut lane).2, "and no longer");
 }
 
-/// A client whose clock is ahead must not outlive what is remembered of it.
+/// An id from a client whose clock is ahead is remembered until it is too old.
 #[test]
 fn an_id_from_the_future_is_remembered_until_it_is_too_old() {
     let mut lane = Lane::new(bounds());

@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// That of a session, once it is damaged.
+/// The row of a damaged session.
 pub(super) const ROW: &[u8] = b"no row";
 
-/// Whatever comes of a damaged session is refused, for as long as it was not used after it was found; and once it is forgotten, it
-/// is too old. Nothing of it counts again.
+/// Every message of a damaged session is refused for a horizon after the damage was found, and is then too old. Nothing
+/// of it counts again.
 #[test]
 fn a_damaged_session_is_never_begun_again() {
     let mut lane = Lane::new(bounds());
@@ -16,7 +16,7 @@ fn a_damaged_session_is_never_begun_again() {
     lane.one(other(1)).expect("a new one");
     let row = lane.stored.sessions.get_mut("meter-7");
     *row.expect("it is stored") = ROW.to_vec();
-    // Nobody knows how long ago it was used.
+    // It is not known how long ago it was used.
     lane.now += bounds().session_horizon - HORIZON;
     lane.restart();
     for sequence in 2..10 {
@@ -24,7 +24,7 @@ fn a_damaged_session_is_never_begun_again() {
             let said = lane.one(message(sequence, acknowledged, &one, START));
             assert_eq!(said, Err(Rejection::SessionDamaged), "{sequence}");
         }
-        // As if it were begun anew.
+        // As if the session were new.
         let said = lane.one(message(1, 0, &one, lane.now));
         assert_eq!(said, Err(Rejection::SessionDamaged));
         lane.one(other(sequence)).expect("it goes on");
@@ -33,7 +33,7 @@ fn a_damaged_session_is_never_begun_again() {
     assert_eq!(lane.stored.sessions["meter-7"], ROW, "as it was");
     lane.now += 3 * HORIZON;
 
-    // A batch that forgets it, and is not made.
+    // A batch that forgets it is undone.
     let elapsed = lane.ticks() - lane.started;
     lane.state.begin(lane.now, elapsed);
     let commit = lane.state.commit().expect("it forgets");
@@ -53,7 +53,7 @@ fn a_damaged_session_is_never_begun_again() {
     assert_eq!(lane.value("g/0"), 1 + 10);
 }
 
-/// The state of a session of which a lane has a damaged row is not told.
+/// A session of which a lane has a damaged row is not resumed.
 #[test]
 fn a_damaged_row_is_no_answer() {
     let rows = [Session::default(), Session::damaged(START)];
@@ -61,7 +61,7 @@ fn a_damaged_row_is_no_answer() {
     assert_eq!(resumed.map(drop), Err(Rejection::SessionDamaged));
 }
 
-/// The rows of a lane that has ids and a session with failures, whole and as it is after a move.
+/// The rows of a lane that has ids and a session with failures, the session as stored and as merged for a move.
 fn rows() -> (Vec<Vec<u8>>, Vec<Arc<[u8]>>) {
     let mut lane = Lane::new(bounds());
     for id in 0..5 {
@@ -127,8 +127,8 @@ fn damage() -> impl Strategy<Value = Damage> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
 
-    /// Reading a stored row ends without a panic, however its bytes were damaged; and what is read as a session is
-    /// one that is stored, and read again, as it is.
+    /// A damaged row is decoded without a panic. If the result is a session, it is encoded and decoded without a
+    /// change.
     #[test]
     fn rows_that_were_damaged_are_an_error_at_worst(damages in prop::collection::vec(damage(), 1..4)) {
         let (sessions, packs) = rows();
@@ -151,7 +151,7 @@ proptest! {
         }
     }
 
-    /// The same of any bytes behind a format that is known.
+    /// Any bytes behind a known format are decoded without a panic.
     #[test]
     fn any_bytes_are_an_error_at_worst(format in 1u8..4, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let row = [&[format][..], &bytes].concat();

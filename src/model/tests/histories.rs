@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// A step of a history: what a client sends, or what happens to the server.
+/// A step of a history: a request of a client, or an event of the server.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A new operation or a repeated one (ids are few), in a batch with its neighbours.
+    /// A new or a repeated operation (ids are few), in a batch with its neighbours.
     Ask { id: Option<u8>, what: What },
     /// The batch ends.
     Commit,
-    /// The process dies, and what was in the batch with it.
+    /// The process dies, and the open batch with it.
     Crash,
     /// Time passes.
     Wait(Millis),
@@ -60,7 +60,7 @@ pub(super) fn operation(what: &What) -> Operation {
             let mut increments = Increments::default();
             increments.push("g/0", *a, Limits::default());
             increments.push("g/1", *b, Limits::default());
-            // The first again, on top of itself.
+            // The first counter again, on top of its own increment.
             increments.push("g/0", 1, Limits::default());
             Operation::Batch(increments)
         }
@@ -69,7 +69,7 @@ pub(super) fn operation(what: &What) -> Operation {
     }
 }
 
-/// The simple model: what an operation does to a map, with its answer.
+/// The simple model: applies an operation to a map, and returns its answer.
 fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Effect {
     let mut increment = |n: u8, delta: i64, limits: Limits, index: u32| {
         let value = counters.entry(format!("g/{n}")).or_insert(0);
@@ -126,14 +126,14 @@ fn simply(counters: &mut BTreeMap<String, i64>, what: &What) -> Effect {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Any interleaving of operations, repetitions, batches, crashes and time: every answer is the simple model's,
-    /// a repeated id gets its first answer as long as ids are remembered, and revisions grow with every batch.
+    /// In any interleaving of operations, repeats, batches, crashes and time, every answer is the simple model's. A
+    /// repeated id gets its first answer while ids are remembered, and revisions grow with every operation.
     #[test]
     fn histories_are_those_of_the_simple_model(steps in prop::collection::vec(step(), 1..80)) {
         let mut lane = Lane::new(bounds());
         let mut counters = BTreeMap::new();
         let mut remembered: HashMap<u8, (What, Effect, i64, Millis)> = HashMap::new();
-        // The lane's age, and the time up to which it has counted: what has passed since the last batch before a crash is not known.
+        // The lane's age, and the time that it includes. After a crash, the time since the last batch is not known.
         let (mut age, mut counted) = (0, lane.now);
         let mut stored_age = 0;
         let mut waiting: Vec<(Option<u8>, What)> = Vec::new();
@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// An id that is used again for anything else, be it only within other limits, is refused.
+/// An id is refused for any other operation, even if only the limits differ.
 #[test]
 fn an_id_is_of_one_operation_within_its_limits() {
     let operations = || {

@@ -1,4 +1,4 @@
-//! Batches that were decided and never stored.
+//! Batches that are lost after they were decided, or whose answers are lost.
 
 use super::*;
 
@@ -9,7 +9,7 @@ enum Fate {
     Answered,
     /// It is stored, and the answers are lost.
     Unheard,
-    /// It is stored, and the process dies before it knows.
+    /// It is stored, and the process dies before it gets to know.
     Stored,
     /// The process dies before it is stored.
     Lost,
@@ -28,7 +28,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 }
 
 impl Lane {
-    /// Decides a batch, which comes to an end before it is answered.
+    /// Decides a batch that ends before it is answered.
     fn interrupted(&mut self, requests: Vec<Request>, fate: Fate) {
         let (state, stored) = (&mut self.state, &mut self.stored);
         state.make_room();
@@ -58,8 +58,8 @@ impl Lane {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// A client that resends from its last acknowledgement after every break, over a server that loses batches: every message
-    /// counts once, in the order of their numbers, and none is skipped.
+    /// A client resends from its last acknowledgement after every break, and the server loses batches. Every message
+    /// counts once, in order, and none is skipped.
     #[test]
     fn messages_count_once_whatever_becomes_of_their_batches(
         breaks in prop::collection::vec((1usize..6, fate()), 1..40),

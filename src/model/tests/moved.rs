@@ -1,11 +1,11 @@
-//! What was remembered in one store, in another.
+//! Ids and sessions that were moved to another store.
 
 use super::*;
 use crate::model::session::Message;
 
 const LANES: u32 = 4;
 
-/// A lane that begins where others were, with what they remembered and counted.
+/// A lane of the other store, with the counters of these lanes and the ids that they remembered.
 fn arrived(from: &[&Lane], before: Option<Arc<ImportedIds>>) -> Lane {
     let mut lane = Lane::new(bounds());
     let heads = from.iter().map(|lane| lane.stored.head);
@@ -23,7 +23,7 @@ fn arrived(from: &[&Lane], before: Option<Arc<ImportedIds>>) -> Lane {
     lane
 }
 
-/// Ids that came from elsewhere are answered as they were, by every lane, until they are too old to count again.
+/// Ids from another store get their first answers in every lane, until they are too old to count again.
 #[test]
 fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     let mut old = Lane::new(bounds());
@@ -42,14 +42,14 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
         assert_eq!(lane.value("a/x"), 6);
     }
     let lane = &mut lanes[0];
-    // As far as the clock tells it may be forgotten; it was set, and less than that has passed.
+    // By the wall clock it may be forgotten, but the clock was set, and less time has passed.
     lane.set_clock(HORIZON + 2 * SKEW);
     let again = lane.one(named("one", None, add("a/x", 5)));
     assert!(again.expect("it is known").2);
     lane.now += HORIZON + SKEW;
     let new = lane.one(named("one", None, add("a/x", 5))).expect("done");
     assert_eq!((value(&new.0), new.2), (11, false), "it is forgotten");
-    // Also if the clock is set back.
+    // Even if the clock is set back.
     for now in [lane.now, START] {
         lane.set_clock(now - lane.now);
         let refused = lane.one(named("two", Some(START), add("a/x", 1)));
@@ -60,7 +60,8 @@ fn ids_from_elsewhere_are_known_until_they_are_too_old() {
     }
 }
 
-/// They are known for as long after a restart of a lane that has been at work before: its age says nothing of how long ago they came.
+/// After a restart, a lane knows the ids from another store for a whole horizon again: its age does not tell how long
+/// ago they came.
 #[test]
 fn ids_from_elsewhere_are_known_after_a_restart() {
     let mut old = Lane::new(bounds());
@@ -110,7 +111,7 @@ fn record(sequence: u64, follows: Predecessor, increments: Increments) -> Reques
     }
 }
 
-/// What a lane gets of the messages, each with its number.
+/// The parts of the messages for one lane, each with its message's number.
 fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
     let of = |group: u8| hasher().lane(&group.to_string(), LANES);
     let mut previous = None;
@@ -146,8 +147,8 @@ fn parts(messages: &Messages, lane: u32) -> Vec<(u64, Request)> {
 }
 
 proptest! {
-    /// However far each lane has come with a session, it goes on in one lane, and in several again: each message is applied
-    /// once, and none is skipped.
+    /// However far each lane has come with a session, it goes on after a move to one lane, or to several. Each message
+    /// is applied once, and none is skipped.
     #[test]
     fn a_torn_session_is_completed(
         messages in prop::collection::vec(prop::collection::vec((0..8_u8, any::<i8>()), 1..6), 1..8),
@@ -171,7 +172,7 @@ proptest! {
         let rows: Vec<_> = (0..).zip(&lanes).filter_map(row).collect();
         let whole = Session::merge_shards(&rows, LANES, START);
 
-        // In one lane, by a client that knows of nothing.
+        // In one lane, with a client that confirms nothing.
         let all: Vec<_> = lanes.iter().collect();
         let mut one = arrived(&all, None);
         one.stored.sessions.insert(id.clone(), whole.encode());
@@ -180,7 +181,7 @@ proptest! {
             let request = record(sequence, Predecessor::TheOneBefore, increments(message));
             prop_assert!(one.one(request).is_ok());
         }
-        // In several again, where what is whole is answered before it comes to them.
+        // In several lanes again. Messages that are applied as a whole are answered before they reach the lanes.
         let mut spread: Vec<_> = lanes.iter().map(|lane| arrived(&[lane], None)).collect();
         for (number, row) in whole.split_by_lane(&id, hasher(), LANES, START) {
             let lane = &mut spread[number as usize];
@@ -193,7 +194,7 @@ proptest! {
                 if sequence <= moved {
                     continue;
                 }
-                // Who takes messages apart does not know of those that did not come to it.
+                // A stream does not know the messages that it never received.
                 if let Operation::Record(Record { follows: Predecessor::InLane(part), .. }) = &mut part.operation {
                     part.previous = part.previous.filter(|previous| *previous > moved);
                 }
@@ -210,7 +211,7 @@ proptest! {
     }
 }
 
-/// A message that is completed here is answered with all its failures, in their order: those of before the move among them.
+/// A message that is completed after a move is answered with all its failures in order, including those from before.
 #[test]
 fn failures_from_elsewhere_are_answered() {
     let lane_of = |group: &str| hasher().lane(group, LANES);

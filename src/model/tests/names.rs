@@ -34,7 +34,7 @@ fn names_are_paths() {
     assert_eq!(group("acme"), "acme");
 }
 
-/// People read what is wrong with a name.
+/// Every fault of a name has a readable message.
 #[test]
 fn a_name_is_refused_with_a_reason() {
     let too_long = NameError::TooLong {
@@ -57,7 +57,7 @@ fn a_name_is_refused_with_a_reason() {
     }
 }
 
-/// A text may have just as many bytes as its limit says, whatever characters they make.
+/// A text may have exactly as many bytes as its limit, whatever characters they form.
 #[test]
 fn a_text_may_be_as_long_as_its_limit() {
     for text in ["abcd", "\u{fc}\u{df}"] {

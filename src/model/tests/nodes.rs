@@ -1,9 +1,9 @@
-//! Several nodes with one lane: whoever is behind is refused, catches up and decides again.
+//! Several nodes with one lane: a node that is behind is refused, catches up and decides again.
 
 use super::histories::{Step, What, operation, step};
 use super::*;
 
-/// A store that keeps what it was given, for those who are behind.
+/// A store that keeps all batches, for nodes that are behind.
 #[derive(Clone, Default)]
 struct Shared {
     stored: Stored,
@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Takes in what others have committed; `false` where that is nothing.
+    /// Replays the batches of other nodes; `false` if there are none.
     fn catch_up(&mut self, shared: &Shared, now: Millis) -> bool {
         let seq = usize::try_from(self.state.head().seq).expect("few");
         for batch in &shared.log[seq..] {
@@ -104,7 +104,7 @@ impl Node {
 #[derive(Clone, Debug)]
 enum Ask {
     Operation(Option<u8>, What),
-    /// A message of a session, or one that is sent again.
+    /// A message of a session, new or resent.
     Message(u64),
 }
 
@@ -129,7 +129,7 @@ fn request(ask: &Ask) -> Request {
     }
 }
 
-/// A node whose clock is behind may take over a lane: its time, and what is forgotten, go back for nobody.
+/// A node whose clock is behind may commit to a lane: the lane's time and horizons do not go back.
 #[test]
 fn a_batch_of_a_clock_that_is_behind_takes_nothing_back() {
     let mut shared = Shared::default();
@@ -137,7 +137,7 @@ fn a_batch_of_a_clock_that_is_behind_takes_nothing_back() {
     let add = vec![request(&Ask::Operation(None, What::Add(0, 1, None, false)))];
     ahead.batch(&mut shared, add, START + 20 * HORIZON);
     let before = ahead.state.head();
-    // Of a node that does not go on from the time of the batch before.
+    // A batch that does not continue from the time of the previous one.
     let mut batch = shared.log.pop().expect("one");
     batch.head.seq += 1;
     batch.head.time = before.time - 1;
@@ -159,7 +159,7 @@ fn a_batch_of_a_clock_that_is_behind_takes_nothing_back() {
 }
 
 proptest! {
-    /// Whichever nodes the batches of a lane go to: each is answered as if there were one node.
+    /// Whichever nodes execute the batches of a lane, each is answered as if there were one node.
     #[test]
     fn nodes_answer_as_one(
         batches in prop::collection::vec((0usize..3, prop::collection::vec(ask(), 1..5)), 1..30),
@@ -175,7 +175,7 @@ proptest! {
             prop_assert_eq!(answers, expected);
             prop_assert_eq!(&shared.stored.counters, &alone.stored.counters);
         }
-        // And one that comes later knows the same.
+        // A node that starts later knows the same.
         let mut last = Node::new(&shared, START);
         let all: Vec<_> = (0..6).map(|id| Ask::Operation(Some(id), What::Set(0, 1))).collect();
         let requests = || all.iter().map(request).collect::<Vec<_>>();
@@ -198,7 +198,7 @@ fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, parts: u32) -> 
     Request { id, operation }
 }
 
-/// A part applies on top of the one that it names, or of what is acknowledged, and on nothing else.
+/// A part is only applied on top of its predecessor, or of confirmed messages.
 #[test]
 fn parts_are_neither_skipped_nor_repeated() {
     let mut lane = Lane::new(bounds());
@@ -215,7 +215,7 @@ fn parts_are_neither_skipped_nor_repeated() {
     let again = lane.one(part(5, 0, Some(2), 1)).expect("the same answer");
     assert!(again.2, "it is replayed");
     overtaken(lane.one(part(12, 4, None, 1)));
-    // Of what is acknowledged nothing can be on its way.
+    // No part of a confirmed message can be in flight.
     lane.one(part(12, 9, None, 1))
         .expect("it follows what is acknowledged");
     lane.one(part(30, 20, Some(15), 1)).expect("this too");
@@ -227,7 +227,7 @@ fn parts_are_neither_skipped_nor_repeated() {
     );
 }
 
-/// What is acknowledged of a session is what every lane has applied.
+/// Messages of a session are acknowledged only if every lane has applied its parts.
 #[test]
 fn sessions_are_put_together_from_their_lanes() {
     let mut lanes = [Lane::new(bounds()), Lane::new(bounds())];

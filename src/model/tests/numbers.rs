@@ -1,4 +1,4 @@
-//! Numbers: what increments make of them, and how they are written.
+//! Numbers: how increments change them, and how they are encoded.
 
 use super::*;
 use crate::model::codec::{Reader, put_i64, put_u64};
@@ -14,7 +14,7 @@ proptest! {
         saturate: bool,
     ) {
         let on_limit = if saturate { OnLimit::Saturate } else { OnLimit::Reject };
-        // Values and limits that are close to each other are where it matters.
+        // Limits close to the value are the interesting ones.
         for (min, max) in [(min, max), (min.map(|_| value.saturating_add(near)), max)] {
             if min.zip(max).is_some_and(|(min, max)| min > max) {
                 continue;
@@ -22,7 +22,7 @@ proptest! {
             let limits = Limits { min, max, on_limit };
             let (low, high) = (min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX));
             let after = i128::from(value) + i128::from(delta);
-            // Only what leads further towards a limit can pass it: a value beyond one may come back, by any step.
+            // Only a step towards a limit can pass it. A value beyond a limit may come back by any step.
             let fits = match delta.signum() {
                 1 => after <= i128::from(high),
                 -1 => after >= i128::from(low),
@@ -38,13 +38,13 @@ proptest! {
                         prop_assert_eq!(added.applied, delta);
                     } else {
                         prop_assert!(saturate);
-                        // A part of the delta, which ends at the limit or is none at all.
+                        // A part of the delta that ends at the limit, or zero.
                         let part = added.applied;
                         prop_assert!(part == 0 || (part > 0) == (delta > 0));
                         prop_assert!(part.unsigned_abs() < delta.unsigned_abs());
                         let limit = if delta > 0 { high } else { low };
                         prop_assert!(part == 0 || added.value == limit);
-                        // And if it is none, the limit was reached before.
+                        // It is zero only if the limit was reached before.
                         let reached = if delta > 0 { value >= high } else { value <= low };
                         prop_assert!(part != 0 || reached);
                     }
@@ -74,7 +74,7 @@ proptest! {
     }
 }
 
-/// A refund of what is over a limit that was lowered is made, in parts and as a whole; it stops at the other limit.
+/// An increment that leads a value back to a limit is applied, in parts or as a whole, and stops at the other limit.
 #[test]
 fn what_leads_back_towards_a_limit_is_made() {
     for on_limit in [OnLimit::Reject, OnLimit::Saturate] {

@@ -1,4 +1,4 @@
-//! Sessions of several lanes, each of which forgets by itself: a message counts once in each, however late it comes again.
+//! Sessions of several lanes that forget independently: a message counts once in each lane, however late it is resent.
 
 use std::collections::BTreeSet;
 
@@ -6,21 +6,21 @@ use super::*;
 
 const LANES: usize = 3;
 
-/// A client of a session, its streams, and the lanes. What is sent in one stream reaches the lanes in order, or not at all.
+/// A client of a session, its streams, and the lanes. The messages of a stream reach the lanes in order, or not at all.
 struct World {
     lanes: Vec<Lane>,
     begun: Millis,
-    /// Which lanes each message has a part in, from the first.
+    /// The lanes that each message has a part in, from the first message.
     messages: Vec<BTreeSet<usize>>,
     acknowledged: u64,
     stream: Option<Stream>,
-    /// The parts that were applied: message and lane.
+    /// The applied parts, as message and lane.
     applied: BTreeSet<(u64, usize)>,
 }
 
 struct Stream {
     resumed: Resumed,
-    /// The last message that has come on it.
+    /// The last message that it has received.
     last: u64,
 }
 
@@ -47,7 +47,7 @@ impl World {
     fn wait(&mut self, time: Millis) {
         for lane in &mut self.lanes {
             lane.now += time;
-            // Something else goes on there.
+            // Other clients keep the lane in use.
             lane.one(named(&lane.now.to_string(), None, add("other/0", 1)))
                 .expect("counted");
         }
@@ -60,7 +60,7 @@ impl World {
             .collect()
     }
 
-    /// The state of the session as it is known now.
+    /// The current state of the session.
     fn look(&self) -> Resumed {
         let horizon = self
             .lanes
@@ -81,7 +81,7 @@ impl World {
         }
     }
 
-    /// Sends a message, which may be a new one, to those lanes that it reaches. Gives what these say.
+    /// Sends a message, new or resent, to those of its lanes that it reaches. Returns their answers.
     fn send(&mut self, sequence: u64, reaches: impl Fn(usize) -> bool) -> Vec<Known> {
         let now = self.now();
         let is_old = |stream: &Stream| stream.resumed.is_old(now, HORIZON);
@@ -137,12 +137,12 @@ type Known = Result<(Effect, i64, bool), Rejection>;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A new message for these lanes, of which it reaches those.
+    /// A new message for these lanes, and the bits of those that it reaches.
     New(BTreeSet<usize>, u8),
-    /// A message is sent again, so far behind the last.
+    /// A resent message, counted back from the last one, and the bits of the lanes that it reaches.
     Again(u64, u8),
     Resume,
-    /// The client knows what is applied.
+    /// The client learns which messages are applied.
     Acknowledge,
     Wait(Millis),
     Restart(usize),
@@ -164,8 +164,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
 
-    /// Whichever parts of messages get through, whenever streams break, and however long it is until a message comes again:
-    /// lanes forget the session each by itself, and no part is applied twice.
+    /// Lanes forget the session independently. No part is applied twice, whichever parts get through, whenever streams
+    /// break, and however late a message is resent.
     #[test]
     fn parts_count_once_although_lanes_forget(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new();
@@ -183,7 +183,7 @@ proptest! {
                 Step::Again(behind, reaches) => {
                     let last = world.stream.as_ref().map_or(0, |stream| stream.last);
                     let next = last + 1;
-                    // All that is not acknowledged comes again, from the next one on; or one that has come.
+                    // The next message, or one that the stream has received already.
                     let sequence = if behind == 0 { next } else { (last + 1).saturating_sub(behind) };
                     let is_one = sequence > world.acknowledged && sequence <= world.messages.len() as u64;
                     if is_one {
@@ -203,7 +203,7 @@ proptest! {
     }
 }
 
-/// A part whose lane has forgotten the session is refused, although another lane was at work for it meanwhile.
+/// A part is refused if its lane has forgotten the session, even if another lane has used it meanwhile.
 #[test]
 fn a_part_is_not_counted_again_when_its_lane_has_forgotten() {
     let mut world = World::new();
@@ -216,7 +216,7 @@ fn a_part_is_not_counted_again_when_its_lane_has_forgotten() {
     world.wait(HORIZON * 9 / 10);
     world.resume();
     world.send(1, |_| true);
-    // The second lane forgets what it used last at first.
+    // The second lane forgets the session, which it used only at the beginning.
     world.wait(HORIZON * 2 / 10 + SKEW);
     assert!(world.lanes[1].stored.sessions.is_empty());
     world.resume();
@@ -229,8 +229,8 @@ fn a_part_is_not_counted_again_when_its_lane_has_forgotten() {
     world.check();
 }
 
-/// A session that is used goes on for many horizons, also in a lane that it comes to late, or again: on one stream, and on
-/// streams that follow each other.
+/// A session in use goes on for many horizons, on one stream and on successive ones, even in a lane that it reaches
+/// late or seldom.
 #[test]
 fn a_session_that_is_used_goes_on() {
     for streams in [1, 3, 30] {
@@ -255,7 +255,7 @@ fn a_session_that_is_used_goes_on() {
     }
 }
 
-/// The window is a rule of the row, whoever sends: a row with more messages could not be read back.
+/// The window is a limit of the row, whoever sends: a row with more messages could not be decoded.
 #[test]
 fn no_more_messages_than_a_window_are_taken() {
     let mut lane = Lane::new(bounds());

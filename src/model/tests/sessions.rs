@@ -5,8 +5,8 @@ use super::*;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// A client that resends from its last acknowledgement after every break, over a server that crashes: every message
-    /// counts once, whatever was lost.
+    /// A client resends from its last acknowledgement after every break, and the server crashes. Every message counts
+    /// once, whatever was lost.
     #[test]
     fn sessions_count_each_message_once(
         breaks in prop::collection::vec((1usize..6, any::<bool>(), any::<bool>()), 1..30),
@@ -63,7 +63,7 @@ fn a_message_is_applied_on_top_of_the_one_before_it_only() {
     assert_eq!(lane.value("g/0"), 2);
 }
 
-/// Failures are answered again until the client says that it knows them, also by a lane that has restarted.
+/// Failures are answered again until the client confirms them, even after a restart of the lane.
 #[test]
 fn failures_of_a_session_are_kept_until_they_are_known() {
     let mut lane = Lane::new(bounds());
@@ -93,8 +93,7 @@ fn failures_of_a_session_are_kept_until_they_are_known() {
     assert_eq!(ask_only(&mut lane, 1), none);
 }
 
-/// Whether a session is too old to begin does not depend on what else was forgotten: its horizon is that of the clock, if
-/// nothing newer was forgotten.
+/// Only the clock decides whether a session is too old to begin, if nothing newer was forgotten.
 #[test]
 fn a_session_begins_within_the_horizon() {
     let mut lane = Lane::new(bounds());
@@ -109,8 +108,8 @@ fn a_session_begins_within_the_horizon() {
     assert_eq!(lane.value("g/0"), 1);
 }
 
-/// A message as a whole comes with its session's time, which has to be that of a clock. That of a part only tells that its
-/// session is not older, so that no clock of the node that it comes from makes it too late.
+/// A whole message has its session's time, which must not be ahead of the clock. The time of a part is only a lower
+/// bound, so a fast clock of the sending node is no reason to refuse the part.
 #[test]
 fn a_part_is_not_refused_for_a_clock_that_is_ahead() {
     let mut lane = Lane::new(bounds());
@@ -151,7 +150,7 @@ fn sessions_are_forgotten_and_never_begun_again() {
     assert_eq!(lane.value("g/0"), 1);
 }
 
-/// The same of a client whose clock is ahead, and of a server whose clock is set back meanwhile.
+/// A session is remembered until it is too old, even if its client's clock is ahead, or the server's is set back.
 #[test]
 fn a_session_is_remembered_until_it_is_too_old() {
     for set_back in [0, 5 * SKEW] {
@@ -176,7 +175,7 @@ fn a_session_is_remembered_until_it_is_too_old() {
     }
 }
 
-/// Times of a clock that was ahead are taken back to the right one, and no others.
+/// Times that are ahead are lowered to the given time, and no others.
 #[test]
 fn times_that_are_ahead_are_taken_back() {
     let mut session = Session::default();
@@ -191,7 +190,7 @@ fn times_that_are_ahead_are_taken_back() {
     assert!(!session.take_back(7), "none is left");
 }
 
-/// A message that comes again is known for a session's horizon and as long as clocks may be apart.
+/// A resent message is known for a session's horizon and as long as clocks may be apart.
 #[test]
 fn a_session_is_remembered_for_its_horizon() {
     let mut lane = Lane::new(bounds());
@@ -203,7 +202,7 @@ fn a_session_is_remembered_for_its_horizon() {
     assert!(replayed);
 }
 
-/// Who only asks for what is acknowledged, and tells nothing new, changes nothing and begins no session.
+/// A query without a new confirmation changes nothing, and begins no session.
 #[test]
 fn asking_changes_nothing() {
     let mut lane = Lane::new(bounds());
@@ -242,8 +241,8 @@ fn part(sequence: u64, acknowledged: u64, previous: Option<u64>, time: Millis) -
     request
 }
 
-/// A part of a session that a lane knows needs no bound, until it was not used for its horizon: other lanes may have forgotten it
-/// by then.
+/// A part of a known session needs no bound until the session was unused for its horizon. Other lanes may then have
+/// forgotten it.
 #[test]
 fn a_session_that_is_used_in_a_lane_needs_no_bound() {
     let mut lane = Lane::new(bounds());
@@ -261,7 +260,7 @@ fn a_session_that_is_used_in_a_lane_needs_no_bound() {
     assert_eq!(lane.value("g/0"), 3);
 }
 
-/// A part is taken for new if its bound is later than anything that the lane has forgotten, be it by a millisecond.
+/// A part is taken for new if its bound is a millisecond later than anything that the lane has forgotten.
 #[test]
 fn a_bound_after_what_is_forgotten_will_do() {
     for (horizon, is_new) in [(START - 1, true), (START, false)] {
@@ -273,7 +272,8 @@ fn a_bound_after_what_is_forgotten_will_do() {
     }
 }
 
-/// A part need not follow one that is known to be applied in all lanes, which this lane may have forgotten; any other it has to.
+/// A part need not follow one that is known to be applied in all lanes, since its lane may have forgotten it. It must
+/// follow any other.
 #[test]
 fn a_part_follows_what_may_not_be_applied() {
     let mut lane = Lane::new(bounds());
