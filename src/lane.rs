@@ -1,7 +1,7 @@
-//! The lanes: each collects a batch of requests, decides it, has it stored, and completes the requests.
+//! The lanes: each collects a batch of requests, decides it, stores it, and completes the requests.
 //!
-//! This is group commit. While one batch is being stored the next one gathers: an idle lane answers at the speed of one commit, and
-//! a busy one spreads it over thousands of operations.
+//! This is group commit. While one batch is being stored, the next one fills: an idle lane answers at the speed of one
+//! commit, and a busy one spreads a commit over thousands of operations.
 
 mod clock;
 mod completions;

@@ -1,4 +1,4 @@
-//! The time of day, as a node has it.
+//! The wall clock of a node.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +9,15 @@ use tracing::{info, warn};
 
 use crate::model::{Head, Millis, date, duration};
 
-/// How far the clock may be behind that of the last batch without a word, in milliseconds: corrections of that size are common.
+/// How far the clock may be behind that of the last batch without a warning, in milliseconds: corrections of that size
+/// are common.
 const MAX_BEHIND: Millis = 60_000;
-/// How far the clock may be set forward while the process runs, and be believed. Ids of the time that it skips are refused as
-/// too old; a machine that was suspended has to be followed.
+/// How far the clock may be set forward while the process runs, and still be believed. Ids of the time that it skips
+/// are refused as too old, but a machine that was suspended has to be followed.
 const MAX_STEP: Millis = 24 * 3_600_000;
 
-/// The clock that tells lanes the time of day. It may be wrong, and corrected at any moment. If it is believed is a matter of the
-/// process, and the same for all lanes, whenever they were loaded.
+/// The wall clock of all lanes. It may be wrong, and corrected at any moment. Whether it is believed is the same for
+/// all lanes of the process, whenever they were loaded.
 #[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
@@ -26,7 +27,7 @@ struct Inner {
     refused_until: AtomicI64,
 }
 
-/// The last time that was told.
+/// The last time that was reported.
 struct Last {
     time: Millis,
     at: Instant,
@@ -43,24 +44,25 @@ impl Clock {
         }))
     }
 
-    /// Notes the horizons of a lane.
+    /// Records the horizons of a lane.
     pub(super) fn note(&self, head: Head) {
         let refused_until = head.horizon.max(head.session_horizon);
         let known = &self.0.refused_until;
         known.fetch_max(refused_until, Ordering::Relaxed);
     }
 
-    /// Whether a horizon is later than now, in a lane that was begun here: all new ids, or sessions, are refused there.
+    /// Whether a horizon is later than now, in a lane that was loaded here. That lane refuses all new ids that have a
+    /// time, or all new sessions.
     #[must_use]
     pub fn is_behind_horizon(&self) -> bool {
         self.0.refused_until.load(Ordering::Relaxed) > self.now()
     }
 
-    /// The time of day. While the clock is too far ahead to be believed, it is the last time that was believed and what has
-    /// passed since, by a clock that only ticks. At the start of the process there is nothing to compare it with.
+    /// The wall-clock time. While the clock is too far ahead to be believed, this is the last believed time plus the
+    /// time since, by a monotonic clock. At the start of the process, there is nothing to compare it with.
     pub(super) fn now(&self) -> Millis {
         let (told, at) = ((self.0.tell)(), Instant::now());
-        // Whole after each of its changes.
+        // Every change replaces it as a whole, so a panic leaves it valid.
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = last.as_ref().map_or(told, |last| {
             let passed = at.saturating_duration_since(last.at).as_millis();
@@ -82,7 +84,7 @@ impl Clock {
     }
 }
 
-/// That of the machine.
+/// The clock of the machine.
 impl Default for Clock {
     fn default() -> Self {
         Self::new(|| {
@@ -93,7 +95,7 @@ impl Default for Clock {
     }
 }
 
-/// Says so when the clock is not believed any more, being ahead by so much, and when it is again.
+/// Logs that the clock is not believed any more, because it is ahead by `ahead`, or that it is believed again.
 fn tell(is_believed: bool, ahead: Millis) {
     if is_believed {
         info!("the clock is believed again");
@@ -106,14 +108,14 @@ fn tell(is_believed: bool, ahead: Millis) {
     );
 }
 
-/// Says so if the clock is behind what it was when the lane was here before: it was wrong then, or is now.
+/// Warns if the clock is behind that of the lane's last batch: it was wrong then, or is now.
 pub(super) fn compare(head: Head, now: Millis) {
     if let Some(problem) = behind(head, now) {
         warn!("{problem}");
     }
 }
 
-/// How far behind the clock is, and what comes of it.
+/// A warning that says how far the clock is behind, and with what effect; `None` if it is not.
 fn behind(head: Head, now: Millis) -> Option<String> {
     let refused_until = head.horizon.max(head.session_horizon);
     if refused_until > now {
@@ -142,8 +144,8 @@ mod tests {
 
     const DAY: Millis = 24 * 3_600_000;
 
-    /// A clock that jumps by over a day while the process runs is not believed, and time goes on without it; whichever lane asks,
-    /// and whenever the lane was loaded, the answer is the same. Once it is mended it is believed again.
+    /// A clock that jumps by over a day while the process runs is not believed, and time goes on without it, the same
+    /// for every lane. Once the clock is corrected, it is believed again.
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_jumps_by_over_a_day_is_not_believed() {
         let wall = Arc::new(AtomicI64::new(5 * DAY));
@@ -166,7 +168,7 @@ mod tests {
         assert_eq!(clock.now(), 2 * DAY, "and back");
     }
 
-    /// At a start the log tells of a clock that is behind: if ids are refused for it, of these.
+    /// At a start, a warning says that the clock is behind, and which ids are refused for it, if any are.
     #[test]
     fn a_clock_that_is_behind_is_told() {
         let now = 5 * DAY;
@@ -193,7 +195,7 @@ mod tests {
         }
     }
 
-    /// All new ids, or sessions, are refused until the clock has come to the latest horizon of any lane.
+    /// New ids with a time, or sessions, are refused until the clock reaches the latest horizon of any lane.
     #[tokio::test(start_paused = true)]
     async fn a_clock_is_behind_a_horizon_that_is_to_come() {
         let clock = Clock::new(|| 100);
@@ -213,7 +215,7 @@ mod tests {
         assert!(clock.is_behind_horizon());
     }
 
-    /// The log tells once that a clock is not believed, and once that it is again.
+    /// The log says once that a clock is not believed, and once that it is believed again.
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_not_believed_is_told() {
         let wall = Arc::new(AtomicI64::new(0));

@@ -1,8 +1,8 @@
-//! How answers get back to the threads that wait for them.
+//! The delivery of answers to the threads that wait for them.
 //!
-//! A lane answers thousands of requests at once. Were each told by itself, the first would be sent to its client while the
-//! lane tells the second, and every answer would be a wake-up and a packet of its own. So answers go back a thread at a
-//! time, and are handed out there.
+//! A lane answers thousands of requests at once. If it delivered each answer separately, the first would be sent to its
+//! client while the lane delivers the second, and every answer would cost a wake-up and a packet of its own. So answers
+//! are sent to a thread together, and delivered there.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::{Decided, LaneError, Result, ended_by};
 use crate::model::Request;
 
-/// Who waits for an answer.
+/// The recipient of an answer.
 pub(super) enum ReplyTo {
     Single(oneshot::Sender<Result<Decided>>),
     Stream(StreamReplies),
@@ -19,7 +19,7 @@ pub(super) enum ReplyTo {
 }
 
 impl ReplyTo {
-    /// Those who have stopped waiting are not missed.
+    /// Delivers the answer. A recipient that has stopped waiting is ignored.
     fn complete(self, answer: Result<Decided>) {
         match self {
             Self::Single(reply_to) => drop(reply_to.send(answer)),
@@ -29,8 +29,8 @@ impl ReplyTo {
     }
 }
 
-/// A stream that waits for the answers of all its requests. Since it has a sender of its own, it would not notice that one is never
-/// answered: so one that is dropped with a lane that has died tells it that nobody knows.
+/// A stream that waits for the answers of all its requests. It holds a sender of its own, so it would not notice a
+/// missing answer. So if this is dropped without an answer, as when its lane dies, the stream gets an unknown outcome.
 pub(super) struct StreamReplies(Option<mpsc::UnboundedSender<Result<Decided>>>);
 
 impl StreamReplies {
@@ -44,7 +44,7 @@ impl StreamReplies {
         }
     }
 
-    /// Its request was not queued, which the stream is told otherwise.
+    /// Drops this without an answer: the request was not queued, and the stream gets to know otherwise.
     pub(super) fn forget(mut self) {
         self.0 = None;
     }
@@ -58,17 +58,17 @@ impl Drop for StreamReplies {
     }
 }
 
-/// Who is told what, and what was asked: it goes back to be freed, for memory that one thread has allocated and another frees is
-/// dear to both.
+/// An answer, its recipient, and the request, which is freed on the thread that allocated it: cross-thread frees are
+/// slow for both threads.
 pub(super) type Completion = (ReplyTo, Result<Decided>, Box<Request>);
 
-/// Hands answers out: a queue for each runtime that has callers. Queues are known by their numbers, since to count
-/// references from several threads would cost more than the rest of it.
+/// The queues that deliver answers, one for each runtime that has callers. They are known by their numbers: to count
+/// references from several threads would cost more than all the rest.
 #[derive(Clone, Default)]
 pub(super) struct CompletionQueues(Arc<Mutex<Vec<mpsc::UnboundedSender<Vec<Completion>>>>>);
 
 impl CompletionQueues {
-    /// Opens a queue on the runtime that this is called on.
+    /// Opens a queue on the current runtime.
     pub(super) fn open(&self) -> usize {
         let (sender, mut answers) = mpsc::unbounded_channel::<Vec<Completion>>();
         tokio::spawn(async move {
@@ -84,12 +84,12 @@ impl CompletionQueues {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Vec<Completion>>>> {
-        // One more or one less: it is whole in between.
+        // A panic leaves the list valid, with the last queue or without it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Answers on their way, by the queue that they go to.
+/// Answers to deliver, by their queues.
 #[derive(Default)]
 pub(super) struct CompletionBatch(Vec<Vec<Completion>>);
 
@@ -105,7 +105,7 @@ impl CompletionBatch {
         let completion_queues = completion_queues.lock();
         let answers = self.0.into_iter().zip(&*completion_queues);
         for (answers, completion_queue) in answers.filter(|(answers, _)| !answers.is_empty()) {
-            // Nobody waits at a queue that is gone.
+            // Nobody waits at a queue that is closed.
             let _ = completion_queue.send(answers);
         }
     }

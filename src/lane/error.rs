@@ -10,37 +10,37 @@ use crate::store::{LaneNumber, StoreError};
 pub struct Decided {
     /// The answer.
     pub answer: Answer,
-    /// Its place in the order.
+    /// The answer's position in the order.
     pub revision: i64,
-    /// Which lane has decided.
+    /// The lane that has decided.
     pub lane: LaneNumber,
 }
 
-/// Why there is no answer.
+/// The reason that there is no answer.
 ///
-/// Each is of this request alone. If it is one copy of an operation, another one may have been carried out.
+/// It concerns this request alone: another copy of the same operation may have been executed.
 #[derive(Clone, Debug)]
 pub enum LaneError {
-    /// It was not carried out.
+    /// The request was not executed, because it is refused.
     Refused(Rejection),
-    /// It may have been carried out, or not: the store failed under it.
+    /// The request may have been executed or not, because the store failed.
     Unknown(StoreError),
-    /// It was not carried out, for the store cannot be reached.
+    /// The request was not executed, because the store cannot be reached, is full, or has a damaged row.
     Unavailable(StoreError),
-    /// It was not carried out, for another node commits to the lane, and does so best.
+    /// The request was not executed, because another node owns the lane.
     NotOwner,
-    /// It was not carried out, for too much waits.
+    /// The request was not executed, because too many increments are pending.
     Overloaded,
-    /// It was not carried out, for the lane has ended.
+    /// The request was not executed, because the lane has ended.
     Closed,
 }
 
 impl LaneError {
-    /// Whether the request may have been carried out, or may yet be.
+    /// Whether the request may have been executed, or may still be.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            // The row would tell if it was applied when it was sent before.
+            // The damaged row does not tell whether an earlier copy of the request was applied.
             Self::Unknown(_) | Self::Refused(Rejection::SessionDamaged) => Outcome::Unknown,
             Self::Refused(_)
             | Self::Unavailable(_)
@@ -54,14 +54,14 @@ impl LaneError {
 /// The answer to a request.
 pub type Result<T> = std::result::Result<T, LaneError>;
 
-/// Why lanes cannot begin, or have ended.
+/// The reason that lanes cannot begin, or have ended.
 #[derive(Debug)]
 pub enum StartError {
     /// The store has failed.
     Store(StoreError),
-    /// The rows are not what was written.
+    /// A stored row is corrupt.
     Corrupt(Corrupt),
-    /// No thread can be had, or it has died.
+    /// The runtime or the thread of the lanes cannot be made.
     Thread(io::Error),
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// The failure that callers of a lane see once it has ended.
+/// The failure that callers of an ended lane see.
 pub(super) fn ended_by(what: &str) -> StoreError {
     StoreError::Failed(format!("its lane {what}").into())
 }

@@ -1,4 +1,4 @@
-//! The way to the lanes: requests are queued, and answered to their callers.
+//! The handle of the lanes: requests are queued, and their callers get the answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,52 +13,53 @@ use super::shared::Shared;
 use crate::model::{Millis, Rejection, Request};
 use crate::store::{LaneNumber, Store};
 
-/// Of the memory for ids, this part is for those that nodes make for requests without one: callers' own are a promise, and have
-/// the rest for themselves.
+/// Divisor of the memory for ids. Ids that nodes make for requests without one are admitted only while less than that
+/// part is in use. Callers' own ids are a promise, and have the rest for themselves.
 pub(super) const OWN_IDS_PART: usize = 8;
-/// How long a node may send a request again under an id of its own making: half the time that ids are remembered for, and no
-/// longer than it takes to reach another node.
+/// Maximum time for which a node may resend a request under an id of its own making: as long as it takes to reach
+/// another node, and at most half the time that ids are remembered.
 const MAX_OWN_ID_AGE: Duration = Duration::from_secs(20);
-/// How long a node without memory for ids of other nodes' making is not asked for any.
+/// Retry delay of a node that has no memory for ids of other nodes' making.
 const OWN_IDS_RETRY: Millis = 1000;
 
-/// The way to the lanes.
+/// A handle of the lanes.
 #[derive(Clone)]
 pub struct Lanes {
     pub(super) shared: Arc<Shared>,
-    /// The queue for the answers to this one's callers.
+    /// The queue for the answers to the callers of this handle.
     pub(super) completion_queue: usize,
 }
 
 impl Lanes {
-    /// The store that they are in. It is lent: whoever had it after the lanes would have to wait until it is closed.
+    /// The store of the lanes. It is borrowed: a caller that held it after the lanes would have to wait until it is
+    /// closed.
     #[must_use]
     pub fn store(&self) -> &dyn Store {
         &*self.shared.store
     }
 
-    /// The time of day, as the lanes have it.
+    /// The wall-clock time, as the lanes see it.
     #[must_use]
     pub fn now(&self) -> Millis {
         self.shared.clock.now()
     }
 
-    /// Their clock, which may be kept for longer than they are.
+    /// The clock of the lanes, which may outlive them.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.shared.clock.clone()
     }
 
-    /// How long sessions are remembered that are not used.
+    /// How long unused sessions are remembered.
     #[must_use]
     pub fn session_horizon(&self) -> Millis {
         self.shared.memory.bounds().session_horizon
     }
 
-    /// Whether there is memory for an id that another node has made for a caller without one.
+    /// Checks that there is memory for an id that another node has made for a caller without one.
     ///
     /// # Errors
-    /// Returns [`Rejection::Full`] if callers' own ids need it.
+    /// Returns [`Rejection::Full`] if callers' own ids need the memory.
     pub fn admit_own_id(&self) -> std::result::Result<(), Rejection> {
         let memory = &self.shared.memory;
         let max_bytes = memory.bounds().id_bytes / OWN_IDS_PART;
@@ -71,22 +72,22 @@ impl Lanes {
         })
     }
 
-    /// How long an operation may be sent again under an id that this node has made.
+    /// How long an operation may be resent under an id that this node has made.
     #[must_use]
     pub fn own_id_age(&self) -> Duration {
         let horizon = u64::try_from(self.shared.memory.bounds().id_horizon).unwrap_or(0);
         MAX_OWN_ID_AGE.min(Duration::from_millis(horizon / 2))
     }
 
-    /// Refuses requests with [`LaneError::NotOwner`] that are to be executed by the lane's owner ([`Lanes::execute_if_owner`]), once
-    /// another node has committed to the lane, if `is_remote` says that the owner is another one: a node that goes on trying
-    /// beside a busy owner would come too late again and again.
+    /// Sets the check for the owner of a lane: `is_remote` says whether another node owns it. Once another node has
+    /// committed to such a lane, requests of [`Lanes::execute_if_owner`] are refused with [`LaneError::NotOwner`]. A
+    /// node that went on trying beside a busy owner would be too late again and again.
     pub fn set_owner_check(&self, is_remote: impl Fn(LaneNumber) -> bool + Send + Sync + 'static) {
-        // Once is enough: it is asked again each time.
+        // The first call is enough: the check is evaluated anew each time.
         let _ = self.shared.is_remote.set(Box::new(is_remote));
     }
 
-    /// The way to the same lanes, for callers on the runtime that this is called on: their answers come together.
+    /// A handle of the same lanes, for callers on the current runtime: they get their answers together.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
@@ -95,10 +96,10 @@ impl Lanes {
         }
     }
 
-    /// Carries out a request in a lane, where it waits from now on. It is carried out also where the caller stops waiting.
+    /// Executes a request in a lane. The request is queued at once, and is executed even if the caller stops waiting.
     ///
     /// # Errors
-    /// Returns an error if it was refused, or its outcome is not known.
+    /// Returns [`LaneError`] if the request is refused, or its outcome is not known.
     pub fn execute(
         &self,
         lane: LaneNumber,
@@ -107,10 +108,10 @@ impl Lanes {
         self.submit(lane, request, false)
     }
 
-    /// The same for a request that may be carried out by another node.
+    /// Executes a request that another node may execute instead; otherwise as [`Lanes::execute`].
     ///
     /// # Errors
-    /// The same, and [`LaneError::NotOwner`].
+    /// Returns [`LaneError`] as [`Lanes::execute`] does, and [`LaneError::NotOwner`] if another node owns the lane.
     pub fn execute_if_owner(
         &self,
         lane: LaneNumber,
@@ -119,8 +120,8 @@ impl Lanes {
         self.submit(lane, request, true)
     }
 
-    /// The same for a caller that goes on meanwhile: `done` is told, on this one's runtime, in the order in which its requests
-    /// were made in this lane.
+    /// Executes a request as [`Lanes::execute_if_owner`] does, for a caller that goes on meanwhile. `done` gets the
+    /// answer on this handle's runtime, in the order of the handle's requests in this lane.
     pub fn execute_then(
         &self,
         lane: LaneNumber,
@@ -134,7 +135,7 @@ impl Lanes {
         }
     }
 
-    /// The future is no larger than what it waits for, since each call has one.
+    /// Queues a request. The future is no larger than the answer that it waits for, since each call has one.
     fn submit(
         &self,
         lane: LaneNumber,
@@ -149,14 +150,15 @@ impl Lanes {
         });
         async move {
             queued?;
-            // A task that died has taken what it was asked with it.
+            // A lane's task that died has dropped its requests.
             let lost = || Err(LaneError::Unknown(ended_by("has ended")));
             answer.await.unwrap_or_else(|_| lost())
         }
     }
 
-    /// Queues parts of a message, each for its lane, once there is room for all of them: who asks for the next ones only then has
-    /// them in the order in which they came. `done` is told of each, by its place, as [`Lanes::execute_then`] does.
+    /// Queues the parts of a message, each for its lane, once there is capacity for all of them. Messages stay in order
+    /// if the caller waits for this before the next one. `done` gets each part's answer with its index, as in
+    /// [`Lanes::execute_then`].
     pub async fn enqueue_all(
         &self,
         parts: Vec<(LaneNumber, Request)>,
@@ -191,7 +193,8 @@ impl Lanes {
         }
     }
 
-    /// Queues a request that is answered to `replies`, in the order in which those of one sender were queued in this lane.
+    /// Queues a request whose answer goes to `replies`, in the order in which the requests of one sender were queued in
+    /// this lane.
     ///
     /// # Errors
     /// Returns [`LaneError::Closed`] if the lane has ended.
@@ -214,7 +217,7 @@ impl Lanes {
         })
     }
 
-    /// Takes room for bulk once there is some, until what takes it is answered.
+    /// Waits for bulk capacity, and takes it until the request is answered.
     async fn reserve(&self, weight: usize) -> Result<()> {
         let permit = self.shared.room.bulk.acquire_many(permits(weight)).await;
         permit.map_err(|_| LaneError::Closed)?.forget();
@@ -232,7 +235,7 @@ impl Lanes {
         let shared = &self.shared;
         let queue = shared.queues[lane as usize].get_or_init(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
-            // Where that is over the queue is closed, which is told below.
+            // If the lanes have ended, the queue is closed, and the send below fails.
             let _ = shared.beginning.send((lane, jobs));
             queue
         });
@@ -250,7 +253,7 @@ impl Lanes {
     }
 }
 
-/// Takes room, if there is any, until what takes it is answered.
+/// Takes capacity, if there is any, until the request is answered.
 fn take(room: &Semaphore, weight: usize) -> Result<()> {
     let permit = room.try_acquire_many(permits(weight));
     permit.map_err(|_| LaneError::Overloaded)?.forget();

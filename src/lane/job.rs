@@ -7,24 +7,25 @@ use super::error::{Decided, LaneError, Result};
 use crate::model::{Rejection, Request};
 use crate::store::StoreError;
 
-/// Something to do, and who is told.
+/// A request, and the recipient of its answer.
 pub(super) struct Job {
-    /// In a box, since it is moved several times, and goes back to the thread that made it.
+    /// Boxed, because it is moved several times, and goes back to the thread that made it.
     pub(super) request: Box<Request>,
     pub(super) reply_to: ReplyTo,
     pub(super) completion_queue: usize,
-    /// How much of the lanes' room it takes.
+    /// Number of capacity permits that it holds.
     pub(super) weight: usize,
-    /// It is refused if another node owns the lane.
+    /// Whether it is refused if another node owns the lane.
     pub(super) if_owner: bool,
-    /// It is a part that has overtaken the one before it, since then.
+    /// When it was first parked, if it is a part that has overtaken its predecessor.
     pub(super) parked_since: Option<Instant>,
-    /// It was in a batch that may have been stored, and nobody can tell any more.
+    /// Whether it was in a batch that may have been stored, and whose outcome cannot be determined any more.
     pub(super) in_doubt: bool,
 }
 
 impl Job {
-    /// The answer that its caller gets. Once it is in doubt, nothing but a decision that holds for it whenever it was made ends that.
+    /// The answer for the caller. Once the job is in doubt, the only way out is a decision that holds whenever it was
+    /// made.
     pub(super) fn told(&self, answer: Result<Decided>) -> Result<Decided> {
         match answer {
             Ok(_) | Err(LaneError::Unknown(_) | LaneError::Refused(Rejection::IdReused)) => answer,

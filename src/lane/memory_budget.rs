@@ -1,19 +1,19 @@
-//! How the lanes of a node share its memory.
+//! The memory of a node, shared by its lanes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::model::{Bounds, State};
 
-/// What all lanes take together, and may take.
+/// The usage of all lanes together, and its limits.
 pub(super) struct MemoryBudget {
     bounds: Bounds,
     ids: AtomicUsize,
     counters: AtomicUsize,
-    /// How many lanes there are in memory.
+    /// Number of lanes in memory.
     lanes: AtomicUsize,
 }
 
-/// What one lane takes of it.
+/// The usage of one lane.
 #[derive(Default)]
 pub(super) struct Usage {
     ids: usize,
@@ -30,7 +30,7 @@ impl MemoryBudget {
         }
     }
 
-    /// What one lane may take by itself.
+    /// The limits for all lanes together, which are those of a lane that is alone.
     pub(super) fn bounds(&self) -> Bounds {
         self.bounds
     }
@@ -40,14 +40,14 @@ impl MemoryBudget {
         self.ids.load(Ordering::Relaxed)
     }
 
-    /// A lane is in memory.
+    /// Adds a lane that is loaded.
     pub(super) fn join(&self) -> Usage {
         self.lanes.fetch_add(1, Ordering::Relaxed);
         Usage::default()
     }
 
-    /// Tells the others what a lane takes, and the lane what they leave it. Counters can be read again: of the room for
-    /// those each has its part, whatever the others take.
+    /// Publishes the usage of a lane, and sets the limits that the others leave it. Counters can be read again, so each
+    /// lane has its part of the memory for them, whatever the others take.
     pub(super) fn share(&self, usage: &mut Usage, state: &mut State) {
         let ids = swap(&self.ids, &mut usage.ids, state.id_bytes());
         let counters = swap(&self.counters, &mut usage.counters, state.counter_bytes());
@@ -55,7 +55,7 @@ impl MemoryBudget {
         state.share(ids, part(self.bounds.counter_bytes, counters, lanes));
     }
 
-    /// A lane is in memory no more.
+    /// Removes a lane that is unloaded.
     pub(super) fn leave(&self, mut usage: Usage) {
         swap(&self.ids, &mut usage.ids, 0);
         swap(&self.counters, &mut usage.counters, 0);
@@ -63,12 +63,12 @@ impl MemoryBudget {
     }
 }
 
-/// What a lane may take of `max` bytes: all that the others leave, and its part of them at the least.
+/// A lane's limit out of `max` bytes: all that the others leave, and at least an equal part.
 fn part(max: usize, others: usize, lanes: usize) -> usize {
     max.saturating_sub(others).max(max / lanes.max(1))
 }
 
-/// Replaces a lane's part of a total, and gives that of the others.
+/// Replaces a lane's part of a total. Returns the total of the others.
 fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
     let before = std::mem::replace(part, now);
     if now >= before {
@@ -83,7 +83,7 @@ fn swap(total: &AtomicUsize, part: &mut usize, now: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// A lane may take what the others leave, and its part whatever they take.
+    /// A lane may take all that the others leave, and at least its equal part.
     #[test]
     fn a_lane_has_its_part_of_the_counters_memory() {
         assert_eq!(part(100, 0, 1), 100);
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(part(100, 40, 0), 100, "the first lane is on its way");
     }
 
-    /// The memory that a lane has taken is for the others once the lane is not in memory any more.
+    /// The memory of a lane is free for the others once the lane is unloaded.
     #[test]
     fn a_lane_that_goes_leaves_what_it_had() {
         let memory = MemoryBudget::new(Bounds {

@@ -1,12 +1,12 @@
-//! Warnings about refusals that an operator can do something about. The node that decides them gives them, and no other: its are
-//! the clock and the memory.
+//! Warnings about refusals that an operator can act on. Only the node that decides them gives them, since its clock and
+//! its memory are the cause.
 
 use tracing::warn;
 
 use crate::model::{Rejection, date, duration};
 use crate::notice::Rarely;
 
-/// Warns of a refusal, if it is of a kind to be warned of. `is_bulk` says that it is one of a session.
+/// Warns of a refusal that an operator can act on. `is_bulk` says whether it is one of a session.
 pub(super) fn tell(refused: &Rejection, is_bulk: bool) {
     static FULL: Rarely = Rarely::new();
     static TOO_OLD: Rarely = Rarely::new();
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::notice::tests::logged;
 
-    /// Each kind of refusal that an operator can do something about is warned of, and not each time.
+    /// Each kind of refusal that an operator can act on is warned of, but not each time.
     #[test]
     fn refusals_are_warned_of_once_in_a_while() {
         let (max_bytes, now) = (1000, Some(5000));
@@ -78,7 +78,7 @@ mod tests {
             assert!(told.contains(warning), "{told}");
             assert_eq!(logged(|| tell(refused, is_bulk)), "");
         }
-        // Nobody can do anything about these here.
+        // An operator cannot act on these.
         assert_eq!(logged(|| tell(&Rejection::IdReused, false)), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Parts of messages that have come before those they follow.
+//! Parts of messages that have overtaken their predecessors.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use super::error::{Decided, LaneError, Result};
 use super::job::Job;
 use crate::model::{Operation, Rejection};
 
-/// How long a part waits for the one before it, which is on its way by another node.
+/// Maximum wait of a part for its predecessor, which is in flight through another node.
 const MAX_PARK: Duration = Duration::from_secs(3);
-/// When it looks again, at first, and later on, as a part of what it has waited.
+/// The first pause until parts are tried again; later ones are a fraction of the wait so far.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_PART: u32 = 4;
-/// So many may wait; whichever comes then is refused at once.
+/// Maximum number of parked parts. Further ones are refused at once.
 const MAX_PARKED: usize = 4096;
 
-/// Those that wait.
+/// Parked parts.
 #[derive(Default)]
 pub(super) struct ReorderBuffer(Vec<Job>);
 
@@ -26,7 +26,7 @@ impl ReorderBuffer {
         self.0.is_empty()
     }
 
-    /// Keeps a part until the one before it has come, unless that takes too long.
+    /// Parks a part that has overtaken its predecessor, for a bounded time. Returns the job if it is not parked.
     pub(super) fn park(
         &mut self,
         mut job: Job,
@@ -47,16 +47,16 @@ impl ReorderBuffer {
         None
     }
 
-    /// Waits until they are to look again.
+    /// Waits until the parked parts are to be tried again.
     pub(super) fn pause(&self) -> impl Future<Output = ()> + use<> {
         let oldest = self.0.iter().filter_map(|job| job.parked_since).min();
         let waited = oldest.map_or(Duration::ZERO, |since| since.elapsed());
-        // Made only when it is waited for: the only lane of a store has no timer.
+        // The timer is made only when this is polled: `select!` evaluates this call even if no part is parked.
         async move { sleep(PAUSE.max(waited / PAUSE_PART)).await }
     }
 
-    /// Returns the waiting parts to a batch, which is in the order of messages then: a part is applied together with those that it
-    /// has waited for, although they have just come. Parts from a node that has died come back in any order.
+    /// Moves the parked parts into a batch, in the order of messages: a part is applied together with predecessors that
+    /// have just arrived. Parts from a node that has died are resent in any order.
     pub(super) fn drain_into(&mut self, batch: &mut Vec<Job>) {
         if self.0.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Starts the lanes on a thread, and sees to their end.
+//! Starts the lanes on a thread, and ends them.
 
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -22,44 +22,45 @@ use super::worker::{self, LaneWorker};
 use crate::model::Bounds;
 use crate::store::{LaneNumber, Store};
 
-/// For the last user of the store to let go of it, once the lanes have ended. All of them have by then, but for a mistake; and a
-/// store that is not closed loses nothing.
+/// Maximum wait for the last user to drop the store, once the lanes have ended. Without a bug, all have dropped it by
+/// then; and a store that is not closed loses nothing.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How lanes have ended.
+/// The result of serving lanes.
 type Served = std::result::Result<(), StartError>;
 
-/// Lanes at work.
+/// Running lanes.
 pub struct LaneRuntime {
-    /// The way to them.
+    /// The handle of the lanes.
     pub lanes: Lanes,
     end: oneshot::Receiver<Served>,
-    /// Tells when the store is closed.
+    /// Resolves once the store is closed.
     closed: oneshot::Receiver<()>,
 }
 
 impl LaneRuntime {
-    /// Begins to serve, on a thread of its own, since a store may make it wait for the disk. The lane of a store that
-    /// is not shared is loaded at once; of others each is when something is asked of it.
+    /// Starts the lanes on a thread of their own, since a store may block on the disk. The lane of a store that is not
+    /// shared is loaded at once, and each lane of a shared store at its first request.
     ///
     /// # Errors
-    /// Returns an error if the store cannot be read.
+    /// Returns [`StartError`] if the store cannot be read, or the thread cannot be made.
     pub async fn start(
         store: Arc<dyn Store>,
         bounds: Bounds,
     ) -> std::result::Result<Self, StartError> {
         let mut runtime = runtime::Builder::new_current_thread();
-        // Lanes look after themselves from time to time.
+        // Idle lanes wake up from time to time.
         runtime.enable_time();
         if store.capabilities().is_shared {
-            // It is reached by the network.
+            // A shared store is reached over the network.
             runtime.enable_all();
         }
         let runtime = runtime.build().map_err(StartError::Thread)?;
         Self::open(runtime, async move { Ok(store) }, bounds).await
     }
 
-    /// The same for a store that works on the lanes' thread, and is opened and closed there.
+    /// Starts the lanes as [`LaneRuntime::start`] does, for a store that works on their thread, and is opened and
+    /// closed there.
     ///
     /// # Errors
     /// Returns an error if the store cannot be opened or read.
@@ -91,25 +92,25 @@ impl LaneRuntime {
                 }
                 Some(store)
             });
-            // The last one, so that no other thread waits for a store that takes long to close.
+            // The last reference, so that no other thread waits for a store that takes long to close.
             drop(store);
-            // Its tasks are dropped. A look-up of a host name cannot be stopped, and is not waited for.
+            // Drops the tasks. A look-up of a host name cannot be stopped, so it is not waited for.
             runtime.shutdown_background();
             let _ = closing.send(());
         };
         let thread = thread::Builder::new().name("lane".to_owned());
-        // It is waited for by what it says in the end.
+        // The thread is not joined: `closed` resolves at its end.
         let _thread = thread.spawn(work).map_err(StartError::Thread)?;
         let panicked = |_| Err(StartError::Store(ended_by("has panicked")).into());
         let shared = opening.await.unwrap_or_else(panicked)?;
         Ok(Self::new(shared, end, closed))
     }
 
-    /// The same on the runtime that this is called on, by a clock of the caller's: for a simulation, where many nodes share
-    /// one thread and one time.
+    /// Starts the lanes on the current runtime, with a clock of the caller's: for a simulation, in which many nodes
+    /// share one thread and one time.
     ///
     /// # Errors
-    /// Returns an error if the store cannot be read.
+    /// Returns [`StartError`] if the store cannot be read.
     pub async fn here(
         store: Arc<dyn Store>,
         bounds: Bounds,
@@ -118,11 +119,11 @@ impl LaneRuntime {
         let store = async move { Ok::<_, StartError>(store) };
         let (shared, serve, _) = begin(store, bounds, clock).await?;
         let (ended, end) = oneshot::channel();
-        // It is waited for by what it says in the end.
+        // The task is not joined: `end` resolves at its end.
         let _task = tokio::spawn(async move {
             let _ = ended.send(serve.await);
         });
-        // The caller has the store, too.
+        // The caller holds the store, too, so its close is not waited for.
         let (_, closed) = oneshot::channel();
         Ok(Self::new(shared, end, closed))
     }
@@ -139,17 +140,18 @@ impl LaneRuntime {
         Self { lanes, end, closed }
     }
 
-    /// Resolves where the lanes have ended by themselves, as they do when the store fails.
+    /// Resolves once the lanes have ended without a stop, as they do if the store fails.
     pub async fn failure(&mut self) -> StartError {
         let end = self.end().await;
         end.err()
             .unwrap_or_else(|| StartError::Store(ended_by("has ended")))
     }
 
-    /// Carries out the queued requests, ends, and closes the store once all other [`Lanes`] are dropped: a few seconds later at the latest.
+    /// Executes the queued requests, ends the lanes, and closes the store once all other [`Lanes`] are dropped, at most
+    /// a few seconds later.
     ///
     /// # Errors
-    /// Returns an error if the store fails under it, or has failed before.
+    /// Returns [`StartError`] if the store fails meanwhile, or has failed before.
     ///
     /// # Panics
     /// Panics if [`LaneRuntime::failure`] has resolved already.
@@ -158,7 +160,7 @@ impl LaneRuntime {
         let end = self.end().await;
         let Self { lanes, closed, .. } = self;
         drop(lanes);
-        // A thread that has panicked has let go of the store, too.
+        // A thread that has panicked has dropped the store, too.
         let _ = closed.await;
         end
     }
@@ -169,7 +171,8 @@ impl LaneRuntime {
     }
 }
 
-/// Opens a store; gives a future that serves its lanes, and a token that is cancelled once nobody has their shared state.
+/// Opens a store. Returns the shared state, a future that serves the lanes, and a token that is cancelled once the
+/// shared state is dropped.
 async fn begin<E: From<StartError>>(
     store: impl Future<Output = std::result::Result<Arc<dyn Store>, E>>,
     bounds: Bounds,
@@ -206,7 +209,7 @@ async fn begin<E: From<StartError>>(
         let shared = shared.clone();
         async move {
             let end = serve(&shared, begun, tasks).await;
-            // Who waits for room would wait for ever.
+            // Otherwise, callers that wait for capacity would wait for ever.
             shared.room.bulk.close();
             end
         }
@@ -224,7 +227,7 @@ async fn serve(
         tokio::select! {
             biased;
             Some(ended) = tasks.join_next() => {
-                // One that has failed takes the others with it: the process is to be started again.
+                // A lane that has failed ends the others: the process has to be restarted.
                 let panicked = |_| Err(StartError::Store(ended_by("has panicked")));
                 ended.unwrap_or_else(panicked)?;
             }

@@ -11,14 +11,14 @@ use super::job::Job;
 use super::memory_budget::MemoryBudget;
 use crate::store::{LaneNumber, Store};
 
-/// Increments of bulk messages that wait in all lanes together, or are being stored: beyond that their streams are not read.
-/// A few batches' worth; each takes some 50 bytes.
+/// Maximum number of increments of bulk messages that are queued or being stored, in all lanes together. Beyond it,
+/// their streams are not read. It is a few batches' worth, at some 50 bytes an increment.
 pub(super) const MAX_WAITING_INCREMENTS: usize = 512 * 1024;
-/// Increments of single requests that wait: beyond that they are refused. The calls that the server admits do not bound
-/// them, since a call that is given up leaves its request behind.
+/// Maximum number of pending increments of single requests. Beyond it, requests are refused. The calls that the server
+/// admits do not bound them, since an abandoned call leaves its request behind.
 pub(super) const MAX_WAITING_SINGLES: usize = 64 * 1024;
 
-/// State that all lanes share. Beside it, only the thread that closes the store has the store.
+/// State that all lanes share. Beside it, only the thread that closes the store holds the store.
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) room: Capacity,
@@ -26,17 +26,17 @@ pub(super) struct Shared {
     pub(super) memory: MemoryBudget,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
-    /// Which lanes another node commits best, where there are other nodes.
+    /// Says which lanes another node owns. Unset if there are no other nodes.
     pub(super) is_remote: OnceLock<Box<dyn Fn(LaneNumber) -> bool + Send + Sync>>,
-    /// The ways to those that have begun.
+    /// The queues of the lanes that have begun.
     pub(super) queues: Box<[OnceLock<mpsc::UnboundedSender<Job>>]>,
     pub(super) beginning: mpsc::UnboundedSender<(LaneNumber, mpsc::UnboundedReceiver<Job>)>,
-    /// Dropped last, so that the thread that closes the store is the last to have it.
+    /// Dropped last, so that the thread that closes the store is the last to hold it.
     pub(super) _in_use: DropGuard,
 }
 
-/// Bounds what is in the queues: each permit is an increment more that may be. Permits are given back by the batch, since
-/// that is a matter of two threads.
+/// Bounds the queues: each permit is one increment more that may be queued. Permits are returned once per batch,
+/// because a return involves two threads.
 pub(super) struct Capacity {
     pub(super) bulk: Semaphore,
     pub(super) singles: Semaphore,

@@ -24,9 +24,9 @@ use crate::model::{
 };
 use crate::store::{LaneNumber, Store as _, StoreError};
 
-/// The lane that all of these ask.
+/// The lane of all requests in these tests.
 const LANE: LaneNumber = 1;
-/// Far longer than anything here takes, in a time that is not waited for.
+/// Far longer than any operation here takes. Time is paused, so nobody waits for it.
 const LONG: Duration = Duration::from_hours(1);
 
 async fn lanes(store: &MemoryStore) -> LaneRuntime {
@@ -87,7 +87,8 @@ fn is_overtaken(answer: &Result<Decided>) -> bool {
     matches!(answer, Err(LaneError::Refused(Rejection::Overtaken { .. })))
 }
 
-/// A part whose predecessor never comes is refused after some seconds: it does not wait for ever, nor is it refused at once.
+/// A part whose predecessor never arrives is refused after some seconds. It is not refused at once, and does not wait
+/// for ever.
 #[tokio::test(start_paused = true)]
 async fn a_part_waits_for_its_predecessor_for_some_seconds() {
     let running = lanes(&MemoryStore::default()).await;
@@ -105,7 +106,7 @@ async fn a_part_waits_for_its_predecessor_for_some_seconds() {
     );
 }
 
-/// So many parts that come back the other way round are applied as soon as the first of them is there.
+/// Parts that arrive in reverse order are applied as soon as the first one in order arrives.
 #[tokio::test(start_paused = true)]
 async fn parts_in_any_order_are_applied_at_once() {
     const PARTS: u64 = 200;
@@ -116,7 +117,7 @@ async fn parts_in_any_order_are_applied_at_once() {
         let part = part("s", sequence, previous, 1);
         let queued = running.lanes.enqueue(LANE, part, 1, replies.clone());
         queued.await.expect("the lane is there");
-        // A batch for each.
+        // One batch for each part.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let all_there = Instant::now();
@@ -167,7 +168,7 @@ fn park(reorder: &mut ReorderBuffer, job: Job) -> Option<(Job, Result<Decided>)>
     reorder.park(job, Err(LaneError::Refused(refused)))
 }
 
-/// Parts that wait are tried together with those that have just come, in the order of their messages.
+/// Parked parts are tried together with those that have just arrived, in the order of their messages.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_tried_with_those_that_come() {
     let mut reorder = ReorderBuffer::default();
@@ -206,7 +207,7 @@ async fn a_part_is_tried_again_ever_later() {
     }
 }
 
-/// The number of waiting parts is bounded: the next one is refused at once.
+/// The number of parked parts is bounded: the next one is refused at once.
 #[tokio::test(start_paused = true)]
 async fn parts_that_wait_are_bounded() {
     const MOST: usize = 4096;
@@ -221,14 +222,14 @@ async fn parts_that_wait_are_bounded() {
     assert_eq!(again.len(), MOST);
 }
 
-/// Ids of nodes' own making are taken as long as all ids together are in less than a part of the memory for them.
+/// Ids of nodes' own making are admitted while all ids take less than a part of their memory.
 #[tokio::test(start_paused = true)]
 async fn own_ids_have_a_part_of_the_memory() {
     let usage = async |id_bytes| {
         let running = lanes_with(&MemoryStore::default(), id_bytes).await;
         let part = part("s", 1, None, 1);
         running.lanes.execute(LANE, part).await.expect("it is new");
-        // A lane says what it takes before it begins the next batch.
+        // A lane publishes its usage before it begins the next batch.
         let next = running.lanes.execute(LANE, batch(1)).await;
         next.expect("it is carried out");
         let usage = running.lanes.shared.memory.id_bytes();
@@ -266,7 +267,8 @@ async fn messages_that_wait_share_a_commit() {
     assert!(store.commits() <= 3, "{} commits", store.commits());
 }
 
-/// Single requests wait up to a bound on their increments. A request beyond it is refused at once; the pending ones are carried out.
+/// Pending single requests are bounded by their increments. The next request is refused at once, and the pending ones
+/// are executed.
 #[tokio::test(start_paused = true)]
 async fn single_requests_wait_up_to_a_bound() {
     let store = MemoryStore::default();
@@ -289,7 +291,7 @@ async fn single_requests_wait_up_to_a_bound() {
     again.expect("there is room again");
 }
 
-/// A lane that nobody asks for anything forgets in its time, in a batch of nothing, and then rests.
+/// An idle lane forgets ids when they are due, in an empty batch, and commits nothing more.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_forgets_by_itself() {
     let store = MemoryStore::default();
@@ -306,7 +308,7 @@ async fn an_idle_lane_forgets_by_itself() {
     assert_eq!(store.commits(), 2, "there is nothing left");
 }
 
-/// A lane that another node commits is let go of, and loaded again when somebody asks.
+/// An idle lane that another node owns is unloaded, and is loaded again at the next request.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_of_another_node_is_let_go_of() {
     let store = MemoryStore::default();
@@ -323,7 +325,8 @@ async fn an_idle_lane_of_another_node_is_let_go_of() {
     running.close().await.expect("a clean end");
 }
 
-/// The same of a lane with more expired sessions than a batch forgets: its owner forgets them.
+/// An idle lane that another node owns is unloaded even if more sessions are due than a batch forgets: its owner
+/// forgets them.
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_of_another_node_is_let_go_of_with_all_that_is_due() {
     let store = MemoryStore::default();
@@ -331,7 +334,7 @@ async fn an_idle_lane_of_another_node_is_let_go_of_with_all_that_is_due() {
     let running = lanes(&store).await;
     running.lanes.set_owner_check(|_| true);
     let ask = || running.lanes.execute(LANE, batch(1));
-    // In use until they have expired.
+    // The lane is in use until they are due.
     for _ in 0..24 {
         ask().await.expect("it is counted");
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -342,7 +345,7 @@ async fn an_idle_lane_of_another_node_is_let_go_of_with_all_that_is_due() {
     assert_eq!(store.loads(), 2);
 }
 
-/// Answers are handed out on the runtime that has asked.
+/// Answers are delivered on the runtime of the request.
 #[test]
 fn answers_come_back_to_the_runtime_that_has_asked() {
     let runtime = || {

@@ -1,4 +1,4 @@
-//! The life of a lane, batch after batch, and how each is decided.
+//! The life of a lane, batch after batch, and the decisions in each.
 
 mod collect;
 mod commit;
@@ -23,11 +23,11 @@ use crate::store::{LaneNumber, Store, StoreError, damaged_counter};
 use collect::{Next, next};
 use commit::COMMIT_TIMEOUT;
 
-/// Rows that one batch changes, about.
+/// Approximate maximum of rows that one batch changes.
 const MAX_ROWS: usize = 16 * 1024;
 
-/// A batch is decided so many increments at a time: they are made before their counters, once found, have left the
-/// processor's cache, and those that no longer fit into a commit are not looked for.
+/// Approximate number of increments that are decided together. They are applied while the counters that were located
+/// are still in the processor's cache, and counters that no longer fit into a commit are not looked for.
 const MAX_CHUNK: usize = 1024;
 
 pub(super) struct LaneWorker {
@@ -36,25 +36,25 @@ pub(super) struct LaneWorker {
     jobs: mpsc::UnboundedReceiver<Job>,
     shared: Arc<Shared>,
     usage: Usage,
-    /// Asked for before the lane was loaded.
+    /// The job that the lane was loaded for.
     first: Option<Job>,
     started: Instant,
-    /// When the last batch was begun.
+    /// When the last batch began.
     begun: Instant,
     reorder: ReorderBuffer,
-    /// The head had moved, and nothing new was there, since the last commit.
+    /// Whether the head has moved since the last commit although there was nothing new.
     followed_nothing: bool,
 }
 
-/// Why a lane is served no more.
+/// The reason that a lane is not served any more.
 pub(super) enum End {
-    /// It was stopped, and nothing waits.
+    /// It was stopped, and no job is pending.
     Stopped,
-    /// Another node commits to it, and nobody here asks for anything: it is loaded again when somebody does.
+    /// Another node owns it, and it is idle here. The next request loads it again.
     Idle(mpsc::UnboundedReceiver<Job>),
 }
 
-/// What the rows of a lane make.
+/// Loads the state of a lane from its rows.
 pub(super) async fn load(
     store: &dyn Store,
     lane: LaneNumber,
@@ -66,7 +66,7 @@ pub(super) async fn load(
     Ok(state.moved_here(store.hasher(), loaded.before))
 }
 
-/// Serves a lane, which is loaded when something is asked of it.
+/// Serves a lane, which is loaded at the first request.
 pub(super) async fn begin(
     lane: LaneNumber,
     mut jobs: mpsc::UnboundedReceiver<Job>,
@@ -84,7 +84,7 @@ pub(super) async fn begin(
             }
             Err(StartError::Store(StoreError::Unavailable(problem))) => {
                 let refusal = LaneError::Unavailable(StoreError::Unavailable(problem));
-                // Callers that have waited for it; at the next request it is tried again.
+                // Callers that have waited for the load. The next request tries it again.
                 let collect = iter::once(first).chain(iter::from_fn(|| jobs.try_recv().ok()));
                 answer(&shared, collect.map(|job| (job, Err(refusal.clone()))));
             }
@@ -135,7 +135,7 @@ impl LaneWorker {
         }
     }
 
-    /// Serves until it is stopped, idle, or the store fails. Nothing that waits then is left without an answer.
+    /// Serves the lane until it is stopped, is idle, or the store fails. Every pending job is answered by then.
     pub(super) async fn run(mut self) -> std::result::Result<End, StartError> {
         let mut batch = Vec::new();
         loop {
@@ -177,7 +177,7 @@ impl LaneWorker {
         }
     }
 
-    /// Another node commits to the lane, and does so best.
+    /// Whether another node owns the lane.
     fn is_elsewhere(&self) -> bool {
         let is_remote = self.shared.is_remote.get();
         is_remote.is_some_and(|is_remote| is_remote(self.lane))
@@ -194,24 +194,24 @@ impl LaneWorker {
         self.shared.clock.note(self.state.head());
     }
 
-    /// Decides, stores and answers a batch. Where it fails, the jobs that are left in it have no answer.
+    /// Decides, stores and answers a batch. If it fails, the jobs that are left in it have no answer.
     async fn commit_batch(&mut self, batch: &mut Vec<Job>) -> std::result::Result<(), StartError> {
         let mut since = Instant::now();
         while !batch.is_empty() {
             self.shared.memory.share(&mut self.usage, &mut self.state);
             self.state.make_room();
-            // Those that are not decided follow in a commit of their own.
+            // Jobs that are not decided now follow in a later commit.
             let outcomes = match self.decide(batch).await {
                 Ok(outcomes) => outcomes,
-                // They need no rows.
+                // Remembered answers need no rows.
                 Err(_) if self.answer_remembered(batch) => continue,
                 Err(damaged) if self.refuse_damaged(batch, &damaged) => continue,
                 Err(error) => return Err(StartError::Store(error)),
             };
             let begun = Instant::now();
             let Some(stored) = self.store(batch, outcomes.len()).await? else {
-                // All of it is to be decided again, on top of what another node has committed. If that takes longer to read than
-                // the other one takes to commit the next, it would never end.
+                // The batch is decided again, on top of the other node's commits. It would never end if reading these
+                // took longer than the other node takes for the next one.
                 if since.elapsed() >= COMMIT_TIMEOUT {
                     let problem = "another node commits faster than this one can follow";
                     return Err(StartError::Store(StoreError::Unavailable(problem.into())));
@@ -222,7 +222,7 @@ impl LaneWorker {
             let lane = self.lane;
             let decided = outcomes.into_iter();
             let decided = decided.map(|outcome| decided_on(stored.base, lane, outcome));
-            // Those who were told that nobody knows have left.
+            // Jobs whose outcome was reported as unknown have left the batch.
             let here = decided.len().min(batch.len());
             let reorder = &mut self.reorder;
             let jobs = batch.drain(..here).zip(decided);
@@ -236,7 +236,7 @@ impl LaneWorker {
         Ok(())
     }
 
-    /// Answers the jobs whose ids were remembered when the batch was begun, and which rows that cannot be read do not matter to;
+    /// Answers the jobs whose ids were remembered when the batch began: unreadable rows do not matter to them. Returns
     /// `false` if there are none.
     fn answer_remembered(&self, batch: &mut Vec<Job>) -> bool {
         let remembered = |job: &Job| self.state.remembered(job.request.id.as_ref()?);
@@ -245,15 +245,15 @@ impl LaneWorker {
         let any = !jobs.is_empty();
         let answers = jobs.into_iter().filter_map(|job| {
             let outcome = remembered(&job)?;
-            // Nothing of this batch is decided: the answers are of earlier ones.
+            // No job of this batch is decided: the answers are those of earlier batches.
             Some((job, decided_on(0, self.lane, outcome)))
         });
         answer(&self.shared, answers);
         any
     }
 
-    /// Refuses the jobs that name a counter whose row is damaged, so that the others can be carried out; `false` if there
-    /// are none.
+    /// Refuses the jobs that name a counter whose row is damaged, so that the others can be executed. Returns `false`
+    /// if there are none.
     fn refuse_damaged(&self, batch: &mut Vec<Job>, error: &StoreError) -> bool {
         let StoreError::Damaged {
             counter: Some(counter),
@@ -270,7 +270,7 @@ impl LaneWorker {
         batch.len() < before
     }
 
-    /// Decides as many jobs as one commit takes, one at least.
+    /// Decides as many jobs as one commit takes, at least one.
     async fn decide(
         &mut self,
         batch: &mut [Job],
@@ -282,7 +282,7 @@ impl LaneWorker {
             let next = match self.locate(&mut batch[outcomes.len()..]).await {
                 Ok(next) => next,
                 Err(error) if outcomes.is_empty() => return Err(error),
-                // What is decided is committed, and then it is tried again.
+                // The decided jobs are committed, and the others are tried again after that.
                 Err(_) => break,
             };
             for job in next {
@@ -299,7 +299,7 @@ impl LaneWorker {
         Ok(outcomes)
     }
 
-    /// Finds the counters of as many of the jobs as are to be decided next, one at least.
+    /// Locates the counters of the jobs to decide next, at least one.
     async fn locate<'a>(
         &mut self,
         jobs: &'a mut [Job],
@@ -315,7 +315,7 @@ impl LaneWorker {
         if locate(&mut jobs[..next]) {
             return Ok(&jobs[..next]);
         }
-        // To read is a round trip, or a walk over the disk in the order of names: all that is missing comes along.
+        // A read is a round trip, or a walk over the disk in the order of names, so it has all missing counters.
         locate(&mut jobs[next..]);
         missing.sort_unstable();
         missing.dedup();
@@ -327,7 +327,7 @@ impl LaneWorker {
     }
 }
 
-/// A decision, as its caller is told once the batch is committed on a revision.
+/// The answer for the caller, once the batch is committed on the revision `base`.
 fn decided_on(base: i64, lane: LaneNumber, outcome: Decision) -> Result<Decided> {
     let decided = outcome.map(|answer| Decided {
         revision: answer.revision(base),
@@ -337,7 +337,7 @@ fn decided_on(base: i64, lane: LaneNumber, outcome: Decision) -> Result<Decided>
     decided.map_err(LaneError::Refused)
 }
 
-/// How many of the jobs are decided next, one at least.
+/// Number of jobs to decide next, at least one.
 fn chunk(jobs: &[Job]) -> usize {
     let mut weight = 0;
     let fits = |job: &&Job| {

@@ -1,15 +1,15 @@
-//! How much may be pending, and what gives room back.
+//! Limits on pending requests, and the return of capacity.
 
 use super::*;
 
 impl LaneRuntime {
-    /// Increments that may be queued in bulk now.
+    /// Number of bulk increments that may be queued now.
     fn bulk_room(&self) -> usize {
         self.lanes.shared.room.bulk.available_permits()
     }
 }
 
-/// A message takes room for its increments and for itself until it is answered.
+/// A message holds capacity for its increments and for itself until it is answered.
 #[tokio::test(start_paused = true)]
 async fn a_message_takes_room_until_it_is_answered() {
     let store = MemoryStore::default();
@@ -26,7 +26,7 @@ async fn a_message_takes_room_until_it_is_answered() {
     assert_eq!(running.bulk_room(), MAX_WAITING_INCREMENTS);
 }
 
-/// Parts of a message are queued together, each is told of by its place, and they take room as messages do.
+/// Parts of a message are queued together. Each is answered with its index, and holds capacity as a message does.
 #[tokio::test(start_paused = true)]
 async fn parts_are_queued_together_and_told_by_their_place() {
     let store = MemoryStore::default();
@@ -54,7 +54,8 @@ async fn parts_are_queued_together_and_told_by_their_place() {
     assert_eq!(running.bulk_room(), MAX_WAITING_INCREMENTS);
 }
 
-/// A stream is told that nobody knows of a request that was dropped with its lane, and nothing of one that was not queued.
+/// A stream gets an unknown outcome for a request that was dropped with its lane, and nothing for one that was not
+/// queued.
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_told_of_what_was_queued() {
     let (replies, mut answers) = mpsc::unbounded_channel();
@@ -65,7 +66,7 @@ async fn a_stream_is_told_of_what_was_queued() {
     assert!(matches!(told, Some(Err(LaneError::Unknown(_)))), "{told:?}");
 }
 
-/// A batch takes requests up to the bytes that its store takes at once, and one at the least.
+/// A batch takes requests up to the bytes that its store takes at once, and at least one.
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_bounded_by_the_bytes_of_the_store() {
     let store = MemoryStore::default();
@@ -85,7 +86,7 @@ async fn a_batch_is_bounded_by_the_bytes_of_the_store() {
     assert_eq!(store.commits(), 4);
 }
 
-/// Beyond the bound a stream waits until there is room again.
+/// Beyond the bound, a stream waits until there is capacity again.
 #[tokio::test(start_paused = true)]
 async fn a_message_waits_for_room() {
     let store = MemoryStore::default();
@@ -110,7 +111,7 @@ async fn a_message_waits_for_room() {
     }
 }
 
-/// A node sends a request again under an id of its own making for half the time that ids are remembered, and for 20 s at most.
+/// A node resends a request under an id of its own making for half the time that ids are remembered, and at most 20 s.
 #[tokio::test(start_paused = true)]
 async fn own_ids_are_sent_for_half_the_horizon() {
     for (id_horizon, expected) in [(10_000, 5), (39_000, 19), (600_000, 20)] {
@@ -127,7 +128,7 @@ async fn own_ids_are_sent_for_half_the_horizon() {
     }
 }
 
-/// The clock of lanes is the one that they were given.
+/// Lanes use the clock that they were given.
 #[tokio::test(start_paused = true)]
 async fn lanes_have_one_clock() {
     let running = lanes(&MemoryStore::default()).await;

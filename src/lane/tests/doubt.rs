@@ -1,16 +1,16 @@
-//! Stores that do not answer, lose commits, or fail, and lanes that others outrun.
+//! Stores that do not answer, lose commits, or fail, and lanes that other nodes outrun.
 
 use super::*;
 
-/// A request of one increment, with an id or without.
+/// A request of one increment, with or without an id.
 fn request(store: &MemoryStore, has_id: bool) -> Request {
     let request = batch(1);
     let id = has_id.then(|| store.hasher().id("id", None, &request.operation));
     Request { id, ..request }
 }
 
-/// Callers of a batch that the store does not answer get UNKNOWN, and later callers that nothing was applied. The lane goes on
-/// once the store answers.
+/// If the store does not answer a batch, its callers get UNKNOWN, and later callers NOT_APPLIED. The lane goes on once
+/// the store answers.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_told() {
     let store = MemoryStore::default();
@@ -35,8 +35,8 @@ async fn a_store_that_does_not_answer_is_told() {
     assert_eq!(decided.revision, 2, "behind the one that nobody knew of");
 }
 
-/// A job of a batch that may have been stored is in doubt until a decision says otherwise: a store that cannot be reached
-/// afterwards does not make it NOT_APPLIED, with an id or without one.
+/// A job is in doubt after its batch may have been stored. A store that cannot be reached afterwards does not make it
+/// NOT_APPLIED, with or without an id.
 #[tokio::test(start_paused = true)]
 async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     for has_id in [true, false] {
@@ -51,7 +51,7 @@ async fn doubt_about_a_batch_outlives_a_store_that_goes_away() {
     }
 }
 
-/// An operation with an id happens once however often it is decided, so that it is decided again if its batch is lost.
+/// An operation with an id is decided again if its batch is lost, since it happens once however often it is decided.
 #[tokio::test(start_paused = true)]
 async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
     for has_id in [true, false] {
@@ -71,8 +71,8 @@ async fn an_operation_with_an_id_is_decided_again_after_a_lost_batch() {
     }
 }
 
-/// If another node always commits before this one has read its last commits, nobody waits for ever: nothing was changed,
-/// and that is told. The lane goes on.
+/// If another node always commits before this one has read the last commits, no caller waits for ever: each is told
+/// that nothing was changed. The lane goes on.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_another_node_outruns_says_so() {
     let store = MemoryStore::default();
@@ -93,7 +93,7 @@ async fn a_lane_that_another_node_outruns_says_so() {
     decided.expect("it is told").expect("the lane goes on");
 }
 
-/// A lane that ends with its store leaves nobody without an answer, not even streams, which would wait for it in vain.
+/// A lane that ends with its store answers every pending request, including those of streams.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_fails_answers_all_that_wait() {
     let store = MemoryStore::default();
@@ -119,7 +119,7 @@ async fn a_lane_that_fails_answers_all_that_wait() {
         Ok(StartError::Store(StoreError::Failed(_)))
     ));
 
-    // A request that cannot be queued any more is refused, once.
+    // A request that can no longer be queued is refused, once.
     let queued = running
         .lanes
         .enqueue(LANE, part("s", 4, Some(3), 1), 1, replies);

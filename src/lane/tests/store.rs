@@ -1,4 +1,4 @@
-//! Heads of lanes in memory, and sessions that nobody uses.
+//! A store in memory: the heads of lanes, and unused sessions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,26 +14,26 @@ use crate::store::{
     SessionRows, Store, StoreError, Sum,
 };
 
-/// A store that two lanes are in, which keeps how far each has come.
+/// A store of two lanes, which keeps the head of each.
 #[derive(Clone)]
 pub(super) struct MemoryStore(Arc<Inner>);
 
 struct Inner {
     heads: Mutex<HashMap<LaneNumber, Head>>,
     frozen: watch::Sender<bool>,
-    /// Commits that were asked for.
+    /// Number of commits that were requested.
     asked: watch::Sender<usize>,
-    /// Lanes that were loaded.
+    /// Number of lanes that were loaded.
     loads: AtomicUsize,
-    /// How many sessions each of them is loaded with.
+    /// Number of sessions that each of them is loaded with.
     sessions: AtomicUsize,
-    /// The outcome of the next commit is not known, and then it cannot be reached for once.
+    /// Commits are [`StoreError::Lost`], until one read of newer batches finds the store unavailable.
     loses: AtomicBool,
     /// The next commit is dropped, and reported as [`StoreError::Lost`].
     drops: AtomicBool,
-    /// Another node has always committed before.
+    /// Another node always commits first.
     outrun: AtomicBool,
-    /// No lane can be loaded, for good.
+    /// No lane can be loaded, ever.
     fails: AtomicBool,
     batch_bytes: AtomicUsize,
     changes: ChangeFeed,
@@ -58,7 +58,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// Commits begin, and do not end.
+    /// Commits begin, but do not end.
     pub(super) fn freeze(&self) {
         self.0.frozen.send_replace(true);
     }
@@ -67,7 +67,7 @@ impl MemoryStore {
         self.0.frozen.send_replace(false);
     }
 
-    /// Waits until a commit was asked for.
+    /// Waits until a commit is requested.
     pub(super) async fn is_asked(&self) {
         let mut asked = self.0.asked.subscribe();
         asked
@@ -92,7 +92,7 @@ impl MemoryStore {
         self.0.fails.store(true, Ordering::Relaxed);
     }
 
-    /// Batches have so many bytes at most.
+    /// Sets the maximum size of a batch.
     pub(super) fn take_bytes(&self, bytes: usize) {
         self.0.batch_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -177,7 +177,7 @@ impl Store for MemoryStore {
             return Box::pin(async { Err(StoreError::Unavailable("away".into())) });
         }
         if self.0.outrun.load(Ordering::Relaxed) {
-            // To read it takes a while.
+            // A read takes a while.
             return Box::pin(async {
                 sleep(Duration::from_secs(1)).await;
                 Ok(After::TooMany)

@@ -1,4 +1,4 @@
-//! Waiting: for the next batch of jobs, or until something is due in a lane that nobody asks for anything.
+//! Waits for the next batch of jobs, or until something is due in an idle lane.
 
 use std::thread;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::lane::error::StartError;
 use crate::lane::job::Job;
 use crate::lane::shared::Shared;
 
-/// Requests in one batch: what one commit is spread over, and how long the next one may have to wait.
+/// Maximum number of requests in one batch. It spreads the cost of a commit, and bounds how long the next batch waits.
 const MAX_REQUESTS: usize = 8192;
-/// Increments in one batch, and bulk messages, beyond which no further request is taken in.
+/// Number of increments and bulk messages in one batch beyond which it takes no more requests.
 const MAX_WEIGHT: usize = 128 * 1024;
 
-/// How often a lane is looked after that has something to forget, and that nobody asks for anything.
+/// Minimum interval between looks at an idle lane that has something to forget.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a lane that another node commits is kept in memory for nothing.
+/// How long an idle lane that another node owns is kept in memory.
 const IDLE: Duration = Duration::from_mins(1);
 
 /// The next step of a lane.
@@ -29,7 +29,7 @@ pub(super) enum Next {
     Stop,
 }
 
-/// The next job; `None` if the lane is stopped and none is left.
+/// The next job; `None` if the lane is stopped and no job is left.
 pub(super) async fn next(jobs: &mut mpsc::UnboundedReceiver<Job>, shared: &Shared) -> Option<Job> {
     tokio::select! {
         biased;
@@ -42,27 +42,27 @@ pub(super) async fn next(jobs: &mut mpsc::UnboundedReceiver<Job>, shared: &Share
 }
 
 impl LaneWorker {
-    /// When the lane is to be looked after although nobody asks for anything.
+    /// When to look at the lane if it stays idle.
     fn look_at(&self) -> Option<Instant> {
         let due = self.state.due_in().filter(|_| !self.is_elsewhere());
         let due = due.map(|due| TICK.max(Duration::from_millis(due.unsigned_abs())));
-        // A lane may become another node's at any time.
+        // Another node may become the owner of the lane at any time.
         let is_shared = self.shared.is_remote.get().is_some();
         let due = due.into_iter().chain(is_shared.then_some(IDLE)).min();
         due.map(|due| self.begun + due)
     }
 
-    /// The lane may be let go of: another node commits to it, and nobody here has asked for anything for a while.
+    /// Whether the lane may be unloaded: another node owns it, and it has been idle here for a while.
     pub(super) fn is_idle(&self) -> bool {
         self.is_elsewhere() && self.begun.elapsed() >= IDLE
     }
 
-    /// Forgets what is due, if this node commits to the lane, so that an idle lane gives its memory back.
+    /// Forgets ids and sessions that are due, if this node owns the lane, so that an idle lane frees its memory.
     pub(super) async fn look_after(
         &mut self,
         nothing: &mut Vec<Job>,
     ) -> std::result::Result<(), StartError> {
-        // The owner forgets. Here the lane is let go of, which a batch that is begun would only put off.
+        // Forgetting is for the owner. Here the lane is unloaded, which a new batch would only delay.
         if self.is_elsewhere() {
             return Ok(());
         }
@@ -72,7 +72,7 @@ impl LaneWorker {
         Ok(())
     }
 
-    /// Waits for something to do and takes what there is, up to a batch.
+    /// Waits for a job, and takes all queued jobs up to the limits of a batch.
     pub(super) async fn collect_batch(&mut self, batch: &mut Vec<Job>) -> Next {
         let waits = !self.reorder.is_empty();
         let look_at = self.look_at().filter(|_| !waits);
@@ -83,12 +83,12 @@ impl LaneWorker {
                 biased;
                 job = self.jobs.recv(), if !waits || !self.jobs.is_closed() || !self.jobs.is_empty() => job,
                 () = self.shared.stop.cancelled(), if !self.jobs.is_closed() => {
-                    // Jobs that were queued before are carried out, and none after.
+                    // Jobs that were queued before the stop are executed, and none after it.
                     self.jobs.close();
                     self.jobs.recv().await
                 }
                 () = self.reorder.pause(), if waits => None,
-                // Made only when it is waited for.
+                // The timer is made only when this is polled.
                 () = async { sleep_until(look_at.unwrap_or(self.begun)).await }, if look_at.is_some() => {
                     return Next::Look;
                 }
@@ -102,13 +102,13 @@ impl LaneWorker {
                 Next::Batch
             };
         };
-        // Where there are fewer processors than threads with something to do, those who are about to hand something in do so
-        // now, and it shares this commit: on two, this saves a tenth of the price of a call. Elsewhere it takes no time.
+        // If there are fewer processors than busy threads, threads that are about to queue a job do so now, and share
+        // this commit. On two processors, this saves a tenth of the cost of a call. Otherwise it takes no time.
         if !self.shared.store.capabilities().is_shared {
             thread::yield_now();
         }
-        // What each asks for is looked at later, in one go: another core has written it, and each look from in between
-        // waits for that.
+        // The requests are looked at later, all together: another core has written them, and each look in between would
+        // wait for that core's cache.
         let mut weight = first.weight;
         batch.push(first);
         while batch.len() < MAX_REQUESTS

@@ -1,4 +1,4 @@
-//! Storing batches, on top of what other nodes have committed.
+//! Stores batches, on top of the commits of other nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +12,25 @@ use crate::lane::job::Job;
 use crate::model::Commit;
 use crate::store::{After, Committed, StoreError};
 
-/// How long those who wait for a batch wait before they are told that nobody knows what becomes of it. An election takes etcd
-/// a second or some.
+/// How long callers wait for a commit before its outcome is reported as unknown. An election in etcd takes a second or
+/// more.
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a node that has committed lets others commit next, in times of what its own commit took: another one hears that it was
-/// too late, reads what was committed, and commits, and each of its transactions waits for the one before with other lanes.
+/// How long a node that has committed lets others commit next, as a multiple of its own commit's duration. Another node
+/// learns of its conflict, reads the new batches, and commits; each of its transactions waits for the previous one,
+/// which serves other lanes.
 const TURN: u32 = 6;
-/// The longest: callers have to be answered in between.
+/// Maximum of that time: callers must be answered in between.
 const MAX_TURN: Duration = Duration::from_secs(3);
 
 impl LaneWorker {
-    /// Stores what was decided; `None` where another node has committed before.
+    /// Stores the decided batch; `None` if it has to be decided again, on top of another node's commit.
     pub(super) async fn store(
         &mut self,
         batch: &mut Vec<Job>,
         decided: usize,
     ) -> std::result::Result<Option<Committed>, StartError> {
         let Some(commit) = self.state.commit() else {
-            // The answers are about stored state then, which may have changed.
+            // The answers then depend on stored data, which may have changed.
             let is_newest = self.catch_up().await?;
             return Ok(is_newest.then(|| Committed::alone(self.state.head().revision)));
         };
@@ -63,7 +64,7 @@ impl LaneWorker {
                 for job in &mut batch[..decided] {
                     job.in_doubt = true;
                 }
-                // The others happen once, however often they are decided.
+                // Operations with an id, and messages of sessions, happen once however often they are decided.
                 let lost = batch.extract_if(..decided, is_lost);
                 let unknown = |job| (job, Err(LaneError::Unknown(StoreError::Lost)));
                 answer(&self.shared, lost.map(unknown));
@@ -78,8 +79,8 @@ impl LaneWorker {
         }
     }
 
-    /// Has a batch stored. Where that takes too long those who wait for it are told so, and whoever comes is refused, until
-    /// it is known what became of it.
+    /// Commits a batch. If that takes too long, its callers get an unknown outcome, and new jobs are refused until the
+    /// outcome is known.
     async fn commit(
         &mut self,
         commit: Arc<Commit>,
@@ -88,7 +89,7 @@ impl LaneWorker {
     ) -> std::result::Result<Committed, StoreError> {
         let mut stored = self.shared.store.commit(self.lane, commit);
         if !self.shared.store.capabilities().is_shared {
-            // A disk answers.
+            // A local disk needs no timeout: it answers.
             return stored.await;
         }
         if let Ok(result) = timeout(COMMIT_TIMEOUT, &mut stored).await {
@@ -113,9 +114,9 @@ impl LaneWorker {
         }
     }
 
-    /// Takes in what has moved the head. If there is nothing, what is known here of the lane does not fit together, and it is
-    /// loaded again; if there is nothing once more before anything is committed, the store contradicts itself, and to go on would
-    /// be to go round in a circle.
+    /// Replays the batches that have moved the head. If there are none, the state here is inconsistent, and the lane is
+    /// loaded again. If there are none once more before a commit, the store contradicts itself, and another try would
+    /// loop.
     async fn follow(&mut self) -> std::result::Result<(), StartError> {
         if !self.catch_up().await? {
             return Ok(());
@@ -131,8 +132,8 @@ impl LaneWorker {
         self.reload().await
     }
 
-    /// Lets others commit, and takes in what they have: the node that has committed is the first to know the head, and would be the
-    /// first to commit again, for as long as it is asked to. `took` is the time that its own commit took.
+    /// Lets other nodes commit, and replays their batches. A node that has committed is the first to know the new head,
+    /// and would be the first to commit again while it has requests. `took` is the duration of its own commit.
     pub(super) async fn give_way(&mut self, took: Duration) -> std::result::Result<(), StartError> {
         tokio::select! {
             biased;
@@ -140,7 +141,7 @@ impl LaneWorker {
             () = self.shared.stop.cancelled() => return Ok(()),
         }
         match self.catch_up().await {
-            // The next commit tells.
+            // The next commit reports the failure.
             Ok(_) | Err(StartError::Store(_)) => Ok(()),
             Err(corrupt) => Err(corrupt),
         }
@@ -153,7 +154,7 @@ impl LaneWorker {
         Ok(())
     }
 
-    /// Takes in what other nodes have committed; `true` where that is nothing.
+    /// Replays the batches of other nodes; `true` if there are none.
     async fn catch_up(&mut self) -> std::result::Result<bool, StartError> {
         let (lane, seq) = (self.lane, self.state.head().seq);
         let after = self.shared.store.after(lane, seq).await;
