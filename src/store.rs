@@ -1,4 +1,4 @@
-//! Where a lane's rows are kept.
+//! The store: durable rows of lanes, on SQLite or etcd.
 
 mod change_feed;
 pub mod etcd;
@@ -18,98 +18,98 @@ use crate::model::{
 };
 use crate::notice::Rarely;
 
-/// What a store answers, later. Dropping it changes nothing about what was asked for.
+/// The future answer of a store. Dropping it undoes nothing: a commit may still be stored.
 pub type Reply<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
-/// The rows of lanes, each of which is a sequence of batches. On one node one writer makes the batches of a lane; readers
-/// are many.
+/// The rows of lanes. A lane is a sequence of batches; on each node one writer makes them, beside any number of
+/// readers.
 pub trait Store: Send + Sync {
-    /// Makes the digests in this store's rows.
+    /// The hasher of the digests and check sums in this store's rows.
     fn hasher(&self) -> KeyedHasher;
 
-    /// Its capabilities. They never change.
+    /// The store's capabilities, which never change.
     fn capabilities(&self) -> Capabilities;
 
-    /// How many lanes there are.
+    /// The number of lanes.
     fn lanes(&self) -> u32 {
         self.capabilities().lanes
     }
 
-    /// What a lane has to have in memory to begin.
+    /// Loads the state that a lane needs in memory before its first batch.
     fn load(&self, lane: LaneNumber) -> Reply<Loaded>;
 
-    /// What was committed to a lane after a batch, as it is at a moment after this was called.
+    /// Reads the batches committed to a lane after batch `seq`, as of a moment after the call.
     fn after(&self, lane: LaneNumber, seq: u64) -> Reply<After>;
 
-    /// Stores a batch on top of the one before it, or not at all ([`StoreError::Conflict`]). When it answers, the batch is
-    /// durable. One batch of a lane is stored at a time.
+    /// Stores a batch on top of its predecessor, or not at all ([`StoreError::Conflict`]). `Ok` means that the batch is
+    /// durable. At most one commit of a lane is in flight.
     fn commit(&self, lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed>;
 
-    /// What each lane has of a session, as it is at a moment after this was called.
+    /// Reads a session in all lanes, as of a moment after the call.
     fn session(&self, id: SessionId) -> Reply<SessionRows>;
 
-    /// Reads counters, all as they were at one moment after this was called.
+    /// Reads counters, all as of one moment after the call.
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows>;
 
-    /// Reads counters in the order of their names, all as they were at one moment after this was called.
+    /// Reads counters in name order, all as of one moment after the call.
     fn scan(&self, scan: Scan) -> Reply<Page>;
 
-    /// Adds up the counters whose names begin with a prefix, as they were at one moment after this was called.
+    /// Sums the counters with a name prefix, as of one moment after the call.
     fn sum(&self, prefix: Arc<str>) -> Reply<Sum>;
 
-    /// A lane is served no more, for now: memory that is kept for it may go.
+    /// Releases the memory kept for a lane, which is not served for now.
     fn unload(&self, _lane: LaneNumber) {}
 
-    /// What is committed, as it is. It may be behind what the other methods tell.
+    /// The feed of committed changes. It may lag behind the other methods.
     fn changes(&self) -> &ChangeFeed;
 }
 
 /// The capabilities of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Other nodes may commit to it, and it is reached by the network. One that is not shared is this process's alone, and on
-    /// this machine's disk.
+    /// Whether other nodes may commit to the store, which is then reached over the network. A store that is not shared
+    /// belongs to this process alone and is on a local disk.
     pub is_shared: bool,
-    /// How many lanes there are.
+    /// The number of lanes.
     pub lanes: u32,
-    /// Bytes of a batch, about, beyond which nothing more is decided for it. The last decision may go beyond by the size of
-    /// one message, which is at most 300 KiB, and a store has to take that.
+    /// The approximate size in bytes at which a batch takes no more decisions. The last decision may exceed it by one
+    /// message of at most 300 KiB, and a store has to accept that.
     pub batch_bytes: usize,
 }
 
-/// Which lane, from 0.
+/// A lane's number, from 0.
 pub type LaneNumber = u32;
 
-/// The rows of a session.
+/// A session's rows in all lanes.
 #[derive(Default)]
 pub struct SessionRows {
-    /// What lanes have of it; one whose row is damaged is [such](Session::is_damaged).
+    /// One session for each lane that has a row. A damaged row yields a session that [is damaged](Session::is_damaged).
     pub lanes: Vec<Session>,
-    /// Everything that these have is of this revision or before it.
+    /// The snapshot's revision: nothing in these rows is later.
     pub revision: i64,
-    /// That of the lane that has forgotten most: sessions with a bound up to this may be forgotten.
+    /// The largest session horizon among the lanes: sessions with a lower bound up to this may be forgotten.
     pub horizon: Millis,
 }
 
-/// What was committed to a lane.
+/// The batches committed to a lane after a known one.
 pub enum After {
     /// These batches, which may be none.
     Batches(Vec<Batch>),
-    /// More than is worth telling: the lane is to be loaded again.
+    /// Too many to list, or they cannot be listed: the lane has to be loaded again.
     TooMany,
 }
 
-/// A batch that is stored.
+/// A stored batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The revision before the batch's first place.
+    /// The revision before the batch's first position.
     pub base: i64,
-    /// A batch came too late since the one before it, mostly another node's: now it is that node's turn.
+    /// Since the previous batch another commit to the lane came too late, usually another node's. That node goes next.
     pub is_contended: bool,
 }
 
 impl Committed {
-    /// Nobody came too late.
+    /// A batch without contention.
     #[must_use]
     pub fn alone(base: i64) -> Self {
         Self {
@@ -119,101 +119,101 @@ impl Committed {
     }
 }
 
-/// What a lane begins with.
+/// The state that a lane starts from.
 pub struct Loaded {
     /// The last batch.
     pub head: Head,
-    /// What is remembered of it and those before it, in their order.
+    /// The remembered request ids up to the head, in the order of their batches.
     pub packs: Vec<Pack>,
-    /// All sessions, those too whose rows are [damaged](Session::is_damaged).
+    /// All sessions, including those whose rows are [damaged](Session::is_damaged).
     pub sessions: Vec<(SessionId, Arc<Session>)>,
-    /// The ids that were remembered before the data were moved here, by all lanes together.
+    /// The ids remembered before the data were moved here, of all lanes together.
     pub before: Option<Arc<ImportedIds>>,
 }
 
-/// A counter that is or was.
+/// A counter that exists or was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its name.
     pub name: Arc<str>,
-    /// Its value; `None` where it was deleted.
+    /// Its value; `None` if it was deleted.
     pub value: Option<i64>,
     /// The revision of its last change.
     pub revision: i64,
 }
 
-/// What was read.
+/// The result of a read by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// One for each name, in their order; `None` where there is no row.
+    /// One for each name, in the order of the request; `None` if the counter does not exist.
     pub rows: Vec<Option<Row>>,
-    /// The moment: every change up to this revision is in it, and none after.
+    /// The snapshot's revision: it includes every change up to this one, and none after it.
     pub revision: i64,
 }
 
-/// Which counters to read.
+/// The selection of a scan.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
-    /// What their names begin with.
+    /// The prefix of the names.
     pub prefix: Arc<str>,
     /// Only names after this one.
     pub after: Option<Arc<str>>,
-    /// Only those changed after this revision, and then those that were deleted, too; 0 for all that are there.
+    /// Only counters changed after this revision, including deleted ones; 0 selects all that exist.
     pub since: i64,
-    /// How many at most; fewer may come although there are more.
+    /// The maximum number of counters. A page may have fewer although there are more.
     pub limit: usize,
 }
 
-/// What was read.
+/// The result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The counters.
     pub rows: Vec<Row>,
-    /// Where there may be more: where to go on.
+    /// The name to resume after, if there may be more.
     pub next: Option<Arc<str>>,
-    /// The moment of the page.
+    /// The snapshot's revision.
     pub revision: i64,
-    /// Of the counters deleted up to this revision some may have no row any more.
+    /// Counters deleted up to this revision may have no row any more.
     pub forgotten: i64,
 }
 
 /// A sum over counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sum {
-    /// Of their values.
+    /// The sum of their values.
     pub sum: i128,
-    /// How many they are.
+    /// The number of counters.
     pub count: i64,
-    /// The moment of the sum.
+    /// The snapshot's revision.
     pub revision: i64,
 }
 
-/// Why there is no answer.
+/// The error of a store.
 #[derive(Clone, Debug)]
 pub enum StoreError {
-    /// Another node has committed to the lane: this batch was not stored, and never will be.
+    /// Another node has committed to the lane. This batch was not stored and never will be.
     Conflict,
-    /// The same, but that it may have been stored before that, and nobody can tell any more. With ids and sessions that does
-    /// not matter: those that it had would be remembered.
+    /// Nobody can tell any more whether the batch was stored. Ids and sessions make that harmless: a stored batch
+    /// remembers those that it had.
     Lost,
-    /// It cannot be reached just now, and nothing was changed.
+    /// The store cannot be reached at present. Nothing was changed.
     Unavailable(Arc<str>),
-    /// It has no room for more, and nothing was changed. Callers are told why.
+    /// The store has no room. Nothing was changed, and callers are given this reason.
     Full(Arc<str>),
-    /// The row of a counter is damaged, and nothing was changed. Others may be well.
+    /// The row of a counter is damaged. Nothing was changed, and other rows may be intact.
     Damaged {
-        /// The counter, if it was asked for by its name.
+        /// The counter, if the call named it.
         counter: Option<Arc<str>>,
         /// The damage.
         problem: Arc<str>,
     },
-    /// It is not to be used any more: what it was asked for last may have been done or not. The rows tell, once they are
-    /// loaded again.
+    /// The store must not be used any more: its last request may have been carried out or not. Loading the rows again
+    /// shows which.
     Failed(Arc<str>),
 }
 
 impl StoreError {
-    /// Whether a batch that was to be stored may have been.
+    /// Whether the batch of a failed commit may have been stored.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -239,7 +239,7 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// Tells the operator of a counter's row that is damaged, and of no other one for a while, since callers may ask for it as often as
+/// Reports a counter's damaged row to the operator, then is silent for a while: callers may ask for the row as often as
 /// they like. `problem` names the counter.
 pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
     static NOTICE: Rarely = Rarely::new();
@@ -251,7 +251,7 @@ pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
     }
 }
 
-/// Tells the operator of a session's row that is damaged. `problem` names the session.
+/// Reports a session's damaged row to the operator. `problem` names the session.
 fn damaged_session(problem: &dyn fmt::Display) {
     tracing::error!(
         "{problem}: messages of this session are refused (SESSION_DAMAGED), and all others go on. `sumd check` lists all damage, \
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::notice::tests::logged;
 
-    /// The operator is told of damage, and not at each call that meets it.
+    /// Damage is logged, but not at each call that meets it.
     #[test]
     fn damage_is_told_once_in_a_while() {
         let counter = logged(|| damaged_counter(&"counter a is damaged"));

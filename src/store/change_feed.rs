@@ -1,4 +1,4 @@
-//! What was committed of late, for those who watch.
+//! The latest committed changes, for watchers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,47 +7,47 @@ use tokio::sync::watch;
 
 use crate::model::CounterChange;
 
-/// Rows of the past that are kept: a watcher that is further behind reads the store again. Some 10 MiB at most.
+/// Rows kept in memory, some 10 MiB at most. A watcher that is further behind reads the store again.
 const MAX_ROWS: usize = 64 * 1024;
-/// The same in commits.
+/// Commits kept in memory.
 const MAX_COMMITS: usize = 4096;
 
-/// What was committed, the latest of it in memory.
+/// The feed of committed changes. The latest are in memory.
 #[derive(Clone)]
 pub struct ChangeFeed {
     memtable: Arc<Mutex<Recent>>,
-    /// Up to which revision everything is committed and in `memtable`.
+    /// Everything committed up to this revision was published.
     revision: Arc<watch::Sender<i64>>,
 }
 
 struct Recent {
     commits: VecDeque<CommittedChanges>,
     rows: usize,
-    /// All commits after this revision are here.
+    /// All commits after this revision are in `commits`.
     after: i64,
 }
 
 /// The counters that a commit has changed.
 #[derive(Clone)]
 pub struct CommittedChanges {
-    /// In the order of their names.
+    /// In name order.
     pub counters: Arc<[CounterChange]>,
-    /// The revision before the commit's first place.
+    /// The revision before the commit's first position.
     pub base: i64,
-    /// The revision of its last.
+    /// The revision of its last position.
     end: i64,
 }
 
-/// What has changed since some revision.
+/// The changes since a revision.
 pub enum CatchUp {
-    /// These commits, up to this revision.
+    /// The commits, and the revision up to which they are complete.
     Changes(Vec<CommittedChanges>, i64),
-    /// More than is in memory.
+    /// They are not all in memory, or the revision is in the future.
     TooMuch,
 }
 
 impl ChangeFeed {
-    /// Nothing, after a revision.
+    /// An empty feed after a revision.
     #[must_use]
     pub fn new(revision: i64) -> Self {
         let memtable = Recent {
@@ -61,7 +61,7 @@ impl ChangeFeed {
         }
     }
 
-    /// Takes in a commit.
+    /// Appends a commit.
     pub fn publish(&self, counters: Arc<[CounterChange]>, base: i64, end: i64) {
         let mut memtable = self.memtable();
         memtable.rows += counters.len();
@@ -81,7 +81,7 @@ impl ChangeFeed {
         self.revision.send_replace(end);
     }
 
-    /// Nothing more was committed up to a revision.
+    /// Records that nothing more was committed up to a revision.
     pub(super) fn advance(&self, revision: i64) {
         self.revision.send_if_modified(|end| {
             let is_later = revision > *end;
@@ -90,7 +90,7 @@ impl ChangeFeed {
         });
     }
 
-    /// What was committed up to a revision may not all have been told.
+    /// Starts anew after a revision: commits up to it may be missing.
     pub(super) fn restart(&self, revision: i64) {
         let mut memtable = self.memtable();
         memtable.commits.clear();
@@ -100,7 +100,7 @@ impl ChangeFeed {
         self.advance(revision);
     }
 
-    /// What was committed after a revision.
+    /// The commits after a revision.
     #[must_use]
     pub fn since(&self, revision: i64) -> CatchUp {
         let memtable = self.memtable();
@@ -115,21 +115,21 @@ impl ChangeFeed {
         CatchUp::Changes(commits, end)
     }
 
-    /// Up to where all that was committed was told.
+    /// The revision up to which every commit was published.
     #[must_use]
     pub fn revision(&self) -> i64 {
         *self.revision.borrow()
     }
 
-    /// Waits until a revision is reached.
+    /// Waits until everything up to a revision was published.
     pub async fn reach(&self, revision: i64) {
         let mut revisions = self.revision.subscribe();
-        // It fails where the sender is gone, which is held here.
+        // The wait fails only without a sender, and `self` holds one.
         let _ = revisions.wait_for(|now| *now >= revision).await;
     }
 
     fn memtable(&self) -> MutexGuard<'_, Recent> {
-        // It holds in every state that a panic could leave it in.
+        // The state is valid at every point where a panic may leave it.
         self.memtable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,7 +138,7 @@ impl ChangeFeed {
 mod tests {
     use super::*;
 
-    /// A commit of so many rows, each with a place.
+    /// Publishes a commit of `rows` rows, each with a position.
     fn publish(changes: &ChangeFeed, base: i64, rows: usize) {
         let change = |at| CounterChange {
             name: format!("group/{at}").into(),
@@ -151,7 +151,8 @@ mod tests {
         changes.publish(counters, base, end);
     }
 
-    /// The bases of the commits after a revision, and up to where they are told; `None` if that is more than there is in memory.
+    /// The bases of the commits after a revision, and the revision up to which they are complete; `None` if not all are
+    /// in memory.
     fn since(changes: &ChangeFeed, revision: i64) -> Option<(Vec<i64>, i64)> {
         match changes.since(revision) {
             CatchUp::Changes(commits, end) => {
@@ -168,7 +169,7 @@ mod tests {
         publish(&changes, 13, 2);
         assert_eq!(since(&changes, 9), None);
         assert_eq!(since(&changes, 10), Some((vec![10, 13], 15)));
-        // A commit is told as a whole.
+        // A commit is delivered as a whole.
         assert_eq!(since(&changes, 12), Some((vec![10, 13], 15)));
         assert_eq!(since(&changes, 13), Some((vec![13], 15)));
         assert_eq!(since(&changes, 15), Some((vec![], 15)));
@@ -181,12 +182,12 @@ mod tests {
         changes.restart(30);
         assert_eq!(since(&changes, 29), None);
         assert_eq!(since(&changes, 30), Some((vec![], 30)));
-        // The rows from before are not counted any more.
+        // Rows from before the restart no longer count.
         publish(&changes, 30, MAX_ROWS);
         assert_eq!(since(&changes, 30), Some((vec![30], 30 + 65_536)));
     }
 
-    /// The commits in memory are bounded by their rows, and by their number.
+    /// The commits in memory are bounded by their rows and by their number.
     #[test]
     fn the_oldest_are_forgotten() {
         let changes = ChangeFeed::new(0);
@@ -197,7 +198,7 @@ mod tests {
         publish(&changes, end, 1);
         assert_eq!(since(&changes, 9), None);
         assert_eq!(since(&changes, 10), Some((vec![10, end], end + 1)));
-        // Those that are left have all of the room but for 9 rows.
+        // The remaining commits leave room for 9 rows.
         publish(&changes, end + 1, 9);
         assert!(since(&changes, 10).is_some());
         publish(&changes, end + 10, 1);
@@ -213,7 +214,7 @@ mod tests {
         assert!(since(&changes, 1).is_some());
     }
 
-    /// A waiter is woken by a later revision, and by no other.
+    /// Only a later revision wakes a waiter.
     #[test]
     fn waiters_are_woken_by_later_revisions() {
         let changes = ChangeFeed::new(10);

@@ -1,32 +1,32 @@
-//! The counters that have changed since their rows were last brought up to date.
+//! The memtable: counters that have changed since their rows were last brought up to date.
 //!
-//! A batch does not write the rows of its counters, which are wherever their names put them, but their changes, all in one
-//! place. What these leave is kept here, and once there is enough of it the rows are *folded*: brought up to date in
-//! the order of their names, so that a page takes all its changes at once. Until then whoever reads looks here first. It is
-//! the first level of a log-structured merge-tree (O'Neil et al., 1996), with a B-tree below it.
+//! The rows of a batch's counters are scattered by name, so a batch writes only its changes, in one place. Their
+//! results are kept here, where readers look first. Once there are enough, a *checkpoint* brings the rows up to date in
+//! name order, so that a page takes all its changes at once; names and stored formats call that `folded`. This is the
+//! first level of a log-structured merge-tree (O'Neil et al., 1996), above a B-tree.
 //!
-//! Runs never change once they are made: a reader's view of them is a handful of pointers.
+//! Runs are immutable: a reader's view of them is a handful of pointers.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::CounterChange;
 
-/// What a log's entry takes beside its bytes: its row, and the time to read it again at the next start.
+/// The cost of a log entry beside its bytes: its row, and the time to read it at the next start.
 const LOGGED_BYTES: usize = 256;
 
-/// A counter as its last change has left it.
+/// A counter as its last change left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Latest<'a> {
     pub(crate) name: &'a str,
-    /// `None` where it was deleted.
+    /// `None` if it was deleted.
     pub(crate) value: Option<i64>,
     pub(crate) revision: i64,
-    /// Its row may be among those of deleted counters.
+    /// The table of deleted counters may have a row of it.
     pub(crate) is_new: bool,
 }
 
-/// Counters in the order of their names, each once.
+/// Counters in name order, each once.
 #[derive(Debug, Default)]
 pub(crate) struct SortedRun {
     names: String,
@@ -37,7 +37,7 @@ pub(crate) struct SortedRun {
 struct Entry {
     value: i64,
     revision: i64,
-    /// Where the name ends in `names`; it begins where the one before ends.
+    /// The end of the name in `names`; it begins at the end of the previous one.
     end: u32,
     deleted: bool,
     is_new: bool,
@@ -69,7 +69,7 @@ fn offset(at: usize) -> u32 {
 }
 
 impl SortedRun {
-    /// What a batch has changed, its first place being after the revision `base`.
+    /// The changes of a batch, whose first position follows the revision `base`.
     pub(crate) fn new(changes: &[CounterChange], base: i64) -> Self {
         let names = changes.iter().map(|change| change.name.len()).sum();
         let mut run = Self::with_capacity(changes.len(), names);
@@ -91,7 +91,7 @@ impl SortedRun {
         }
     }
 
-    /// Appends a counter, whose name comes after the last one's.
+    /// Appends a counter, whose name sorts after the last one's.
     pub(crate) fn push(&mut self, latest: Latest<'_>) {
         self.names.push_str(latest.name);
         let end = offset(self.names.len());
@@ -110,7 +110,7 @@ impl SortedRun {
         Some(entry.latest(self.name(at)))
     }
 
-    /// Where the first name is that is not before `name`. It is found soonest where it is a little after `near`.
+    /// The index of the first name that is not before `name`. The search is fastest if that is shortly after `near`.
     fn seek(&self, near: usize, name: &str) -> usize {
         let behind = near > 0 && self.name(near - 1) >= name;
         let mut low = if behind { 0 } else { near };
@@ -136,7 +136,7 @@ impl SortedRun {
         let mut merged = Self::with_capacity(entries, newer.names.len() + older.names.len());
         let cursors = vec![Cursor::new(newer, 0), Cursor::new(older, 0)];
         MergeIter { cursors }.for_each(|latest| merged.push(latest));
-        // Where the same counters change again and again, it is half as large.
+        // If both runs have the same counters, half of the capacity is unused.
         merged.entries.shrink_to_fit();
         merged.names.shrink_to_fit();
         merged
@@ -147,20 +147,20 @@ impl SortedRun {
     }
 }
 
-/// So many changes are gathered for a run: what they take fits into the processor's caches.
+/// Changes that are collected for one run: they fit into the processor's caches.
 const GATHERED: usize = 32 * 1024;
 
-/// Changes that a run is made of. They come in any order, and a counter may be among them many times: so they are in the log, which
-/// a start reads.
+/// The changes of a future run. They come in any order, and a counter any number of times, as in the log that a start
+/// reads.
 #[derive(Default)]
 pub(crate) struct RunBuilder {
     names: String,
-    /// Each with where its name begins.
+    /// Each with the start of its name in `names`.
     entries: Vec<(u32, Entry)>,
 }
 
 impl RunBuilder {
-    /// Takes in a counter, which is newer than all before.
+    /// Adds a change, which is newer than all before it.
     pub(crate) fn push(&mut self, latest: Latest<'_>) {
         let start = offset(self.names.len());
         self.names.push_str(latest.name);
@@ -168,16 +168,16 @@ impl RunBuilder {
         self.entries.push((start, Entry::new(latest, end)));
     }
 
-    /// A run is better made of it now.
+    /// Whether it is time to make a run.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= GATHERED
     }
 
-    /// Makes a run of it, and leaves nothing.
+    /// Makes a run of the changes, and leaves nothing.
     pub(crate) fn take(&mut self) -> SortedRun {
         let Self { names, entries } = self;
         let name = |(start, entry): &(u32, Entry)| &names[*start as usize..entry.end as usize];
-        // The older of two changes of a counter stays before the newer.
+        // The sort is stable: the older of two changes of a counter stays first.
         entries.sort_by(|a, b| name(a).cmp(name(b)));
         let mut run = SortedRun::with_capacity(entries.len(), names.len());
         for changes in entries.chunk_by(|a, b| name(a) == name(b)) {
@@ -193,7 +193,7 @@ impl RunBuilder {
     }
 }
 
-/// The counters of several runs, the newest of them first, in the order of their names.
+/// The counters of several runs, newest run first, in name order.
 pub(crate) struct MergeIter<'a> {
     cursors: Vec<Cursor<'a>>,
 }
@@ -201,7 +201,7 @@ pub(crate) struct MergeIter<'a> {
 struct Cursor<'a> {
     run: &'a SortedRun,
     at: usize,
-    /// It is at the first name of those that the cursors up to it are at.
+    /// Whether it is at the first name among the cursors up to it.
     is_first: bool,
 }
 
@@ -213,7 +213,7 @@ impl<'a> Cursor<'a> {
 }
 
 impl<'a> MergeIter<'a> {
-    /// Those whose names are not before `from`.
+    /// The counters whose names are not before `from`.
     pub(crate) fn new(runs: &'a [Arc<SortedRun>], from: &str) -> Self {
         let cursors = runs.iter().map(|run| Cursor::new(run, run.seek(0, from)));
         Self {
@@ -227,18 +227,18 @@ impl<'a> Iterator for MergeIter<'a> {
 
     fn next(&mut self) -> Option<Latest<'a>> {
         let mut first: Option<Latest<'a>> = None;
-        // Those before it are not at the first name.
+        // Cursors before this one are not at the first name.
         let mut begin = 0;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             cursor.is_first = false;
             let Some(latest) = cursor.run.get(cursor.at) else {
                 continue;
             };
-            // Names are compared once, which is most of the work.
+            // Each name is compared once, which is most of the work.
             let order = first.map_or(Ordering::Greater, |first| first.name.cmp(latest.name));
             match (order, &mut first) {
                 (Ordering::Less, _) => continue,
-                // The newer of the two comes first.
+                // The newer of the two was met first.
                 (Ordering::Equal, Some(first)) => first.is_new |= latest.is_new,
                 (..) => (first, begin) = (Some(latest), index),
             }
@@ -251,7 +251,7 @@ impl<'a> Iterator for MergeIter<'a> {
     }
 }
 
-/// Looks counters up by name, soonest in the order of names.
+/// Looks counters up by name, fastest in name order.
 pub(crate) struct Lookup<'a> {
     cursors: Vec<(&'a SortedRun, usize)>,
 }
@@ -271,42 +271,42 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// What readers look at first.
+/// The runs that readers look at before the rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
-    /// The newest first.
+    /// Newest first.
     pub(crate) runs: Vec<Arc<SortedRun>>,
-    /// That of the last batch.
+    /// The revision of the last batch.
     pub(crate) revision: i64,
 }
 
-/// The view as it is now. Whoever begins to read the rows does so while it holds this: what is folded leaves the view only
+/// The current view. A reader takes its snapshot of the rows while it holds the lock, since a run leaves the view only
 /// after it is in the rows.
 #[derive(Clone, Default)]
 pub(crate) struct Current(Arc<Mutex<View>>);
 
 impl Current {
     pub(crate) fn lock(&self) -> MutexGuard<'_, View> {
-        // It is replaced as a whole, so that no panic leaves half of one.
+        // The view is replaced as a whole, so no panic leaves half of one.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All runs: those that grow, and those that are being folded.
+/// All runs: the growing ones, and the frozen ones that a checkpoint writes.
 #[derive(Clone)]
 pub(crate) struct Memtable {
-    /// The oldest first; each is about half of the one before it, or less.
+    /// Oldest first; each is at most about half as large as the one before it.
     growing: Vec<Arc<SortedRun>>,
     logged_bytes: usize,
-    /// The newest first.
+    /// Newest first.
     frozen: Vec<Arc<SortedRun>>,
-    /// How much may grow, and be logged, before it is to be folded. While that is folded, as much again may be.
+    /// The bytes of growing runs, and of the log, that make a checkpoint due. During it as many again may be added.
     max_bytes: usize,
     max_logged_bytes: usize,
 }
 
-/// A counter takes so many times as much here as its change in the log. Where the same counters change again and again it is
-/// the log that grows, and with it the time of the next start: 38 MB of it took more than a second and a half.
+/// The ratio of a counter's size here to that of its change in the log. If the same counters change again and again,
+/// the log grows instead, and with it the time of the next start: 38 MB of log took more than a second and a half.
 const BYTES_PER_LOGGED: usize = 3;
 
 impl Memtable {
@@ -320,12 +320,12 @@ impl Memtable {
         }
     }
 
-    /// A batch has logged so much.
+    /// Counts the bytes that a batch has logged.
     pub(crate) fn log(&mut self, bytes: usize) {
         self.logged_bytes += LOGGED_BYTES + bytes;
     }
 
-    /// Takes in what a batch has changed.
+    /// Adds the changes of a batch.
     pub(crate) fn push(&mut self, mut run: SortedRun) {
         if run.entries.is_empty() {
             return;
@@ -339,26 +339,26 @@ impl Memtable {
         self.growing.push(Arc::new(run));
     }
 
-    /// There is so much that it is to be folded, and nothing is being folded.
+    /// Whether a checkpoint is due, and none is running.
     pub(crate) fn is_full(&self) -> bool {
         let bytes: usize = self.growing.iter().map(|run| run.bytes()).sum();
         let full = bytes > self.max_bytes || self.logged_bytes > self.max_logged_bytes;
         full && self.frozen.is_empty()
     }
 
-    /// Begins to fold what there is.
+    /// Begins a checkpoint of the growing runs.
     pub(crate) fn freeze(&mut self) {
         self.frozen = std::mem::take(&mut self.growing);
         self.frozen.reverse();
         self.logged_bytes = 0;
     }
 
-    /// What is being folded.
+    /// The runs that a checkpoint writes.
     pub(crate) fn frozen(&self) -> &[Arc<SortedRun>] {
         &self.frozen
     }
 
-    /// All of it is in the rows.
+    /// Ends a checkpoint: the frozen runs are in the rows.
     pub(crate) fn drop_frozen(&mut self) {
         self.frozen.clear();
     }

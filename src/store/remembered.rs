@@ -1,4 +1,4 @@
-//! The request ids of one batch, on their way from one store to another.
+//! The request ids of one batch, in transit from one store to another.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use crate::model::{Millis, Pack, Stamp};
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered {
     pub(crate) time: Millis,
-    /// The latest time of an id, if one has a time.
+    /// The latest time of an id, if any id has one.
     pub(crate) newest: Option<Millis>,
-    /// The revision before its first place.
+    /// The revision before its first position.
     pub(crate) base: i64,
     pub(crate) places: u32,
     pub(crate) ids: Arc<[u8]>,
 }
 
 impl Remembered {
-    /// As a lane takes it, which does not know the batch's number.
+    /// The pack for a lane, without the batch's number, which the lane does not know.
     pub(crate) fn pack(&self) -> Pack {
         Pack {
             seq: 0,

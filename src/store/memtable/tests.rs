@@ -21,8 +21,8 @@ fn known(latest: Latest<'_>) -> (Option<i64>, i64, bool) {
 }
 
 proptest! {
-    /// A counter is found as the last batch that changed it has left it, by name and in order, however many batches there are,
-    /// whether it is being folded or not.
+    /// A counter is found as its last batch left it, by name and in order, after any number of batches and during a
+    /// checkpoint.
     #[test]
     fn a_view_is_what_a_map_would_be(
         batches in prop::collection::vec(
@@ -66,7 +66,7 @@ proptest! {
         prop_assert_eq!(all, expected);
         let mut lookup = Lookup::new(&view.runs);
         for name in wanted {
-            // Whether it is new is told by its newest run alone, and nobody who looks up asks.
+            // A lookup takes `is_new` from the newest run alone, and none of its callers asks for it.
             let found = lookup.find(&name).map(|latest| (latest.value, latest.revision));
             let expected = model.get(&name).map(|(value, revision, _)| (*value, *revision));
             prop_assert_eq!(found, expected);
@@ -74,7 +74,7 @@ proptest! {
     }
 }
 
-/// Both a long log of one counter and many counters in memory make a fold due.
+/// Both a long log of one counter and many counters in memory make a checkpoint due.
 #[test]
 fn both_a_long_log_and_many_counters_are_full() {
     let mut memtable = Memtable::new(BYTES_PER_LOGGED * 4 * LOGGED_BYTES);
@@ -104,7 +104,7 @@ fn both_a_long_log_and_many_counters_are_full() {
     assert!(memtable.is_full());
 }
 
-/// A start that reads a long log makes runs of it as it goes.
+/// A start that reads a long log makes runs on the way.
 #[test]
 fn what_is_gathered_is_bounded() {
     let mut gathered = RunBuilder::default();
@@ -122,7 +122,7 @@ fn what_is_gathered_is_bounded() {
     assert!(!gathered.is_full());
 }
 
-/// There are few runs, however many batches there were: a reader looks at each of them.
+/// There are few runs after any number of batches, since a reader looks at each of them.
 #[test]
 fn runs_are_few() {
     let mut memtable = Memtable::new(usize::MAX);
