@@ -1,8 +1,8 @@
-//! Counters in an SQLite database: one writer, and threads that read beside it.
+//! Counters in an SQLite database: one writer, and reader threads beside it.
 //!
-//! Each batch is one transaction in WAL mode with `synchronous=FULL`: one fdatasync, after which it is durable, and
-//! before which no reader sees it. Every row has a check sum, so that a file that was damaged is an error and
-//! not a wrong answer.
+//! Each batch is one transaction in WAL mode with `synchronous=FULL`, hence one fdatasync. After it the batch is
+//! durable; before it no reader sees the batch. Every row has a check sum, so a damaged file is an error and not a
+//! wrong answer.
 
 mod checkpoint;
 pub(crate) mod lock;
@@ -42,51 +42,52 @@ use readers::{Gate, Readers, gone};
 use upkeep::{Shared, Upkeep};
 use writer::{NotCommitted, Writer};
 
-/// Threads that read counters by name: they wait for the disk where it is not in memory.
+/// Threads that read counters by name. Each waits for the disk if the pages are not in memory.
 const POINT_READERS: usize = 2;
 /// Threads that scan, which may take seconds.
 const SCAN_READERS: usize = 2;
-/// Bytes of a batch: its callers wait until all of it is on the disk.
+/// Bytes of a batch, whose callers wait until all of it is on disk.
 const BATCH_BYTES: usize = 768 << 10;
 
-/// How long a start counts counters, to tell how many there are.
+/// Time that a start spends on counting its counters.
 const COUNTING_TIME: Duration = Duration::from_millis(20);
 
-/// A database that this process has to itself.
+/// A database that this process owns exclusively.
 pub struct SqliteStore {
     hasher: KeyedHasher,
-    /// The data that were found when it was opened.
+    /// The data found when it was opened.
     found: Found,
     shared: Arc<Shared>,
     current: Current,
     changes: ChangeFeed,
-    /// What a lane begins with, until one does.
+    /// The first result of `load`, until a lane takes it.
     loaded: Mutex<Option<Loaded>>,
-    /// These are taken away to close the store.
+    /// `None` once the store closes, as are the two below.
     points: Option<Readers>,
     scans: Option<Readers>,
     upkeep: Option<Upkeep>,
-    /// Held for as long as the database is.
+    /// Held while the database is open.
     _lock: Arc<Lock>,
 }
 
 /// The data that a database had when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing: it is new, or was never written to.
+    /// None: it is new or was never written to.
     Nothing,
-    /// So many counters.
+    /// This number of counters.
     Counters(i64),
-    /// More than can be counted at once.
+    /// Some. They cannot be counted at once, or a row is damaged.
     Many,
 }
 
 impl SqliteStore {
-    /// Opens a database, which is made where there is none. Counters whose rows are not up to date take up to twice
+    /// Opens a database, which is created if there is none. Counters whose rows are not up to date take up to twice
     /// `recent_bytes` of memory.
     ///
     /// # Errors
-    /// Where another process has it, where it is none of ours, is of a newer version, or cannot be read.
+    /// Returns an error if the database belongs to another process, another program or a newer version, if its data
+    /// were moved, or if it is damaged or cannot be read.
     pub fn open(path: &Path, recent_bytes: usize) -> Result<Self, OpenError> {
         let home = folder(path);
         make_folder(home).map_err(|error| OpenError::Folder(home.to_owned(), error))?;
@@ -105,9 +106,9 @@ impl SqliteStore {
             transaction.commit().map_err(sqlite)?;
         }
         let hasher = meta.hasher;
-        // An earlier life's log may be long. It is durable, so that it does no harm if a backup is in the way.
+        // The WAL of an earlier run may be long. It is durable, so it may stay if a backup is in the way.
         schema::truncate_log(&connection).map_err(sqlite)?;
-        // Both take their time after a crash.
+        // Both may take long after a crash.
         let mut reader = schema::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {
             let loaded = scope.spawn(|| reader::load(&mut reader, hasher));
@@ -122,7 +123,7 @@ impl SqliteStore {
         let gate = Gate::default();
         let points = Readers::start(path, "point", POINT_READERS, None)?;
         let scans = Readers::start(path, "scan", SCAN_READERS, Some(&gate))?;
-        // By now they are all there, and stay for as long as they are open.
+        // All files exist by now, and stay while they are open.
         lock.watch("-wal");
         lock.watch("-shm");
         let lock = Arc::new(lock);
@@ -141,13 +142,13 @@ impl SqliteStore {
         })
     }
 
-    /// The data that were found when it was opened.
+    /// The data found when the database was opened.
     #[must_use]
     pub fn found(&self) -> Found {
         self.found
     }
 
-    /// Whether it takes commits, from now on.
+    /// Whether the store takes commits, from now on.
     #[must_use]
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.shared.condition()
@@ -181,7 +182,7 @@ impl SqliteStore {
     }
 }
 
-/// How many counters there are, if that can be had in no time.
+/// The number of counters, if it is known within [`COUNTING_TIME`].
 fn count(connection: &mut Connection, hasher: KeyedHasher, current: &Current, seq: u64) -> Found {
     if seq == 0 {
         return Found::Nothing;
@@ -189,7 +190,7 @@ fn count(connection: &mut Connection, hasher: KeyedHasher, current: &Current, se
     let began = Instant::now();
     let counted = Snapshot::take(connection, hasher, current)
         .and_then(|snapshot| snapshot.sum("", &|| began.elapsed() > COUNTING_TIME));
-    // A row that is damaged is told of when it is asked for.
+    // A damaged row is reported when it is asked for.
     counted.map_or(Found::Many, |all| Found::Counters(all.count))
 }
 
@@ -198,7 +199,7 @@ impl Store for SqliteStore {
         self.hasher
     }
 
-    /// Its writer is one, and so is the disk.
+    /// One lane, since there is one writer and one disk.
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             is_shared: false,
@@ -218,14 +219,14 @@ impl Store for SqliteStore {
         })
     }
 
-    /// Writes at once, on the thread that calls, which waits for the disk: a lane has one to itself, and to hand its
-    /// batches to another would cost more than some of them take.
+    /// Writes on the calling thread, which waits for the disk. A lane has a thread to itself, and handing a batch to
+    /// another thread would cost more than some batches take.
     fn commit(&self, _lane: LaneNumber, batch: Arc<Commit>) -> Reply<Committed> {
         let result = self.write(&batch).map(Committed::alone);
         Box::pin(std::future::ready(result))
     }
 
-    /// Nobody else can have committed.
+    /// Nothing: no other process can commit.
     fn after(&self, _lane: LaneNumber, _seq: u64) -> Reply<After> {
         Box::pin(std::future::ready(Ok(After::Batches(Vec::new()))))
     }
@@ -267,7 +268,7 @@ impl Store for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // Reads that are queued or running end first: the upkeep may be waiting for them.
+        // Queued and running reads end first, since the upkeep may be waiting for them.
         self.points = None;
         self.scans = None;
         self.upkeep = None;
@@ -293,7 +294,8 @@ mod tests {
 
     use super::*;
 
-    /// A file that a move has made may hold more than that once it is served: the move, run again, must not take it for its own.
+    /// Serving a file clears the id of the move that made it. The file may hold more from then on, so the same move,
+    /// run again, must not take it for its own.
     #[test]
     fn a_served_file_has_no_move_id() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -307,8 +309,8 @@ mod tests {
         assert_eq!(meta.made_by_move, [0; 0]);
     }
 
-    /// A store is closed whatever readers do: one that reads for long, the upkeep that waits for it to end the log, and one
-    /// that waits behind both.
+    /// A store closes in spite of its readers: a long one, the upkeep that waits for it to truncate the WAL, and a
+    /// reader behind both.
     #[test]
     fn readers_do_not_keep_a_store_from_closing() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! Brings the rows of counters up to date.
+//! The memtable's checkpoint, which brings the rows of counters up to date.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use super::rows::{self, Result};
 use crate::model::KeyedHasher;
 use crate::store::memtable::{MergeIter, SortedRun};
 
-/// How far a fold is.
+/// The progress of a checkpoint.
 pub(super) struct Checkpoint {
-    /// Once it is done, all that batches up to this one have changed is in the rows.
+    /// Once it is done, the rows have the changes of all batches up to this one.
     seq: u64,
-    /// It is done up to this name.
+    /// The last name that is done.
     name: String,
 }
 
@@ -25,13 +25,13 @@ impl Checkpoint {
         }
     }
 
-    /// The rows that it has put were rolled back. To put a row again does no harm.
+    /// Begins again after its rows were rolled back. Writing a row twice does no harm.
     pub(super) fn begin_again(&mut self) {
         self.name.clear();
     }
 
-    /// Puts up to so many of the rows of `runs` that follow. Once there are no more, it notes in the database that this
-    /// is done, and gives the batch up to which it is.
+    /// Writes the next rows of `runs`, at most `count`. After the last one it records in the database that it is done,
+    /// and returns its last batch.
     pub(super) fn put(
         &mut self,
         transaction: &Connection,
@@ -78,7 +78,7 @@ mod tests {
     use super::super::writer::tests::batch;
     use super::*;
 
-    /// Rows that were put, and rolled back, are put again.
+    /// Rows that were rolled back are written again.
     #[test]
     fn a_fold_that_was_rolled_back_begins_again() {
         let folder = tempfile::tempdir().expect("a folder");

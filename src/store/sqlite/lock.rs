@@ -1,5 +1,5 @@
-//! One process at a time has a database, by whatever path it is reached; and that process notices if the files are deleted
-//! or replaced under it.
+//! The lock of a database. One process at a time holds it, whatever path it uses, and notices if the files are deleted
+//! or replaced.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 use super::paths::beside;
 use super::schema::{self, OpenError};
 
-/// The name of the database in a data folder, which has one database only.
+/// The name of the database in a data folder, which has only one.
 pub const DATABASE: &str = "sumd.db";
 
-/// Counters are the business of nobody but the account that sumd runs as.
+/// Only the account that sumd runs as may read counters.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Bytes of the write-ahead log that are read and written again at once.
+/// Bytes of the WAL that are read and rewritten at once.
 const CHUNK: usize = 1 << 20;
 
-/// Which file it is, whatever its name.
+/// A file's device and inode, whatever its name.
 type Identity = (u64, u64);
 
-/// A database, or the place for one, that this process has to itself.
+/// The exclusive lock of a database, or of the location for one.
 ///
-/// Three things are locked, because each of them alone can be circumvented: a lock file beside the database, which is there
-/// before the database is; the data folder, which `rm -rf folder/*` leaves; and the database itself, which may have a second
-/// name. These locks are `flock`s, which are independent of the byte-range locks that SQLite takes.
+/// Three things are locked, because each alone can be circumvented: a lock file beside the database, which exists
+/// before the database does; the data folder, which survives `rm -rf folder/*`; and the database itself, which may have
+/// a second name. The locks are `flock`s, which are independent of SQLite's byte-range locks.
 pub(crate) struct Lock {
     path: PathBuf,
     _folder: Option<File>,
@@ -36,12 +36,12 @@ pub(crate) struct Lock {
     is_new: bool,
     _file: File,
     database: Option<File>,
-    /// The files as they were found, to notice if they are replaced.
+    /// The files as they were found, to notice their replacement.
     watched: Vec<(PathBuf, Identity)>,
 }
 
 impl Lock {
-    /// Locks the place for a database.
+    /// Locks the location of a database.
     ///
     /// # Errors
     /// Returns [`OpenError::InUse`] if another process has a database there, or had one that was deleted since.
@@ -54,11 +54,11 @@ impl Lock {
             match opened.try_lock() {
                 Ok(()) => locked = Some(opened),
                 Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.to_owned())),
-                // There are file systems that cannot lock a folder. The files are locked as well.
+                // Some file systems cannot lock a folder. The files are locked as well.
                 Err(TryLockError::Error(_)) => {}
             }
         }
-        // By whatever link it is reached.
+        // The lock file is the same for every link to the database.
         let real = path.canonicalize();
         let name = beside(real.as_deref().unwrap_or(path), "-lock");
         let failed = |error| OpenError::Lock(name.clone(), error);
@@ -67,7 +67,8 @@ impl Lock {
             let file = create(&name).map_err(failed)?;
             lock(&file, path, &name)?;
             let held = file.metadata().map(|found| identity(&found));
-            // A restore that is refused removes the lock file that it made: then this one is not the one at the path.
+            // A refused restore removes the lock file that it made. Then the file locked here is not the one at the
+            // path.
             let found = fs::metadata(&name).map(|found| identity(&found));
             let held = held.map_err(failed)?;
             if found.is_ok_and(|found| found == held) {
@@ -84,11 +85,11 @@ impl Lock {
         }
     }
 
-    /// Locks a database, which is created empty if there is none, and makes durable whatever an earlier process has left.
+    /// Locks a database, which is created empty if there is none, and makes durable what an earlier process left.
     ///
     /// # Errors
-    /// Returns an error if another process has it, if its files cannot be read or written, if there is a log and nothing that it is
-    /// the log of, or if there is no database but one that a move has made and not given its name.
+    /// Returns an error if another process has the database, if its files cannot be read or written, if there is a WAL
+    /// without a database, or if a move has made the database but not given it its name.
     pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
         let mut taken = Self::reserve(path)?;
         if is_bereft(path) {
@@ -109,14 +110,14 @@ impl Lock {
         Ok(taken)
     }
 
-    /// Makes durable all that an earlier process has left: what it wrote and did not sync is in the page cache, from where it
-    /// would be read, and acknowledged, although a loss of power takes it away.
+    /// Makes durable everything that an earlier process left. Data that it wrote but did not sync are in the page
+    /// cache. They would be read and acknowledged from there, although a power loss takes them away.
     ///
-    /// To sync the log is not enough. If a sync has failed, the kernel holds the pages for clean, and a later sync succeeds
-    /// without them. So the log is written again, with the bytes that are read. It is not enough, either, to have SQLite copy
-    /// it into the database: if the power were lost in between, the beginning of the log, which is on disk, would hide what
-    /// is newer in the database. The database itself needs no such care. SQLite begins a log anew only after a sync of the
-    /// database that succeeded ([`super::writer`] sees to that), and until then the log has all that was written to it.
+    /// Syncing the WAL is not enough: after a failed sync the kernel counts the pages as clean, and a later sync
+    /// succeeds without them. So the WAL is rewritten with the bytes that are read. A checkpoint by SQLite is not
+    /// enough either: after a power loss in between, the beginning of the WAL, which is on disk, would hide newer data
+    /// in the database. The database needs no such care. SQLite begins a WAL anew only after a successful sync of the
+    /// database ([`super::writer`] ensures that), and until then the WAL has everything that was written to it.
     fn settle(&self, database: &File) -> io::Result<()> {
         let real = self.path.canonicalize()?;
         match File::options()
@@ -129,13 +130,13 @@ impl Lock {
             Err(error) => return Err(error),
         }
         database.sync_all()?;
-        // Names that were given, and those that were taken away, as that of a rollback journal.
+        // New names become durable here, and so do removals, such as that of a rollback journal.
         sync_folder(folder(&real))
     }
 
-    /// Has a file watched from now on, by its suffix.
+    /// Watches a file from now on. `suffix` names it.
     pub(crate) fn watch(&mut self, suffix: &str) {
-        // SQLite takes the path apart as this does.
+        // SQLite resolves the path in the same way.
         let real = self.path.canonicalize();
         let file = beside(real.as_deref().unwrap_or(&self.path), suffix);
         let file = if suffix.is_empty() {
@@ -148,7 +149,7 @@ impl Lock {
         }
     }
 
-    /// A file that is no longer the one at its path: whatever is written to it now is lost.
+    /// A file that is no longer the one at its path: writes to it are lost.
     pub(crate) fn replaced(&self) -> Option<&Path> {
         let is_other = |(path, held): &&(PathBuf, Identity)| match fs::metadata(path) {
             Ok(found) => identity(&found) != *held,
@@ -157,10 +158,10 @@ impl Lock {
         self.watched.iter().find(is_other).map(|(path, _)| &**path)
     }
 
-    /// Removes the lock file, if this process made it, for nothing came of it.
+    /// Gives up, and removes the lock file if this process made it.
     pub(crate) fn give_up(self) {
         if self.is_new {
-            // If it stays it does no harm.
+            // A lock file that stays does no harm.
             let _ = fs::remove_file(&self.name);
         }
     }
@@ -189,20 +190,20 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// A write-ahead log has data of a database that is missing or empty. SQLite would begin a new one, and empty the log. It never
-/// leaves the two like that itself: a new database has its first page on disk before it has a log.
+/// Whether a WAL has data of a database that is missing or empty. SQLite would begin a new database and empty the WAL.
+/// SQLite never leaves the two like that: a new database has its first page on disk before it has a WAL.
 fn is_bereft(path: &Path) -> bool {
     let real = path.canonicalize();
     let log = beside(real.as_deref().unwrap_or(path), "-wal");
     is_empty(path) && !is_empty(&log)
 }
 
-/// Whether a file is missing, or has nothing in it.
+/// Whether a file is missing or empty.
 fn is_empty(path: &Path) -> bool {
     fs::metadata(path).map_or(0, |file| file.len()) == 0
 }
 
-/// Writes a file again with the bytes that are read from it, and syncs it.
+/// Rewrites a file with the bytes that are read from it, and syncs it.
 fn rewrite(file: &File) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     let mut at = 0;
@@ -217,8 +218,8 @@ fn rewrite(file: &File) -> io::Result<()> {
     }
 }
 
-/// Makes a folder, and those that it is in, that are there after a loss of power, too. Gives those that were not there, the
-/// outermost first.
+/// Creates a folder and its missing parents so that they survive a power loss. Returns those that it created, outermost
+/// first.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let parent = match folder.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -238,12 +239,12 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
             Err(error) => return Err(error),
         }
     }
-    // Also if it was there: the process that made it may not have come to this.
+    // This is also for a folder that exists: the process that made it may have died before its sync.
     sync_folder(parent)?;
     Ok(made)
 }
 
-/// Makes the names in a folder durable. A folder that may not be read was not changed by this account.
+/// Makes the names in a folder durable. A folder that this account may not read was not changed by it.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     unless_denied(File::open(folder).and_then(|folder| folder.sync_all()))
 }
@@ -255,7 +256,7 @@ fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -269,8 +270,7 @@ mod tests {
 
     use super::*;
 
-    /// The log that an earlier process has left is written again: the kernel may hold pages of it for clean that are not on
-    /// the disk.
+    /// The WAL that an earlier process left is rewritten: the kernel may count pages as clean that are not on disk.
     #[test]
     fn a_log_that_is_left_is_written_again() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(fs::read(&log).expect("a file"), left);
     }
 
-    /// A write to a file that is no longer at its path is lost: the lock tells which file that is.
+    /// The lock names a file that was replaced, since writes to it are lost.
     #[test]
     fn a_file_that_was_replaced_is_told_of() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(lock.replaced(), Some(&*path));
     }
 
-    /// A folder that this account may not read, nor change, needs no sync. Any other error of a sync is told.
+    /// A folder that this account may not read or change needs no sync. Any other error of a sync is returned.
     #[test]
     fn a_folder_that_may_not_be_read_is_not_synced() {
         let failed = |kind| unless_denied(Err(io::Error::from(kind)));

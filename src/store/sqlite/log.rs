@@ -1,4 +1,4 @@
-//! The write-ahead log: how long it is, and when it is copied into the database.
+//! The WAL: its length, and the WAL checkpoints that copy it into the database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -8,30 +8,30 @@ use rusqlite::Connection;
 use super::rows::{self, Result};
 use super::schema;
 
-/// Pages of the write-ahead log after which they are copied into the database: some 30 MiB.
+/// Pages of the WAL that make a WAL checkpoint due: some 30 MiB.
 const CHECKPOINT_PAGES: i32 = 8000;
 
-/// SQLite begins its write-ahead log anew when all of it is in the database and nobody reads. If somebody always does, it
-/// grows: up to so many pages, some 256 MiB, and then scans are held up for once. If that does not do, as under a long
-/// backup, so many more.
+/// The bound of the WAL, some 256 MiB, beyond which scans are held up once. SQLite begins the WAL anew only when all of
+/// it is in the database and nobody reads, so overlapping readers let it grow. If holding up scans does not help, as
+/// during a long backup, the bound grows by [`MORE_LOG_PAGES`].
 const MAX_LOG_PAGES: i32 = 64 << 10;
 const MORE_LOG_PAGES: i32 = 16 << 10;
-/// After a checkpoint or an end of the log that was in vain, it is tried again after so many batches.
+/// Batches until a WAL checkpoint is tried again after it found the disk full.
 const RETRY_BATCHES: u64 = 16;
 
 pub(super) struct Log {
-    /// Pages in it, as of the last commit.
+    /// Pages in the WAL as of the last commit.
     pages: Arc<AtomicI32>,
     max_pages: i32,
-    /// Added to that, after it was tried in vain.
+    /// Added to `max_pages` after an attempt to truncate the WAL failed.
     more_pages: i32,
-    /// No checkpoint before this batch.
+    /// No WAL checkpoint before this batch.
     checkpoint_from: u64,
 }
 
 impl Log {
-    /// Follows how long the log of a connection gets. It is checkpointed here, in place of SQLite's own checkpoints, whose
-    /// errors are not told.
+    /// Follows the length of a connection's WAL. WAL checkpoints are run here and not by SQLite, which does not report
+    /// their errors.
     pub(super) fn follow(connection: &mut Connection) -> Result<Self> {
         let pages = Arc::new(AtomicI32::new(0));
         let told = pages.clone();
@@ -47,11 +47,10 @@ impl Log {
         })
     }
 
-    /// Copies the log into the database after batch `seq`, if it is time, as far as readers allow.
+    /// Copies the WAL into the database after batch `seq` if that is due, as far as readers allow.
     ///
-    /// An error is final. A sync that has failed is forgotten by the kernel, and the pages that it was about count as
-    /// written: the next checkpoint, which begins where this one has ended, would succeed, and then the log would begin
-    /// anew although the database lacks some of it.
+    /// An error is final. The kernel forgets a failed sync and counts its pages as written. The next checkpoint would
+    /// start where this one ended and succeed, and the WAL would begin anew although the database lacks part of it.
     pub(super) fn checkpoint(&mut self, connection: &Connection, seq: u64) -> Result<()> {
         if !self.is_due(seq) {
             return Ok(());
@@ -68,7 +67,7 @@ impl Log {
 
     fn checkpointed(&mut self, seq: u64, done: rusqlite::Result<()>) -> Result<()> {
         match done {
-            // Pages were written, and none was synced.
+            // Pages were written, but no sync has failed.
             Err(error) if rows::is_full(&error) => {
                 self.checkpoint_from = seq + RETRY_BATCHES;
                 Ok(())
@@ -77,13 +76,13 @@ impl Log {
         }
     }
 
-    /// Whether it is beyond its bound, so that [`Log::end`] is due.
+    /// Whether the WAL exceeds its bound, so that [`Log::end`] is due.
     pub(super) fn is_long(&self) -> bool {
         let pages = self.pages.load(Ordering::Relaxed);
         pages > self.max_pages.saturating_add(self.more_pages)
     }
 
-    /// Ends it while no scan is running.
+    /// Truncates the WAL. The caller ensures that no scan is running.
     pub(super) fn end(&mut self, connection: &Connection) -> Result<()> {
         let is_cut = schema::truncate_log(connection)?;
         self.ended(is_cut);
@@ -100,7 +99,7 @@ impl Log {
         };
     }
 
-    /// The same log, which is long beyond so many pages.
+    /// The same WAL with another bound.
     #[cfg(test)]
     pub(super) fn with_max_pages(self, max_pages: i32) -> Self {
         Self { max_pages, ..self }
@@ -128,7 +127,7 @@ mod tests {
         assert!(log(CHECKPOINT_PAGES + 1).is_due(7));
     }
 
-    /// One that finds no room on the disk is tried again some batches later. Any other error is final.
+    /// A WAL checkpoint that finds the disk full is tried again some batches later. Any other error is final.
     #[test]
     fn a_checkpoint_without_room_is_tried_again() {
         let mut log = log(CHECKPOINT_PAGES);
@@ -142,7 +141,7 @@ mod tests {
         log.checkpointed(9, Err(sync)).expect_err("final");
     }
 
-    /// A log that cannot be ended is long again only once it has so much more; one that was ended begins with nothing.
+    /// A WAL that cannot be truncated may grow by another `MORE_LOG_PAGES`; a truncated one starts from zero.
     #[test]
     fn a_log_that_cannot_be_ended_may_be_longer() {
         let pages = MAX_LOG_PAGES + 5;

@@ -1,5 +1,5 @@
-//! The table `meta`: what holds for the database as a whole. Its rows decide which of the others hold, so one check sum covers all
-//! of them, names included.
+//! The table `meta`: values that hold for the whole database. Its rows decide which other rows are valid, so one check
+//! sum covers all of them, names included.
 
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -12,17 +12,17 @@ const CHECKED: i32 = 5;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
-    /// Their key is the database's own.
+    /// Its key is the database's own.
     pub(crate) hasher: KeyedHasher,
     /// The rows of counters have the changes of all batches up to this one.
     pub(crate) folded: u64,
-    /// Of the counters that were deleted up to this revision, some are not in `deleted`.
+    /// Some counters that were deleted up to this revision are not in `deleted`.
     pub(crate) forgotten: i64,
-    /// How many lanes the data had in the store that they came from.
+    /// The number of lanes in the store that the data came from.
     pub(crate) lanes: u32,
-    /// The place that the data were moved to, or are being moved to; empty if they were not.
+    /// The location that the data were or are being moved to; empty if there is none.
     pub(crate) moved_to: String,
-    /// The id of the move that has made the file; empty once it was served, and if none has.
+    /// The id of the move that made the file; empty if none did, or once the file was served.
     pub(crate) made_by_move: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ impl Meta {
     /// Reads the table.
     ///
     /// # Errors
-    /// Returns an error if a row is not what was written.
+    /// Returns an error if the table is damaged or cannot be read.
     pub(crate) fn read(connection: &Connection) -> Result<Self> {
         let get = Get(connection);
         let mut meta = Self {
@@ -51,7 +51,7 @@ impl Meta {
         Ok(meta)
     }
 
-    /// Writes all of the table.
+    /// Writes the whole table.
     pub(crate) fn write(&self, connection: &Connection) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
         let mut put = connection.prepare_cached(sql)?;
@@ -70,10 +70,10 @@ impl Meta {
         Ok(())
     }
 
-    /// Changes the table, within a transaction of the caller's.
+    /// Changes the table within the caller's transaction.
     ///
     /// # Errors
-    /// Returns an error if it is damaged, and stays so.
+    /// Returns an error if the table is damaged, and leaves it so.
     pub(crate) fn update(connection: &Connection, change: impl FnOnce(&mut Self)) -> Result<()> {
         let mut meta = Self::read(connection)?;
         change(&mut meta);
@@ -92,7 +92,7 @@ impl Meta {
     }
 }
 
-/// Reads rows by their names.
+/// Reads rows by name.
 struct Get<'a>(&'a Connection);
 
 impl Get<'_> {
@@ -109,7 +109,7 @@ impl Get<'_> {
     }
 }
 
-/// A row of another type than was written is damage. An error of SQLite is passed on.
+/// Maps an SQL error: a row of another type than was written is damage; an error of SQLite is passed on.
 fn unread(name: &str, error: rusqlite::Error) -> Error {
     match error {
         rusqlite::Error::SqliteFailure(..) => error.into(),
@@ -117,7 +117,7 @@ fn unread(name: &str, error: rusqlite::Error) -> Error {
     }
 }
 
-/// The last batch that has no log. Batches of the first format have none: what they have changed was written to the rows at once.
+/// The last batch without a log. Batches of the first format have none: they wrote their changes to the rows at once.
 fn without_log(connection: &Connection) -> Result<u64> {
     let sql = "SELECT coalesce(max(seq), 0) FROM batch WHERE log = x''";
     let last: i64 = connection.query_row(sql, [], |row| row.get(0))?;
@@ -139,7 +139,7 @@ mod tests {
     use super::super::schema;
     use super::*;
 
-    /// Every value, and every name, that differs from it by one bit.
+    /// All values, or names, that differ from one by a single bit.
     fn flipped(value: &Value) -> Vec<Value> {
         let bytes = |bytes: &[u8]| {
             let flip = |bit: usize| {
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// No bit of the table can be changed, and no row be deleted, without an error.
+    /// Changing any bit of the table, or deleting any row, is detected.
     #[test]
     fn every_bit_is_covered() {
         let folder = tempfile::tempdir().expect("a folder");

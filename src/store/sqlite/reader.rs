@@ -1,4 +1,4 @@
-//! Reading, each time from one snapshot: the rows, and before them what has changed since they were brought up to date.
+//! Reads, each from one snapshot: first the memtable, then the rows.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use crate::model::{Head, KeyedHasher, Session};
 use crate::store::memtable::{Current, Latest, Lookup, Memtable, MergeIter, RunBuilder, View};
 use crate::store::{Loaded, Page, Row, Rows, Scan, SessionRows, StoreError, Sum, damaged_session};
 
-/// Rows that a scan looks at before it answers with what it has.
+/// Rows that a scan looks at before it returns a page.
 const SCAN_ROWS: usize = 20_000;
-/// Rows that a sum looks at before it asks whether it is still waited for.
+/// Rows that a sum looks at before it checks whether its caller still waits.
 const SUM_ROWS: usize = 4096;
 
-/// Which rows to walk over.
+/// The rows to walk over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walk {
-    /// Those of counters that are there.
+    /// The rows of counters that exist.
     There,
-    /// Those of counters that were deleted, too.
+    /// The rows of deleted counters as well.
     All,
 }
 
-/// Tells a row that is damaged from a database that cannot be read. `counter` is the one that was asked for by its name.
+/// Distinguishes a damaged row from a database that cannot be read. `counter` is the one that the call named.
 pub(crate) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
     match error {
         Error::Corrupt(problem) => StoreError::Damaged {
@@ -38,7 +38,7 @@ pub(crate) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
     }
 }
 
-/// Everything as it was at one moment.
+/// All rows, and the memtable, as of one moment.
 pub(crate) struct Snapshot<'a> {
     transaction: Transaction<'a>,
     hasher: KeyedHasher,
@@ -46,7 +46,7 @@ pub(crate) struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// As it is now, beside the writer of this process.
+    /// The current state, beside this process's writer.
     pub(crate) fn take(
         connection: &'a mut Connection,
         hasher: KeyedHasher,
@@ -54,7 +54,8 @@ impl<'a> Snapshot<'a> {
     ) -> Result<Self> {
         let transaction = begin(connection)?;
         let memtable = current.lock();
-        // SQLite takes its snapshot with the first that is read. What is folded after that is in both.
+        // SQLite takes its snapshot at the first read. The lock is held meanwhile, so a change may be in both the rows
+        // and the view, but never in neither.
         let first = "SELECT 1 FROM meta LIMIT 1";
         transaction
             .prepare_cached(first)?
@@ -66,7 +67,7 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    /// As it is in the file, whoever writes to it. It lacks what `damaged` lets pass.
+    /// The state of the file, beside any writer, without the damage that `damaged` accepts.
     pub(crate) fn of_file(
         connection: &'a mut Connection,
         damaged: impl FnMut(Error) -> Result<()>,
@@ -121,7 +122,7 @@ impl<'a> Snapshot<'a> {
             revision: self.revision(),
             forgotten: Meta::read(&self.transaction)?.forgotten,
         };
-        // Every name after `after` and with the prefix comes behind both, in the order of bytes.
+        // In byte order, every name after `after` that has the prefix comes after both.
         let from = scan
             .after
             .as_ref()
@@ -182,8 +183,8 @@ impl<'a> Snapshot<'a> {
         Ok(sum)
     }
 
-    /// Shows `each` counter whose name is not before `from`, in the order of names, until it has seen enough; and each row
-    /// that is damaged.
+    /// Calls `each` in name order for every counter whose name is not before `from`, and for every damaged row, until
+    /// it breaks.
     pub(crate) fn walk(
         &self,
         from: &str,
@@ -207,7 +208,7 @@ impl<'a> Snapshot<'a> {
         };
         while let Some(row) = found.next()? {
             let row = rows::counter(self.hasher, row);
-            // The name of one that is damaged tells nothing.
+            // The name in a damaged row proves nothing.
             let name = row.as_ref().map_or("", |row| row.name);
             while let Some(latest) = memtable.next_if(|latest| latest.name < name) {
                 if let ControlFlow::Break(end) = show(Ok(latest)) {
@@ -242,12 +243,12 @@ fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
     Ok(connection.transaction_with_behavior(TransactionBehavior::Deferred)?)
 }
 
-/// The revision of the last operation that was committed.
+/// The revision of the last committed operation.
 pub(crate) fn revision(connection: &Connection) -> Result<i64> {
     Ok(last(connection, "base + places")?.unwrap_or(0))
 }
 
-/// Something of the last batch, where there is one.
+/// A column of the last batch, if there is a batch.
 pub(crate) fn last<T: rusqlite::types::FromSql>(
     connection: &Connection,
     column: &str,
@@ -257,7 +258,7 @@ pub(crate) fn last<T: rusqlite::types::FromSql>(
     Ok(statement.query_row([], |row| row.get(0)).optional()?)
 }
 
-/// Reads again what was logged and not folded, but for batches that are damaged or missing, if `damaged` lets that pass.
+/// Reads the logs of batches that are not folded. A damaged or missing batch is left out if `damaged` accepts it.
 pub(crate) fn load_recent(
     connection: &Connection,
     hasher: KeyedHasher,
@@ -283,15 +284,15 @@ pub(crate) fn load_recent(
     Ok(())
 }
 
-/// The oldest batch that something is remembered of.
+/// The oldest batch of which anything is remembered.
 pub(crate) fn oldest(connection: &Connection, hasher: KeyedHasher) -> Result<u64> {
     let seq: i64 = last(connection, "seq")?.unwrap_or(0);
     let log: Vec<u8> = last(connection, "log")?.unwrap_or_default();
     Ok(Log::new(hasher, seq.cast_unsigned(), &log)?.forget_before)
 }
 
-/// Shows `each` batch, in their order, from the oldest that something is remembered of; and an error for those that are damaged
-/// or missing.
+/// Calls `each` for every batch in order, from the oldest of which anything is remembered, and for every damaged or
+/// missing one with an error.
 pub(crate) fn each_batch(
     connection: &Connection,
     hasher: KeyedHasher,
@@ -309,9 +310,9 @@ pub(crate) fn each_batch(
     })
 }
 
-/// Shows `each` row of a batch, from batch `first` to the last one; and an error for batches between the two that have none. The
-/// rows of batches follow each other: those that nobody needs any more are deleted from the front. The first format left out
-/// batches without ids, and did not store which is the first: that is told as 0.
+/// Calls `each` for every row of a batch from `first` to the last one, and with an error for every gap. The rows are
+/// consecutive, since unneeded ones are deleted from the front. The first format left out batches without ids and did
+/// not store the number of its first batch; `first` is then 0.
 fn batches_from(
     connection: &Connection,
     columns: &str,
@@ -337,7 +338,7 @@ fn batches_from(
     Ok(())
 }
 
-/// The row of a session, if it has one.
+/// The rows of a session, at most one.
 pub(crate) fn session(
     connection: &mut Connection,
     hasher: KeyedHasher,

@@ -1,4 +1,4 @@
-//! Threads that read beside the writer.
+//! Reader threads beside the writer.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,23 +11,24 @@ use tokio::sync::{RwLock, oneshot};
 use super::schema::{self, OpenError};
 use crate::store::{Reply, StoreError};
 
-/// Readers hold it shared while they read. The upkeep, which needs a moment without readers, takes it exclusively: readers that
-/// come later wait behind that, since it is fair, and both waits end because readers come to their end and guards are dropped.
+/// The lock between scans and the upkeep. A scan holds it shared while it reads. The upkeep, which needs a moment
+/// without scans, takes it exclusively. It is fair, so later scans wait behind the upkeep. Both waits end, because
+/// scans end and guards are dropped.
 pub(super) type Gate = Arc<RwLock<()>>;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Some threads with a connection each, and one queue. When it is dropped, queued reads are given up, and running ones as
-/// soon as they ask.
+/// Threads with one connection each, and one queue. Dropping it abandons queued reads; a running read ends when it next
+/// asks.
 pub(super) struct Readers {
-    /// Taken away to end the threads.
+    /// Taken to end the threads.
     jobs: Option<mpsc::Sender<Job>>,
     closing: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
-    /// Starts threads that read, each while it holds `gate`, if there is one.
+    /// Starts reader threads. Each holds `gate`, if there is one, while it reads.
     pub(super) fn start(
         path: &Path,
         kind: &str,
@@ -48,7 +49,7 @@ impl Readers {
             let (jobs, gate) = (jobs.clone(), gate.cloned());
             let work = move || {
                 loop {
-                    // A thread that reads has let go of the queue. This ends with the sender.
+                    // A reading thread has released the queue. The loop ends with the sender.
                     let job = jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
                     let Some(job) = job else { break };
                     let _pass = gate.as_ref().map(|gate| gate.blocking_read());
@@ -62,7 +63,7 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Reads on one of the threads. `read` is told how to ask whether the answer is still waited for.
+    /// Reads on one of the threads. `read` gets a function that returns whether its answer is no longer needed.
     pub(super) fn ask<T: Send + 'static, E: Into<StoreError>>(
         &self,
         read: impl FnOnce(&mut Connection, &dyn Fn() -> bool) -> Result<T, E> + Send + 'static,
@@ -73,7 +74,7 @@ impl Readers {
             let abandoned = || reply.is_closed() || closing.load(Ordering::Relaxed);
             if !abandoned() {
                 let result = read(connection, &abandoned);
-                // Nobody may wait for it any more.
+                // The caller may have gone.
                 let _ = reply.send(result.map_err(Into::into));
             }
         });
@@ -95,13 +96,13 @@ impl Drop for Readers {
         self.closing.store(true, Ordering::Relaxed);
         self.jobs = None;
         for thread in self.threads.drain(..) {
-            // One that panicked has said so.
+            // A panic is reported where it happens.
             let _ = thread.join();
         }
     }
 }
 
-/// The answer of threads that have ended.
+/// The error of a store that has failed or is closed.
 pub(super) fn gone() -> StoreError {
     StoreError::Failed("it failed before".into())
 }

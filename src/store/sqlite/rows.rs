@@ -11,7 +11,7 @@ use crate::model::{
 use crate::store::StoreError;
 use crate::store::memtable::Latest;
 
-/// Why something cannot be read or written.
+/// The reason why a row cannot be read or written.
 #[derive(Debug)]
 pub(crate) enum Error {
     Sqlite(rusqlite::Error),
@@ -22,7 +22,7 @@ pub(crate) enum Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Whether there was no room on the disk.
+/// Whether the disk was full.
 pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
@@ -49,17 +49,17 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// The columns that [`counter`] reads, for a statement to begin with.
+/// The beginning of a statement that selects the columns of [`counter`].
 pub(crate) const COUNTER: &str = "SELECT name, value, revision, digest, extras FROM counter";
-/// The same of counters that are no more.
+/// The same for deleted counters.
 pub(crate) const DELETED: &str = "SELECT name, NULL, revision, digest, x'' FROM deleted";
-/// Half the price of an upsert.
+/// It costs half as much as an upsert.
 pub(crate) const PUT_COUNTER: &str =
     "INSERT OR REPLACE INTO counter (name, value, revision, digest) VALUES (?1, ?2, ?3, ?4)";
 pub(crate) const PUT_DELETED: &str =
     "INSERT OR REPLACE INTO deleted (name, revision, digest) VALUES (?1, ?2, ?3)";
 pub(crate) const BATCH: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log) FROM batch";
-/// The same, and what [`log_of`] reads.
+/// The same, with the column of [`log_of`].
 pub(crate) const LOGGED: &str = "SELECT seq, base, places, time, horizon, session_horizon, ids, digest, extras, length(log), log FROM batch";
 pub(crate) const PUT_BATCH: &str = "INSERT INTO batch \
     (seq, base, places, time, horizon, session_horizon, ids, digest, log, extras) \
@@ -81,7 +81,8 @@ fn counter_digest(
     check_with_extras(hasher, &parts)
 }
 
-/// The check sum of a row whose last part is its extras: a row without any has that of the formats that had none.
+/// The check sum of a row whose last part is its extras. A row without extras has the check sum of the formats before
+/// them.
 fn check_with_extras(hasher: KeyedHasher, parts: &[&[u8]]) -> u32 {
     let parts = parts.strip_suffix(&[&[][..]]).unwrap_or(parts);
     hasher.check(parts)
@@ -107,7 +108,7 @@ pub(crate) fn put_deleted(
     Ok(())
 }
 
-/// A counter's row, as it is in the database.
+/// Decodes a counter's row.
 pub(crate) fn counter<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<Latest<'a>> {
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
@@ -127,7 +128,7 @@ pub(crate) fn counter<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<La
     })
 }
 
-/// A row of `batch`: where the lane was, and what it remembers of it.
+/// A row of `batch`: the lane's head after it, and its request ids.
 pub(crate) struct BatchRow {
     pub(crate) head: Head,
     pub(crate) pack: Pack,
@@ -138,7 +139,7 @@ fn batch_digest(hasher: KeyedHasher, numbers: [i64; 6], ids: &[u8], extras: &[u8
     check_with_extras(hasher, &[numbers.as_flattened(), ids, extras])
 }
 
-/// Puts a batch, and says how many bytes its log takes.
+/// Stores a batch. Returns the bytes of its log.
 pub(crate) fn put_batch(
     statement: &mut Statement<'_>,
     hasher: KeyedHasher,
@@ -173,7 +174,7 @@ pub(crate) fn put_batch(
     Ok(log.len())
 }
 
-/// What the log has of a batch: a digest, the oldest batch that something is remembered of, and the changes of counters.
+/// The log of a batch: a digest, the oldest batch of which anything is remembered, and the changes of counters.
 fn log(hasher: KeyedHasher, batch: &Commit) -> Vec<u8> {
     let mut log = vec![0; DIGEST_BYTES];
     log.extend_from_slice(&batch.forget_before.to_le_bytes());
@@ -189,17 +190,17 @@ fn log_digest(hasher: KeyedHasher, seq: u64, contents: &[u8]) -> [u8; DIGEST_BYT
     hasher.check(&[&seq.to_le_bytes(), contents]).to_le_bytes()
 }
 
-/// What a batch has logged.
+/// The log of a batch, decoded.
 pub(crate) struct Log<'a> {
     seq: u64,
-    /// Nothing is remembered of the batches before this one.
+    /// Nothing is remembered of batches before this one.
     pub(crate) forget_before: u64,
     changes: &'a [u8],
 }
 
 impl<'a> Log<'a> {
     pub(crate) fn new(hasher: KeyedHasher, seq: u64, log: &'a [u8]) -> Result<Self> {
-        // Format 1 had none: its batches wrote the rows themselves, and deleted the batches that they forgot.
+        // Format 1 had no log: its batches wrote the rows at once, and deleted the batches that they forgot.
         if log.is_empty() {
             return Ok(Self {
                 seq,
@@ -224,7 +225,7 @@ impl<'a> Log<'a> {
         DIGEST_BYTES + size_of_val(&self.forget_before) + self.changes.len()
     }
 
-    /// Shows `each` counter that the batch has changed, its first place being after the revision `base`.
+    /// Calls `each` for every counter that the batch has changed. Its first position follows the revision `base`.
     pub(crate) fn read(&self, base: i64, mut each: impl FnMut(Latest<'_>)) -> Result<()> {
         let read = CounterChange::read_all(self.changes, |name, value, place, is_new| {
             each(Latest {
@@ -239,12 +240,12 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Whether a row of a batch has a log: the first format had none.
+/// Whether a batch's row has a log. The first format had none.
 pub(crate) fn has_log(row: &SqlRow<'_>) -> Result<bool> {
     Ok(row.get::<_, i64>(9)? > 0)
 }
 
-/// The log of a batch whose changes are not in the rows of counters.
+/// The log of a batch that is not folded.
 pub(crate) fn log_of<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<Log<'a>> {
     let seq = row.get::<_, i64>(0)?.cast_unsigned();
     let log = row.get_ref(10)?.as_blob().map_err(rusqlite::Error::from)?;
@@ -291,7 +292,7 @@ pub(crate) fn batch(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<BatchRow> {
     })
 }
 
-/// Puts a batch that is stored in its place, with the numbers that it has now.
+/// Replaces the numbers of a stored batch.
 pub(crate) fn replace_batch(
     connection: &Connection,
     hasher: KeyedHasher,
@@ -331,14 +332,14 @@ pub(crate) fn put_session(
     Ok(())
 }
 
-/// The session that a row is of, whatever else is wrong with it.
+/// The id in a session's row, whatever else is wrong with the row.
 fn session_id(row: &SqlRow<'_>) -> Result<SessionId> {
     let id = row.get_ref(0)?.as_str();
     let id = id.map_err(|_| Error::Corrupt("the id of a session's row is damaged".to_owned()))?;
     Ok(id.into())
 }
 
-/// The session that a row has; the damage of one that is damaged in all but its id.
+/// The session in a row; or its damage, if the id is intact.
 pub(crate) fn session_or_damage(
     hasher: KeyedHasher,
     row: &SqlRow<'_>,
@@ -352,7 +353,7 @@ pub(crate) fn session_or_damage(
     }
 }
 
-/// Refuses a damaged row of a session if it is its id that is damaged.
+/// Returns an error for a damaged row of a session if the damage is in its id.
 fn check_session_id(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<()> {
     let id = session_id(row)?;
     if let (Ok(state), Ok(digest)) = (row.get_ref(1)?.as_blob(), row.get(2))

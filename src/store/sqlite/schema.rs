@@ -1,4 +1,4 @@
-//! The database file: its version, its tables, how it is opened.
+//! The database file: its version, its tables and its opening.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,10 +15,10 @@ use super::meta::Meta;
 use super::paths::beside;
 use super::rows;
 
-/// "sumd": says in the file's header whose it is.
+/// `sumd` in ASCII: the file's header says whose it is.
 const APPLICATION_ID: i32 = 0x7375_6d64;
 
-/// The statements that make each version of the schema from the one before.
+/// The statements that make each version of the schema from its predecessor.
 const MIGRATIONS: [&str; 5] = ["
     CREATE TABLE meta (
         name TEXT PRIMARY KEY NOT NULL,
@@ -81,75 +81,75 @@ const MIGRATIONS: [&str; 5] = ["
     -- All other rows of `meta` have a check sum in its row `check`, which is written after every migration.
 "];
 
-/// The version that this program writes.
+/// The schema version that this program writes.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     reason = "a handful"
 )]
 pub(crate) const VERSION: i32 = MIGRATIONS.len() as i32;
-/// The oldest that it reads without bringing it up to date: the first that has all columns.
+/// The oldest version that is read without a migration: the first with all columns.
 const READABLE: i32 = 4;
 
-/// Pages of the write-ahead log after which they are copied into the database, unless the writer sees to that.
+/// Pages of the WAL after which SQLite checkpoints it; in the writer's connection [`super::log`] does that instead.
 const CHECKPOINT_PAGES: u32 = 8000;
 
-/// Memory for pages, in KiB: the writer's are those that it changes again and again, the others' are mostly read once.
+/// Page caches in KiB. The writer changes the same pages again and again; readers read most of theirs once.
 const WRITER_CACHE_KIB: i64 = 16 << 10;
 const READER_CACHE_KIB: i64 = 8 << 10;
 
-/// Nobody else writes; a backup or a check that looks in holds no lock for long.
+/// Nobody else writes, and a backup or a check holds no lock for long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of a log waits for readers by name, who take microseconds.
+/// How long truncating the WAL waits for reads by name, which take microseconds.
 const READERS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Why a database cannot be had.
+/// The reason why a database cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The folder for it cannot be made.
+    /// Its folder cannot be created.
     Folder(PathBuf, io::Error),
-    /// The lock file cannot be made.
+    /// It, its folder or its lock file cannot be opened or locked.
     Lock(PathBuf, io::Error),
     /// The data of an earlier process cannot be made durable.
     Settle(PathBuf, io::Error),
-    /// Another process has it.
+    /// Another process has it, or had it until it was deleted.
     InUse(PathBuf),
-    /// It cannot be written to, and another process has it, or its log is not in it.
+    /// It cannot be written to, and another process has it or its WAL is not empty.
     ReadOnly(PathBuf, &'static str),
-    /// It is some other program's.
+    /// It belongs to another program.
     Foreign(PathBuf),
     /// A newer sumd wrote it.
     Newer {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its version.
         version: i32,
     },
-    /// An older sumd wrote it, and it was not brought up to date.
+    /// An older sumd wrote it, and it was not migrated.
     Older {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its version.
         version: i32,
     },
-    /// There is none.
+    /// There is no database.
     Missing(PathBuf),
     /// SQLite cannot use it.
     Sqlite(PathBuf, rusqlite::Error),
     /// Its data were moved elsewhere.
     Migrated {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Where they are.
+        /// Their new location.
         to: String,
     },
-    /// It is missing or empty, and its write-ahead log is not.
+    /// It is missing or empty, and its WAL is not.
     Bereft(PathBuf),
-    /// It is not there, and what a move has made is beside it, without its name.
+    /// It is missing, and the result of a move is beside it, not renamed yet.
     Nameless(PathBuf),
     /// It is damaged.
     Damaged(PathBuf, String),
-    /// No thread can be had.
+    /// A thread cannot be started.
     Thread(io::Error),
 }
 
@@ -213,7 +213,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 impl OpenError {
-    /// Tells damage from a database that cannot be read.
+    /// Distinguishes damage from a database that cannot be read.
     pub(crate) fn unreadable(path: &Path, error: rows::Error) -> Self {
         let is_damage = |code: ErrorCode| code == ErrorCode::DatabaseCorrupt;
         match error {
@@ -225,7 +225,7 @@ impl OpenError {
     }
 }
 
-/// Opens a database to write to it; it is made, or brought to this version, if need be.
+/// Opens a database for writing. It is created or migrated if necessary.
 pub(crate) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -242,14 +242,14 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
     Ok((connection, meta))
 }
 
-/// A connection that reads.
+/// A connection for reading.
 pub(crate) struct Reader {
     pub(crate) connection: Connection,
-    /// Held if the database cannot be written to: nobody else is to write to it meanwhile.
+    /// A lock that is held if the database cannot be written to: nobody else may write to it meanwhile.
     _unchanged: Option<File>,
 }
 
-/// Opens a database to read from it, beside whoever writes.
+/// Opens a database for reading, beside its writer.
 pub(crate) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
     let reader = open_any(path)?;
     match version(path, &reader.connection)? {
@@ -261,27 +261,27 @@ pub(crate) fn open_reader(path: &Path) -> Result<Reader, OpenError> {
     }
 }
 
-/// The path that a database is written to before it has its name.
+/// The path of a database that does not have its name yet.
 pub(crate) fn partial(path: &Path) -> PathBuf {
     beside(path, ".partial")
 }
 
-/// The table `meta` of a database that a move has made whole and not given its name, if there is one: the source may be closed
-/// for it. Nothing else that an attempt has left is of use to anybody.
+/// The table `meta` of a complete database that a move has not renamed yet, if there is one. Its source may be sealed
+/// already; any other leftover of a move is of no use.
 pub(crate) fn nameless(path: &Path) -> Option<Meta> {
     let reader = open_reader(&partial(path)).ok()?;
     let meta = Meta::read(&reader.connection).ok()?;
     (!meta.made_by_move.is_empty()).then_some(meta)
 }
 
-/// Opens a database of this version or an older one to copy it.
+/// Opens a database of this version or an older one, to copy it.
 pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
     let has_log = || std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let is_left = has_log();
-    // It may have to recover the log, so it may write, but not to the tables.
+    // SQLite may have to recover the WAL, so it may write, but not to the tables.
     let opened = connect(path, path, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let (connection, unchanged) = match opened {
         Err(OpenError::Sqlite(_, error)) if is_read_only(&error) => {
@@ -291,7 +291,7 @@ pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
         }
         opened => (opened?, None),
     };
-    // The log that a process has left is as it was, and one that is made for reading is not left.
+    // A WAL that a process left stays as it is; one that is made for reading is removed.
     leave_log(&connection, is_left)
         .and_then(|()| connection.pragma_update(None, "query_only", true))
         .and_then(|()| connection.pragma_update(None, "cache_size", -READER_CACHE_KIB))
@@ -302,7 +302,7 @@ pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
     })
 }
 
-/// Opens the database at a path by a name that SQLite knows it by.
+/// Opens the database at a path, under the name that SQLite takes.
 fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -314,9 +314,9 @@ fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, Ope
     Ok(connection)
 }
 
-/// Whether SQLite cannot write to a database, or cannot make the files that it needs beside it.
+/// Whether SQLite cannot write to a database, or cannot create its files beside it.
 ///
-/// To try that by hand would not do: closing a file takes away the locks that this process has on it.
+/// Trying that here would do harm: closing a file releases this process's locks on it.
 fn is_read_only(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -324,7 +324,7 @@ fn is_read_only(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Takes a database that cannot be written to, so that nobody writes to it by another way, as another mount is.
+/// Locks a database that cannot be written to, so that nobody writes to it by another way, such as another mount.
 fn unchanged(path: &Path, has_log: impl FnOnce() -> bool) -> Result<File, OpenError> {
     let file = File::open(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
     let refused = |why| Err(OpenError::ReadOnly(path.to_owned(), why));
@@ -337,7 +337,7 @@ fn unchanged(path: &Path, has_log: impl FnOnce() -> bool) -> Result<File, OpenEr
     Ok(file)
 }
 
-/// The name by which SQLite takes a file for one that nobody changes, and makes no other beside it.
+/// The URI by which SQLite takes a file as immutable and creates no files beside it.
 fn immutable(path: &Path) -> PathBuf {
     let mut name = b"file:".to_vec();
     for byte in path.as_os_str().as_bytes() {
@@ -350,21 +350,21 @@ fn immutable(path: &Path) -> PathBuf {
     OsString::from_vec(name).into()
 }
 
-/// Whether the log stays when this connection is closed and is the last, or is copied into the database and removed. It is
-/// to stay unless all is known to be well: who closes a connection may have failed.
+/// Sets whether the WAL stays when this connection closes last; otherwise it is copied into the database and removed.
+/// It has to stay unless all is known to be well: a connection may close after a failure.
 pub(crate) fn leave_log(connection: &Connection, leave: bool) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave)?;
     Ok(())
 }
 
-/// Closes a database that is to be complete without its log.
+/// Closes a database that has to be complete without its WAL.
 pub(crate) fn close(connection: Connection) -> rusqlite::Result<()> {
     leave_log(&connection, false)?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Copies the write-ahead log into the database, and cuts it to nothing; says whether that was done: readers of other
-/// processes may be in the way, or the disk is full.
+/// Copies the WAL into the database and truncates it. Returns whether that was done: readers of other processes or a
+/// full disk may prevent it.
 pub(crate) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(READERS_TIMEOUT)?;
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -373,7 +373,7 @@ pub(crate) fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
     is_cut(is_busy)
 }
 
-/// Whether a checkpoint has cut the log. On a full disk it has not.
+/// Whether a checkpoint has truncated the WAL. On a full disk it has not.
 fn is_cut(is_busy: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
     match is_busy {
         Err(error) if rows::is_full(&error) => Ok(false),
@@ -381,7 +381,7 @@ fn is_cut(is_busy: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
     }
 }
 
-/// The version of a database, 0 for one that is empty.
+/// The version of a database; 0 if it is empty.
 fn version(path: &Path, connection: &Connection) -> Result<i32, OpenError> {
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
@@ -408,10 +408,10 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-    // In KiB where negative.
+    // Negative values are in KiB.
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    // Malformed pages are found when they are read, not when they crash something.
+    // Malformed pages are found when they are read, before anything crashes.
     connection.pragma_update(None, "cell_size_check", true)
 }
 

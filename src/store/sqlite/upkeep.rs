@@ -1,5 +1,5 @@
-//! Work beside the commits, on a thread of its own: to keep the write-ahead log within its bound, to notice if the files are
-//! taken away, and to notice when there is room on the disk again.
+//! Upkeep beside the commits, on a thread of its own. It bounds the WAL, notices if the files are taken away, and
+//! notices when a full disk has room again.
 
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,23 +13,23 @@ use super::lock::Lock;
 use super::readers::Gate;
 use super::writer::Writer;
 
-/// How often the files are looked at, and a full disk is tried again.
+/// How often the files are checked, and a full disk is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A store as its owner sees it.
+/// The condition of a store, for its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// It takes commits.
     Well,
-    /// It refuses commits until there is room on the disk again, and answers reads.
+    /// It refuses commits until the disk has room again, and answers reads.
     Full,
-    /// It has failed by itself, for this reason: the process is to end.
+    /// It has failed outside of a commit, for this reason. The process has to end.
     Failed(Arc<str>),
 }
 
-/// State that commits and upkeep share.
+/// State shared by commits and upkeep.
 pub(super) struct Shared {
-    /// `None` once it has failed.
+    /// `None` once it has failed or is closed.
     writer: Mutex<Option<Writer>>,
     condition: watch::Sender<Condition>,
 }
@@ -45,7 +45,7 @@ impl Shared {
     /// The writer, for one commit or checkpoint at a time.
     pub(super) fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         self.writer.lock().unwrap_or_else(|poisoned| {
-            // One that panicked has failed.
+            // A writer that panicked has failed.
             let mut writer = PoisonError::into_inner(poisoned);
             *writer = None;
             writer
@@ -56,7 +56,7 @@ impl Shared {
         self.condition.subscribe()
     }
 
-    /// Notes whether there is room for commits. A store that has failed stays so.
+    /// Records whether there is room for commits. A failed store stays failed.
     pub(super) fn set_full(&self, full: bool) {
         let now = if full {
             Condition::Full
@@ -77,7 +77,7 @@ impl Shared {
         }
     }
 
-    /// Nothing is committed any more.
+    /// Stops all commits, and reports why.
     fn fail(&self, problem: String) {
         *self.writer() = None;
         tracing::error!("{problem}; nothing is counted any more");
@@ -87,7 +87,7 @@ impl Shared {
 }
 
 pub(super) struct Upkeep {
-    /// Taken away to end the thread.
+    /// Taken to end the thread.
     log_is_long: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -101,7 +101,7 @@ impl Upkeep {
         let (log_is_long, woken) = mpsc::sync_channel(1);
         let work = move || {
             loop {
-                // This ends with the sender, or in time.
+                // This ends with the sender, or after the interval.
                 match woken.recv_timeout(INTERVAL) {
                     Ok(()) => end_log(&shared, &scans),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -124,11 +124,11 @@ impl Upkeep {
         })
     }
 
-    /// The write-ahead log has grown beyond its bound.
+    /// Reports that the WAL exceeds its bound.
     pub(super) fn log_is_long(&self) {
         if let Some(sender) = &self.log_is_long {
             match sender.try_send(()) {
-                // It knows already; or it has failed, as the next commit will be told.
+                // The thread knows already; or it has failed, which the next commit will find.
                 Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
             }
         }
@@ -139,14 +139,14 @@ impl Drop for Upkeep {
     fn drop(&mut self) {
         self.log_is_long = None;
         if let Some(thread) = self.thread.take() {
-            // If it panicked it has said so.
+            // A panic is reported where it happens.
             let _ = thread.join();
         }
     }
 }
 
-/// Ends the write-ahead log in a moment without scans. New ones wait for that, commits do not: scans that have begun end by
-/// themselves, and the rest takes as long as a checkpoint does.
+/// Truncates the WAL in a moment without scans. New scans wait until it is done. Commits do not wait for running scans,
+/// only for the checkpoint after them.
 pub(super) fn end_log(shared: &Shared, scans: &Gate) {
     let _alone = scans.blocking_write();
     let mut writer = shared.writer();
@@ -159,7 +159,7 @@ pub(super) fn end_log(shared: &Shared, scans: &Gate) {
     }
 }
 
-/// Commits nothing, to see if there is room.
+/// Commits a change without effect, to see if there is room.
 fn try_room(shared: &Shared) {
     let mut writer = shared.writer();
     let tried = writer.as_mut().map_or(Ok(false), Writer::try_room);
@@ -189,7 +189,7 @@ mod tests {
     /// Some 1 MiB.
     const LOG_PAGES: i32 = 256;
 
-    /// A database whose log is soon long.
+    /// A database whose WAL soon exceeds its bound.
     struct Scene {
         folder: TempDir,
         shared: Arc<Shared>,
@@ -218,7 +218,7 @@ mod tests {
             self.folder.path().join("sumd.db")
         }
 
-        /// Makes a batch of a few pages.
+        /// Commits a batch of a few pages.
         fn commit(&self, seq: u64) {
             let mut writer = self.shared.writer();
             let writer = writer.as_mut().expect("it has not failed");
@@ -239,7 +239,7 @@ mod tests {
         fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len())
     }
 
-    /// Scans while something holds.
+    /// Scans while a condition holds.
     fn scan(scene: &Scene, mut goes_on: impl FnMut() -> bool) {
         let path = scene.path();
         let mut connection = schema::open_reader(&path).expect("a reader").connection;
@@ -259,7 +259,7 @@ mod tests {
         drop(snapshot);
     }
 
-    /// While there is always somebody who reads, the write-ahead log is ended again and again, and everybody has their turn.
+    /// Overlapping readers do not prevent the WAL from being truncated again and again, and every reader has its turn.
     #[test]
     fn readers_who_overlap_do_not_keep_the_log_from_ending() {
         const ENDS: u64 = 3;
@@ -293,7 +293,7 @@ mod tests {
         });
     }
 
-    /// Once a long log was ended scans are let in, though nobody writes any more.
+    /// Scans are let in once a long WAL was truncated, even if nobody writes any more.
     #[test]
     fn scans_go_on_while_nobody_writes() {
         let scene = Scene::new();
@@ -319,13 +319,13 @@ mod tests {
             drop(long);
             entered.recv_timeout(PATIENCE).expect("it is let in");
         });
-        // The upkeep is told, and ends the log, before it ends itself.
+        // The upkeep has its notice, and truncates the WAL before it ends.
         let path = scene.path();
         drop(scene.upkeep);
         assert_eq!(log_bytes(&path), 0);
     }
 
-    /// The log that is ended is written again, and nothing of it is lost.
+    /// A truncated WAL is written again, and nothing of it is lost.
     #[test]
     fn commits_go_on_after_the_log_was_ended() {
         let scene = Scene::new();

@@ -1,7 +1,7 @@
-//! Writing: one transaction a batch, and none after one that failed.
+//! The writer: one transaction per batch. After any failure but a full disk it writes nothing more.
 //!
-//! A batch is one row, with its ids and a log of what it has changed, at the end of its table. The rows of counters are
-//! brought up to date later, some with each batch ([`super::memtable`]).
+//! A batch is one row at the end of its table, with its ids and a log of its changes. The rows of counters are brought
+//! up to date later, some with each batch ([`crate::store::memtable`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use super::{reader, schema};
 use crate::model::{Commit, KeyedHasher, Millis};
 use crate::store::memtable::{Current, Memtable, SortedRun};
 
-/// How often deleted counters are looked for that nobody needs to be told of any more.
+/// How often the writer looks for deletions that no watcher needs any more, by the lane's age.
 const FORGET_INTERVAL: Millis = 10_000;
 
-/// The least number of rows that are folded with a batch.
+/// The minimum number of rows that a checkpoint writes with each batch.
 const FOLD_ROWS: usize = 128;
 const FOLD_ROWS_AT_CLOSE: usize = 4 * 1024;
 
-/// How long a close may go on bringing the rows up to date, before it begins the last step.
+/// How long a close may checkpoint rows before it begins its last step.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// Batches that nothing is remembered of any more go so many at a time: more than come in.
+/// Forgotten batches that one commit deletes at most: more than it adds.
 const PRUNE_BATCHES: u64 = 16;
 
 /// Why a batch was not committed.
 #[derive(Debug)]
 pub(super) enum NotCommitted {
-    /// There is no room on the disk. Nothing was changed, and the writer goes on.
+    /// The disk is full. Nothing was changed, and the writer goes on.
     Full,
-    /// It may have been committed or not. The writer is not to be used any more: what the file holds is known again only
-    /// once it is opened anew.
+    /// The batch may have been committed or not. The writer must not be used any more: only opening the file anew shows
+    /// what it holds.
     Failed(Error),
 }
 
@@ -43,23 +43,23 @@ pub(super) struct Writer {
     connection: Connection,
     hasher: KeyedHasher,
     log: Log,
-    /// The last batch, and its revision.
+    /// The last batch, and in `revision` its revision.
     seq: u64,
     revision: i64,
     memtable: Memtable,
     current: Current,
-    /// There is one while `memtable` has something to fold.
+    /// `Some` while `memtable` has frozen runs to write.
     checkpoint: Option<Checkpoint>,
-    /// All that batches up to this one have changed is in the rows.
+    /// The rows have the changes of all batches up to this one.
     folded: u64,
-    /// The batches before this one are gone.
+    /// Batches before this one are deleted.
     pruned: u64,
-    /// Which revision it was at which age of the lane, as far back as deletions are remembered.
+    /// Ages of the lane, each with its revision, as far back as deletions are remembered.
     past: VecDeque<(Millis, i64)>,
 }
 
 impl Writer {
-    /// A writer to a database that nobody else writes to.
+    /// A writer for a database that nobody else writes to.
     pub(super) fn new(
         mut connection: Connection,
         hasher: KeyedHasher,
@@ -87,12 +87,12 @@ impl Writer {
         Ok(writer)
     }
 
-    /// What has changed since the rows were brought up to date, for readers.
+    /// The memtable's view for readers.
     pub(super) fn current(&self) -> &Current {
         &self.current
     }
 
-    /// Makes a batch durable, and then visible; gives the revision before its first place.
+    /// Makes a batch durable, then visible. Returns the revision before its first position.
     pub(super) fn commit(&mut self, batch: &Commit) -> std::result::Result<i64, NotCommitted> {
         let last = self.seq;
         if batch.seq != last + 1 {
@@ -122,17 +122,17 @@ impl Writer {
         Ok(base)
     }
 
-    /// Stores a batch: gives the bytes that it has logged, and up to which batch all is folded, if a fold was finished.
+    /// Stores a batch. Returns the bytes that it logged, and the last folded batch if a checkpoint has completed.
     fn store(
         &mut self,
         batch: &Commit,
         prune: u64,
         forgotten: Option<i64>,
     ) -> Result<(usize, Option<u64>)> {
-        // Prepared, as everything here.
+        // Cached statements, as everywhere here.
         let transaction = &self.connection;
         transaction.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        // If somebody else has written to this database there is such a batch already, and this fails.
+        // This fails if another process has written to the database, since such a batch then exists.
         let mut put = transaction.prepare_cached(rows::PUT_BATCH)?;
         let logged_bytes = rows::put_batch(&mut put, self.hasher, batch, self.revision)?;
         drop(put);
@@ -154,11 +154,11 @@ impl Writer {
         Ok((logged_bytes, folded))
     }
 
-    /// Tells a disk without room, after which nothing was changed, from everything else.
+    /// Distinguishes a full disk, after which nothing was changed, from everything else.
     ///
-    /// SQLite says FULL if a write has found no room, which is before the frame with the commit's mark is whole: what was
-    /// written of the batch is no part of the log, and the next batch is written over it. An error of the sync, after which
-    /// the batch may be on the disk or not, is another.
+    /// SQLite reports FULL if a write finds no room, which is before the frame with the commit mark is complete. The
+    /// partial batch is no part of the WAL, and the next one overwrites it. A failed sync, after which the batch may be
+    /// on disk or not, is another error.
     fn not_stored(&mut self, error: Error) -> NotCommitted {
         match &error {
             Error::Sqlite(error) if rows::is_full(error) => {}
@@ -177,9 +177,9 @@ impl Writer {
         }
     }
 
-    /// Ends a transaction that has failed; gives the last batch that is stored.
+    /// Ends a failed transaction. Returns the last stored batch.
     fn roll_back(&self) -> Result<u64> {
-        // SQLite may have done so.
+        // SQLite may have rolled back already.
         if !self.connection.is_autocommit() {
             self.connection.execute_batch("ROLLBACK")?;
         }
@@ -187,7 +187,7 @@ impl Writer {
         Ok(last.unwrap_or(0).cast_unsigned())
     }
 
-    /// Commits a change that is none; says whether there was room for it.
+    /// Commits a change without effect. Returns whether there was room for it.
     pub(super) fn try_room(&mut self) -> Result<bool> {
         let nothing = "UPDATE meta SET value = value WHERE name = 'folded'";
         let tried = self.connection.execute(nothing, []);
@@ -208,7 +208,7 @@ impl Writer {
 
     fn publish(&self) {
         let view = self.memtable.view(self.revision);
-        // What it was is dropped when the lock is no longer held.
+        // The old view is dropped after the lock is released.
         let _before = std::mem::replace(&mut *self.current.lock(), view);
     }
 
@@ -230,18 +230,18 @@ impl Writer {
         forgotten
     }
 
-    /// Whether the log is beyond its bound, so that [`Writer::end_log`] is due.
+    /// Whether the WAL exceeds its bound, so that [`Writer::end_log`] is due.
     pub(super) fn log_is_long(&self) -> bool {
         self.log.is_long()
     }
 
-    /// Ends the log while no scan is running.
+    /// Truncates the WAL. The caller ensures that no scan is running.
     pub(super) fn end_log(&mut self) -> Result<()> {
         self.log.end(&self.connection)
     }
 
-    /// Brings everything up to date, as far as that takes little time, so that the file by itself is complete. It need not
-    /// be: that it fails, or that it is cut short, does no harm.
+    /// Checkpoints everything and removes the WAL, as far as little time allows, so that the file is complete on its
+    /// own. A failure or an early end does no harm.
     pub(super) fn close(self) {
         self.close_within(CLOSE_TIME);
     }
@@ -260,7 +260,7 @@ impl Writer {
         }
     }
 
-    /// Folds everything and ends the log, while there is time; says whether that is done.
+    /// Checkpoints everything and truncates the WAL while there is time. Returns whether both are done.
     fn finish(&mut self, has_time: impl Fn() -> bool) -> Result<bool> {
         while self.folded < self.seq {
             if !has_time() {
@@ -280,7 +280,8 @@ impl Writer {
     }
 }
 
-/// The number of rows that are folded with a batch: more than it changes, lest more comes in than is folded.
+/// The number of rows that a checkpoint writes with a batch: more than the batch changes, or else the memtable would
+/// only grow.
 fn rows_to_fold(changed: usize) -> usize {
     FOLD_ROWS.max(changed * 3 / 2)
 }

@@ -2,7 +2,7 @@ use super::super::writer::tests::{batch, open};
 use super::*;
 use crate::store::sqlite::schema;
 
-/// A scan that few rows are of interest to comes back in time, with where it goes on.
+/// A scan with few matching rows returns in time, with the name to resume after.
 #[test]
 fn a_scan_looks_at_a_bounded_number_of_rows() {
     let folder = tempfile::tempdir().expect("a folder");

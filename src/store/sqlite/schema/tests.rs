@@ -9,12 +9,12 @@ pub fn failed(code: std::ffi::c_int) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
 }
 
-/// The error of a value that has another type than its column.
+/// The error of a value whose type differs from its column's.
 pub fn wrong_type() -> rusqlite::Error {
     rusqlite::Error::InvalidColumnType(3, "value".to_owned(), rusqlite::types::Type::Text)
 }
 
-/// Readers, or a disk without room, leave the log as long as it is. Anything else that goes wrong is told.
+/// Readers, or a full disk, leave the WAL as long as it is. Any other failure is an error.
 #[test]
 fn a_log_is_cut_or_not() {
     assert!(is_cut(Ok(false)).expect("nothing is wrong"));
@@ -24,14 +24,14 @@ fn a_log_is_cut_or_not() {
     is_cut(Err(failed(ffi::SQLITE_IOERR))).expect_err("it is told");
 }
 
-/// Contents that are wrong are damage, which a backup helps against. A disk that cannot be read is no damage.
+/// Wrong contents are damage, against which a backup helps. A disk that cannot be read is not damage.
 #[test]
 fn damage_is_told_from_a_file_that_cannot_be_read() {
     let path = Path::new("sumd.db");
     let damage = [
         rows::Error::Corrupt("batch 7 is not what was written".to_owned()),
         failed(ffi::SQLITE_CORRUPT).into(),
-        // No error of SQLite's.
+        // This is not one of SQLite's errors.
         wrong_type().into(),
     ];
     for error in damage {
@@ -44,7 +44,7 @@ fn damage_is_told_from_a_file_that_cannot_be_read() {
     }
 }
 
-/// A file with tables of somebody else's is left as it is, also if it does not say whose it is.
+/// A file with another program's tables is left as it is, even if it names no owner.
 #[test]
 fn a_database_that_is_not_ours_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -63,7 +63,7 @@ fn a_database_that_is_not_ours_is_refused() {
     }
 }
 
-/// SQLite reads the name as a URI.
+/// SQLite parses the name as a URI.
 #[test]
 fn a_name_of_any_characters_is_a_uri() {
     for (path, uri) in [

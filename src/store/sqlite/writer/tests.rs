@@ -3,7 +3,7 @@ use crate::model::{Changes, CounterChange, Stamp};
 use crate::store::memtable;
 
 impl Writer {
-    /// Its log is long beyond so many pages.
+    /// Sets the bound of the WAL.
     pub fn with_log_pages(mut self, max: i32) -> Self {
         self.log = self.log.with_max_pages(max);
         self
@@ -41,7 +41,7 @@ pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
     Writer::new(connection, meta.hasher, memtable).expect("a writer")
 }
 
-/// A batch is deleted once it is folded and nothing is remembered of it; one that is not folded is there after a crash.
+/// A batch is deleted once it is folded and nothing of it is remembered. A batch that is not folded survives a crash.
 #[test]
 fn the_log_is_kept_until_it_is_folded() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -82,7 +82,7 @@ fn the_log_is_kept_until_it_is_folded() {
     assert_eq!(row, Ok((100, 100)));
 }
 
-/// A close that has no time leaves the log, and nothing is lost by that.
+/// A close without time leaves the WAL, and nothing is lost.
 #[test]
 fn a_close_that_is_cut_short_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -93,7 +93,7 @@ fn a_close_that_is_cut_short_loses_nothing() {
         let counter = (format!("g/{seq}"), Some(1));
         writer.commit(&batch(seq, [counter])).expect("a commit");
     }
-    // There is time to fold, and none to end the log.
+    // There is time for the checkpoint, and none to truncate the WAL.
     let asked = std::cell::Cell::new(0);
     let has_time = || asked.replace(asked.get() + 1) == 0;
     assert!(!writer.finish(has_time).expect("no error"));
@@ -108,7 +108,7 @@ fn a_close_that_is_cut_short_loses_nothing() {
     }
 }
 
-/// Deletions are forgotten up to the last look that is at least as old as asked for.
+/// Deletions are forgotten up to the last look that is at least as old as required.
 #[test]
 fn deletions_are_forgotten_once_they_are_old() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -140,7 +140,8 @@ fn more_is_folded_than_comes_in() {
     );
 }
 
-/// After a write that found no room the file ends with the last batch that was acknowledged, or nothing more is written.
+/// After a write that found the disk full, the file has to end with the last acknowledged batch. Otherwise nothing more
+/// is written.
 #[test]
 fn a_file_that_ends_with_another_batch_is_not_written_to() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -158,7 +159,7 @@ fn a_file_that_ends_with_another_batch_is_not_written_to() {
     assert!(matches!(told, NotCommitted::Failed(_)), "{told:?}");
 }
 
-/// Watchers have to start afresh only from where something was forgotten.
+/// The `forgotten` revision moves only if a deletion was forgotten: watchers before it have to start afresh.
 #[test]
 fn nothing_is_forgotten_where_nothing_was_deleted() {
     let folder = tempfile::tempdir().expect("a folder");
