@@ -1,6 +1,6 @@
 //! Counters in an etcd cluster: any number of nodes, each of which may commit to any lane.
 //!
-//! `proto/sumd/store/v1/etcd.proto` tells what is kept there.
+//! `proto/sumd/store/v1/etcd.proto` describes the stored rows.
 
 mod committer;
 mod compactor;
@@ -45,37 +45,37 @@ use reader::Reader;
 use rows::Layout;
 use watch_feed::WatchFeed;
 
-/// Operations that a lane's batch may need beside those of its fold: a transaction has to hold more.
+/// Operations that a lane's batch may need beside its checkpoint: a transaction has to allow more.
 pub const MIN_TXN_OPS: usize = 64;
-/// Into how many lanes data are divided, unless it is said. Each is committed by itself: what comes in at once is fewer
-/// commits, and larger ones, where there are fewer. Three nodes have 3, 3 and 2 of these, and five at most 2: of twice as
-/// many, the largest part is as large.
+/// The default number of lanes of new data. Each lane commits on its own: fewer lanes make fewer, larger commits of the
+/// same load. Three nodes have 3, 3 and 2 of these lanes, five nodes at most 2. Twice as many lanes would not make the
+/// largest share smaller.
 pub const DEFAULT_LANES: u32 = 8;
-/// The most there may be.
+/// The maximum number of lanes.
 pub const MAX_LANES: u32 = 4096;
-/// How far a lane's horizon is behind the last of the ids that came from elsewhere, in milliseconds, when they are not read for
-/// it any more. A lane that has them in memory forgets them earlier; this is for those that begin later, whose horizon may
-/// have been moved by a clock that jumped by up to a day.
+/// How far a lane's horizon has to be past the last imported id, in milliseconds, for the lane to load without the
+/// imported ids. A lane that has them in memory forgets them earlier. This bound is for later loads: a clock that
+/// jumped by up to a day may have moved their horizon.
 const BEFORE_LATEST: Millis = 2 * 24 * 3_600_000;
-/// Bytes of a batch: with a message on top of it, and what is folded along with it, it fits into the 1.5 MiB of one request.
+/// Bytes of a batch. With one more message and the rows of a checkpoint, it fits into the 1.5 MiB of one request.
 const BATCH_BYTES: usize = 768 << 10;
-/// How long a start waits for etcd to tell its version.
+/// How long a start waits for etcd's version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where data are in etcd.
+/// The location of data in etcd.
 #[derive(Clone)]
 pub struct Location<K = Client> {
-    /// How it is reached.
+    /// The client that reaches it.
     pub client: K,
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub prefix: String,
-    /// Operations that etcd takes in one transaction.
+    /// Operations that etcd accepts in one transaction.
     pub max_operations: usize,
-    /// Into how many lanes data are divided that are begun there.
+    /// The number of lanes of data that are created there.
     pub lanes: u32,
 }
 
-/// Counters under a prefix of etcd's keys.
+/// Counters under a key prefix in etcd.
 pub struct EtcdStore<K = Client>(Arc<Inner<K>>);
 
 struct Inner<K> {
@@ -83,20 +83,21 @@ struct Inner<K> {
     layout: Layout,
     /// Each lane's log, once it is loaded.
     logs: Box<[Mutex<Option<Log>>]>,
-    /// The ids that came from elsewhere, for as long as a lane needs them.
+    /// The imported ids, while a lane needs them.
     before: Mutex<Weak<ImportedIds>>,
     commits: committer::Queue,
     reader: Reader<K>,
     watch_feed: WatchFeed,
-    /// Ends with the store.
+    /// Aborted when the store is dropped.
     _upkeep: Option<AbortOnDropHandle<()>>,
 }
 
 impl EtcdStore {
-    /// Opens the data of a place, which are begun where there are none. It works on the runtime that this is called on.
+    /// Opens the data at a location, which are created if there are none. The store's tasks run on the calling runtime.
     ///
     /// # Errors
-    /// Where etcd cannot be reached or refuses, and where the data are not for this version.
+    /// Returns an error if etcd cannot be reached or refuses, or if the data are damaged, incomplete, moved or of
+    /// another version.
     pub async fn open(place: Location) -> Result<Self, OpenError> {
         let Location { client, prefix, .. } = place;
         let versions = client.check_versions(Instant::now() + PATIENCE).await;
@@ -123,10 +124,10 @@ impl EtcdStore {
 }
 
 impl<K: Kv> EtcdStore<K> {
-    /// The same over a model of etcd, which does not tell of changes.
+    /// Opens data in a model of etcd, which has no watches.
     ///
     /// # Errors
-    /// As [`EtcdStore::open`].
+    /// Returns the errors of [`EtcdStore::open`].
     pub async fn over(
         kv: K,
         prefix: &str,
@@ -158,7 +159,7 @@ impl<K: Kv> EtcdStore<K> {
             max_operations,
             room: Room::default(),
         };
-        // It ends once nobody can ask for anything any more.
+        // It ends once its queue has no sender left.
         let _task = tokio::spawn(committer.run(queue));
         let reader = Reader::start(kv.clone(), layout.clone());
         Self(Arc::new(Inner {
@@ -181,7 +182,7 @@ impl<K: Kv> EtcdStore<K> {
     }
 }
 
-/// Whether a lane with this horizon may be asked for ids of this time that came from elsewhere.
+/// Whether a lane with this horizon may need imported ids of this time.
 pub(crate) fn is_before_needed(time: Millis, horizon: Millis) -> bool {
     horizon < time + BEFORE_LATEST
 }
@@ -194,12 +195,12 @@ impl<K: Kv> Inner<K> {
         if until.is_some_and(|until| is_before_needed(until, loaded.head.horizon)) {
             loaded.before = Some(self.before().await?);
         }
-        // Nothing can fail any more: the caller begins with what the log says.
+        // Nothing can fail any more: the caller begins with the state of this log.
         *known = Some(log);
         Ok(loaded)
     }
 
-    /// The ids that came from elsewhere, which are read once, and again where no lane has needed them for a while.
+    /// The imported ids. They are read once, and again after no lane has needed them for a while.
     async fn before(&self) -> Result<Arc<ImportedIds>, StoreError> {
         let mut known = self.before.lock().await;
         if let Some(before) = known.upgrade() {
@@ -305,7 +306,7 @@ impl<K: Kv> Store for EtcdStore<K> {
     }
 
     fn unload(&self, lane: LaneNumber) {
-        // If it is locked, it is in use.
+        // A locked log is in use.
         if let Ok(mut log) = self.0.logs[lane as usize].try_lock() {
             *log = None;
         }
@@ -320,7 +321,7 @@ impl<K: Kv> Store for EtcdStore<K> {
 mod tests {
     use super::*;
 
-    /// Ids that came from elsewhere are read, and backed up, until a clock that was wrong by a day cannot ask for them.
+    /// Imported ids are read and backed up until a clock that was wrong by a day cannot ask for them.
     #[test]
     fn ids_from_elsewhere_are_needed_for_two_days() {
         const DAY: Millis = 24 * 3_600_000;

@@ -1,10 +1,10 @@
-//! Transactions: what waits of several lanes goes in one, as far as etcd takes it, and is sent until it is known what
-//! became of it.
+//! Transactions: the pending batches of several lanes share one, as far as etcd accepts it. It is sent until its
+//! outcome is known.
 //!
-//! Each attempt at a batch compares the head of its lane with what it was planned on, so that of all its copies one lands at
-//! the most, whenever that may be. After a call of which nobody knows whether it was carried out, the same is sent again:
-//! where it lands, no copy can land any more; where it does not, the head has moved, and the log tells whether by this batch.
-//! A read that does not find a batch proves nothing, unless etcd has answered each copy of it, as it does for want of space.
+//! Every attempt at a batch compares its lane's head with the one that the batch was planned on, so at most one copy
+//! ever lands. After a call with an unknown outcome the same writes are sent again. If it lands, no other copy can land
+//! any more. If it does not, the head has moved, and the log shows whether by this batch. A read that does not find a
+//! batch proves nothing, unless etcd has answered every copy of it, as it does for want of space.
 
 mod outcome;
 
@@ -26,50 +26,51 @@ use crate::proto::etcd::etcdserverpb::response_op::Response;
 use crate::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use crate::store::StoreError;
 
-/// Transactions of this node in flight: with two of them each is smaller, which costs a fifth of what is counted.
+/// Transactions of this node in flight. With two of them each is smaller, which costs a fifth of the throughput.
 const MAX_IN_FLIGHT: usize = 1;
-/// What one transaction holds: etcd takes 1.5 MiB by default.
+/// Bytes of one transaction. etcd accepts 1.5 MiB by default.
 const MAX_BYTES: usize = 1 << 20;
-/// Operations of one transaction with those inside it: etcd does nothing else meanwhile.
+/// Operations of one transaction, including nested ones. etcd does nothing else meanwhile.
 const MAX_OPERATIONS: usize = 1024;
-/// For the first answer; then twice as long. A member that has lost its leader drops what it is asked, so this is also how long
-/// nothing is committed after an election, at the worst. Where etcd is that slow, the first copy lands all the same.
+/// The timeout of the first attempt; later ones wait twice as long. A member that has lost its leader drops requests,
+/// so this is also the longest time without commits after an election. If etcd is merely slow, the first copy lands all
+/// the same.
 const ATTEMPT: Duration = Duration::from_millis(750);
 const MAX_ATTEMPT: Duration = Duration::from_millis(1500);
-/// How long something is tried that certainly was not sent yet, before those who wait for it are told so.
+/// How long a batch that certainly was not sent is retried before its caller gets an error.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The same where etcd is full: somebody has to do something about it.
+/// The same if etcd is full: an operator has to act.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
-/// What callers are told then.
+/// The reason that callers get while etcd is full.
 const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacted and defragmented, or given a larger \
                           --quota-backend-bytes, and the alarm is disarmed";
 
 /// The outcome of a batch.
 type Answer = Result<(WritePlan, Landed), Failure>;
 
-/// A batch to be committed, and who waits for it.
+/// A batch to be committed, and its caller.
 pub(super) struct CommitAttempt {
     plan: WritePlan,
     reply: oneshot::Sender<Answer>,
     begun: Instant,
     tries: u32,
-    /// A copy of it may be on its way.
+    /// A copy of it may be in flight.
     in_doubt: bool,
-    /// Another node waits for its turn, as the last answer tells.
+    /// Another node waits for its turn, according to the last answer.
     is_contended: bool,
-    /// It goes in a transaction of its own: with others it was more than etcd takes.
+    /// It goes in a transaction of its own, since with others it was more than etcd accepts.
     alone: bool,
 }
 
-/// Why a batch is not committed.
+/// The reason why a batch is not committed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It is more than etcd takes in one request, and certainly not committed.
+    /// It is more than etcd accepts in one request, and certainly not committed.
     TooLarge(Error),
-    /// The error that a lane is told.
+    /// The error for the lane.
     Store(StoreError),
 }
 
@@ -95,15 +96,15 @@ impl CommitAttempt {
     }
 
     fn refuse(self, error: StoreError) {
-        // A caller that has stopped waiting finds out when the lane is loaded again.
+        // A caller that has stopped waiting finds out when it loads the lane again.
         let _ = self.reply.send(Err(error.into()));
     }
 }
 
-/// The way to the committer.
+/// The queue of the committer.
 pub(super) type Queue = mpsc::UnboundedSender<CommitAttempt>;
 
-/// Commits a batch.
+/// Queues a batch and waits for its outcome.
 pub(super) async fn commit(queue: &Queue, plan: WritePlan) -> Answer {
     let (attempt, answer) = CommitAttempt::new(plan);
     let ended = || Failure::from(StoreError::Failed("its committer has ended".into()));
@@ -114,19 +115,20 @@ pub(super) async fn commit(queue: &Queue, plan: WritePlan) -> Answer {
 pub(super) struct Committer<K> {
     pub(super) kv: K,
     pub(super) layout: Layout,
-    /// Operations that etcd takes in one transaction (`--max-txn-ops`).
+    /// Operations that etcd accepts in one transaction (`--max-txn-ops`).
     pub(super) max_operations: usize,
     pub(super) room: Room,
 }
 
-/// Whether etcd has room, as its last answer to a transaction tells.
+/// Whether etcd has room, according to its last answer to a transaction.
 #[derive(Clone, Default)]
 pub(super) struct Room {
     is_full: Arc<AtomicBool>,
 }
 
 impl Room {
-    /// Takes note of an answer, and logs what is new: an etcd that stays full is asked again and again. Gives if it is new.
+    /// Records an answer, and returns whether it differs from the last one. Only then is it logged, since a full etcd
+    /// is asked again and again.
     fn note(&self, is_full: bool) -> bool {
         let is_new = self.is_full.swap(is_full, Ordering::Relaxed) != is_full;
         match (is_new, is_full) {
@@ -139,23 +141,23 @@ impl Room {
 }
 
 impl<K: Kv> Committer<K> {
-    /// Commits until nobody can ask for it any more, and nothing is left.
+    /// Commits until its queue is closed and nothing is left.
     pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<CommitAttempt>) {
         let mut waiting = VecDeque::new();
         let mut flights = JoinSet::new();
         loop {
             tokio::select! {
-                // So that a simulation can be repeated; neither can keep the other waiting.
+                // This makes simulations repeatable. Neither branch can starve the other.
                 biased;
                 Some(attempt) = queue.recv() => waiting.push_back(attempt),
                 Some(landed) = flights.join_next() => match landed {
                     Ok(again) => waiting.extend(again),
-                    // Those who wait for it are told that nobody knows.
+                    // Its callers get an unknown outcome.
                     Err(panic) => warn!("a transaction was lost: {panic}"),
                 },
                 else => return,
             }
-            // The lanes that were answered together have their next batches ready together.
+            // Lanes that were answered together have their next batches ready together.
             tokio::task::yield_now().await;
             while let Ok(attempt) = queue.try_recv() {
                 waiting.push_back(attempt);
@@ -173,7 +175,7 @@ impl<K: Kv> Committer<K> {
     }
 }
 
-/// Takes what goes into one transaction, one attempt at least.
+/// Takes the batches of one transaction, at least one.
 fn take_group(waiting: &mut VecDeque<CommitAttempt>, max_operations: usize) -> Vec<CommitAttempt> {
     let mut group = Vec::new();
     let (mut operations, mut most, mut bytes, mut places) = (0, 0, 0, 0);
@@ -183,7 +185,7 @@ fn take_group(waiting: &mut VecDeque<CommitAttempt>, max_operations: usize) -> V
         most = plan.operations().max(most);
         bytes += plan.bytes;
         places += plan.places;
-        // Those of the outer transaction count for each of the inner ones, too, but those of other inner ones do not.
+        // etcd counts the outer operations in each inner transaction as well, but not those of other inner ones.
         let nested = group.len() + 1 + most;
         let is_apart = attempt.alone
             || group
@@ -210,7 +212,7 @@ struct Flight<K> {
 }
 
 impl<K: Kv> Flight<K> {
-    /// Sends a transaction. Gives what is to be sent again.
+    /// Sends a transaction. Returns the batches that have to be sent again.
     async fn fly(self, group: Vec<CommitAttempt>) -> Vec<CommitAttempt> {
         let (request, offsets) = self.request(&group);
         let tries = group.iter().map(|attempt| attempt.tries).max().unwrap_or(0);
@@ -234,7 +236,7 @@ impl<K: Kv> Flight<K> {
         }
     }
 
-    /// A transaction of a transaction for each lane, so that one whose head has moved is no hindrance for the others.
+    /// Builds a transaction with an inner one for each lane, so that a head that has moved affects its own lane only.
     fn request(&self, group: &[CommitAttempt]) -> (TxnRequest, Vec<u32>) {
         let mut request = TxnRequest {
             compare: vec![at_revision(self.layout.meta(), self.layout.meta_revision())],
@@ -277,7 +279,7 @@ impl<K: Kv> Flight<K> {
                         offset: *offset,
                         is_contended: is_contended(&lane),
                     };
-                    // Who has stopped waiting finds it when the lane is loaded again.
+                    // A caller that has stopped waiting finds the batch when it loads the lane again.
                     let _ = attempt.reply.send(Ok((attempt.plan, landed)));
                     continue;
                 }
@@ -293,7 +295,7 @@ impl<K: Kv> Flight<K> {
             let head = range.kvs.first();
             let revision = head.map_or(0, |head| head.mod_revision);
             if is_closed && revision == attempt.plan.revision {
-                // No copy can land any more: each compares that row as it was.
+                // No copy can land any more: each compares the meta row, which has changed.
                 attempt.in_doubt = false;
                 behind.push(attempt);
                 continue;
@@ -315,7 +317,7 @@ impl<K: Kv> Flight<K> {
     }
 }
 
-/// Whether the last operation of a lane's transaction has found that a node waits for its turn.
+/// Whether the last operation of a lane's transaction has found a node that waits for its turn.
 fn is_contended(lane: &TxnResponse) -> bool {
     let last = lane.responses.last();
     match last.and_then(|response| response.response.as_ref()) {
@@ -325,7 +327,8 @@ fn is_contended(lane: &TxnResponse) -> bool {
     }
 }
 
-/// Nothing, or nobody knows: those are told of whom the former is certain, or it is all sent again.
+/// Handles a failed transaction. Its batches are sent again after an unknown outcome or a passing error. Other errors
+/// are reported to their callers, and so are passing ones after [`PATIENCE`] if no copy is in doubt.
 async fn failed(group: Vec<CommitAttempt>, error: &Error) -> Vec<CommitAttempt> {
     match error.outcome {
         Outcome::Definite(_) if error.is_passing() => {
@@ -357,8 +360,8 @@ async fn failed(group: Vec<CommitAttempt>, error: &Error) -> Vec<CommitAttempt> 
     }
 }
 
-/// Sends each by itself, or tells the only one that it is too large. It has not gone as it is; whether an earlier copy has,
-/// which another member may have taken, nobody can tell then.
+/// Sends each batch alone, or reports a single one as too large. This copy was refused; nobody can tell about an
+/// earlier one in doubt, which another member may have accepted.
 fn too_large(mut group: Vec<CommitAttempt>, error: &Error) -> Vec<CommitAttempt> {
     debug!("{error}");
     if group.len() > 1 {

@@ -1,6 +1,6 @@
-//! What keeps etcd small: its history is forgotten after a while, and where it is full, room is made.
+//! Keeps etcd small: compacts its history after a while, and makes room if it is full.
 //!
-//! Every node does so, since none is special; that the others do it too costs nothing.
+//! Every node does so, since none is special. Doing it more than once costs nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::kv;
 use super::rows::Layout;
 use crate::etcd::{Alarm, AlarmKind, Client, Error, Outcome, Refusal, get, prefix};
 
-/// How long history is kept: a reader or a watcher goes on from where it was if it was away for less.
+/// How long history is kept: a reader or a watcher that was away for less can resume.
 const KEPT: Duration = Duration::from_mins(1);
-/// How often some of it is forgotten, by each node.
+/// How often each node compacts.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// For one call; to give room back takes a member some seconds.
+/// Timeouts of one call and, below, of one defragmentation, which takes a member some seconds.
 const CALL: Duration = Duration::from_secs(5);
 const DEFRAGMENT: Duration = Duration::from_mins(1);
-/// Where it is full again so soon there is no room to be made.
+/// The time between two attempts to make room: if etcd is full again sooner, there is no room to be made.
 const ROOM_INTERVAL: Duration = Duration::from_mins(5);
 
-/// Revisions of etcd, each with when it was the newest.
+/// Revisions of etcd, each with the time when it was the newest.
 #[derive(Default)]
 struct History(VecDeque<(Instant, i64)>);
 
@@ -32,7 +32,7 @@ impl History {
         self.0.push_back((now, revision));
     }
 
-    /// The newest revision that is old enough to be forgotten.
+    /// The newest revision that is old enough to be compacted.
     fn old(&mut self, now: Instant) -> Option<i64> {
         let mut old = None;
         while let Some((then, revision)) = self.0.front()
@@ -45,12 +45,12 @@ impl History {
     }
 }
 
-/// When room was made.
+/// The time when room was last made.
 #[derive(Default)]
 struct MadeRoom(Option<Instant>);
 
 impl MadeRoom {
-    /// Whether room is to be made, by this node and now: where it was full again so soon after that, it would not help.
+    /// Whether this node has to make room now. If it did so recently, that would not help.
     fn is_due(&mut self, now: Instant, is_full: bool) -> bool {
         let is_new = (self.0).is_none_or(|then| now.duration_since(then) >= ROOM_INTERVAL);
         let is_due = is_full && is_new;
@@ -61,14 +61,14 @@ impl MadeRoom {
     }
 }
 
-/// Goes on until it is dropped.
+/// Runs until it is dropped.
 pub(super) async fn keep(client: Client, layout: Layout) {
     let mut history = History::default();
     let mut holds = Holds::default();
     let mut may_compact = true;
     let mut made_room = MadeRoom::default();
     loop {
-        // Not all nodes at once.
+        // The jitter keeps nodes from doing so all at once.
         sleep(INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         let ranges = vec![get(layout.meta()), prefix(layout.holds(), 0)];
         let Ok(found) = kv::read(&client, ranges).await else {
@@ -108,17 +108,17 @@ pub(super) async fn keep(client: Client, layout: Layout) {
     }
 }
 
-/// The last revision to forget: one that is old enough, and before every revision that is held.
+/// The last revision to compact: old enough, and before every held revision.
 fn forgettable(old: i64, held: Option<i64>) -> i64 {
     held.map_or(old, |held| old.min(held - 1))
 }
 
-/// Whether the user lacks the right, which does not change by itself.
+/// Whether the user lacks the permission, which does not pass.
 fn is_denied(error: &Error) -> bool {
     error.outcome == Outcome::Definite(Refusal::Denied)
 }
 
-/// Forgets all history and gives what is free back to the disks, one member after the other.
+/// Compacts all history and returns free space to the disks, one member after the other.
 async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(), Error> {
     client.compact(revision, Instant::now() + CALL).await?;
     let mut problem = None;
@@ -131,7 +131,7 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
         };
         match defragmented {
             Ok(()) => done += 1,
-            // The others have room all the same, and one that is still full says so again.
+            // The other members have room all the same, and a member that is still full reports it again.
             Err(error) => {
                 warn!("no room is made on {host}: {error}");
                 problem = Some(error);
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::etcd::Doubt;
 
-    /// What was the newest a while ago is forgotten, and nothing that is newer.
+    /// A revision that was the newest a while ago is compacted, and nothing that is newer.
     #[test]
     fn history_is_forgotten_once_it_is_old() {
         let mut history = History::default();
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(history.old(start + KEPT + 10 * second), Some(10));
     }
 
-    /// Room costs all history: it is made only where etcd is full, and not again soon.
+    /// Making room costs all history: it is done only if etcd is full, and not again soon.
     #[test]
     fn room_is_made_where_there_is_none() {
         let mut made = MadeRoom::default();
@@ -180,7 +180,7 @@ mod tests {
         assert!(made.is_due(start + ROOM_INTERVAL, true));
     }
 
-    /// A reader finds all that was there at the revision that it holds.
+    /// A reader finds everything that was there at the revision that it holds.
     #[test]
     fn what_is_held_is_not_forgotten() {
         assert_eq!(forgettable(10, None), 10);
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(forgettable(10, Some(20)), 10);
     }
 
-    /// Only a user without the right to compact is not asked to do it again.
+    /// A node stops compacting only if its user lacks the permission.
     #[test]
     fn what_is_denied_once_is_so_for_good() {
         let failed = |outcome| is_denied(&Error::new(outcome, "as a test has it".to_owned()));

@@ -1,8 +1,8 @@
-//! Keeps nodes from forgetting what is still being read.
+//! Keeps nodes from compacting history that is still being read.
 //!
-//! A reader of all data as they were at one revision takes longer than nodes keep history, if there are enough of them. It holds
-//! what it reads by a key under a lease, and nodes forget nothing from that key's revision on, for as long as the key is there,
-//! up to a bound. etcd itself, if it is told to forget by itself, knows nothing of this.
+//! A read of all data at one revision takes longer than nodes keep history, if the data are large enough. The reader
+//! puts a key under a lease. While the key exists, up to a bound, nodes compact nothing from its revision on. etcd's
+//! own automatic compaction knows nothing of this.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use super::rows;
 use crate::etcd::{Client, Lease};
 use crate::proto::etcd::etcdserverpb::PutRequest;
 
-/// For how long what a reader that has died was reading is held after that.
+/// How long the hold of a reader that has died remains.
 const TTL: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(5);
-/// For how long a node forgets nothing for the sake of one reader.
+/// How long a node compacts nothing for the sake of one reader.
 const MAX_HELD: Duration = Duration::from_hours(1);
 
-/// Nodes forget nothing that is newer than this. It runs out after it was dropped.
+/// A hold on history: nodes compact nothing that is newer. It expires after it was dropped.
 pub struct Hold(Lease);
 
 impl Hold {
-    /// Holds what is under a prefix, from now on.
+    /// Holds the history under a prefix from now on.
     ///
     /// # Errors
     /// Returns an error if etcd refuses, or does not answer in time.
@@ -39,19 +39,19 @@ impl Hold {
         Ok(Self(lease))
     }
 
-    /// Lets go of it at once.
+    /// Releases the hold at once.
     pub async fn release(self) {
-        // It runs out by itself.
+        // If this fails the lease expires.
         let _ = self.0.revoke(Instant::now() + ANSWER).await;
     }
 }
 
-/// The revisions that are held, as a node sees them.
+/// The held revisions, as a node sees them.
 #[derive(Default)]
 pub(super) struct Holds(HashMap<i64, Instant>);
 
 impl Holds {
-    /// The first revision of etcd that is held, of the keys that are there now with these revisions.
+    /// The first held revision of etcd. `found` has the revisions of the keys that exist now.
     pub(super) fn first(&mut self, now: Instant, found: &[i64]) -> Option<i64> {
         self.0.retain(|revision, _| found.contains(revision));
         for revision in found {
@@ -67,7 +67,7 @@ impl Holds {
 mod tests {
     use super::*;
 
-    /// The oldest that is still there counts, until it has been there for too long.
+    /// The oldest hold that still exists counts, until it has existed for too long.
     #[test]
     fn what_is_held_is_held_for_a_bounded_time() {
         let mut holds = Holds::default();

@@ -1,4 +1,4 @@
-//! The request ids that came from another store, with a move or a restore: they have rows of their own, which never change.
+//! Request ids that were imported from another store by a move or a restore. Their rows never change.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::{Remembered, StoreError};
 
-/// Rows of ids that are read at once: one is a MiB at the most.
+/// Rows of ids that are read at once, each of at most 1 MiB.
 pub(crate) const PACKS: i64 = 16;
 
-/// The ids that data have which came from elsewhere, for the lanes of a node to share.
+/// The imported ids of the data, which the lanes of a node share.
 pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<ImportedIds, StoreError> {
     let mut packs = Vec::new();
-    // They do not change.
+    // The rows never change, so the pages may be read at different revisions.
     let mut pages = Pages::new(layout.all_before(), PACKS, 0);
     let mut before = BeforeRows::default();
     while let Some(page) = pages.read(kv).await? {
@@ -33,8 +33,7 @@ pub(super) async fn before(kv: &impl Kv, layout: &Layout) -> Result<ImportedIds,
     Ok(ImportedIds::new(packs)?)
 }
 
-/// The rows of ids that came from elsewhere, in the order of their keys: they are numbered from 0, and the first row of the data has
-/// the latest time in them.
+/// The rows of imported ids, in key order. They are numbered from 0, and the meta row has the latest time in them.
 #[derive(Default)]
 pub(crate) struct BeforeRows {
     count: u32,
@@ -66,7 +65,7 @@ impl BeforeRows {
 
     pub(crate) fn end(&self, layout: &Layout) -> Result<(), Corrupt> {
         match layout.before_until {
-            // Those of the first formats are taken for later than they are.
+            // Ids in the first formats count as later than they are.
             Some(until) if self.latest < Some(until) && !self.has_damage => {
                 Err(Corrupt("its last rows are missing"))
             }
@@ -89,7 +88,7 @@ fn remembered(layout: &Layout, row: &KeyValue) -> Result<Vec<Remembered>, Corrup
     before.packs.into_iter().map(pack).collect()
 }
 
-/// The rows with a prefix, some at a time.
+/// The rows with a prefix, read page by page.
 pub(crate) struct Pages {
     from: Vec<u8>,
     end: Bytes,

@@ -1,4 +1,4 @@
-//! What is asked of etcd, so that a model of it can stand in for it.
+//! The calls of etcd that the store needs, as a trait, so that a model can stand in for etcd.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::proto::etcd::etcdserverpb::{
 };
 use crate::store::StoreError;
 
-/// How long a reader waits for etcd: an election takes it some seconds.
+/// How long a reader waits for etcd. An election takes it some seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// For one attempt. A member that has lost its leader drops what it is asked without a word.
+/// How long one attempt waits. A member that has lost its leader drops requests without an answer.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Ranges that are read at once, in one transaction.
+/// Ranges that are read in one transaction.
 pub(crate) const MAX_RANGES: usize = 128;
 
-/// Transactions, as etcd has them, and its history.
+/// The transactions and the history of etcd.
 pub trait Kv: Clone + Send + Sync + 'static {
-    /// Carries out a transaction, once at most.
+    /// Executes a transaction at most once.
     fn txn(
         &self,
         request: TxnRequest,
         deadline: Instant,
     ) -> impl Future<Output = Result<TxnResponse, Error>> + Send;
 
-    /// Keeps nodes from forgetting how data under a prefix were from now on, until it is released; `None` if nothing is ever
-    /// forgotten, as in a model.
+    /// Keeps nodes from compacting the history of a prefix from now on, until it is released; `None` if nothing is ever
+    /// compacted, as in a model.
     fn hold(&self, prefix: &str) -> impl Future<Output = Result<Option<Hold>, Error>> + Send;
 }
 
@@ -47,21 +47,21 @@ impl Kv for Client {
     }
 }
 
-/// What was read, at one revision of etcd.
+/// The result of a read at one revision of etcd.
 pub(crate) struct Found {
     pub(crate) revision: i64,
-    /// One for each range, in their order.
+    /// One for each range, in the order of the request.
     pub(crate) ranges: Vec<RangeResponse>,
 }
 
-/// Why nothing was read.
+/// The reason why a read failed.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The revision that was asked for is forgotten.
+    /// The requested revision is compacted.
     Compacted,
-    /// It cannot be had just now.
+    /// etcd cannot be read at present.
     Unavailable(Arc<str>),
-    /// It will not be had like that.
+    /// A retry would fail as well.
     Failed(Arc<str>),
 }
 
@@ -81,7 +81,7 @@ impl From<Corrupt> for StoreError {
     }
 }
 
-/// Reads ranges at one moment, which is after this was called.
+/// Reads ranges at one moment after the call.
 pub(crate) async fn read(kv: &impl Kv, ranges: Vec<RangeRequest>) -> Result<Found, ReadError> {
     let request = TxnRequest {
         success: ranges.into_iter().map(RequestOp::from).collect(),
@@ -104,7 +104,7 @@ pub(crate) async fn read(kv: &impl Kv, ranges: Vec<RangeRequest>) -> Result<Foun
                 return Err(ReadError::Failed(problem()));
             }
             _ if Instant::now() >= deadline => return Err(ReadError::Unavailable(problem())),
-            // To read twice does no harm.
+            // Reading twice does no harm.
             _ => sleep(PAUSE).await,
         }
     }
@@ -129,7 +129,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::etcd::Doubt;
 
-    /// The first `bad` transactions end in `outcome`, or never if there is none; later ones succeed.
+    /// A model whose first `bad` transactions end in `outcome`, or never if there is none; later ones succeed.
     #[derive(Clone)]
     pub struct Flaky {
         asked: Arc<AtomicU32>,
@@ -164,7 +164,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The end of a read, how long it took, and how often etcd was asked.
+    /// The end of a read, its duration, and the number of requests.
     async fn read_from(bad: u32, outcome: Option<Outcome>) -> (&'static str, Duration, u32) {
         let kv = Flaky::new(bad, outcome);
         let begun = Instant::now();
@@ -177,7 +177,7 @@ pub(crate) mod tests {
         (told, begun.elapsed(), kv.asked.load(Ordering::Relaxed))
     }
 
-    /// A reader asks again for a while, whatever is the matter, unless that is no use.
+    /// A read is retried for a while after any error that may pass.
     #[tokio::test(start_paused = true)]
     async fn reads_are_tried_for_a_while() {
         let away = Some(Outcome::Definite(Refusal::NotConnected));

@@ -1,4 +1,4 @@
-//! Reading a lane: all of it, or what was committed since.
+//! Loads a lane: all of it, or the batches after a known one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1 as stored;
 use crate::store::{LaneNumber, Loaded, StoreError, damaged_session};
 
-/// All rows with a prefix, as they were at a revision of etcd.
+/// All rows with a prefix, as of a revision of etcd.
 pub(super) async fn rows(
     kv: &impl Kv,
     prefix: &[u8],
@@ -44,7 +44,7 @@ pub(super) async fn rows(
     }
 }
 
-/// Reads a lane as it is at a moment after this was called.
+/// Loads a lane as of a moment after the call.
 pub(super) async fn load(
     kv: &impl Kv,
     layout: &Layout,
@@ -181,15 +181,15 @@ fn put_together(
     Ok(loaded)
 }
 
-/// A lane's session, if it is known and not forgotten. One that is damaged is known as that, in data whose last batch is of the
-/// time `last`.
+/// A lane's session, unless it is forgotten. A damaged one is kept as such; `last` is the time of the data's last
+/// batch.
 fn known(session: Result<Option<Session>, Corrupt>, last: Millis) -> Option<Arc<Session>> {
     let session = session.unwrap_or_else(|_| Some(Session::damaged(last)));
     session.map(Arc::new)
 }
 
-/// Tells the operator of a session that is damaged. That is done when a lane is loaded only: a client may open a stream as often
-/// as it likes.
+/// Reports a damaged session to the operator. Only the loading of a lane does so, since a client may open streams as
+/// often as it likes.
 fn tell_damage(
     layout: &Layout,
     lane: LaneNumber,
@@ -215,15 +215,15 @@ fn pack(batch: &stored::Batch, base: i64) -> Result<Pack, Corrupt> {
     })
 }
 
-/// The batches that were found after the last one of a lane that is known here.
+/// The batches after the last one of a known lane.
 pub(super) enum Found {
     Nothing,
     Batches(Vec<Batch>, Newer),
-    /// More than is worth telling.
+    /// Too many, or they cannot all be read: the lane has to be loaded again.
     TooMany,
 }
 
-/// Reads what was committed to a lane after the last batch of its log, which stays as it is.
+/// Reads the batches committed to a lane after the last one of its log. The log stays as it is.
 pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Found, StoreError> {
     let (lane, seq) = (log.lane(), log.head().seq);
     let found = kv::read(kv, vec![get(layout.head(lane))]).await?;
@@ -240,7 +240,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     let has_folded = head.folded != log.head().folded;
     let mut from = log.head().open_from;
     if has_folded {
-        // What is recent is another thing now: it is put together anew.
+        // A checkpoint has changed what the memtable holds, so it is read again.
         from = from.min(head.log_from);
     }
     let mut packs = Vec::new();
@@ -289,7 +289,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     let new = stored
         .chain(&head.batches)
         .filter(|batch| batch.seq > known);
-    // If one is missing all of the lane is read, which tells why.
+    // If a batch is missing, loading the whole lane reports why.
     let complete = new.clone().map(|batch| batch.seq).eq(known + 1..=head.seq);
     if !complete || batches.is_empty() {
         return Ok(Found::TooMany);
@@ -315,8 +315,8 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     Ok(Found::Batches(batches, newer))
 }
 
-/// Puts what is told on top of what a log knows, or the rows say at a revision of etcd, when the last batch was of the time
-/// `last`.
+/// Applies changes to the sessions in a log, or else to their rows at a revision of etcd. `last` is the time of the
+/// last batch.
 async fn put_on_known(
     kv: &impl Kv,
     layout: &Layout,
@@ -373,13 +373,13 @@ fn take_new(
                 revision: base + i64::from(batch.places),
                 time: batch.time,
                 age: pack.stamp.age,
-                // They only grow: those of the last batch are right for all.
+                // Horizons only grow: those of the last batch are right for all.
                 horizon: head.horizon,
                 session_horizon: head.session_horizon,
             },
             pack,
             counters,
-            // They are told with the last one.
+            // All sessions come with the last batch.
             sessions: Vec::new(),
         });
     }

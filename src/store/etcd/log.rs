@@ -1,8 +1,8 @@
-//! A lane's log as this node knows it: the next batch is planned on top of it, and taken in once it has landed.
+//! A lane's log as this node knows it. The next batch is planned on top of it, and taken in once it is committed.
 //!
-//! A batch is written in one place: at the end of the head's row while batches are small, and in a pack of its own, with
-//! those before it, once they are not. The rows of counters and sessions are brought up to date, or *folded*, later and a few
-//! at a time, along with batches.
+//! A batch is written to one row: the head's while batches are small, else a pack that also takes the batches in the
+//! head. The rows of counters and sessions are brought up to date later by a *checkpoint*, a few with each batch; the
+//! stored formats call that `folded`.
 
 mod checkpoint;
 
@@ -22,83 +22,83 @@ use crate::store::LaneNumber;
 use crate::store::memtable::{Memtable, SortedRun};
 use checkpoint::CheckpointProgress;
 
-/// A lane.
+/// The log of a lane.
 pub(super) struct Log {
     layout: Layout,
     lane: LaneNumber,
-    /// The revision of etcd that the head's row was last changed at; 0 where there is none.
+    /// The etcd revision of the last change of the head's row; 0 if there is none.
     revision: i64,
     head: Head,
     open_bytes: usize,
-    /// The first and the last batch of each pack that is there.
+    /// The first and the last batch of each existing pack.
     packs: VecDeque<(u64, u64)>,
     memtable: Memtable,
-    /// Those whose rows are not up to date, as they are now; `None` where they were forgotten.
+    /// The current state of sessions whose rows are not up to date; `None` if forgotten.
     sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
     checkpointing: Option<CheckpointProgress>,
-    /// Bytes of rows that are folded with one batch.
+    /// Bytes of rows that a checkpoint writes with one batch.
     fold_bytes: usize,
 }
 
-/// Sessions as batches have left them; `None` for those that were forgotten.
+/// Sessions as batches have left them; `None` if forgotten.
 pub(super) type Sessions = Vec<(SessionId, Option<Arc<model::Session>>)>;
 
-/// The batches that were committed to a lane after a log's last one: all of it is read before any of it is taken in, so that no
-/// read that fails leaves a log that knows half of it.
+/// The batches committed to a lane after a log's last one. All of it is read before any of it is taken in, so no failed
+/// read leaves a log with half of it.
 pub(super) struct Newer {
     pub(super) head: Head,
-    /// That of the head's row.
+    /// The revision of the head's row.
     pub(super) row_revision: i64,
     /// Each with the revision of its row.
     pub(super) packs: Vec<(Pack, i64)>,
     pub(super) sessions: Sessions,
-    /// The pack that what is recent begins with, if another node has folded.
+    /// The pack from which the memtable is read again, if another node has completed a checkpoint.
     pub(super) from: Option<u64>,
 }
 
-/// What is to be written for a batch. Each attempt to do so has the same guard.
+/// The writes of a batch. All attempts at it have the same guard.
 pub(super) struct WritePlan {
     pub(super) lane: LaneNumber,
     head: Head,
     pack: Option<Pack>,
-    /// What else: rows, and what is deleted.
+    /// All other operations: rows and deletions.
     others: Vec<RequestOp>,
-    /// The revision of the head's row that it is made on.
+    /// The revision of the head's row that it is based on.
     pub(super) revision: i64,
-    /// Where the batch is in a pack, the first batch of that.
+    /// The first batch of the pack that has the batch, now or later.
     pub(super) first: u64,
     pub(super) attempt: Bytes,
     pub(super) seq: u64,
     pub(super) places: u32,
-    /// About how large it is.
+    /// The approximate size.
     pub(super) bytes: usize,
     checkpointing: Option<CheckpointProgress>,
     fold_is_done: bool,
     pruned: usize,
 }
 
-/// Where a batch has landed.
+/// The position of a committed batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Landed {
     pub(super) etcd_revision: i64,
-    /// Places before its own in that revision.
+    /// Positions before its own in that revision.
     pub(super) offset: u32,
-    /// A batch came too late since the one before it, mostly another node's.
+    /// Since the previous batch another commit came too late, usually another node's.
     pub(super) is_contended: bool,
 }
 
 impl WritePlan {
-    /// How many operations it takes in a transaction.
+    /// The number of its operations in a transaction.
     pub(super) fn operations(&self) -> usize {
         2 + usize::from(self.pack.is_some()) + self.others.len()
     }
 
-    /// The comparison that makes it happen once at most.
+    /// The comparison that lets it land at most once.
     pub(super) fn guard(&self, layout: &Layout) -> Compare {
         at_revision(layout.head(self.lane), self.revision)
     }
 
-    /// The operations, where so many places of other lanes come before its own.
+    /// Appends the operations. `offset` is the number of other lanes' positions before its own.
     pub(super) fn write(&self, layout: &Layout, offset: u32, operations: &mut Vec<RequestOp>) {
         let mut head = self.head.clone();
         if let Some(pack) = &self.pack {
@@ -115,8 +115,8 @@ impl WritePlan {
         operations.push(delete(layout.waiting(self.lane)));
     }
 
-    /// The operations where the head has moved: the first one reads it. If it was moved by another node's batch this node waits
-    /// for its turn, and says so; if a copy of this batch may have moved it, it is asked if another node does.
+    /// The operations for a head that has moved. The first one reads the head. The second one announces that this node
+    /// waits for its turn; or, if a copy of this batch may have moved the head, it asks whether another node waits.
     pub(super) fn wait(&self, layout: &Layout, in_doubt: bool) -> Vec<RequestOp> {
         let head = get(layout.head(self.lane));
         let waiting = layout.waiting(self.lane);
@@ -129,7 +129,7 @@ impl WritePlan {
     }
 }
 
-/// The last batch is the one that is written.
+/// Sets the offset of the last batch, which is the one being written.
 fn set_offset(batches: &mut [Batch], offset: u32) {
     if let Some(last) = batches.last_mut() {
         last.offset = offset;
@@ -137,7 +137,7 @@ fn set_offset(batches: &mut [Batch], offset: u32) {
 }
 
 impl Log {
-    /// A lane that nothing was ever committed to.
+    /// The log of a lane without commits.
     pub(super) fn empty(layout: Layout, lane: LaneNumber) -> Self {
         Self {
             memtable: Memtable::new(layout.tuning.recent_bytes),
@@ -169,10 +169,10 @@ impl Log {
         &self.head
     }
 
-    /// The log with what was committed since, in one step: it is used up, and nothing is left of it if this fails.
+    /// Adds newer batches in one step. The log is consumed, so an error leaves no part of it.
     ///
     /// # Errors
-    /// Returns an error if a row is not what was written.
+    /// Returns an error if a row is damaged.
     pub(super) fn and(mut self, newer: Newer) -> Result<Self, Corrupt> {
         if let Some(from) = newer.from {
             self.restart(newer.head.folded, from);
@@ -187,7 +187,7 @@ impl Log {
         Ok(self)
     }
 
-    /// Takes in a pack that was read: of its batches those that are new here.
+    /// Takes in a stored pack, without the batches that are known here.
     pub(super) fn add_pack(&mut self, pack: &Pack, row_revision: i64) -> Result<(), Corrupt> {
         let first = pack.batches.first().map(|batch| batch.seq);
         let last = pack.batches.last().map(|batch| batch.seq);
@@ -201,7 +201,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes in the head that was read, after the packs.
+    /// Takes in the stored head, after the packs.
     pub(super) fn set_head(&mut self, mut head: Head, row_revision: i64) -> Result<(), Corrupt> {
         for batch in &mut head.batches {
             self.add_changes(batch, row_revision)?;
@@ -216,7 +216,7 @@ impl Log {
     }
 
     fn add_changes(&mut self, batch: &Batch, row_revision: i64) -> Result<(), Corrupt> {
-        // What is known has a number up to that of the head, which is set last.
+        // Known batches have numbers up to the head's, which is set last.
         if batch.seq <= self.head.folded.max(self.head.seq) {
             return Ok(());
         }
@@ -227,7 +227,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes in a session that batches have changed which were read.
+    /// Takes in a session that the stored batches have changed.
     pub(super) fn set_session(&mut self, id: SessionId, session: Option<Arc<model::Session>>) {
         self.sessions.insert(id, session);
     }
@@ -240,7 +240,7 @@ impl Log {
         self.sessions.get(id).or_else(checkpointing)?.as_ref()
     }
 
-    /// Another node has folded: what is recent is read again, from a pack on.
+    /// Starts over after another node's checkpoint: the memtable is read again, from a pack on.
     fn restart(&mut self, folded: u64, from: u64) {
         self.memtable = Memtable::new(self.layout.tuning.recent_bytes);
         self.sessions.clear();
@@ -250,12 +250,12 @@ impl Log {
         self.head.folded = folded;
     }
 
-    /// What is folded, before anything is read: all batches up to this one are.
+    /// Sets the last folded batch, before anything is read.
     pub(super) fn set_folded(&mut self, folded: u64) {
         self.head.folded = folded;
     }
 
-    /// Plans the writing of the next batch, and of some rows that are to be folded, unless it has to go without.
+    /// Plans the writes of the next batch, with some rows of a checkpoint if `may_fold`.
     pub(super) fn plan(&mut self, commit: &Commit, attempt: Bytes, may_fold: bool) -> WritePlan {
         let tuning = self.layout.tuning;
         let batch = to_batch(commit, attempt.clone(), &self.layout);
@@ -318,7 +318,7 @@ impl Log {
         }
     }
 
-    /// Deletes packs of which nothing is needed, if they are many; gives how many.
+    /// Deletes packs that are not needed, if there are many. Returns how many.
     fn prune(&self, needed: u64, operations: &mut Vec<RequestOp>) -> usize {
         let kept = self.packs.len();
         let kept = kept.saturating_sub(self.layout.tuning.kept_packs);
@@ -343,7 +343,7 @@ impl Log {
         count
     }
 
-    /// The batch is committed as planned.
+    /// Takes in the batch, which is committed as planned.
     pub(super) fn landed(&mut self, plan: WritePlan, changes: &Changes, at: Landed) {
         self.revision = at.etcd_revision;
         self.head = plan.head;

@@ -1,4 +1,4 @@
-//! The row that says what the data are. Whoever comes first makes it.
+//! The meta row, which describes the data. The first node creates it.
 
 use std::fmt;
 
@@ -14,14 +14,14 @@ use crate::proto::sumd::store::v1::Meta;
 use tokio::time::Instant;
 use tracing::info;
 
-/// Why data in etcd cannot be used.
+/// The reason why data in etcd cannot be used.
 #[derive(Debug)]
 pub enum OpenError {
-    /// etcd cannot be reached just now.
+    /// etcd cannot be reached at present.
     Unavailable(String),
     /// etcd refuses.
     Etcd(String),
-    /// The data are not for this version.
+    /// The data are damaged, incomplete, moved or of another version.
     Data(String),
 }
 
@@ -47,7 +47,7 @@ impl From<ReadError> for OpenError {
     }
 }
 
-/// What the data under a prefix are; where there are none they are begun, with so many lanes.
+/// The layout of the data under a prefix. If there are none they are created, with this number of lanes.
 pub(crate) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layout, OpenError> {
     let new = Meta {
         format: FORMAT,
@@ -62,7 +62,7 @@ pub(crate) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layou
         }
         let make = replace(prefix, &new, 0);
         let deadline = Instant::now() + std::time::Duration::from_secs(2);
-        // Whatever becomes of it: what is there then is read.
+        // The outcome does not matter: the row that exists then is read.
         let answer: Result<_, Error> = kv.txn(make, deadline).await;
         if let Err(error) = answer
             && !error.is_passing()
@@ -72,7 +72,7 @@ pub(crate) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layou
     }
 }
 
-/// Puts the row where it was last changed at a revision of etcd; 0 is where there is none.
+/// Replaces the row that was last changed at a revision of etcd; 0 stands for no row.
 pub(crate) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
     let key = rows::meta_key(prefix);
     let value = rows::seal(rows::meta_digests(), &key, meta);
@@ -83,7 +83,7 @@ pub(crate) fn replace(prefix: &str, meta: &Meta, revision: i64) -> TxnRequest {
     }
 }
 
-/// The row, if it is there, with the revision of etcd that it was last changed at; and that of now.
+/// The row, if there is one, with the etcd revision of its last change; and the current etcd revision.
 pub(crate) async fn read(
     kv: &impl Kv,
     prefix: &str,
@@ -102,18 +102,19 @@ pub(crate) async fn read(
     Ok((Some((meta, row.mod_revision)), found.revision))
 }
 
-/// The content of the row.
+/// Decodes the row.
 pub(crate) fn open_row(row: &KeyValue) -> Result<Meta, Corrupt> {
     rows::open(rows::meta_digests(), row)
 }
 
-/// Raises the format of the data to the newest one, unless something has changed that all nodes know it by. Nodes at work take
-/// that in, and what they have sent before does not land any more; one that does not know the format can begin no more.
+/// Raises the format of the data to the newest one, if `unchanged` holds: it stands for the observation that all nodes
+/// know that format. Running nodes adopt it, and their earlier transactions no longer land. A node that does not know
+/// the format can no longer start.
 ///
-/// Gives `false` if that was not to be now.
+/// Returns `false` if that does not hold any more, or if there are no data.
 ///
 /// # Errors
-/// Returns an error if etcd cannot be asked, or nobody knows what became of it, and if the data are closed.
+/// Returns an error if etcd cannot be asked, if the outcome is unknown, or if the data are sealed.
 pub async fn raise_format(
     kv: &impl Kv,
     prefix: &str,
@@ -142,11 +143,11 @@ pub async fn raise_format(
     Ok(answer.succeeded)
 }
 
-/// Refuses data that were moved elsewhere. A node asks once it is known to the others: whoever moves the data looks for nodes
-/// after having closed them, so that one of the two finds the other.
+/// Refuses data that were moved elsewhere. A node asks once the other nodes can see it. A move looks for nodes after it
+/// has sealed the data, so one of the two finds the other.
 ///
 /// # Errors
-/// Where they were, or cannot be asked.
+/// Returns an error if they were moved, are gone, or cannot be asked.
 pub async fn check_not_moved(kv: &impl Kv, prefix: &str) -> Result<(), OpenError> {
     match read(kv, prefix).await?.0 {
         Some((meta, _)) => check_open(prefix, &meta),
@@ -154,7 +155,7 @@ pub async fn check_not_moved(kv: &impl Kv, prefix: &str) -> Result<(), OpenError
     }
 }
 
-/// Refuses data that nobody is to change.
+/// Refuses data that nobody may change.
 pub(crate) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
     if meta.filling {
         return Err(OpenError::Data(format!(
@@ -168,7 +169,7 @@ pub(crate) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
     Err(moved(prefix, meta))
 }
 
-/// Why data that were moved, or are being moved, are not to be used.
+/// The error of data that were or are being moved.
 pub(crate) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     let to = &meta.moved_to;
     OpenError::Data(if meta.completed_move.is_empty() {
@@ -187,7 +188,7 @@ pub(crate) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     })
 }
 
-/// A random number that nobody can guess: those of UUIDs are made for that.
+/// A random number that nobody can guess, as those of UUIDs are.
 fn random() -> u128 {
     Uuid::new_v4().as_u128()
 }

@@ -1,4 +1,5 @@
-//! Reading counters: their rows, and over them what the logs have that is not folded, all at one revision of etcd.
+//! Reads of counters: their rows, and on top of them the logs' changes that are not folded, all at one revision of
+//! etcd.
 
 mod points;
 mod replicas;
@@ -19,7 +20,7 @@ use crate::store::{LaneNumber, Page, Row, Rows, Scan, SessionRows, StoreError, S
 use points::Points;
 use replicas::{Moment, Replica, Replicas};
 
-/// The way to the readers.
+/// A handle of the readers.
 pub(super) struct Reader<K> {
     shared: Arc<Shared<K>>,
     points: Points,
@@ -32,7 +33,7 @@ struct Shared<K> {
 }
 
 impl<K: Kv> Reader<K> {
-    /// Starts to read, on the runtime that this is called on.
+    /// Starts the readers on the calling runtime.
     pub(super) fn start(kv: K, layout: Layout) -> Self {
         let shared = Arc::new(Shared {
             kv,
@@ -78,9 +79,9 @@ impl<K: Kv> Reader<K> {
     }
 }
 
-/// Why nothing was read.
+/// The reason why a read failed.
 enum Problem {
-    /// What was to be read is forgotten meanwhile.
+    /// It has to begin again at a later revision.
     Again,
     Store(StoreError),
 }
@@ -126,7 +127,7 @@ impl<K: Kv> Shared<K> {
         let page = self.layout.tuning.rows_page;
         let limit = i64::try_from(scan.limit).unwrap_or(page).clamp(1, page);
         let (found, overlay) = self.snapshot(&scan.prefix, range(from, end, limit)).await?;
-        // Rows that were read are all there are up to the last of them, or to the end.
+        // The rows are complete up to the last one, or to the end.
         let last = found.kvs.last().filter(|_| found.more);
         let last = last
             .map(|row| self.name(row))
@@ -244,7 +245,7 @@ impl<K: Kv> Shared<K> {
             }
         }
         let sessions = states.into_values().filter_map(|told| {
-            // It is told of and not kept, so that no time of its last use is needed.
+            // This session is reported and not kept, so its time of last use does not matter.
             let damaged = |_| Some(Session::damaged(Millis::MAX));
             told.session().unwrap_or_else(damaged)
         });
@@ -255,13 +256,13 @@ impl<K: Kv> Shared<K> {
         })
     }
 
-    /// Reads a range, and what is newer of the counters with a prefix, all at one moment.
+    /// Reads a range, and the newer changes of counters with a prefix, all at one moment.
     async fn snapshot(
         &self,
         of: &str,
         wanted: RangeRequest,
     ) -> Result<(crate::proto::etcd::etcdserverpb::RangeResponse, Overlay), Problem> {
-        // A prefix that has a whole group in it is of one lane.
+        // A prefix with a whole group in it belongs to one lane.
         let (heads, before) = if of.contains('/') {
             let lane = self.lane_of(of);
             (get(self.layout.head(lane)), self.known(lane..lane + 1))
@@ -304,7 +305,7 @@ impl<K: Kv> Shared<K> {
         Ok((rows.unwrap_or_default(), overlay))
     }
 
-    /// What is known of some lanes, before their heads are read.
+    /// The replicas of some lanes that are known before their heads are read.
     fn known(&self, lanes: Range<LaneNumber>) -> HashMap<LaneNumber, Arc<Replica>> {
         let known = lanes.map(|lane| Some((lane, self.replicas.known(lane)?)));
         known.flatten().collect()
@@ -320,7 +321,7 @@ impl<K: Kv> Shared<K> {
         name.ok_or(Corrupt("a counter's key is not UTF-8"))
     }
 
-    /// What a counter's row says. `counter` is the one that was asked for by its name.
+    /// Decodes a counter's row. `counter` is the one that the call named.
     fn row(&self, row: &KeyValue, counter: Option<&Arc<str>>) -> Result<Row, StoreError> {
         let name = self.name(row)?;
         let opened = self.layout.open(row);
@@ -336,7 +337,7 @@ impl<K: Kv> Shared<K> {
     }
 }
 
-/// What is newer than rows.
+/// Changes that are newer than the rows.
 struct Overlay {
     rows: Vec<Row>,
     etcd_revision: i64,

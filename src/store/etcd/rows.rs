@@ -1,4 +1,4 @@
-//! Keys and values: how they are named, checked and numbered.
+//! Keys and values: their names, check sums and revisions.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,53 +11,52 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Batch, Meta};
 use crate::store::{LaneNumber, StoreError};
 
-/// The format of data that are begun now, and that older data are raised to once all nodes know it.
+/// The format of new data. Older data are raised to it once all nodes know it.
 pub const FORMAT: u32 = FORMAT_EXTRAS;
-/// The first format, and the first ones in which data may have been moved, sessions be told by what was added, and rows have
-/// fields behind them.
+/// The first format, and the first ones with moved data, with additions to sessions, and with extra fields behind rows.
 const FORMAT_FIRST: u32 = 1;
 pub(crate) const FORMAT_MOVED: u32 = 2;
 const FORMAT_ADDED: u32 = 3;
 const FORMAT_EXTRAS: u32 = 4;
-/// Bits of a revision that tell places of one revision of etcd apart.
+/// The bits of a revision that distinguish positions in one revision of etcd.
 const PLACE_BITS: u32 = 20;
-/// How many places one transaction may take.
+/// Positions that one transaction may take.
 pub(crate) const MAX_PLACES: u32 = (1 << PLACE_BITS) - 1;
 
-/// What belongs to the data as a whole, and how this node deals with them.
+/// The properties of the data as a whole, and this node's tuning.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     prefix: String,
     pub(crate) hasher: KeyedHasher,
     pub(crate) lanes: u32,
-    /// What is added to every revision.
+    /// The number that is added to every revision.
     revisions_before: i64,
-    /// The row that tells all this. All clones share it, since its format may be raised while they are in use.
+    /// The meta row. All clones share it, since its format may be raised while they are in use.
     row: Arc<Mutex<MetaRow>>,
-    /// The time of the last of the ids that came from elsewhere, if any did.
+    /// The time of the last imported id, if there is one.
     pub(crate) before_until: Option<Millis>,
     pub(crate) tuning: Tuning,
 }
 
-/// The row that says what the data are.
+/// The meta row, which describes the data.
 #[derive(Clone, Debug)]
 struct MetaRow {
     meta: Meta,
-    /// The revision of etcd that it was last changed at: it is compared, with every change.
+    /// The etcd revision of its last change. Every write compares it.
     revision: i64,
 }
 
-/// The key of the row that says what the data are.
+/// The key of the meta row.
 pub(crate) fn meta_key(prefix: &str) -> Bytes {
     format!("{prefix}/meta").into()
 }
 
-/// The prefix of all keys that keep history.
+/// The prefix of all keys that hold history.
 pub(crate) fn holds(prefix: &str) -> String {
     format!("{prefix}/holds/")
 }
 
-/// The key that the first row is checked with, which tells that of the others.
+/// The hasher of the meta row, which has the key of all other check sums.
 pub(crate) fn meta_digests() -> KeyedHasher {
     KeyedHasher::new(*b"sumd's meta rows")
 }
@@ -73,10 +72,10 @@ fn check_format(meta: &Meta) -> Result<(), String> {
 }
 
 impl Layout {
-    /// Of data that may be incomplete, or closed.
+    /// The layout of data that may be incomplete or sealed.
     ///
     /// # Errors
-    /// Where the data are of a format that is not known here.
+    /// Returns an error if the format is unknown here, or the data have no key.
     pub(crate) fn new(prefix: &str, meta: &Meta, meta_revision: i64) -> Result<Self, String> {
         check_format(meta)?;
         let key = <[u8; 16]>::try_from(&*meta.key);
@@ -95,7 +94,7 @@ impl Layout {
         })
     }
 
-    /// The bytes to store of a session: older versions that may read the data know no fields behind one.
+    /// The stored bytes of a session. Older versions that may read the data know no extra fields.
     pub(crate) fn encode(&self, session: &Session) -> Bytes {
         let encoded = if self.row().meta.format < FORMAT_EXTRAS {
             session.encode_without_extras()
@@ -105,21 +104,21 @@ impl Layout {
         encoded.into()
     }
 
-    /// The revision of etcd that the row which says what the data are was last changed at, as far as is known here.
+    /// The etcd revision of the meta row's last change, as far as is known here.
     pub(crate) fn meta_revision(&self) -> i64 {
         self.row().revision
     }
 
-    /// Older versions may read the data, which know sessions as a whole only.
+    /// Whether older versions, which know only whole sessions, may read the data.
     pub(crate) fn whole_sessions(&self) -> bool {
         self.row().meta.format < FORMAT_ADDED
     }
 
-    /// Takes in the row as it is by now, if nothing but its format was changed. Rows that are written from then on are of that
-    /// format, and land on top of that row only.
+    /// Takes in the current meta row, if only its format was changed. Later writes are of that format, and land only on
+    /// top of that row.
     ///
     /// # Errors
-    /// Returns an error if the data are closed, or of a format that is not known here.
+    /// Returns an error if the data are sealed, or of a format that is unknown here.
     pub(crate) fn adopt(&self, meta: &Meta, revision: i64) -> Result<(), String> {
         let mut row = self.row();
         let raised = Meta {
@@ -138,7 +137,7 @@ impl Layout {
     }
 
     fn row(&self) -> MutexGuard<'_, MetaRow> {
-        // It is replaced as a whole, so that no panic leaves half of one.
+        // The row is replaced as a whole, so no panic leaves half of one.
         self.row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,17 +145,17 @@ impl Layout {
         meta_key(&self.prefix)
     }
 
-    /// The prefix of all keys that keep history.
+    /// The prefix of all keys that hold history.
     pub(crate) fn holds(&self) -> Bytes {
         holds(&self.prefix).into()
     }
 
-    /// The key that a node leaves whose batch came too late, for the one that was faster.
+    /// The key that a node whose batch came too late leaves for the faster one.
     pub(crate) fn waiting(&self, lane: LaneNumber) -> Bytes {
         format!("{}/waiting/{lane:04x}", self.prefix).into()
     }
 
-    /// What all keys of nodes begin with.
+    /// The prefix of all keys of nodes.
     pub(crate) fn nodes(&self) -> Bytes {
         format!("{}/nodes/", self.prefix).into()
     }
@@ -169,7 +168,7 @@ impl Layout {
         format!("{}/before/{index:08x}", self.prefix).into()
     }
 
-    /// What all keys of lanes begin with, heads and packs.
+    /// The prefix of all keys of lanes, heads and packs.
     pub(crate) fn log(&self) -> Bytes {
         format!("{}/log/", self.prefix).into()
     }
@@ -182,7 +181,7 @@ impl Layout {
         format!("{}/log/head/{lane:04x}", self.prefix).into()
     }
 
-    /// The lane that a head's key is of.
+    /// The lane in a head's key.
     pub(crate) fn lane_of_head(&self, key: &[u8]) -> Option<LaneNumber> {
         let lane = key.strip_prefix(&*self.heads())?;
         let lane = LaneNumber::from_str_radix(std::str::from_utf8(lane).ok()?, 16);
@@ -197,7 +196,7 @@ impl Layout {
         format!("{}/sessions/", self.prefix).into()
     }
 
-    /// The lane that stands in a key behind what all of its kind begin with, and what is behind that.
+    /// The lane that follows the prefix `all` in a key, and the rest of the key.
     pub(crate) fn lane_of<'a>(&self, key: &'a [u8], all: &[u8]) -> Option<(LaneNumber, &'a str)> {
         let rest = std::str::from_utf8(key.strip_prefix(all)?).ok()?;
         let (lane, rest) = rest.split_once('/')?;
@@ -225,7 +224,7 @@ impl Layout {
         format!("{}/counters/{name}", self.prefix).into()
     }
 
-    /// The name of the counter that a key is of.
+    /// The name of the counter in a key.
     pub(crate) fn name<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
         std::str::from_utf8(key.strip_prefix(&*self.counters())?).ok()
     }
@@ -238,17 +237,17 @@ impl Layout {
         format!("{}/sessions/{lane:04x}/{id}", self.prefix).into()
     }
 
-    /// A value, with its check sum.
+    /// Encodes a value with its check sum.
     pub(crate) fn seal(&self, key: &[u8], row: &impl Message) -> Bytes {
         seal(self.hasher, key, row)
     }
 
-    /// What a value says.
+    /// Decodes a value and compares its check sum.
     pub(crate) fn open<M: Message + Default>(&self, row: &KeyValue) -> Result<M, Corrupt> {
         open(self.hasher, row)
     }
 
-    /// Whether a damaged row is damaged in its key, so that nobody can tell what it was of.
+    /// Whether a damaged row is damaged in its key, so that nobody can tell what it was.
     pub(crate) fn has_another_key(&self, row: &KeyValue) -> bool {
         let Some((check, message)) = row.value.split_first_chunk() else {
             return false;
@@ -257,17 +256,17 @@ impl Layout {
         self.hasher.is_of_another_key(&row.key, message, check)
     }
 
-    /// What a row says that no operation of a lane can be decided without.
+    /// Decodes a row without which no operation of a lane can be decided.
     pub(crate) fn need<M: Message + Default>(&self, row: &KeyValue) -> Result<M, StoreError> {
         self.open(row).map_err(|damage| needed(&row.key, damage))
     }
 
-    /// The revision before the first place of a batch that was committed at a revision of etcd.
+    /// The revision before the first position of a batch that was committed at a revision of etcd.
     pub(crate) fn base(&self, etcd_revision: i64, offset: u32) -> i64 {
         self.revisions_before + (etcd_revision << PLACE_BITS) + i64::from(offset)
     }
 
-    /// The same, of a batch in a row that was last changed at a revision of etcd.
+    /// The same for a batch in a row that was last changed at a revision of etcd.
     pub(crate) fn base_of(&self, batch: &Batch, row_revision: i64) -> i64 {
         let committed = match batch.etcd_revision {
             0 => row_revision,
@@ -276,7 +275,7 @@ impl Layout {
         self.base(committed, batch.offset)
     }
 
-    /// The last revision that anything committed at a revision of etcd can have.
+    /// The last revision that a commit at a revision of etcd can have.
     pub(crate) fn end(&self, etcd_revision: i64) -> i64 {
         self.base(etcd_revision, MAX_PLACES)
     }
@@ -306,7 +305,7 @@ pub(crate) fn open<M: Message + Default>(
     M::decode(message).map_err(|_| Corrupt("a row is not what it should be"))
 }
 
-/// The error of a damaged row that no operation of a lane can be decided without.
+/// The error of a damaged row without which no operation of a lane can be decided.
 pub(crate) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
     let key = String::from_utf8_lossy(key);
     let problem = format!(
@@ -317,7 +316,7 @@ pub(crate) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
     StoreError::Failed(problem.into())
 }
 
-/// How old a batch is, and which ids it has.
+/// The lane's age when a batch was made, and the latest time of its ids.
 pub(crate) fn stamp(time: Millis, extras: &[u8]) -> Result<Stamp, Corrupt> {
     if extras.is_empty() {
         return Ok(Stamp::of_time(time));
@@ -343,7 +342,7 @@ pub(crate) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The rows of data of a format, divided into so many lanes.
+    /// The layout of data with a format and a number of lanes.
     pub fn layout(format: u32, lanes: u32) -> Layout {
         let meta = Meta {
             format,
@@ -354,7 +353,7 @@ pub(crate) mod tests {
         Layout::new("/sumd", &meta, 1).expect("a format that is known")
     }
 
-    /// Versions that read the format before that know sessions only as a whole.
+    /// Versions that read the previous format know only whole sessions.
     #[test]
     fn sessions_are_whole_for_those_who_know_no_others() {
         for (format, whole) in [(FORMAT_ADDED - 1, true), (FORMAT_ADDED, false)] {
@@ -362,7 +361,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Of what a log consists of, heads alone tell of a batch at once.
+    /// Heads and packs share a prefix, and their keys differ.
     #[test]
     fn heads_are_told_from_packs() {
         let layout = layout(FORMAT, 8);
@@ -370,7 +369,7 @@ pub(crate) mod tests {
         assert!(!layout.is_head(&layout.pack(7, 1)));
     }
 
-    /// Nodes look for the keys of readers where readers put them.
+    /// Nodes look for holds where readers put them.
     #[test]
     fn holds_have_one_place() {
         assert_eq!(layout(FORMAT, 1).holds(), holds("/sumd").as_bytes());

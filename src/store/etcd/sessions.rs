@@ -1,5 +1,5 @@
-//! What a lane's log tells of its sessions: of most of them only what each batch has added, since a session may hold a few
-//! KiB, and a batch adds a few bytes.
+//! Sessions in a lane's log. Of most sessions a batch stores only its additions: a session may take a few KiB, and a
+//! batch adds a few bytes.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,30 @@ use super::rows::Layout;
 use crate::model::{Corrupt, Session, SessionChange, SessionId};
 use crate::proto::sumd::store::v1 as stored;
 
-/// What is known of a session, put together once it is asked for.
+/// The changes of a session, applied once it is asked for.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
-    /// As it was at some time; empty where it was forgotten. `None` is what its row says.
+    /// A state at some time; empty if it was forgotten. `None` stands for the state in the row.
     state: Option<Bytes>,
-    /// What was added since, and maybe before: it is added once.
+    /// Additions since then, and maybe from before: applying them twice changes nothing.
     added: Vec<Bytes>,
-    /// What is wrong with its row. That is of no matter if the log has told all of it since.
+    /// The damage of its row. It does not matter if the log has had the whole session since.
     damage: Option<Corrupt>,
 }
 
 impl Told {
-    /// Takes in what the next batch has done.
+    /// Takes in the change of the next batch.
     pub(crate) fn take(&mut self, change: &stored::SessionChange) {
         if change.added.is_empty() {
             self.state = Some(change.state.clone());
             self.added.clear();
         } else {
-            // What came along with it is large, and goes.
+            // A copy, so that the large message around it can be freed.
             self.added.push(Bytes::copy_from_slice(&change.added));
         }
     }
 
-    /// Takes in the row, which has what is folded, and maybe more.
+    /// Takes in the row, which has everything that is folded, and maybe more.
     pub(crate) fn set_row(&mut self, row: Result<stored::Session, Corrupt>) {
         match row {
             Ok(row) => {
@@ -42,12 +42,12 @@ impl Told {
         }
     }
 
-    /// It is not known without its row.
+    /// Whether its row is needed to know it.
     pub(crate) fn needs_row(&self) -> bool {
         self.state.is_none()
     }
 
-    /// The session; `None` where it was forgotten.
+    /// The session; `None` if it was forgotten.
     pub(crate) fn session(&self) -> Result<Option<Session>, Corrupt> {
         let state = self.state.as_ref().filter(|state| !state.is_empty());
         let Some(state) = state else {
@@ -62,7 +62,7 @@ impl Told {
         self.put_on(Session::decode(state)?).map(Some)
     }
 
-    /// What was added, on top of a session that is no older than the first of it.
+    /// Applies the additions to a session that is no older than the first of them.
     pub(crate) fn put_on(&self, mut session: Session) -> Result<Session, Corrupt> {
         for added in &self.added {
             session.add(&Session::decode(added)?);
@@ -71,7 +71,7 @@ impl Told {
     }
 }
 
-/// Takes in what the next batch has done to sessions.
+/// Takes in a batch's changes of sessions.
 pub(crate) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) {
     for change in &batch.sessions {
         let told = told.entry(change.id.as_str().into());
@@ -79,7 +79,7 @@ pub(crate) fn tell(batch: &stored::Batch, told: &mut BTreeMap<SessionId, Told>) 
     }
 }
 
-/// The stored form of a change: what was added, if the data's format has that.
+/// The stored form of a change: only the additions, if the data's format has them.
 pub(crate) fn to_stored(
     id: &SessionId,
     change: &SessionChange,
@@ -140,7 +140,7 @@ mod tests {
         to_stored(&"meter-7".into(), &change, &layout)
     }
 
-    /// What was added is put on what the row says, which may be newer; and older versions are told all of it.
+    /// Additions are applied to the row, which may be newer. Older versions get the whole session.
     #[test]
     fn a_session_is_what_its_row_and_the_log_make() {
         let before = session(1, &[2, 3, 4, 5]);
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!((&*whole.state, whole.added.len()), (&*state, 0));
     }
 
-    /// One that was forgotten is so whatever its row says, and what is added later is to another one.
+    /// A forgotten session stays forgotten whatever its row has. Later additions belong to a new one.
     #[test]
     fn what_is_forgotten_does_not_come_back() {
         let old = session(1, &[2]);
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(told.session(), Ok(Some(Session::clone(&later))));
     }
 
-    /// What was added to a session that is nowhere is damage, and is not taken for a session.
+    /// Additions to a session that is nowhere are damage, and not a session.
     #[test]
     fn a_session_without_its_beginning_is_corrupt() {
         let mut told = Told::default();
@@ -187,7 +187,7 @@ mod tests {
         assert!(told.session().is_err());
     }
 
-    /// A damaged row is an error, unless the log has all of the session.
+    /// A damaged row is an error, unless the log has the whole session.
     #[test]
     fn a_damaged_row_is_of_no_matter_once_all_is_told_again() {
         let (before, after) = (session(0, &[1]), session(0, &[1, 2]));

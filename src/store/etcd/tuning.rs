@@ -1,47 +1,47 @@
-//! How much of what is kept where.
+//! Sizes: how much is kept, and where.
 
-/// What a node keeps before it does something about it. Small sizes show a simulation in seconds what a cluster sees in days;
-/// nodes of different sizes understand each other.
+/// The sizes at which a node acts. Small ones show in a simulation of seconds what a cluster sees in days. Nodes with
+/// different sizes understand each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// What the head's row may hold of batches, in bytes. It is written with each of them.
+    /// Bytes of batches that the head's row may hold. They are written again with each batch.
     pub open_bytes: usize,
-    /// Rows that are brought up to date with one batch.
+    /// Rows that a checkpoint writes with one batch.
     pub folded_rows: usize,
-    /// Bytes of these. A lane's batch has at most a MiB, and etcd takes 1.5 MiB in one request.
+    /// Bytes of these rows. A lane's batch has at most 1 MiB, and etcd accepts 1.5 MiB in one request.
     pub folded_bytes: usize,
-    /// Memory for counters whose rows are not up to date, before they are brought so; twice this while they are.
+    /// Memory for counters whose rows are not up to date, before a checkpoint begins; twice this during it.
     pub recent_bytes: usize,
-    /// Sessions whose rows are not up to date, before they are brought so.
+    /// Sessions whose rows are not up to date, before a checkpoint begins.
     pub recent_sessions: usize,
-    /// Packs that are deleted at once: to delete each by itself would be an operation more with each batch.
+    /// Packs that are deleted at once: deleting each alone would add an operation to each batch.
     pub pruned_packs: usize,
-    /// Packs that are kept although nothing in them is needed: who does not know what became of a batch finds it there.
+    /// Packs that are kept although nothing in them is needed: a node in doubt about a batch finds it there.
     pub kept_packs: usize,
-    /// Packs that are read at once: each is a MiB at the most.
+    /// Packs that are read at once, each of at most 1 MiB.
     pub packs_page: i64,
-    /// Packs behind, beyond which a lane is loaded again.
+    /// Packs that a log may be behind before its lane is loaded again.
     pub packs_behind: usize,
     /// Rows of counters that are read at once.
     pub rows_page: i64,
-    /// What readers keep of a log, in bytes of its batches, before it is read anew without what is folded by then.
+    /// Bytes of a log's batches that readers keep before they read it anew, without the folded ones.
     pub kept_bytes: usize,
 }
 
-/// Memory of a node for what is kept of all logs, by its lanes and by its readers, in each of the two. Of data that are divided
-/// into few lanes each of them has a part that a larger one would not make better.
+/// A node's memory for all logs, once for its lanes and once for its readers. With few lanes each has a share that
+/// would be no better if it were larger.
 const KEPT_BYTES: usize = 64 << 20;
-/// The least part of a lane.
+/// The minimum share of a lane.
 const MIN_KEPT_BYTES: usize = 32 << 10;
 
 impl Tuning {
-    /// Those of data that are divided into so many lanes.
+    /// The sizes for a number of lanes.
     pub(super) fn for_lanes(lanes: u32) -> Self {
         let default = Self::default();
         let part = KEPT_BYTES / lanes.max(1) as usize;
         let part = |most: usize, of: usize| (part / of).clamp(MIN_KEPT_BYTES, most);
         Self {
-            // While they are folded there may be as many again.
+            // During a checkpoint as much again may be added.
             recent_bytes: part(default.recent_bytes, 2),
             kept_bytes: part(default.kept_bytes, 1),
             ..default
@@ -71,7 +71,7 @@ impl Default for Tuning {
 mod tests {
     use super::*;
 
-    /// However many lanes there are, what a node keeps of their logs is bounded; of few lanes it keeps as much as is of use.
+    /// A node's memory for logs is bounded for any number of lanes. With few lanes each gets as much as is of use.
     #[test]
     fn what_is_kept_is_bounded_for_all_lanes_together() {
         let of = |lanes| {

@@ -1,4 +1,4 @@
-//! What is committed, by whichever node, as etcd tells it.
+//! The feed of commits by all nodes, from etcd's watch.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::{Head, Pack};
 use crate::store::ChangeFeed;
 
-/// Between two attempts to begin.
+/// The pause between two attempts to begin.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The changes of all lanes, which are told once somebody has asked for them.
+/// The changes of all lanes. They are followed once somebody has asked for them.
 pub(super) struct WatchFeed {
     changes: ChangeFeed,
     runtime: tokio::runtime::Handle,
-    /// Where they come from; a model of etcd has none.
+    /// Their source; a model of etcd has none.
     source: Option<(Client, Layout)>,
     begun: AtomicBool,
 }
@@ -51,11 +51,11 @@ impl WatchFeed {
     }
 }
 
-/// Tells what happens, from now on. After a gap it begins anew, and those who were behind read the store.
+/// Publishes changes from now on. After a gap it begins anew, and watchers that were behind read the store.
 async fn tell(client: Client, layout: Layout, changes: ChangeFeed) {
     let mut warned = false;
     loop {
-        // Below the prefix, outside of which a user may have no rights.
+        // The key is below the prefix: a user may have no permission outside of it.
         let now = kv::read(&client, vec![get(layout.meta())]).await;
         let now = match now {
             Ok(found) => found.revision,
@@ -75,7 +75,7 @@ async fn tell(client: Client, layout: Layout, changes: ChangeFeed) {
                 refused(&error, &mut warned);
                 sleep(PAUSE).await;
             }
-            // It goes on from what is there by now.
+            // The loop begins anew at the current revision.
             Err(Problem::Watch(error)) => debug!("{error}"),
             Err(Problem::Corrupt(error)) => {
                 error!("{error}");
@@ -86,7 +86,7 @@ async fn tell(client: Client, layout: Layout, changes: ChangeFeed) {
     }
 }
 
-/// Says once that etcd tells of no changes.
+/// Warns once that etcd refuses to watch.
 fn refused(error: &impl Display, warned: &mut bool) {
     if !std::mem::replace(warned, true) {
         warn!(
@@ -126,7 +126,7 @@ async fn follow(
 
 type Told = (i64, u32, Arc<[CounterChange]>);
 
-/// The batch that a row was written for.
+/// The batch for which a row was written, if it is in that row.
 fn newest(layout: &Layout, row: &KeyValue) -> Result<Option<Told>, Corrupt> {
     let batches = if layout.is_head(&row.key) {
         layout.open::<Head>(row)?.batches
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::notice::tests::logged;
 
-    /// A user without the right to watch is told of once, however often that is tried.
+    /// A user without the permission to watch is warned of once, however often it is tried.
     #[test]
     fn that_etcd_refuses_is_told_once() {
         let mut warned = false;

@@ -1,4 +1,4 @@
-//! What became of an attempt, as etcd's rows tell: the head of its lane, and the log if that has moved.
+//! The outcome of an attempt, according to etcd's rows: the head of its lane, and the log if the head has moved.
 
 use super::{CommitAttempt, FULL_PAUSE, Failure, Flight, OVER_QUOTA, again};
 use crate::etcd::get;
@@ -10,7 +10,7 @@ use crate::store::etcd::log::{Landed, WritePlan};
 use crate::store::etcd::meta;
 
 impl<K: Kv> Flight<K> {
-    /// Answers an attempt whose head has moved. Gives it back if it cannot be told whether that was by this attempt.
+    /// Answers an attempt whose head has moved. Returns it if nobody can tell yet whether this attempt moved it.
     pub(super) async fn settle(
         &self,
         mut attempt: CommitAttempt,
@@ -22,7 +22,7 @@ impl<K: Kv> Flight<K> {
         };
         let answer = outcome.and_then(|found| found.ok_or(StoreError::Conflict));
         if let Err(StoreError::Unavailable(_)) = answer {
-            // The head has moved, maybe by this attempt: it is not to be told that nothing was changed.
+            // This attempt may have moved the head, so the answer cannot be that nothing was changed.
             attempt.in_doubt = true;
             attempt.tries += 1;
             return Some(attempt);
@@ -35,9 +35,9 @@ impl<K: Kv> Flight<K> {
         None
     }
 
-    /// etcd is over its quota. A member says so before it proposes a transaction, or once it has applied it or refused to: the
-    /// copy that it has answered does not land later. So the heads tell now whether it has landed, unless earlier copies are in
-    /// doubt.
+    /// Handles an etcd over its quota. A member reports that before it proposes a transaction, or after it has applied
+    /// or refused one. The answered copy therefore does not land later, and the heads show whether it has landed,
+    /// unless earlier copies are in doubt.
     pub(super) async fn full(&self, group: Vec<CommitAttempt>) -> Vec<CommitAttempt> {
         let heads = group.iter();
         let heads = heads.map(|attempt| get(self.layout.head(attempt.plan.lane)));
@@ -48,7 +48,7 @@ impl<K: Kv> Flight<K> {
         for (mut attempt, range) in group.into_iter().zip(found.ranges) {
             let head = range.kvs.first();
             if head.map_or(0, |head| head.mod_revision) != attempt.plan.revision {
-                // The copy that was answered may be what has moved it.
+                // The answered copy may have moved the head.
                 attempt.in_doubt = true;
                 left.extend(self.settle(attempt, head).await);
             } else if attempt.in_doubt {
@@ -63,7 +63,7 @@ impl<K: Kv> Flight<K> {
         again(left, FULL_PAUSE, |_| {}).await
     }
 
-    /// The row that says what the data are has changed: goes on with it, if another node has raised its format.
+    /// Goes on with the changed meta row, if another node has only raised its format.
     pub(super) async fn adopt(&self) -> Result<(), StoreError> {
         let found = kv::read(&self.kv, vec![get(self.layout.meta())]).await?;
         let row = found.ranges.first().and_then(|range| range.kvs.first());
@@ -73,7 +73,7 @@ impl<K: Kv> Flight<K> {
         adopted.map_err(|problem| StoreError::Failed(problem.into()))
     }
 
-    /// Looks for a batch in the log, where the head has moved: it is where it was planned to be, or nowhere.
+    /// Looks for a batch in the log after the head has moved: it is where it was planned, or nowhere.
     async fn find(
         &self,
         attempt: &CommitAttempt,
@@ -88,8 +88,9 @@ impl<K: Kv> Flight<K> {
         let found = kv::read(&self.kv, vec![range]).await?;
         let row = found.ranges.first().and_then(|range| range.kvs.first());
         let Some(row) = row else {
-            // The lane has been elsewhere for so long that the pack is deleted. That matters only where a copy was on its way;
-            // and whoever the batch is by that took its place, there were no ids in it.
+            // The pack is deleted, since other nodes have committed many batches. That matters only if a copy was in
+            // flight. The batch with this number, whether this one or another, had no ids: its pack would still be
+            // needed.
             return if attempt.in_doubt {
                 Err(StoreError::Lost)
             } else {

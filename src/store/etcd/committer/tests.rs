@@ -1,4 +1,4 @@
-//! Which batches go together, and the outcomes of those that cannot be sent, or looked for.
+//! The grouping of batches, and the outcomes of batches that cannot be sent or looked up.
 
 use super::super::log::tests::{head, layout, plan};
 use super::*;
@@ -15,8 +15,8 @@ fn refused(refusal: Refusal) -> Error {
     Error::new(Outcome::Definite(refusal), "as a test has it".to_owned())
 }
 
-/// Nothing of it was sent: that is tried for a while, and then told. One of which a copy may be on its way is sent until it is
-/// known what became of it.
+/// A batch that certainly was not sent is retried for a while, and then refused. A batch with a copy in doubt is sent
+/// until its outcome is known.
 #[tokio::test(start_paused = true)]
 async fn batches_that_cannot_be_sent_are_refused_after_a_while() {
     let error = refused(Refusal::NotConnected);
@@ -37,8 +37,8 @@ async fn batches_that_cannot_be_sent_are_refused_after_a_while() {
     assert_eq!(failed(vec![doubtful], &error).await.len(), 1);
 }
 
-/// Batches that are too large together are sent each by itself; one that is so alone is refused, unless it is not known what
-/// became of a copy.
+/// Batches that are too large together are sent alone. One that is too large alone is refused, and its outcome is
+/// unknown if a copy is in doubt.
 #[tokio::test]
 async fn a_batch_that_is_too_large_is_refused_alone() {
     let error = refused(Refusal::TooLarge);
@@ -57,7 +57,7 @@ async fn a_batch_that_is_too_large_is_refused_alone() {
     assert!(matches!(told, Err(Failure::Store(StoreError::Lost))));
 }
 
-/// However often etcd refuses for want of room, that is told once, and once that there is room again.
+/// A full etcd is logged once, however often it refuses, and once more when it has room again.
 #[test]
 fn a_full_etcd_is_told_of_once() {
     let room = Room::default();
@@ -65,7 +65,7 @@ fn a_full_etcd_is_told_of_once() {
     assert_eq!(told, [false, true, false, false, true, false, true]);
 }
 
-/// A transaction on its way to an etcd that nothing can be asked of.
+/// A transaction to an etcd that cannot be reached.
 fn flight() -> Flight<Flaky> {
     let away = Outcome::Definite(Refusal::NotConnected);
     Flight {
@@ -75,7 +75,7 @@ fn flight() -> Flight<Flaky> {
     }
 }
 
-/// The head of a lane has moved, and the log cannot be read, which would tell by whom: that is in doubt until it can.
+/// If the head of a lane has moved and the log cannot be read, the batch is in doubt until it can.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
     let flight = flight();
@@ -99,7 +99,7 @@ async fn a_batch_that_cannot_be_looked_for_is_in_doubt() {
     assert!(answer.try_recv().is_err(), "nothing is told");
 }
 
-/// Batches go into one transaction as long as etcd takes it, in their order; one that is too much goes alone.
+/// Batches share a transaction in their order, as long as etcd accepts it; one that is too large goes alone.
 #[test]
 fn batches_go_together_as_long_as_they_fit() {
     let operations = plan().operations();
@@ -122,7 +122,7 @@ fn batches_go_together_as_long_as_they_fit() {
     assert_eq!(groups(many, &|_, _| ()), [6]);
     let alone = |at, attempt: &mut CommitAttempt| attempt.alone = at == 2;
     assert_eq!(groups(many, &alone), [2, 1, 3]);
-    // Each is one of the outer operations; only its own are nested in it.
+    // Each batch is one outer operation; only its own operations are nested in it.
     assert_eq!(groups(operations + 2, &|_, _| ()), [2, 2, 2]);
     assert_eq!(groups(operations + 3, &|_, _| ()), [3, 3]);
     assert_eq!(groups(1, &|_, _| ()), [1; 6]);
@@ -135,9 +135,9 @@ fn batches_go_together_as_long_as_they_fit() {
     assert_eq!(groups(many, &of_places(MAX_PLACES / 3 + 1)), [2, 2, 2]);
 }
 
-/// The data have changed hands since the transaction was made, which did nothing. One batch has a head that has moved: it may be
-/// there by another copy, and is looked for. That of the other has not moved: it has not landed, and is refused, since it cannot
-/// be read whose the data are.
+/// The meta row has changed since the transaction was made, so the transaction did nothing. One batch has a head that
+/// has moved: another copy may have stored it, and it is looked up. The other one's head has not moved. It has not
+/// landed, and is refused because the meta row cannot be read.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_an_earlier_copy_has_stored_is_found() {
     let flight = flight();
@@ -167,7 +167,7 @@ async fn a_batch_that_an_earlier_copy_has_stored_is_found() {
         let told = answer.try_recv().expect("it is told");
         match told {
             Ok((_, landed)) => assert!(has_landed && landed.etcd_revision == 50),
-            // Whose the data are cannot be read, and nothing has landed.
+            // The meta row cannot be read, and nothing has landed.
             Err(Failure::Store(StoreError::Unavailable(_))) => assert!(!has_landed),
             Err(other) => panic!("{other:?}"),
         }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// One row that is damaged is one problem: those behind it are neither missing nor out of place.
+/// A damaged row is one problem: the rows after it are neither missing nor out of place.
 #[test]
 fn a_damaged_row_of_ids_is_one_problem() {
     let mut layout = rows::tests::layout(crate::store::etcd::FORMAT, 1);

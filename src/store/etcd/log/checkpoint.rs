@@ -1,4 +1,4 @@
-//! Folding: rows of counters and sessions are brought up to date with what the log has of them.
+//! The checkpoint of a log, which brings the rows of counters and sessions up to date.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,28 +12,29 @@ use crate::proto::etcd::etcdserverpb::RequestOp;
 use crate::proto::sumd::store::v1::{Counter, Session};
 use crate::store::memtable::{Lookup, MergeIter};
 
-/// Bytes that are tried with a batch however little etcd takes, beside at least one row.
+/// Bytes of rows that are tried with a batch, however little etcd accepts. One row is always tried.
 pub(super) const MIN_FOLD_BYTES: usize = 1024;
 
-/// The row of a session that is damaged, and that the log has changes of. It opens for nobody. These changes are in no row once
-/// they are folded, and the old row may be damaged on one member of etcd only: read by another member, it would be a session
-/// without them, and their messages would count again.
+/// The row of a damaged session with changes in the log, which no reader can open. After the checkpoint no row has
+/// those changes, and the old row may be damaged on one member of etcd only. Read from another member, it would be a
+/// session without them, and their messages would count again.
 const DAMAGED_ROW: &[u8] = b"";
 
-/// What is being brought up to date.
+/// The progress of a checkpoint.
 #[derive(Clone)]
 pub(super) struct CheckpointProgress {
-    /// When it is done, all batches up to this one are folded.
+    /// Once it is done, all batches up to this one are folded.
     pub(super) up_to: u64,
-    /// It is done up to this name.
+    /// The last name that is done.
     name: String,
-    /// What is left of these.
+    /// The sessions that are left.
     pub(super) sessions: BTreeMap<SessionId, Option<Arc<model::Session>>>,
-    /// The revision of the last deletion among them.
+    /// The revision of the last deletion among the written rows.
     pub(super) forgotten: i64,
 }
 
-/// Room for rows that are folded along with a batch: that is optional, and must not make the batch more than etcd takes.
+/// The capacity for a checkpoint's rows in a batch. They are optional and must not make the batch more than etcd
+/// accepts.
 struct CheckpointRoom<'a> {
     rows: usize,
     bytes: usize,
@@ -41,7 +42,7 @@ struct CheckpointRoom<'a> {
 }
 
 impl CheckpointRoom<'_> {
-    /// Takes a row in; `false` if there is no room for it. The first one always has some.
+    /// Takes a row; `false` if it does not fit. The first row always fits.
     fn take(&mut self, operation: RequestOp) -> bool {
         let bytes = operation.encoded_len();
         let is_first = self.operations.is_empty();
@@ -55,7 +56,7 @@ impl CheckpointRoom<'_> {
 }
 
 impl Log {
-    /// A batch with what is folded along with it was more than etcd takes: less is folded with those that follow.
+    /// Makes later checkpoints smaller, after a batch with its rows was more than etcd accepts.
     pub(in crate::store::etcd) fn fold_less(&mut self) {
         self.fold_bytes = (self.fold_bytes / 2).max(MIN_FOLD_BYTES);
     }
@@ -70,11 +71,11 @@ impl Log {
         });
     }
 
-    /// Brings the next rows up to date; `true` where these are the last.
+    /// Writes the next rows; `true` if they are the last.
     ///
-    /// They are written as they are now, not as they were when this fold began: another node may have begun one later, and
-    /// written the same rows already. A row that was put back to what it had been would be taken for up to date once that
-    /// fold is done.
+    /// Rows are written as they are now, not as they were when this checkpoint began: another node may have begun a
+    /// later one and written the same rows already. Once that one is done, a row that was set back would count as up to
+    /// date.
     pub(super) fn checkpoint(
         &self,
         checkpointing: &mut CheckpointProgress,
@@ -134,7 +135,7 @@ impl Log {
 mod tests {
     use super::*;
 
-    /// Rows are taken as long as there is room, by their number and by their bytes. The first one always has some.
+    /// Rows are taken while there is room, by number and by bytes. The first one always fits.
     #[test]
     fn rows_are_folded_as_far_as_there_is_room() {
         let row = |bytes: usize| put("key", vec![0; bytes]);
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(taken(10, 3 * bytes, &[100; 5]), 3);
         assert_eq!(taken(10, 3 * bytes - 1, &[100; 5]), 2);
         assert_eq!(taken(10, 0, &[100; 5]), 1);
-        // A smaller one may have room where a larger one has none.
+        // A smaller row may fit where a larger one does not.
         assert_eq!(taken(10, 2 * bytes, &[100, 200, 50]), 2);
     }
 }

@@ -64,7 +64,7 @@ fn bytes(batches: &[Batch]) -> usize {
     batches.iter().map(prost::Message::encoded_len).sum()
 }
 
-/// The packs that an operation deletes.
+/// The range of packs that an operation deletes.
 fn deletes(operation: &RequestOp) -> Option<&DeleteRangeRequest> {
     match operation.request.as_ref()? {
         Request::RequestDeleteRange(range) if range.key.starts_with(b"/sumd/log/pack/") => {
@@ -74,8 +74,9 @@ fn deletes(operation: &RequestOp) -> Option<&DeleteRangeRequest> {
     }
 }
 
-/// The head's row holds batches up to a bound: the one that would be beyond it goes into a pack, with them. And a plan is
-/// as many operations as it says, whatever is folded and pruned with it, or a transaction might be more than etcd takes.
+/// The head's row holds batches up to a bound; the batch that would exceed it goes into a pack with them. A plan counts
+/// its operations exactly, with those of checkpoint and pruning: otherwise a transaction might be more than etcd
+/// accepts.
 #[test]
 fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
     let layout = layout();
@@ -89,11 +90,11 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
         plan.write(&layout, 0, &mut written);
         assert_eq!(plan.operations(), written.len());
         let size: usize = written.iter().map(prost::Message::encoded_len).sum();
-        // The keys and what frames them.
+        // The difference is keys and framing.
         assert!(plan.bytes.abs_diff(size) < 400, "{} of {size}", plan.bytes);
         most = most.max(written.len());
         for range in written.iter().filter_map(deletes) {
-            // Some at once, of which nothing is needed, and not the last one.
+            // Several at once, none of them needed, and never the last one.
             let key = range.key.clone();
             assert_eq!(key, layout.pack(0, there[0]));
             let count = there
@@ -130,7 +131,7 @@ fn batches_are_written_in_packs_that_are_as_large_as_the_head_may_be() {
     assert!(deleted > 4, "{deleted} of {packs} packs are deleted");
 }
 
-/// The changes of batches that the rows have are not kept in memory again.
+/// Changes that the rows have already are not kept in memory again.
 #[test]
 fn changes_that_are_folded_are_not_taken_in() {
     let layout = layout();
@@ -146,7 +147,8 @@ fn changes_that_are_folded_are_not_taken_in() {
     assert_eq!([1, 2, 3, 4].map(is_there), [false, false, true, true]);
 }
 
-/// After a batch that was too much, half as many bytes are folded with the next, down to a bound: the first row always goes along.
+/// After a batch that was too large, half as many bytes of rows go along with the next one, down to a bound. The first
+/// row always goes along.
 #[test]
 fn less_is_folded_after_a_batch_that_was_too_much() {
     let mut log = Log::empty(layout(), 0);

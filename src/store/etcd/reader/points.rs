@@ -1,4 +1,4 @@
-//! Rounds of reads by name: all that wait are read together, at one moment.
+//! Rounds of reads by name: all pending ones are read together, at one moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::store::etcd::kv::{self, Kv, MAX_RANGES, ReadError};
 use crate::store::memtable::Lookup;
 use crate::store::{LaneNumber, Row, Rows, StoreError};
 
-/// The way to the task that reads the rounds.
+/// The queue of the task that reads the rounds.
 pub(super) struct Points(mpsc::UnboundedSender<Point>);
 
-/// Counters that are to be read, and who is told.
+/// Counters to be read, and their caller.
 struct Point {
     names: Vec<Arc<str>>,
     reply: oneshot::Sender<Result<Rows, StoreError>>,
@@ -29,22 +29,22 @@ struct Round {
     /// One for each name.
     rows: Vec<Option<KeyValue>>,
     heads: Arc<BTreeMap<LaneNumber, KnownHead>>,
-    /// That of etcd.
+    /// The etcd revision of the read.
     revision: i64,
 }
 
-/// A lane's head, if there is one, and the replica that was known before it was read.
+/// A lane's head, if there is one, and the replica that was known before the read.
 struct KnownHead {
     head: Option<KeyValue>,
     before: Option<Arc<Replica>>,
 }
 
 impl Points {
-    /// Starts to read rounds, on the runtime that this is called on.
+    /// Starts the rounds on the calling runtime.
     pub(super) fn start<K: Kv>(shared: Arc<Shared<K>>) -> Self {
         let (points, mut waiting) = mpsc::unbounded_channel::<Point>();
         tokio::spawn(async move {
-            // While one round is read the next one gathers: each of its readers asked before it began.
+            // While one round is read the next one gathers: each of its callers asked before it began.
             while let Some(first) = waiting.recv().await {
                 let mut round = vec![first];
                 while round.len() < MAX_RANGES
@@ -68,8 +68,8 @@ impl Points {
 }
 
 impl<K: Kv> Shared<K> {
-    /// Reads for those who wait, all at one moment, unless they are too many for a transaction. Those of the same lanes are
-    /// answered together, and beside the others: to read a lane's packs may take its time.
+    /// Reads for pending callers, all at one revision of etcd. Callers with the same lanes are answered together and
+    /// apart from the others, since reading a lane's packs may take its time.
     async fn answer(self: &Arc<Self>, points: Vec<Point>) {
         let names = points.iter().flat_map(|point| &point.names);
         let round = match self.read_round(names.cloned().collect()).await {
@@ -115,7 +115,7 @@ impl<K: Kv> Shared<K> {
         let revision = self.layout.end(round.revision);
         let mut rows = rows.into_iter();
         for point in points {
-            // All are taken, whether one of them is damaged or not: the others are of those who come next.
+            // All rows are taken even if one is damaged: the next ones belong to the next callers.
             let own: Vec<_> = rows.by_ref().take(point.names.len()).collect();
             let rows: Result<Vec<_>, _> = own.into_iter().collect();
             let _ = point.reply.send(rows.map(|rows| Rows { rows, revision }));
@@ -179,7 +179,7 @@ impl<K: Kv> Shared<K> {
         Ok((rows.collect(), heads, found.revision))
     }
 
-    /// What the counters of a round are: one that is damaged is no answer to those who asked for it, and only to those.
+    /// The counters of a round. A damaged one fails the callers that asked for it, and no others.
     async fn points(&self, round: &Round) -> Result<Vec<Result<Option<Row>, StoreError>>, Problem> {
         let mut views = HashMap::new();
         for lane in self.lanes(&round.names) {

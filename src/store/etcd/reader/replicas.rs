@@ -1,4 +1,4 @@
-//! What is known of the logs. It is kept, since packs do not change, so that the next reader reads only what is new.
+//! Replicas of the logs. They are kept, since packs do not change, so that the next reader reads only newer batches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,21 +17,22 @@ use crate::store::etcd::sessions::Told;
 use crate::store::memtable::{Memtable, SortedRun};
 use crate::store::{LaneNumber, StoreError};
 
-/// Of all lanes. Nothing is locked while a head is read, so that a lane that is slow to read holds up nobody who does not read it.
+/// The replicas of all lanes. Nothing is locked while a head is read, so a lane that is slow to read delays only its
+/// own readers.
 pub(super) struct Replicas(Box<[Lane]>);
 
 #[derive(Default)]
 struct Lane {
-    /// The newest that is known.
+    /// The newest known replica.
     known: Mutex<Option<Arc<Replica>>>,
-    /// Held while packs are read: how much that is at once does not depend on how many readers there are.
+    /// Held while packs are read, so the packs in memory do not depend on the number of readers.
     reading: tokio::sync::Mutex<()>,
 }
 
-/// Of one lane, up to one head.
+/// The log of one lane up to one head.
 #[derive(Clone)]
 pub(super) struct Replica {
-    /// That of the head's row.
+    /// The revision of the head's row.
     revision: i64,
     seq: u64,
     folded: u64,
@@ -43,17 +44,17 @@ pub(super) struct Replica {
     kept: usize,
 }
 
-/// The changes of each session since a fold, in the order of their batches. Replicas of a lane share them: each of them looks at
-/// those up to its own last batch, and those behind are the same for all.
+/// The changes of each session since a checkpoint, in batch order. Replicas of a lane share them, since batches are the
+/// same for all. Each replica looks at those up to its own last batch.
 #[derive(Default)]
 struct Sessions(Mutex<BTreeMap<SessionId, Vec<(u64, SessionChange)>>>);
 
-/// A lane's head, as it was read, and the replica that was known before that.
+/// A lane's head as it was read, and the replica that was known before.
 pub(super) struct Moment<'a> {
     pub(super) lane: LaneNumber,
     pub(super) head: &'a KeyValue,
     pub(super) before: Option<Arc<Replica>>,
-    /// The revision of etcd that the head was read at.
+    /// The etcd revision at which the head was read.
     pub(super) revision: i64,
 }
 
@@ -62,13 +63,13 @@ impl Replicas {
         Self((0..lanes).map(|_| Lane::default()).collect())
     }
 
-    /// What is known of a lane. Taken before a head is read it is not newer than that.
+    /// The known replica of a lane. If it is taken before a head is read, it is not newer than the head.
     pub(super) fn known(&self, lane: LaneNumber) -> Option<Arc<Replica>> {
         self.slot(lane).clone()
     }
 
     fn slot(&self, lane: LaneNumber) -> MutexGuard<'_, Option<Arc<Replica>>> {
-        // It is replaced as a whole, so that no panic leaves half of one.
+        // The replica is replaced as a whole, so no panic leaves half of one.
         let slot = self.0[lane as usize].known.lock();
         slot.unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +95,7 @@ impl Replicas {
         let reading = timeout(PATIENCE, self.0[lane as usize].reading.lock()).await;
         let slow = |_| StoreError::Unavailable("another reader has no answer in time".into());
         let _reading = reading.map_err(slow)?;
-        // Another reader may have read on meanwhile, up to this head, or farther than is to be seen here.
+        // Another reader may have read on meanwhile: up to this head, or farther than this reader may see.
         let newest = self.known(lane);
         let is_overtaken = newest
             .as_ref()
@@ -105,7 +106,7 @@ impl Replicas {
         }
         let base = base.filter(|known| known.can_extend_to(&head, layout.tuning.kept_bytes));
         if is_overtaken && base.is_none() {
-            // A later head is next to what is known.
+            // A read of a later head can extend the newest replica.
             return Err(Problem::Again);
         }
         let mut replica = base.map_or_else(|| Replica::begin(&head), |base| Replica::clone(&base));
@@ -134,13 +135,13 @@ impl Replicas {
 }
 
 impl Replica {
-    /// Whether it can be extended to a head: the log still has every later batch (what is folded may be deleted), and it is within
-    /// its bound, or there would be no less to keep.
+    /// Whether it can be extended to a head. The log has to have every later batch, since folded ones may be deleted.
+    /// It also has to be within its bound, unless starting over would keep no less.
     fn can_extend_to(&self, head: &Head, kept_bytes: usize) -> bool {
         self.seq + 1 >= head.log_from && (self.kept <= kept_bytes || head.folded == self.folded)
     }
 
-    /// Of a log of which nothing was read yet.
+    /// The replica of a log of which nothing was read yet.
     fn begin(head: &Head) -> Self {
         Self {
             revision: 0,
@@ -155,7 +156,7 @@ impl Replica {
         }
     }
 
-    /// What has become of a session since it was folded.
+    /// The changes of a session since the last checkpoint.
     pub(super) fn session(&self, id: &SessionId) -> Option<Told> {
         let sessions = self.sessions.lock();
         let mut told = Told::default();
@@ -190,17 +191,17 @@ impl Replica {
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Vec<(u64, SessionChange)>>> {
-        // A batch that is taken in again, after a panic, is so once.
+        // A batch that is taken in again after a panic changes nothing.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what a batch has done, unless that is known.
+    /// Takes in a batch's changes, unless they are known.
     fn take(&self, batch: &Batch) {
         let mut all = self.lock();
         for change in &batch.sessions {
             let of_one = all.entry(change.id.as_str().into()).or_default();
             if of_one.last().is_none_or(|(seq, _)| *seq < batch.seq) {
-                // What came along with it is large, and goes.
+                // A copy, so that the large message around it can be freed.
                 let change = SessionChange {
                     id: String::new(),
                     state: Bytes::copy_from_slice(&change.state),
