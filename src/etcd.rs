@@ -1,9 +1,8 @@
-//! A client of etcd: the few calls that are needed, each with a deadline, on whichever endpoint is well.
+//! A client of etcd: the few calls that sumd needs, each with a deadline, on any endpoint that is fit.
 //!
-//! One endpoint is asked at a time. Where it fails, the next one takes its place; calls that may be repeated are,
-//! until their deadline. A transaction is never sent a second time where the first may have arrived: its error tells
-//! whether it was certainly not applied or may have been, and its owner decides. Watches and leases come back by
-//! themselves.
+//! One endpoint is asked at a time. If it fails, the next one takes its place, and repeatable calls are sent again
+//! until their deadline. A transaction is never sent again if the first copy may have arrived. Its error tells whether
+//! it was certainly not applied or may have been, and its owner decides. Watches and leases recover on their own.
 
 mod address;
 mod call;
@@ -50,13 +49,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client, which connects when it is first used.
+    /// Creates a client, which connects when it is first used.
     ///
     /// # Errors
-    /// Where the files for TLS do not do.
+    /// Returns an error if the files for TLS cannot be used.
     ///
     /// # Panics
-    /// Where there is no endpoint.
+    /// Panics if there is no endpoint.
     pub fn new(options: Options) -> Result<Self, TlsError> {
         assert!(!options.endpoints.is_empty(), "an etcd has an address");
         for host in &options.endpoints {
@@ -67,7 +66,7 @@ impl Client {
         })
     }
 
-    /// The endpoint in use, if there is one just now.
+    /// The endpoint in use, if there is one at present.
     #[must_use]
     pub fn endpoint(&self) -> Option<Host> {
         self.caller.rotation().endpoint()
@@ -76,7 +75,7 @@ impl Client {
     /// Reads keys.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
     pub async fn range(
         &self,
         request: RangeRequest,
@@ -88,19 +87,19 @@ impl Client {
             .await
     }
 
-    /// Writes a key, once at most.
+    /// Writes a key at most once.
     ///
     /// # Errors
-    /// Where it certainly was not written, or nobody knows.
+    /// Returns an error if the key certainly was not written, or the outcome is unknown.
     pub async fn put(&self, request: PutRequest, deadline: Instant) -> Result<PutResponse, Error> {
         let send = |channel, request| async move { kv(channel).put(request).await };
         self.caller.call(Kind::Once, deadline, request, send).await
     }
 
-    /// Deletes keys, once at most.
+    /// Deletes keys at most once.
     ///
     /// # Errors
-    /// Where they certainly were not deleted, or nobody knows.
+    /// Returns an error if the keys certainly were not deleted, or the outcome is unknown.
     pub async fn delete_range(
         &self,
         request: DeleteRangeRequest,
@@ -110,20 +109,20 @@ impl Client {
         self.caller.call(Kind::Once, deadline, request, send).await
     }
 
-    /// Carries out a transaction, once at most.
+    /// Executes a transaction at most once.
     ///
     /// # Errors
-    /// Where it certainly was not carried out, or nobody knows. After the latter it may be carried out at any later
-    /// time, until something that it compares has changed.
+    /// Returns an error if the transaction certainly was not executed, or the outcome is unknown. In the latter case it
+    /// may be executed at any later time, until something that it compares has changed.
     pub async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
         let send = |channel, request| async move { kv(channel).txn(request).await };
         self.caller.call(Kind::Once, deadline, request, send).await
     }
 
-    /// Forgets what was before a revision. That it is forgotten already is fine.
+    /// Compacts the history before a revision. If it is compacted already, that is a success.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
     pub async fn compact(&self, revision: i64, deadline: Instant) -> Result<(), Error> {
         let request = CompactionRequest {
             revision,

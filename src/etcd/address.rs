@@ -1,20 +1,20 @@
-//! Where an etcd cluster is: `etcd://host1:2379,host2:2379`.
+//! The address of an etcd cluster: `etcd://host1:2379,host2:2379`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// etcd's port for clients, where an address names none.
+/// etcd's client port, for hosts without a port.
 const PORT: u16 = 2379;
 
-/// Bounds what a typing error can lead to. etcd itself advises against more than seven members.
+/// The maximum number of hosts, as a bound on typing errors. etcd itself advises against more than seven members.
 const MAX_HOSTS: usize = 64;
 
 /// The members of a cluster, any of which will do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Whether they are spoken to by TLS: `etcds` instead of `etcd`.
+    /// Whether connections use TLS: `etcds` instead of `etcd`.
     pub tls: bool,
-    /// Where they are, one at least, each once.
+    /// Their addresses, at least one, each once.
     pub hosts: Vec<Host>,
 }
 
@@ -27,16 +27,16 @@ pub struct Host {
     pub port: u16,
 }
 
-/// The text is no address of a cluster.
+/// The reason why a text is no address of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParseAddressError {
     /// It begins with neither `etcd://` nor `etcds://`.
     Scheme,
-    /// One of the hosts is none.
+    /// This host is invalid.
     Host(String),
-    /// A host is named twice.
+    /// This host is named twice.
     Twice(Host),
-    /// There are more hosts than there should ever be.
+    /// There are too many hosts.
     TooMany(usize),
 }
 
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// As with etcdctl, the port may be left out.
+    /// The port may be left out, as with etcdctl.
     #[test]
     fn the_port_is_2379_where_none_is_named() {
         let address: Address = "etcd://one,[::1]".parse().expect("an address");

@@ -1,4 +1,4 @@
-//! What is sent again, where to, and what is not.
+//! Calls: which requests are sent again, and to which endpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,14 @@ use super::rotation::{Connection, Rotation, backoff};
 use super::token::Token;
 use super::{Error, Fault, Host, Options};
 
-/// One answer: etcd has no bound of its own for what it reads, so a reader asks for pages that are far smaller.
+/// The maximum size of an answer. etcd has no bound of its own for reads, so readers ask for pages that are far
+/// smaller.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// Refusals of a fresh token, one after the other, before they are believed.
+/// Fresh tokens that are refused in a row before the refusal is believed.
 pub(super) const MAX_LOGINS: u32 = 3;
 
-/// What all calls of a client share.
+/// The state that all calls of a client share.
 #[derive(Clone)]
 pub(super) struct Caller(Arc<Shared>);
 
@@ -29,17 +30,17 @@ struct Shared {
     tokens: Tokens,
 }
 
-/// What sending a request twice may do.
+/// The harm that sending a request twice may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// No harm.
+    /// There is none.
     Repeatable,
-    /// What was asked for happens twice, or after its time. It is sent again only where it certainly has not arrived,
-    /// or was refused for its token.
+    /// The request is executed twice, or late. It is sent again only if it certainly has not arrived, or its token was
+    /// refused.
     Once,
 }
 
-/// A request that can be sent.
+/// A request that is ready to be sent.
 pub(super) struct Prepared<Q> {
     pub(super) connection: Connection,
     pub(super) token: Token,
@@ -61,7 +62,7 @@ impl Caller {
         self.0.rotation.options()
     }
 
-    /// Connects and logs in where need be.
+    /// Connects and logs in if necessary.
     pub(super) async fn prepare<Q>(&self, message: Q) -> Result<Prepared<Q>, Fault> {
         let token = self.0.tokens.known();
         let connection = self.rotation().connection(token).await;
@@ -72,7 +73,7 @@ impl Caller {
             .inspect_err(|fault| self.leave(&connection, fault))?;
         let mut request = Request::new(message);
         token.put(&mut request);
-        // A member without a leader says so at once, instead of keeping us waiting.
+        // With this, a member without a leader reports that at once instead of letting the call wait.
         let yes = MetadataValue::from_static("true");
         request.metadata_mut().insert("hasleader", yes);
         Ok(Prepared {
@@ -82,8 +83,8 @@ impl Caller {
         })
     }
 
-    /// Asks one member over a connection of its own, once. It is asked again only if it refused the token, or that there was
-    /// none, since it has done nothing then. No other member is needed for that: there may be none that is fit.
+    /// Asks one member once, over a connection of its own. The request is sent again only if its token was refused or
+    /// missing, since the member has done nothing then. The new token comes from the same member: no other may be fit.
     pub(super) async fn call_at<Q: Clone, A, F>(
         &self,
         host: &Host,
@@ -117,19 +118,19 @@ impl Caller {
         answer.unwrap_or_else(|_| Err(Fault::late(host).error))
     }
 
-    /// Leaves the endpoint, if it is to blame.
+    /// Leaves the endpoint if it is to blame.
     pub(super) fn leave(&self, connection: &Connection, fault: &Fault) {
         if fault.leave {
             self.rotation().leave(connection);
         }
     }
 
-    /// Forgets the token, if that is to blame; `false` where another one would be no better.
+    /// Forgets the token if it is to blame; `false` if another one would be no better.
     pub(super) async fn renew(&self, token: &Token, fault: &Fault) -> bool {
         fault.token && self.0.tokens.refused(token).await
     }
 
-    /// Asks, on one endpoint after the other, until there is an answer that counts, or the deadline.
+    /// Asks one endpoint after the other until there is a final answer, or until the deadline.
     pub(super) async fn call<Q: Clone, A, F>(
         &self,
         kind: Kind,
@@ -180,10 +181,10 @@ impl Caller {
         }
     }
 
-    /// Until when to wait for one endpoint.
+    /// The time until which the answer of one endpoint is waited for.
     fn end(&self, kind: Kind, failures: u32, deadline: Instant) -> Instant {
         match kind {
-            // Nobody else could be asked.
+            // No other endpoint could be asked.
             Kind::Once => deadline,
             Kind::Repeatable => {
                 let attempt = self.options().timeouts.attempt;
@@ -193,8 +194,8 @@ impl Caller {
         }
     }
 
-    /// How long to wait before the next attempt. The next endpoint is asked at once; only when all have failed there is reason to
-    /// wait.
+    /// The pause before the next attempt. The next endpoint is asked at once; only after all have failed is there a
+    /// pause.
     fn pause(&self, failures: u32) -> Option<Duration> {
         let round = u32::try_from(self.options().endpoints.len()).unwrap_or(u32::MAX);
         failures.checked_sub(round).map(backoff)
@@ -226,8 +227,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A request that may be repeated waits twice as long each time, and never longer than its caller. One that may not waits as
-    /// long as that.
+    /// A repeatable request waits twice as long each time, but never beyond its caller's deadline. Any other request
+    /// waits until that deadline.
     #[tokio::test(start_paused = true)]
     async fn attempts_get_longer() {
         let caller = caller();
@@ -242,7 +243,7 @@ pub(super) mod tests {
         assert_eq!(caller.end(Kind::Once, 0, far), far);
     }
 
-    /// There is no pause until every endpoint has failed once; then one before each attempt, which grows.
+    /// There is no pause until every endpoint has failed once; then there is one before each attempt, which grows.
     #[tokio::test]
     async fn there_is_a_pause_once_all_endpoints_have_failed() {
         let caller = caller();
@@ -254,8 +255,8 @@ pub(super) mod tests {
         );
     }
 
-    /// A request is sent again after a passing error, and to each of the other endpoints after an error of one of them; but one that
-    /// must not happen twice only if it was certainly not sent.
+    /// A request is sent again after a passing error, and to each of the other endpoints after an error of one of them.
+    /// A request that must not happen twice is sent again only if it certainly was not sent.
     #[tokio::test]
     async fn a_request_is_sent_again_if_that_does_no_harm() {
         let caller = caller();

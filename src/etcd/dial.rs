@@ -1,4 +1,4 @@
-//! Connecting to one endpoint, and finding the first of several that is well.
+//! Connects to one endpoint, or to the first of several that is fit.
 
 use std::fs;
 use std::io;
@@ -16,24 +16,24 @@ use super::{Error, Fault, Host, Options, Outcome, Refusal, Tls};
 use crate::proto::etcd::etcdserverpb::StatusRequest;
 use crate::proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 
-/// What may wait unread on one stream, which is a watch most of all.
+/// The bytes that may wait unread on one stream, mostly a watch.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// For all streams. A connection is ended by frames that wait unread where half of this would not hold them, and
-/// small ones count as 256 bytes: a watch of small events that nobody reads must not come near.
+/// The same for all streams. A connection ends if its unread frames would not fit into half of this, and small ones
+/// count as 256 bytes: a watch of small events that nobody reads must not come near.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// HTTP/2 pings while a call waits, so that its connection ends where nobody is there any more. etcd ends
-/// connections that ping more often than every 5 s.
+/// HTTP/2 pings while a call waits, so that a dead connection ends. etcd ends connections that ping more often than
+/// every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// TCP's own, so that the connection is not forgotten by what is in between, and is known to be dead when it is used.
+/// TCP's keepalive. Middleboxes do not forget the connection, and a dead one is detected before it is used.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// The files of the TLS options do not do.
+/// The reason why the files of the TLS options cannot be used.
 #[derive(Debug)]
 pub enum TlsError {
-    /// One cannot be read.
+    /// One of them cannot be read.
     Read(PathBuf, io::Error),
-    /// There is no PEM certificate in it.
+    /// One of them has no PEM certificate.
     NoCertificate(PathBuf),
     /// They do not fit together, or are damaged.
     Content(String),
@@ -53,7 +53,7 @@ impl std::fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// How an endpoint is to be connected, which connects nothing yet.
+/// The configuration of an endpoint, which is not connected yet.
 pub(super) fn endpoint(host: &Host, tls: Option<&Tls>) -> Result<Endpoint, TlsError> {
     let wrong = |error: tonic::transport::Error| TlsError::Content(innermost(&error));
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -65,7 +65,7 @@ pub(super) fn endpoint(host: &Host, tls: Option<&Tls>) -> Result<Endpoint, TlsEr
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let Some(tls) = tls else { return Ok(endpoint) };
-    // Small files, once a connection.
+    // The files are small, and read once for each connection.
     let read = |path: &Path| fs::read(path).map_err(|error| TlsError::Read(path.to_owned(), error));
     let mut config = ClientTlsConfig::new().domain_name(&host.name);
     config = match &tls.ca {
@@ -80,7 +80,7 @@ pub(super) fn endpoint(host: &Host, tls: Option<&Tls>) -> Result<Endpoint, TlsEr
     endpoint.tls_config(config).map_err(wrong)
 }
 
-/// What stands between the dashes of PEM: with no certificate at all, nobody would be trusted, and nobody told why.
+/// Checks that a PEM file has a certificate. Without one nobody would be trusted, and no error would say why.
 fn certificates(path: &Path, pem: Vec<u8>) -> Result<Vec<u8>, TlsError> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     if pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
@@ -89,7 +89,7 @@ fn certificates(path: &Path, pem: Vec<u8>) -> Result<Vec<u8>, TlsError> {
     Err(TlsError::NoCertificate(path.to_owned()))
 }
 
-/// Connects to an endpoint.
+/// Connects to an endpoint, within the timeout for that.
 pub(super) async fn connect(host: &Host, options: &Options) -> Result<Channel, Error> {
     let failed = |message: String| unfit(host, message);
     let endpoint = endpoint(host, options.tls.as_ref());
@@ -99,8 +99,7 @@ pub(super) async fn connect(host: &Host, options: &Options) -> Result<Channel, E
     channel.map_err(|error| failed(innermost(&error)))
 }
 
-/// Connects to the first endpoint that is fit to be asked, beginning with `first`. A slow one does not hold up the
-/// others.
+/// Connects to the first endpoint that is fit, beginning with `first`. A slow one does not delay the others.
 pub(super) async fn connect_to_any(
     first: usize,
     options: &Options,
@@ -128,7 +127,7 @@ pub(super) async fn connect_to_any(
     }
 }
 
-/// Connects to an endpoint, and asks how it is: a process that is stopped takes connections, too.
+/// Connects to an endpoint and asks for its status: a stopped process accepts connections, too.
 async fn fit(index: usize, options: &Options, token: &Token) -> Result<Channel, Error> {
     let host = &options.endpoints[index];
     let channel = connect(host, options).await?;
@@ -141,7 +140,7 @@ async fn fit(index: usize, options: &Options, token: &Token) -> Result<Channel, 
         Ok(Err(status)) => {
             let error = Fault::new(&status, host).before_sending().error;
             if error.outcome == Outcome::Definite(Refusal::NotLoggedIn) {
-                // It answers, and will tell the rest when it knows who asks.
+                // The member answers, and will report the rest once it knows the user.
                 return Ok(channel);
             }
             return Err(error);
@@ -170,7 +169,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A port where nobody answers, and which nobody else can have: bound, and not listening.
+    /// A port without a listener, which is bound so that nobody else can have it.
     pub fn closed() -> TcpSocket {
         let socket = TcpSocket::new_v4().expect("a socket");
         let any = "127.0.0.1:0".parse().expect("an address");
@@ -190,7 +189,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Each endpoint is tried once, whichever comes first, and the error tells of all.
+    /// Each endpoint is tried once, whichever comes first, and the error names all of them.
     #[tokio::test]
     async fn all_endpoints_are_tried() {
         let closed = [(); 3].map(|()| closed());

@@ -1,41 +1,42 @@
-//! What a call that failed leaves behind: certainly nothing, or possibly what it asked for.
+//! Errors of calls, each with its outcome: certainly nothing was done, or possibly the whole request.
 
 use std::fmt;
 
 use super::Host;
 
-/// A call has failed.
+/// The error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What that means.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Who said so; nobody, where nobody could be reached.
+    /// The endpoint that reported it; `None` if none could be reached.
     pub endpoint: Option<Host>,
-    /// The gRPC status code, where there was an answer.
+    /// The gRPC status code, if there was an answer.
     pub code: Option<&'static str>,
-    /// The sentence that came with it.
+    /// The message.
     pub message: String,
 }
 
-/// Whether a call that failed may have changed something.
+/// Whether a failed call may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was refused: it has not been applied, and will not be.
     Definite(Refusal),
-    /// It may have been applied, or may be yet. That a read does not show it proves nothing, but for [`Doubt::NoSpace`].
+    /// It may have been applied, or may be yet. A read that does not show it proves nothing, except after
+    /// [`Doubt::NoSpace`].
     Unknown(Doubt),
 }
 
-/// Why a call was refused.
+/// The reason why a call was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No endpoint could be reached and was fit to be asked, in time.
+    /// No endpoint that is fit could be reached in time.
     NotConnected,
-    /// The member knows of no leader.
+    /// The member knows no leader.
     NoLeader,
-    /// The member has too much to do.
+    /// The member is overloaded.
     Overloaded,
-    /// The user or the password is wrong, or missing.
+    /// The user or the password is wrong or missing.
     NotLoggedIn,
     /// The user may not do this.
     Denied,
@@ -43,38 +44,38 @@ pub enum Refusal {
     TooManyOperations,
     /// The request is larger than `--max-request-bytes` allows.
     TooLarge,
-    /// The revision that was asked for has been compacted.
+    /// The requested revision has been compacted.
     Compacted,
-    /// The revision that was asked for is yet to come.
+    /// The requested revision is in the future.
     FutureRevision,
-    /// There is no such lease, any more.
+    /// There is no such lease, or no longer.
     LeaseNotFound,
-    /// There is a lease of that id already.
+    /// There is already a lease with that id.
     LeaseExists,
-    /// etcd calls the request wrong.
+    /// etcd rejects the request as invalid.
     Invalid,
-    /// What answers does not have the method: it is too old, or no etcd.
+    /// The endpoint does not have the method: it is too old, or not etcd.
     Unsupported,
 }
 
-/// Why nobody knows.
+/// The reason why an outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// There was no answer in time.
     Deadline,
-    /// The connection was lost, or the member could not see the request through.
+    /// The connection was lost, or the member could not complete the request.
     Unavailable,
-    /// The database is as large as it may be. What goes over the brink is committed with this error all the same, before the
-    /// answer; what is not committed by then never will be.
+    /// The database is as large as it may be. A request that crosses the limit is committed with this error all the
+    /// same, before the answer. A request that is not committed by then never will be.
     NoSpace,
-    /// The members have found out that they do not hold the same data.
+    /// The members have detected that their data differ.
     Corrupt,
-    /// An error that etcd is not known to give.
+    /// An error that etcd is not known to return.
     Unexpected,
 }
 
 impl Error {
-    /// One that no endpoint has given.
+    /// An error that no endpoint has reported.
     #[must_use]
     pub fn new(outcome: Outcome, message: String) -> Self {
         Self {
@@ -95,7 +96,7 @@ impl Error {
         matches!(self.outcome, Outcome::Definite(_))
     }
 
-    /// Whether the same request may fare better a little later, with nobody doing anything about it.
+    /// Whether the same request may succeed a little later, without any intervention.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self.outcome {
@@ -121,7 +122,7 @@ impl Error {
 }
 
 impl Refusal {
-    /// Whether another member may see it differently.
+    /// Whether another member may answer differently.
     pub(super) fn is_local(self) -> bool {
         matches!(
             self,

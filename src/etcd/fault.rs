@@ -1,4 +1,4 @@
-//! What to make of an answer that is none.
+//! Faults: how an error is classified, and what follows from it.
 
 use std::error::Error as _;
 
@@ -6,20 +6,20 @@ use tonic::{Code, ConnectError, Status};
 
 use super::{Doubt, Error, Host, Outcome, Refusal};
 
-/// An error, and what to do about it.
+/// An error, and its consequences.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) error: Error,
     /// Whether the endpoint is to blame, and another one may do better.
     pub(super) leave: bool,
-    /// Whether the request has certainly not reached a member.
+    /// Whether the request certainly has not reached a member.
     pub(super) unsent: bool,
-    /// Whether it was refused for a token that is no longer good.
+    /// Whether it was refused because its token is no longer valid.
     pub(super) token: bool,
 }
 
-/// What etcd says where that tells more than its code does: `api/v3rpc/rpctypes/error.go`. It is all said before
-/// anything is proposed to the cluster, or before anything of a transaction is applied.
+/// etcd's messages that tell more than their codes: `api/v3rpc/rpctypes/error.go`. All of them are sent before anything
+/// is proposed to the cluster, or before any part of a transaction is applied.
 const SENTENCES: [(&str, Refusal); 15] = [
     ("etcdserver: no leader", Refusal::NoLeader),
     ("etcdserver: too many requests", Refusal::Overloaded),
@@ -56,20 +56,20 @@ const SENTENCES: [(&str, Refusal); 15] = [
     ("etcdserver: member not found", Refusal::Invalid),
 ];
 
-/// Refusals of a token after which a new one may do: etcd's own client renews on the same three.
+/// Refusals of a token after which a new one may work: etcd's own client renews on the same three.
 const STALE_TOKEN: [&str; 3] = [
     "etcdserver: invalid auth token",
     "etcdserver: revision of auth store is old",
     "etcdserver: user name is empty",
 ];
 
-/// The only sentence from which it follows that the request will not be carried out later: see [`Doubt::NoSpace`].
+/// The only message after which the request certainly is not executed later: see [`Doubt::NoSpace`].
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
 pub(super) const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
 
 impl Fault {
-    /// Reads what a member, or the way to it, has answered.
+    /// Classifies the status that a member, or the connection to it, has returned.
     pub(super) fn new(status: &Status, endpoint: &Host) -> Self {
         let unsent = is_connect_error(status);
         let outcome = if unsent {
@@ -88,14 +88,14 @@ impl Fault {
             error: Error {
                 outcome,
                 endpoint: Some(endpoint.clone()),
-                // One that tonic has made up for an error of the connection says nothing.
+                // tonic makes up a code for an error of the connection, which says nothing.
                 code: status.source().is_none().then(|| name(status.code())),
                 message: sentence(status),
             },
         }
     }
 
-    /// No answer has come in time, to a request that may have been sent.
+    /// The fault of a request without an answer in time, which may have been sent.
     pub(super) fn late(endpoint: &Host) -> Self {
         Self {
             error: Error {
@@ -110,7 +110,7 @@ impl Fault {
         }
     }
 
-    /// The same of a call that only prepares another: the other one was never sent.
+    /// The same fault for a call that only prepares another one, which was never sent.
     pub(super) fn before_sending(mut self) -> Self {
         if let Outcome::Unknown(_) = self.error.outcome {
             self.error.outcome = Outcome::Definite(Refusal::NotConnected);
@@ -127,14 +127,14 @@ fn outcome(status: &Status) -> Outcome {
     }
     let etcd = message.starts_with("etcdserver: ");
     match status.code() {
-        // No member gave the answer, but the connection did.
+        // The answer is the connection's, not a member's.
         _ if status.source().is_some() => Outcome::Unknown(Doubt::Unavailable),
         Code::InvalidArgument | Code::FailedPrecondition if etcd => {
             Outcome::Definite(Refusal::Invalid)
         }
         Code::Unimplemented => Outcome::Definite(Refusal::Unsupported),
         Code::ResourceExhausted if message == NO_SPACE => Outcome::Unknown(Doubt::NoSpace),
-        // By gRPC, before etcd has seen it.
+        // gRPC refuses it before etcd has seen it.
         Code::ResourceExhausted if message.starts_with("grpc: received message larger than") => {
             Outcome::Definite(Refusal::TooLarge)
         }
@@ -160,14 +160,14 @@ fn is_learner(status: &Status) -> bool {
     status.message() == "etcdserver: rpc not supported for learner"
 }
 
-/// What is wrong, without the layers around it that only say that something is.
+/// The error, without layers around it that only report a failure.
 fn sentence(status: &Status) -> String {
     status
         .source()
         .map_or_else(|| status.message().to_owned(), innermost)
 }
 
-/// The error at the bottom.
+/// The innermost error.
 pub(super) fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
@@ -175,7 +175,7 @@ pub(super) fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String
     error.to_string()
 }
 
-/// Codes as the specification of gRPC writes them.
+/// The codes as gRPC's specification writes them.
 fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -207,7 +207,7 @@ mod tests {
         Fault::new(&Status::new(code, message), &endpoint)
     }
 
-    /// Nothing counts as refused but what is known to be: a wrong guess would lose or double a batch.
+    /// Only known refusals count as refused: a wrong guess would lose or double a batch.
     #[test]
     fn only_known_refusals_are_definite() {
         use Doubt::{Corrupt, Deadline, NoSpace, Unavailable, Unexpected};
@@ -236,7 +236,7 @@ mod tests {
             (Code::InvalidArgument, "no", Unexpected),
             (Code::PermissionDenied, "no", Unexpected),
             (Code::ResourceExhausted, "slow down", Unexpected),
-            // Another bound than that of the database.
+            // Another limit than that of the database.
             (
                 Code::ResourceExhausted,
                 "etcdserver: something else is exhausted",
@@ -247,7 +247,7 @@ mod tests {
                 "etcdserver: mvcc: database space exceeded",
                 Unexpected,
             ),
-            // Of the answer, which means that it was done.
+            // About the answer, so the request was executed.
             (
                 Code::OutOfRange,
                 "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
@@ -279,7 +279,7 @@ mod tests {
         );
     }
 
-    /// A member without a leader, or one that only learns, is left for another; a full database is everyone's.
+    /// A member without a leader, or a learner, is left for another one; a full database is the same on all.
     #[test]
     fn endpoints_are_left_for_what_is_theirs() {
         for (code, message, leave) in [

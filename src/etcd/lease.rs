@@ -1,4 +1,4 @@
-//! Leases: keys that go when their owner does.
+//! Leases: keys that expire with their owner.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::proto::etcd::etcdserverpb::{
     LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
 };
 
-/// Names a lease, never 0.
+/// The id of a lease, never 0.
 pub type LeaseId = i64;
 
-/// Signs of life within the time to live: two may get lost.
+/// Keep-alives in a time to live: two may get lost.
 const KEEP_ALIVES: u32 = 3;
 
-/// A lease that is kept alive until it is dropped; it then runs out by itself.
+/// A lease that is kept alive until it is dropped, and then expires.
 pub struct Lease {
     id: LeaseId,
     caller: Caller,
@@ -31,25 +31,25 @@ pub struct Lease {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What is known of a lease.
+/// The known state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// etcd keeps it until then at least.
     Until(Instant),
-    /// etcd has said that there is no such lease any more.
+    /// etcd has answered that the lease no longer exists.
     Lost,
 }
 
 impl Client {
-    /// Takes a lease that runs out where there is no sign of life for so long; etcd may make it longer.
+    /// Takes a lease that expires after `ttl` without a keep-alive; etcd may prolong that.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses. A lease that was granted all the same
-    /// runs out by itself.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses. A lease that was granted all
+    /// the same expires.
     pub async fn grant(&self, ttl: Duration, deadline: Instant) -> Result<Lease, Error> {
         let request = LeaseGrantRequest {
             ttl: i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX),
-            // An id of our own makes it the same lease when it is asked for again.
+            // The id is chosen here, so a repeated request is for the same lease.
             id: fastrand::i64(1..),
         };
         let asked = Instant::now();
@@ -71,7 +71,7 @@ impl Client {
         })
     }
 
-    /// The time that any lease has left without another sign of life, rounded down to the second.
+    /// The time that any lease has left without another keep-alive, rounded down to the second.
     ///
     /// # Errors
     /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
@@ -89,14 +89,14 @@ impl Client {
 }
 
 impl Lease {
-    /// Its id, for the keys that shall go with it.
+    /// Its id, for the keys that expire with it.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.id
     }
 
-    /// Until when etcd keeps the lease at least, by what is known now. It may well keep it longer; `None` once it is
-    /// lost.
+    /// The time until which etcd keeps the lease at least, as far as is known now; it may keep it longer. `None` once
+    /// the lease is lost.
     #[must_use]
     pub fn held_until(&self) -> Option<Instant> {
         match *self.state.borrow() {
@@ -105,18 +105,18 @@ impl Lease {
         }
     }
 
-    /// Waits until the lease is lost, and its keys with it: its owner may take a new one. As long as etcd cannot be
-    /// reached nobody knows, and this waits.
+    /// Waits until the lease and its keys are lost, and its owner may take a new one. While etcd cannot be reached
+    /// nobody knows, and this waits.
     pub async fn lost(&self) {
         let mut state = self.state.clone();
-        // The task only ends after it has said so.
+        // The task ends only after it has reported the loss.
         let _ = state.wait_for(|state| *state == State::Lost).await;
     }
 
-    /// Gives the lease up: its keys go at once.
+    /// Revokes the lease, which deletes its keys at once.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses. It then runs out by itself.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses. The lease then expires.
     pub async fn revoke(self, deadline: Instant) -> Result<(), Error> {
         let request = LeaseRevokeRequest { id: self.id };
         let send =
@@ -133,7 +133,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Each sign of life is a stream of its own, on whichever endpoint is well.
+    /// Keeps the lease alive. Each keep-alive is a stream of its own, on any endpoint that is fit.
     async fn run(self, mut asked: Instant, mut ttl: Duration) {
         loop {
             let interval = ttl / KEEP_ALIVES;
@@ -150,7 +150,7 @@ impl Keeper {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    // Only etcd knows whether it has run out: a new leader starts all leases afresh.
+                    // Only etcd knows whether the lease has expired: a new leader restarts all leases.
                     debug!(lease = self.id, "{error}");
                 }
             }
@@ -160,7 +160,7 @@ impl Keeper {
     }
 }
 
-/// How long a lease lives from when it was asked for on; `None` if it is gone.
+/// The time to live of a lease from its request on; `None` if it is gone.
 fn time_left(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
     match answer {
         Ok(answer) => Ok((answer.ttl > 0).then(|| seconds(answer.ttl))),
@@ -169,7 +169,7 @@ fn time_left(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Dur
     }
 }
 
-/// A lease that etcd does not know needs no more to be revoked.
+/// A lease that etcd does not know counts as revoked.
 fn revoked(answer: Result<LeaseRevokeResponse, Error>) -> Result<(), Error> {
     match answer {
         Err(error) if !is_not_found(&error) => Err(error),
@@ -195,7 +195,7 @@ async fn keep_alive(
     Ok(Response::new(answer))
 }
 
-/// The time to live of a lease that was asked for, whichever copy of the request has made it.
+/// The time to live of a requested lease, whichever copy of the request made it.
 fn granted(
     answer: Result<LeaseGrantResponse, Error>,
     request: &LeaseGrantRequest,
@@ -219,7 +219,7 @@ mod tests {
         Error::new(Outcome::Definite(refusal), String::new())
     }
 
-    /// Only etcd says that a lease is gone; an error tells nothing, since a new leader starts all leases afresh.
+    /// A lease is gone only if etcd says so. An error proves nothing, since a new leader restarts all leases.
     #[test]
     fn a_lease_is_gone_when_etcd_says_so() {
         let alive = |ttl| {
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(revoked(Err(away.clone())), Err(away));
     }
 
-    /// If the answer to the first copy is lost, the next one finds the lease there: its id is ours.
+    /// If the answer to the first copy is lost, the next copy finds the lease there, since the client chooses its id.
     #[test]
     fn a_lease_that_an_earlier_copy_has_made_is_granted() {
         let request = LeaseGrantRequest { ttl: 9, id: 7 };

@@ -1,4 +1,4 @@
-//! Logging in to etcd, once for all calls.
+//! The login to etcd, one for all calls.
 
 use tokio::sync::Mutex;
 use tonic::Status;
@@ -14,7 +14,7 @@ use crate::proto::etcd::etcdserverpb::auth_client::AuthClient;
 /// One token for all calls.
 pub(super) struct Tokens {
     login: Option<Login>,
-    /// Held while logging in, so that one does for all.
+    /// Held while logging in, so that one login is for all callers.
     token: Mutex<Option<Token>>,
 }
 
@@ -26,14 +26,14 @@ impl Tokens {
         }
     }
 
-    /// The token, if it is known just now.
+    /// The token, if it is known at present.
     pub(super) fn known(&self) -> Token {
         let token = self.token.try_lock().ok();
         let token = token.and_then(|token| token.clone());
         token.unwrap_or_default()
     }
 
-    /// The token, for which the user logs in if need be.
+    /// The token; if there is none, the user logs in.
     pub(super) async fn token(&self, connection: &Connection) -> Result<Token, Fault> {
         let Some(login) = &self.login else {
             return Ok(Token::default());
@@ -46,8 +46,8 @@ impl Tokens {
         Ok(token.insert(fresh).clone())
     }
 
-    /// A token that this member knows for certain: the others know one once they have come to the login in their log, and a
-    /// member that was started again none of its life before.
+    /// A token that this member certainly knows. Other members know it once they have applied the login in their log,
+    /// and a restarted member knows none from before.
     pub(super) async fn token_at(&self, channel: &Channel, host: &Host) -> Result<Token, Fault> {
         match &self.login {
             Some(login) => login.at(channel, host).await,
@@ -55,7 +55,7 @@ impl Tokens {
         }
     }
 
-    /// Forgets a token that was refused, unless another one has taken its place; `false` where no other can be had.
+    /// Forgets a refused token, unless another one has taken its place; `false` if no other can be had.
     pub(super) async fn refused(&self, refused: &Token) -> bool {
         let mut token = self.token.lock().await;
         if token.as_ref().is_some_and(|token| token.0 == refused.0) {
@@ -82,8 +82,8 @@ impl Login {
     }
 }
 
-/// A login has failed, which may only be if authentication is disabled: once it is enabled, etcd refuses a request without a
-/// token.
+/// Handles a failed login, which is right only if authentication is disabled. Once it is enabled, etcd refuses a
+/// request without a token.
 fn no_token(status: &Status, host: &Host) -> Result<Token, Fault> {
     if status.message() == AUTH_NOT_ENABLED {
         return Ok(Token::default());

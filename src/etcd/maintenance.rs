@@ -1,4 +1,4 @@
-//! The members themselves: how each is, and how full.
+//! The members of a cluster: their condition, their alarms and their free space.
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use crate::proto::etcd::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, StatusRequest,
 };
 
-/// A member, as it sees itself.
+/// A member as it reports itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
@@ -22,37 +22,36 @@ pub struct Member {
     pub version: String,
     /// The leader that it knows of, if any.
     pub leader: Option<u64>,
-    /// How large its database is, in bytes; the quota counts this.
+    /// The size of its database in bytes, which the quota limits.
     pub database_bytes: i64,
-    /// How much of that is in use, in bytes: the rest is used again before the database grows.
+    /// Bytes of that in use. The rest is reused before the database grows.
     pub used_bytes: i64,
-    /// What it says is wrong.
+    /// The errors that it reports.
     pub errors: Vec<String>,
 }
 
-/// Something that a member has raised, and that stays until somebody takes it back.
+/// An alarm that a member has raised. It stays until it is disarmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alarm {
-    /// Which member.
+    /// The member's id.
     pub member: u64,
-    /// What.
+    /// The kind of alarm.
     pub kind: AlarmKind,
 }
 
-/// What a member has raised.
+/// A kind of alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlarmKind {
-    /// Its database is as large as `--quota-backend-bytes` allows. Nothing can be written any more, in the whole
-    /// cluster.
+    /// Its database has reached `--quota-backend-bytes`. Nothing can be written any more in the whole cluster.
     NoSpace,
-    /// Its data are not the others'.
+    /// Its data differ from those of the others.
     Corrupt,
-    /// An alarm that we do not know of.
+    /// An alarm that this client does not know.
     Other(i32),
 }
 
 impl Client {
-    /// Asks each member how it is, all at once, on connections of their own; in the order of the endpoints.
+    /// The state of each member, in the order of the endpoints. All are asked at once, on connections of their own.
     pub async fn members(&self, deadline: Instant) -> Vec<(Host, Result<Member, Error>)> {
         let hosts = self.caller.options().endpoints.iter().cloned();
         let members: FuturesOrdered<_> = hosts
@@ -83,7 +82,7 @@ impl Client {
     /// The alarms of all members.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
     pub async fn alarms(&self, deadline: Instant) -> Result<Vec<Alarm>, Error> {
         let request = AlarmRequest {
             action: AlarmAction::Get.into(),
@@ -93,10 +92,10 @@ impl Client {
         Ok(alarms.iter().map(Alarm::from).collect())
     }
 
-    /// Takes an alarm back: of NOSPACE, once there is room again.
+    /// Disarms an alarm: NOSPACE once there is room again.
     ///
     /// # Errors
-    /// Where no endpoint has answered before the deadline, or etcd refuses.
+    /// Returns an error if no endpoint has answered before the deadline, or etcd refuses.
     pub async fn disarm(&self, alarm: Alarm, deadline: Instant) -> Result<(), Error> {
         let request = AlarmRequest {
             action: AlarmAction::Deactivate.into(),
@@ -121,10 +120,11 @@ impl Client {
         Ok(answer.await?.alarms)
     }
 
-    /// Gives a member's free room back to its disk, during which it does nothing else.
+    /// Defragments a member, which returns free space to its disk. It does nothing else meanwhile.
     ///
     /// # Errors
-    /// Where it cannot be reached, refuses, or takes too long: then it goes on with it all the same.
+    /// Returns an error if the member cannot be reached, refuses, or takes too long. In the last case it goes on all
+    /// the same.
     pub async fn defragment(&self, host: &Host, deadline: Instant) -> Result<(), Error> {
         let send = |channel, request| async move {
             MaintenanceClient::new(channel).defragment(request).await

@@ -1,4 +1,4 @@
-//! What a client has to know.
+//! The options of a client.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use super::{Address, Host};
 
-/// Where etcd is, who asks, and how long to wait.
+/// The location of etcd, the credentials and the timeouts.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The members, one at least.
+    /// The members, at least one.
     pub endpoints: Vec<Host>,
-    /// How to speak to them by TLS, if so.
+    /// The TLS settings, if connections use TLS.
     pub tls: Option<Tls>,
-    /// Who asks, where etcd wants to know.
+    /// The user, if etcd has authentication enabled.
     pub login: Option<Login>,
-    /// How long to wait.
+    /// The timeouts.
     pub timeouts: Timeouts,
 }
 
-/// Certificates, as PEM files, which are read at each connection: one that is renewed is found. Each member has to
-/// have a certificate for the name that stands in its address.
+/// Certificates as PEM files, which are read for each connection, so a renewed one is used. Each member needs a
+/// certificate for the name in its address.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Who has to have signed the members' certificates; whom the system trusts, where there is none.
+    /// The CA of the members' certificates; without it the system's are trusted.
     pub ca: Option<PathBuf>,
-    /// What we show them: etcd's `--client-cert-auth` wants it.
+    /// The client certificate, which etcd's `--client-cert-auth` requires.
     pub identity: Option<Identity>,
 }
 
-/// A certificate of our own.
+/// A client certificate.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The certificate, and those between it and the CA's.
+    /// The certificate, and the intermediate ones up to the CA's.
     pub cert: PathBuf,
-    /// Its key.
+    /// Its private key.
     pub key: PathBuf,
 }
 
-/// A user of etcd's.
+/// A user of etcd.
 #[derive(Clone)]
 pub struct Login {
     /// The name.
@@ -47,24 +47,24 @@ pub struct Login {
     pub password: String,
 }
 
-/// How long to wait for what. Each call has a deadline besides, which none of these extends.
+/// The timeouts. Each call also has a deadline, which none of these extends.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For one endpoint to be connected and to say that it is well.
+    /// The time for one endpoint to connect, and then to report its status.
     pub connect: Duration,
-    /// Before the next endpoint is tried beside one that has not connected yet.
+    /// The time before the next endpoint is tried beside one that has not connected yet.
     pub stagger: Duration,
-    /// For the answer to a read, before another endpoint is asked. It doubles each time, so that what takes long
-    /// comes to an end.
+    /// The time for the answer to a read before another endpoint is asked. It doubles with each attempt, so that a slow
+    /// read completes.
     pub attempt: Duration,
-    /// For a watch with nothing to tell, before the member is asked whether it still watches.
+    /// The time of a watch without events before the member is asked whether it still watches.
     pub progress: Duration,
-    /// For a watch after that, before it is made anew elsewhere.
+    /// The time after that before the watch begins anew on another endpoint.
     pub silence: Duration,
 }
 
 impl Options {
-    /// With nothing but the address.
+    /// Options with defaults for everything but the address.
     #[must_use]
     pub fn new(address: &Address) -> Self {
         Self {

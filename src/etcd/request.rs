@@ -1,4 +1,4 @@
-//! Requests that are easily got wrong when written out.
+//! Requests that are easy to get wrong when written out.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::proto::etcd::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 
-/// The end of the range of keys that begin with a prefix: the first key after all of them.
+/// The end of the range of keys with a prefix: the first key after all of them.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let last = prefix.iter().rposition(|&byte| byte < u8::MAX);
@@ -18,7 +18,7 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
             end[last] += 1;
             end.into()
         }
-        // Nothing comes after: etcd's way to say "to the end".
+        // No key comes after them: etcd's notation for "to the end".
         None => Bytes::from_static(&[0]),
     }
 }
@@ -32,7 +32,7 @@ pub fn get(key: impl Into<Bytes>) -> RangeRequest {
     }
 }
 
-/// Reads keys from `start`, up to but without `end`, in their order, `limit` at most.
+/// Reads keys from `start` up to but not including `end`, in order, at most `limit`.
 #[must_use]
 pub fn range(start: impl Into<Bytes>, end: impl Into<Bytes>, limit: i64) -> RangeRequest {
     RangeRequest {
@@ -43,7 +43,7 @@ pub fn range(start: impl Into<Bytes>, end: impl Into<Bytes>, limit: i64) -> Rang
     }
 }
 
-/// Reads keys with a prefix, in their order, `limit` at most.
+/// Reads keys with a prefix, in order, at most `limit`.
 #[must_use]
 pub fn prefix(prefix: impl Into<Bytes>, limit: i64) -> RangeRequest {
     let (key, range_end) = prefix_range(prefix.into());
@@ -83,7 +83,7 @@ pub fn delete_prefix(prefix: impl Into<Bytes>) -> RequestOp {
     .into()
 }
 
-/// The guard of a transaction: the last change of a key was at this revision. 0: it is not there.
+/// The guard that a key was last changed at this revision; 0 if it must not exist.
 #[must_use]
 pub fn at_revision(key: impl Into<Bytes>, revision: i64) -> Compare {
     Compare {
@@ -95,7 +95,7 @@ pub fn at_revision(key: impl Into<Bytes>, revision: i64) -> Compare {
     }
 }
 
-/// The guard of a transaction: no key with a prefix was written after a revision.
+/// The guard that no key with a prefix was written after a revision.
 #[must_use]
 pub fn not_after(prefix: impl Into<Bytes>, revision: i64) -> Compare {
     let (key, range_end) = prefix_range(prefix.into());
@@ -108,11 +108,11 @@ pub fn not_after(prefix: impl Into<Bytes>, revision: i64) -> Compare {
     }
 }
 
-/// The first key with a prefix, and the end of their range. All keys, where the prefix is empty.
+/// The first key with a prefix and the end of their range; all keys if the prefix is empty.
 pub(super) fn prefix_range(prefix: Bytes) -> (Bytes, Bytes) {
     let end = prefix_end(&prefix);
     if prefix.is_empty() {
-        // No key is empty, and etcd takes an empty one to be a mistake.
+        // No key is empty, and etcd takes an empty one for a mistake.
         return (Bytes::from_static(&[0]), end);
     }
     (prefix, end)
@@ -150,7 +150,7 @@ impl From<DeleteRangeRequest> for RequestOp {
 mod tests {
     use super::*;
 
-    /// Readers take what they asked for to be small.
+    /// Requests are limited, since readers expect small answers.
     #[test]
     fn a_range_has_a_limit() {
         assert_eq!(range("a", "b", 7).limit, 7);

@@ -1,6 +1,6 @@
-//! The one endpoint that is asked, until another one takes its place.
+//! The endpoint in use, until another one takes its place.
 //!
-//! tonic can balance over several by itself, but goes on choosing dead ones.
+//! tonic can balance over several endpoints, but goes on choosing dead ones.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::dial::connect_to_any;
 use super::token::Token;
 use super::{Error, Host, Options};
 
-/// Between two rounds over all endpoints of which none would do: it grows from the one to the other.
+/// The pause between two failed rounds over all endpoints, which grows from the minimum to the maximum.
 const MIN_BACKOFF: Duration = Duration::from_millis(25);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A connection in use, and which one it is.
+/// A connection in use, and its generation.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) channel: Channel,
@@ -28,21 +28,21 @@ pub(super) struct Connection {
 pub(super) struct Rotation {
     options: Options,
     state: Mutex<State>,
-    /// Held while connecting, so that one connects for all.
+    /// Held while connecting, so that one caller connects for all.
     dialing: tokio::sync::Mutex<Dialing>,
 }
 
 struct State {
     current: Option<Connection>,
     generation: u64,
-    /// The endpoint to begin with, when there is no connection.
+    /// The endpoint to begin with when there is no connection.
     next: usize,
-    /// Why no endpoint would do, the last time.
+    /// The error of the last failed round.
     problem: Option<Error>,
 }
 
 struct Dialing {
-    /// Rounds over all endpoints, one after the other, that have failed.
+    /// Rounds in a row over all endpoints that have failed.
     failures: u32,
     not_before: Instant,
 }
@@ -53,7 +53,7 @@ impl Rotation {
             state: Mutex::new(State {
                 current: None,
                 generation: 0,
-                // Many clients of one cluster should not all begin with the same member.
+                // The many clients of one cluster should not all begin with the same member.
                 next: fastrand::usize(..options.endpoints.len()),
                 problem: None,
             }),
@@ -69,20 +69,20 @@ impl Rotation {
         &self.options
     }
 
-    /// The connection, which is made if there is none: this comes back when there is one, and may be given up at any
-    /// time. The token, if there is one already, is for asking how an endpoint is.
+    /// The connection, which is made if there is none. The call waits until there is one, and may be cancelled at any
+    /// time. A token, if it is known, serves to ask endpoints for their status.
     pub(super) async fn connection(&self, token: Token) -> Connection {
         if let Some(connection) = self.current() {
             return connection;
         }
         let mut dialing = self.dialing.lock().await;
         loop {
-            // Somebody else may have made it.
+            // Another caller may have made it.
             if let Some(connection) = self.current() {
                 return connection;
             }
             sleep_until(dialing.not_before).await;
-            // Whoever comes next does not begin where this one may have been given up.
+            // The next caller begins elsewhere, since this one may be cancelled.
             let first = self.next();
             match connect_to_any(first, &self.options, &token).await {
                 Ok((index, channel)) => {
@@ -99,7 +99,7 @@ impl Rotation {
         }
     }
 
-    /// Leaves a connection for the next endpoint, unless that was done before. Calls in flight on it go on.
+    /// Leaves a connection for the next endpoint, unless it was left before. Calls in flight on it go on.
     pub(super) fn leave(&self, connection: &Connection) {
         let mut state = self.state();
         let current = state.current.as_ref();
@@ -114,7 +114,7 @@ impl Rotation {
         self.current().map(|current| current.host)
     }
 
-    /// Why there has been no connection.
+    /// The reason why there is no connection.
     pub(super) fn not_connected(&self) -> Error {
         let problem = self.state().problem.clone();
         problem.unwrap_or_else(|| Error::not_connected("no connection in time".to_owned()))
@@ -147,14 +147,14 @@ impl Rotation {
         connection
     }
 
-    /// Never held across a wait, and whole whatever panics.
+    /// Never held across an await, and valid after any panic.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long to wait after so many failures: twice as long each time, and at random, so that many clients do not come
-/// back all at once.
+/// The wait after a number of failures. It doubles each time and is random, so that many clients do not return all at
+/// once.
 pub(super) fn backoff(failures: u32) -> Duration {
     let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
     let longest = longest.min(MAX_BACKOFF);
@@ -167,8 +167,8 @@ mod tests {
 
     use super::*;
 
-    /// Of all the calls that fail on a connection the first leaves it. The others, however late they fail, do not leave the
-    /// next one for that.
+    /// The first of the calls that fail on a connection leaves it. Others that fail later do not leave the next
+    /// connection.
     #[tokio::test]
     async fn a_connection_is_left_once() {
         let address = "etcd://a:2379,b:2379".parse().expect("an address");
@@ -187,7 +187,7 @@ mod tests {
         assert!(rotation.endpoint().is_none());
     }
 
-    /// While no endpoint would do, all are tried again after a while, and not at once.
+    /// If no endpoint is fit, all are tried again after a pause, and not at once.
     #[tokio::test]
     async fn rounds_that_fail_are_apart() {
         let closed = super::super::dial::tests::closed();
@@ -199,7 +199,7 @@ mod tests {
         let some_rounds = tokio::time::timeout(MIN_BACKOFF * 10, connected);
         assert!(some_rounds.await.is_err());
         let dialing = rotation.dialing.lock().await;
-        // 12 ms go by at least, then 25 ms, and so on, however late this is looked at.
+        // At least 12 ms pass, then 25 ms, and so on, however late this is checked.
         let rounds = 2_u32.saturating_pow(dialing.failures.saturating_sub(1)) - 1;
         assert!(MIN_BACKOFF / 2 * rounds <= begun.elapsed());
     }

@@ -1,9 +1,9 @@
-//! The token by which etcd knows who asks.
+//! The token by which etcd knows the user.
 
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 
-/// A token, or that there need not be one.
+/// A token, or none if none is needed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Token(pub(super) Option<MetadataValue<Ascii>>);
 

@@ -1,4 +1,4 @@
-//! Which versions of etcd can be trusted with counters.
+//! The versions of etcd that can be trusted with counters.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use tracing::warn;
 
 use super::{Client, Error, Host};
 
-/// What to make of a version of etcd.
+/// The verdict on a version of etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
     /// It is fine.
     Good,
-    /// It works, but has known errors that lose or repeat events, or answer reads from the past; `floor` is the first
+    /// It works, but has known bugs that lose or repeat events, or answer reads from the past. `floor` is the first
     /// version without them.
     Faulty {
         /// The version to update to.
@@ -20,11 +20,11 @@ pub enum Support {
     },
     /// It is too old to be used at all.
     TooOld,
-    /// It is not written as versions are.
+    /// It does not have the form of a version.
     Unreadable,
 }
 
-/// The cluster cannot be used.
+/// The reason why a cluster cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VersionError {
     /// A member is too old.
@@ -50,11 +50,11 @@ impl fmt::Display for VersionError {
 impl std::error::Error for VersionError {}
 
 impl Client {
-    /// Makes sure that no member is too old, and warns of those that have known errors. Members that cannot be
-    /// reached are not judged, as long as one can.
+    /// Checks that no member is too old, and warns of those with known bugs. Members that cannot be reached are
+    /// skipped, as long as one can.
     ///
     /// # Errors
-    /// Where one is too old, or none can be reached before the deadline.
+    /// Returns an error if a member is too old, or none can be reached before the deadline.
     pub async fn check_versions(&self, deadline: Instant) -> Result<(), VersionError> {
         let mut problem = None;
         let mut judged = 0;
@@ -86,16 +86,16 @@ impl Client {
     }
 }
 
-/// The first good ones of a minor version. Before them: reads from the past after a pause (fixed in both), leases
-/// that are wrongly revoked (3.5.13), members that part ways after a crash (3.5.3), events that watches lose (3.5.8
-/// and others). Nobody is warned that those before 3.5.33, 3.6.14 and 3.7.1 leave nested transactions out of the quota: that costs
-/// no increments, but they go on past it until the members' disks are full.
+/// The first good patch of a minor version. Before it there are reads from the past after a pause (fixed in both),
+/// leases that are wrongly revoked (3.5.13), members that diverge after a crash (3.5.3), and lost watch events (3.5.8
+/// and others). There is no warning that versions before 3.5.33, 3.6.14 and 3.7.1 leave nested transactions out of the
+/// quota. That costs no increments, but the database grows past the quota until the members' disks are full.
 const FLOORS: [(u32, u32, &str); 2] = [(5, 28, "3.5.28"), (6, 9, "3.6.9")];
 
-/// The first minor version of etcd 3 that has what we ask for.
+/// The first minor version of etcd 3 that has every call used here.
 const MIN_MINOR: u32 = 4;
 
-/// Judges what a member calls its version.
+/// Judges the version that a member reports.
 #[must_use]
 pub fn support(version: &str) -> Support {
     let Some((major, minor, patch)) = parse(version) else {
@@ -118,7 +118,7 @@ pub fn support(version: &str) -> Support {
     }
 }
 
-/// `3.6.1` and `3.7.0-rc.1`.
+/// Parses versions such as `3.6.1` and `3.7.0-rc.1`.
 fn parse(version: &str) -> Option<(u32, u32, u32)> {
     let release = version.split(['-', '+']).next()?;
     let mut parts = release.split('.').map(|part| part.parse().ok());

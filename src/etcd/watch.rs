@@ -1,4 +1,4 @@
-//! Watches: every change of some keys, in order, each once, whatever becomes of the endpoints.
+//! Watches: every change of some keys, in order, each once, in spite of failing endpoints.
 
 mod events;
 
@@ -27,32 +27,33 @@ use crate::proto::etcd::etcdserverpb::{
 };
 use events::{Events, OutOfOrder};
 
-/// Batches that wait for a reader who is slow, before the stream is no longer read. Each is some MiB at most.
+/// Batches that wait for a slow reader before the stream is no longer read. Each is some MiB at most.
 const QUEUED_BATCHES: usize = 16;
 
-/// The request to watch, and one after it.
+/// The create request, and one after it.
 const QUEUED_REQUESTS: usize = 2;
 
-/// How many times the patience with a silent watch doubles: it may have a long history to go through.
+/// How often the timeout of a silent watch doubles: the member may have a long history to go through.
 const MAX_DOUBLINGS: u32 = 5;
 
-/// A watch, until it is dropped.
+/// A watch, which ends when it is dropped.
 pub struct Watch {
     batches: mpsc::Receiver<Result<Batch, WatchError>>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// A watch has ended.
+/// The reason why a watch has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchError {
-    /// What happened before this revision is forgotten, and not all of it was told: read anew, and watch from there.
+    /// The history before this revision is compacted, and not all of it was delivered: read again, and watch from
+    /// there.
     Compacted {
         /// The first revision that can be watched from.
         revision: i64,
     },
-    /// etcd has told things out of order, as versions below the floors may: read anew, and watch from there.
+    /// etcd has sent events out of order, as versions with known bugs may: read again, and watch from there.
     OutOfOrder,
-    /// etcd refuses it.
+    /// etcd refuses the watch.
     Refused(Error),
 }
 
@@ -74,7 +75,7 @@ impl fmt::Display for WatchError {
 impl std::error::Error for WatchError {}
 
 impl Client {
-    /// Watches the keys with a prefix, from a revision on: the one after a read, 1 at least.
+    /// Watches the keys with a prefix from a revision on: the one after a read, at least 1.
     #[must_use]
     pub fn watch(&self, prefix: impl Into<Bytes>, from: i64) -> Watch {
         let (key, range_end) = prefix_range(prefix.into());
@@ -96,10 +97,10 @@ impl Client {
 }
 
 impl Watch {
-    /// What has happened next. It may be given up at any time, and loses nothing.
+    /// The next batch. The call may be cancelled at any time, and loses nothing.
     ///
     /// # Errors
-    /// Once, where the watch has ended; after that it waits for ever.
+    /// Returns an error once if the watch has ended; after that it waits for ever.
     pub async fn next(&mut self) -> Result<Batch, WatchError> {
         match self.batches.recv().await {
             Some(next) => next,
@@ -114,9 +115,9 @@ struct Watcher {
     range_end: Bytes,
     events: Events,
     batches: mpsc::Sender<Result<Batch, WatchError>>,
-    /// Streams, one after the other, that were ended for their silence.
+    /// Streams in a row that were ended because of their silence.
     silences: u32,
-    /// Streams, one after the other, that have told nothing.
+    /// Streams in a row that delivered nothing.
     failures: u32,
 }
 
@@ -128,13 +129,13 @@ struct Stream {
     responses: Streaming<WatchResponse>,
 }
 
-/// Why a stream is not read any more.
+/// The reason why a stream is no longer read.
 enum End {
-    /// Nobody listens.
+    /// The watch was dropped.
     Dropped,
-    /// It would end the same way again.
+    /// Another stream would end the same way.
     Final(WatchError),
-    /// Another one may do better.
+    /// Another stream may do better.
     Again,
 }
 
@@ -148,7 +149,7 @@ impl Watcher {
             match end {
                 End::Dropped => return,
                 End::Final(error) => {
-                    // Whoever has gone does not need to know.
+                    // The receiver may have gone.
                     let _ = self.batches.send(Err(error)).await;
                     return;
                 }
@@ -160,7 +161,7 @@ impl Watcher {
         }
     }
 
-    /// Asks for what has not been told.
+    /// Opens a stream for the events that have not been delivered.
     async fn open(&mut self) -> Result<Stream, End> {
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         let create = WatchCreateRequest {
@@ -239,20 +240,20 @@ impl Watcher {
         }
     }
 
-    /// How long to wait for an answer that may need a long history to be gone through.
+    /// The timeout of an answer for which etcd may have to go through a long history.
     fn patience(&self) -> Duration {
         let silence = self.caller.options().timeouts.silence;
         doubled(silence, self.silences)
     }
 
-    /// etcd does not want this watch, for a reason that may or may not pass.
+    /// Handles a watch that etcd has cancelled, for a reason that may or may not pass.
     async fn cancelled(&self, stream: &Stream, response: &WatchResponse) -> End {
         if response.compact_revision > 0 {
             return End::Final(WatchError::Compacted {
                 revision: response.compact_revision,
             });
         }
-        // An error that was turned into text: the code that went with it is lost.
+        // The reason is the text of an error, without its code.
         let said = response.cancel_reason.as_str();
         let said = said.rsplit_once("desc = ").map_or(said, |(_, said)| said);
         let status = Status::new(Code::Unknown, said);
@@ -260,7 +261,7 @@ impl Watcher {
             .await
     }
 
-    /// The stream has ended with an error.
+    /// Handles a stream that has ended with an error.
     async fn broken(&self, connection: &Connection, token: &Token, status: &Status) -> End {
         let fault = Fault::new(status, &connection.host);
         self.caller.leave(connection, &fault);
@@ -270,7 +271,7 @@ impl Watcher {
         failed(fault)
     }
 
-    /// Nothing has come for too long, though it was asked for.
+    /// Handles a stream that was silent for too long, although it was asked.
     fn silent(&mut self, connection: &Connection) -> End {
         debug!(endpoint = %connection.host, "a watch has fallen silent");
         self.silences = self.silences.saturating_add(1);
@@ -279,7 +280,7 @@ impl Watcher {
     }
 }
 
-/// Twice as long after each time that was not enough, up to a bound.
+/// The wait, doubled for each time that it was too short, up to a bound.
 fn doubled(wait: Duration, times: u32) -> Duration {
     wait * 2_u32.pow(times.min(MAX_DOUBLINGS))
 }
@@ -292,7 +293,7 @@ fn failed(fault: Fault) -> End {
     End::Again
 }
 
-/// A member that does not read what it is asked has been asked already.
+/// Sends a request unless the queue is full: a member that reads no requests has been asked already.
 fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
     let request_union = Some(request);
     let _ = requests.try_send(WatchRequest { request_union });

@@ -1,27 +1,27 @@
-//! From what etcd sends to what has happened: whole revisions, in order, each once.
+//! Turns etcd's responses into whole revisions, in order, each once.
 
 use crate::proto::etcd::etcdserverpb::WatchResponse;
 use crate::proto::etcd::mvccpb::Event;
 
-/// What has happened.
+/// Changes of the watched keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Everything that was watched has been told up to this revision, and nothing after it.
+    /// All changes up to this revision have been delivered, and none after it.
     pub revision: i64,
-    /// The changes, in their order; those of one revision are never torn apart. None, where only time has passed.
+    /// The changes, in order; those of one revision are never split. Empty if only the revision has moved.
     pub events: Vec<Event>,
 }
 
-/// Events have come after later ones were told.
+/// Events have come after later ones were delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OutOfOrder;
 
-/// Where a watch stands.
+/// The position of a watch.
 #[derive(Debug)]
 pub(super) struct Events {
-    /// The first revision that has not been told.
+    /// The first revision that has not been delivered.
     next: i64,
-    /// Those of a revision of which more may come.
+    /// Events of a revision that may have more of them.
     held: Vec<Event>,
 }
 
@@ -33,14 +33,14 @@ impl Events {
         }
     }
 
-    /// Where to go on from. What was held back comes again.
+    /// The revision to resume from. Held events come again.
     pub(super) fn resume(&mut self) -> i64 {
         self.held.clear();
         self.next
     }
 
-    /// Takes what etcd has sent, and gives what can be told. A fragment may end inside a transaction, whose other
-    /// events then come in the next one.
+    /// Takes in a response, and returns the events that can be delivered. A fragment may end inside a transaction,
+    /// whose other events come in the next one.
     pub(super) fn take(&mut self, response: WatchResponse) -> Result<Option<Batch>, OutOfOrder> {
         let fragment = response.fragment;
         let mut last = self.held.last().map_or(self.next, revision);
@@ -69,7 +69,8 @@ impl Events {
         }))
     }
 
-    /// Nothing has happened up to a revision. A member that lags behind may say so of one that was told before.
+    /// Records that nothing has happened up to a revision. A member that lags behind may report an earlier one than was
+    /// delivered.
     fn passed(&mut self, revision: i64) -> Option<Batch> {
         if revision < self.next || !self.held.is_empty() {
             return None;
@@ -111,12 +112,12 @@ mod tests {
         }
     }
 
-    /// What `take` has given: up to where, and of which revisions.
+    /// The revision of a batch, and those of its events.
     fn told(batch: Option<Batch>) -> Option<(i64, Vec<i64>)> {
         batch.map(|batch| (batch.revision, batch.events.iter().map(revision).collect()))
     }
 
-    /// A transaction that two fragments share is told with the second.
+    /// A transaction that two fragments share is delivered with the second.
     #[test]
     fn fragments_do_not_tear_transactions_apart() {
         let mut events = Events::new(3);
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(take(false, &[6, 7]), Some((7, vec![6, 6, 7])));
     }
 
-    /// Half a transaction that was held back when the stream broke is asked for again.
+    /// Half a transaction that was held back when the stream broke is requested again.
     #[test]
     fn resumption_is_after_what_was_told() {
         let mut events = Events::new(3);
@@ -140,8 +141,8 @@ mod tests {
         assert_eq!(told(batch), Some((4, vec![4, 4])));
     }
 
-    /// The header of events is how far the store is, which is no promise about the watch; only with no events it is
-    /// one.
+    /// The header of a response with events has the revision of the store, which promises nothing about the watch.
+    /// Without events it does.
     #[test]
     fn progress_moves_the_point_of_resumption() {
         let mut events = Events::new(3);
