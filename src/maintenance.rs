@@ -1,4 +1,4 @@
-//! Work on all of a store's data, beside its use: backup, restore, check and move.
+//! Operations on all data of a store, apart from serving it: backup, restore, check and move.
 
 mod dump;
 mod etcd;

@@ -1,43 +1,44 @@
-//! What a store holds, but for its counters: on its way to another store, which has other lanes.
+//! The contents of a store except its counters, as they are copied to a store with a different number of lanes.
 
 use std::fmt;
 
 use crate::model::{Corrupt, KeyedHasher, Millis, PackEntry, Session, SessionId};
 use crate::store::Remembered;
 
-/// What a store held at one moment.
+/// The contents of a store at one moment, without its counters.
 #[derive(Debug)]
 pub(super) struct Dump {
-    /// Its key goes along, so that ids stay known.
+    /// The source's hash key, copied so that the digests of request ids stay valid.
     pub(super) hasher: KeyedHasher,
-    /// How many lanes it had.
+    /// The number of lanes in the source.
     pub(super) lanes: u32,
-    /// Every change had a revision up to this.
+    /// The last revision: no change has a higher one.
     pub(super) revision: i64,
-    /// Of the counters deleted up to this revision some may have no row any more.
+    /// Deletions up to this revision may have left no row.
     pub(super) forgotten: i64,
-    /// That of the lane that is furthest, as the two that follow.
+    /// The time of the lane that is furthest ahead; the two horizons are likewise the maximum over all lanes.
     pub(super) time: Millis,
     pub(super) horizon: Millis,
     pub(super) session_horizon: Millis,
-    /// Request ids, in the order of their revisions.
+    /// Packs of request ids, ordered by revision.
     pub(super) packs: Vec<Remembered>,
-    /// Each as a whole, in the order of their ids.
+    /// Sessions merged over all lanes, ordered by id.
     pub(super) sessions: Vec<(SessionId, Session)>,
 }
 
-/// What has to be the same on both sides of a move. Counters come in the order of their names, and then the rest.
+/// Counts and a check sum that must be equal on both sides of a move. Counters are added in the order of their names,
+/// then the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// Counters that are there.
+    /// Counters that exist.
     pub counters: u64,
-    /// Of all their values.
+    /// The sum of all values.
     pub sum: i128,
-    /// Request ids that are remembered.
+    /// Remembered request ids.
     pub ids: u64,
-    /// Sessions that are remembered.
+    /// Remembered sessions.
     pub sessions: u64,
-    /// Of every name, value, revision, answer and session.
+    /// A check sum over every name, value, revision, answer and session.
     pub check: u32,
 }
 
@@ -59,8 +60,10 @@ impl Tally {
         self.add(hasher, &[name.as_bytes(), numbers.as_flattened()]);
     }
 
+    /// Adds the request ids and sessions of a dump.
+    ///
     /// # Errors
-    /// Where a pack is none.
+    /// Returns [`Corrupt`] if a pack cannot be decoded.
     pub(super) fn rest(&mut self, dump: &Dump) -> Result<(), Corrupt> {
         for pack in &dump.packs {
             self.ids += PackEntry::read_all(&pack.ids)?.len() as u64;
@@ -96,7 +99,7 @@ impl fmt::Display for Tally {
 mod tests {
     use super::*;
 
-    /// Each name, value and revision counts, and so does their order.
+    /// The check sum depends on each name, value and revision, and on their order.
     #[test]
     fn tallies_of_other_counters_differ() {
         let tally = |counters: &[(&str, i64, i64)]| {
@@ -119,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Ids and sessions are counted, and each of their revisions, answers and states counts.
+    /// Ids and sessions are counted, and the check sum depends on each of their revisions, answers and states.
     #[test]
     fn tallies_of_other_ids_and_sessions_differ() {
         type Packs<'a> = &'a [(i64, &'a [(u64, u32)])];

@@ -1,4 +1,5 @@
-//! Data in etcd: read and compared as a whole, written from elsewhere, and sealed once they are elsewhere.
+//! Maintenance of data in etcd: reads and verifies all of it, imports it from another store, and seals it once it is
+//! moved.
 
 pub(super) mod import;
 pub(super) mod seal;

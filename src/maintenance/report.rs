@@ -1,4 +1,4 @@
-//! What work on a store finds, and why it is not done.
+//! Results and errors of maintenance commands.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,26 +8,27 @@ use std::path::PathBuf;
 use crate::model::{Effect, MAX_SKEW, Millis, date, duration};
 use crate::store::{etcd, sqlite};
 
-/// Revisions that a restore leaves out: those that were given between the backup and the restore are not given again. Each
-/// revision of etcd is a million, and a backup does not tell whether it is of etcd: it is some eight thousand million of those.
+/// Revisions that a restore skips, so that those given between the backup and the restore are not given again. One
+/// revision of etcd is a million of sumd's, and a backup does not record whether it is of etcd: the gap is some eight
+/// thousand million revisions of etcd.
 pub(super) const RESTORE_GAP: i64 = 1 << 53;
 
-/// Why a tool has not done its work.
+/// The reason why a maintenance command has failed.
 #[derive(Debug)]
 pub enum ToolError {
-    /// A database cannot be had.
+    /// A database cannot be opened.
     Open(sqlite::OpenError),
-    /// etcd, or what is there, cannot be had.
+    /// etcd, or the data in it, cannot be used.
     Etcd(etcd::OpenError),
-    /// The target is there already.
+    /// The target exists.
     Exists(PathBuf),
     /// A file cannot be written.
     Io(PathBuf, io::Error),
     /// The data cannot be read, or is damaged.
     Data(PathBuf, String),
-    /// The target, which this prefix is of, is not empty.
+    /// The prefix of the target is not empty.
     NotEmpty(String),
-    /// What there is does not allow it.
+    /// The present state of the data does not allow the operation.
     Refused(String),
 }
 
@@ -64,22 +65,22 @@ impl From<etcd::OpenError> for ToolError {
     }
 }
 
-/// What a check has found.
+/// The findings of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Counters that are there.
+    /// Counters that exist.
     pub counters: u64,
-    /// Counters that were deleted, and are remembered for watchers.
+    /// Deleted counters whose rows are kept for watchers.
     pub deleted: u64,
-    /// Request ids that are remembered.
+    /// Remembered request ids.
     pub ids: u64,
-    /// Sessions that are remembered.
+    /// Remembered sessions.
     pub sessions: u64,
     /// The revision of the last change.
     pub revision: i64,
-    /// The latest times of day in it.
+    /// The latest times of day in the data.
     pub times: Times,
-    /// What is wrong.
+    /// Descriptions of everything that is wrong.
     pub problems: Vec<String>,
 }
 
@@ -98,23 +99,23 @@ impl fmt::Display for Report {
     }
 }
 
-/// The latest times of day that data have, of all lanes together.
+/// The latest times of day in the data, over all lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// That of the last batch.
+    /// The time of the last batch.
     pub last: Millis,
     /// Request ids with a time up to this are refused, unless they are remembered.
     pub id_horizon: Millis,
-    /// The same of sessions.
+    /// Sessions that began up to this time are refused, unless they are remembered.
     pub session_horizon: Millis,
-    /// That of an id that is remembered. The horizon is moved to it when the id is forgotten.
+    /// The latest time of a remembered id. The horizon moves to it when the id is forgotten.
     pub id: Millis,
-    /// That of a session's last message, which moves the horizon of sessions likewise.
+    /// The latest time of a session's last message. The horizon of sessions moves to it when the session is forgotten.
     pub session: Millis,
 }
 
 impl Times {
-    /// That of each, if it is later.
+    /// Raises each time to that of `other`, if it is later.
     pub(super) fn take(&mut self, other: Self) {
         *self = Self {
             last: self.last.max(other.last),
@@ -125,8 +126,8 @@ impl Times {
         };
     }
 
-    /// The consequences of times that are later than `now` by over a minute: a clock was ahead, or that which tells `now` is
-    /// behind. The data are not damaged by that.
+    /// The consequences of times that are more than a minute after `now`. Either a server's clock was ahead, or the
+    /// clock that gives `now` is behind. The data are not damaged by that.
     #[must_use]
     pub fn notes(&self, now: Millis) -> Vec<String> {
         let late = |time: Millis| (time > now.saturating_add(MAX_SKEW)).then(|| date(time));
@@ -169,11 +170,11 @@ impl Times {
     }
 }
 
-/// What operations were answered, by their revisions.
+/// The answers of operations, by revision.
 pub(super) type Answers = HashMap<i64, Effect>;
 
 impl Report {
-    /// Counts a counter, and checks it against what the operation that changed it last was answered.
+    /// Counts a counter, and checks it against the remembered answer of the operation that changed it last.
     pub(super) fn take(
         &mut self,
         answers: &Answers,
@@ -203,7 +204,7 @@ mod tests {
     use super::*;
     use crate::model::{Applied, FailedIncrement, Invalid, LimitError};
 
-    /// A counter is what the operation at its revision was answered, if that is remembered.
+    /// A counter has the value that its last change answered, if that answer is remembered.
     #[test]
     fn a_counter_is_what_its_last_change_has_made_it() {
         let added = |value| Applied { value, applied: 1 };
@@ -227,12 +228,12 @@ mod tests {
             // A failed increment changes nothing.
             (3, Some(10), false),
             (3, None, false),
-            // The answer tells the value from before.
+            // The answer to a replacement has the earlier value, so the new one cannot be checked.
             (4, Some(7), true),
             (4, None, true),
-            // Not remembered.
+            // No answer is remembered for this revision.
             (5, Some(7), true),
-            // Of no revision that there is.
+            // Revisions outside of the store's.
             (0, Some(7), false),
             (7, Some(7), false),
         ] {

@@ -1,4 +1,4 @@
-//! Backup, restore and check: on a database file, also while a server uses it.
+//! Backup, restore and check of a database file. Backup and check also work while a server uses the file.
 
 pub(super) mod export;
 mod horizon;
@@ -23,11 +23,12 @@ use crate::store::sqlite::reader::{Snapshot, Walk};
 use crate::store::sqlite::rows::{self, Error};
 use crate::store::sqlite::{OpenError, reader, schema};
 
-/// Copies a database, as it is at one moment, to a new file. The copy is checked before it has its name; the report is of it.
+/// Copies a database, as it is at one moment, to a new file. The copy is checked before it gets its name; the report is
+/// of the copy.
 ///
 /// # Errors
-/// Returns an error if the target is there already, either cannot be used, or the database is damaged. Nothing is left under
-/// the target's name then.
+/// Returns an error if the target exists, the source or the target cannot be used, or the database is damaged. No file
+/// is left under the target's name then.
 pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     refuse_existing(to)?;
     let reader = schema::open_reader(path)?;
@@ -38,11 +39,11 @@ pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     Ok(report)
 }
 
-/// Makes a database of a backup. Revisions go on far beyond the backup's, so that those given since are not given
-/// again, and watchers start afresh.
+/// Restores a database from a backup. Its revisions continue far beyond those of the backup, so that none that was
+/// given since the backup is given again. Watchers start afresh.
 ///
 /// # Errors
-/// Where the backup is damaged, or there is a database already.
+/// Returns an error if the backup is damaged, the database exists already, or a file cannot be read or written.
 pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let place = reserve(path)?;
     let report = fill(from, path)?;
@@ -64,7 +65,7 @@ fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     Ok(report)
 }
 
-/// Checks a copy of a database: damage of the one is damage of the other.
+/// Checks a copy of a database. Its problems are reported as those of the original.
 fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
     let report = check(copy)?;
     match report.problems.first() {
@@ -73,15 +74,15 @@ fn check_copy(copy: &Path, from: &Path) -> Result<Report, ToolError> {
     }
 }
 
-/// A place for a new database. It is left as it was found, unless it is kept.
+/// The reserved path of a new database. Dropping a reservation that was not kept removes everything that it made.
 pub(in crate::maintenance) struct Reservation {
-    /// Taken away once it is used up.
+    /// Given up, and its file removed, when the reservation is dropped before it is kept.
     lock: Option<Lock>,
-    /// Folders that were made for it, the outermost first.
+    /// Folders that the reservation made, the outermost first.
     made: Vec<PathBuf>,
 }
 
-/// Takes the place of a database that is to be made, if there is none.
+/// Reserves the path of a new database, if there is no database yet.
 pub(in crate::maintenance) fn reserve(path: &Path) -> Result<Reservation, ToolError> {
     let home = folder(path);
     let made = make_folder(home).map_err(|error| ToolError::Io(home.to_owned(), error))?;
@@ -92,7 +93,7 @@ pub(in crate::maintenance) fn reserve(path: &Path) -> Result<Reservation, ToolEr
 }
 
 impl Reservation {
-    /// There is a database now.
+    /// Keeps the path: the database is there now.
     pub(in crate::maintenance) fn keep(mut self) {
         self.lock = None;
         self.made.clear();
@@ -105,23 +106,23 @@ impl Drop for Reservation {
             lock.give_up();
         }
         for folder in self.made.drain(..).rev() {
-            // One that somebody else uses by now is not empty, and stays.
+            // A folder that another process uses by now is not empty, and stays.
             let _ = fs::remove_dir(folder);
         }
     }
 }
 
-/// A file that is being written, beside the one that it becomes. Nothing is left of it unless it does, or is kept.
+/// An incomplete file, written beside its final path. It is removed when dropped, unless it was renamed or kept.
 pub(super) struct Partial {
     pub(super) path: PathBuf,
     keep: bool,
 }
 
 impl Partial {
-    /// Makes an empty one.
+    /// Creates an empty file.
     ///
     /// # Errors
-    /// Returns an error if it cannot be made, or what a move has made is in its place.
+    /// Returns an error if the file cannot be created, or the complete file of a move is in its place.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
         if schema::nameless(path).is_some() {
             return Err(OpenError::Nameless(path.to_owned()).into());
@@ -129,7 +130,7 @@ impl Partial {
         Self::anew(path)
     }
 
-    /// Makes an empty one for a move of the data with these digests, in the place of what an earlier attempt has left.
+    /// Creates an empty file for a move of the data with this key, in place of a file that an earlier attempt has left.
     pub(super) fn of_move(path: &Path, hasher: KeyedHasher) -> Result<Self, ToolError> {
         let is_other = |meta: &Meta| meta.hasher.key() != hasher.key();
         if schema::nameless(path).as_ref().is_some_and(is_other) {
@@ -140,7 +141,7 @@ impl Partial {
 
     fn anew(path: &Path) -> Result<Self, ToolError> {
         let mut partial = Self::left(path);
-        // The rest of an earlier attempt.
+        // Left by an earlier attempt.
         partial.remove()?;
         let made = create(&partial.path);
         made.map_err(|error| ToolError::Io(path.to_owned(), error))?;
@@ -148,7 +149,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// The one that was kept.
+    /// The file that an earlier attempt has kept.
     pub(super) fn left(path: &Path) -> Self {
         Self {
             path: schema::partial(path),
@@ -156,7 +157,7 @@ impl Partial {
         }
     }
 
-    /// Keeps it, whatever becomes of this process, or of the machine's power.
+    /// Syncs the file and its folder and stops removing it on drop, so that it survives a crash and a loss of power.
     pub(super) fn keep(&mut self) -> Result<(), ToolError> {
         let settled = sync(&self.path).and_then(|()| sync(folder(&self.path)));
         settled.map_err(|error| ToolError::Io(self.path.clone(), error))?;
@@ -164,7 +165,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Removes what there is of it once it is dropped.
+    /// Lets the drop remove the file after all.
     pub(super) fn give_up(&mut self) {
         self.keep = false;
     }
@@ -186,14 +187,14 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.keep {
-            // The next attempt removes what stays.
+            // The next attempt removes files that stay.
             let _ = self.remove();
         }
     }
 }
 
 pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
-    // A log that a crash has left would be taken for that of whatever file has its name.
+    // SQLite would apply a log that a crash has left to any new file of that name.
     for suffix in ["", "-wal", "-journal"] {
         let file = beside(path, suffix);
         if file.exists() {
@@ -210,7 +211,7 @@ fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError
         .pragma_update(None, "query_only", false)
         .and_then(|()| reader.connection.execute("VACUUM INTO ?1", params![target]))
         .map_err(|error| match error.sqlite_error_code() {
-            // Nothing is written to the source.
+            // These two are errors of the target: nothing is written to the source.
             Some(ErrorCode::DiskFull | ErrorCode::CannotOpen) => {
                 ToolError::Io(to.to_owned(), io::Error::other(error))
             }
@@ -219,7 +220,7 @@ fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError
     Ok(())
 }
 
-/// Closes a database that is written, which is complete without its log.
+/// Closes a written database. Its file must be complete without a log.
 pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolError> {
     let data = |problem: String| ToolError::Data(path.to_owned(), problem);
     schema::close(connection).map_err(|error| data(error.to_string()))?;
@@ -229,13 +230,13 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
     Ok(())
 }
 
-/// Gives a file that is complete its name, durably, or leaves it as it is.
+/// Renames a complete file to its final name, durably, or leaves it as it is.
 pub(super) fn publish(partial: &Path, path: &Path) -> Result<(), ToolError> {
     let io = |error| ToolError::Io(path.to_owned(), error);
     sync(partial).map_err(io)?;
     fs::rename(partial, path).map_err(io)?;
     sync(folder(path)).map_err(|error| {
-        // A command that has failed leaves nothing that looks like its result.
+        // A command that failed must leave nothing that looks like its result.
         let _ = fs::rename(path, partial);
         io(error)
     })
@@ -287,11 +288,11 @@ fn skip_revisions(connection: &Connection, hasher: KeyedHasher) -> rows::Result<
     Ok(())
 }
 
-/// Looks at everything in a database: its pages, every row's check sum, and whether counters, batches and remembered ids
-/// fit together.
+/// Checks everything in a database: its pages, the check sum of every row, and whether counters, batches and remembered
+/// ids are consistent.
 ///
 /// # Errors
-/// Where it cannot be opened. What is wrong inside is in the report.
+/// Returns an error if the database cannot be opened. Problems inside it are in the report.
 pub fn check(path: &Path) -> Result<Report, ToolError> {
     let mut reader = schema::open_reader(path)?;
     let mut report = Report::default();
@@ -319,7 +320,7 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     }
     report.revision = snapshot.revision();
     let answers = check_batches(connection, hasher, report)?;
-    // Batches are read twice, for what they have changed and for their ids.
+    // Batches are read twice, once for their changes and once for their ids, so problems may be listed twice.
     let mut told = HashSet::new();
     let problems = &mut report.problems;
     problems.retain(|problem| told.insert(problem.clone()));
@@ -338,7 +339,7 @@ fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<(
     Ok(())
 }
 
-/// The times of day that a batch has.
+/// The times of day in a batch.
 pub(super) fn times(batch: &rows::BatchRow) -> Times {
     let rows::BatchRow { head, pack } = batch;
     Times {
@@ -355,7 +356,7 @@ fn note<T>(row: rows::Result<T>, problems: &mut Vec<String>) -> Option<T> {
         .ok()
 }
 
-/// Checks what is remembered; gives what each revision was answered.
+/// Checks the remembered batches and ids, and returns the answers by revision.
 fn check_batches(
     connection: &Connection,
     hasher: KeyedHasher,
@@ -391,7 +392,7 @@ fn check_batches(
     Ok(answers)
 }
 
-/// Checks the counters, each against what the operation that changed it last was answered.
+/// Checks each counter against the remembered answer of the operation that changed it last.
 fn check_counters(
     snapshot: &Snapshot<'_>,
     answers: &Answers,

@@ -1,15 +1,22 @@
-//! From one store to another: backups of etcd, which are files like those of SQLite, and moves.
+//! Transfers between stores: moves, and backups of etcd, whose files have the format of SQLite databases.
 //!
-//! A move writes all of it, reads both sides again and compares them, and only then has one of them be of use in place of the
-//! other. On SQLite the source is closed when its copy in etcd is complete but for a mark, which is put right last: a crash
-//! between the two leaves a source that is closed, and the move is run again. In etcd the source is closed first, since any
-//! number of nodes might begin to use it; then that the move is complete is recorded there; the target has its name last. At no
-//! time are both of use, and at no time is anything lost: run again towards the same target, a move begins anew, or finishes if
-//! its target lacks nothing but its name. Nobody begins other data beside such a target, or overwrites it.
+//! A move writes all data, reads both sides again, compares them, and only then makes the target usable in place of the
+//! source.
 //!
-//! A move that is complete is not made again, nor undone, wherever its target is by then, since that may have counted on. In
-//! etcd the record tells. A file that is closed tells by itself: something is at its target from before it was closed, so that
-//! a target where nothing is has been lost.
+//! - From SQLite: the source is closed when its copy in etcd is complete except for the mark that says so, and the mark
+//!   is set
+//!   last. A crash between the two leaves a closed source, and the move is run again.
+//! - From etcd: the data are sealed first, because any number of nodes might start to use them. Then the completion is
+//!   recorded
+//!   in etcd, and the target file gets its name last.
+//!
+//! At most one side is usable at any time, and no data are lost. A move that is run again towards the same target
+//! starts over, or finishes if the target lacks only its name. Such a target is neither overwritten nor does a new
+//! database begin beside it.
+//!
+//! A complete move is neither repeated nor undone, even if its target is gone, since the target may have served
+//! increments. In etcd the record tells that the move is complete. A closed file tells it too: its target had data
+//! before the file was closed, so an empty target has been lost.
 
 use std::path::{Path, PathBuf};
 
@@ -24,14 +31,14 @@ use crate::maintenance::sqlite::{check as check_file, reserve};
 use crate::store::etcd::{self, Kv, Location};
 use crate::store::sqlite::OpenError;
 
-/// Counters that are read at once.
+/// Counters per read.
 const PAGE: usize = 1000;
 
-/// Looks at everything that is in etcd: every row's check sum, and whether heads, packs, counters, ids and sessions fit
-/// together. Nodes may be using it.
+/// Checks everything in etcd: the check sum of every row, and whether heads, packs, counters, ids and sessions are
+/// consistent. Nodes may be using the data.
 ///
 /// # Errors
-/// Where it cannot be read. What is wrong inside is in the report.
+/// Returns an error if the data cannot be read. Problems inside them are in the report.
 pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
     let mut survey = Survey::begin(kv, prefix).await?;
     survey.dump().await?;
@@ -44,23 +51,24 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
     Ok(survey.report)
 }
 
-/// The same while nodes may be using it, however long it takes.
+/// Like [`check`], with etcd's history held while it is read, so that the check may take long while nodes use the data.
 ///
 /// # Errors
-/// The same, and if etcd cannot be asked to keep its history for so long.
+/// Returns an error if [`check`] does, or if etcd cannot be asked to keep its history.
 pub async fn check_in_use(place: &Location<impl Kv>) -> Result<Report, ToolError> {
     held(place, check(place.client.clone(), &place.prefix)).await
 }
 
-/// Undoes a move from etcd that was broken off: what is there is of use again. Gives where to it was to be moved.
+/// Undoes an interrupted move from etcd, so that the data there are usable again. Returns the target of that move.
 ///
 /// # Errors
-/// Returns an error if it was not moved and, unless `force`, if the move is complete or the file that it was moved to is there.
+/// Returns an error if the data were not moved. Without `force`, also returns an error if the move is complete or its
+/// target file exists.
 pub async fn reopen(place: &Location<impl Kv>, force: bool) -> Result<String, ToolError> {
     undo(place, force).await
 }
 
-/// Reads, while nodes forget nothing, and lets them however it ends.
+/// Runs `reading` while nodes compact no history, and lets them compact again however it ends.
 async fn held<T>(
     place: &Location<impl Kv>,
     reading: impl Future<Output = Result<T, ToolError>>,
@@ -74,11 +82,11 @@ async fn held<T>(
     read
 }
 
-/// Copies what is in etcd, as it is at one moment, to a new file, which is an SQLite database. Nodes may be using it.
+/// Copies the data in etcd, as they are at one moment, to a new SQLite database file. Nodes may be using the data.
 ///
 /// # Errors
-/// Returns an error if the file is there already, or what is in etcd is damaged or cannot be read. Nothing is left under the
-/// file's name then.
+/// Returns an error if the file exists already, or the data in etcd are damaged or cannot be read. No file is left
+/// under that name then.
 pub async fn backup(place: &Location<impl Kv>, to: &Path) -> Result<Report, ToolError> {
     let (file, _) = copy(place, |dump| File::backup(to, dump)).await?;
     let (written, report) = file.complete(|_| Ok(()))?;
@@ -86,10 +94,10 @@ pub async fn backup(place: &Location<impl Kv>, to: &Path) -> Result<Report, Tool
     Ok(report)
 }
 
-/// Writes a backup to etcd, under a prefix that is empty. Revisions go on far beyond the backup's.
+/// Writes a backup to etcd, under an empty prefix. Revisions continue far beyond those of the backup.
 ///
 /// # Errors
-/// Where the backup is damaged, or there are data already.
+/// Returns an error if the backup is damaged, the prefix has data already, or either cannot be read or written.
 pub async fn restore(from: &Path, place: &Location<impl Kv>) -> Result<Report, ToolError> {
     let report = check_file(from)?;
     if let Some(problem) = report.problems.first() {
@@ -104,10 +112,10 @@ pub async fn restore(from: &Path, place: &Location<impl Kv>) -> Result<Report, T
     check_in_use(place).await
 }
 
-/// Moves a database to etcd, under a prefix that is empty. `force` makes a move again whose target is gone.
+/// Moves a database to etcd, under an empty prefix. `force` repeats a complete move whose target is gone.
 ///
 /// # Errors
-/// Where either is in use, or cannot be read or written.
+/// Returns an error if the source or the target is in use, or cannot be read or written.
 pub async fn move_to_etcd(
     path: &Path,
     place: &Location<impl Kv>,
@@ -138,7 +146,7 @@ pub async fn move_to_etcd(
     let filled = fill(&reading, &dump, place, (0, dump.forgotten)).await;
     drop(reading);
     let (filling, tally) = match (filled, moved_to) {
-        // That is done.
+        // The move is complete already.
         (Err(ToolError::NotEmpty(_)), Some(to)) => {
             let path = path.to_owned();
             return Err(OpenError::Migrated { path, to }.into());
@@ -150,10 +158,10 @@ pub async fn move_to_etcd(
     Ok(tally)
 }
 
-/// Moves what is in etcd to a new database file. `force` makes a move again that is complete.
+/// Moves the data in etcd to a new database file. `force` repeats a complete move.
 ///
 /// # Errors
-/// Where either is in use, or cannot be read or written.
+/// Returns an error if the source or the target is in use, or cannot be read or written.
 pub async fn move_to_sqlite(
     place: &Location<impl Kv>,
     path: &Path,
@@ -172,10 +180,10 @@ pub async fn move_to_sqlite(
             return Err(refusal);
         }
     }
-    // Nothing is closed for a target that cannot be.
+    // The target is reserved first, so that nothing is sealed for a target that cannot be made.
     let here = reserve(path)?;
     let closed = close(place, to).await?;
-    // Another move to there may have been completed meanwhile.
+    // Another move to the same target may have completed meanwhile.
     if let Some(refusal) = closed.refusal(place).filter(|_| !force) {
         return Err(refusal);
     }
@@ -183,7 +191,7 @@ pub async fn move_to_sqlite(
     let (mut written, _) = file.complete(|partial| compare(&tally, &count(partial)?))?;
     let id = written.id()?;
     written.keep()?;
-    // From here on the file is what counts: if it has no name yet, the next attempt gives it that.
+    // From here on the file is the authoritative copy: if this attempt cannot name it, the next one does.
     match complete(place, closed, id.into()).await {
         Ok(()) => give_name(written)?,
         Err(refused @ ToolError::Refused(_)) => {
@@ -201,7 +209,7 @@ pub async fn move_to_sqlite(
     Ok(tally)
 }
 
-/// Gives the file of a move that is complete its name.
+/// Gives the file of a complete move its name.
 fn give_name(written: Written) -> Result<(), ToolError> {
     let file = written.file().to_owned();
     written.publish().map_err(|error| {
@@ -212,7 +220,7 @@ fn give_name(written: Written) -> Result<(), ToolError> {
     })
 }
 
-/// Counts the contents of a file.
+/// The tally of a file's contents.
 fn count(file: &Path) -> Result<Tally, ToolError> {
     let mut source = Source::open(file)?;
     let reading = source.read()?;
@@ -226,7 +234,7 @@ fn count(file: &Path) -> Result<Tally, ToolError> {
     Ok(found)
 }
 
-/// Writes what is in etcd to a file, which is complete but for its name.
+/// Writes the data in etcd to a file, which then lacks only its completion and its name.
 async fn copy(
     place: &Location<impl Kv>,
     begin: impl FnOnce(&Dump) -> Result<File, ToolError>,
@@ -254,7 +262,7 @@ async fn copy(
     Ok((file, tally))
 }
 
-/// Writes what is in a file to etcd, and compares the two.
+/// Writes the contents of a file to etcd, and compares the two.
 async fn fill<K: Kv>(
     reading: &Reading<'_>,
     dump: &Dump,
@@ -329,7 +337,7 @@ fn compare(source: &Tally, target: &Tally) -> Result<(), ToolError> {
     )))
 }
 
-/// Where a file is, from wherever it is asked.
+/// The absolute form of a path, which names the same file from any working directory.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())

@@ -1,8 +1,8 @@
-//! Writes what another store held under a prefix that is empty.
+//! Writes the contents of another store under an empty prefix.
 //!
-//! That takes many transactions. The row that says what the data are comes first and says that they are incomplete, so that no
-//! node begins with them; it is put right last. Each transaction compares it, so that a copy which was held up somewhere
-//! cannot land later. Who finds data of the same key that are incomplete goes on by beginning anew.
+//! The import takes many transactions. It writes the `meta` row first and marks the data incomplete there, so that no
+//! node serves them; it clears the mark last. Each transaction compares that row, so that a delayed copy of a
+//! transaction cannot land later. An import that finds incomplete data with the same key deletes them and begins again.
 
 use std::iter;
 
@@ -24,28 +24,28 @@ use crate::store::etcd::kv::{self, Kv};
 use crate::store::etcd::rows::{FORMAT, Layout};
 use crate::store::etcd::{OpenError, meta};
 
-/// What one transaction, or one row of ids, holds: etcd takes 1.5 MiB by default.
+/// Upper bound of one transaction, and of one row of ids. etcd accepts 1.5 MiB by default.
 const MAX_BYTES: usize = 512 << 10;
-/// For one answer, and until it is given up.
+/// Deadline of one answer. Attempts are repeated until [`PATIENCE`] has passed.
 const ANSWER: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Data that are being written.
+/// Data that are being imported.
 pub(in crate::maintenance) struct Filling<K> {
     place: Location<K>,
     layout: Layout,
     meta: Meta,
-    /// The revision that the row which says so was last changed at.
+    /// The revision at which the `meta` row was last changed; every transaction compares it.
     guard: i64,
     operations: Vec<RequestOp>,
     bytes: usize,
-    /// By lane, the revision of the last counter that is gone without a row.
+    /// By lane, the revision of the last deleted counter, which gets no row.
     forgotten: Vec<i64>,
 }
 
 impl<K: Kv> Filling<K> {
-    /// Begins to write what a store held, whose revisions go on after a gap.
+    /// Begins an import of `dump`. The revisions of the new store continue after a gap.
     pub(in crate::maintenance) async fn begin(
         place: &Location<K>,
         dump: &Dump,
@@ -76,7 +76,7 @@ impl<K: Kv> Filling<K> {
             return Err(not_empty(prefix));
         }
         let guard = answer.header.map_or(0, |header| header.revision);
-        // The next revision of etcd is the first of a change here.
+        // The next revision of etcd is the first that a change here can have.
         let zero = Layout::new(prefix, &meta, guard).map_err(OpenError::Data)?;
         let last = dump.revision.checked_add(gap);
         let last = last.and_then(|last| last.checked_sub(zero.base(guard, 0)));
@@ -106,7 +106,7 @@ impl<K: Kv> Filling<K> {
         Ok(filling)
     }
 
-    /// What an earlier attempt has left.
+    /// Deletes the rows that an earlier attempt has left.
     async fn wipe(&mut self) -> Result<(), ToolError> {
         let layout = self.layout.clone();
         for rows in [
@@ -120,7 +120,7 @@ impl<K: Kv> Filling<K> {
         self.send().await
     }
 
-    /// Writes the next counters. Those that were deleted have no rows here.
+    /// Writes the next counters. Deleted counters get no row here; their revisions are noted.
     pub(in crate::maintenance) async fn counters(&mut self, rows: &[Row]) -> Result<(), ToolError> {
         for row in rows {
             if let Some(value) = row.value {
@@ -137,8 +137,8 @@ impl<K: Kv> Filling<K> {
         Ok(())
     }
 
-    /// Writes all but the counters, which are written. From `forgotten` on watchers need not start afresh, unless a counter
-    /// was deleted after that.
+    /// Writes the contents of the dump, after all counters. Watchers whose last revision is at least `forgotten` can
+    /// resume, unless a counter was deleted after that revision.
     pub(in crate::maintenance) async fn rest(
         &mut self,
         dump: &Dump,
@@ -146,7 +146,7 @@ impl<K: Kv> Filling<K> {
     ) -> Result<(), ToolError> {
         let layout = self.layout.clone();
         for (lane, deleted) in (0..).zip(std::mem::take(&mut self.forgotten)) {
-            // A lane goes on from its last batch, so that it has one.
+            // A lane resumes from its last batch, so each lane needs one.
             let batch = Batch {
                 seq: 1,
                 attempt: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
@@ -192,7 +192,7 @@ impl<K: Kv> Filling<K> {
         self.send().await
     }
 
-    /// All of it is there, and of use from now on.
+    /// Marks the data complete. Nodes can serve them from now on.
     pub(in crate::maintenance) async fn open(self) -> Result<(), ToolError> {
         let meta = Meta {
             filling: false,
@@ -234,7 +234,7 @@ impl<K: Kv> Filling<K> {
     }
 }
 
-/// The rows of ids that came from elsewhere: as few as there may be, since each lane that begins reads all of them.
+/// The rows of imported request ids. There are as few as possible, because each lane reads all of them when it starts.
 fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
     let packs = packs.iter().map(|pack| BeforePack {
         time: pack.time,
@@ -262,14 +262,14 @@ fn before_rows(packs: &[Remembered]) -> impl Iterator<Item = Before> {
     })
 }
 
-/// Whether anything says what the data are, complete or not.
+/// Whether there is a `meta` row, for complete or incomplete data.
 pub(in crate::maintenance) async fn is_begun(place: &Location<impl Kv>) -> Result<bool, ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     Ok(found.is_some())
 }
 
-/// The revision of the row that says what the data are, which may be replaced: there is none, or it says that an attempt to
-/// write these data has not come to its end.
+/// The revision of the `meta` row to replace, or 0 if the prefix is empty. A row may be replaced only if it marks an
+/// unfinished import with the same key.
 async fn expected(place: &Location<impl Kv>, wanted: &Meta) -> Result<i64, ToolError> {
     let Location { client, prefix, .. } = place;
     if let (Some((meta, revision)), _) = meta::read(client, prefix).await? {
@@ -286,7 +286,7 @@ fn not_empty(prefix: &str) -> ToolError {
     ToolError::NotEmpty(prefix.to_owned())
 }
 
-/// Replaces the row that says what the data are, if it was last changed at a revision.
+/// Replaces the `meta` row if it was last changed at revision `guard`.
 pub(in crate::maintenance) async fn swap(
     place: &Location<impl Kv>,
     meta: &Meta,
@@ -296,7 +296,7 @@ pub(in crate::maintenance) async fn swap(
     if insist(&place.client, request).await? {
         return Ok(());
     }
-    // It may have been an earlier copy of the same that has landed.
+    // An earlier copy of this transaction may have landed.
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     if found.is_some_and(|(found, _)| found == *meta) {
         return Ok(());
@@ -307,7 +307,8 @@ pub(in crate::maintenance) async fn swap(
     )))
 }
 
-/// Carries out a transaction that may be carried out twice; `false` where its comparison has failed.
+/// Carries out an idempotent transaction, and repeats it after transient errors. Returns `false` if its comparison
+/// failed.
 async fn insist(client: &impl Kv, request: TxnRequest) -> Result<bool, ToolError> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -330,7 +331,7 @@ async fn insist(client: &impl Kv, request: TxnRequest) -> Result<bool, ToolError
 mod tests {
     use super::*;
 
-    /// Ids go into rows that etcd takes, in their order, and into as few as there may be.
+    /// Ids are split, in order, into rows within etcd's size limit, and into as few rows as possible.
     #[test]
     fn ids_are_put_into_rows_that_etcd_takes() {
         let pack = |(base, size): (i64, usize)| Remembered {

@@ -1,8 +1,8 @@
-//! Closes data that are moved elsewhere, so that nobody changes them any more.
+//! Seals data that are being moved, so that no node changes them any more.
 //!
-//! Data that are closed are in one of two states. While their move is under way there is nothing else of use, so that the move
-//! may begin anew, or be undone. Once it is complete, which is recorded before the target has its name, the target may have
-//! counted on, wherever it is by then: the two states are told apart by this record, and not by the target.
+//! Sealed data are in one of two states. While the move is in progress, no other copy is usable: the move may start
+//! again or be undone. Completion is recorded before the target gets its name. After that the target may have served
+//! increments, even if it is no longer there. This record decides the state, not the presence of the target.
 
 use std::path::Path;
 
@@ -17,31 +17,31 @@ use crate::store::etcd::kv::{self, Kv};
 use crate::store::etcd::rows::{FORMAT_MOVED, Layout};
 use crate::store::etcd::{OpenError, meta};
 
-/// Data that are closed for a move.
+/// Data that are sealed for a move.
 pub(in crate::maintenance) struct Closed {
     meta: Meta,
-    /// The revision that the row which says so was last changed at: whoever opens the data, or completes a move of them, changes it.
+    /// The revision at which the `meta` row was last changed. Reopening the data or completing the move changes it.
     revision: i64,
 }
 
 impl Closed {
-    /// Why the move is not made again, if it is complete.
+    /// The reason not to repeat the move, if it is complete.
     pub(in crate::maintenance) fn refusal(&self, place: &Location<impl Kv>) -> Option<ToolError> {
         let is_complete = !self.meta.completed_move.is_empty();
         is_complete.then(|| meta::moved(&place.prefix, &self.meta).into())
     }
 
-    /// The id of the file that the move has made; empty unless it is complete.
+    /// The id of the file that the move has made, or empty if the move is not complete.
     pub(in crate::maintenance) fn file(&self) -> &[u8] {
         &self.meta.completed_move
     }
 }
 
-/// Closes the data, unless a node is there. If an earlier attempt to move them to the same place has closed them they are left
-/// as they are, also if it was complete.
+/// Seals the data, unless nodes are registered. Data that an earlier attempt has sealed for the same target stay as
+/// they are, even if that move is complete.
 ///
-/// No node that still runs can change anything then, registered or not: each of its transactions compares the row that is
-/// written here.
+/// A running node cannot change anything after that, registered or not: each of its transactions compares the row that
+/// this function writes.
 pub(in crate::maintenance) async fn close(
     place: &Location<impl Kv>,
     to: &str,
@@ -52,16 +52,17 @@ pub(in crate::maintenance) async fn close(
         return Ok(Closed { meta, revision });
     }
     meta::check_open(&place.prefix, &meta)?;
-    // Those that are found here are not harmed.
+    // Nothing is sealed yet, so nodes that are found here keep working.
     check_nodes(place, &layout).await?;
     let closed = Meta {
-        // Versions that do not know of this do not know this format.
+        // Versions that do not know `moved_to` refuse this format.
         format: meta.format.max(FORMAT_MOVED),
         moved_to: to.to_owned(),
         ..meta.clone()
     };
     swap(place, &closed, revision).await?;
-    // One that has come meanwhile finds the data closed once it is registered, and is found here if it is before that.
+    // A node that starts meanwhile either finds the data sealed after it registers, or has registered earlier and is
+    // found here.
     if let Err(in_use) = check_nodes(place, &layout).await {
         reopen(place, &closed, &meta).await?;
         return Err(in_use);
@@ -72,10 +73,10 @@ pub(in crate::maintenance) async fn close(
     }
 }
 
-/// The data, if they are closed for a move to there.
+/// The data, if they are sealed for a move to `to`.
 ///
 /// # Errors
-/// Returns an error if nothing records that the move is complete, although the file is there.
+/// Returns an error if the target file exists but the move is not recorded as complete.
 pub(in crate::maintenance) async fn closed(
     place: &Location<impl Kv>,
     to: &str,
@@ -90,11 +91,11 @@ pub(in crate::maintenance) async fn closed(
     Ok(Some(Closed { meta, revision }))
 }
 
-/// Records that a move is complete, by the id of the file that it has made, which is of use from then on.
+/// Records that a move is complete, with the id of the file that it has made. The file is usable from then on.
 ///
 /// # Errors
-/// Returns [`ToolError::Refused`] if somebody else has opened the data meanwhile, or completed a move of them: then this one is not
-/// complete, and will not be. After any other error nobody knows.
+/// Returns [`ToolError::Refused`] if the data were reopened, or another move of them completed, meanwhile: this move is
+/// not complete then and will never be. After any other error the outcome is unknown.
 pub(in crate::maintenance) async fn complete(
     place: &Location<impl Kv>,
     closed: Closed,
@@ -118,7 +119,8 @@ fn changed(place: &Location<impl Kv>) -> ToolError {
     ))
 }
 
-/// Opens data again that were closed for a move; `force` does so although it is complete. Gives where to they were moved.
+/// Reopens data that were sealed for a move, with `force` even if the move is complete. Returns the target of that
+/// move.
 pub(in crate::maintenance) async fn undo(
     place: &Location<impl Kv>,
     force: bool,
@@ -146,7 +148,7 @@ pub(in crate::maintenance) async fn undo(
     Ok(to)
 }
 
-/// Refuses to do anything with data that were moved to a file which is there, although nothing records that it is complete.
+/// Refuses if the target file of the move exists, although the move is not recorded as complete.
 fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
     let file = to.strip_prefix("sqlite:").map(Path::new);
     if !file.is_some_and(Path::exists) {
@@ -159,7 +161,7 @@ fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
     )))
 }
 
-/// The row that says what the data are, with its revision.
+/// The `meta` row and its revision.
 async fn read(place: &Location<impl Kv>) -> Result<(Meta, i64), ToolError> {
     let (found, _) = meta::read(&place.client, &place.prefix).await?;
     found.ok_or_else(|| ToolError::Refused(format!("there are no counters under {}", place.prefix)))
@@ -173,7 +175,7 @@ async fn reopen(place: &Location<impl Kv>, closed: &Meta, open: &Meta) -> Result
     }
 }
 
-/// Refuses where nodes are registered.
+/// Refuses if nodes are registered.
 async fn check_nodes(place: &Location<impl Kv>, layout: &Layout) -> Result<(), ToolError> {
     let nodes = layout.nodes();
     let found = kv::read(&place.client, vec![prefix(nodes.clone(), 10)]).await;

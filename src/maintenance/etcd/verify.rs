@@ -1,6 +1,6 @@
-//! Everything that is under a prefix, read and checked as it was at one revision of etcd, whoever goes on writing.
+//! Reads and verifies everything under a prefix, as of one revision of etcd. Nodes may keep writing meanwhile.
 //!
-//! A backup takes what it gives; a check what it finds wrong.
+//! Backup uses the contents, and check the problems.
 
 mod lanes;
 
@@ -20,15 +20,15 @@ use crate::store::etcd::{OpenError, is_before_needed, meta};
 use crate::store::{LaneNumber, Row};
 use lanes::{Lanes, Overlay};
 
-/// Rows that are read at once.
+/// Rows per read.
 const ROWS: i64 = 1000;
 
-/// What is under a prefix.
+/// A read of everything under a prefix.
 pub(in crate::maintenance) struct Survey<K> {
     kv: K,
     layout: Layout,
     pub(in crate::maintenance) meta: Meta,
-    /// Rows are read as they were at this revision of etcd; 0 is as it is now.
+    /// The revision of etcd to read at; 0 reads the latest.
     at: i64,
     pub(in crate::maintenance) report: Report,
     answers: Answers,
@@ -36,7 +36,7 @@ pub(in crate::maintenance) struct Survey<K> {
 }
 
 impl<K: Kv> Survey<K> {
-    /// Begins, at a revision that is after this was called.
+    /// Begins at a revision of etcd that is read during this call.
     pub(in crate::maintenance) async fn begin(kv: K, prefix: &str) -> Result<Self, ToolError> {
         let (Some((meta, meta_revision)), revision) = meta::read(&kv, prefix).await? else {
             let problem = format!("there are no counters under {prefix}");
@@ -47,7 +47,7 @@ impl<K: Kv> Survey<K> {
             revision: layout.end(revision),
             ..Report::default()
         };
-        // Of closed data nothing changes any more, so that it need not be remembered how they were.
+        // Sealed or incomplete data do not change, so no old revision of them has to be kept.
         let is_still = meta.filling || !meta.moved_to.is_empty();
         Ok(Self {
             kv,
@@ -60,7 +60,7 @@ impl<K: Kv> Survey<K> {
         })
     }
 
-    /// Reads all but the counters.
+    /// Reads everything but the counters.
     pub(in crate::maintenance) async fn dump(&mut self) -> Result<Dump, ToolError> {
         let mut lanes = Lanes::new(&self.layout);
         let mut heads = self.pages(self.layout.heads(), ROWS);
@@ -106,7 +106,7 @@ impl<K: Kv> Survey<K> {
         Ok(dump)
     }
 
-    /// Reads the ids that came from elsewhere, and gives how many they are. Those that nobody needs any more stay where they are.
+    /// Reads the imported ids and returns their number. Ids that are past the horizon are not included in the dump.
     async fn before(&mut self, dump: &mut Dump) -> Result<u64, ToolError> {
         let mut count = 0;
         let mut pages = self.pages(self.layout.all_before(), PACKS);
@@ -132,7 +132,7 @@ impl<K: Kv> Survey<K> {
                 }
             }
         }
-        // While they are being written the last are still to come.
+        // An import in progress has not written the last rows yet.
         if !self.meta.filling {
             let all = self.layout.all_before();
             note(&all, rows.end(&self.layout), &mut self.report.problems);
@@ -140,7 +140,7 @@ impl<K: Kv> Survey<K> {
         Ok(count)
     }
 
-    /// Reads all sessions, each as a whole, in the order of their ids.
+    /// Reads all sessions, merged over the lanes, ordered by id.
     async fn sessions(&mut self, time: Millis) -> Result<Vec<(SessionId, Session)>, ToolError> {
         let mut states = std::mem::take(&mut self.overlay.sessions);
         let all = self.layout.all_sessions();
@@ -173,8 +173,8 @@ impl<K: Kv> Survey<K> {
         Ok(of_ids.into_iter().map(whole).collect())
     }
 
-    /// Reads the counters, after the rest, those that were deleted too, in the order of their names. They are counted, and
-    /// what is wrong with them is noted.
+    /// Reads the counters, deleted ones included, ordered by name. Counts them and records problems. Needs
+    /// [`Self::dump`] first.
     pub(in crate::maintenance) async fn counters(
         &mut self,
         mut each: impl FnMut(&[Row]) -> Result<(), ToolError>,
@@ -240,7 +240,7 @@ impl<K: Kv> Survey<K> {
     }
 }
 
-/// The next rows.
+/// Reads the next page of rows.
 async fn next(kv: &impl Kv, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>, ToolError> {
     pages.read(kv).await.map_err(|error| match error {
         ReadError::Compacted => ToolError::Refused(
@@ -252,14 +252,14 @@ async fn next(kv: &impl Kv, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>, 
     })
 }
 
-/// Notes what is wrong with a row.
+/// Records the problem if a row could not be read.
 fn note<T>(key: &[u8], read: Result<T, Corrupt>, problems: &mut Vec<String>) -> Option<T> {
     let name = || String::from_utf8_lossy(key).into_owned();
     read.map_err(|Corrupt(what)| problems.push(format!("{}: {what}", name())))
         .ok()
 }
 
-/// A counter's lane.
+/// The lane of a counter.
 fn lane_of(layout: &Layout, name: &str) -> LaneNumber {
     layout.hasher.lane(group(name), layout.lanes)
 }

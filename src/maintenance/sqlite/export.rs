@@ -1,4 +1,4 @@
-//! Reads all of a database, to write it elsewhere.
+//! Reads the whole contents of a database, to write them to another store.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::reader::{Snapshot, Walk};
 use crate::store::sqlite::{OpenError, reader, rows, schema};
 
-/// A database that is read.
+/// The database that is read.
 pub(in crate::maintenance) struct Source {
     path: PathBuf,
     reader: schema::Reader,
-    /// Where nobody else is to have it.
+    /// Held when no other process may use the database.
     _lock: Option<Lock>,
 }
 
-/// All of it as it was at one moment.
+/// A consistent view of the database at one moment.
 pub(in crate::maintenance) struct Reading<'a> {
     path: &'a Path,
     snapshot: Snapshot<'a>,
 }
 
 impl Source {
-    /// A database that others may be using.
+    /// Opens a database that other processes may be using.
     pub(in crate::maintenance) fn open(path: &Path) -> Result<Self, ToolError> {
         Ok(Self {
             path: path.to_owned(),
@@ -39,7 +39,7 @@ impl Source {
         })
     }
 
-    /// A database that this process has to itself, brought up to date.
+    /// Opens a database for this process alone. Opening it for writing first migrates it to the current format.
     pub(in crate::maintenance) fn take(path: &Path) -> Result<Self, ToolError> {
         if !path.exists() {
             return Err(OpenError::Missing(path.to_owned()).into());
@@ -52,19 +52,19 @@ impl Source {
         })
     }
 
-    /// Where its data were moved to, if they were.
+    /// The target that the data were moved to, if they were moved.
     pub(in crate::maintenance) fn moved_to(&self) -> Result<Option<String>, ToolError> {
         let meta = Meta::read(&self.reader.connection);
         let moved_to = meta.map_err(|error| data(&self.path, &error))?.moved_to;
         Ok(Some(moved_to).filter(|to| !to.is_empty()))
     }
 
-    /// Nobody is to change the data any more, which are moved.
+    /// Marks the data as moved to `to`, so that no process changes them any more.
     pub(in crate::maintenance) fn close(self, to: &str) -> Result<(), ToolError> {
         let (connection, _) = schema::open(&self.path)?;
         put_moved_to(&connection, to).map_err(|error| data(&self.path, &error))?;
         drop(self.reader);
-        // It is done, wherever the log stays.
+        // The mark is committed, so it does not matter if the log cannot be merged into the file.
         let _ = schema::close(connection);
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Source {
 }
 
 impl Reading<'_> {
-    /// All but the counters.
+    /// Reads everything but the counters.
     pub(in crate::maintenance) fn dump(&self) -> Result<Dump, ToolError> {
         self.try_dump().map_err(|error| data(self.path, &error))
     }
@@ -127,7 +127,7 @@ impl Reading<'_> {
         Ok(dump)
     }
 
-    /// The next counters after a name, those that were deleted too, in the order of their names.
+    /// The next counters after a name, deleted ones included, ordered by name.
     pub(in crate::maintenance) fn counters(
         &self,
         after: Option<&str>,

@@ -1,4 +1,4 @@
-//! Takes horizons back that a wrong clock has moved into the future.
+//! Moves horizons back that a wrong clock has moved into the future.
 
 use std::path::Path;
 
@@ -11,13 +11,14 @@ use crate::store::sqlite::lock::Lock;
 use crate::store::sqlite::rows::{self, Error};
 use crate::store::sqlite::{OpenError, reader, schema};
 
-/// Takes every time of day in a database that nobody serves back to `now`, if it is later. Gives the latest times as they were.
+/// Sets every time of day in a database that is later than `now` to `now`, and returns the latest times as they were.
+/// The database must not be in use.
 ///
-/// Ids and sessions with a time between the two are taken for new ones if they come again, also those that were counted and
+/// Ids and sessions with a time in between are taken for new ones if they come again, even if they were counted and
 /// forgotten.
 ///
 /// # Errors
-/// Returns an error if there is no database, another process has it, it is damaged, or it cannot be changed.
+/// Returns an error if there is no database, another process uses it, it is damaged, or it cannot be changed.
 pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()).into());
@@ -26,7 +27,7 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
     let (connection, meta) = schema::open(path)?;
     let reset = take_back(&connection, meta.hasher, now);
     let before = reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))?;
-    // A backup is one file.
+    // A backup has to be one file, without a log.
     complete(path, connection)?;
     lock.give_up();
     Ok(before)
@@ -57,7 +58,7 @@ fn take_back(connection: &Connection, hasher: KeyedHasher, now: Millis) -> rows:
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
             let (id, session) = rows::session_or_damage(hasher, row)?;
-            // A damaged one stays as it is. It is taken for used at the time of the last batch, which is taken back.
+            // A damaged row stays as it is. It counts as used at the time of the last batch, which is moved back.
             let Ok(mut session) = session else {
                 continue;
             };
@@ -89,7 +90,7 @@ mod tests {
     const NOW: Millis = 1_700_000_000_000;
     const AHEAD: Millis = NOW + 10 * 365 * 86_400_000;
 
-    /// A batch that was made while the clock was ten years ahead.
+    /// A batch that was committed while the clock was ten years ahead.
     fn ahead(seq: u64) -> Arc<Commit> {
         Arc::new(Commit {
             seq,
@@ -108,7 +109,7 @@ mod tests {
         })
     }
 
-    /// The damaged row of a session stays as it is, and everything else is taken back.
+    /// The damaged row of a session stays as it is, and all other times are moved back.
     #[tokio::test]
     async fn a_damaged_session_keeps_no_time_ahead() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(**session, Session::damaged(NOW));
     }
 
-    /// A clock that was ten years ahead is taken back everywhere, and the data are whole.
+    /// All times of a clock that was ten years ahead are moved back, and the data pass the check.
     #[tokio::test]
     async fn times_of_a_wrong_clock_are_taken_back() {
         let folder = tempfile::tempdir().expect("a folder");

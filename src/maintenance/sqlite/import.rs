@@ -1,4 +1,4 @@
-//! Writes what another store held to a new database.
+//! Writes the contents of another store to a new database.
 
 use std::path::{Path, PathBuf};
 
@@ -16,24 +16,24 @@ use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::rows::{self, Error};
 use crate::store::sqlite::schema;
 
-/// A database that is being written, which has its name once it is complete.
+/// A database that is being written. It gets its name once it is complete.
 pub(in crate::maintenance) struct Filling {
     path: PathBuf,
     connection: Connection,
     hasher: KeyedHasher,
-    /// Removed once the connection is closed, unless it has its name by then.
+    /// Removed once the connection is closed, unless it was published or kept.
     partial: Partial,
-    /// Where it is to be served, so that nobody begins another in its place.
+    /// The reservation of the path that the database will be served from, which keeps others from creating one there.
     place: Option<Reservation>,
 }
 
 impl Filling {
-    /// Begins a file that is a backup.
+    /// Begins a backup file.
     pub(in crate::maintenance) fn backup(path: &Path, dump: &Dump) -> Result<Self, ToolError> {
         Self::begin(path, dump, None)
     }
 
-    /// Begins a database that is to be served, in a place that is [reserved](reserve).
+    /// Begins a database that will be served, at a [reserved](reserve) path.
     pub(in crate::maintenance) fn database(
         path: &Path,
         place: Reservation,
@@ -62,7 +62,7 @@ impl Filling {
 
     fn put_dump(&self, dump: &Dump) -> rows::Result<()> {
         let connection = &self.connection;
-        // It is synced as a whole, before it has its name.
+        // The file is synced as a whole before it gets its name.
         connection.pragma_update(None, "synchronous", "OFF")?;
         let transaction = connection.unchecked_transaction()?;
         let mut put = transaction.prepare(rows::PUT_BATCH)?;
@@ -80,10 +80,10 @@ impl Filling {
         };
         for pack in &dump.packs {
             batch.seq += 1;
-            // Lanes have each their own time. What is remembered for longer than need be does no harm.
+            // Each lane has its own time. A later time keeps ids longer than needed, which does no harm.
             batch.time = batch.time.max(pack.time);
             (batch.places, batch.ids) = (pack.places, pack.ids.clone());
-            // The ages of lanes elsewhere are none of this one's: what is remembered is as young as its first batch here.
+            // Ages of other lanes mean nothing here: all ids are as old as the first batch of this store.
             batch.stamp = Stamp {
                 age: Some(0),
                 newest: pack.newest,
@@ -120,7 +120,7 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// Writes the next counters, those that were deleted too.
+    /// Writes the next counters, deleted ones included.
     pub(in crate::maintenance) fn counters(&self, rows: &[Row]) -> Result<(), ToolError> {
         self.done(self.put_counters(rows))
     }
@@ -144,7 +144,8 @@ impl Filling {
         Ok(transaction.commit()?)
     }
 
-    /// All of it is written: gives the file that is complete, once `check` has looked at it, and what that has found.
+    /// Completes the file after its last row, checks it, also with `check_also`, and returns it with the report of the
+    /// check.
     pub(in crate::maintenance) fn complete(
         self,
         check_also: impl FnOnce(&Path) -> Result<(), ToolError>,
@@ -167,7 +168,7 @@ impl Filling {
         Ok((written, report))
     }
 
-    /// Gives the file its id: one that has an id is whole.
+    /// Gives the file its id. A file with an id is complete.
     fn put_id(&self) -> rows::Result<()> {
         let transaction = self.connection.unchecked_transaction()?;
         let id = Uuid::new_v4().into_bytes();
@@ -180,7 +181,7 @@ impl Filling {
     }
 }
 
-/// A database that is complete but for its name. Dropped, nothing is left of it, unless it is kept.
+/// A complete database that has no name yet. It is removed when dropped, unless it was kept.
 pub(in crate::maintenance) struct Written {
     path: PathBuf,
     partial: Partial,
@@ -188,10 +189,10 @@ pub(in crate::maintenance) struct Written {
 }
 
 impl Written {
-    /// The one that the move of this id has kept, if it was broken off when it was complete.
+    /// The complete file that an interrupted move with this id has kept, if there is one.
     ///
     /// # Errors
-    /// Returns an error if it is there, and its place is not free.
+    /// Returns an error if the file is there and its final path is not free.
     pub(in crate::maintenance) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
         if schema::nameless(path).is_none_or(|meta| meta.made_by_move != id) {
             return Ok(None);
@@ -213,7 +214,7 @@ impl Written {
         }))
     }
 
-    /// The id of the move that has made it, which no other file has.
+    /// The id of the move that made the file; no other file has it.
     pub(in crate::maintenance) fn id(&self) -> Result<Vec<u8>, ToolError> {
         let file = self.file();
         let connection = schema::open_reader(file)?.connection;
@@ -222,25 +223,25 @@ impl Written {
         Ok(meta.made_by_move)
     }
 
-    /// The path that it has until then.
+    /// The file's path until it is published.
     pub(in crate::maintenance) fn file(&self) -> &Path {
         &self.partial.path
     }
 
-    /// Keeps it where it is from now on, until it has its name or is given up.
+    /// Keeps the file at its present path from now on, until it is published or given up.
     pub(in crate::maintenance) fn keep(&mut self) -> Result<(), ToolError> {
         self.partial.keep()
     }
 
-    /// Leaves nothing of it.
+    /// Removes the file.
     pub(in crate::maintenance) fn give_up(mut self) {
         self.partial.give_up();
     }
 
-    /// Gives it its name.
+    /// Renames the file to its final name.
     pub(in crate::maintenance) fn publish(mut self) -> Result<(), ToolError> {
         publish(&self.partial.path, &self.path)?;
-        // The files that SQLite has put beside it.
+        // Remove the files that SQLite has created beside it.
         self.partial.give_up();
         if let Some(place) = self.place {
             place.keep();
@@ -256,7 +257,7 @@ mod tests {
     use crate::model::{self, Session};
     use crate::store::Remembered;
 
-    /// A session whose messages 2 and 3 are remembered.
+    /// A session with messages 2 and 3 remembered.
     fn session() -> Session {
         let mut row = vec![2, 6, 3, 1, 2];
         for message in [2, 1] {
@@ -286,7 +287,7 @@ mod tests {
         }
     }
 
-    /// The file holds what its source held, as it was there: a move or a backup of it would give the same again.
+    /// The contents are read as they were written, so that another move or backup of the file gives the same.
     #[test]
     fn a_dump_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(last, rows[2..]);
     }
 
-    /// A file that a move has written and kept is found again by that move alone; nothing is left of one that was not kept.
+    /// A move finds the file that it has written and kept, and no other move does. A file that was not kept is removed.
     #[test]
     fn a_move_finds_the_file_that_it_has_kept() {
         let folder = tempfile::tempdir().expect("a folder");

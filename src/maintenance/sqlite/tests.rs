@@ -3,7 +3,7 @@ use crate::model::{Millis, pack};
 
 const TIME: Millis = 1_700_000_000_000;
 
-/// Batches of one place each, as they should be: each with the revision before its first place.
+/// Consistent batches of one position each, with the revision before that position.
 fn batches() -> [(Commit, i64); 3] {
     [1, 2, 3].map(|seq: u64| {
         let batch = Commit {
@@ -22,7 +22,7 @@ fn batches() -> [(Commit, i64); 3] {
     })
 }
 
-/// The problems of a file that has these batches.
+/// The problems that the check finds in a file with these batches.
 fn problems(batches: &[(Commit, i64)]) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
@@ -34,7 +34,7 @@ fn problems(batches: &[(Commit, i64)]) -> Vec<String> {
     check(&path).expect("it can be read").problems
 }
 
-/// Files of an earlier attempt are removed, and that none is there is fine; one that cannot be removed is told of.
+/// Files of an earlier attempt are removed, missing files are no error, and a file that cannot be removed is reported.
 #[test]
 fn files_of_an_earlier_attempt_are_removed() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -56,7 +56,7 @@ fn files_of_an_earlier_attempt_are_removed() {
     }
 }
 
-/// A place that was kept stays as it is; of one that was given up nothing stays.
+/// A kept reservation leaves its path as it is; one that was given up leaves nothing.
 #[test]
 fn a_place_that_is_not_kept_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -95,7 +95,7 @@ fn batches_that_do_not_fit_together_are_told_of() {
             assert_eq!(problems(&batches), [problem], "case {at}");
         }
     }
-    // At the bounds.
+    // Each number may be equal to its bound.
     let changes: [Change; 3] = [
         |_| {},
         |batches| batches[1].1 = 11,

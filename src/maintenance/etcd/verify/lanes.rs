@@ -1,4 +1,4 @@
-//! The logs of all lanes: whether each is without a gap, and what it says.
+//! Verifies the logs of all lanes, which must have no gaps, and collects their contents.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::store::Remembered;
 use crate::store::etcd::rows::{self, Layout};
 use crate::store::etcd::sessions::Told;
 
-/// What logs have that is newer than the rows.
+/// Changes in the logs that are newer than the rows.
 #[derive(Default)]
 pub(in crate::maintenance) struct Overlay {
-    /// Counters, each with its revision.
+    /// Counters, with the latest value and its revision.
     pub(in crate::maintenance) counters: BTreeMap<Arc<str>, (Option<i64>, i64)>,
-    /// Sessions by their ids and lanes.
+    /// Sessions, by id and lane.
     pub(in crate::maintenance) sessions: BTreeMap<(String, LaneNumber), Told>,
 }
 
-/// What all logs say.
+/// The contents of all logs.
 #[derive(Default)]
 pub(in crate::maintenance) struct Found {
     pub(in crate::maintenance) overlay: Overlay,
@@ -35,20 +35,20 @@ pub(in crate::maintenance) struct Found {
     pub(in crate::maintenance) session_horizon: Millis,
 }
 
-/// A log, as far as it was read.
+/// The log of a lane, as far as it has been read.
 struct Log {
     head: Head,
     row_revision: i64,
-    /// The first batch that is there.
+    /// The first batch in the log.
     first: Option<u64>,
-    /// The last batch so far, and its revision and time.
+    /// The last batch so far, then its revision and time.
     seq: u64,
     revision: i64,
     time: Millis,
     ids: HashSet<[u8; 16]>,
 }
 
-/// All logs: the heads come first, and then the packs in the order of their keys.
+/// All logs. The heads are read first, then the packs in the order of their keys.
 pub(in crate::maintenance) struct Lanes<'a> {
     layout: &'a Layout,
     logs: BTreeMap<LaneNumber, Log>,
@@ -163,7 +163,7 @@ impl<'a> Lanes<'a> {
     }
 }
 
-/// Takes in the next batch of a log.
+/// Adds the next batch of a log.
 fn take(
     layout: &Layout,
     lane: LaneNumber,

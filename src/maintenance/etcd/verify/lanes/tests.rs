@@ -1,4 +1,4 @@
-//! Logs that are as they should be, and what is found wrong with others.
+//! Consistent logs have no problems, and each kind of inconsistency is reported.
 
 use super::*;
 use crate::model::{CounterChange, group, pack};
@@ -6,11 +6,11 @@ use crate::proto::sumd::store::v1::SessionChange;
 use crate::store::etcd::FORMAT;
 
 const TIME: Millis = 1_700_000_000_000;
-/// The revision of etcd that the pack was last changed at, and the head.
+/// The revisions of etcd at which the pack and the head were last changed.
 const PACKED: i64 = 20;
 const AT: i64 = 30;
 
-/// A counter in a lane.
+/// The name of a counter in a lane.
 fn counter(layout: &Layout, lane: LaneNumber) -> String {
     named(layout, lane, "x")
 }
@@ -21,7 +21,7 @@ fn named(layout: &Layout, lane: LaneNumber, rest: &str) -> String {
     found.expect("one of them")
 }
 
-/// A change of that counter, at place 2, as batches have it.
+/// A change of that counter at position 2, encoded as in a batch.
 fn change(layout: &Layout, lane: LaneNumber, value: Option<i64>) -> bytes::Bytes {
     change_of(&counter(layout, lane), value)
 }
@@ -38,19 +38,19 @@ fn change_of(name: &str, value: Option<i64>) -> bytes::Bytes {
     counters.into()
 }
 
-/// The log of lane 0: two batches in a pack, of which the rows have the first, and one in the head.
+/// The log of lane 0: two batches in a pack, the first of them folded into the rows, and one batch in the head.
 struct Logged {
     layout: Layout,
     head: Head,
     pack: Pack,
-    /// The batch that the pack's key names.
+    /// The batch number in the pack's key.
     first: u64,
 }
 
 impl Logged {
     fn new() -> Self {
         let layout = rows::tests::layout(FORMAT, 2);
-        // What the rows have is of another counter.
+        // The folded batch has changed another counter.
         let changed = |seq| match seq {
             1 => named(&layout, 0, "old"),
             _ => counter(&layout, 0),
@@ -111,7 +111,7 @@ impl Logged {
     }
 }
 
-/// The changes that the rows do not have yet, and all ids that are remembered.
+/// The overlay has the changes that are not in the rows yet, and all remembered ids are found.
 #[test]
 fn a_log_tells_what_is_newer_than_the_rows() {
     let logged = Logged::new();
@@ -127,7 +127,7 @@ fn a_log_tells_what_is_newer_than_the_rows() {
     let sessions: Vec<_> = found.overlay.sessions.into_keys().collect();
     let named = |at: u64| (format!("meter-{at}"), 0);
     assert_eq!(sessions, [named(2), named(3)]);
-    // Of the first batch nothing need be remembered any more.
+    // The first batch is past the horizon.
     assert_eq!(found.ids, 2);
     let packs: Vec<_> = found
         .packs
@@ -143,7 +143,7 @@ fn a_log_tells_what_is_newer_than_the_rows() {
     assert_eq!(found.session_horizon, TIME - 7);
 }
 
-/// A change to a log that is as it should be.
+/// A change to a consistent log.
 type Change = fn(&mut Logged);
 
 #[test]
@@ -234,14 +234,14 @@ fn a_log_at_its_bounds_is_well() {
             log.head.folded = 3;
             log.head.forget_before = 4;
         },
-        // The same moment.
+        // Both batches have the same time.
         |log| log.pack.batches[1].time = log.pack.batches[0].time,
-        // The same transaction.
+        // Both batches were in the same transaction.
         |log| {
             log.pack.batches[1].etcd_revision = log.pack.batches[0].etcd_revision;
             log.pack.batches[1].offset = 2;
         },
-        // Nothing is needed of the first batch.
+        // The first batch is no longer needed.
         |log| {
             log.pack.batches.remove(0);
             log.first = 2;
