@@ -1,4 +1,4 @@
-//! A server from its start to its end.
+//! Runs a server from its start to its end.
 
 mod open;
 
@@ -22,10 +22,10 @@ use tracing::{info, warn};
 
 use open::{LEAVE_TIMEOUT, Opened, Result, open};
 
-/// Between two looks at the clock of a server that is alone.
+/// Interval at which a standalone server checks its clock.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells those who ask for the nodes what is known of this one's clock.
+/// Reports the state of the clock to the cluster service of a standalone server.
 async fn tell_clock(clock: Clock, alone: ClusterService) {
     loop {
         alone.tell_clock(if clock.is_behind_horizon() {
@@ -37,17 +37,17 @@ async fn tell_clock(clock: Clock, alone: ClusterService) {
     }
 }
 
-/// Serves until a signal, or a failure.
+/// Serves until a signal or a failure.
 ///
 /// # Errors
-/// Returns an error if it cannot start, or has failed.
+/// Returns an error if the server cannot start, or fails.
 pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let workers = options
         .workers
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
     allow_files(options.limits.max_connections);
-    // Before anybody is told that there is a server: who knows of it may signal it.
+    // Before the server is announced, because it may be signalled as soon as it is known.
     let mut signals = Signals::new()?;
     let (serving, services) = watch::channel(None);
     let server = tokio::select! {
@@ -59,7 +59,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let mut opening = pin!(open(&options, &addresses));
     let mut opened = None;
     if let StoreAddress::Sqlite(_) = options.store.address() {
-        // It is there or not. There may be much to read, and nobody was served yet.
+        // A file opens or fails at once, unlike etcd. Reading it may take long, and no client is served yet.
         opened = Some(tokio::select! {
             opened = opening.as_mut() => opened?,
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
@@ -67,7 +67,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     }
     if let Some(opened) = &opened {
         serving.send_replace(Some(opened.services.clone()));
-        // It ends with the process.
+        // The task ends with the process.
         tokio::spawn(tell_clock(opened.lanes.lanes.clock(), server.alone()));
     }
     let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -80,7 +80,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
 
     let (stop, stopped) = oneshot::channel();
     let mut running = pin!(server.run(async {
-        // Either way there is nothing more to wait for.
+        // A dropped sender is a request to stop, too.
         let _ = stopped.await;
     }));
     let mut failure = None;
@@ -99,7 +99,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         }
     }
     let Some(mut opened) = opened else {
-        // There was nothing to count with, and sums need no store.
+        // No store was opened, so nothing has to be closed; sums need none.
         let _ = stop.send(());
         running.await?;
         return failure.map_or(Ok(ExitCode::SUCCESS), Err);
@@ -120,13 +120,13 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         result = closed => result,
         signal = signals.next() => {
             warn!("stopped at once by a second signal");
-            // What a shell reports of a process that a signal ended.
+            // The exit code that a shell reports for a process killed by this signal.
             Ok(ExitCode::from(128 + signal))
         }
     }
 }
 
-/// Logs what is about to be served, on which data, and with how much memory.
+/// Logs what is about to be served: which data, and how much memory.
 fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
     let prefix = match options.store.address() {
         StoreAddress::Sqlite(_) => None,
@@ -152,7 +152,7 @@ fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
     }
 }
 
-/// Tells the others that this node is about to stop.
+/// Tells the other nodes that this one is about to stop.
 async fn announce(members: Option<&Members>) {
     if let Some(members) = members {
         let deadline = Instant::now() + LEAVE_TIMEOUT;
@@ -162,8 +162,8 @@ async fn announce(members: Option<&Members>) {
     }
 }
 
-/// Ends the lanes and closes their store, unless it has failed, and leaves the other nodes. Signals are heard meanwhile, since
-/// the store is closed on the lanes' thread.
+/// Stops the lanes, closes their store unless it has failed, and leaves the cluster. Signals are still received
+/// meanwhile, because the store is closed on the lanes' thread.
 async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) -> Result<ExitCode> {
     let Opened {
         lanes,
@@ -171,10 +171,10 @@ async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) ->
         members,
         ..
     } = opened;
-    // The store is closed once nobody can ask it for anything.
+    // The lanes close the store once no service holds a handle to them.
     drop(services);
     let failure = match failure {
-        // They may have failed since, with those who were drained waiting for them.
+        // They may have failed during the drain.
         None => lanes.close().await.err().map(Into::into),
         told => told,
     };
@@ -186,7 +186,7 @@ async fn close(opened: Opened, failure: Option<Box<dyn Error + Send + Sync>>) ->
     failure.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Raises the limit of open files as far as it may be, since each connection is one.
+/// Raises the limit of open files as far as possible: each connection needs one.
 fn allow_files(connections: u32) {
     match rlimit::increase_nofile_limit(rlimit::INFINITY) {
         Ok(files) if files > u64::from(connections) => {}
@@ -213,7 +213,7 @@ impl Signals {
         })
     }
 
-    /// The number of the next signal that asks for the end. A hangup does not.
+    /// Waits for the next signal to stop and returns its number. SIGHUP is only logged.
     async fn next(&mut self) -> u8 {
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! The start of a server: its store is opened, and it joins the other nodes.
+//! Opens the store of a server, and joins the cluster.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,33 +19,33 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How long the other nodes may take to hear that this one is about to stop, or has.
+/// Maximum time for telling the other nodes that this one is about to stop, or has stopped.
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long a start waits for a place among the nodes: one that has died under the same name holds it for a lease. Then it
-/// fails, unless etcd is full; and before that if the other one is seen to live.
+/// Maximum time that a start waits for its node id: a node that has died under the same id holds it until its lease
+/// ends. The start fails after that, unless etcd is full. It fails earlier if the other node is seen to be alive.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-/// Between two attempts to reach etcd at a start.
+/// Pause between two attempts to reach etcd at the start.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often etcd is asked whether it is there, and how long it may take. After some failures this node counts as one that
-/// cannot count; one by itself may be an election.
+/// Interval and timeout of the probes of etcd. After [`MAX_FAILED_PROBES`] failures in a row, counting is reported as
+/// unavailable; a single failure may be an election.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_FAILED_PROBES: u32 = 3;
 
-/// What there is of a server that has its store.
+/// The parts of a server whose store is open.
 pub(super) struct Opened {
     pub(super) lanes: lane::LaneRuntime,
     pub(super) services: Services,
     pub(super) members: Option<Members>,
-    /// The store, if it can fail by itself.
+    /// The condition of the store, if it can fail on its own.
     condition: Option<watch::Receiver<Condition>>,
 }
 
 impl Opened {
-    /// Resolves when nothing can be counted any more.
+    /// Resolves with the reason when the lanes or the store have failed.
     pub(super) async fn failure(&mut self) -> Box<dyn Error + Send + Sync> {
         let condition = self.condition.as_mut();
         let failed = async {
@@ -66,7 +66,7 @@ impl Opened {
     }
 }
 
-/// Opens the store, and begins to serve its lanes.
+/// Opens the store, and starts its lanes.
 pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) -> Result<Opened> {
     match options.store.address() {
         StoreAddress::Sqlite(path) => {
@@ -75,7 +75,7 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) 
             let store = async move {
                 let store = SqliteStore::open(&path, recent_bytes)?;
                 tell_found(&path, store.found());
-                // It is waited for below, once this is done.
+                // The receiver is awaited below, after this future is done.
                 let _ = opened.send(store.condition());
                 Ok(Arc::new(store) as Arc<dyn Store>)
             };
@@ -87,7 +87,7 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) 
             let lanes = lanes?;
             let condition = found.await?;
             let (available, availability) = watch::channel(true);
-            // It ends with the process.
+            // The task ends with the process.
             tokio::spawn(tell_available(condition.clone(), available));
             Ok(Opened {
                 services: Services {
@@ -103,7 +103,7 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) 
     }
 }
 
-/// Tells the operator which data these are.
+/// Logs which data were found.
 fn tell_found(path: &Path, found: Found) {
     let path = path.display();
     match found {
@@ -113,7 +113,7 @@ fn tell_found(path: &Path, found: Found) {
     }
 }
 
-/// Tells health whether the store takes commits.
+/// Reports to the health service whether the store takes commits.
 async fn tell_available(mut condition: watch::Receiver<Condition>, available: watch::Sender<bool>) {
     loop {
         let is_well = *condition.borrow_and_update() == Condition::Well;
@@ -124,7 +124,7 @@ async fn tell_available(mut condition: watch::Receiver<Condition>, available: wa
     }
 }
 
-/// The same on etcd, which is waited for, and joins the other nodes.
+/// Opens the store on etcd, waiting for etcd to be reachable, and joins the cluster.
 async fn open_etcd(
     options: &ServeOptions,
     address: &Address,
@@ -132,7 +132,7 @@ async fn open_etcd(
 ) -> Result<Opened> {
     let etcd = &options.store.etcd;
     let node = node(&options.node, addresses)?;
-    // Each of two threads has a connection of its own.
+    // The lanes' thread and this one need a client each.
     let place = etcd.place(Client::new(etcd.client(address)?)?, &options.store.layout);
     let own = Client::new(etcd.client(address)?)?;
     let store = async move {
@@ -170,7 +170,7 @@ async fn open_etcd(
     let id = node.id.clone();
     info!(id, address = node.address, "joining the cluster");
     let mut members = join(&own, &cluster, node).await?;
-    // From now on whoever would move the data finds this node; who did so before is found here.
+    // From here on a move finds this node registered. A move that was begun earlier is found by this check.
     if let Err(moved) = check_not_moved(&own, &etcd.etcd_prefix).await {
         let _ = members.leave(Instant::now() + LEAVE_TIMEOUT).await;
         return Err(moved.into());
@@ -180,7 +180,7 @@ async fn open_etcd(
     let counters = CounterService::new(lanes.lanes.clone());
     let peers = PeerService::new(Arc::new(Executor::new(&counters)));
     let (available, availability) = watch::channel(true);
-    // It ends with the process.
+    // The task ends with the process.
     tokio::spawn(probe(own, etcd.etcd_prefix.clone(), available));
     Ok(Opened {
         services: Services {
@@ -195,7 +195,8 @@ async fn open_etcd(
     })
 }
 
-/// Joins the other nodes. A full etcd is waited for, however long that takes: the upkeep of this very node may make room.
+/// Joins the cluster. If etcd is full, waits without a bound: this very node may make room by compacting etcd's
+/// history.
 async fn join(
     client: &Client,
     options: &cluster::Options,
@@ -212,7 +213,7 @@ async fn join(
     }
 }
 
-/// Refuses data that were moved elsewhere, once etcd can be asked.
+/// Refuses data that were moved to another store, as soon as etcd can be asked.
 async fn check_not_moved(client: &Client, prefix: &str) -> std::result::Result<(), OpenError> {
     loop {
         match etcd::check_not_moved(client, prefix).await {
@@ -222,7 +223,7 @@ async fn check_not_moved(client: &Client, prefix: &str) -> std::result::Result<(
     }
 }
 
-/// Tells whether etcd can be reached, by asking it now and then.
+/// Probes etcd at an interval, and reports whether it can be reached.
 async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
     let mut failures = 0;
     loop {
@@ -237,7 +238,7 @@ async fn probe(client: Client, prefix: String, available: watch::Sender<bool>) {
     }
 }
 
-/// What this node tells of itself.
+/// The entry of this node in the list of members.
 fn node(options: &NodeOptions, addresses: &[server::Address]) -> Result<cluster::Node> {
     let host = || gethostname::gethostname().to_string_lossy().into_owned();
     let tcp = addresses.iter().find_map(|address| match address {
@@ -264,7 +265,7 @@ fn node(options: &NodeOptions, addresses: &[server::Address]) -> Result<cluster:
     })
 }
 
-/// Where others reach what listens at an address: where that is everywhere, by the name of the host.
+/// The address at which other nodes reach a listener. For a wildcard address, it has the name of the host.
 fn reachable(address: &str, host: impl FnOnce() -> String) -> String {
     match address.rsplit_once(':') {
         Some(("0.0.0.0" | "[::]", port)) => format!("{}:{port}", host()),
