@@ -1,5 +1,4 @@
-//! Generates the gRPC code from `proto/`, without a system `protoc`, and the descriptor set that
-//! server reflection answers from.
+//! Generates the gRPC code from `proto/` without a system `protoc`, and the descriptor set for server reflection.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -11,9 +10,10 @@ const PROTOS: [&str; 3] = [
     "proto/sum/v1/counter.proto",
     "proto/sum/v1/cluster.proto",
 ];
-/// What etcd publishes. We only call it, so it is none of our reflection's business.
+/// The published API of etcd. sumd is only its client, so reflection does not list it.
 const ETCD: [&str; 1] = ["proto/etcd/rpc.proto"];
-/// What we keep there, and what nodes say to each other, which is nobody else's business either.
+/// The formats of rows in etcd and of messages between nodes. They are internal, so reflection does not list them
+/// either.
 const INTERNAL: [&str; 2] = [
     "proto/sumd/store/v1/etcd.proto",
     "proto/sumd/cluster/v1/peer.proto",
@@ -29,12 +29,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
-    // Keys and values are shared with the message that they came in, and a request is cheap to send again.
+    // With `Bytes`, keys and values share the buffer of the message that they came in, and cloning a request to send it
+    // again is cheap.
     tonic_prost_build::configure()
         .build_server(false)
         .bytes(".")
         .compile_fds(self::descriptors(&ETCD)?)?;
-    // The server side is our own.
+    // The server side is written by hand.
     tonic_prost_build::configure()
         .build_server(false)
         .bytes(".")

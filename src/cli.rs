@@ -1,4 +1,4 @@
-//! The commands beside `serve`: those that ask a server, and those that work on a store.
+//! The commands besides `serve`: clients of a server, and maintenance of a store.
 
 mod client;
 mod cluster;

@@ -1,8 +1,8 @@
 //! `sumd` adds numbers for other programs, over gRPC.
 //!
-//! The binary is what users see, and `proto/` is its contract; this library is the binary's parts, for
-//! its own tests and benchmarks. Imports point down the floors: [`sum::wire`] knows nothing of gRPC, the
-//! services nothing of the server, the server nothing of the command line.
+//! Users see the binary, and `proto/` is its contract. This library holds the parts of the binary, for its own tests
+//! and benchmarks. Imports point down the floors: [`sum::wire`] knows nothing of gRPC, the services nothing of the
+//! server, the server nothing of the command line.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,7 +1,7 @@
-//! The `sumd` command: parse, start, exit code.
+//! The `sumd` command: parses the command line, runs the command, and returns its exit code.
 //!
-//! Nothing here panics because of an output that cannot be written: standard error is best effort, and an answer that is
-//! lost on standard output is a failure.
+//! An output that cannot be written never causes a panic: lines on standard error may be lost, and a lost answer on
+//! standard output is a failure.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -21,7 +21,7 @@ use tracing::error;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A wrong command line: EX_USAGE of sysexits.h. Everything else that fails is 1.
+/// Exit code for a wrong command line: EX_USAGE of sysexits.h. Every other failure exits with 1.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run());
-    // A look-up of a host name cannot be stopped, and is not waited for.
+    // A host name lookup cannot be stopped, so the runtime does not wait for it.
     runtime.shutdown_background();
     code
 }
@@ -73,7 +73,7 @@ async fn run() -> ExitCode {
 }
 
 async fn serve(options: ServeOptions) -> ExitCode {
-    // Its last lines are written when this returns.
+    // Dropping it, when this function returns, writes the last lines.
     let _log = match telemetry::init(&options.log) {
         Ok(log) => log,
         Err(error) => {
@@ -90,7 +90,7 @@ async fn serve(options: ServeOptions) -> ExitCode {
     }
 }
 
-/// Prints a command's answer, or why there is none.
+/// Prints the answer of a command, or its error.
 fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     match answer {
         Ok(answer) => print(&answer.to_string(), ExitCode::SUCCESS),
@@ -101,7 +101,7 @@ fn report<T: Display, E: Display>(answer: Result<T, E>) -> ExitCode {
     }
 }
 
-/// Prints what was found in data. A note is no damage.
+/// Prints the findings of a check. Notes are no damage and do not change the exit code.
 fn check(found: Result<Report, store::Error>) -> ExitCode {
     if let Ok(found) = &found {
         for note in found.times.notes(store::now()) {
@@ -119,7 +119,7 @@ fn check(found: Result<Report, store::Error>) -> ExitCode {
     }
 }
 
-/// Prints an answer, if there is one, and gives `code` unless that fails.
+/// Prints an answer, unless it is empty, and returns `code` unless printing fails.
 fn print(answer: &str, code: ExitCode) -> ExitCode {
     if answer.is_empty() {
         return code;
@@ -136,7 +136,8 @@ fn print(answer: &str, code: ExitCode) -> ExitCode {
     }
 }
 
-/// The end of a command that could not go on printing. A reader that has seen enough, as `| head` has, is no failure.
+/// The exit code of a command whose output could not be written. A closed pipe is no failure: the reader, such as `|
+/// head`, has enough.
 fn unprinted(error: &io::Error) -> ExitCode {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return ExitCode::SUCCESS;
@@ -145,18 +146,18 @@ fn unprinted(error: &io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Says what is wrong with the command line.
+/// Reports a wrong command line.
 fn refuse(problem: &str) -> ExitCode {
     complain(&format!("{problem} (see sumd --help)"));
     ExitCode::from(USAGE)
 }
 
-/// Says what is wrong, on standard error. The exit code says so, too, if nobody can be told.
+/// Writes a problem to standard error. If that fails, the exit code still reports it.
 fn complain(problem: &impl Display) {
     let _ = io::stderr().write_all(format!("sumd: {problem}\n").as_bytes());
 }
 
-/// What is wrong with the command line, without the usage that clap puts below it.
+/// The problem with the command line, without the usage that clap appends.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let problem = text.split("\n\n").next().unwrap_or(&text);

@@ -1,4 +1,4 @@
-//! How commands ask a server: in time, one of several, and with what is wrong told in one line.
+//! Calls of client commands: bounded in time, repeated over several servers, with one-line errors.
 
 use std::error::Error;
 use std::fmt;
@@ -14,26 +14,26 @@ use tonic_types::StatusExt as _;
 use crate::config::ServerOptions;
 use crate::server::Address;
 
-/// How often a server is asked for a sign of life, and how long it may take to give one.
+/// Interval of keepalive pings, and how long their answers may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two rounds over several servers.
+/// Pause between two rounds over several servers.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why a command has no answer.
+/// The reason why a command has no answer.
 #[derive(Debug)]
 pub enum ClientError {
     /// The server cannot be reached.
     Connect(Address, tonic::transport::Error),
-    /// The server has not answered in time.
+    /// The server did not answer in time.
     Timeout(Address, Duration),
-    /// The server refused.
+    /// The server answered with an error.
     Refused(Status),
-    /// The server is there and does not serve.
+    /// The server answered that it is not serving.
     NotServing(ServingStatus),
-    /// A change may have been made, or may yet be.
+    /// A change may have been applied, or may still be. Has the request id to repeat it with.
     InDoubt(Box<ClientError>, String),
-    /// A watch has ended, which has told all changes up to a revision.
+    /// A watch ended. All changes up to this revision were printed.
     WatchEnded(Box<ClientError>, i64),
     /// The answer cannot be printed.
     Output(io::Error),
@@ -67,7 +67,7 @@ impl fmt::Display for ClientError {
     }
 }
 
-/// A status with what programs are told beside it: the reason, whether anything was changed, and when to try again.
+/// Writes a status with its details: the reason, whether a change was applied, and when to retry.
 fn refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
     write!(f, "{:?}: {}", status.code(), status.message())?;
     let details = status.get_error_details();
@@ -85,7 +85,7 @@ fn refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
 }
 
 impl ClientError {
-    /// A change that was asked for may have been made, or may yet be.
+    /// Whether a requested change may have been applied, or may still be.
     fn is_in_doubt(&self) -> bool {
         match self {
             Self::Timeout(..) => true,
@@ -99,10 +99,10 @@ impl ClientError {
     }
 }
 
-/// Writes to standard output, at once.
+/// Writes to standard output and flushes it.
 ///
 /// # Errors
-/// Returns an error if that is not possible.
+/// Returns an error if standard output cannot be written.
 pub fn print(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes())?;
@@ -121,7 +121,7 @@ impl From<Status> for ClientError {
     }
 }
 
-/// Connects and asks, in the time that there is for both.
+/// Connects and calls `ask`, both within the time limit.
 pub(super) async fn in_time<T>(
     server: &ServerOptions,
     ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
@@ -129,8 +129,8 @@ pub(super) async fn in_time<T>(
     attempts(server, ask).await.0
 }
 
-/// The same for a request that changes something, under an id. If any attempt may have been carried out, an error names the
-/// id: whatever a later attempt was answered.
+/// Like [`in_time`], for a change with a request id. If any attempt may have been carried out, the error names the id,
+/// even if a later attempt got a definite answer.
 pub(super) async fn change<T>(
     server: &ServerOptions,
     request_id: &str,
@@ -146,8 +146,8 @@ pub(super) async fn change<T>(
     })
 }
 
-/// Asks, and of several servers the next if one is not there, over and over: a request that changes something has an id, and
-/// happens once. Also tells whether an attempt that failed may have been carried out.
+/// Calls `ask` on each server in turn, in rounds, until one has a final answer or the time is up. Repeating is safe
+/// because changes have an id. Also returns whether a failed attempt may have been carried out.
 async fn attempts<T>(
     ServerOptions { address, timeout }: &ServerOptions,
     ask: impl AsyncFn(Channel) -> Result<T, ClientError>,
@@ -183,7 +183,7 @@ async fn connect(address: &Address) -> Result<Channel, tonic::transport::Error> 
         Address::Tcp(address) => format!("http://{address}"),
         Address::Unix(path) => format!("unix:{}", path.display()),
     };
-    // A watch has no deadline: without this a server whose machine is gone would be waited for without end.
+    // A watch has no deadline: without pings, it would wait forever for a machine that is gone.
     let endpoint = Endpoint::from_shared(uri)?
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -1,4 +1,4 @@
-//! `sumd cluster`: nodes, for people and scripts.
+//! `sumd cluster`: the nodes of a cluster.
 
 use crate::config::{ClusterCommand, StatusOptions};
 use crate::proto::sum::v1::cluster_service_client::ClusterServiceClient;
@@ -10,7 +10,7 @@ const HEADS: [&str; 7] = [
     "ID", "ADDRESS", "VERSION", "STARTED", "LANES", "HEALTH", "CLOCK",
 ];
 
-/// Carries out a command, and gives the lines to print.
+/// Runs a command and returns the lines to print.
 ///
 /// # Errors
 /// Returns an error if the server cannot be reached, is too slow, or refuses.
@@ -24,7 +24,7 @@ pub async fn cluster(command: ClusterCommand) -> Result<Vec<String>, ClientError
     .await
 }
 
-/// A line for each node, in columns, below their heads; and one for all.
+/// A table with a header and a line for each node, and a summary line below it.
 fn table(answer: &ListNodesResponse) -> Vec<String> {
     let rows: Vec<_> = std::iter::once(HEADS.map(str::to_owned))
         .chain(answer.nodes.iter().map(row))
@@ -56,7 +56,7 @@ fn row(node: &Node) -> [String; HEADS.len()] {
     let clock = clock.as_str_name().trim_start_matches("NODE_CLOCK_");
     let health = NodeHealth::try_from(node.health).unwrap_or_default();
     let health = health.as_str_name().trim_start_matches("NODE_HEALTH_");
-    // To the second, which is all that people want to know.
+    // Whole seconds are precise enough here.
     let started = node.start_time.map(|time| prost_types::Timestamp {
         seconds: time.seconds,
         nanos: 0,

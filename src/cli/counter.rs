@@ -1,4 +1,4 @@
-//! `sumd counter`: counters, for people and scripts.
+//! `sumd counter`: reads and changes counters.
 
 use tonic::Status;
 use tonic::transport::Channel;
@@ -17,10 +17,10 @@ use crate::proto::sum::v1::{
 
 type Client = CounterServiceClient<Channel>;
 
-/// Counters in one request for a page.
+/// Counters per page.
 const PAGE_SIZE: i32 = 1000;
 
-/// Carries out a command, and gives the lines to print at its end. The longer ones print as they go.
+/// Runs a command and returns the lines to print at its end. List and watch print as they go.
 ///
 /// # Errors
 /// Returns an error if the server cannot be reached, is too slow, or refuses.
@@ -114,7 +114,7 @@ async fn sum(options: ListOptions) -> Result<Vec<String>, ClientError> {
 }
 
 async fn watch(options: WatchOptions) -> Result<Vec<String>, ClientError> {
-    // The first that is there.
+    // The first server that can be reached.
     let channel = in_time(&options.server, async |channel| Ok(channel)).await?;
     let request = WatchCountersRequest {
         prefix: options.prefix,

@@ -1,4 +1,4 @@
-//! `sumd backup`, `restore`, `check`, `move`, `reopen` and `reset-horizon`: a store, and no server.
+//! `sumd backup`, `restore`, `check`, `move`, `reopen` and `reset-horizon`: work on a store, without a server.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,11 +11,11 @@ use crate::maintenance::{Report, Tally, sqlite, transfer};
 use crate::model::{Millis, date};
 use crate::store::etcd::Location;
 
-/// The reason that a command gives on standard error.
+/// An error that the command prints to standard error.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
-/// Makes a backup: the report is of the file as it was written.
+/// Makes a backup, and returns a report of the file as it was written.
 ///
 /// # Errors
 /// Returns an error if the store cannot be read or the file cannot be written.
@@ -28,10 +28,10 @@ pub async fn backup(BackupOptions { to, store }: BackupOptions) -> Result<Report
     })
 }
 
-/// Makes a store of a backup.
+/// Restores a store from a backup.
 ///
 /// # Errors
-/// Returns an error if the backup does not do, or the store has data already or cannot be written.
+/// Returns an error if the backup cannot be used, or the store has data already or cannot be written.
 pub async fn restore(RestoreOptions { from, store }: RestoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::restore(&from, &path)?,
@@ -42,10 +42,10 @@ pub async fn restore(RestoreOptions { from, store }: RestoreOptions) -> Result<R
     })
 }
 
-/// Reads everything and compares it.
+/// Reads and checks everything in a store.
 ///
 /// # Errors
-/// Returns an error if the store cannot be read; damage is in the report.
+/// Returns an error if the store cannot be read. Damage is in the report.
 pub async fn check(store: StoreOptions) -> Result<Report> {
     Ok(match store.address() {
         StoreAddress::Sqlite(path) => sqlite::check(&path)?,
@@ -58,7 +58,7 @@ pub async fn check(store: StoreOptions) -> Result<Report> {
 /// Moves the data from one store to the other.
 ///
 /// # Errors
-/// Returns an error if either store cannot be used. The source is served as before, or the move can be run again.
+/// Returns an error if either store cannot be used. The source is still served as before, or the move can be run again.
 pub async fn transfer(options: MoveOptions) -> Result<Tally> {
     let etcd = &options.etcd;
     match (&options.from, &options.to) {
@@ -76,7 +76,7 @@ pub async fn transfer(options: MoveOptions) -> Result<Tally> {
     }
 }
 
-/// Undoes a move that was broken off.
+/// Undoes an interrupted move.
 ///
 /// # Errors
 /// Returns an error if the store cannot be opened, or the data are served elsewhere.
@@ -90,7 +90,7 @@ pub async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Result<Str
     ))
 }
 
-/// Sets times to come back to now.
+/// Moves times that are later than now back to now.
 ///
 /// # Errors
 /// Returns an error if the file cannot be opened, or is in use.
@@ -135,7 +135,7 @@ fn place(address: &Address, options: &EtcdOptions, layout: &EtcdLayout) -> Resul
     Ok(options.place(Client::new(options.client(address)?)?, layout))
 }
 
-/// A place that nothing is written to.
+/// The location of data that are only read, so their layout does not matter.
 fn reading_place(address: &Address, options: &EtcdOptions) -> Result<Location> {
     place(address, options, &EtcdLayout::default())
 }

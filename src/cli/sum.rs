@@ -23,11 +23,10 @@ pub async fn add(options: AddOptions) -> Result<i64, ClientError> {
     .await
 }
 
-/// The health of a server that serves.
+/// Asks a server for its health, and returns `SERVING`.
 ///
 /// # Errors
-/// Returns an error if the server cannot be reached, is too slow, does not know the service, or says anything but
-/// SERVING.
+/// Returns an error if the server cannot be reached, is too slow, does not know the service, or has any other status.
 pub async fn health(options: HealthOptions) -> Result<&'static str, ClientError> {
     let service = options.service;
     in_time(&options.server, async |channel| {
