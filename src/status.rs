@@ -1,5 +1,4 @@
-//! How every error of sumd looks on the wire: a code, a sentence, and an `ErrorInfo` that a program
-//! can act on.
+//! The form of every error on the wire: a code, a sentence, and an `ErrorInfo` that a program can act on.
 
 mod reason;
 
@@ -18,14 +17,14 @@ pub use reason::{Reason, Retry};
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "sumd";
 
-/// The longest text of a client's that an error quotes, in bytes: names and ids are never cut. An error travels in headers, up to
-/// three times and escaped, and many clients have room for 8 KiB of those.
+/// Maximum length of a client's text that an error quotes, in bytes. It never cuts names and ids. An error travels in
+/// headers, up to three times and escaped, and many clients accept only 8 KiB of headers.
 const MAX_QUOTED_BYTES: usize = 256;
 
-/// The longest text of an error that another library has made, in bytes on the wire.
+/// Maximum length of an error message that another library has made, in bytes on the wire.
 const MAX_FOREIGN_MESSAGE_BYTES: usize = 1 << 10;
 
-/// A text that a client has sent, as an error quotes it: what is too long is cut, and its length told.
+/// Quotes a text of a client for an error message. A text that is too long is cut, and its length added.
 pub fn quoted(text: impl AsRef<[u8]>) -> String {
     let bytes = text.as_ref();
     match std::str::from_utf8(bytes) {
@@ -42,7 +41,7 @@ pub fn quoted(text: impl AsRef<[u8]>) -> String {
     }
 }
 
-/// Cuts the text of an error that another library has put into headers: it may quote whatever a client has sent.
+/// Shortens an error message that another library has put into the headers, because it may quote any text of a client.
 pub fn cut_message(headers: &mut HeaderMap) {
     let message = headers.get(Status::GRPC_MESSAGE);
     if message.is_none_or(|message| message.len() <= MAX_FOREIGN_MESSAGE_BYTES) {
@@ -58,8 +57,8 @@ pub fn cut_message(headers: &mut HeaderMap) {
     headers.extend(cut);
 }
 
-/// An error of the public contract, in gRPC's richer error model: a status with an `ErrorInfo`, and a `RetryInfo` or a `BadRequest`
-/// if it has one (<https://grpc.io/docs/guides/error/>).
+/// An error of the public contract, in gRPC's richer error model (<https://grpc.io/docs/guides/error/>): a status with
+/// an `ErrorInfo`, and with a `RetryInfo` or a `BadRequest` if the error has one.
 #[must_use]
 pub struct RichError {
     reason: Reason,
@@ -98,13 +97,13 @@ impl RichError {
         }
     }
 
-    /// Adds to the `BadRequest`: a field, and what is wrong with it.
+    /// Adds a field and its problem to the `BadRequest`.
     pub fn violation(mut self, field: impl Into<String>, problem: impl Into<String>) -> Self {
         self.details.add_bad_request_violation(field, problem);
         self
     }
 
-    /// Says what became of the change. Without it, an error whose reason declares no outcome is UNKNOWN.
+    /// Sets the outcome of the change. Otherwise it is that of the reason, or UNKNOWN if the reason declares none.
     pub fn outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self
@@ -138,7 +137,7 @@ impl From<RichError> for Status {
     }
 }
 
-/// INVALID_ARGUMENT, with a `BadRequest` that names each field and what is wrong with it. Nothing was done.
+/// INVALID_ARGUMENT, with a `BadRequest` that names each field and its problem. Nothing was applied.
 #[must_use]
 pub fn invalid_argument(violations: Vec<(String, String)>) -> Status {
     let sentences = violations
@@ -152,14 +151,14 @@ pub fn invalid_argument(violations: Vec<(String, String)>) -> Status {
     error.into()
 }
 
-/// A fault of this program, which its log tells of.
+/// An internal error. Its cause is in the server's log.
 #[must_use]
 pub fn panicked() -> Status {
     let message = "the server failed on this call; its log says where";
     Reason::Panic.error(message).into()
 }
 
-/// A sum that is no int64.
+/// A sum outside of int64.
 #[must_use]
 pub fn sum_out_of_range(sum: i128) -> Status {
     let (min, max) = (i64::MIN, i64::MAX);
@@ -172,7 +171,7 @@ pub fn sum_out_of_range(sum: i128) -> Status {
         .into()
 }
 
-/// The trailers that end a response well.
+/// The trailers of a successful response.
 #[must_use]
 pub fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
@@ -180,12 +179,12 @@ pub fn ok_trailers() -> HeaderMap {
     trailers
 }
 
-/// The trailers that end a response with `status`.
+/// The trailers of a response that ends with `status`.
 #[must_use]
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     if status.add_header(&mut trailers).is_err() {
-        // Metadata that is no header value: the code is what the caller needs most.
+        // Some metadata is no valid header value. The code matters most to the caller.
         trailers.insert(
             Status::GRPC_STATUS,
             HeaderValue::from(i32::from(status.code())),
@@ -194,11 +193,11 @@ pub fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// The status as a message, for an answer that carries it inside.
+/// The status as a message, to be embedded in a response.
 #[must_use]
 pub fn to_proto(status: &Status) -> tonic_types::Status {
     let code = status.code().into();
-    // The details of a status are a whole `google.rpc.Status`, encoded; where there are none, that is no bytes.
+    // The details of a status are a whole encoded `google.rpc.Status`, or empty.
     let details = tonic_types::Status::decode(status.details()).ok();
     let details = details.filter(|details| details.code == code);
     details.unwrap_or_else(|| tonic_types::Status {
@@ -208,13 +207,13 @@ pub fn to_proto(status: &Status) -> tonic_types::Status {
     })
 }
 
-/// A status as an encoded message.
+/// The status as an encoded message.
 #[must_use]
 pub fn to_encoded(status: &Status) -> Bytes {
     to_proto(status).encode_to_vec().into()
 }
 
-/// The status that was made an encoded message.
+/// The status of an encoded message.
 #[must_use]
 pub fn from_encoded(encoded: Bytes) -> Status {
     match tonic_types::Status::decode(encoded.clone()) {
@@ -227,7 +226,7 @@ pub fn from_encoded(encoded: Bytes) -> Status {
 mod tests {
     use super::*;
 
-    /// Names and ids are quoted whole; what is longer is cut between two characters, and told with its length.
+    /// Names and ids are quoted whole. A longer text is cut between two characters, and its length is added.
     #[test]
     fn long_texts_are_cut() {
         assert_eq!(quoted("a\n"), r#""a\n""#);
@@ -241,7 +240,7 @@ mod tests {
         assert_eq!(quoted([0xff; 300]), format!("\"{cut}\"... (300 bytes)"));
     }
 
-    /// The text of an error is cut as its characters are, not as they are escaped; one that is short stays as it is.
+    /// A message is cut by its characters, before they are escaped. A short message stays as it is.
     #[test]
     fn long_messages_are_cut() {
         let mut headers = trailers(&Status::not_found("\u{e9}".repeat(5000)));
