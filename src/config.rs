@@ -1,4 +1,4 @@
-//! The command line and its environment.
+//! The command line and its environment variables.
 
 mod cluster;
 mod counter;
@@ -29,7 +29,7 @@ use crate::telemetry::LogOptions;
 
 /// Adds numbers for other programs, exactly, over gRPC.
 ///
-/// Without a command it serves on 127.0.0.1:8080:
+/// Without a command, it serves on 127.0.0.1:8080:
 ///
 ///   sumd
 ///   sumd serve --listen 0.0.0.0:8080 --listen unix:/run/sumd.sock
@@ -38,24 +38,25 @@ use crate::telemetry::LogOptions;
 ///   sumd move --from sqlite:sumd-data/sumd.db --to etcd://host1:2379
 ///   grpcurl -plaintext -d '{"values": [1, 2, 3]}' localhost:8080 sum.v1.SumService/Add
 ///
-/// Every option of serve can also come from the environment, as shown with it.
+/// Every option of serve can also be set by the environment variable that is shown with it.
 #[derive(Debug, Parser)]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 pub struct Config {
-    /// What to do; to serve is the default.
+    /// The command to run; serve is the default.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The options of the default command.
+    /// Options of the default command.
     #[command(flatten)]
     pub serve: ServeOptions,
 
-    /// The options on the command line, by their names in this program. The environment may well have others, for other commands.
+    /// Ids of the options on the command line. Those from the environment are left out, because they may be meant for
+    /// other commands.
     #[arg(skip)]
     given: Vec<String>,
 }
 
-/// What to do.
+/// The commands of `sumd`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve until SIGTERM or SIGINT, then drain; a second signal stops at once (the default command)
@@ -68,43 +69,49 @@ pub enum Command {
     /// Ask a server about the nodes of its cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Copy the counters, as they are now, to a new file; servers may be using them
+    /// Back up the counters to a new file, as they are now; servers may be using them
     Backup(BackupOptions),
-    /// Make the counters of a backup; there must be none yet
+    /// Restore a backup to a store that has no counters yet
     Restore(RestoreOptions),
-    /// Look for damage in the counters; servers may be using them. Times that are later than now, by which a clock was wrong,
-    /// are noted on standard error, and are no damage: the exit code is 0
+    /// Check the counters for damage; servers may be using them
+    ///
+    /// Times that are later than now mean that a clock was wrong. They are reported on standard error, but are no
+    /// damage: the exit code is 0.
     Check(StoreOptions),
-    /// Move the counters, with all that is remembered, from a file to etcd or back. Nobody may be serving them; if it
-    /// was interrupted, run it again. What they were moved from can be checked and backed up, and is not served any more; nor
-    /// is it moved again once the move is complete
+    /// Move the counters, and everything remembered with them, from a file to etcd or back
+    ///
+    /// No server may be using them. If the move is interrupted, run it again. The source can be checked and backed up
+    /// afterwards, but is not served any more. Nor is it moved again once the move is complete.
     Move(MoveOptions),
-    /// Take back what a clock that was ahead has done to counters that nobody serves, or to a backup of them
+    /// Set times in the future back to now, after a clock was ahead, in counters that are not served or in a backup
     ///
-    /// An id, or a session, with a time is refused if it may have been forgotten: if its time is not after the horizon, which
-    /// moves with what is forgotten, and never back. So a server whose clock was ahead can leave a horizon behind that refuses
-    /// all ids for years. sumd check tells if there is one. This takes every time in FILE that is later than now, by the clock
-    /// of this machine, back to now: see to it that this clock is right.
+    /// A request id or session with a time is refused if that time is not after the horizon, because it may have been
+    /// forgotten. The horizon moves forward as ids and sessions are forgotten, and never back. So a server whose clock
+    /// was ahead can leave a horizon behind that refuses all ids for years; sumd check reports it. This command sets
+    /// every time in FILE that is later than now, by the clock of this machine, to now: make sure that this clock is
+    /// right.
     ///
-    /// Its consequence: an id or a session with a time between now and the horizon as it was is taken for a new one. If it was
-    /// counted before, and forgotten, it counts a second time if it comes again. Such ids were made by clients whose clocks were
-    /// ahead as well.
+    /// As a consequence, an id or a session with a time between now and the earlier horizon is taken for a new one. If
+    /// it was counted before and then forgotten, it is counted a second time if it comes again. Such ids were made by
+    /// clients whose clocks were ahead as well.
     ///
-    /// Counters on etcd are mended by way of a backup: stop all nodes, sumd backup, sumd reset-horizon on the backup, and sumd
-    /// restore with another --etcd-prefix, which the nodes are then started with.
+    /// To repair counters on etcd, use a backup: stop all nodes, run sumd backup, then sumd reset-horizon on the
+    /// backup, then sumd restore with another --etcd-prefix, and start the nodes with that prefix.
     ResetHorizon(ResetOptions),
-    /// Undo a move from etcd that was broken off: the counters in etcd are served again, as they were when it began. It is refused
-    /// if the move is complete, whatever has become of the file since, and if the file is there
+    /// Undo an interrupted move from etcd: the counters in etcd are served again
+    ///
+    /// The counters are as they were when the move began. The command is refused if the move is complete, whatever has
+    /// become of its file since, or if the file exists.
     Reopen(ReopenOptions),
     /// Ask a server whether it is serving: exit code 0 if it is, 1 if not
     Health(HealthOptions),
 }
 
 impl Config {
-    /// Takes the command line of this process, and its environment.
+    /// Parses the command line and the environment of this process.
     ///
     /// # Errors
-    /// Returns what is wrong with it, or the help that was asked for.
+    /// Returns an error if either is invalid, or if help or the version was requested.
     pub fn of_process() -> Result<Self, clap::Error> {
         let matches = Self::command().try_get_matches()?;
         Ok(Self {
@@ -113,10 +120,10 @@ impl Config {
         })
     }
 
-    /// Checks options against each other.
+    /// Checks that the options agree with each other.
     ///
     /// # Errors
-    /// Returns what is wrong if options do not go together.
+    /// Returns a description of the problem if they do not.
     pub fn check(&self) -> Result<(), String> {
         let store = match &self.command {
             None => {
@@ -143,7 +150,7 @@ impl Config {
         store.check(&self.given)
     }
 
-    /// The variables of the environment that look like options of sumd and are none: mostly misspelt ones.
+    /// Environment variables that look like options of sumd but are none, such as misspelt ones.
     #[must_use]
     pub fn unknown_variables() -> Vec<String> {
         fn known(command: &clap::Command, name: &str) -> bool {
@@ -164,7 +171,7 @@ impl Config {
     }
 }
 
-/// The options on a command line, those of its command included.
+/// Ids of the options on a command line, including those of the command.
 fn given(matches: &ArgMatches) -> Vec<String> {
     let of = |matches: &ArgMatches| {
         let ids = matches.ids().map(clap::Id::as_str);
@@ -178,7 +185,7 @@ fn given(matches: &ArgMatches) -> Vec<String> {
 impl ServeOptions {
     fn check(&self) -> Result<(), String> {
         self.limits.check()?;
-        // It tells a node of a cluster, which must not begin with counters of its own because --store was forgotten.
+        // --advertise marks a node of a cluster. It must not begin counters of its own because --store was forgotten.
         if self.node.advertise.is_some() && matches!(self.store.address(), StoreAddress::Sqlite(_))
         {
             return Err(
@@ -190,103 +197,105 @@ impl ServeOptions {
     }
 }
 
-/// What `sumd serve` takes.
+/// Options of `sumd serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
     /// The addresses to listen on.
     #[command(flatten)]
     pub listen: ListenOptions,
 
-    /// Threads that serve [default: one for each core]
+    /// Number of worker threads [default: one per core]
     #[arg(long, env = "SUMD_WORKERS", value_name = "N", value_parser = values::workers)]
     pub workers: Option<NonZeroUsize>,
 
-    /// Where counters are.
+    /// The store of the counters.
     #[command(flatten)]
     pub store: NewStoreOptions,
 
-    /// What this node tells of itself.
+    /// The identity of this node in a cluster.
     #[command(flatten)]
     pub node: NodeOptions,
 
-    /// What is remembered.
+    /// Bounds of memory, and how long ids and sessions are kept.
     #[command(flatten)]
     pub memory: MemoryOptions,
 
-    /// How to log.
+    /// Format and levels of the log.
     #[command(flatten)]
     pub log: LogOptions,
 
-    /// The bounds.
+    /// Limits of calls, connections and messages.
     #[command(flatten)]
     pub limits: Limits,
 }
 
-/// What `sumd add` takes.
+/// Options of `sumd add`.
 #[derive(Args, Clone, Debug)]
 pub struct AddOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// The integers to add, each from -2^63 to 2^63 - 1
+    /// Integers to add, each from -2^63 to 2^63 - 1
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     pub values: Vec<i64>,
 }
 
-/// What `sumd health` takes.
+/// Options of `sumd health`.
 #[derive(Args, Clone, Debug)]
 pub struct HealthOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// The service to ask for, such as sum.v1.SumService [default: the server as a whole]
+    /// Service to ask for, such as sum.v1.SumService [default: the server as a whole]
     #[arg(value_name = "SERVICE", default_value = "", hide_default_value = true)]
     pub service: String,
 }
 
-/// What `sumd backup` takes.
+/// Options of `sumd backup`.
 #[derive(Args, Clone, Debug)]
 pub struct BackupOptions {
-    /// The file to make
+    /// File to create
     #[arg(value_name = "FILE")]
     pub to: PathBuf,
 
-    /// Which counters.
+    /// The counters to back up.
     #[command(flatten)]
     pub store: StoreOptions,
 }
 
-/// What `sumd restore` takes.
+/// Options of `sumd restore`.
 #[derive(Args, Clone, Debug)]
 pub struct RestoreOptions {
-    /// The backup
+    /// Backup to restore
     #[arg(value_name = "FILE")]
     pub from: PathBuf,
 
-    /// Where to.
+    /// The store to restore to.
     #[command(flatten)]
     pub store: NewStoreOptions,
 }
 
-/// What `sumd reopen` takes.
+/// Options of `sumd reopen`.
 #[derive(Args, Clone, Debug)]
 pub struct ReopenOptions {
-    /// Which counters.
+    /// The counters to reopen.
     #[command(flatten)]
     pub store: StoreOptions,
 
-    /// Open the counters although the move is complete, or the file is there. All that was counted in the file is not in them;
-    /// and if anybody serves the file, now or later, the two count apart, and a request that is sent to both is counted on both
+    /// Reopen the counters even if the move is complete or its file exists
+    ///
+    /// Increments that were counted in the file are missing from the reopened counters. If the file is served now or
+    /// later, the two count separately, and a request that is sent to both is counted in both.
     #[arg(long)]
     pub force: bool,
 }
 
-/// What `sumd reset-horizon` takes.
+/// Options of `sumd reset-horizon`.
 #[derive(Args, Clone, Debug)]
 pub struct ResetOptions {
-    /// The database, such as sumd-data/sumd.db, or a backup
+    /// Database, such as sumd-data/sumd.db, or backup to change
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }

@@ -5,50 +5,49 @@ use clap::{Args, Subcommand};
 use super::server::ServerOptions;
 use super::values;
 
-/// What to do with counters.
+/// Commands about counters.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CounterCommand {
-    /// Add to a counter; prints its value
+    /// Add to a counter, and print its new value
     Inc(IncOptions),
     /// Print the values of counters
     Get(CounterOptions),
-    /// Print counters and their values, in the order of their names
+    /// Print counters and their values, ordered by name
     List(ListOptions),
     /// Print the exact sum over counters
     Sum(ListOptions),
-    /// Print counters and then their changes, until interrupted
+    /// Print counters, then their changes until interrupted
     Watch(WatchOptions),
-    /// Set a counter; prints its value before
+    /// Set a counter, and print its earlier value
     Set(SetOptions),
-    /// Delete a counter; prints its value before
+    /// Delete a counter, and print its earlier value
     Rm(RmOptions),
 }
 
-/// An id for a change that is to happen once.
+/// The id of a change, with which it is applied at most once.
 #[derive(Args, Clone, Debug)]
 pub struct IdOptions {
-    /// An id for this change: with the same id it happens once, however often it is asked for
-    /// [default: a new one]
+    /// Id of this change: repeated with the same id, it is applied only once [default: a new one]
     #[arg(long, value_name = "ID", value_parser = values::non_empty)]
     pub request_id: Option<String>,
 }
 
-/// What `sumd counter inc` takes.
+/// Options of `sumd counter inc`.
 #[derive(Args, Clone, Debug)]
 pub struct IncOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// Its id.
+    /// The id of the change.
     #[command(flatten)]
     pub id: IdOptions,
 
-    /// The counter, such as acme/api-calls
+    /// Counter to add to, such as acme/api-calls
     #[arg(value_name = "COUNTER")]
     pub counter: String,
 
-    /// What to add, from -2^63 to 2^63 - 1
+    /// Number to add, from -2^63 to 2^63 - 1
     #[arg(
         value_name = "DELTA",
         default_value = "1",
@@ -56,91 +55,91 @@ pub struct IncOptions {
     )]
     pub delta: i64,
 
-    /// The least value that the counter may have afterwards
+    /// Smallest value that the counter may have afterwards
     #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
     pub min: Option<i64>,
 
-    /// The largest value that the counter may have afterwards
+    /// Largest value that the counter may have afterwards
     #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
     pub max: Option<i64>,
 
-    /// Add as much as fits, where the value would pass a limit
+    /// If the value would pass a limit, add as much as fits
     #[arg(long)]
     pub saturate: bool,
 }
 
-/// What `sumd counter set` takes.
+/// Options of `sumd counter set`.
 #[derive(Args, Clone, Debug)]
 pub struct SetOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// Its id.
+    /// The id of the change.
     #[command(flatten)]
     pub id: IdOptions,
 
-    /// The counter
+    /// Counter to set
     #[arg(value_name = "COUNTER")]
     pub counter: String,
 
-    /// Its new value
+    /// New value
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     pub value: i64,
 }
 
-/// What `sumd counter rm` takes.
+/// Options of `sumd counter rm`.
 #[derive(Args, Clone, Debug)]
 pub struct RmOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// Its id.
+    /// The id of the change.
     #[command(flatten)]
     pub id: IdOptions,
 
-    /// The counter
+    /// Counter to delete
     #[arg(value_name = "COUNTER")]
     pub counter: String,
 }
 
-/// What `sumd counter get` takes.
+/// Options of `sumd counter get`.
 #[derive(Args, Clone, Debug)]
 pub struct CounterOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// The counters
+    /// Counters to print
     #[arg(value_name = "COUNTER", required = true)]
     pub counters: Vec<String>,
 }
 
-/// What `sumd counter list` and `sum` take.
+/// Options of `sumd counter list` and `sumd counter sum`.
 #[derive(Args, Clone, Debug)]
 pub struct ListOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// What their names begin with [default: all counters]
+    /// Prefix of the counters' names [default: all counters]
     #[arg(value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub prefix: String,
 }
 
-/// What `sumd counter watch` takes.
+/// Options of `sumd counter watch`.
 #[derive(Args, Clone, Debug)]
 pub struct WatchOptions {
-    /// Which server.
+    /// The server to ask.
     #[command(flatten)]
     pub server: ServerOptions,
 
-    /// What their names begin with [default: all counters]
+    /// Prefix of the counters' names [default: all counters]
     #[arg(value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub prefix: String,
 
-    /// Only what has changed after this revision
+    /// Print only changes after this revision
     #[arg(long, value_name = "REVISION", default_value = "0")]
     pub from_revision: i64,
 }

@@ -1,32 +1,33 @@
-//! How much memory there is.
+//! The memory that this process may use.
 
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Where nobody says how much there is.
+/// Assumed if neither the kernel nor a control group gives a size.
 const UNKNOWN: u64 = 1 << 30;
 
-/// The bytes that this process may take: the machine's, or what its control group has of them
-/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>). Looked at once, so that all shares are of the same whole.
+/// The bytes that this process may use: the machine's memory, or the limit of its control group
+/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>). Determined once, so that all shares are of the same total.
 pub(super) fn available() -> u64 {
     static AVAILABLE: LazyLock<u64> =
         LazyLock::new(|| available_in(Path::new("/"), machine()).unwrap_or(UNKNOWN));
     *AVAILABLE
 }
 
-/// Of the machine's memory, what the groups allow by the files below `root`.
+/// The smallest limit: that of the machine, or of a control group by the files below `root`.
 fn available_in(root: &Path, machine: Option<u64>) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = groups.lines().filter_map(|group| {
-        // A number, what it controls (nothing in version 2, which controls all), and its path.
+        // The fields are a number, the controllers (empty in version 2, which controls all), and the path.
         let mut fields = group.splitn(3, ':').skip(1);
         let (mount, files) = match fields.next()? {
             "" => ("sys/fs/cgroup", &["memory.max", "memory.high"][..]),
             "memory" => ("sys/fs/cgroup/memory", &["memory.limit_in_bytes"][..]),
             _ => return None,
         };
-        // In a container the path may be that outside of it; what is mounted is the container's.
+        // In a container, the path may be the one on the host, while the mount shows the container's group: its
+        // ancestors are tried too.
         let path = Path::new(fields.next()?).strip_prefix("/").ok()?;
         let limit = |group: &Path| {
             let limits = files.iter().filter_map(|file| {
@@ -40,12 +41,12 @@ fn available_in(root: &Path, machine: Option<u64>) -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// The machine's memory, asked of the kernel itself: `/proc/meminfo` is not there if `/proc` shows processes only.
+/// The machine's memory, by system call: `/proc/meminfo` is missing if `/proc` shows processes only.
 #[cfg(target_os = "linux")]
 fn machine() -> Option<u64> {
     let info = rustix::system::sysinfo();
     let unit = u64::from(info.mem_unit.max(1));
-    #[allow(clippy::useless_conversion)] // Elsewhere it has 32 bits.
+    #[allow(clippy::useless_conversion)] // On other architectures it has 32 bits.
     let units = u64::from(info.totalram);
     let bytes = units.checked_mul(unit)?;
     Some(bytes).filter(|bytes| *bytes > 0)
@@ -90,7 +91,7 @@ mod tests {
         let slice = ("sys/fs/cgroup/system.slice/memory.max", "1073741824\n");
         assert_eq!(available(&[group, own]), Some(2 << 30));
         assert_eq!(available(&[group, own, slice]), Some(1 << 30));
-        // Above this the kernel slows it down.
+        // Above this limit the kernel throttles the process.
         let high = (
             "sys/fs/cgroup/system.slice/sumd.service/memory.high",
             "536870912\n",
@@ -133,7 +134,7 @@ mod tests {
             .find_map(|line| line.strip_prefix("MemTotal:"));
         let total = total.and_then(|total| total.trim().strip_suffix(" kB"));
         let kibibytes: u64 = total.expect("a total").parse().expect("a number");
-        // A container may be shown less there.
+        // A container may show less in this file.
         assert!(machine().expect("Linux") >= kibibytes << 10);
     }
 }

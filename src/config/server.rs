@@ -1,15 +1,16 @@
-//! The server that a command asks.
+//! The server that a client command asks.
 
 use clap::Args;
 
 use super::values;
 use crate::server::Address;
 
-/// Which server a client command asks.
+/// The server that a client command asks, and how long it waits.
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
-    /// The server: host:port or unix:/path. Of several nodes, all: host:port,host:port,... Another one is asked where one
-    /// cannot be reached
+    /// Server to ask: host:port or unix:/path; of a cluster, all nodes: host:port,host:port,...
+    ///
+    /// If a node is unavailable, the next is asked.
     #[arg(
         long,
         env = "SUMD_ADDRESS",
@@ -19,7 +20,7 @@ pub struct ServerOptions {
     )]
     pub address: Vec<Address>,
 
-    /// How long to wait for the answer
+    /// Maximum time to wait for the answer
     #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",
           value_parser = values::timeout)]
     pub timeout: std::time::Duration,

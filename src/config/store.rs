@@ -1,4 +1,4 @@
-//! Where counters are kept, and how much of them in memory.
+//! The store of the counters, and how much of it is kept in memory.
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,14 +15,14 @@ use crate::model::Bounds;
 use crate::store::etcd::{DEFAULT_LANES, Location, MAX_LANES, MIN_TXN_OPS};
 use crate::store::sqlite::DATABASE;
 
-/// The variable that has the password of --etcd-user, which is no option: command lines can be read by everybody.
+/// The variable with the password of --etcd-user. There is no such option, because every user can read command lines.
 pub(super) const ETCD_PASSWORD: &str = "SUMD_ETCD_PASSWORD";
 
-/// Where counters are kept.
+/// The store of the counters.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters")]
 pub struct StoreOptions {
-    /// The folder that counters are kept in, unless --store has them elsewhere
+    /// Folder of the counters, unless --store is given
     #[arg(
         long,
         env = "SUMD_DATA_DIR",
@@ -31,8 +31,11 @@ pub struct StoreOptions {
     )]
     pub data_dir: PathBuf,
 
-    /// Keep counters elsewhere: sqlite:PATH is a database file, etcd://HOST:PORT,HOST:PORT,... an etcd cluster
-    /// (etcds:// by TLS) that any number of nodes share [default: sumd.db in --data-dir]
+    /// Store of the counters, in place of --data-dir: sqlite:PATH or etcd://HOST:PORT,... [default: sumd.db in
+    /// --data-dir]
+    ///
+    /// sqlite:PATH is a database file. etcd://HOST:PORT,HOST:PORT,... is an etcd cluster (etcds:// with TLS), which any
+    /// number of nodes can share.
     #[arg(long, env = "SUMD_STORE", value_name = "STORE")]
     pub store: Option<StoreAddress>,
 
@@ -41,14 +44,14 @@ pub struct StoreOptions {
     pub etcd: EtcdOptions,
 }
 
-/// The place where counters are kept, or are to be kept from now on.
+/// A store that may not have counters yet.
 #[derive(Args, Clone, Debug)]
 pub struct NewStoreOptions {
-    /// Where.
+    /// The store.
     #[command(flatten)]
     pub store: StoreOptions,
 
-    /// How they are stored in etcd.
+    /// How counters are laid out in etcd.
     #[command(flatten)]
     pub layout: EtcdLayout,
 }
@@ -57,19 +60,21 @@ pub struct NewStoreOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters on etcd")]
 pub struct EtcdLayout {
-    /// Operations in one transaction, as etcd's --max-txn-ops allows
+    /// Maximum operations in one transaction, no more than etcd's --max-txn-ops
     #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = MAX_TXN_OPS,
           value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
     pub etcd_max_txn_ops: u32,
 
-    /// Lanes that new counters are divided into: a lane's groups are committed together, by one node, so take one or two
-    /// for each node, and no more than that. Counters that are there keep theirs, and a warning says so [default: 8]
+    /// Number of lanes into which new counters are divided [default: 8]
+    ///
+    /// The groups of a lane are committed together, by one node: use one or two lanes for each node, and no more.
+    /// Existing counters keep their number of lanes; if it differs, a warning says so.
     #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
     pub etcd_lanes: Option<u32>,
 }
 
-/// As etcd's own default.
+/// Equal to etcd's own default.
 const MAX_TXN_OPS: u32 = 128;
 
 impl Default for EtcdLayout {
@@ -85,7 +90,7 @@ impl Default for EtcdLayout {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters on etcd")]
 pub struct EtcdOptions {
-    /// The prefix of all keys: nodes with the same prefix share their counters
+    /// Prefix of all keys; nodes with the same prefix share their counters
     #[arg(
         long,
         env = "SUMD_ETCD_PREFIX",
@@ -95,11 +100,11 @@ pub struct EtcdOptions {
     )]
     pub etcd_prefix: String,
 
-    /// Who has to have signed the members' certificates, a PEM file [default: whom the system trusts]
+    /// PEM file with the CAs that sign the members' certificates [default: the CAs that the system trusts]
     #[arg(long, env = "SUMD_ETCD_CACERT", value_name = "FILE")]
     pub etcd_cacert: Option<PathBuf>,
 
-    /// The certificate to show to etcd, a PEM file
+    /// PEM file with the client certificate for etcd
     #[arg(
         long,
         env = "SUMD_ETCD_CERT",
@@ -108,7 +113,7 @@ pub struct EtcdOptions {
     )]
     pub etcd_cert: Option<PathBuf>,
 
-    /// Its key, a PEM file
+    /// PEM file with the key of --etcd-cert
     #[arg(
         long,
         env = "SUMD_ETCD_KEY",
@@ -117,16 +122,16 @@ pub struct EtcdOptions {
     )]
     pub etcd_key: Option<PathBuf>,
 
-    /// The user to log in as. The password is taken from the environment: SUMD_ETCD_PASSWORD
+    /// User to log in as, with the password in the environment variable SUMD_ETCD_PASSWORD
     #[arg(long, env = "SUMD_ETCD_USER", value_name = "NAME", value_parser = values::non_empty)]
     pub etcd_user: Option<String>,
 }
 
 impl EtcdOptions {
-    /// What the client has to know.
+    /// The options of the etcd client.
     ///
     /// # Errors
-    /// Returns what is wrong if the options do not go together.
+    /// Returns a description of the problem if the options do not go together.
     pub fn client(&self, address: &Address) -> Result<Options, String> {
         let mut options = Options::new(address);
         if let Some(tls) = &mut options.tls {
@@ -155,7 +160,7 @@ impl EtcdOptions {
         Ok(options)
     }
 
-    /// The data that a client reaches.
+    /// The location of the counters in etcd.
     #[must_use]
     pub fn place(&self, client: Client, layout: &EtcdLayout) -> Location {
         Location {
@@ -168,14 +173,14 @@ impl EtcdOptions {
 }
 
 impl StoreOptions {
-    /// Where counters are.
+    /// The address of the store.
     #[must_use]
     pub fn address(&self) -> StoreAddress {
         let default = || StoreAddress::Sqlite(self.data_dir.join(DATABASE));
         self.store.clone().unwrap_or_else(default)
     }
 
-    /// Refuses options that do not go together, and those that were `given` and would not be used.
+    /// Refuses options that do not go together, and options in `given` that would have no effect.
     pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
         if self.store.is_some() && given.iter().any(|id| id == "data_dir") {
             return Err(
@@ -226,20 +231,22 @@ impl MoveOptions {
     }
 }
 
-/// What `sumd move` takes.
+/// Options of `sumd move`.
 #[derive(Args, Clone, Debug)]
 pub struct MoveOptions {
-    /// Where the counters are: sqlite:PATH, or etcd://HOST:PORT,... (etcds:// by TLS). Nobody may be serving them
+    /// Store to move from: sqlite:PATH or etcd://HOST:PORT,... (etcds:// with TLS); no server may be using it
     #[arg(long, value_name = "STORE")]
     pub from: StoreAddress,
 
-    /// Where they are to be, where there are none yet
+    /// Store to move to, which must have no counters yet
     #[arg(long, value_name = "STORE")]
     pub to: StoreAddress,
 
-    /// Make a move again that was complete, and whose target is lost: from the counters as they were when they were moved. All
-    /// that was counted at the target is not in them; and if anybody serves the first target after all, the two count apart, and
-    /// a request that is sent to both is counted on both
+    /// Repeat a complete move whose target is lost
+    ///
+    /// The counters are moved as they were at the first move; increments that were counted at the target since then are
+    /// missing. If the first target is served after all, the two count separately, and a request that is sent to both
+    /// is counted in both.
     #[arg(long)]
     pub force: bool,
 
@@ -247,12 +254,12 @@ pub struct MoveOptions {
     #[command(flatten)]
     pub etcd: EtcdOptions,
 
-    /// How counters are stored there.
+    /// How counters are laid out in etcd.
     #[command(flatten)]
     pub layout: EtcdLayout,
 }
 
-/// A store, as `--store` takes it.
+/// A store, as given to `--store`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreAddress {
     /// A database file.
@@ -262,7 +269,7 @@ pub enum StoreAddress {
 }
 
 impl StoreAddress {
-    /// The same, wherever one stands.
+    /// The same store with an absolute path.
     #[must_use]
     pub fn absolute(&self) -> Self {
         match self {
@@ -298,44 +305,47 @@ impl fmt::Display for StoreAddress {
     }
 }
 
-/// What is remembered, and in how much memory.
+/// How long ids and sessions are kept, and how much memory is used.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Counters")]
 pub struct MemoryOptions {
-    /// How long request ids are remembered at the least
+    /// Minimum time for which request ids are remembered
     #[arg(long, env = "SUMD_ID_HORIZON", value_name = "TIME", default_value = "10m",
           value_parser = values::horizon)]
     pub id_horizon: Duration,
 
-    /// How long sessions are remembered that are not used
+    /// Time for which unused sessions are remembered
     #[arg(long, env = "SUMD_SESSION_HORIZON", value_name = "TIME", default_value = "1day",
           value_parser = values::horizon)]
     pub session_horizon: Duration,
 
-    /// Memory for request ids and sessions, some 50 bytes an id, and 64 a commit; once it is full new ids are refused. Over a horizon of 10m
-    /// that is 35,000 new ids a second for each GiB [default: an eighth of the machine's memory, or of what its control group
-    /// may have]
+    /// Memory for request ids and sessions [default: an eighth of the machine's memory, or of its control group's
+    /// limit]
+    ///
+    /// An id takes some 50 bytes, and a commit 64. When the memory is full, new ids are refused. With a horizon of 10m,
+    /// each GiB is enough for 35,000 new ids a second.
     #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size)]
     id_memory: Option<usize>,
 
-    /// Memory for counters, some 130 bytes each; those not used for the longest are read again from disk. Up to half of it,
-    /// and to 128 MiB, is for those of which only the log is up to date on disk [default: a quarter of the machine's memory,
-    /// or of what its control group may have]
+    /// Memory for counters [default: a quarter of the machine's memory, or of the control group's limit]
+    ///
+    /// A counter takes some 130 bytes. Those unused for the longest are evicted, and read again from disk. Up to half
+    /// of this memory, and at most 128 MiB, is for counters whose latest value is on disk in the log only.
     #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
     counter_memory: Option<usize>,
 }
 
-/// One of so many parts of what there is.
+/// One of `parts` equal shares of the available memory.
 fn share_of_memory(parts: u64) -> usize {
     usize::try_from(memory::available() / parts).unwrap_or(usize::MAX)
 }
 
-/// However much memory there is, no more than this waits to be written into its rows: the next start reads it all again,
-/// from the log.
+/// Upper bound of the counters in the log that are not in their rows yet, however much memory there is: the next start
+/// reads all of them again from the log.
 const MAX_RECENT_BYTES: usize = 64 << 20;
 
 impl MemoryOptions {
-    /// The memory of this process as a whole.
+    /// The memory that this process may use, as a whole.
     #[must_use]
     pub fn available(&self) -> u64 {
         memory::available()
@@ -353,13 +363,14 @@ impl MemoryOptions {
         self.counter_memory.unwrap_or_else(|| share_of_memory(4))
     }
 
-    /// The bytes of counters whose rows are not up to date; while these are written, there may be as many again.
+    /// The bytes of counters whose rows are not up to date. While these are being written, as many bytes again may be
+    /// in use.
     #[must_use]
     pub fn recent_bytes(&self) -> usize {
         (self.counter_bytes() / 4).min(MAX_RECENT_BYTES)
     }
 
-    /// The same for a lane.
+    /// The bounds of a lane.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);

@@ -1,4 +1,4 @@
-//! The forms of values that options take. A value that would be taken for something else, or for nothing, is refused.
+//! Parsers of option values. They refuse a value that could be misread, and one that would have no effect.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -8,33 +8,33 @@ use bytesize::ByteSize;
 use crate::server::Address;
 
 const YEAR: Duration = Duration::from_hours(366 * 24);
-/// More threads than any machine has use for.
+/// More threads than any machine can use.
 const MAX_WORKERS: usize = 4096;
-/// Names in keys of etcd, which are read by people.
+/// Names are parts of keys in etcd, which people read.
 const MAX_NAME_BYTES: usize = 255;
 
-/// A time up to a year. `M` is refused: it is a month, and meant as a minute by most who write it.
+/// A duration of at most a year. `M` is refused: it means a month, but most who write it mean a minute.
 fn time_from(least: Duration, text: &str) -> Option<Duration> {
     let is_clear = !text.contains('M');
     let time = humantime::parse_duration(text).ok().filter(|_| is_clear);
     time.filter(|time| (least..=YEAR).contains(time))
 }
 
-/// A time that something may take.
+/// A timeout.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     let least = Duration::from_millis(1);
     time_from(least, text)
         .ok_or_else(|| "expected a time from 1ms to 1year, like 500ms, 10s or 5m".to_owned())
 }
 
-/// A second to a year.
+/// A horizon: one second to one year.
 pub(super) fn horizon(text: &str) -> Result<Duration, String> {
     let least = Duration::from_secs(1);
     time_from(least, text)
         .ok_or_else(|| "expected a time from 1s to 1year, like 10m or 1day".to_owned())
 }
 
-/// 64 KiB to 1 TiB.
+/// A size: 64 KiB to 1 TiB.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let size = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
     size.filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
@@ -49,14 +49,14 @@ pub(super) fn workers(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("expected 1 to {MAX_WORKERS}"))
 }
 
-/// A text that is there. An empty one is mostly a variable that was never set.
+/// A text that is not empty. An empty one usually comes from a variable that was never set.
 pub(super) fn non_empty(text: &str) -> Result<String, String> {
     let text = Some(text).filter(|text| !text.is_empty());
     text.map(str::to_owned)
         .ok_or_else(|| "it is empty".to_owned())
 }
 
-/// A part of a key: no slashes, and nothing that cannot be seen.
+/// A part of a key, without slashes, spaces and control characters.
 pub(super) fn name(text: &str) -> Result<String, String> {
     let fits = (1..=MAX_NAME_BYTES).contains(&text.len());
     let is_visible = |c: char| !c.is_whitespace() && !c.is_control();
@@ -69,7 +69,8 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A prefix of keys: names between slashes. `/a` and `/a/` would be two sets of counters.
+/// A prefix of keys: names separated by slashes. A slash at the end is refused, because `/a` and `/a/` would be two
+/// sets of counters.
 pub(super) fn prefix(text: &str) -> Result<String, String> {
     let names = text.strip_prefix('/').unwrap_or(text);
     if text.len() <= MAX_NAME_BYTES && names.split('/').all(|part| name(part).is_ok()) {
@@ -81,7 +82,7 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address that others can connect to.
+/// An address that other machines can connect to.
 pub(super) fn reachable(text: &str) -> Result<String, String> {
     let problem = || "expected host:port, where others reach this node".to_owned();
     let Ok(Address::Tcp(address)) = text.parse::<Address>() else {
