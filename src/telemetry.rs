@@ -1,7 +1,7 @@
-//! Logs, on standard error. Values that users send are never logged at info or above.
+//! Logs to standard error. Values that users send are never logged at level info or above.
 //!
-//! Architecture invariant: a log that cannot be written neither ends nor delays anything else. Lines go through a bounded
-//! [`Queue`] to a thread of its own.
+//! Architecture invariant: a log that cannot be written neither stops nor delays anything else. Lines go through a
+//! bounded [`Queue`] to a thread of their own.
 
 mod queue;
 
@@ -20,21 +20,22 @@ use tracing_subscriber::{Layer as _, fmt};
 
 use queue::Queue;
 
-/// The target of lines that are logged at every level: why the process has failed or panicked.
+/// The target of lines that are logged at every level: the reason why the process has failed or panicked.
 pub const FAILURE: &str = "sumd::failure";
 
-/// Bytes of lines that wait for the writing thread: enough for a burst at debug level, little beside what a server takes.
+/// Capacity of the queue to the writing thread: enough for a burst at debug level, and little compared with a server's
+/// memory.
 const QUEUE_BYTES: usize = 1 << 20;
-/// How long the exit waits for the last lines to be written.
+/// Maximum time that the exit waits for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same for a panic, which may be about to abort the process.
+/// Maximum time that a panic waits for them; it may be about to abort the process.
 const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How to log.
+/// Format and levels of the log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs")]
 pub struct LogOptions {
-    /// What the log looks like; auto is text on a terminal and JSON, one object a line, elsewhere
+    /// Format of the log; auto is text on a terminal, and elsewhere JSON with one object per line
     #[arg(
         long,
         env = "SUMD_LOG_FORMAT",
@@ -43,25 +44,26 @@ pub struct LogOptions {
     )]
     pub log_format: LogFormat,
 
-    /// Levels to log: off, error, warn, info, debug or trace; also by part, as in warn,sumd::lane=debug. The rest is at
-    /// info unless a level for it is given
+    /// Levels to log: off, error, warn, info, debug or trace; also by module, as in warn,sumd::lane=debug
+    ///
+    /// Modules without a level of their own have the one that is given without a module, or else info.
     #[arg(long, env = "SUMD_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = parse_levels)]
     pub log_level: Targets,
 }
 
-/// What a log looks like.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// For people.
+    /// Text, for people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Parses levels strictly: a word that is no level would else be taken for a part, and switch everything else off.
+/// Parses levels strictly. Otherwise an unknown level would be taken for a module, and would turn off all others.
 fn parse_levels(text: &str) -> Result<Targets, String> {
     let mut levels = Targets::new().with_default(LevelFilter::INFO);
     for item in text.split(',') {
@@ -89,7 +91,7 @@ fn is_part(text: &str) -> bool {
     text.split("::").all(is_name)
 }
 
-/// The log while it is written. Dropping it waits a moment for the last lines.
+/// The running log. Dropping it waits for the last lines, for a bounded time.
 pub struct Log(Arc<Queue>);
 
 impl Drop for Log {
@@ -98,10 +100,10 @@ impl Drop for Log {
     }
 }
 
-/// Starts logging, panics included: they are logged where they happen, in the log's own format.
+/// Starts logging. Panics are logged too, when they happen, in the format of the log.
 ///
 /// # Errors
-/// Returns an error if the system has no thread for it.
+/// Returns an error if the thread cannot be started.
 pub fn init(options: &LogOptions) -> io::Result<Log> {
     let is_terminal = io::stderr().is_terminal();
     let json = match options.log_format {
@@ -117,7 +119,7 @@ pub fn init(options: &LogOptions) -> io::Result<Log> {
 
     let levels = options.log_level.clone();
     let filter = levels.with_target(FAILURE, LevelFilter::ERROR);
-    // A line that cannot be formatted would be told on standard error, which may be what cannot be written.
+    // A formatting error would be reported on standard error, which may be the output that cannot be written.
     let lines = fmt::layer()
         .with_ansi(is_terminal)
         .with_writer(queue.clone())
@@ -141,7 +143,7 @@ pub fn init(options: &LogOptions) -> io::Result<Log> {
     Ok(Log(queue))
 }
 
-/// The line that tells of dropped ones, in the log's format. It is made by the writing thread, whatever the level is.
+/// The line that reports dropped lines, in the format of the log. The writing thread makes it, so no level filters it.
 fn drop_notice(json: bool, lines: u64) -> String {
     let time = humantime::format_rfc3339_micros(SystemTime::now());
     let message = "lines of this log were dropped";

@@ -1,4 +1,4 @@
-//! Log lines on their way to an output, which may be full, slow, blocked or gone.
+//! A queue of log lines to an output that may be full, slow, blocked or closed.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -7,35 +7,36 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two attempts to tell of dropped lines, and between two tellings while lines are still being dropped.
+/// Interval between reports of dropped lines while lines are still being dropped, and between attempts to write such a
+/// report.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a descriptor that does not block is left alone after it has taken no more.
+/// Pause after a non-blocking descriptor has accepted no more bytes.
 const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// A bounded queue of lines. Adding one never waits for the output: a line for which there is no room, or that cannot be
-/// written, is dropped and counted, and the count is written once the output takes lines again.
+/// A bounded queue of lines. Adding one never waits for the output: a line that has no room or cannot be written is
+/// dropped and counted, and the count is written once the output accepts lines again.
 pub(super) struct Queue {
     capacity: usize,
     state: Mutex<State>,
-    /// A line was added, or dropped.
+    /// Notified when a line was added or dropped.
     changed: Condvar,
-    /// All lines were written or dropped.
+    /// Notified when all lines were written or dropped.
     empty: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// Bytes that `lines` take of the capacity.
+    /// Bytes of the capacity in use.
     bytes: usize,
-    /// Lines that were dropped, and not told of yet.
+    /// Dropped lines that are not reported yet.
     dropped: u64,
-    /// The thread that writes is not waiting for lines.
+    /// The writing thread is not waiting for lines.
     is_writing: bool,
 }
 
 impl Queue {
-    /// A queue of so many bytes.
+    /// A queue with a capacity in bytes.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -62,7 +63,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Waits until every line was written or dropped, and no longer than `patience`.
+    /// Waits until every line was written or dropped, for at most `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let state = self.lock();
         let is_busy = |state: &mut State| state.is_writing || !state.lines.is_empty();
@@ -70,7 +71,7 @@ impl Queue {
         drop(waited);
     }
 
-    /// Writes lines as they come, for ever.
+    /// Writes lines as they come, forever.
     pub(super) fn write_to(&self, output: impl Write, notice: impl Fn(u64) -> String) {
         let mut output = Output {
             output,
@@ -97,7 +98,7 @@ impl Queue {
         }
     }
 
-    /// The next line; or `None` if lines were dropped a while ago and none came since.
+    /// The next line, or `None` if dropped lines are due to be reported and no line has come.
     fn next(&self) -> Option<Vec<u8>> {
         let mut state = self.lock();
         loop {
@@ -132,12 +133,12 @@ impl Queue {
     }
 }
 
-/// Bytes that a line takes of the capacity.
+/// Bytes of the capacity that a line takes.
 fn size(line: &[u8]) -> usize {
     line.len() + mem::size_of::<Vec<u8>>()
 }
 
-/// A whole line each time, as `tracing_subscriber` writes them.
+/// Takes a whole line with each write, as `tracing_subscriber` makes them.
 impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -151,12 +152,12 @@ impl Write for &Queue {
 
 struct Output<W> {
     output: W,
-    /// The last line was written in part.
+    /// The last line was written only in part.
     is_torn: bool,
 }
 
 impl<W: Write> Output<W> {
-    /// Writes a line, at the beginning of a line.
+    /// Writes a line, starting at the beginning of a line.
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.is_torn {
             self.write_all(b"\n")?;
@@ -165,8 +166,8 @@ impl<W: Write> Output<W> {
         self.write_all(line)
     }
 
-    /// As [`Write::write_all`], but that what cannot be written at once is tried again, and a failure after a part leaves
-    /// a mark.
+    /// Like [`Write::write_all`], but repeats a write that would block, and records whether a failure left a partial
+    /// line.
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.output.write(bytes) {
@@ -193,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that takes so many bytes of what is written as the test says, or fails.
+    /// An output that accepts as many bytes as the test says, or fails.
     struct Scripted {
         script: mpsc::Receiver<io::Result<usize>>,
         written: mpsc::Sender<String>,
@@ -207,7 +208,7 @@ mod tests {
                 .unwrap_or(Ok(bytes.len()))?
                 .min(bytes.len());
             let text = String::from_utf8_lossy(&bytes[..taken]).into_owned();
-            // The test may have seen enough.
+            // The test may have ended.
             let _ = self.written.send(text);
             Ok(taken)
         }
@@ -235,7 +236,7 @@ mod tests {
                 written: sender,
             };
             let lines = queue.clone();
-            // It ends with the tests.
+            // The thread ends with the test process.
             thread::spawn(move || lines.write_to(output, |dropped| format!("dropped {dropped}\n")));
             Self {
                 queue,
@@ -248,7 +249,7 @@ mod tests {
             self.script.send(step).expect("it writes");
         }
 
-        /// From now on everything is written.
+        /// Lets all further writes succeed.
         fn let_write(&mut self) {
             self.script = mpsc::channel().0;
         }
@@ -271,7 +272,7 @@ mod tests {
         log.step(Ok(usize::MAX));
         log.queue.push(b"a\n");
         log.queue.push(b"b\n");
-        // No further line has to come for that.
+        // The report does not need a further line.
         assert_eq!(log.line(), "dropped 2\n");
         log.step(Ok(usize::MAX));
         log.queue.push(b"c\n");
@@ -285,7 +286,7 @@ mod tests {
         for _ in 0..10 {
             log.queue.push(&line);
         }
-        // One may be on its way to the output.
+        // The writing thread may have taken one line.
         let dropped = log.queue.lock().dropped;
         assert!((6..=7).contains(&dropped), "{dropped}");
         log.let_write();
@@ -316,7 +317,7 @@ mod tests {
     fn flushing_has_an_end() {
         let log = Log::begin(1 << 20);
         log.queue.push(b"a\n");
-        // Nobody lets it be written.
+        // Nothing lets the line be written yet.
         log.queue.flush(Duration::from_millis(1));
         log.step(Ok(usize::MAX));
         log.queue.flush(PATIENCE);
