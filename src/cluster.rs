@@ -1,6 +1,6 @@
-//! The nodes of a cluster: who they are, whose lanes are whose, and what they ask of each other.
+//! The nodes of a cluster: membership, ownership of lanes, and calls between nodes.
 //!
-//! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps that exact.
+//! All of this is for speed. Any node may carry out any operation, and the guard in the store keeps the result exact.
 
 mod clock_state;
 mod clocks;

@@ -3,19 +3,19 @@
 /// The state of a node's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockState {
-    /// Nothing: the node is of a version that does not tell.
+    /// Not told: the node is of an earlier version.
     #[default]
     Unknown,
-    /// Nothing contradicts it.
+    /// No other clock and no horizon contradicts it.
     Agrees,
-    /// Ids with a time later than it may have been forgotten: all ids with a time are refused.
+    /// Ids with later times than this clock's may have been forgotten, so all ids with a time are refused.
     BehindHorizon,
-    /// It is not what those of most nodes are. The node owns no lanes.
+    /// It differs from the clocks of most nodes. The node owns no lanes.
     Off,
 }
 
 impl ClockState {
-    /// Its name in a node's key.
+    /// The name of the state in a node's key.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Unknown => None,
@@ -25,7 +25,7 @@ impl ClockState {
         }
     }
 
-    /// The state of a name; one of a later version tells nothing.
+    /// The state with this name. A name of a later version gives [`Self::Unknown`].
     pub(super) fn from_name(name: Option<&str>) -> Self {
         let all = [Self::Agrees, Self::BehindHorizon, Self::Off];
         let found = all

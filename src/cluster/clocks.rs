@@ -1,8 +1,8 @@
-//! The clocks of the nodes, beside this one's: a node whose clock is off owns no lanes, so that it is not the one that
-//! decides which ids are too old or too young.
+//! Compares the clocks of the nodes with this node's. A node whose clock is off owns no lanes, so that its clock does
+//! not decide which ids are too old or too new.
 //!
-//! Nodes tell their time with all that they answer each other. Which of two clocks is right nobody can say; of more, the one in
-//! the middle is taken for right.
+//! Nodes send their time with all answers to each other. Of two clocks, neither is known to be right; of more, the
+//! median is taken for right.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,15 +16,15 @@ use super::View;
 use super::clock_state::ClockState;
 use crate::model::{MAX_SKEW, Millis, duration};
 
-/// Between two looks.
+/// Interval between two comparisons.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A clock is off once so many looks in a row say so: after a pause of this process the others seem to be behind, until what they
-/// sent meanwhile is read.
+/// Number of comparisons in a row after which the state of a clock changes. After a pause of this process, the other
+/// clocks seem to be behind until the messages that they sent meanwhile are read.
 const LOOKS: u32 = 12;
-/// For so long counts what was heard of a clock. Nodes tell it with each answer, and with signs of life every ten seconds.
+/// Age up to which a received time counts. Nodes send it with each answer, and with keepalives every ten seconds.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// By how much the clocks of other nodes are ahead of this one's; clones share it.
+/// How far the clocks of other nodes are ahead of this one's. Clones share the values.
 #[derive(Clone, Default)]
 pub(super) struct Clocks(Arc<Mutex<HashMap<String, Heard>>>);
 
@@ -33,7 +33,7 @@ struct Heard {
     at: Instant,
 }
 
-/// The time of day, as it is told to other nodes.
+/// The time of day, as sent to other nodes.
 pub(super) fn now() -> Millis {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     since_1970.map_or(0, |time| {
@@ -42,7 +42,7 @@ pub(super) fn now() -> Millis {
 }
 
 impl Clocks {
-    /// A node has just told its time.
+    /// Records the time that a node has just sent.
     pub(super) fn hear(&self, id: &str, time: Millis) {
         let heard = Heard {
             ahead: time.saturating_sub(now()),
@@ -51,7 +51,7 @@ impl Clocks {
         self.heard().insert(id.to_owned(), heard);
     }
 
-    /// By how much the clocks of the other nodes of a view are ahead, as far as was heard lately.
+    /// How far the clocks of the other nodes of a view are ahead, as far as they were heard recently.
     fn ahead(&self, own_id: &str, view: &View) -> Vec<Millis> {
         let mut all = self.heard();
         all.retain(|id, heard| heard.at.elapsed() < FRESH && view.node(id).is_some());
@@ -59,14 +59,14 @@ impl Clocks {
         others.map(|(_, heard)| heard.ahead).collect()
     }
 
-    /// Whole after each of its changes.
+    /// The lock cannot leave a partial change, so a poisoned one is used as it is.
     fn heard(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// By how much a clock is away from the middle of all, given by how much the others are ahead of it. Of an even number of clocks
-/// everything between the two in the middle counts as that: of two neither is away from it.
+/// The distance of a clock from the median, given how far the others are ahead of it. With an even number of clocks,
+/// every time between the two in the middle counts as the median: of two clocks, neither is off.
 fn away(mut ahead: Vec<Millis>) -> Millis {
     ahead.push(0);
     ahead.sort_unstable();
@@ -74,7 +74,7 @@ fn away(mut ahead: Vec<Millis>) -> Millis {
     low.max(0).max(high.saturating_neg())
 }
 
-/// Looks at the clocks from time to time, and tells the state of this node's. Ends when the views do.
+/// Compares the clocks at an interval, and reports the state of this node's. Ends when the sender of views is dropped.
 pub(super) async fn judge(
     clocks: Clocks,
     own_id: String,
@@ -90,7 +90,7 @@ pub(super) async fn judge(
             _ => 0,
         };
         let away = away(ahead);
-        // One that has only just come back is not to go again at once.
+        // A lower bound for coming back keeps a clock near the limit from changing its state at once again.
         let bound = if is_off { MAX_SKEW / 2 } else { MAX_SKEW };
         looks = if (away > bound) == is_off {
             0
@@ -158,8 +158,8 @@ mod tests {
         assert_eq!(ClockState::from_name(Some("later")), ClockState::Unknown);
     }
 
-    /// A node is off once its clock was away from two others for some time, and not for a moment; and not any more once it
-    /// agrees.
+    /// A node is off after its clock has differed from two others for some time, not after a single comparison; it is
+    /// no longer off once it agrees.
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_off_is_told() {
         let clocks = Clocks::default();

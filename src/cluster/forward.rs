@@ -1,8 +1,9 @@
-//! Calls that one node hands on to another, over standing streams, many in a message.
+//! Calls that one node forwards to another, over standing streams with many calls in a message.
 //!
-//! Neither side waits to gather: a message takes what is there when the connection can take it, so that an idle stream is
-//! as fast as a call, and a busy one as cheap as its bytes. Every queue is bounded, each peer has its own, and the bound
-//! tells at once: whoever is not taken can do it by itself, but for bulk, which waits for its turn.
+//! Neither side waits to fill a message: a message takes all calls that are there when the connection can send it. An
+//! idle stream is as fast as a call, and a busy one costs only its bytes. Every queue is bounded, and each peer has its
+//! own. A call that finds its queue full is refused at once, so that the caller can execute it itself; only bulk calls
+//! wait for capacity.
 
 mod call;
 mod connection;
@@ -16,20 +17,20 @@ pub use peers::Peers;
 pub use response_queue::Reply;
 pub use serve::{Executor, PeerService};
 
-/// The version of what nodes say to each other.
+/// The version of the protocol between nodes.
 pub const PROTOCOL: u32 = 1;
 
-/// What is gathered into one message, of calls or of answers: no more is begun beyond that. It is of the size of a stream's
-/// window, and of what a network holds in a millisecond.
+/// Size up to which calls or answers are collected into one message. It is about the size of a stream's window, and of
+/// the bytes that a network holds in a millisecond.
 const MESSAGE_BYTES: usize = 256 << 10;
-/// What a call or an answer takes beside its payload.
+/// Bytes that a call or an answer takes besides its payload.
 const OVERHEAD_BYTES: usize = 24;
-/// The largest payload. The requests of clients are smaller, and must not be refused for what nodes add.
+/// The largest payload. Requests of clients are smaller, so the fields that nodes add never make one too large.
 const MAX_PAYLOAD_BYTES: usize = 2 << 20;
-/// A message that was gathered up to [`MESSAGE_BYTES`], with a payload of the largest size at its end.
+/// A message collected up to [`MESSAGE_BYTES`], plus a last payload of the largest size.
 const MAX_MESSAGE_BYTES: usize = MESSAGE_BYTES + MAX_PAYLOAD_BYTES + (64 << 10);
 
-/// Calls of a stream that are not answered yet. The callers of a thread are fewer, unless the peer is late.
+/// Maximum unanswered calls of a stream. A thread has fewer callers, unless the peer is late.
 const MAX_CALLS: usize = 16 * 1024;
-/// Their payloads.
+/// Maximum bytes of their payloads.
 const MAX_CALLS_BYTES: usize = 16 << 20;

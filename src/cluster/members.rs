@@ -1,7 +1,7 @@
-//! Who is there: each node keeps a key under a lease, and watches those of the others.
+//! Membership: each node keeps a key under a lease, and watches the keys of the others.
 //!
-//! The lease tells who lives, and nothing else depends on it. Where it is lost, as after a long time without etcd, the node
-//! takes another one; while etcd cannot be reached, the last view stays.
+//! The lease only tells which nodes are alive; no correctness depends on it. If a node loses its lease, as after a long
+//! time without etcd, it takes another one. While etcd cannot be reached, the last view stays.
 
 mod format;
 mod registrar;
@@ -19,44 +19,45 @@ use super::{ClockState, Clocks, InvalidNode, Node, Peers, View, clocks};
 use crate::etcd::{Client, Error};
 use registrar::{Problem, Registrar, State, Wish};
 
-/// For how long a node that has fallen silent counts as one that lives.
+/// Time after which a silent node is no longer considered alive.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(5);
 
-/// How a node takes part.
+/// The options of a member.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the keys of this cluster begin with; those of nodes are `<prefix>/nodes/<id>`.
+    /// The prefix of the cluster's keys; nodes are at `<prefix>/nodes/<id>`.
     pub prefix: String,
-    /// How many lanes there are to be shared.
+    /// The number of lanes to divide among the nodes.
     pub lanes: u16,
-    /// For how long the node counts as one that lives after its last sign of life, some seconds.
+    /// Time after its last keepalive for which the node is considered alive, some seconds.
     pub ttl: Duration,
 }
 
-/// A node that takes part. Dropped, it falls silent, and the others take it for dead when its lease has run out.
+/// A member of the cluster. When it is dropped, its keepalives stop, and the other nodes consider it dead after its
+/// lease has expired.
 pub struct Members {
     view: watch::Receiver<Arc<View>>,
     wish: watch::Sender<Wish>,
     state: watch::Receiver<State>,
-    /// The registrar, the watcher, and others that end with it.
+    /// The registrar, the watcher, and other tasks that end with it.
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// A node cannot take part.
+/// The reason why a node cannot join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinError {
-    /// What it tells of itself is wrong.
+    /// Its id or address is invalid.
     Invalid(InvalidNode),
-    /// Another node of the same id lives.
+    /// Another node with the same id is alive.
     Taken {
         /// The id.
         id: String,
-        /// Where the other one is.
+        /// The address of the other node.
         address: String,
     },
-    /// etcd refuses, or could not be asked.
+    /// etcd refused, or could not be asked.
     Etcd(Error),
-    /// Nothing was heard in time.
+    /// The deadline passed without an answer.
     Late,
 }
 
@@ -79,13 +80,15 @@ impl fmt::Display for JoinError {
 impl std::error::Error for JoinError {}
 
 impl Members {
-    /// Registers a node, and waits until its own view has it. An id that another node holds, at another address, is waited
-    /// for until the deadline, or until that node is seen to live and does not drain: one that has died holds it for as long as
-    /// its lease runs, and one that drains until it goes. Its own, left from before a restart, the node takes over at once. A full
-    /// etcd is waited for until the deadline, too.
+    /// Registers a node, and waits until its own view contains it.
+    ///
+    /// If another node at another address holds the id, waits for it until the deadline: a dead node holds its id until
+    /// its lease expires, and a draining one until it leaves. Fails earlier if that node is seen to be alive and is not
+    /// draining. A key that this node left before a restart is taken over at once. A full etcd is waited for until the
+    /// deadline, too.
     ///
     /// # Errors
-    /// Returns an error if that has not come about before the deadline, or never will.
+    /// Returns an error if the node has not joined by the deadline, or cannot join.
     pub async fn join(
         client: &Client,
         options: &Options,
@@ -144,19 +147,19 @@ impl Members {
         if let Some(problem) = problem {
             return Err(problem);
         }
-        // It only ends with us.
+        // The view is dropped only with `self`.
         let _ = self.view.wait_for(|view| view.node(id).is_some()).await;
         Ok(())
     }
 
-    /// The nodes, now and from now on.
+    /// The nodes, now and as they change.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
     }
 
-    /// Tells the others, from now on, what is known of the clock of this node, given those of the others: while it is off, the
-    /// node owns no lanes.
+    /// Reports the state of this node's clock to the others from now on, compared with their clocks. While the clock is
+    /// off, the node owns no lanes.
     pub fn watch_clock(&mut self, own_id: &str, refuses_ids: impl Fn() -> bool + Send + 'static) {
         let wish = self.wish.clone();
         let tell = move |now: ClockState| {
@@ -166,7 +169,7 @@ impl Members {
             });
         };
         let (clocks, id, view) = (Clocks::default(), own_id.to_owned(), self.view());
-        // Threads have ways to other nodes once a client has called there. This one is there whatever clients do.
+        // Other runtimes connect to peers only when a client calls. These connections exist without clients.
         let peers = Peers::with_clocks(id.clone(), view.clone(), clocks.clone());
         let judge = clocks::judge(clocks, id, view, refuses_ids, tell);
         self.tasks
@@ -176,11 +179,11 @@ impl Members {
             })));
     }
 
-    /// Tells the others that this node is about to stop: its lanes are theirs as soon as they hear of it. Once it has been
-    /// called, what it is about will be done, whether it is waited for or not.
+    /// Tells the other nodes that this one is about to stop: they own its lanes as soon as they hear it. Once this
+    /// future has been polled, the announcement is made even if the future is dropped.
     ///
     /// # Errors
-    /// Where that is not so before the deadline.
+    /// Returns an error if the announcement was not made by the deadline.
     pub async fn announce_draining(&self, deadline: Instant) -> Result<(), JoinError> {
         self.wish.send_if_modified(|wish| {
             let serves = matches!(wish, Wish::Serve(_));
@@ -193,10 +196,10 @@ impl Members {
         self.reach(drains, deadline).await
     }
 
-    /// Goes: the others hear of it at once.
+    /// Leaves the cluster. The other nodes hear of it at once.
     ///
     /// # Errors
-    /// Where etcd has not said so before the deadline. The lease then runs out by itself.
+    /// Returns an error if etcd has not confirmed it by the deadline. The lease then expires.
     pub async fn leave(self, deadline: Instant) -> Result<(), JoinError> {
         self.wish.send_replace(Wish::Leave { deadline });
         self.reach(|state| *state == State::Left, deadline).await
@@ -210,7 +213,7 @@ impl Members {
         let mut state = self.state.clone();
         match timeout_at(deadline, state.wait_for(reached)).await {
             Ok(Ok(_)) => Ok(()),
-            // Late, or given up.
+            // Too late, or the registrar has given up.
             Ok(Err(_)) | Err(_) => Err(match self.state.borrow().problem() {
                 Some(Problem::Etcd(error)) => JoinError::Etcd(error),
                 _ => JoinError::Late,

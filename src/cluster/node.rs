@@ -1,12 +1,12 @@
-//! A node, and how it is written down where all nodes and clients find it.
+//! A node, and its representation in the key that nodes and clients read.
 //!
-//! The value is etcd's own for gRPC's naming, so that a Go program can dial `etcd:///<prefix>/nodes` with etcd's
-//! resolver: `Op`, `Addr` and `Metadata` are the resolver's, `Node` is ours, and the resolver passes over it. What is ours
-//! does not stand in `Metadata`: resolvers before etcd 3.6 hand that on to gRPC, which compares it, and in Go to compare
-//! two objects ends the program.
+//! The value has the format of etcd's gRPC naming, so that a Go program can dial `etcd:///<prefix>/nodes` with etcd's
+//! resolver. `Op`, `Addr` and `Metadata` belong to the resolver, `Node` is sumd's, and the resolver ignores it. sumd's
+//! data are not in `Metadata`, because resolvers before etcd 3.6 pass that on to gRPC, which compares it, and comparing
+//! two such objects panics in Go.
 //!
-//! Such a program has to name an authority of its own (`grpc.WithAuthority`): by default it is the target, and HTTP/2 as it
-//! is spoken here refuses one with a slash.
+//! Such a program has to set an authority of its own (`grpc.WithAuthority`). By default it is the target, and the
+//! HTTP/2 implementation here refuses an authority with a slash.
 
 use std::fmt;
 
@@ -17,34 +17,34 @@ use serde_json::{Value, json};
 use super::ClockState;
 use crate::store::etcd::FORMAT;
 
-/// Ids stand in keys, logs and tables.
+/// Ids are parts of keys, log lines and tables.
 const MAX_ID_BYTES: usize = 128;
 
-/// A node of the cluster, as it tells of itself.
+/// A node of the cluster, as it describes itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Its name, which it keeps when it is started again.
+    /// Its name, which it keeps across restarts.
     pub id: String,
-    /// Where others reach it, clients as well as nodes: `host:port`.
+    /// The address at which clients and other nodes reach it: `host:port`.
     pub address: String,
     /// The version of sumd.
     pub version: String,
-    /// The version of what nodes say to each other.
+    /// The version of the protocol between nodes.
     pub protocol: u32,
-    /// When it was started, by its own clock.
+    /// Its start time, by its own clock.
     pub started: Timestamp,
-    /// It is about to stop, and owns no lanes.
+    /// Whether it is about to stop, and owns no lanes.
     pub draining: bool,
     /// The state of its clock.
     pub clock: ClockState,
 }
 
-/// What a node tells of itself cannot be told.
+/// The reason why a node is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvalidNode {
-    /// The id cannot stand in a key.
+    /// The id is not allowed in a key.
     Id(String),
-    /// Nobody can connect to the address.
+    /// The address cannot be connected to.
     Address(String),
 }
 
@@ -65,12 +65,12 @@ impl fmt::Display for InvalidNode {
 
 impl std::error::Error for InvalidNode {}
 
-/// The value of a key is no node's.
+/// The reason why a value is not that of a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NotANode {
-    /// It is no JSON.
+    /// It is not JSON.
     Json(String),
-    /// A member is missing, or of another kind.
+    /// A member is missing, or has the wrong type.
     Member(&'static str),
 }
 
@@ -84,8 +84,10 @@ impl fmt::Display for NotANode {
 }
 
 impl Node {
+    /// Checks the id and the address.
+    ///
     /// # Errors
-    /// Where others could not find or reach it.
+    /// Returns an error if other nodes could not find or reach the node.
     pub fn check(&self) -> Result<(), InvalidNode> {
         let may_stand = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         if !(1..=MAX_ID_BYTES).contains(&self.id.len()) || !self.id.chars().all(may_stand) {
@@ -99,7 +101,7 @@ impl Node {
         }
     }
 
-    /// What others read.
+    /// The value for other nodes to read.
     pub(super) fn to_value(&self) -> Vec<u8> {
         let mut value = json!({
             "Op": 0,
@@ -120,7 +122,7 @@ impl Node {
         value.to_string().into_bytes()
     }
 
-    /// What another one has written. Members that we do not know may have come with a later version.
+    /// Reads the value of another node. Unknown members are ignored, since a later version may have added them.
     pub(super) fn from_value(value: &[u8]) -> Result<Self, NotANode> {
         let value: Value =
             serde_json::from_slice(value).map_err(|error| NotANode::Json(error.to_string()))?;
@@ -153,8 +155,8 @@ impl Node {
     }
 }
 
-/// The newest format of the data in etcd that the node knows which has written this. Those that do not say so are older than
-/// that they could.
+/// The newest format of the data in etcd that is known to the node which has written `value`. Values without it are of
+/// versions that could not tell it yet.
 pub(super) fn known_format(value: &[u8]) -> u64 {
     let value: Option<Value> = serde_json::from_slice(value).ok();
     let format = value.and_then(|value| value["Node"]["format"].as_u64());
@@ -190,7 +192,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Other versions of sumd, and resolvers of other languages, read this.
+    /// Other versions of sumd, and resolvers in other languages, read this value.
     #[test]
     fn the_value_is_what_it_always_was() {
         let expected = json!({

@@ -1,8 +1,9 @@
-//! Which lane is whose: highest random weight (rendezvous hashing), so that a node that comes or goes moves its own lanes and
-//! few others; with a bound on what one node has, since of few lanes by chance alone one would have twice its share.
-//! <https://arxiv.org/abs/1608.01350>, with an epsilon of 0 and its balls in the order of their weights.
+//! Divides the lanes among the nodes by highest random weight (rendezvous hashing), so that a node that joins or leaves
+//! moves its own lanes and few others. The share of a node is bounded: with few lanes, chance alone could give one node
+//! twice its share. See <https://arxiv.org/abs/1608.01350>, with an epsilon of 0, and its balls in the order of their
+//! weights.
 //!
-//! All nodes come to the same answer from the same nodes. A wrong answer costs conflicts, no more.
+//! All nodes compute the same result from the same list of nodes. A wrong result costs conflicts, not correctness.
 
 use std::hash::Hasher as _;
 
@@ -10,16 +11,16 @@ use siphasher::sip::SipHasher13;
 
 use super::{ClockState, Node};
 
-/// For ever: with other keys, a node of another version would send lanes elsewhere.
+/// These keys must never change: a node of a version with other keys would forward lanes to other nodes.
 const KEYS: (u64, u64) = (0x7375_6d64_2d6c_616e, 0x652d_6f77_6e65_7273);
 
-/// Whose each lane is, as places in a list of nodes.
+/// The owner of each lane, as an index into a list of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owners(Vec<Option<usize>>);
 
 impl Owners {
-    /// Gives each of the lanes to one of the nodes that are not about to stop, if there is one; and of these to those whose clocks
-    /// are not off, unless all are.
+    /// Assigns each lane to one of the nodes that are not draining, if there is one. Nodes whose clocks are off get no
+    /// lanes, unless all clocks are off.
     pub(super) fn new(nodes: &[Node], lanes: u16) -> Self {
         let stays = |node: &Node| !node.draining;
         let agrees = |node: &Node| stays(node) && node.clock != ClockState::Off;
@@ -35,7 +36,7 @@ impl Owners {
         let mut wishes: Vec<(u64, &str, u16, usize)> = able
             .clone()
             .flat_map(|(place, node)| {
-                // Of two weights that are the same, which there never were, the id decides.
+                // The id breaks a tie of two weights, which has never occurred.
                 (0..lanes).map(move |lane| (weight(&node.id, lane), &*node.id, lane, place))
             })
             .collect();
@@ -66,8 +67,8 @@ impl Owners {
     }
 }
 
-/// How much a lane wants to be a node's: SipHash-1-3, with fixed keys, of the id's bytes and the lane's two,
-/// little-endian.
+/// The preference of a lane for a node: SipHash-1-3, with fixed keys, of the bytes of the id and the two bytes of the
+/// lane, little-endian.
 fn weight(id: &str, lane: u16) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
     hasher.write(id.as_bytes());
@@ -90,7 +91,7 @@ mod tests {
         ids.iter().map(|id| node(id)).collect()
     }
 
-    /// The owners' ids.
+    /// The ids of the owners.
     fn owners(nodes: &[Node]) -> Vec<Option<&str>> {
         let owners = Owners::new(nodes, LANES);
         let id = |lane| owners.of(lane).map(|place| nodes[place].id.as_str());
@@ -102,7 +103,7 @@ mod tests {
     }
 
     proptest! {
-        /// A node that goes is as one that says that it will: its lanes move, and few others.
+        /// A node that leaves is treated like one that is draining: its lanes move, and few others.
         #[test]
         fn the_lanes_of_a_node_that_goes_move(ids in ids(1..9), which: prop::sample::Index) {
             let all = nodes(&ids);
@@ -119,7 +120,7 @@ mod tests {
             prop_assert!(others <= usize::from(LANES) / 8, "{}", others);
         }
 
-        /// The order in which nodes are known does not matter.
+        /// The result does not depend on the order of the nodes.
         #[test]
         fn the_order_of_nodes_does_not_matter(ids in ids(1..9)) {
             let all = nodes(&ids);
@@ -128,7 +129,7 @@ mod tests {
             prop_assert_eq!(owners(&all), owners(&reversed));
         }
 
-        /// Each lane is somebody's, and no node has more than its share.
+        /// Each lane has an owner, and no node has more than its share.
         #[test]
         fn shares_are_alike(ids in ids(1..9), lanes in 1..=LANES) {
             let all = nodes(&ids);
@@ -141,7 +142,7 @@ mod tests {
         }
     }
 
-    /// A node whose clock is off owns nothing, as long as there is another one.
+    /// A node whose clock is off owns no lanes, unless all clocks are off or the others drain.
     #[test]
     fn a_node_whose_clock_is_off_owns_nothing() {
         let mut nodes = ["a", "b"].map(node);
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(Owners::new(&[node("a")], 1).of(1), None, "no such lane");
     }
 
-    /// All versions agree, or they would send each other's lanes around.
+    /// The weights never change, or nodes of different versions would forward lanes to each other.
     #[test]
     fn weights_are_what_they_always_were() {
         assert_eq!(weight("sumd-0", 0), 5_528_952_070_493_713_474);

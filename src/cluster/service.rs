@@ -1,4 +1,4 @@
-//! `sum.v1.ClusterService`: which nodes there are.
+//! `sum.v1.ClusterService`: lists the nodes.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use crate::proto::sum::v1::{
     WatchNodesResponse,
 };
 
-/// Requests say nothing, but for what later versions may add.
+/// Requests are empty, except for fields that later versions may add.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
 /// A method of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// All nodes.
+    /// Lists all nodes.
     List,
-    /// All nodes, and whenever that changes.
+    /// Lists all nodes, and again after each change.
     Watch,
 }
 
-/// The service, over what a node has heard.
+/// The service, which answers from the view of this node.
 #[derive(Clone)]
 pub struct ClusterService {
     view: watch::Receiver<Arc<View>>,
-    /// Of a node that is alone.
+    /// The sender of the view of a standalone node.
     own: Option<watch::Sender<Arc<View>>>,
 }
 
@@ -39,13 +39,13 @@ impl ClusterService {
     /// The service's full name, as health checks and reflection know it.
     pub const NAME: &str = "sum.v1.ClusterService";
 
-    /// Tells of the nodes of a cluster.
+    /// A service that lists the nodes of a cluster.
     #[must_use]
     pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
         Self { view, own: None }
     }
 
-    /// Tells of a node that is alone, and owns the only lane.
+    /// A service that lists a standalone node, which owns the only lane.
     #[must_use]
     pub fn alone(node: Node) -> Self {
         let (own, view) = watch::channel(Arc::new(View::new(1, vec![node], 1)));
@@ -53,12 +53,13 @@ impl ClusterService {
         Self { view, own }
     }
 
-    /// A node that is alone says that it is about to stop. One of a cluster has [told all](super::Members) before.
+    /// Marks a standalone node as draining. A member of a cluster has [announced it](super::Members::announce_draining)
+    /// before.
     pub fn announce_draining(&self) {
         self.change(|node| node.draining = true);
     }
 
-    /// A node that is alone says what is known of its clock.
+    /// Sets the state of a standalone node's clock.
     pub fn tell_clock(&self, clock: ClockState) {
         self.change(|node| node.clock = clock);
     }
@@ -76,7 +77,7 @@ impl ClusterService {
         });
     }
 
-    /// The method that a request's path asks for, if it is one of this service.
+    /// The method of this service with a request's path, if there is one.
     #[must_use]
     pub fn method(path: &str) -> Option<Method> {
         match path.strip_prefix("/sum.v1.ClusterService/")? {
@@ -86,7 +87,7 @@ impl ClusterService {
         }
     }
 
-    /// Answers one call. An error of `request` becomes the call's status.
+    /// Answers a call. An error of `request` becomes the status of the call.
     pub async fn call<B>(&self, method: Method, request: B) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
@@ -112,7 +113,7 @@ impl ClusterService {
     }
 }
 
-/// Sends all nodes, as often as there is news and somebody to take it.
+/// Sends all nodes after each change, as fast as the reader takes them.
 async fn tell(mut view: watch::Receiver<Arc<View>>, replies: Replies) -> Result<(), Status> {
     loop {
         let room = replies.room().await;
@@ -123,7 +124,7 @@ async fn tell(mut view: watch::Receiver<Arc<View>>, replies: Replies) -> Result<
             revision: now.revision(),
         });
         if view.changed().await.is_err() {
-            // There will be no news.
+            // There will be no more changes.
             std::future::pending::<()>().await;
         }
     }

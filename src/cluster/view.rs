@@ -1,9 +1,9 @@
-//! The nodes at one moment, and whose lanes are whose among them.
+//! The nodes at one moment, and the lanes that they own.
 
 use super::Node;
 use super::ownership::Owners;
 
-/// The nodes, as one node has last heard. That it is wrong or late costs conflicts, never correctness.
+/// The nodes, as this node has last heard. A wrong or late view costs conflicts, never correctness.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
     revision: i64,
@@ -12,7 +12,7 @@ pub struct View {
 }
 
 impl View {
-    /// The nodes as they were at a revision of etcd's, for so many lanes.
+    /// The nodes as they were at a revision of etcd, and the number of lanes.
     #[must_use]
     pub fn new(revision: i64, mut nodes: Vec<Node>, lanes: u16) -> Self {
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
@@ -24,37 +24,37 @@ impl View {
         }
     }
 
-    /// The moment: it grows whenever a node comes, goes or changes. 0 where nothing was heard yet.
+    /// The revision of the view, which grows with every change; 0 if there is no view yet.
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.revision
     }
 
-    /// All nodes that live, in the order of their ids.
+    /// All nodes that are alive, ordered by id.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The node of an id.
+    /// The node with this id.
     #[must_use]
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.place(id).map(|place| &self.nodes[place])
     }
 
-    /// How many lanes there are.
+    /// The number of lanes.
     #[must_use]
     pub fn lanes(&self) -> u16 {
         self.owners.count()
     }
 
-    /// Who commits a lane best. Nobody, where no node lives or all are about to stop: then anybody.
+    /// The owner of the lane, or `None` if no node is alive or all are draining; then any node may commit.
     #[must_use]
     pub fn owner(&self, lane: u16) -> Option<&Node> {
         self.owners.of(lane).map(|place| &self.nodes[place])
     }
 
-    /// The lanes that a node commits best, in their order.
+    /// The lanes that a node owns, in their order.
     pub fn lanes_of(&self, id: &str) -> impl Iterator<Item = u16> {
         let place = self.place(id);
         place

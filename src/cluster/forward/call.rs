@@ -1,4 +1,4 @@
-//! What is handed on, and what may come of it.
+//! Forwarded calls, and their outcomes.
 
 use std::fmt;
 
@@ -9,60 +9,60 @@ use tonic::{Code, Status};
 use crate::proto::sumd::cluster::v1::{self as proto, Plain, Refusal, refusal::Why};
 use crate::status;
 
-/// What a call asks for.
+/// The operation of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One increment.
+    /// An increment.
     Increment,
-    /// Several, all or nothing.
+    /// Several increments, all or none of them.
     BatchIncrement,
-    /// To set a counter.
+    /// Setting a counter.
     Set,
-    /// To delete a counter.
+    /// Deleting a counter.
     Delete,
-    /// What a message of a session has for some lanes.
+    /// The parts of a session's message for some lanes.
     RecordParts,
 }
 
-/// One call, on its way.
+/// A call to be forwarded.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// What it asks for.
+    /// The operation.
     pub kind: Kind,
-    /// The request, encoded.
+    /// The encoded request.
     pub payload: Bytes,
-    /// Until when its caller waits.
+    /// The time until which the caller waits.
     pub deadline: Option<Instant>,
-    /// The request's id is of the node that hands it on, whose caller has none.
+    /// The forwarding node has made the request's id, because its caller gave none.
     pub own_id: bool,
 }
 
-/// The answer of the other node: the response, encoded, or why there is none.
+/// The answer of the other node: the encoded response, or a refusal.
 pub type Answer = Result<Bytes, Why>;
 
-/// A refusal to be sent.
+/// A refusal to be sent to the calling node.
 #[derive(Clone, Debug)]
 pub struct PeerRefusal {
     /// The reason.
     pub why: Why,
-    /// The same for a node of an earlier version, which may show it to its caller.
+    /// The refusal as a status, for a node of an earlier version, which may show it to its caller.
     pub status: Status,
 }
 
 impl PeerRefusal {
-    /// The call may have been carried out, or may yet be.
+    /// The call may have been carried out, or may still be.
     pub(super) fn unknown(problem: &'static str) -> Self {
-        // An earlier version carries out itself what is unavailable, under the same id.
+        // On UNAVAILABLE, an earlier version carries out the call itself, under the same id.
         Self::plain(Plain::Unknown, Status::unavailable(problem))
     }
 
-    /// The call was not carried out, and the sender may do so.
+    /// The call was not carried out, and the calling node may do so.
     #[must_use]
     pub fn declined(problem: String) -> Self {
         Self::plain(Plain::Declined, Status::unavailable(problem))
     }
 
-    /// The call is of a kind that this version does not know.
+    /// This version does not know the kind of the call.
     pub(super) fn unknown_kind(kind: i32) -> Self {
         let problem = format!("this version does not know calls of kind {kind}");
         Self::plain(Plain::UnknownKind, Status::unimplemented(problem))
@@ -74,18 +74,18 @@ impl PeerRefusal {
     }
 }
 
-/// Reads an answer.
+/// Decodes an answer.
 pub(super) fn read(result: Option<proto::answer::Result>, refusal: Option<Refusal>) -> Answer {
     match result {
         Some(proto::answer::Result::Ok(response)) => Ok(response),
         Some(proto::answer::Result::Error(status)) => Err(read_refusal(status, refusal)),
-        // Of a kind that came later.
+        // The result is of a kind that came with a later version.
         None => Err(read_refusal(Bytes::new(), refusal)),
     }
 }
 
-/// Reads a refusal, or in its place the encoded status of a node of an earlier version. Whatever they do not say leaves the call
-/// in doubt.
+/// Decodes a refusal, or in its place the encoded status of a node of an earlier version. If neither tells the outcome,
+/// the call is in doubt.
 #[must_use]
 pub fn read_refusal(status: Bytes, refusal: Option<Refusal>) -> Why {
     let unknown = || Why::Plain(Plain::Unknown.into());
@@ -96,8 +96,9 @@ pub fn read_refusal(status: Bytes, refusal: Option<Refusal>) -> Why {
     }
 }
 
-/// The meaning of an error of an earlier version, by its code alone. With these codes such a node refuses a request for what it
-/// asks, and has applied nothing; this node comes to the same, in words of its own. Any other code leaves the call in doubt.
+/// The meaning of an error of an earlier version, by its code alone. With these codes, such a node has refused the
+/// contents of the request and applied nothing; this node then executes the request, and refuses it in its own words.
+/// Any other code leaves the call in doubt.
 fn of_earlier_version(status: &Status) -> Plain {
     match status.code() {
         Code::Unimplemented => Plain::UnknownKind,
@@ -110,34 +111,34 @@ fn of_earlier_version(status: &Status) -> Plain {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardError {
-    /// It was not carried out, and will not be by the other node: it may be carried out here.
+    /// The other node has not carried out the call and never will: it may be carried out here.
     NotSent(NotSent),
-    /// It may have been carried out, or may yet be.
+    /// The call may have been carried out, or may still be.
     Unknown(Doubt),
 }
 
-/// Why a call was not handed on.
+/// The reason why a call was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotSent {
-    /// The node cannot be reached just now, or is about to stop.
+    /// The node cannot be reached at present, or is shutting down.
     NotConnected,
-    /// Too much waits for the node already.
+    /// The queue to the node is full.
     Full,
-    /// The call is larger than nodes take.
+    /// The call is larger than nodes accept.
     TooLarge,
-    /// Its deadline came before its turn.
+    /// The deadline passed before the call could be sent.
     Late,
 }
 
-/// Why nobody knows.
+/// The reason why the outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// The connection broke.
     Broken,
-    /// The node has not answered in time.
+    /// The node did not answer in time.
     NoAnswer,
 }
 
@@ -169,7 +170,7 @@ impl From<Kind> for proto::Kind {
 }
 
 impl Kind {
-    /// The kind of a number, if this version knows it.
+    /// The kind with this number, if this version knows it.
     pub(super) fn from_number(number: i32) -> Option<Self> {
         match proto::Kind::try_from(number).ok()? {
             proto::Kind::Unspecified | proto::Kind::RecordPart => None,

@@ -1,4 +1,4 @@
-//! The connection to one peer: made, read from, and made again.
+//! The connection to one peer: connects, reads answers, and reconnects.
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,34 +19,34 @@ use super::queue::PeerQueue;
 use crate::proto::sumd::cluster::v1::peer_service_client::PeerServiceClient;
 use crate::proto::sumd::cluster::v1::{ForwardRequest, ForwardResponse};
 
-/// For a connection.
+/// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// For the first message on it: a process that is stopped takes connections, too.
+/// Timeout of the first message: the kernel accepts connections even for a stopped process.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
-/// A peer that says nothing is asked this often whether it lives (HTTP/2 PING), and has that long to say so.
+/// Interval of HTTP/2 PINGs to a silent peer, and timeout of their answers.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Between two attempts: it grows from the one to the other.
+/// Bounds of the pause between two attempts to connect; it grows with each failure.
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// Between two looks at what has waited for too long.
+/// Interval at which overdue calls are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// What a peer may send ahead.
+/// Bytes that a peer may send ahead.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Far above that, so that small frames are no reason to end the connection.
+/// Far larger than the window of a stream, so that small frames do not end the connection.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
 pub(super) struct PeerConnection {
     pub(super) id: String,
     pub(super) address: String,
     pub(super) line: Arc<PeerQueue>,
-    /// The node's is among them.
+    /// The clocks of all nodes; this connection records the peer's.
     pub(super) clocks: Clocks,
-    /// Nobody will call any more.
+    /// Cancelled when no more calls will come.
     pub(super) retired: CancellationToken,
 }
 
-/// Why a connection could not be made.
+/// The reason why a connection could not be made.
 enum Unreachable {
     Late,
     Connect(tonic::transport::Error),
@@ -64,7 +64,7 @@ impl fmt::Display for Unreachable {
 }
 
 impl PeerConnection {
-    /// Connects again and again, until the link is retired and its last call answered.
+    /// Connects again and again, until the peer is retired and its last call is answered.
     pub(super) async fn run(self) {
         let _failed = FailOnDrop(self.line.clone());
         let retired = self.retired.clone();
@@ -92,7 +92,7 @@ impl PeerConnection {
         }
     }
 
-    /// Connects, and hears from the node.
+    /// Connects, and waits for the node's first message.
     async fn connect(&self) -> Result<Streaming<ForwardResponse>, Unreachable> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
         let endpoint = endpoint
@@ -127,7 +127,7 @@ impl PeerConnection {
         Ok(answers)
     }
 
-    /// Hands out answers until the connection's end, and says why that is.
+    /// Hands out answers until the connection ends, and returns the reason.
     async fn read(&self, mut answers: Streaming<ForwardResponse>) -> String {
         let mut ticks = interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,7 +150,7 @@ impl PeerConnection {
                     Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
                 now = ticks.tick() => {
-                    // Once between two of these is enough.
+                    // One time per interval is enough.
                     is_heard = false;
                     let busy = self.line.tick(now.max(Instant::now()));
                     if retiring && !busy {
@@ -166,7 +166,7 @@ impl PeerConnection {
     }
 }
 
-/// The callers of a link whose task is dropped are told.
+/// Fails the pending calls when the task of the connection is dropped.
 struct FailOnDrop(Arc<PeerQueue>);
 
 impl Drop for FailOnDrop {
@@ -175,7 +175,7 @@ impl Drop for FailOnDrop {
     }
 }
 
-/// Twice as long after each failure, and at random, so that the nodes do not all come back at once.
+/// A random pause that doubles with each failure, so that the nodes do not all reconnect at once.
 fn backoff(failures: u32) -> Duration {
     let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
     longest
@@ -183,7 +183,7 @@ fn backoff(failures: u32) -> Duration {
         .mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-/// What a connection sends.
+/// The messages that a connection sends.
 struct Calls {
     line: Arc<PeerQueue>,
     epoch: u64,

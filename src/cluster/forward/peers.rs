@@ -1,4 +1,4 @@
-//! The other nodes, for the callers on one thread.
+//! The other nodes, for callers on one thread.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,19 +14,19 @@ use super::call::{Answer, Call, Doubt, ForwardError, Kind, NotSent};
 use super::connection::PeerConnection;
 use super::queue::PeerQueue;
 
-/// Ways to all other nodes. Each runtime has its own connections, so that no call ever changes threads; clones share them.
+/// Connections to all other nodes. Each runtime has its own, so that no call changes threads; clones share them.
 #[derive(Clone)]
 pub struct Peers(Arc<Local>);
 
 struct Local {
-    /// This node is no peer of itself.
+    /// Excluded from the peers.
     own_id: String,
     view: watch::Receiver<Arc<View>>,
     peers: Arc<RwLock<HashMap<String, Peer>>>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// Dropped, it is retired: what it was asked is still answered.
+/// Dropping a peer retires it: its pending calls are still answered.
 struct Peer {
     address: String,
     line: Arc<PeerQueue>,
@@ -40,13 +40,13 @@ impl Drop for Peer {
 }
 
 impl Peers {
-    /// Connects to the nodes of a view, and to those of later ones, on the runtime that this is called on.
+    /// Connects, on the current runtime, to the nodes of the view and of later views.
     #[must_use]
     pub fn new(own_id: String, view: watch::Receiver<Arc<View>>) -> Self {
         Self::with_clocks(own_id, view, Clocks::default())
     }
 
-    /// The same, and notes what the nodes tell of their clocks.
+    /// Like [`Self::new`], and records the clocks of the nodes.
     pub(in crate::cluster) fn with_clocks(
         own_id: String,
         view: watch::Receiver<Arc<View>>,
@@ -62,13 +62,13 @@ impl Peers {
         }))
     }
 
-    /// Ways to the same nodes, for callers on the runtime that this is called on.
+    /// Connections to the same nodes, for callers on the current runtime.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self::new(self.0.own_id.clone(), self.0.view.clone())
     }
 
-    /// Whether a call to this node would be sent, as far as is known, or wait for the first connection to it.
+    /// Whether a call to this node would be sent, as far as is known, or would wait for the first connection to it.
     #[must_use]
     pub fn takes_calls(&self, node: &Node) -> bool {
         self.line(node).is_some_and(|line| line.takes_calls())
@@ -80,17 +80,18 @@ impl Peers {
         self.line(node).is_some_and(|line| line.is_open())
     }
 
-    /// Has a node carry out a call, once at most. A caller that stops waiting changes nothing about that, once the call was
-    /// sent.
+    /// Sends a call to a node, which carries it out at most once. A sent call is not cancelled when its caller stops
+    /// waiting.
     ///
     /// # Errors
-    /// Where the node has certainly not carried it out and will not, as soon as it is known that it cannot be reached; or where
-    /// nobody knows.
+    /// Returns [`ForwardError::NotSent`] if the node has not carried out the call and never will, at once if it is
+    /// known to be unreachable. Returns [`ForwardError::Unknown`] if the outcome is unknown.
     pub async fn call(&self, node: &Node, call: Call) -> Result<Answer, ForwardError> {
         let line = self.line(node);
         let line = line.ok_or(ForwardError::NotSent(NotSent::NotConnected))?;
         let pushed = match call.kind {
-            // Bulk waits for its turn: were it done here, it would be in the way of that node just when that has much to do.
+            // Bulk waits for capacity: executed here, it would compete with the owner of the lane just when the owner
+            // is busy.
             Kind::RecordParts => line.push_ordered(call).await,
             _ => line.push(call),
         };
@@ -99,7 +100,7 @@ impl Peers {
         outcome.await.unwrap_or(lost)
     }
 
-    /// Whether a node has answered a call well in the last so much time.
+    /// Whether a node has answered a call with success within the last `lately`.
     #[must_use]
     pub fn has_answered(&self, node: &Node, lately: Duration) -> bool {
         let line = self.line(node);
@@ -114,7 +115,7 @@ impl Peers {
     }
 }
 
-/// Keeps a link to each node there is.
+/// Keeps a connection to each node of the view.
 async fn follow(
     own_id: String,
     mut view: watch::Receiver<Arc<View>>,
@@ -153,13 +154,13 @@ async fn follow(
         }
         let changed = async {
             if view.changed().await.is_err() {
-                // The links go on.
+                // Existing connections stay.
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             () = changed => {}
-            // Those that were retired are let go.
+            // Removes connections that have ended after they were retired.
             Some(_) = links.join_next() => {}
         }
     }

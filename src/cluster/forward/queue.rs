@@ -1,7 +1,7 @@
-//! The calls for one peer: those that wait, and those that it has not answered.
+//! The calls for one peer: waiting ones, and those in flight.
 //!
-//! Callers, the stream that takes calls and the task that brings answers are all on one thread, so the lock is never waited
-//! for.
+//! Callers, the stream that takes calls and the task that brings answers all run on one thread, so the lock is never
+//! contended.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,55 +16,55 @@ use super::{
 };
 use crate::proto::sumd::cluster::v1 as proto;
 
-/// What a caller is told.
+/// The result of a call, as its caller gets it.
 pub(super) type CallResult = Result<Answer, ForwardError>;
 
-/// Sweeps after which nobody waits for an answer any more.
+/// Ticks after which an unanswered call is given up.
 const ANSWER_TICKS: u32 = 40;
-/// Sweeps after which a sign of life is sent where nothing else was: well before either side takes the stream for idle.
+/// Ticks after which a keepalive is sent if no message was: well before either side treats the stream as idle.
 const IDLE_TICKS: u32 = 40;
 
 #[derive(Default)]
 pub(super) struct PeerQueue {
     state: Mutex<State>,
-    /// Told when there may be room for calls again, or none will be taken any more.
+    /// Notified when there may be capacity again, or when no more calls will be accepted.
     room: Notify,
 }
 
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// Which connection it is: what an earlier one still asks for, it does not get.
+    /// The number of the connection. A stream of an earlier connection gets no calls.
     epoch: u64,
-    /// The first message has been sent, with the version.
+    /// Whether the first message, with the version, was sent.
     hello_sent: bool,
-    /// A message is to be sent, with or without calls.
+    /// Whether a message is due, with or without calls.
     keepalive: bool,
     waiting: VecDeque<Waiting>,
     in_flight: InFlight,
-    /// The payloads of both.
+    /// The bytes of all payloads, waiting and in flight.
     bytes: usize,
     ticks: u32,
-    /// The sweep before which the last message was sent.
+    /// The tick count when the last message was sent.
     last_sent: u32,
-    /// When a call was carried out last.
+    /// The time of the last successful answer.
     last_answer: Option<Instant>,
-    /// Of the stream that takes calls.
+    /// The waker of the stream that takes calls.
     waker: Option<Waker>,
 }
 
-/// What becomes of a call now.
+/// The state of the connection, which decides what happens to a new call.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    /// It waits, for the first connection is being made. Who would carry it out meanwhile would get in the way of the node that
-    /// does so as soon as there is one.
+    /// The first connection is being made, and calls wait. Executed elsewhere meanwhile, they would compete with the
+    /// node that gets the next calls as soon as it is connected.
     #[default]
     Opening,
-    /// It is refused, for there is no connection.
+    /// There is no connection: calls are refused.
     Shut,
-    /// It is taken.
+    /// Calls are accepted.
     Open,
-    /// It is refused, and the stream ends. Answers still come.
+    /// Calls are refused, and the stream of calls ends. Answers still come.
     Closing,
 }
 
@@ -85,17 +85,17 @@ impl PeerQueue {
         self.state().phase == Phase::Open
     }
 
-    /// Whether calls are taken, to be sent now or once there is a connection.
+    /// Whether calls are accepted, to be sent now or after the first connection is made.
     pub(super) fn takes_calls(&self) -> bool {
         self.state().phase.takes()
     }
 
-    /// When a call was carried out last, as far as is known.
+    /// The time of the last successful answer, as far as is known.
     pub(super) fn last_answer(&self) -> Option<Instant> {
         self.state().last_answer
     }
 
-    /// Queues a call.
+    /// Queues a call, or refuses it at once.
     pub(super) fn push(&self, call: Call) -> Result<oneshot::Receiver<CallResult>, NotSent> {
         if call.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(NotSent::TooLarge);
@@ -121,13 +121,13 @@ impl PeerQueue {
         Ok(outcome)
     }
 
-    /// Queues a call as soon as there is room for it.
+    /// Queues a call as soon as there is capacity for it.
     pub(super) async fn push_ordered(
         &self,
         call: Call,
     ) -> Result<oneshot::Receiver<CallResult>, NotSent> {
         loop {
-            // Made before it is tried, lest room that comes in between be missed.
+            // Created before the attempt, so that no notification in between is missed.
             let room = self.room.notified();
             match self.push(call.clone()) {
                 Err(NotSent::Full) => room.await,
@@ -136,7 +136,7 @@ impl PeerQueue {
         }
     }
 
-    /// Begins a connection, which takes no calls yet. Gives its number.
+    /// Begins a connection, which does not accept calls yet. Returns its number.
     pub(super) fn begin(&self) -> u64 {
         if self.state().phase != Phase::Opening {
             self.fail();
@@ -147,15 +147,15 @@ impl PeerQueue {
         state.epoch
     }
 
-    /// Takes calls from now on.
+    /// Accepts calls from now on.
     pub(super) fn open(&self) {
         let mut state = self.state();
         state.phase = Phase::Open;
         wake(state);
     }
 
-    /// Takes no more calls, and ends the stream of them. Those that were not sent are told so, and those that were are
-    /// still waited for.
+    /// Accepts no more calls, and ends the stream of calls. Waiting calls are refused; calls in flight still wait for
+    /// their answers.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.phase = Phase::Closing;
@@ -164,11 +164,11 @@ impl PeerQueue {
         self.room.notify_waiters();
     }
 
-    /// The connection is no more.
+    /// Marks the connection as broken, and fails all calls.
     pub(super) fn fail(&self) {
         let mut state = self.state();
         state.phase = Phase::Shut;
-        // An earlier stream that is still asking gets nothing.
+        // An earlier stream that is still polled gets no calls.
         state.epoch += 1;
         state.refuse_waiting(NotSent::NotConnected);
         for in_flight_call in state.in_flight.take_all() {
@@ -181,7 +181,7 @@ impl PeerQueue {
         self.room.notify_waiters();
     }
 
-    /// The next message of a connection: all that waits, up to a bound. `None` at its end.
+    /// The next message of a connection: all waiting calls, up to a size. `None` at its end.
     pub(super) fn poll_message(
         &self,
         epoch: u64,
@@ -211,7 +211,7 @@ impl PeerQueue {
         }))
     }
 
-    /// Hands answers out. Those that nobody waits for any more are passed over.
+    /// Hands out answers. Answers to calls that were given up are ignored.
     pub(super) fn answered(&self, answers: Vec<proto::Answer>) {
         let mut state = self.state();
         let is_well =
@@ -231,8 +231,8 @@ impl PeerQueue {
         self.room.notify_waiters();
     }
 
-    /// To be called now and then: ends what has waited for too long, and what nobody waits for. Gives whether anything is
-    /// left.
+    /// Ends overdue calls, and calls whose callers have gone; to be called at an interval. Returns whether any calls
+    /// are left.
     pub(super) fn tick(&self, now: Instant) -> bool {
         let mut state = self.state();
         let state = &mut *state;
@@ -240,7 +240,8 @@ impl PeerQueue {
         let ticks = state.ticks;
         let is_old = |since: u32| ticks.wrapping_sub(since) > ANSWER_TICKS;
         let is_late = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        // None is late before those in front of it are, but by a deadline: that is looked at again when it is sent.
+        // Calls are overdue in the order of the queue, except by their deadlines, which are checked again before
+        // sending.
         while let Some(first) = state.waiting.front()
             && (is_old(first.since) || first.caller.is_closed() || is_late(first.call.deadline))
         {
@@ -270,7 +271,7 @@ impl PeerQueue {
         !state.waiting.is_empty() || state.in_flight.count > 0
     }
 
-    /// Whole after each of its changes.
+    /// The lock cannot leave a partial change, so a poisoned one is used as it is.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,7 +297,7 @@ impl State {
                 tell(caller, Err(ForwardError::NotSent(NotSent::Late)));
                 continue;
             }
-            // Rounded up, since 0 is for ever.
+            // Rounded up, since 0 means no timeout.
             let timeout_ms = left.map_or(0, |left| left.as_micros().div_ceil(1000));
             bytes += call.payload.len() + OVERHEAD_BYTES;
             let in_flight_call = InFlightCall {
@@ -324,7 +325,7 @@ impl State {
     }
 }
 
-/// Has the stream that takes calls look again, once it can.
+/// Wakes the stream that takes calls, after releasing the lock.
 fn wake(mut state: MutexGuard<'_, State>) {
     let waker = state.waker.take();
     drop(state);
@@ -333,12 +334,12 @@ fn wake(mut state: MutexGuard<'_, State>) {
     }
 }
 
-/// Whoever has stopped waiting is not missed.
+/// The caller may have stopped waiting.
 fn tell(caller: oneshot::Sender<CallResult>, outcome: CallResult) {
     let _ = caller.send(outcome);
 }
 
-/// A call that was sent.
+/// A call that was sent and is not answered yet.
 struct InFlightCall {
     caller: oneshot::Sender<CallResult>,
     since: u32,
@@ -346,7 +347,7 @@ struct InFlightCall {
     bytes: usize,
 }
 
-/// Calls that were sent, by their ids: a place in the list, and above it how many calls have had that place before.
+/// Calls in flight by id. An id is a slot, and in its upper half how many calls have used that slot before.
 #[derive(Default)]
 struct InFlight {
     places: Vec<(u32, Option<InFlightCall>)>,

@@ -1,4 +1,4 @@
-//! The answers on their way back to the node that asked.
+//! Answers on their way back to the calling node.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,30 +15,30 @@ use crate::grpc;
 use crate::proto::sumd::cluster::v1 as proto;
 use crate::status;
 
-/// The bounds are twice what a node leaves unanswered: one that keeps to them is always read from.
+/// The bounds are twice what a node leaves unanswered, so a node within its own bounds never has to wait.
 const MAX_HELD: usize = 2 * MAX_CALLS;
 const MAX_HELD_BYTES: usize = 2 * MAX_CALLS_BYTES;
 
-/// What one stream is answered, and what it has yet to be.
+/// The answers of one stream, sent and due.
 pub(super) struct ResponseQueue(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     answers: Vec<proto::Answer>,
-    /// The first message has been sent.
+    /// Whether the first message was sent.
     hello_sent: bool,
-    /// A message is to be sent, with or without answers.
+    /// Whether a message is due, with or without answers.
     keepalive: bool,
-    /// To be said in the next message.
+    /// To be told in the next message.
     draining: bool,
-    /// Calls whose answers were not sent yet, and what they take.
+    /// Calls whose answers were not sent yet, and their bytes.
     held: usize,
     held_bytes: usize,
-    /// How the stream ends, once all of these are sent; an error ends it at once.
+    /// The status that ends the stream, after all answers are sent; an error ends it at once.
     end: Option<Status>,
-    /// Of the response.
+    /// The waker of the response.
     sender: Option<Waker>,
-    /// Of who reads calls, and waits for room.
+    /// The waker of the reader of calls, which waits for capacity.
     reader: Option<Waker>,
 }
 
@@ -47,7 +47,7 @@ impl ResponseQueue {
         Arc::new(Self(Mutex::default()))
     }
 
-    /// A call has come: it will be answered by what this gives.
+    /// Registers a call and returns the handle to answer it with.
     pub(super) fn reply(self: &Arc<Self>, id: u64, bytes: usize) -> Reply {
         let mut state = self.state();
         state.held += 1;
@@ -60,7 +60,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Waits until there is room for a message of calls.
+    /// Waits until there is capacity for a message of calls.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if state.held < MAX_HELD && state.held_bytes < MAX_HELD_BYTES {
@@ -82,7 +82,7 @@ impl ResponseQueue {
         self.change(|state| state.end = Some(end));
     }
 
-    /// The next message, framed: all answers that are there, up to a bound. Or how the stream ends.
+    /// The next framed message: all available answers, up to a size; or the status that ends the stream.
     pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         let mut state = self.state();
         if let Some(end) = &state.end
@@ -152,7 +152,7 @@ impl ResponseQueue {
         });
     }
 
-    /// Changes something, and has it sent.
+    /// Changes the state, and wakes the sender.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
@@ -163,7 +163,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Whole after each of its changes.
+    /// The lock cannot leave a partial change, so a poisoned one is used as it is.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,17 +176,18 @@ fn size(answer: &proto::Answer) -> usize {
     }
 }
 
-/// Where the answer to one call goes. Where it is dropped without one, the caller is told that nobody knows.
+/// The handle to answer a call with. If it is dropped without an answer, the caller is told that the outcome is
+/// unknown.
 pub struct Reply {
     outgoing: Arc<ResponseQueue>,
     id: u64,
-    /// Of the request.
+    /// The size of the request.
     bytes: usize,
     sent: bool,
 }
 
 impl Reply {
-    /// Answers the call, from any thread. It never waits.
+    /// Answers the call, from any thread, without waiting.
     pub fn send(mut self, answer: Result<Bytes, PeerRefusal>) {
         self.sent = true;
         self.outgoing.answer(self.id, self.bytes, answer);
@@ -202,7 +203,7 @@ impl Drop for Reply {
     }
 }
 
-/// The messages of a response, and its end.
+/// The next frame of a response: a message, or the trailers.
 pub(super) fn poll_frame(
     outgoing: &ResponseQueue,
     cx: &mut Context<'_>,

@@ -21,17 +21,17 @@ use crate::grpc::{self, Messages, ResponseBody};
 use crate::proto::sumd::cluster::v1 as proto;
 use crate::status::Reason;
 
-/// Who carries out what other nodes hand on. It does so by itself, whoever it takes for the owner of the lane: a call is
-/// handed on once.
+/// Executes calls of other nodes. Forwarding is one hop: it executes a call itself, even if it believes that another
+/// node owns the lane.
 pub trait Executor: Send + Sync {
-    /// Begins a call, and comes back at once. The answer may come later, from any thread.
+    /// Begins a call and returns at once. The answer may come later, from any thread.
     fn execute(&self, call: Call, reply: Reply);
 
-    /// The same, for calls on the runtime that this is called on.
+    /// The same executor for calls on the current runtime.
     fn for_this_runtime(&self) -> Arc<dyn Executor>;
 }
 
-/// The service; it has one method, `Forward`.
+/// The service. It has one method, `Forward`.
 #[derive(Clone)]
 pub struct PeerService {
     executor: Arc<dyn Executor>,
@@ -41,26 +41,26 @@ impl PeerService {
     /// The service's full name.
     pub const NAME: &str = "sumd.cluster.v1.PeerService";
 
-    /// The service, for an executor.
+    /// A service that hands calls to `executor`.
     #[must_use]
     pub fn new(executor: Arc<dyn Executor>) -> Self {
         Self { executor }
     }
 
-    /// The same service, for callers on the runtime that this is called on.
+    /// The same service for callers on the current runtime.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self::new(self.executor.for_this_runtime())
     }
 
-    /// Whether a request's path asks for the method of this service.
+    /// Whether the path is that of the service's method.
     #[must_use]
     pub fn is_method(path: &str) -> bool {
         path == "/sumd.cluster.v1.PeerService/Forward"
     }
 
-    /// Answers one stream of calls. Once `closing` is cancelled, the other node is asked to end it. A call that has begun
-    /// is seen through whatever becomes of the stream.
+    /// Answers one stream of calls. When `closing` is cancelled, the other node is asked to end the stream. A call that
+    /// has begun is completed even if the stream breaks.
     pub fn call<B>(&self, request: B, closing: &CancellationToken) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
@@ -79,7 +79,7 @@ impl PeerService {
     }
 }
 
-/// Reads calls, and has them carried out.
+/// Reads calls, and passes them to the executor.
 struct Reader<B> {
     messages: Messages<B>,
     outgoing: Arc<ResponseQueue>,
@@ -92,7 +92,7 @@ where
     B: Body<Data = Bytes, Error = Status> + Unpin,
 {
     async fn run(mut self) {
-        // Where the executor panics, the other node is told so.
+        // If the executor panics, the other node is told.
         let mut end = EndOnDrop {
             outgoing: self.outgoing.clone(),
             end: Reason::Panic
@@ -120,7 +120,7 @@ where
             };
             match message {
                 Some(message) if message.calls.is_empty() => self.outgoing.keepalive(),
-                // A node that keeps to its bounds has no more calls than that unanswered.
+                // A node within its own bounds never has more unanswered calls.
                 Some(message) if message.calls.len() > MAX_CALLS => {
                     return Err(Status::resource_exhausted("too many calls at once"));
                 }
@@ -161,7 +161,7 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// The response, and who reads the request for as long as it is there.
+/// The response, which keeps the reader of the request running.
 struct Answers {
     outgoing: Arc<ResponseQueue>,
     _reader: AbortOnDropHandle<()>,

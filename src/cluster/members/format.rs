@@ -1,7 +1,8 @@
-//! Raises the format of the data, once every node that takes part knows the newest one.
+//! Raises the format of the data once every node knows the newest one.
 //!
-//! In a rolling upgrade that is when the last of the older nodes is gone. One that is there and not found, since its lease has
-//! run out, can write nothing any more, whatever it believes: each of its transactions compares the row that is written here.
+//! In a rolling upgrade, that is when the last older node has stopped. An older node that is running but not found,
+//! because its lease has expired, cannot write any more: each of its transactions compares the row that is written
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +15,14 @@ use super::super::{View, node};
 use crate::etcd::{Client, not_after, prefix};
 use crate::store::etcd::{FORMAT, OpenError, raise_format};
 
-/// For one answer of etcd's.
+/// Timeout of one answer of etcd.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// After an answer that was none.
+/// Pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// When the nodes are looked at again although none of them has changed.
+/// Interval at which the nodes are checked even if none has changed.
 const INTERVAL: Duration = Duration::from_mins(1);
 
-/// Ends once the data are of the newest format, or closed.
+/// Runs until the data have the newest format, or are closed.
 pub(super) async fn raise(
     client: Client,
     data: String,
@@ -32,7 +33,7 @@ pub(super) async fn raise(
         match try_raise(&client, &data, &folder).await {
             Ok(true) | Err(OpenError::Data(_)) => return,
             Ok(false) => {
-                // Whether something has changed or not, it is looked at again.
+                // After the timeout, the nodes are checked even if none has changed.
                 let _ = timeout(INTERVAL, view.changed()).await;
             }
             Err(error) => debug!("the format stays as it is: {error}"),
@@ -41,7 +42,7 @@ pub(super) async fn raise(
     }
 }
 
-/// `false` if not all nodes know the newest format, or one has come meanwhile.
+/// Raises the format. Returns `false` if not all nodes know the newest format, or another node has joined meanwhile.
 async fn try_raise(client: &Client, data: &str, folder: &str) -> Result<bool, OpenError> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let found = client.range(prefix(folder.to_owned(), 0), deadline).await;

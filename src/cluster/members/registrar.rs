@@ -1,4 +1,4 @@
-//! Keeps a node's key where others find it.
+//! Keeps the key of a node registered.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::super::{ClockState, Node, View};
 use crate::etcd::{Client, Doubt, Error, Lease, LeaseId, Outcome, Refusal, at_revision, get};
 use crate::proto::etcd::etcdserverpb::{PutRequest, TxnRequest};
 
-/// For one answer of etcd's.
+/// Timeout of one answer of etcd.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two attempts to be found.
+/// Pause between two attempts to register.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// Signs of life of another node, after which it certainly lives. One may be that of a new leader of etcd's, which starts all
-/// leases afresh.
+/// Keepalives of another node after which it is considered alive. A single one may come from a new leader of etcd,
+/// which restarts all leases.
 const SIGNS_OF_LIFE: u32 = 2;
 
-/// What a node wants of the others.
+/// The state that a node wants the others to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Serve(ClockState),
@@ -29,21 +29,21 @@ pub(super) enum Wish {
     Leave { deadline: Instant },
 }
 
-/// What the others can know of it.
+/// The state that the others can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It is not found, or not as it is now; and why, where that is known.
+    /// The node's present key is not registered; with the reason, if known.
     Out(Option<Problem>),
     In {
         draining: bool,
     },
-    /// For good.
+    /// The node has left for good.
     Left,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
-    /// Another node has the id; it certainly `lives`, or may have died.
+    /// Another node has the id. It is alive if `lives` is set, or else may have died.
     Taken {
         address: String,
         lives: bool,
@@ -65,8 +65,8 @@ impl Problem {
         matches!(self, Self::Taken { address, .. } if address == by)
     }
 
-    /// Waiting does not solve it. A full etcd has room again once an operator has made some, or the upkeep of this node, which
-    /// must not be ended by a start that has failed.
+    /// Whether waiting cannot help. A full etcd has room again after an operator has made some, or after this node has
+    /// compacted it; a failed start would stop the node from doing so.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Taken { lives, .. } => *lives,
@@ -87,14 +87,14 @@ pub(super) struct Registrar {
     pub(super) state: watch::Sender<State>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) rival: Option<Rival>,
-    /// It was found once: its start has ended, and only a start asks whether another node lives.
+    /// The node was registered once, so its start is complete. Only a start fails because another node is alive.
     pub(super) was_in: bool,
 }
 
-/// The lease of another node that has the id.
+/// The lease of another node that holds the id.
 pub(super) struct Rival {
     lease: LeaseId,
-    /// It ends before then, unless its node gives a sign of life.
+    /// The lease expires before this time, unless its node keeps it alive.
     end: Instant,
     signs_of_life: u32,
 }
@@ -130,20 +130,21 @@ impl Registrar {
         }
     }
 
-    /// Nothing is to be done until something changes.
+    /// Waits until the key has to be written again.
     async fn rest(&mut self, held: &mut Option<Lease>, revision: i64) {
         let Some(lease) = held else { return };
         let id = &self.node.id;
         let (mut views, started) = (self.view.clone(), self.node.started);
-        // Somebody may have deleted the key, or another node of this id and address gone with it.
+        // The key may have been deleted, by an operator or with another node of the same id and address.
         let is_gone = |view: &Arc<View>| view.revision() >= revision && view.node(id).is_none();
         let gone = async {
-            // Who watches does so for as long as the node takes part.
+            // The watcher runs as long as this node is a member.
             let _ = self.view.wait_for(is_gone).await;
         };
         let is_another = |node: &Node| node.started != started;
         let replaced = async {
-            // It has this one's address, as this one would have after a restart: both go on, and the key is the last one's.
+            // The other node has this one's address, as this one would have after a restart. Both go on, and the key is
+            // that of the last one.
             let is_replaced = |view: &Arc<View>| {
                 view.revision() >= revision && view.node(id).is_some_and(is_another)
             };
@@ -164,8 +165,7 @@ impl Registrar {
         }
     }
 
-    /// Writes the key as it should be, and gives the revision of that. Whatever became of earlier attempts, this one looks
-    /// first.
+    /// Writes the key, and returns its revision. Reads it first, because an earlier attempt may have had any outcome.
     async fn register(&mut self, held: &mut Option<Lease>) -> Result<i64, Problem> {
         let deadline = || Instant::now() + ANSWER_TIMEOUT;
         if held
@@ -184,12 +184,12 @@ impl Registrar {
             if found.lease == lease && found.value == value {
                 return Ok(found.mod_revision);
             }
-            // What is no node's is nobody's.
+            // A value that is no valid node does not hold the id.
             let other = Node::from_value(&found.value).ok();
             let other = other.filter(|other| other.address != self.node.address);
             if let Some(other) = other.filter(|_| found.lease != lease) {
                 let address = other.address;
-                // One that drains is about to go, and its id is waited for.
+                // A draining node is about to leave, so its id is waited for.
                 let lives = !self.was_in && !other.draining && self.lives(found.lease).await;
                 return Err(Problem::Taken { address, lives });
             }
@@ -215,7 +215,7 @@ impl Registrar {
                 );
                 Ok(done.header.map_or(0, |header| header.revision))
             }
-            // Somebody was faster: it is looked at again.
+            // Another writer was faster: the key is read again.
             Ok(_) => Err(Problem::Etcd(raced())),
             Err(error) => {
                 if is_lost(&error) {
@@ -226,8 +226,8 @@ impl Registrar {
         }
     }
 
-    /// Whether another node keeps its lease alive, as far as was seen by now: one that has died does not, and its id is free
-    /// once the lease has run out.
+    /// Whether another node keeps its lease alive, as far as observed. A dead node does not, and its id is free once
+    /// the lease has expired.
     async fn lives(&mut self, lease: LeaseId) -> bool {
         let asked = Instant::now();
         let left = self.client.time_left(lease, asked + ANSWER_TIMEOUT).await;
@@ -235,7 +235,7 @@ impl Registrar {
             // It is asked again, and the start has a deadline.
             return false;
         };
-        // To the second.
+        // The time left is given in whole seconds.
         let (at_least, before) = (asked + left, Instant::now() + left + Duration::from_secs(1));
         let known = self.rival.take().filter(|known| known.lease == lease);
         let (end, signs_of_life) = match known {
@@ -251,7 +251,7 @@ impl Registrar {
         signs_of_life >= SIGNS_OF_LIFE
     }
 
-    /// Says so once for each problem.
+    /// Records a problem, and logs it once.
     fn failed(&self, problem: Problem) {
         self.state.send_if_modified(|state| {
             let known = state.problem();
@@ -292,7 +292,7 @@ fn is_lost(error: &Error) -> bool {
     error.outcome == Outcome::Definite(Refusal::LeaseNotFound)
 }
 
-/// Passes by itself.
+/// A transient error: the registration is repeated.
 fn raced() -> Error {
     Error {
         outcome: Outcome::Definite(Refusal::Overloaded),

@@ -14,12 +14,12 @@ use crate::etcd::{Batch, Client, Error, prefix};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::etcd::mvccpb::event::EventType;
 
-/// For one read.
+/// Timeout of one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two reads.
+/// Pause between two reads.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Reads the nodes whose keys begin with `folder`, and tells of every change, until it is dropped.
+/// Reads the nodes whose keys begin with `folder`, and publishes every change, until it is dropped.
 pub(super) async fn follow(client: Client, folder: String, views: watch::Sender<Arc<View>>) {
     loop {
         match read(&client, &folder).await {
@@ -34,7 +34,7 @@ pub(super) async fn follow(client: Client, folder: String, views: watch::Sender<
                 };
                 info!("reading the nodes anew: {error}");
             }
-            // There is a view already, or somebody waits for one.
+            // An earlier view stays; or [`join`](super::Members::join) reports that there is none.
             Err(error) => debug!("cannot read the nodes: {error}"),
         }
         sleep(RETRY_DELAY).await;
@@ -43,7 +43,7 @@ pub(super) async fn follow(client: Client, folder: String, views: watch::Sender<
 
 async fn read(client: &Client, folder: &str) -> Result<(Nodes, i64), Error> {
     let deadline = Instant::now() + READ_TIMEOUT;
-    // They are few.
+    // The nodes are few, so one page holds all.
     let found = client.range(prefix(folder.to_owned(), 0), deadline).await?;
     let mut nodes = Nodes::default();
     for kv in found.kvs {
@@ -52,7 +52,7 @@ async fn read(client: &Client, folder: &str) -> Result<(Nodes, i64), Error> {
     Ok((nodes, found.header.map_or(0, |header| header.revision)))
 }
 
-/// The nodes by their keys.
+/// The nodes by key.
 #[derive(Default)]
 struct Nodes(BTreeMap<Bytes, Node>);
 
@@ -88,7 +88,7 @@ impl Nodes {
         self.publish(batch.revision, views);
     }
 
-    /// Tells of it where anything has changed.
+    /// Publishes a new view if the nodes have changed.
     fn publish(&self, revision: i64, views: &watch::Sender<Arc<View>>) {
         views.send_if_modified(|view| {
             if view.revision() > 0 && self.0.values().eq(view.nodes()) {

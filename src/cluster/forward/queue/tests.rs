@@ -43,7 +43,7 @@ fn error(outcome: &mut CallResults) -> Option<ForwardError> {
     Some(told.expect_err("there is no answer"))
 }
 
-/// A line whose connection has sent its first message.
+/// A queue whose connection has sent its first message.
 fn open() -> (PeerQueue, u64) {
     let line = PeerQueue::default();
     let epoch = line.begin();
@@ -52,7 +52,7 @@ fn open() -> (PeerQueue, u64) {
     (line, epoch)
 }
 
-/// Calls wait for the first connection, and are refused where it cannot be made, until there is one.
+/// Calls wait for the first connection. If it cannot be made, they are refused until there is one.
 #[test]
 fn calls_wait_for_the_first_connection_only() {
     let line = PeerQueue::default();
@@ -74,7 +74,7 @@ fn calls_wait_for_the_first_connection_only() {
     assert_eq!(line.push(call("x")).err(), Some(NotSent::NotConnected));
 }
 
-/// An id that was used before is another one: an answer that comes late, or twice, is nobody's.
+/// A slot that is used again gets a new id, so a late or repeated answer reaches no other call.
 #[test]
 fn ids_are_not_used_twice() {
     let (line, epoch) = open();
@@ -97,7 +97,7 @@ fn ids_are_not_used_twice() {
     assert!(!line.tick(Instant::now()), "nothing is left");
 }
 
-/// A connection that was given up takes nothing any more: it would never be sent.
+/// The stream of an earlier connection gets no calls, since it would never send them.
 #[test]
 fn earlier_connections_get_nothing() {
     let (line, first) = open();
@@ -114,7 +114,7 @@ fn earlier_connections_get_nothing() {
     assert_eq!(ids(message(&line, second)).len(), 1);
 }
 
-/// A message takes no more than it may, in the order in which calls came.
+/// A message holds calls in their order, up to its size.
 #[test]
 fn messages_are_bounded() {
     let (line, epoch) = open();
@@ -152,7 +152,7 @@ fn what_waits_is_bounded() {
     assert_eq!(line.push(call("x")).err(), Some(NotSent::Full));
 }
 
-/// Who takes a turn is taken when there is room, or told when there never will be.
+/// A waiting caller is served when there is capacity, and refused when there will never be.
 #[test]
 fn a_turn_comes_with_room() {
     let (line, epoch) = open();
@@ -178,7 +178,7 @@ fn a_turn_comes_with_room() {
     assert_eq!(told.err(), Some(NotSent::NotConnected));
 }
 
-/// Those who have gone are not called for, and what is late is told so.
+/// Calls without callers are dropped, and overdue calls are refused.
 #[test]
 fn what_is_late_is_swept_away() {
     let (line, epoch) = open();
@@ -209,7 +209,7 @@ fn what_is_late_is_swept_away() {
     assert_eq!(error(&mut for_ever), Some(no_answer));
 }
 
-/// So that neither side takes a stream for one that is not used.
+/// A quiet connection sends keepalives, so that neither side treats the stream as idle.
 #[test]
 fn idle_connections_show_signs_of_life() {
     let (line, epoch) = open();
@@ -221,7 +221,7 @@ fn idle_connections_show_signs_of_life() {
     assert!((2..=3).contains(&signs), "{signs}");
 }
 
-/// The stream of a line that is closed ends after what was sent, and answers still come.
+/// The stream of a closed queue ends after the sent calls, and their answers still come.
 #[test]
 fn closing_waits_for_answers() {
     let (line, epoch) = open();

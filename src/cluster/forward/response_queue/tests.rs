@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::*;
 
-/// The next message, or the end, if there is one.
+/// The next message or the end, if one is due.
 fn next(outgoing: &ResponseQueue) -> Option<Result<proto::ForwardResponse, Status>> {
     let next = poll_fn(|cx| outgoing.poll_message(cx)).now_or_never()?;
     Some(next.map(|framed| {
@@ -18,7 +18,7 @@ fn message(outgoing: &ResponseQueue) -> proto::ForwardResponse {
     next.expect("it goes on")
 }
 
-/// A stream that has said its version.
+/// A stream that has sent its version.
 fn hello_sent() -> Arc<ResponseQueue> {
     let outgoing = ResponseQueue::new();
     assert_eq!(message(&outgoing).protocol, PROTOCOL);
@@ -46,7 +46,7 @@ fn answers_gather_up_to_a_bound() {
     assert!(next(&outgoing).is_none());
 }
 
-/// More is read once enough of what was answered has been taken, and not before.
+/// Reading resumes once enough answers have been sent, and not before.
 #[test]
 fn what_is_held_is_bounded() {
     let has_room = |outgoing: &ResponseQueue| {
@@ -71,7 +71,7 @@ fn what_is_held_is_bounded() {
     assert!(has_room(&outgoing));
 }
 
-/// An answer that is due comes before the end, and one that nobody will give is given here.
+/// The stream ends only after all due answers; a dropped reply is answered as unknown.
 #[test]
 fn the_end_comes_after_all_answers() {
     let outgoing = hello_sent();
@@ -84,7 +84,7 @@ fn the_end_comes_after_all_answers() {
     let Some(proto::answer::Result::Error(error)) = &lost[0].result else {
         panic!("{lost:?} is no error");
     };
-    // Nobody knows; an earlier version carries it out itself, under the same id.
+    // The outcome is unknown. On this status, an earlier version carries out the call itself, under the same id.
     let status = status::from_encoded(error.clone());
     assert_eq!(status.code(), Code::Unavailable);
     let refusal = lost[0].refusal.and_then(|refusal| refusal.why);
@@ -97,7 +97,7 @@ fn the_end_comes_after_all_answers() {
     assert_eq!(end.code(), Code::Ok);
 }
 
-/// A stream that broke ends at once: nobody takes the answers.
+/// A broken stream ends at once, because no answer can be sent.
 #[test]
 fn errors_end_a_stream_at_once() {
     let outgoing = hello_sent();
