@@ -83,7 +83,7 @@ pub enum Command {
     /// No server may be using them. If the move is interrupted, run it again. The source can be checked and backed up
     /// afterwards, but is not served any more. Nor is it moved again once the move is complete.
     Move(MoveOptions),
-    /// Set times in the future back to now, after a clock was ahead, in counters that are not served or in a backup
+    /// Set times that a fast clock left in the future back to now, in a backup or in counters that are not served
     ///
     /// A request id or session with a time is refused if that time is not after the horizon, because it may have been
     /// forgotten. The horizon moves forward as ids and sessions are forgotten, and never back. So a server whose clock
