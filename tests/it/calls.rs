@@ -1,4 +1,4 @@
-//! What each method answers, and each error's code.
+//! The answers of each method, and the code of each error.
 
 use http::{Method, Request, StatusCode};
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -19,7 +19,7 @@ use crate::support::{TestServer, add_request, reason, soon};
 
 const TWO_63: &str = "9223372036854775808";
 
-/// Sums are exact to the ends of int64, in any order, through any excess on the way.
+/// Sums are exact up to the limits of int64, in any order, and if an intermediate sum exceeds them.
 #[tokio::test]
 async fn add_is_exact() {
     let server = TestServer::start(&[]).await;
@@ -40,7 +40,7 @@ async fn add_is_exact() {
     }
 }
 
-/// A sum outside int64 is refused with the sum itself, by each method.
+/// Each method refuses a sum outside int64, and reports the sum.
 #[tokio::test]
 async fn a_sum_out_of_range_is_told() {
     let server = TestServer::start(&[]).await;
@@ -75,7 +75,7 @@ async fn a_sum_out_of_range_is_told() {
     assert!(answers.next().await.is_none(), "the stream ended well");
 }
 
-/// However the values are encoded, whatever fields are beside them, the sum is the same.
+/// The sum does not depend on the encoding of the values, nor on other fields in the message.
 #[tokio::test]
 async fn every_encoding_has_the_same_sum() {
     let packed = [0x0a, 3, 1, 2, 3].as_slice();
@@ -96,7 +96,7 @@ async fn every_encoding_has_the_same_sum() {
     }
 }
 
-/// One sum over a stream of any length, with the number of values in it.
+/// AddAll returns one sum over a stream of any length, with the number of values in it.
 #[tokio::test]
 async fn add_all_adds_over_messages() {
     let server = TestServer::start(&[]).await;
@@ -124,7 +124,7 @@ async fn add_all_adds_over_messages() {
     );
 }
 
-/// One answer a message, in their order, while the stream is open; a message that fails fails alone.
+/// AddEach answers each message, in order, while the stream is open; a message that fails affects no other.
 #[tokio::test]
 async fn add_each_answers_each() {
     let server = TestServer::start(&[]).await;
@@ -146,7 +146,7 @@ async fn add_each_answers_each() {
     drop(requests);
     assert!(soon(answers.next()).await.is_none());
 
-    // Many at once.
+    // Many messages at once.
     let many = (0..10_000).map(|i| AddEachRequest { values: vec![i, 1] });
     let many = iter(many.collect::<Vec<_>>());
     let answers = client.add_each(many).await.unwrap().into_inner();
@@ -159,7 +159,7 @@ async fn add_each_answers_each() {
     assert_eq!(sums, (1..=10_000).map(|i| Some(Sum(i))).collect::<Vec<_>>());
 }
 
-/// Each way for a message to fail is its item's error, with the code that Add would have failed with.
+/// Each kind of invalid message becomes an error of its item, with the code that Add would return.
 #[tokio::test]
 async fn add_each_goes_on_after_an_error() {
     let server = TestServer::start(&["--max-message-size", "100"]).await;
@@ -201,7 +201,7 @@ async fn add_each_goes_on_after_an_error() {
     );
 }
 
-/// Requests that no generated client makes get the code that gRPC's guide names.
+/// Requests that no generated client makes get the codes that gRPC's guide names.
 #[tokio::test]
 async fn broken_requests_have_their_codes() {
     let server = TestServer::start(&[]).await;
@@ -276,7 +276,7 @@ async fn broken_requests_have_their_codes() {
     server.assert_well().await;
 }
 
-/// What is not gRPC is told so in HTTP's terms, and what is asked for in vain in gRPC's.
+/// Requests that are not gRPC are refused in HTTP's terms, and unknown methods in gRPC's.
 #[tokio::test]
 async fn requests_that_are_not_ours_are_refused() {
     let server = TestServer::start(&[]).await;
@@ -336,8 +336,8 @@ async fn requests_that_are_not_ours_are_refused() {
     assert_eq!(call.answer().await.status.code(), Code::Internal);
 }
 
-/// Every form of a UUIDv7 is one id, of a request as of a session, and carries its time; the answer to one that is too old says
-/// what to do.
+/// Every form of a UUIDv7 is one id, both of requests and of sessions, and carries its time. The answer to one that is
+/// too old says what to do.
 #[tokio::test]
 async fn forms_of_a_uuid_are_one_id() {
     let server = TestServer::start(&[]).await;
@@ -404,7 +404,7 @@ async fn forms_of_a_uuid_are_one_id() {
     assert_eq!(value, i64::try_from(forms.len()).expect("few"));
 }
 
-/// Health is told for the server and for the service, and for nothing else.
+/// Health is reported for the server and for the service, and for no other name.
 #[tokio::test]
 async fn health_is_reported() {
     let server = TestServer::start(&[]).await;
@@ -425,7 +425,7 @@ async fn health_is_reported() {
     );
 }
 
-/// A watch of a service that is not there is told so, and stays, as gRPC's health protocol has it.
+/// A watch of an unknown service is told so and stays open, as gRPC's health protocol specifies.
 #[tokio::test]
 async fn health_of_an_unknown_service_is_watched() {
     let server = TestServer::start(&[]).await;
@@ -447,8 +447,8 @@ async fn health_of_an_unknown_service_is_watched() {
     assert!(more.await.is_err(), "it stays, and there is no news");
 }
 
-/// However long a text is that a client has sent, an error that quotes it is one that clients take: many have room for 8 KiB
-/// of trailers. A text that was cut is told with its length.
+/// An error stays small enough for clients if it quotes a long text: many clients accept 8 KiB of trailers. A text that
+/// was cut is given with its length.
 #[tokio::test]
 async fn what_is_quoted_is_cut() {
     let server = TestServer::start(&[]).await;
@@ -496,7 +496,7 @@ async fn what_is_quoted_is_cut() {
     }
 }
 
-/// Reflection lists the services, in the version that current tools ask for and in the one before.
+/// Reflection lists the services, in the version that current tools use and in the one before.
 #[tokio::test]
 async fn reflection_lists_the_services() {
     let server = TestServer::start(&[]).await;

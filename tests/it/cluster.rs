@@ -1,4 +1,4 @@
-//! Nodes of a cluster: who is there, as real etcd tells it, and what they hand on to each other.
+//! Nodes of a cluster: membership on real etcd, and forwarding between nodes.
 
 mod bulk;
 mod clocks;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use sumd::cluster::{ClockState, Node, PROTOCOL};
 use tokio::time::Instant;
 
-/// For what has to succeed, however busy the machine is.
+/// A deadline for operations that must succeed, even on a busy machine.
 fn in_time() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }

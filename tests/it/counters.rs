@@ -64,7 +64,7 @@ async fn get(client: &mut Client, counter: &str) -> Counter {
     answer.into_inner().counter.expect("a counter")
 }
 
-/// The reason of an error after which nothing was changed, its code being what it should.
+/// Checks that an error has the expected code and changed nothing, and returns its reason.
 fn refused(status: &Status, code: Code) -> String {
     assert_eq!(status.code(), code, "{status:?}");
     let (reason, metadata) = reason(status);
@@ -202,7 +202,7 @@ async fn an_id_is_counted_once() {
     assert_eq!(get(&mut client, "acme/a").await.value, 6);
 }
 
-/// A refusal by a limit is an answer as any other: it does not change when the counter has.
+/// A refusal by a limit is replayed like any other answer, even after the counter has changed.
 #[tokio::test]
 async fn a_refusal_is_replayed_too() {
     let (_server, mut client) = serve().await;
@@ -255,7 +255,7 @@ async fn ids_that_are_too_old_or_too_new_are_refused() {
     assert_eq!(answer.expect("it is fresh").value, 1);
 }
 
-/// A request whose client has forgotten its id, and not the id's time, does not count: sent again, it would count twice.
+/// A request with a time but without an id is refused: its client has forgotten the id, and a repeat would count twice.
 #[tokio::test]
 async fn a_time_without_an_id_is_refused() {
     let (_server, mut client) = serve().await;
@@ -403,7 +403,7 @@ async fn several_counters_are_read_at_one_moment() {
     assert_eq!(status.expect_err("none").code(), Code::InvalidArgument);
 }
 
-/// A counter that is there throughout is listed once, whatever is made, changed and deleted meanwhile.
+/// A counter that exists throughout is listed once, whatever is created, changed and deleted meanwhile.
 #[tokio::test]
 async fn lists_are_stable_under_writes() {
     let (_server, mut client) = serve().await;
@@ -473,7 +473,7 @@ async fn sums_are_exact_or_refused() {
     assert_eq!(reason(&over).1["sum"], (1i128 << 63).to_string());
 }
 
-/// A restart over the same data: values, revisions and ids go on.
+/// After a restart on the same data, values, revisions and ids continue.
 #[tokio::test]
 async fn nothing_is_lost_by_a_kill() {
     let data = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! Bulk messages whose counters are in lanes of several nodes, each of which stores its own part.
+//! Bulk messages for counters in lanes of several nodes, each of which stores its own part.
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use crate::etcd::cluster::Cluster;
 use crate::support::bulk::Stream;
 use crate::support::soon;
 
-/// So many that each lane has some.
+/// Enough groups for each lane to have some.
 const GROUPS: u32 = 40;
 
 async fn start(etcd: &Cluster, id: &str) -> Node {
@@ -19,7 +19,7 @@ async fn start(etcd: &Cluster, id: &str) -> Node {
     Node::start_with(&etcd.address(), id, &flags).await
 }
 
-/// Starts a second node, to which the first one hands on from now on.
+/// Starts a second node, to which the first one forwards from then on.
 async fn join(etcd: &Cluster, first: &mut Node) -> Node {
     let second = start(etcd, "b").await;
     first.process.logged("the nodes have changed").await;
@@ -27,7 +27,7 @@ async fn join(etcd: &Cluster, first: &mut Node) -> Node {
     second
 }
 
-/// One increment in each group. The counter of every tenth group may not be above 2.
+/// One increment in each group. The counter of every tenth group has a limit of 2.
 fn message(began: SystemTime, sequence: u64, acknowledged: u64) -> RecordIncrementsRequest {
     let increment = |group| Increment {
         counter: format!("group-{group}/x"),
@@ -68,15 +68,15 @@ async fn sum(node: &Node) -> i64 {
     sum.expect("an answer").into_inner().sum
 }
 
-/// The sum of all counters after so many messages.
+/// The sum of all counters after this many messages.
 fn expected(messages: u64) -> i64 {
     let limited = u64::from(GROUPS / 10);
     let sum = messages * (u64::from(GROUPS) - limited) + messages.min(2) * limited;
     i64::try_from(sum).expect("small")
 }
 
-/// A message is acknowledged once all nodes have stored their parts of it, and its failures are told in the order of its increments,
-/// whichever node they come from. On another stream, by either node, it is the same message.
+/// A message is acknowledged once all nodes have stored their parts of it. Its failures are reported in the order of
+/// its increments, whichever node they come from. On another stream, through either node, it is the same message.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
@@ -89,7 +89,7 @@ async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
     let mut known = 0;
     for node in [&a, &b, &a] {
         let mut stream = Stream::open(&mut node.counters()).await;
-        // It is behind: what was acknowledged is sent again.
+        // The client is behind, and sends acknowledged messages again.
         let empty = RecordIncrementsRequest {
             increments: vec![],
             ..message(began, 0, known)
@@ -110,7 +110,7 @@ async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
             assert_eq!(failed, all, "{sequence}");
         }
         known = sequence - 1;
-        // Many at once.
+        // Many messages at once.
         let first = sequence + 1;
         sequence += 50;
         send(&mut stream, began, first..=sequence, known).await;
@@ -124,7 +124,8 @@ async fn a_message_is_stored_by_all_nodes_that_own_its_lanes() {
     }
 }
 
-/// A stream outlives the other nodes: parts that they have not answered are stored where the lanes are now, once.
+/// A stream survives the loss of other nodes: parts that they have not answered are stored once, by the lanes' new
+/// owners.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_stream_goes_on_when_lanes_move() {
@@ -152,8 +153,8 @@ async fn a_stream_goes_on_when_lanes_move() {
     stream.end().await.expect("a clean end");
 }
 
-/// A client need not say at once what it knows acknowledged, nor send again what is: it goes on where it was told, on whichever
-/// stream, also if it sends some earlier message again.
+/// A client need not declare at once what it knows to be acknowledged, nor repeat acknowledged messages. It continues
+/// from the acknowledgement it got, on any stream, also if it repeats an earlier message.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_stream_goes_on_although_its_client_acknowledges_nothing() {
@@ -161,7 +162,7 @@ async fn a_stream_goes_on_although_its_client_acknowledges_nothing() {
     let mut a = start(&etcd, "a").await;
     let b = join(&etcd, &mut a).await;
     let began = SystemTime::now();
-    // Each touches other lanes than the one before it.
+    // Each message touches other lanes than the one before it.
     let some = |sequence| {
         let whole = message(began, sequence, 0);
         let at = usize::try_from(sequence).expect("few") % 7 * 5;

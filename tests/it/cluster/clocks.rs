@@ -1,4 +1,4 @@
-//! Nodes whose clocks are not those of the others.
+//! Nodes whose clocks differ from the others'.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::process::{SUMD, command, run};
 use crate::support::soon;
 
 const HOUR: Duration = Duration::from_hours(1);
-/// Far more than the time that a clock has to be off before its node says so.
+/// Far longer than a clock has to be off before its node reports it.
 const LATE: Duration = Duration::from_mins(1);
 
 async fn nodes(asked: &Node) -> Vec<Told> {
@@ -22,7 +22,7 @@ async fn nodes(asked: &Node) -> Vec<Told> {
     answer.expect("an answer").into_inner().nodes
 }
 
-/// Counts in all lanes until the nodes are told to be so.
+/// Increments counters in all lanes until the nodes are reported to be as expected.
 async fn until(asked: &Node, is_so: impl Fn(&[Told]) -> bool) {
     let told = async {
         loop {
@@ -36,7 +36,7 @@ async fn until(asked: &Node, is_so: impl Fn(&[Told]) -> bool) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    // A clock has to be off for some time.
+    // A clock has to be off for some time before it is reported.
     let told = timeout(LATE, told).await;
     assert!(told.is_ok(), "{:?}", nodes(asked).await);
 }
@@ -49,8 +49,8 @@ fn is_off(node: &Told) -> bool {
     node.clock() == NodeClock::Off
 }
 
-/// Of three nodes the one whose clock is an hour ahead owns no lanes, and says why; until its clock is mended. All count
-/// meanwhile.
+/// Of three nodes, the one whose clock is an hour ahead owns no lanes and says why, until its clock is corrected. All
+/// nodes count meanwhile.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_node_whose_clock_is_off_owns_no_lanes() {

@@ -1,4 +1,4 @@
-//! Requests that were handed to another node, and whose answer is lost or is none: whatever a caller is told then is true.
+//! Forwarded requests whose answer is lost or unusable: the outcome that the caller is told is always true.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,13 +40,13 @@ const BOUNDS: Bounds = Bounds {
     session_horizon: 86_400_000,
 };
 
-/// The behaviour of another node towards a call.
+/// How the other node handles a call.
 type Behaviour = fn(&Call, Reply);
 
-/// The first request to it, to find out whether there is a connection.
+/// The counter of the first request, which finds out whether there is a connection.
 const FIRST: &str = "first/x";
 
-/// A node that does it with each, and keeps them.
+/// A node that handles each call with `behaviour`, and records the calls.
 #[derive(Clone)]
 struct Other {
     behaviour: Behaviour,
@@ -70,7 +70,7 @@ impl Executor for Other {
     }
 }
 
-/// A node on a store of its own, beside another that owns all lanes.
+/// A node with a store of its own, beside another node that owns all lanes.
 struct Pair {
     calls: Arc<Mutex<Vec<Call>>>,
     client: CounterServiceClient<Channel>,
@@ -110,7 +110,7 @@ impl Pair {
         let mut client = CounterServiceClient::new(asked.channel().await);
         soon(async {
             while !connected.load(Ordering::Relaxed) {
-                // Until then it is carried out here.
+                // Until then, the asked node executes it itself.
                 let _ = client.increment_counter(increment(FIRST, "")).await;
             }
         })
@@ -130,7 +130,7 @@ impl Pair {
         answer.map(tonic::Response::into_inner)
     }
 
-    /// The ids of the calls that the other node has had, and whether they were the asked node's own.
+    /// The ids of the calls that the other node got, and whether the asked node had made them.
     fn ids(&self) -> Vec<(String, bool)> {
         let calls = self.calls.lock().expect("no panic");
         let id = |call: &Call| {
@@ -164,7 +164,7 @@ fn refuse(reply: Reply, why: Why) {
     reply.send(Err(PeerRefusal { why, status }));
 }
 
-/// After which a call may have been carried out.
+/// Behaviours after which a call may have been carried out.
 const DOUBTFUL: [(&str, Behaviour); 6] = [
     ("lost", |_, reply| drop(reply)),
     ("too large", |_, reply| {
@@ -182,7 +182,8 @@ const DOUBTFUL: [(&str, Behaviour); 6] = [
     ("a panic", |_, _| panic!("a fault of the other node")),
 ];
 
-/// A copy may have been applied elsewhere. That the node which was asked cannot remember another id says nothing of that copy.
+/// A copy may have been applied elsewhere. If the asked node has no memory for another id, that tells nothing about the
+/// copy.
 #[tokio::test]
 async fn a_refusal_here_does_not_settle_a_copy_elsewhere() {
     for (name, behaviour) in DOUBTFUL {
@@ -199,7 +200,7 @@ async fn a_refusal_here_does_not_settle_a_copy_elsewhere() {
     }
 }
 
-/// With memory for its id, the operation is carried out by the asked node, and remembered.
+/// With memory for its id, the asked node carries out the operation and remembers it.
 #[tokio::test]
 async fn a_lost_answer_is_made_up_for() {
     for (name, behaviour) in DOUBTFUL {
@@ -235,7 +236,7 @@ async fn a_refusal_elsewhere_leaves_no_doubt() {
     assert_eq!(told(&refused), not_applied);
 }
 
-/// A request without an id is not refused for want of memory for ids: it is sent again without one, and then only once.
+/// A request without an id is not refused for lack of memory for ids: it is sent again without an id, and only once.
 #[tokio::test]
 async fn requests_without_an_id_need_no_memory() {
     let full: Behaviour = |call, reply| {
@@ -262,7 +263,7 @@ async fn requests_without_an_id_need_no_memory() {
     }
     let ids = pair.ids();
     assert!(ids[0].1 && !ids[0].0.is_empty(), "{ids:?}");
-    // For a while such ids are not tried again.
+    // For a while, the node does not try its own ids again.
     assert_eq!(ids[1..], [(String::new(), false), (String::new(), false)]);
     let lost = soon(pair.client.increment_counter(increment("a/lost", ""))).await;
     let lost = lost.expect_err("nobody has answered");
@@ -271,7 +272,7 @@ async fn requests_without_an_id_need_no_memory() {
     assert_eq!(pair.ids().len(), 4, "a second copy would count twice");
 }
 
-/// The memory that nodes take for ids of their own making is bounded, and callers have the rest.
+/// Memory for ids that nodes make themselves is bounded, and callers have the rest.
 #[tokio::test]
 async fn callers_have_their_room_beside_ids_of_nodes() {
     let data = tempfile::tempdir().expect("a folder");
@@ -323,7 +324,7 @@ async fn callers_have_their_room_beside_ids_of_nodes() {
     );
 }
 
-/// A way to etcd that can be shut.
+/// A connection to etcd that can be switched off.
 #[derive(Clone)]
 struct Switch {
     link: Link,
@@ -365,7 +366,8 @@ async fn open(world: &World) -> (LaneRuntime, Arc<dyn Store>, Arc<AtomicBool>) {
     (running.expect("lanes"), store, off)
 }
 
-/// A node is cut off from the owner of a lane and from etcd, right after it has handed a request on.
+/// A node that is cut off from a lane's owner and from etcd, right after it has forwarded a request, does not report it
+/// as not applied.
 #[tokio::test]
 async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     const LANES: u16 = 8;
@@ -395,7 +397,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     })
     .await;
     let mut client = CounterServiceClient::new(server.channel().await);
-    // Of the second lane the asked node has nothing in memory.
+    // The asked node has nothing of the second lane in memory.
     let lane = |group: &String| rows::hasher().lane(group, LANES.into());
     let mut of_owner = (0..).map(|at| format!("g{at}")).filter(|group| {
         let lane = u16::try_from(lane(group)).expect("few lanes");
@@ -410,7 +412,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     let answer = soon(client.increment_counter(increment(&first, ""))).await;
     answer.expect("all is well");
 
-    // Nothing comes back from the owner any more, nor from etcd. Requests on their way to the owner get there.
+    // From here on, no answers come back from the owner or from etcd. Requests to the owner still arrive.
     off.store(true, Ordering::Relaxed);
     proxy.set(Way::Mute);
     let told = soon(client.increment_counter(increment(&second, ""))).await;

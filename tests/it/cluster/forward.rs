@@ -1,4 +1,4 @@
-//! Calls that are handed on: carried out once at most, answered as they were, and given up when they should be.
+//! Forwarded calls are carried out at most once, get their own answers, and are given up when they are overdue.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::support::{TestServer, eventually, soon};
 
 type Outcome = Result<Answer, ForwardError>;
 
-/// Keeps what it is asked, and answers each payload with itself: at once, or when it is told to.
+/// An executor that records its calls and answers each with its own payload: at once, or when the test says so.
 #[derive(Clone, Default)]
 struct Echo(Arc<Shared>);
 
@@ -90,7 +90,7 @@ async fn serve(service: PeerService, flags: &[&str]) -> TestServer {
     .await
 }
 
-/// Two nodes: one that is asked, and one that asks, by a way that can be cut.
+/// Two nodes, a called one and a calling one, connected through a proxy that can be cut.
 struct Pair {
     server: TestServer,
     echo: Echo,
@@ -148,7 +148,7 @@ impl Pair {
         async move { soon(peers.call(&peer, call)).await }
     }
 
-    /// Asks, and lets the call get there.
+    /// Makes a call, and waits until it has arrived.
     async fn ask_and_hold(&self) -> tokio::task::JoinHandle<Outcome> {
         let before = self.echo.begun();
         let asked = tokio::spawn(self.ask("held"));
@@ -183,7 +183,7 @@ async fn answers_come_back_as_they_were() {
     assert_eq!(pair.echo.begun(), 5);
 }
 
-/// Many at once, with payloads of all sizes: each gets its own answer, and each is carried out once.
+/// Many concurrent calls with payloads of all sizes: each gets its own answer, and each is carried out once.
 #[tokio::test]
 async fn many_at_once_are_each_answered_once() {
     let pair = Pair::start(Echo::default()).await;
@@ -204,7 +204,7 @@ async fn many_at_once_are_each_answered_once() {
     }
 }
 
-/// The one that is asked knows how long its caller waits, and that only.
+/// The called node gets the deadline of a call, or learns that it has none.
 #[tokio::test]
 async fn deadlines_go_with_the_call() {
     let pair = Pair::start(Echo::holding()).await;
@@ -240,8 +240,8 @@ async fn deadlines_go_with_the_call() {
     assert_eq!(pair.echo.begun(), 3, "the late one was not sent");
 }
 
-/// A connection that is closed: what was sent is in doubt, and what comes after is told at once that it was not. It comes
-/// back by itself, and nothing is sent twice.
+/// After a connection is cut, sent calls are in doubt, and later ones fail at once as not sent. The connection is made
+/// again, and no call is sent twice.
 #[tokio::test]
 async fn a_cut_leaves_doubt_about_what_was_sent_only() {
     let pair = Pair::start(Echo::default()).await;
@@ -265,8 +265,8 @@ async fn a_cut_leaves_doubt_about_what_was_sent_only() {
     }
 }
 
-/// A peer that takes everything and answers nothing, as one that has been stopped, is noticed before an answer is overdue;
-/// so is one that only seems to take it.
+/// A peer that accepts everything and answers nothing, as a stopped process does, is noticed before an answer is
+/// overdue; so is one that only seems to accept.
 #[tokio::test]
 async fn silence_is_noticed() {
     for way in [Way::Mute, Way::Silent] {
@@ -291,7 +291,7 @@ async fn silence_is_noticed() {
     }
 }
 
-/// A peer that stops reading fills its own queue, and nobody else's.
+/// A peer that stops reading fills its own queue, and no other peer's.
 #[tokio::test]
 async fn a_full_queue_says_so() {
     let pair = Pair::start(Echo::holding()).await;
@@ -332,7 +332,7 @@ async fn a_full_queue_says_so() {
     server.assert_well().await;
 }
 
-/// A node that drains is sent no more, and leaves nobody without an answer.
+/// A draining node gets no more calls, and answers those that it has accepted.
 #[tokio::test]
 async fn draining_answers_what_was_taken() {
     let mut pair = Pair::start(Echo::default()).await;
@@ -351,7 +351,7 @@ async fn draining_answers_what_was_taken() {
     assert_eq!(pair.echo.begun(), 1);
 }
 
-/// A connection that is too old is left for another one, and leaves nobody in doubt.
+/// A connection past its maximum age is replaced by another one, and leaves no call in doubt.
 #[tokio::test]
 async fn old_connections_answer_what_they_took() {
     let pair = Pair::start_with(Echo::default(), &["--max-connection-age", "500ms"]).await;
@@ -363,7 +363,7 @@ async fn old_connections_answer_what_they_took() {
     pair.reachable(true).await;
 }
 
-/// A node that is no member any more is called no more, and what it was asked before is waited for.
+/// A node that has left the membership gets no more calls, and its earlier calls are still waited for.
 #[tokio::test]
 async fn members_that_go_are_let_go() {
     let pair = Pair::start(Echo::default()).await;
@@ -378,7 +378,7 @@ async fn members_that_go_are_let_go() {
     pair.view.send_replace(Arc::new(View::new(3, again, 256)));
     pair.reachable(true).await;
     pair.ask("x").await.expect("asked").expect("answered");
-    // Back at another address, it is another peer.
+    // At another address it is another peer.
     let mut moved = pair.peer.clone();
     moved.address = pair.server.address.clone();
     let nodes = vec![moved.clone()];
@@ -387,7 +387,7 @@ async fn members_that_go_are_let_go() {
     assert!(!pair.peers.is_reachable(&pair.peer));
 }
 
-/// What a newer node sends to this one, and what it is told.
+/// Calls of kinds that only a newer node knows are refused, so that the sender carries them out; others are answered.
 #[tokio::test]
 async fn unknown_kinds_are_for_the_sender_to_do() {
     let pair = Pair::start(Echo::default()).await;

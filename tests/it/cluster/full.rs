@@ -14,7 +14,7 @@ use crate::support::soon;
 
 const QUOTA_BYTES: &str = "16777216";
 
-/// A node waits for room for as long as it waits for a place, and says what is to be done.
+/// A node waits for space until the deadline of its join, and reports what has to be done.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_node_joins_once_there_is_room() {
@@ -44,7 +44,7 @@ async fn a_node_joins_once_there_is_room() {
     joined.expect("there is room");
 }
 
-/// A node that starts on a full etcd makes room itself, with no other node there, and then counts.
+/// A node that starts alone on a full etcd makes space itself, and then counts.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_server_that_starts_without_room_makes_some() {

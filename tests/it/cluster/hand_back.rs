@@ -1,4 +1,4 @@
-//! Requests that come back from a lane, for another node to carry out.
+//! Requests that a lane hands back, so that another node carries them out.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Node {
         Self { running, store }
     }
 
-    /// Adds 1. Gives the total.
+    /// Adds 1, and returns the total.
     async fn add(&self, if_owner: bool) -> lane::Result<i64> {
         let lane = self.store.hasher().lane("g", self.store.lanes());
         let one = Increments::one("g/a".to_owned(), 1, Limits::default());
@@ -42,8 +42,8 @@ impl Node {
     }
 }
 
-/// Beside a node that has much to do, a commit comes too late again and again. So where that is the lane's node, what has come
-/// too late once is handed back, and was not carried out; what has no other place to go is carried out all the same.
+/// A commit of a node loses to those of a busy owner again and again. So a request that has lost once is handed back,
+/// not carried out, if another node owns the lane. A request that may not be handed back is carried out here.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn what_comes_too_late_is_handed_back() {
@@ -58,6 +58,6 @@ async fn what_comes_too_late_is_handed_back() {
     assert!(matches!(moved, Err(LaneError::NotOwner)), "{moved:?}");
     assert_eq!(owner.add(true).await.expect("counted"), 3);
     assert_eq!(other.add(false).await.expect("nowhere else to go"), 4);
-    // An owner that has come too late insists.
+    // An owner whose commit has lost tries again.
     assert_eq!(owner.add(true).await.expect("counted"), 5);
 }

@@ -1,4 +1,4 @@
-//! `deploy/local/cluster`: it says that all is well only where it is.
+//! `deploy/local/cluster` reports success only if the whole cluster works.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ fn listen(port: u16) -> Option<TcpListener> {
     TcpListener::bind(("127.0.0.1", port)).ok()
 }
 
-/// An offset for the ports, so that nobody has them.
+/// An offset at which all ports are free.
 fn free_offset() -> u16 {
     let mut offsets = (1..20_000).filter(|_| fastrand::u8(..) == 0);
     let free = |offset: &u16| PORTS.iter().all(|port| listen(port + offset).is_some());
@@ -36,7 +36,7 @@ fn start(folder: &std::path::Path, offset: u16, flags: &[&str]) -> Child {
         .expect("bash")
 }
 
-/// Its output before it waits for its end; nothing if it fails.
+/// The output before it waits for the end; empty if it fails.
 async fn said(cluster: &mut Child) -> String {
     let mut lines = BufReader::new(cluster.stdout.as_mut().expect("piped")).lines();
     let mut said = String::new();
@@ -55,7 +55,8 @@ async fn stop(mut cluster: Child) {
     assert!(soon(cluster.wait()).await.expect("a child").success());
 }
 
-/// All six serve, and go with it; a member whose port is taken is told with what it has logged, and takes the others along.
+/// All six processes serve, and stop with the script. If a port of a member is taken, the script prints the member's
+/// log and stops the others.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_local_cluster_is_whole_or_is_none() {
@@ -69,7 +70,7 @@ async fn a_local_cluster_is_whole_or_is_none() {
     stop(cluster).await;
     assert_eq!(PORTS.iter().filter(there).count(), 0);
 
-    // Bound and not listening: nothing answers there, and the member cannot have it.
+    // The port is bound without listening: connections fail, and the member cannot bind it.
     let folder = tempfile::tempdir().expect("a folder");
     let offset = free_offset();
     let taken = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -96,7 +97,7 @@ async fn a_local_cluster_is_whole_or_is_none() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(err.contains("is taken"), "{err}");
 
-    // Nodes' ports are of no interest without nodes.
+    // Without nodes, their ports do not matter.
     let mut cluster = start(folder.path(), offset, &["--etcd-only"]);
     assert!(said(&mut cluster).await.contains(" move --from"));
     stop(cluster).await;

@@ -1,4 +1,4 @@
-//! Nodes come, go and come back, and all others hear of it.
+//! Nodes join, leave and return, and all others see it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn address(id: &str) -> String {
     format!("{id}.example:8080")
 }
 
-/// Waits until a node sees what it should.
+/// Waits until the view of a node is as expected.
 async fn sees(view: &mut watch::Receiver<Arc<View>>, what: impl FnMut(&Arc<View>) -> bool) {
     soon(view.wait_for(what)).await.expect("it watches");
 }
@@ -53,7 +53,7 @@ fn ids(view: &View) -> Vec<&str> {
     ids.collect()
 }
 
-/// A client whose only way to etcd can be cut.
+/// A client whose only connection to etcd can be cut.
 async fn behind_a_proxy(cluster: &Cluster) -> (Proxy, Client) {
     let proxy = Proxy::start(cluster.members[0].host()).await;
     let mut options = cluster.options();
@@ -69,8 +69,8 @@ async fn value_of(client: &Client, id: &str) -> Option<Value> {
         .map(|kv| serde_json::from_slice(&kv.value).expect("JSON"))
 }
 
-/// Three nodes see the same, whichever member of etcd dies; the one that leaves is missed at once, and the one that falls
-/// silent when its lease has run out.
+/// Three nodes see the same members, whichever member of etcd dies. A node that leaves is removed at once, and a silent
+/// one after its lease has expired.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn all_see_the_same() {
@@ -92,7 +92,7 @@ async fn all_see_the_same() {
     victim.kill().await;
     let d = join(&clients[2], "d").await;
     sees(&mut view, |view| ids(view) == ["a", "b", "d"]).await;
-    // As a process that is killed: nobody renews, and nobody revokes.
+    // Like a killed process: its lease is neither renewed nor revoked.
     drop(b);
     sees(&mut view, |view| ids(view) == ["a", "d"]).await;
     let view = a.view().borrow().clone();
@@ -100,7 +100,7 @@ async fn all_see_the_same() {
     drop(d);
 }
 
-/// What is written is what etcd's resolver for Go reads.
+/// etcd's resolver for Go reads the values that sumd writes.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn clients_in_go_find_nodes() {
@@ -128,7 +128,7 @@ async fn clients_in_go_find_nodes() {
     assert_eq!(value_of(&client, "a").await, None);
 }
 
-/// A node that is about to stop has no lanes, and is still there.
+/// A node that is about to stop owns no lanes, but is still a member.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn draining_gives_all_lanes_up() {
@@ -148,7 +148,8 @@ async fn draining_gives_all_lanes_up() {
     sees(&mut view, |view| ids(view) == ["b"]).await;
 }
 
-/// The id of a node that drains is waited for, for as long as that lives: its replacement may begin before it ends.
+/// A joining node waits for the id of a draining one as long as it is alive: a replacement may start before the old
+/// process has ended.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn the_id_of_a_node_that_drains_is_waited_for() {
@@ -166,7 +167,7 @@ async fn the_id_of_a_node_that_drains_is_waited_for() {
         async move { Members::join(&client, &options(), node, late).await }
     };
     let waiting = tokio::spawn(replaces("a"));
-    // In the meantime one that does not drain is seen to live, twice.
+    // Meanwhile, a node that does not drain is found to be alive, twice.
     for _ in 0..2 {
         let refused = soon(replaces("b")).await.err();
         assert!(
@@ -180,7 +181,8 @@ async fn the_id_of_a_node_that_drains_is_waited_for() {
     joined.expect("the id is free");
 }
 
-/// An id is one node's: another one waits for it in vain, a restarted one has it at once, and after a death it is free.
+/// An id belongs to one node: another node waits for it in vain, a restarted node gets it at once, and after a death it
+/// is free.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_id_is_one_nodes() {
@@ -196,7 +198,7 @@ async fn an_id_is_one_nodes() {
     };
     assert_eq!(refused.err().as_ref(), Some(&taken));
 
-    // It is seen to live, long before the deadline.
+    // The holder is seen to be alive long before the deadline.
     let other = node("a", "elsewhere.example:8080");
     let late = Instant::now() + Duration::from_hours(1);
     let refused = soon(Members::join(&client, &options(), other, late)).await;
@@ -204,7 +206,7 @@ async fn an_id_is_one_nodes() {
 
     let again = join(&client, "a").await;
     drop(first);
-    // The lease of the first ends, and takes nothing with it.
+    // The lease of the first ends without deleting the key of the second.
     let later = join(&client, "b").await;
     let mut view = later.view();
     sees(&mut view, |view| ids(view) == ["a", "b"]).await;
@@ -224,8 +226,8 @@ async fn an_id_is_one_nodes() {
     }
 }
 
-/// A node that was cut off until its lease had run out comes back by itself; meanwhile it keeps the last view. So does one
-/// whose lease was revoked, and one whose key was deleted.
+/// A node that was cut off until its lease had expired registers again; meanwhile it keeps the last view. The same
+/// holds after its lease was revoked, or its key deleted.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_lost_lease_is_replaced() {
@@ -270,7 +272,7 @@ async fn a_lost_lease_is_replaced() {
     drop(a);
 }
 
-/// What happened behind a node's back, and was forgotten before it could be told, is read.
+/// Changes that were compacted away while a node was cut off are found by reading again.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn compaction_hides_nothing() {
@@ -293,7 +295,7 @@ async fn compaction_hides_nothing() {
     sees(&mut view, |view| ids(view) == ["a", "c"]).await;
 }
 
-/// A key that is no node's is passed over.
+/// A key with a value that is no node's is ignored.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn strangers_are_passed_over() {
@@ -323,7 +325,7 @@ async fn strangers_are_passed_over() {
     drop(b);
 }
 
-/// Where etcd cannot be reached, a node that wants to join is told why it cannot.
+/// If etcd cannot be reached, a join fails with the reason.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn nobody_joins_without_etcd() {

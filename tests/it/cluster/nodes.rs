@@ -11,14 +11,14 @@ use crate::etcd::cluster::Cluster;
 use crate::support::process::{SUMD, command};
 use crate::support::soon;
 
-/// Whichever node is asked, it is one counter; and the same id is one increment, on whichever it is repeated.
+/// All nodes share one counter, and the same id is one increment, on whichever node it is repeated.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn nodes_count_as_one() {
     count_as_one(&[]).await;
 }
 
-/// So it is where all counters are in one lane: that does not make a store a node's own.
+/// The same holds with a single lane: a store with one lane is still shared.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn nodes_count_as_one_in_one_lane() {
@@ -47,7 +47,7 @@ async fn count_as_one(flags: &[&str]) {
         let read = a.counters().get_counter(request).await.expect("an answer");
         let read = read.into_inner().counter.expect("a counter");
         assert_eq!((read.value, read.revision), (2, more.revision));
-        // At a revision that only the other node has told of, so that this one has to follow it.
+        // A revision that only the other node has returned, so this node has to follow it.
         let more = a.increment(&counter, "").await.expect("an answer");
         let request = GetCounterRequest {
             counter: read.name,
@@ -64,7 +64,7 @@ async fn count_as_one(flags: &[&str]) {
     assert_eq!((sum.sum, sum.count), (60, 20));
 }
 
-/// Counters keep the lanes that they were begun with, and a node that was told of others says so.
+/// Counters keep the number of lanes that they were created with, and a node with another setting warns about it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn another_number_of_lanes_is_told() {
@@ -94,7 +94,7 @@ async fn another_number_of_lanes_is_told() {
     }
 }
 
-/// A node whose place another one takes, which says that it is the same at the same address, logs that.
+/// A node logs it if another node with the same id and address takes its place.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_node_whose_place_is_taken_says_so() {
@@ -112,7 +112,8 @@ async fn a_node_whose_place_is_taken_says_so() {
     first.process.logged(told).await;
 }
 
-/// Of a node that dies the others take over the lanes, at once; and of one that stops for a while too, which finds out.
+/// The other nodes take over the lanes of a dead node at once; those of a stopped process too, which notices when it
+/// resumes.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_node_that_dies_is_not_missed() {
@@ -143,7 +144,7 @@ async fn a_node_that_dies_is_not_missed() {
     }
 }
 
-/// Sums need no etcd; and counters are served once it is there.
+/// Sums need no etcd, and counters are served once etcd is there.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn sums_do_not_wait_for_etcd() {

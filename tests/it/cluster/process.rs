@@ -28,7 +28,7 @@ impl Node {
         Self::begin_as(&mut command, etcd, id, &["--drain-delay", "0s"]).await
     }
 
-    /// The same by a program, with flags.
+    /// Starts a node from a program, with flags.
     pub async fn begin_as(program: &mut Command, etcd: &Address, id: &str, flags: &[&str]) -> Self {
         let store = etcd.to_string();
         let command = program.args(["serve", "--store", &store, "--node-id", id]);
@@ -48,7 +48,7 @@ impl Node {
         Self::start_with(etcd, id, &["--drain-delay", "0s"]).await
     }
 
-    /// The same with flags.
+    /// Starts a node with flags, and waits until it counts.
     pub async fn start_with(etcd: &Address, id: &str, flags: &[&str]) -> Self {
         let mut node = Self::begin_as(&mut command(SUMD), etcd, id, flags).await;
         node.process.logged("counting").await;
@@ -75,7 +75,7 @@ impl Node {
         answer.map(tonic::Response::into_inner)
     }
 
-    /// Waits until a service's health is told so.
+    /// Waits until the health of a service is reported as `status`.
     pub async fn becomes(&self, service: &str, status: ServingStatus) {
         let told = async {
             while self.health(service).await != status {

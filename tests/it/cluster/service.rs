@@ -1,4 +1,4 @@
-//! What clients are told of nodes.
+//! The cluster service: which nodes clients are told about.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::node;
 use crate::support::process::{Process, run};
 use crate::support::{TestServer, reason, soon};
 
-/// Nobody hands anything on here.
+/// An executor for tests that forward nothing.
 struct Nobody;
 
 impl Executor for Nobody {
@@ -41,7 +41,7 @@ fn ids(nodes: &[Node]) -> Vec<&str> {
     nodes.iter().map(|node| node.id.as_str()).collect()
 }
 
-/// A node that is starting knows of no nodes, and is none itself yet.
+/// A starting node lists no nodes, not even itself.
 #[tokio::test]
 async fn a_node_that_is_starting_tells_of_no_nodes() {
     let flags = ["--store", "etcd://127.0.0.1:1", "--drain-delay", "0s"];
@@ -58,7 +58,7 @@ async fn a_node_that_is_starting_tells_of_no_nodes() {
     }
 }
 
-/// A server with a database of its own is a cluster of one, and says when it is about to stop.
+/// A server with its own database is a cluster of one node, and reports that it is draining.
 #[tokio::test]
 async fn a_server_alone_owns_its_lane() {
     let mut server = Process::serve(&["--drain-delay", "1s"]).await;
@@ -104,7 +104,7 @@ async fn a_server_alone_owns_its_lane() {
     assert!(server.exit().await.success());
 }
 
-/// Each change is told, to those who are there and those who come, and the drain ends it.
+/// Every change is sent to present and to new watchers, and the drain ends their streams.
 #[tokio::test]
 async fn watchers_are_told_of_every_change() {
     let nodes = vec![node("a", "a:1"), node("b", "b:1")];

@@ -1,4 +1,4 @@
-//! Bulk sessions that have parts in many lanes, on real etcd.
+//! Bulk sessions with parts in many lanes, on real etcd.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,10 +11,10 @@ use crate::etcd::cluster::Cluster;
 use crate::support::process::Process;
 use crate::support::{reason, soon};
 
-/// As short as it can be.
+/// The shortest horizon allowed.
 const HORIZON: Duration = Duration::from_secs(1);
 
-/// A session, of which each message has a stream of its own.
+/// A session that sends each message on a stream of its own.
 struct Session {
     node: Process,
     began: SystemTime,
@@ -60,7 +60,7 @@ impl Session {
     }
 }
 
-/// How long ago a session began is of no matter while it is used: lanes that it has not come to before take its messages, too.
+/// The age of a session does not matter while it is in use: lanes that are new to it accept its messages, too.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_in_use_does_not_grow_old() {
@@ -77,7 +77,8 @@ async fn a_session_in_use_does_not_grow_old() {
     }
 }
 
-/// One that was not used for so long is forgotten, and is so in all lanes: also where some still have its row.
+/// A session that was unused for longer than the horizon is forgotten in all lanes, even in those that still have its
+/// row.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_out_of_use_is_forgotten() {

@@ -1,4 +1,4 @@
-//! Reads that may be behind, on nodes that have not made the change.
+//! Reads that may be stale, on nodes that have not made the change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::etcd::cluster::Cluster;
 use crate::support::raw::{Connection, framed};
 use crate::support::{reason, soon};
 
-/// How a counter is read.
+/// The consistency and the revision of a read.
 #[derive(Clone, Copy)]
 struct Read {
     consistency: Consistency,
@@ -52,7 +52,7 @@ impl Read {
         Ok(answer.into_inner().counter.expect("a counter"))
     }
 
-    /// What the server says where its caller waits for so long only. A client of tonic's would have its own say.
+    /// The server's error if the timeout is this short. tonic's client would return an error of its own.
     async fn within(self, timeout: &str, node: &Node, counter: &str) -> Status {
         let message = GetCounterRequest {
             counter: counter.to_owned(),
@@ -113,8 +113,8 @@ async fn two_nodes() -> (Cluster, Node, Node) {
     (etcd, a, b)
 }
 
-/// Whoever has the revision of a change is shown it by any node, from its very first such read on: of one counter or
-/// several, also where they were deleted.
+/// A read with the revision of a change shows that change, on any node and from the node's first such read on: for one
+/// counter or several, and for deleted ones.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_revision_is_enough_to_be_shown_a_change() {
@@ -140,8 +140,8 @@ async fn a_revision_is_enough_to_be_shown_a_change() {
     }
 }
 
-/// Without a revision it is shown what was so at some moment, with the revision of that change; and counters of one group
-/// at the same moment. What is latest is shown soon, without anything else having to happen.
+/// A read without a revision shows an earlier state with its revision, and counters of one group as of the same moment.
+/// The latest state is shown soon, without any further request or change.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn without_a_revision_it_is_something_that_was_so() {
@@ -197,8 +197,8 @@ async fn without_a_revision_it_is_something_that_was_so() {
     .await;
 }
 
-/// A revision that nothing has come to is waited for as long as the caller waits, and for a second at most. By then, what
-/// is shown is the newest.
+/// A read waits for a future revision as long as its caller does, and for at most a second. Then it shows the latest
+/// state.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_revision_of_the_future_is_not_waited_for_for_ever() {
@@ -226,8 +226,9 @@ async fn a_revision_of_the_future_is_not_waited_for_for_ever() {
     }
 }
 
-/// A node that was asked for counters goes on to show them while etcd is down, whatever else had it follow the changes
-/// first, and however long ago the last of these was. What needs etcd says that it cannot be reached, and changes nothing.
+/// A node keeps answering reads of counters that it was asked for while etcd is down. It does not matter why the node
+/// began to follow the changes, nor how long ago the last one was. Other calls fail with STORE_UNAVAILABLE, and change
+/// nothing.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn memory_is_read_while_etcd_is_down() {
@@ -242,7 +243,7 @@ async fn memory_is_read_while_etcd_is_down() {
     let mut watch = watch.expect("a stream").into_inner();
     let mut told = 0;
     let newest = loop {
-        // Until it follows the changes, the watch reads; what is told after that is a change.
+        // Until the node follows the changes, the watch reads the store; later answers are changes.
         let made = add(&a, "acme/x").await;
         while told < made.revision {
             let answer = soon(watch.message()).await.expect("no error");

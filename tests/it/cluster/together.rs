@@ -1,4 +1,4 @@
-//! Membership, ownership and forwarding, each doing its part.
+//! Membership, ownership and forwarding working together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use super::{in_time, node};
 use crate::etcd::cluster::Cluster;
 use crate::support::{TestServer, eventually, soon};
 
-/// Answers with its own name.
+/// An executor that answers with its own name.
 struct Named {
     id: &'static str,
     done: Arc<AtomicUsize>,
@@ -35,7 +35,7 @@ impl Executor for Named {
     }
 }
 
-/// A node, with all that makes it one.
+/// A complete node.
 struct Whole {
     id: &'static str,
     server: TestServer,
@@ -79,7 +79,7 @@ impl Whole {
         }
     }
 
-    /// Waits until it sees these nodes, and reaches them.
+    /// Waits until the node sees exactly these nodes, and can reach them.
     async fn reaches(&self, ids: &[&str]) {
         let all_are_there = || {
             let view = self.view.borrow().clone();
@@ -93,7 +93,7 @@ impl Whole {
         eventually("all nodes", all_are_there).await;
     }
 
-    /// Asks the owner of a lane, and gives its name.
+    /// Calls the owner of a lane, and returns its name.
     async fn ask(&self, lane: u16) -> Result<String, ForwardError> {
         let view = self.view.borrow().clone();
         let owner = view.owner(lane).expect("somebody owns it");
@@ -117,8 +117,8 @@ impl Whole {
     }
 }
 
-/// Every lane is answered by its owner, whoever is asked; one that is about to stop is asked no more, before it stops, and
-/// no call is in doubt.
+/// Every lane is answered by its owner, whichever node is asked. A draining node gets no more calls before it stops,
+/// and no call is in doubt.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn every_lane_is_answered_by_its_owner() {

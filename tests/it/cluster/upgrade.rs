@@ -1,5 +1,5 @@
-//! A rolling upgrade: nodes are replaced one after another, while clients go on. `SUMD_UPGRADE_TO` names the program that they
-//! are upgraded to; without it that is the same.
+//! A rolling upgrade: nodes are replaced one after another while clients are served. `SUMD_UPGRADE_TO` names the
+//! program that they are upgraded to; by default it is the same program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -33,19 +33,19 @@ use crate::support::{eventually, soon};
 
 const IDS: [&str; 3] = ["a", "b", "c"];
 const CLIENTS: usize = 6;
-/// Of as many groups, so that every node owns some.
+/// The counters are of as many groups, so that every node owns some.
 const COUNTERS: usize = 24;
-/// What is counted before something happens next.
+/// Answered increments before the next step.
 const PROGRESS: usize = 200;
-/// How long a client waits before it asks the next node.
+/// Pause of a client before it asks the next node.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A client has to get through at one of the nodes that are there, and has been at each of them a few times by then.
+/// By this many attempts, a client has asked each node a few times, so one of the present nodes must have answered.
 const MAX_ATTEMPTS: u32 = 50;
 
-/// What the clients have in common.
+/// The state that the clients share.
 #[derive(Clone, Default)]
 struct Load {
-    /// Where the nodes are, as one that resolves their names would know.
+    /// The addresses of the nodes, as a name service would have them.
     addresses: Arc<Mutex<BTreeMap<&'static str, String>>>,
     answered: Arc<AtomicUsize>,
     retried: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ struct Load {
 }
 
 impl Load {
-    /// Waits until clients have got on.
+    /// Waits until the clients have made progress.
     async fn progress(&self) {
         let enough = self.answered.load(Ordering::Relaxed) + PROGRESS;
         let is_enough = || self.answered.load(Ordering::Relaxed) >= enough;
@@ -61,8 +61,8 @@ impl Load {
     }
 }
 
-/// Increments, each with an id, which it sends again to the next node where one is unavailable; any other error is one too
-/// many. Gives the values that it was answered, of each counter.
+/// Makes increments with ids. If a node is unavailable, repeats the increment at the next node; any other error fails
+/// the test. Returns the answered values of each counter.
 async fn count(load: Load, who: usize) -> Vec<(usize, i64)> {
     let mut rng = fastrand::Rng::new();
     let (mut at, mut client) = (who, None);
@@ -118,7 +118,7 @@ fn name(counter: usize) -> String {
     format!("group-{counter}/x")
 }
 
-/// What one node is told of all.
+/// A watch of the nodes, as one node sees them.
 struct Nodes(Streaming<WatchNodesResponse>);
 
 impl Nodes {
@@ -128,8 +128,8 @@ impl Nodes {
         Self(answers.expect("a stream").into_inner())
     }
 
-    /// Waits until a node is told to own that many lanes, with this health; none where it is not told of at all. The lanes
-    /// are all owned, whatever happens.
+    /// Waits until a node is reported as expected: its number of lanes and its health, or `None` if it is not listed.
+    /// All lanes have owners at any time.
     async fn until(&mut self, id: &str, expected: impl Fn(Option<(u32, NodeHealth)>) -> bool) {
         loop {
             let answer = soon(self.0.message()).await.expect("no error");
@@ -153,8 +153,8 @@ async fn start(etcd: &Cluster, program: &str, id: &'static str, load: &Load) -> 
     node
 }
 
-/// No call fails but those that are to be sent again, and these get through; everything is counted once; and each node that
-/// goes has given its lanes away before.
+/// Calls fail only with errors that ask for a retry, and the retries succeed. Every increment is counted once, and each
+/// stopping node gives its lanes away first.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_upgrade_is_not_noticed() {
@@ -203,7 +203,7 @@ async fn an_upgrade_is_not_noticed() {
     }
     let mut client = nodes[0].counters();
     for (counter, (values, answered)) in values.into_iter().zip(answered).enumerate() {
-        // Each increment was answered with a value of its own, and there are no others.
+        // The answers are all values from 1 to the number of increments, each once.
         assert_eq!(values, (1..=answered).collect(), "{}", name(counter));
         let request = GetCounterRequest {
             counter: name(counter),
@@ -217,8 +217,8 @@ async fn an_upgrade_is_not_noticed() {
     eprintln!("{answered:?} increments, {retried:?} sent again");
 }
 
-/// Data of an older format are served as they are while a node is there that knows no newer one; once the last of these is
-/// gone they are raised, nodes go on counting, and an older node can begin no more.
+/// Data of an older format are served unchanged while a node is running that knows no newer format. Once the last such
+/// node is gone, the format is raised, nodes keep counting, and an older node can no longer start.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn the_format_is_raised_once_all_nodes_know_it() {
@@ -238,7 +238,7 @@ async fn the_format_is_raised_once_all_nodes_know_it() {
     };
     let written = client.put(put(&key, value), in_time()).await;
     written.expect("written");
-    // As nodes wrote it that did not tell of formats.
+    // A value as written by nodes that did not tell their formats.
     let node = r#"{"Op":0,"Addr":"old:1","Metadata":null,"Node":{"id":"old","version":"0.1.0","protocol":1,
         "started":"2026-11-18T11:06:40Z","draining":true}}"#;
     let written = client.put(put("/sumd/nodes/old", node.into()), in_time());

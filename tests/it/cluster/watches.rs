@@ -1,4 +1,4 @@
-//! Watches that go from node to node.
+//! Watches that move from node to node.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::counters::watch::{View, delete, prefix};
 use crate::etcd::cluster::Cluster;
 use crate::support::{reason, soon};
 
-/// Counters that are watched, by their names and by what these begin with.
+/// The watched counters, watched both by name and by prefix.
 const WATCHED: [&str; 4] = ["acme/1", "acme/2", "acme/3", "acme/4"];
 
 fn names() -> WatchCountersRequest {
@@ -20,7 +20,7 @@ fn names() -> WatchCountersRequest {
     }
 }
 
-/// What there is.
+/// The expected state.
 #[derive(Default)]
 struct Truth {
     counters: BTreeMap<String, i64>,
@@ -40,11 +40,11 @@ impl Truth {
         self.counters.remove(counter);
     }
 
-    /// Reads until all of it was told, and compares.
+    /// Reads until all changes have arrived, and compares the state.
     async fn is_told(&self, view: &mut View) {
         view.until(self.revision).await;
         let mut told = view.values();
-        // One that is watched by its name may be told to be none.
+        // A counter that is watched by name may be reported as absent.
         told.retain(|(_, value)| *value != 0);
         let truth = self.counters.iter();
         let truth: Vec<_> = truth.map(|(name, value)| (&**name, *value)).collect();
@@ -52,8 +52,8 @@ impl Truth {
     }
 }
 
-/// What has changed while nobody watched is told by whichever node is asked next, be it one that has told nobody anything
-/// yet: counters that are new, that were deleted, and that were deleted and made again.
+/// A watch that resumes at any other node, even one without earlier watchers, gets the changes of the meantime: new,
+/// deleted and re-created counters.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_watch_goes_on_at_another_node() {
@@ -92,8 +92,8 @@ async fn a_watch_goes_on_at_another_node() {
     }
 }
 
-/// The stream ends with its node, in the midst of changes, and goes on at another one; and at the first again, which has
-/// forgotten all that it had told.
+/// A watch whose node stops in the midst of changes resumes at another node, and then at the first one again, which has
+/// forgotten everything that it sent.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_watch_outlives_its_node() {

@@ -61,7 +61,7 @@ async fn a_stream_begins_with_what_is_acknowledged() {
     assert_eq!(failures, [(1, 1, Code::OutOfRange as i32)]);
     stream.end().await.expect("a clean end");
 
-    // The failure is told until the client says that it knows.
+    // The failure is reported until the client declares that it knows it.
     for (known, failures) in [
         (0, vec![(1, 1, Code::OutOfRange as i32)]),
         (1, vec![]),
@@ -104,7 +104,7 @@ async fn increments_fail_one_by_one() {
     assert_eq!(get(&mut client, "acme/bulk").await.value, 1);
 }
 
-/// Each mistake ends the stream with its own error, and what was acknowledged before stays.
+/// Each mistake ends the stream with its own error, and acknowledged messages stay counted.
 #[tokio::test]
 async fn mistakes_end_the_stream() {
     let (_server, mut client) = serve().await;
@@ -181,7 +181,8 @@ async fn mistakes_end_the_stream() {
     assert_eq!(get(&mut client, "acme/bulk").await.value, 2);
 }
 
-/// As many increments as a message may have, and as many messages ahead of what the client knows acknowledged.
+/// A message may have the maximum number of increments, and messages may be ahead of the client's acknowledgements by
+/// the whole window.
 #[tokio::test]
 async fn messages_may_be_as_large_and_as_far_ahead_as_is_said() {
     let (_server, mut client) = serve().await;
@@ -200,7 +201,7 @@ async fn messages_may_be_as_large_and_as_far_ahead_as_is_said() {
     assert_eq!(refused(&status, Code::InvalidArgument), "INVALID_ARGUMENT");
 }
 
-/// A stream that is cancelled has applied a prefix of its messages, which the next stream is told.
+/// A cancelled stream has applied a prefix of its messages, and the next stream is told which.
 #[tokio::test]
 async fn a_cancelled_stream_has_applied_a_prefix() {
     let (_server, mut client) = serve().await;
@@ -219,7 +220,7 @@ async fn a_cancelled_stream_has_applied_a_prefix() {
     assert_eq!(get(&mut client, "acme/bulk").await.value, 50);
 }
 
-/// A server that drains takes no more messages, acknowledges those it has, and says so.
+/// A draining server accepts no more messages, acknowledges those it has, and ends the stream with the reason.
 #[tokio::test]
 async fn draining_ends_a_stream_behind_its_acknowledgements() {
     let (mut server, mut client) = serve().await;

@@ -1,4 +1,4 @@
-//! Clients that mean harm, or know no better: memory stays bounded, and others are served.
+//! Hostile or broken clients: memory stays bounded, and other clients are served.
 
 use prost::Message as _;
 use sumd::proto::sum::v1::{
@@ -15,7 +15,7 @@ async fn client(server: &Process) -> Client {
     Client::connect(address).await.expect("it listens")
 }
 
-/// Counts a thousand counters a message that were never there before, as fast as the server takes it.
+/// Sends messages that increment a thousand new counters each, as fast as the server accepts them.
 pub async fn flood(client: &mut Client, number: u32, messages: u64) {
     let session_id = uuid::Uuid::now_v7().to_string();
     let messages = (1..=messages).map(move |sequence| RecordIncrementsRequest {
@@ -37,14 +37,14 @@ pub async fn flood(client: &mut Client, number: u32, messages: u64) {
     while soon(answers.message()).await.expect("no error").is_some() {}
 }
 
-/// Counters that are not in memory are read from disk: any number of names costs disk alone.
+/// Counters that are not in memory are read from disk: any number of names costs only disk space.
 #[tokio::test]
 async fn endless_names_take_no_memory() {
     let flags = ["--counter-memory", "4MiB", "--id-memory", "4MiB"];
     let server = Process::serve(&flags).await;
     let mut client = client(&server).await;
     increment(&mut client, "others/a", 1).await;
-    // What caches and queues take they have taken by then.
+    // By now, caches and queues have reached their size.
     flood(&mut client, 0, 50).await;
     let before = server.resident_bytes();
     for number in 1..5 {
@@ -82,7 +82,7 @@ async fn deaf_watchers(server: &Process, prefix: &str) -> (Vec<raw::Connection>,
     (connections, calls)
 }
 
-/// While all that they watch changes, again and again.
+/// Watchers that never read take no memory while everything that they watch changes again and again.
 #[tokio::test]
 async fn watchers_that_never_read_take_no_memory() {
     let server = Process::serve(&[]).await;
@@ -100,18 +100,18 @@ async fn watchers_that_never_read_take_no_memory() {
     assert!(grown < 32 << 20, "200 deaf watchers took {grown} bytes");
 }
 
-/// While much changes at once: it is not kept for each of them.
+/// Watchers that never read do not keep copies of many simultaneous changes.
 #[tokio::test]
 async fn watchers_that_never_read_keep_no_changes() {
     let server = Process::serve(&[]).await;
     let mut client = client(&server).await;
-    // What caches and queues take they have taken by then.
+    // By now, caches and queues have reached their size.
     flood(&mut client, 0, 50).await;
     let _deaf = deaf_watchers(&server, "flood/1/").await;
     increment(&mut client, "others/a", 1).await;
     let before = server.resident_bytes();
     flood(&mut client, 1, 50).await;
-    // Each has had its turn by then.
+    // Each watcher has had its turn by now.
     for _ in 0..100 {
         increment(&mut client, "others/a", 1).await;
     }
@@ -119,7 +119,7 @@ async fn watchers_that_never_read_keep_no_changes() {
     assert!(grown < 64 << 20, "200 deaf watchers took {grown} bytes");
 }
 
-/// One id, by the thousand, from many sides at once: it is counted once.
+/// An id that is repeated by thousands of concurrent requests is counted once.
 #[tokio::test]
 async fn an_id_replayed_by_the_thousand_is_counted_once() {
     let server = Process::serve(&[]).await;
@@ -137,7 +137,7 @@ async fn an_id_replayed_by_the_thousand_is_counted_once() {
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
 }
 
-/// Where memory for ids is full new ones are refused, and none is forgotten; requests without are served.
+/// When memory for ids is full, new ids are refused and none is forgotten; requests without ids are served.
 #[tokio::test]
 async fn full_memory_for_ids_refuses_and_forgets_nothing() {
     let server = Process::serve(&["--id-memory", "64KiB"]).await;

@@ -1,4 +1,4 @@
-//! `WatchCounters`: the state, and then every change.
+//! `WatchCounters`: the state, then every change.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::hostile::flood;
 use super::{Client, increment, refused, serve};
 use crate::support::{reason, soon};
 
-/// What a client makes of the answers.
+/// The state that a client builds from the answers.
 pub struct View {
     answers: Streaming<WatchCountersResponse>,
     counters: BTreeMap<String, (i64, i64)>,
@@ -32,7 +32,7 @@ impl View {
         }
     }
 
-    /// Goes on by a new stream, which may be of another node.
+    /// Resumes on a new stream, which may be to another node.
     pub async fn resume(&mut self, client: &mut Client, request: WatchCountersRequest) {
         let from = WatchCountersRequest {
             from_revision: self.revision,
@@ -75,7 +75,7 @@ impl View {
         while !self.next().await.synced {}
     }
 
-    /// Reads until everything up to a revision has come.
+    /// Reads until everything up to a revision has arrived.
     pub async fn until(&mut self, revision: i64) {
         while self.revision < revision {
             self.next().await;
@@ -144,7 +144,7 @@ async fn names_are_watched_also_before_they_are_there() {
     assert_eq!(view.values(), [("x", 0)]);
 }
 
-/// Where it left off, also where that is not in memory any more, deletions included.
+/// A watch resumes at its last revision, deletions included, even if the changes are no longer in memory.
 #[tokio::test]
 async fn a_watch_resumes() {
     let (_server, mut client) = serve().await;
@@ -164,7 +164,7 @@ async fn a_watch_resumes() {
     assert_eq!(view.values(), [("b", 2)]);
     assert_eq!((first.deleted, view.revision), (vec!["c".to_owned()], last));
 
-    // A revision that this server has not come to: it was another's, or a backup was restored.
+    // A revision that this server has not reached: it came from another server, or a backup was restored.
     let mut view = View::open(&mut client, prefix("", last + 1000)).await;
     let first = soon(view.answers.message())
         .await
@@ -173,7 +173,7 @@ async fn a_watch_resumes() {
     assert!(first.restarted);
 }
 
-/// One that is resumed after more changes than are kept in memory reads the store.
+/// A watch that resumes after more changes than memory holds reads the store.
 #[tokio::test]
 async fn a_watch_that_is_far_behind_reads_the_store() {
     let (_server, mut client) = serve().await;
@@ -194,7 +194,8 @@ async fn a_watch_that_is_far_behind_reads_the_store() {
     assert_eq!(view.values(), [("c", 4200)]);
 }
 
-/// Changes of more counters than one answer has: they come in several, and a watch that breaks off among them has lost none.
+/// Changes of more counters than one answer holds come in several answers, and a watch that breaks between them loses
+/// none.
 #[tokio::test]
 async fn changes_of_many_counters_are_resumed_in_their_midst() {
     let (_server, mut client) = serve().await;
@@ -221,7 +222,7 @@ async fn changes_of_many_counters_are_resumed_in_their_midst() {
     }
 }
 
-/// A reader that takes nothing for a while gets the latest values, not each that there was.
+/// A slow reader gets the latest values, not every intermediate one.
 #[tokio::test]
 async fn a_slow_reader_gets_the_latest() {
     let (_server, mut client) = serve().await;
