@@ -1,11 +1,12 @@
 //! Counters survive `kill -9`. Clients of every kind change, read and watch them while the server is killed at random
-//! moments and started again; then what they were told is held against itself, against the clock and against what
-//! is stored.
+//! moments and started again. Afterwards, the answers are checked against each other, against the clock and against the
+//! stored state.
 //!
-//! A run follows from a seed, as far as one of real processes can. It is printed, and `SUMD_CRASH_SEED` sets it.
+//! A run follows from a seed, as far as a run of real processes can. The seed is printed, and `SUMD_CRASH_SEED` sets
+//! it.
 //!
-//! What a kill does not show is a disk that loses what was not synced: the kernel keeps what a process has written.
-//! That is lost in `power`.
+//! A kill does not show a disk that loses unsynced data, because the kernel keeps what a process has written. `power`
+//! tests that.
 
 pub mod checks;
 pub mod crowd;
@@ -38,24 +39,24 @@ use server::Server;
 
 use crate::support::eventually;
 
-/// Enough counters for some to be read from the disk again and again, and a drain that is over at once.
+/// Memory for few enough counters that some are read from disk again and again, and no delay before a drain.
 const FLAGS: [&str; 4] = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
 
-/// What a run is to be.
+/// The parameters of a run.
 struct Plan {
     seed: u64,
-    /// Comes into the names of its counters.
+    /// A part of the names of its counters.
     round: usize,
     kills: usize,
     /// The longest time from a start to the next kill.
     life: Duration,
-    /// How long ids are remembered.
+    /// The horizon of request ids.
     horizon: Duration,
-    /// How long a client waits between two calls at most.
+    /// The longest pause of a client between two calls.
     rest: Duration,
 }
 
-/// What was done.
+/// Counts of what was done.
 #[derive(Default)]
 struct Figures {
     kills: usize,
@@ -99,7 +100,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The folder of a database, which stays there where the test fails.
+/// The folder of a database, which is kept if the test fails.
 struct Data(TempDir);
 
 impl Data {
@@ -117,7 +118,7 @@ impl Drop for Data {
     }
 }
 
-/// Through some kills, everything that was answered is true, and everything that was asked for with an id happens once.
+/// Through some kills, every answer is true, and everything requested with an id happens once.
 #[tokio::test]
 async fn what_was_answered_survives_kill_9() {
     let data = Data::new();
@@ -134,11 +135,11 @@ async fn what_was_answered_survives_kill_9() {
     assert!(figures.late > 0, "no answer was lost: {figures}");
 }
 
-/// The same for long, round after round on one database, where ids are forgotten meanwhile.
+/// The same, round after round for a long time on one database, with ids that are forgotten meanwhile.
 #[tokio::test]
 #[ignore = "make soak runs it"]
 async fn soak() {
-    // Without a time it is one of those tests that `make test` runs in passing.
+    // Without a duration, this is one of the ignored tests that `make test` runs.
     let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
         return;
     };
@@ -172,10 +173,10 @@ fn seed() -> u64 {
     )
 }
 
-/// Lets clients loose on a server, kills it again and again, and checks what has come of it. `stored` is what earlier
-/// runs have left in the database, and then what this one leaves.
+/// Runs clients against a server that is killed again and again, and checks the outcome. `stored` is the state that
+/// earlier runs have left in the database, and afterwards the state that this one leaves.
 async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
-    // Seen where the test fails.
+    // Shown if the test fails.
     eprintln!("SUMD_CRASH_SEED={}", plan.seed);
     let mut rng = Rng::with_seed(plan.seed);
     let horizon = format!("{}s", plan.horizon.as_secs());
@@ -197,7 +198,7 @@ async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
         () = crowd.early() => {}
     }
     context.stop.cancel();
-    // Once more, while they come to their ends; and what is done from here on, no kill disturbs.
+    // One more kill while the clients are finishing. No kill disturbs what follows.
     server.crash_and_restart(&mut rng).await;
     context.audit.cancel();
     let history = crowd.go_home(&mut rng).await;
@@ -222,10 +223,10 @@ async fn run(plan: &Plan, data: &Path, stored: &mut Stored) -> Figures {
     }
 }
 
-/// Kills at random moments, and then lets the clients get on for a while.
+/// Kills at random moments, and lets the clients make progress after each.
 async fn storm(plan: &Plan, server: &mut Server, answered: &AtomicUsize, rng: &mut Rng) {
     for _ in 0..plan.kills {
-        // Short lives are the more likely ones.
+        // Short lives are more likely.
         sleep(plan.life.mul_f64(rng.f64().powi(2))).await;
         server.crash_and_restart(rng).await;
     }

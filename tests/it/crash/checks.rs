@@ -1,4 +1,4 @@
-//! What must be true of a run. Each check gives what it has found wrong.
+//! Properties that every run must have. Each check returns the violations that it finds.
 
 mod order;
 mod reads;
@@ -16,33 +16,33 @@ use super::link::Names;
 use super::operation::Name;
 use order::Lines;
 
-/// Problems of one kind that are told.
+/// Maximum number of reported problems of one kind.
 const TOLD: usize = 5;
 
-/// Values and revisions, by the counters' names.
+/// Values and revisions by counter name.
 pub type Counters = BTreeMap<Name, (i64, i64)>;
 
-/// What a run has left.
+/// The state that a run has left.
 #[derive(Default)]
 pub struct Stored {
     pub counters: Counters,
     pub revision: i64,
 }
 
-/// What is known of a run.
+/// Everything that is known of a run.
 pub struct Facts<'a> {
     names: &'a Names,
     history: &'a History,
-    /// What is stored at the end.
+    /// The state at the end.
     now: &'a Counters,
-    /// What was stored at the beginning.
+    /// The state at the beginning.
     before: &'a Stored,
     horizon: Duration,
-    /// There are several nodes, which hand requests on to each other, and may do so twice.
+    /// There are several nodes, which forward requests to each other, perhaps twice.
     several: bool,
-    /// What became of each counter whose changes are all known by their revisions.
+    /// The states of each counter whose changes all have known revisions.
     lines: Lines,
-    /// What is wrong with that.
+    /// Violations found while deriving these states.
     broken: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The same of a cluster.
+    /// The same facts, of a run with several nodes.
     pub fn of_several_nodes(self) -> Self {
         Self {
             several: true,
@@ -113,7 +113,7 @@ impl<'a> Facts<'a> {
         all
     }
 
-    /// Everything that has a place in the order, or shows one.
+    /// Everything that has a position in the order, or reveals one.
     fn ops(&self) -> Vec<Op> {
         let mut all = self.changes();
         let mut add = |what, span, revision, lead| {
@@ -148,16 +148,16 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Something with a place in the order.
+/// An operation with a position in the order.
 struct Op {
     what: &'static str,
     span: Span,
     revision: i64,
-    /// By how much its revision is at least above those of what was answered before it was asked for.
+    /// How far its revision must at least exceed those of operations that were answered before it was requested.
     lead: Option<i64>,
 }
 
-/// Holds the order of revisions against that of the clock.
+/// Checks the order of revisions against the order in real time.
 fn in_real_time(mut ops: Vec<Op>) -> Vec<String> {
     ops.sort_by_key(|op| op.span.asked);
     let mut answered: Vec<_> = ops.iter().collect();
@@ -183,7 +183,7 @@ fn in_real_time(mut ops: Vec<Op>) -> Vec<String> {
     problems
 }
 
-/// Fails with all that is wrong.
+/// Runs all checks, and fails with everything that they find.
 pub fn all(facts: &Facts<'_>) {
     let mut report = String::new();
     macro_rules! check {
@@ -218,8 +218,8 @@ pub fn all(facts: &Facts<'_>) {
     }
 }
 
-/// Every counter is what the acknowledged changes make it, there are no others, and earlier runs' are as they were. Of
-/// the changes without ids whose outcome is not known, some were made.
+/// Every counter has the value that the acknowledged changes give it, there are no other counters, and those of earlier
+/// runs are unchanged. Of the changes without ids and with unknown outcomes, any subset may have been made.
 fn what_is_stored_is_what_was_acknowledged(facts: &Facts<'_>) -> Vec<String> {
     let mut sums: HashMap<Name, i128> = HashMap::new();
     for change in &facts.history.changes {
@@ -271,7 +271,7 @@ fn what_is_stored_is_what_was_acknowledged(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// Adds changes without ids: those that were made, and those that may have been and are found.
+/// Adds changes without ids: those that were made, and those of unknown outcome that are found.
 fn unnamed(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) -> Vec<String> {
     let mut problems = Vec::new();
     let mut unknown: HashMap<Name, i64> = HashMap::new();
@@ -282,7 +282,7 @@ fn unnamed(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) -> Vec<String> {
         match change.fate {
             UnnamedFate::Applied { value, .. } => {
                 *made += change.delta;
-                // One client has made them one after the other.
+                // The changes are of one client, one after the other.
                 let others = value - *made;
                 if others & !*unknown != 0 {
                     problems.push(format!("{} was {value} after {made}", change.counter));
@@ -302,7 +302,7 @@ fn unnamed(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) -> Vec<String> {
     problems
 }
 
-/// Every change has a revision of its own, above all of earlier runs.
+/// Every change has a revision of its own, above all revisions of earlier runs.
 fn no_revision_is_given_twice(facts: &Facts<'_>) -> Vec<String> {
     let mut changes = facts.changes();
     changes.sort_by_key(|change| change.revision);
@@ -320,13 +320,13 @@ fn no_revision_is_given_twice(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// What began after something else was answered comes after it.
+/// An operation that began after another was answered has the larger revision.
 fn what_began_later_has_the_larger_revision(facts: &Facts<'_>) -> Vec<String> {
     in_real_time(facts.ops())
 }
 
-/// An answer that comes again is the first one, and one that says it has come before was sent more than once. What
-/// is refused as too old is that.
+/// A repeated request gets its first answer, and an answer is marked as replayed only if the request was sent more than
+/// once. A request that is refused as too old is too old.
 fn what_is_sent_again_is_answered_as_it_was_first(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for replay in &facts.history.replays {
@@ -339,7 +339,7 @@ fn what_is_sent_again_is_answered_as_it_was_first(facts: &Facts<'_>) -> Vec<Stri
                 Verdict::Effect { .. } if !again.replayed => "it is not said to be replayed".into(),
                 _ => continue,
             },
-            // The id has the time in whole milliseconds.
+            // The id has its time in whole milliseconds.
             Again::TooOld(age) if *age + Duration::from_millis(2) < facts.horizon => {
                 format!("refused as too old when it was {age:?} old")
             }

@@ -1,4 +1,4 @@
-//! Clients of every kind, at once.
+//! Clients of every kind, running concurrently.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use super::readers::Ends;
 use super::{readers, sessions, writers};
 use crate::support::PATIENCE;
 
-/// What is watched: whole groups, or some counters of one by their names.
+/// The watched counters: whole groups, or some counters of one group by name.
 const WATCHED: [(Option<usize>, &str); 6] = [
     (None, "hot"),
     (None, "some"),
@@ -25,7 +25,7 @@ const WATCHED: [(Option<usize>, &str); 6] = [
     (Some(10), "bank"),
 ];
 
-/// How many clients have no ids.
+/// Number of clients that send no ids.
 const UNNAMED: usize = 6;
 
 pub struct Crowd {
@@ -46,12 +46,12 @@ impl Crowd {
         }
     }
 
-    /// Adds a client, who has to go when told to stop.
+    /// Adds a client, which has to end when told to stop.
     pub fn join(&mut self, client: impl Future<Output = History> + Send + 'static) {
         self.clients.spawn(client);
     }
 
-    /// Fails where somebody goes before being told to.
+    /// Fails if a client ends before it is told to.
     pub async fn early(&mut self) {
         let early = tokio::select! {
             Some(early) = self.clients.join_next() => early,
@@ -61,11 +61,11 @@ impl Crowd {
         panic!("somebody has ended early");
     }
 
-    /// Waits until all have gone, who were told to stop: clients, and then watchers, once they were told of the last
-    /// changes.
+    /// Waits until all have ended after being told to stop: first the clients, then the watchers, once they have
+    /// received the last changes.
     pub async fn go_home(mut self, rng: &mut Rng) -> History {
         let mut history = History::default();
-        // Clients that wait in vain tell what for before that.
+        // Before that, a client that waits in vain fails with the reason.
         let patience = self.context.servers.outage + PATIENCE;
         let mut next = timeout(patience, self.clients.join_next()).await;
         while let Some(done) = next.expect("clients come to their end") {
@@ -96,7 +96,7 @@ impl Crowd {
     }
 }
 
-/// Fails with what a client has failed with.
+/// The history of a client, or its panic.
 fn history_of(done: Result<History, JoinError>) -> History {
     done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
 }

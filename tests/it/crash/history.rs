@@ -1,4 +1,4 @@
-//! What the clients of a run have asked for and been told, and when.
+//! The requests of a run's clients, and the answers, with their times.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use sumd::proto::sum::v1::WatchCountersResponse;
 
 use super::operation::{Add, LimitError, Name, Operation};
 
-/// Time since the run began, by a clock of this process that never goes back.
+/// Time since the start of the run, by a monotonic clock of this process.
 pub type Moment = Duration;
 
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ impl Clock {
         self.0.elapsed()
     }
 
-    /// From then to now.
+    /// The span from `asked` until now.
     pub fn since(self, asked: Moment) -> Span {
         Span {
             asked,
@@ -31,14 +31,14 @@ impl Clock {
     }
 }
 
-/// From the moment when something was asked for first to that of its first answer: it took place in between.
+/// The time from the first request to the first answer; the operation took place within it.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     pub asked: Moment,
     pub answered: Moment,
 }
 
-/// Everything that clients have done.
+/// Everything that the clients have done.
 #[derive(Default)]
 pub struct History {
     pub changes: Vec<Change>,
@@ -61,7 +61,7 @@ impl History {
         self.watches.append(&mut other.watches);
     }
 
-    /// Requests whose answer had been lost, and came when they were sent again.
+    /// Changes whose answer was lost, and came when the request was sent again.
     pub fn late_answers(&self) -> usize {
         let late = |change: &&Change| change.answer.replayed;
         self.changes.iter().filter(late).count()
@@ -72,14 +72,14 @@ impl History {
         self.sessions.iter().map(messages).sum()
     }
 
-    /// Calls that were answered, and messages of sessions.
+    /// Number of calls that were answered, and of sessions' messages.
     pub fn operations(&self) -> usize {
         let calls = self.changes.len() + self.replays.len() + self.unnamed.len();
         calls + self.reads.len() + self.sums.len() + self.messages()
     }
 }
 
-/// A change that was asked for with an id until it was answered.
+/// A change that was requested with an id until it was answered.
 pub struct Change {
     pub operation: Operation,
     pub span: Span,
@@ -91,11 +91,11 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub verdict: Verdict,
-    /// As the answer says. Refusals do not.
+    /// Whether the answer is marked as replayed. Refusals have no such mark.
     pub replayed: bool,
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Effect {
@@ -112,11 +112,11 @@ pub enum Outcome {
         value: i64,
         applied: i64,
     },
-    /// Set or deleted; the value before.
+    /// Set or deleted, with the value before.
     Replaced(i64),
 }
 
-/// A request that was sent again although it had been answered.
+/// A request that was sent again after it had been answered.
 pub struct Replay {
     pub operation: Operation,
     pub first: Verdict,
@@ -125,13 +125,13 @@ pub struct Replay {
 
 pub enum Again {
     Answered(Answer),
-    /// It is refused, for it is older than what is remembered: this old.
+    /// Refused as too old, with the age of the id.
     TooOld(Duration),
     /// It had other contents, and was refused for that.
     Forged,
     /// It had other contents, and was answered.
     Confused(Answer),
-    /// It had the same contents, and was refused as if it had others.
+    /// It had the same contents, and was refused as if they were different.
     Mistaken,
 }
 
@@ -153,22 +153,22 @@ pub enum UnnamedFate {
     Unknown,
 }
 
-/// What a client has recorded in its sessions, one after the other.
+/// The records of a client in its sessions, one session after the other.
 #[derive(Default)]
 pub struct Recorded {
     pub who: usize,
     /// Numbered from 1, through all sessions.
     pub messages: Vec<Message>,
     pub acknowledgements: Vec<Acknowledgement>,
-    /// By the message's number and the increment's index.
+    /// By message number and index of the increment.
     pub failures: BTreeMap<(usize, usize), LimitError>,
-    /// Failures that were told twice, and not as before.
+    /// Failures that were reported again differently.
     pub contradictions: Vec<String>,
 }
 
 pub struct Message {
     pub increments: Vec<Add>,
-    /// When it was first sent.
+    /// The time when it was first sent.
     pub sent: Option<Moment>,
 }
 
@@ -176,16 +176,16 @@ pub struct Acknowledgement {
     pub at: Moment,
     pub number: usize,
     pub revision: i64,
-    /// The revision is this message's own, and not a later one. The contract leaves that open; the server does so for
-    /// messages that it has applied just now.
+    /// The revision is that of this message, and not a later one. The contract leaves this open; the server does so for
+    /// messages that it has just applied.
     pub exact: bool,
 }
 
-/// Counters that were read at once.
+/// Counters that were read in one request.
 pub struct Read {
     pub span: Span,
     pub counters: Vec<CatchUp>,
-    /// They are of one group.
+    /// Whether they are all of one group.
     pub together: bool,
 }
 
@@ -203,7 +203,7 @@ pub struct Sum {
     pub revision: i64,
 }
 
-/// What a watcher was told, over all its streams.
+/// The answers to a watcher, over all its streams.
 pub struct Watched {
     pub wanted: Wanted,
     pub told: Vec<Told>,

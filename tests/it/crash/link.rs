@@ -1,4 +1,4 @@
-//! A client's way to the server, or to one of several, made anew whenever it breaks.
+//! A client's connection to the server, or to one of several, made again whenever it breaks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,48 +17,48 @@ use super::history::{Answer, Clock, Span, Verdict};
 use super::operation::{Client, LimitError, Name, Operation};
 use crate::support::PATIENCE;
 
-/// How long a connection may be silent, if there are other servers.
+/// Maximum silence of a connection, if there are other servers.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How many attempts are told of.
+/// Number of attempts that are reported.
 const TOLD: usize = 32;
 
-/// What the clients of a run have in common.
+/// The state that the clients of a run share.
 #[derive(Clone)]
 pub struct Context {
     pub servers: Servers,
     pub clock: Clock,
     pub names: Names,
-    /// Changes that were answered so far.
+    /// Number of changes answered so far.
     pub answered: Arc<AtomicUsize>,
-    /// How long a client waits between two calls at most: it leaves time for others on the machine.
+    /// The longest pause of a client between two calls, which leaves time to other processes on the machine.
     pub rest: Duration,
-    /// How long ids are remembered.
+    /// The horizon of request ids.
     pub horizon: Duration,
-    /// Nothing new is begun any more.
+    /// Cancelled when clients begin nothing new.
     pub stop: CancellationToken,
-    /// The server has started for the last time.
+    /// Cancelled when the server has started for the last time.
     pub audit: CancellationToken,
 }
 
-/// What clients know of those whom they ask.
+/// The servers that clients use.
 #[derive(Clone)]
 pub struct Servers {
-    /// Any of them will do.
+    /// The addresses of all servers; any will do.
     pub addresses: Arc<[Arc<str>]>,
-    /// The deadlines of calls, of which each client has one; after it the client asks another server. Empty if there is only one
-    /// server, which has to answer.
+    /// The deadlines of calls, one for each client; after it, the client asks another server. Empty if there is only
+    /// one server, which has to answer.
     pub deadlines: &'static [Duration],
-    /// How long it may take at the worst until a change is answered.
+    /// The longest time until a change is answered.
     pub outage: Duration,
-    /// All counters are in one lane, so that a message is applied at one revision.
+    /// All counters are in one lane, so a message is applied at one revision.
     pub one_lane: bool,
-    /// Clients take an unknown outcome for NOT_APPLIED, which is a mistake to be found.
+    /// An injected mistake: clients take an unknown outcome for NOT_APPLIED.
     pub guesses: bool,
 }
 
 impl Servers {
-    /// A server that has no other beside it.
+    /// A single server.
     pub fn one(address: &str) -> Self {
         Self {
             addresses: [address.into()].into(),
@@ -70,7 +70,7 @@ impl Servers {
     }
 }
 
-/// Waits for an answer that is due. Where there is a deadline it may stay out, and has to come elsewhere.
+/// Waits for an answer that is due. With a deadline, it may fail to come, and has to come from another server.
 pub async fn in_time<T>(
     deadline: Option<Duration>,
     answer: impl Future<Output = Result<T, Status>>,
@@ -85,7 +85,7 @@ pub async fn in_time<T>(
     }
 }
 
-/// The names of a run's counters: several runs have one database.
+/// The names of a run's counters. They are distinct, because several runs use one database.
 #[derive(Clone)]
 pub struct Names(pub Arc<str>);
 
@@ -104,13 +104,13 @@ pub struct Link {
     pub rng: Rng,
     deadline: Option<Duration>,
     client: Option<Client>,
-    /// Which of the servers is asked.
+    /// The index of the server in use.
     at: usize,
-    /// How the last attempts have ended that were not answered well: it is told where one after the other is not.
+    /// The last failed attempts. They are reported if one keeps failing.
     tried: VecDeque<Attempt>,
 }
 
-/// An attempt that was not answered well.
+/// A failed attempt.
 #[derive(Debug)]
 #[expect(dead_code, reason = "it is only shown")]
 struct Attempt {
@@ -126,12 +126,12 @@ pub struct Asked {
     pub answer: Answer,
 }
 
-/// What an attempt that was not answered well has led to.
+/// The consequence of a failed attempt.
 #[derive(Debug)]
 pub enum Fate {
-    /// By a limit: this is an answer, too.
+    /// By a limit, which is an answer.
     Rejection(Verdict),
-    /// Nothing was changed, by this attempt.
+    /// This attempt has changed nothing.
     NotApplied,
     Unknown,
     TooOld,
@@ -152,7 +152,7 @@ impl Link {
         }
     }
 
-    /// Goes to some server, if there are several, by a new connection.
+    /// Connects anew, to a random server if there are several.
     pub fn turn(&mut self) {
         if self.context.servers.addresses.len() > 1 {
             self.at = self.rng.usize(..self.context.servers.addresses.len());
@@ -168,17 +168,17 @@ impl Link {
         self.context.stop.is_cancelled()
     }
 
-    /// Waits between two calls.
+    /// Pauses between two calls.
     pub async fn rest(&mut self) {
         self.think(self.context.rest).await;
     }
 
-    /// Waits for a random time.
+    /// Pauses for a random time.
     pub async fn think(&mut self, at_most: Duration) {
         sleep(at_most.mul_f64(self.rng.f64())).await;
     }
 
-    /// A connection; waits for the server as long as there is none.
+    /// The connection; waits while there is no server.
     pub async fn client(&mut self) -> &mut Client {
         if self.client.is_none() {
             let connected = timeout(self.context.servers.outage, self.connect()).await;
@@ -192,8 +192,8 @@ impl Link {
             let uri = format!("http://{}", self.context.servers.addresses[self.at]);
             let mut endpoint = Endpoint::from_shared(uri).expect("an address is a URI");
             if self.deadline.is_some() {
-                // A stream on which nothing is due would not see that its server has gone without a word; and who waits for
-                // long waits for servers that are there.
+                // Without keepalives, a stream on which nothing is due would not notice that its server is gone, and a
+                // client with a long deadline would wait for that server.
                 endpoint = endpoint
                     .connect_timeout(SILENCE)
                     .http2_keep_alive_interval(SILENCE / 2)
@@ -208,11 +208,11 @@ impl Link {
         }
     }
 
-    /// What to do after an error: the connection is not used again if it was that.
+    /// The consequence of an error. The connection is dropped if it caused the error.
     pub fn judge(&mut self, status: &Status) -> Fate {
         self.note(format!("{:?}: {}", status.code(), status.message()));
         let Some(info) = status.get_details_error_info() else {
-            // Not from the server, but from the transport.
+            // The error is of the transport, not of the server.
             let transport = [
                 Code::Unavailable,
                 Code::Unknown,
@@ -256,7 +256,7 @@ impl Link {
         }
     }
 
-    /// The same after what can be asked again: nothing may have refused it.
+    /// Like [`Self::judge`], for requests that can be repeated: they must not have been refused.
     pub fn excuse(&mut self, status: &Status) {
         let fate = self.judge(status);
         if !matches!(fate, Fate::Unknown | Fate::NotApplied) {
@@ -264,7 +264,7 @@ impl Link {
         }
     }
 
-    /// Asks once. Now and then it does not wait for the answer, as clients with short deadlines do.
+    /// Sends one request. Sometimes it does not wait for the answer, like clients with short deadlines.
     pub async fn attempt(&mut self, operation: &Operation, id: &str) -> Result<Answer, Fate> {
         let answer = self.try_once(operation, id).await;
         match answer {
@@ -294,10 +294,10 @@ impl Link {
             .map_err(|status| self.judge(&status))
     }
 
-    /// Asks until there is an answer, always for the same; also when the server is killed meanwhile.
+    /// Repeats a request until it is answered, even if the server is killed meanwhile.
     ///
     /// # Panics
-    /// Where that takes too long.
+    /// Panics if that takes too long.
     pub async fn insist(&mut self, operation: &Operation, id: &str) -> Result<Asked, Fate> {
         let outage = self.context.servers.outage;
         let answered = timeout(outage, self.ask_on(operation, id)).await;

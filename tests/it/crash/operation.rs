@@ -1,4 +1,4 @@
-//! What clients ask for, and what the contract says must become of it.
+//! The operations of clients, and their outcomes by the contract.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub enum Operation {
     Delete(Name),
 }
 
-/// Why an increment was not made.
+/// The reason why an increment was refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitError {
     pub reason: String,
@@ -73,7 +73,8 @@ impl Add {
         }
     }
 
-    /// The value after it, or why it is not made: written from the contract, and not as the server does it.
+    /// The value after the increment, or the reason for its refusal. This is written from the contract, not from the
+    /// server's code.
     pub fn onto(&self, value: i64) -> Result<i64, LimitError> {
         let refused = |reason: &str, min, max| {
             Err(LimitError {
@@ -97,7 +98,8 @@ impl Add {
         let least = i128::from(self.min.unwrap_or(i64::MIN));
         let most = i128::from(self.max.unwrap_or(i64::MAX));
         let number = |value: i128| Ok(i64::try_from(value).expect("it is within limits"));
-        // Upwards only the upper limit stops it, and downwards the lower: a value beyond a limit may come back.
+        // An increment is stopped by the upper limit only upwards, and by the lower limit only downwards: a value
+        // beyond a limit may return.
         let stopped = match self.delta {
             ..0 => wanted < least,
             0 => false,
@@ -140,7 +142,7 @@ impl Add {
 }
 
 impl Operation {
-    /// Its increments, where it has any.
+    /// Its increments, if it has any.
     pub fn increments(&self) -> &[Add] {
         match self {
             Self::Increment(add) => std::slice::from_ref(add),
@@ -149,7 +151,7 @@ impl Operation {
         }
     }
 
-    /// The same with other contents.
+    /// The same operation with other contents.
     pub fn forged(&self) -> Self {
         match self.clone() {
             Self::Increment(mut add) => {
@@ -165,7 +167,7 @@ impl Operation {
         }
     }
 
-    /// Asks for it once, with an id or with an empty one.
+    /// Sends it once, with an id or with an empty one.
     pub async fn send(&self, client: &mut Client, id: &str) -> Result<Answer, Status> {
         let request_id = id.to_owned();
         Ok(match self {

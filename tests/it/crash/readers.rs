@@ -18,10 +18,10 @@ use super::sessions::TALLIES;
 use super::writers::{BANK, EDGE, HOT, REPLACED, SOME};
 use crate::support::soon;
 
-/// How many clients read.
+/// Number of clients that read.
 pub const READERS: usize = 5;
 
-/// Groups that are read, and how many counters they have.
+/// The groups that are read, with their numbers of counters.
 const READ: [(&str, usize); 6] = [
     ("hot", HOT),
     ("some", SOME),
@@ -31,7 +31,7 @@ const READ: [(&str, usize); 6] = [
     ("tally", TALLIES),
 ];
 
-/// Groups of which every change is known with its revision, and whose sum fits int64.
+/// Groups whose changes all have known revisions, and whose sum fits int64.
 const SUMMED: [&str; 4] = ["hot", "some", "bank", "replaced"];
 
 fn seen(counter: Counter) -> CatchUp {
@@ -42,7 +42,7 @@ fn seen(counter: Counter) -> CatchUp {
     }
 }
 
-/// Reads one thing after the other. A read that fails tells nothing.
+/// Makes one read after the other. A failed read is not recorded.
 pub async fn read(mut link: Link) -> History {
     let mut history = History::default();
     while !link.stopped() {
@@ -112,7 +112,7 @@ async fn read_once(link: &mut Link, history: &mut History) -> Result<(), Status>
     Ok(())
 }
 
-/// Everything that there is.
+/// All counters of the server.
 pub async fn all(client: &mut Client) -> Counters {
     let listed = list(client).await.into_iter();
     listed
@@ -120,7 +120,7 @@ pub async fn all(client: &mut Client) -> Counters {
         .collect()
 }
 
-/// The same page after page.
+/// All counters, listed page by page.
 async fn list(client: &mut Client) -> Vec<CatchUp> {
     let mut all = Vec::new();
     let mut page_token = String::new();
@@ -143,17 +143,17 @@ async fn list(client: &mut Client) -> Vec<CatchUp> {
 /// The last changes of some counters, once they are made.
 pub type Ends = watch::Receiver<HashMap<Name, i64>>;
 
-/// Watches until it is told of everything up to the last change of `end`, from stream to stream.
+/// Watches, over several streams, until everything up to the last change of `end` has arrived.
 pub async fn watch(mut link: Link, wanted: Wanted, end: Name, mut ends: Ends) -> History {
     let mut told = Vec::new();
     for stream in 0.. {
         if link.rng.u8(..) < 80 {
-            // Long enough for the server to have forgotten, by a restart, what it had told last.
+            // Long enough for the server to be restarted and to have forgotten what it sent last.
             link.think(Duration::from_secs(1)).await;
         }
         match watch_once(&mut link, stream, &wanted, &end, &mut ends, &mut told).await {
             Ok(true) => break,
-            // Another server knows where to go on from, too.
+            // Another server can resume the watch, too.
             Ok(false) => link.turn(),
             Err(status) => {
                 link.excuse(&status);
@@ -167,7 +167,7 @@ pub async fn watch(mut link: Link, wanted: Wanted, end: Name, mut ends: Ends) ->
     }
 }
 
-/// Whether the end was reached; now and then it goes before.
+/// Runs one stream, and sometimes leaves early. Returns whether the end was reached.
 async fn watch_once(
     link: &mut Link,
     stream: u32,

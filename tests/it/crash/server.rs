@@ -15,7 +15,7 @@ pub struct Server {
     data: PathBuf,
     flags: Vec<String>,
     pub kills: usize,
-    /// How often `sumd check` has looked.
+    /// How often `sumd check` was run.
     pub checks: usize,
 }
 
@@ -37,10 +37,10 @@ impl Server {
         &self.process.address
     }
 
-    /// Kills it, in one way or another, and starts it again at the same address.
+    /// Kills it in one of several ways, and starts it again at the same address.
     pub async fn crash_and_restart(&mut self, rng: &mut Rng) {
         if rng.u8(..8) == 0 {
-            // Also where it is about to end well.
+            // Also while it is shutting down.
             self.process.signal("TERM");
             sleep(Duration::from_micros(rng.u64(..30_000))).await;
         }
@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    /// Lets it end well, and looks at what it leaves.
+    /// Stops it with SIGTERM, and checks the data that it leaves.
     pub async fn stop(&mut self) {
         self.process.signal("TERM");
         let exit = self.process.exit().await;
@@ -77,7 +77,7 @@ impl Server {
         self.check().await;
     }
 
-    /// `sumd check` finds nothing, whether the server is there or not.
+    /// `sumd check` finds no problem, whether the server is running or not.
     pub async fn check(&mut self) {
         let data = self.data.display().to_string();
         let found = run(&["check", "--data-dir", &data]).await;

@@ -1,4 +1,4 @@
-//! The one order of all changes, and the states that counters go through in it.
+//! The one order of all changes, and the states of counters in that order.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -9,12 +9,12 @@ use crate::crash::operation::{Name, Operation};
 
 pub type Lines = HashMap<Name, Line>;
 
-/// All states that a counter has had, from that of never having been.
+/// All states of a counter, beginning with its absence.
 pub struct Line {
     pub states: Vec<State>,
-    /// When changes were answered, and the newest state of those answered until then.
+    /// When changes were answered, each with the newest state of the changes answered until then.
     answered: Vec<(Moment, usize)>,
-    /// When changes were asked for, and the oldest state of those asked for from then on.
+    /// When changes were requested, each with the oldest state of the changes requested from then on.
     asked: Vec<(Moment, usize)>,
 }
 
@@ -22,7 +22,7 @@ pub struct Line {
 pub struct State {
     pub revision: i64,
     pub value: Option<i64>,
-    /// Of the change that has led to it.
+    /// The span of the change that led to it.
     pub span: Span,
 }
 
@@ -68,8 +68,8 @@ impl Line {
         }
     }
 
-    /// The states that the counter may have had within a span: not older than what was answered before it, nor newer
-    /// than what was asked for in it.
+    /// The states that the counter may have had within a span: none older than a change that was answered before it,
+    /// and none newer than a change that was requested within it.
     pub fn possible(&self, span: Span) -> RangeInclusive<usize> {
         let before = self.answered.partition_point(|(at, _)| *at < span.asked);
         let first = before.checked_sub(1).map_or(0, |at| self.answered[at].1);
@@ -78,7 +78,7 @@ impl Line {
         first..=later.saturating_sub(1)
     }
 
-    /// The state of a revision.
+    /// The state with this revision.
     pub fn find(&self, revision: i64) -> Option<usize> {
         let found = self
             .states
@@ -86,7 +86,7 @@ impl Line {
         found.ok()
     }
 
-    /// The state right after a revision.
+    /// The state right after this revision.
     pub fn at(&self, revision: i64) -> usize {
         let later = self
             .states
@@ -94,15 +94,15 @@ impl Line {
         later - 1
     }
 
-    /// The revision that has ended a state.
+    /// The revision that ended a state.
     pub fn end(&self, state: usize) -> i64 {
         let next = self.states.get(state + 1);
         next.map_or(i64::MAX, |next| next.revision)
     }
 }
 
-/// Each counter's states in the order of revisions, and where an answer does not follow from those before it. Counters
-/// with this prefix have changes of which the revision is not known.
+/// Each counter's states in the order of revisions, and the answers that do not follow from those before. The prefix
+/// `unknown` is of counters with changes of unknown revisions.
 pub fn lines(history: &History, unknown: &str) -> (Lines, Vec<String>) {
     let mut done = Vec::new();
     for change in &history.changes {
@@ -123,7 +123,7 @@ pub fn lines(history: &History, unknown: &str) -> (Lines, Vec<String>) {
     (lines, problems)
 }
 
-/// Makes a change, and compares its answer. Where it is another one, the answer is what goes on.
+/// Applies a change, and compares its answer. If they differ, the answer is used from there on.
 fn follow(
     lines: &mut Lines,
     revision: i64,
@@ -148,7 +148,7 @@ fn follow(
             span,
         };
         if before.revision == revision {
-            // A batch may change a counter several times, at once.
+            // A batch may change a counter several times at one revision.
             *line.states.last_mut().expect("it was found just now") = state;
         } else if before.value.is_some() || value.is_some() {
             line.states.push(state);
@@ -182,8 +182,8 @@ fn follow(
     }
 }
 
-/// Sorted by revision, each answer is what the contract makes of the one before: values, what was applied of a delta,
-/// limits, previous values, and all of a batch at its one revision.
+/// In the order of revisions, each answer follows from the one before by the contract: values, applied deltas, limits,
+/// previous values, and all changes of a batch at its one revision.
 pub fn answers_follow_from_one_another(facts: &Facts<'_>) -> Vec<String> {
     facts.broken.clone()
 }

@@ -1,4 +1,4 @@
-//! What was read, against the states that there were.
+//! Reads, checked against the states that there were.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use super::{Facts, Op, in_real_time};
 use crate::crash::history::{CatchUp, Read, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 
-/// The state of a counter that was seen, if there was any such within the span.
+/// The state of a counter that was read, if it had that state within the span.
 fn state(line: &Line, seen: &CatchUp, span: Span) -> Option<usize> {
     let mut possible = line.possible(span);
     if seen.revision == 0 {
@@ -20,7 +20,7 @@ fn state(line: &Line, seen: &CatchUp, span: Span) -> Option<usize> {
     (line.states[found].value == Some(seen.value)).then_some(found)
 }
 
-/// The counters of a read of which all states are known.
+/// The counters of a read whose states are all known.
 fn known<'a>(
     facts: &'a Facts<'_>,
     read: &'a Read,
@@ -30,8 +30,8 @@ fn known<'a>(
     known.map(|seen| (seen, facts.lines.get(&seen.counter)))
 }
 
-/// A counter that was read was so at some moment of the read: not older than what was answered before it began, not
-/// newer than what was asked for before it ended.
+/// A read shows a state that the counter had during the read: none older than a change that was answered before the
+/// read began, and none newer than a change that was requested before it ended.
 pub fn reads_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for read in &facts.history.reads {
@@ -56,13 +56,13 @@ pub fn reads_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// There was a moment at which all counters of one group were as they were read together.
+/// All counters of one group that were read together were in those states at one moment.
 pub fn reads_of_a_group_saw_one_moment(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for read in facts.history.reads.iter().filter(|read| read.together) {
         let (mut from, mut to) = (0, i64::MAX);
         for (seen, line) in known(facts, read) {
-            // One that is not there may have been absent several times meanwhile.
+            // A counter that is absent may have been so several times meanwhile.
             if let Some(line) = line.filter(|_| seen.revision > 0)
                 && let Some(state) = line.find(seen.revision)
             {
@@ -80,7 +80,7 @@ pub fn reads_of_a_group_saw_one_moment(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// A read that began after another was answered saw nothing older.
+/// A read that began after another was answered shows nothing older.
 pub fn reads_do_not_go_back(facts: &Facts<'_>) -> Vec<String> {
     let mut by_counter: HashMap<&Name, Vec<Op>> = HashMap::new();
     for read in &facts.history.reads {
@@ -96,7 +96,7 @@ pub fn reads_do_not_go_back(facts: &Facts<'_>) -> Vec<String> {
     by_counter.into_values().flat_map(in_real_time).collect()
 }
 
-/// An increment that was refused by a limit would have passed it, from some state that the counter had meanwhile.
+/// An increment that a limit refused would have passed it from some state that the counter had meanwhile.
 pub fn refusals_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for change in &facts.history.changes {
@@ -129,10 +129,10 @@ pub fn refusals_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// A sum has every change up to its revision, and none after.
+/// A sum contains every change up to its revision, and no later one.
 pub fn sums_are_those_of_their_revision(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
-    // By prefix: after each revision, the sum and how many counters there were.
+    // By prefix: after each revision, the sum and the number of counters.
     let mut known: HashMap<&str, Vec<(i64, i128, i64)>> = HashMap::new();
     for sum in &facts.history.sums {
         let known = known

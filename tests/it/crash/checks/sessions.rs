@@ -1,4 +1,4 @@
-//! What sessions have recorded, against what it should have led to.
+//! Recorded messages of sessions, checked against their effects.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::crash::operation::{LimitError, Name};
 use crate::crash::sessions::RECORDERS;
 
 impl Recorded {
-    /// From when a message was first sent to when it was acknowledged.
+    /// The span from the first sending of a message to its acknowledgement.
     pub fn span(&self, known: &Acknowledgement) -> Span {
         let message = &self.messages[known.number - 1];
         Span {
@@ -17,7 +17,8 @@ impl Recorded {
         }
     }
 
-    /// The counters of this client alone, and the increments that fail, as the order of the messages makes them.
+    /// The values of this client's own counters, and the increments that fail, as they follow from the order of the
+    /// messages.
     fn replay(&self) -> (HashMap<Name, i64>, BTreeMap<(usize, usize), LimitError>) {
         let (mut values, mut failures) = (HashMap::new(), BTreeMap::new());
         for (number, message) in (1..).zip(&self.messages) {
@@ -33,7 +34,7 @@ impl Recorded {
     }
 }
 
-/// Adds what the messages of all sessions have added.
+/// Adds the increments of all sessions' messages.
 pub fn add_up(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) {
     for session in &facts.history.sessions {
         for (counter, value) in session.replay().0 {
@@ -42,8 +43,8 @@ pub fn add_up(facts: &Facts<'_>, sums: &mut HashMap<Name, i128>) {
     }
 }
 
-/// Every message is acknowledged; just those increments were told to have failed that fail in the order of the messages,
-/// with the values that they found; and each failure was told the same way whenever it was told.
+/// Every message is acknowledged. Exactly those increments are reported as failed that fail in the order of the
+/// messages, with the values that they found. A failure that is reported again is the same.
 pub fn messages_are_counted_once_and_in_their_order(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     assert_eq!(facts.history.sessions.len(), RECORDERS);

@@ -1,4 +1,4 @@
-//! Tallies: numbers in which calls and sessions count side by side, and from which each one's part can be read.
+//! Tallies: counters that calls and sessions both add to, and from which the part of each can be read.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::crash::history::{CatchUp, Moment, Outcome, Recorded, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 use crate::crash::sessions::{RECORDERS, TALLIES, TALLY_BITS, UNIT};
 
-/// A tally that was seen: by a call that changed it, a read or a watcher.
+/// A tally as seen at some time: by a call that changed it, a read or a watcher.
 struct Glimpse {
     span: Span,
     revision: i64,
@@ -65,18 +65,18 @@ fn calls<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (Span, i64, &'a Add, 
     })
 }
 
-/// How many of a client's messages are in a tally.
+/// The number of a client's messages in a tally.
 fn count(value: i64, who: usize) -> usize {
     let bits = value >> (TALLY_BITS * who);
     usize::try_from(bits & ((1 << TALLY_BITS) - 1)).expect("it is masked")
 }
 
-/// How many of the messages up to this one are in a tally.
+/// The number of messages up to `number` that belong to a tally.
 fn share(at: usize, number: usize) -> usize {
     (number + TALLIES - at) / TALLIES - usize::from(at == 0)
 }
 
-/// By some key, the largest number that has come with it or with a lower one.
+/// By key, the largest number with that key or a lower one.
 struct Largest<K>(Vec<(K, usize)>);
 
 impl<K: Ord + Copy> Largest<K> {
@@ -91,19 +91,19 @@ impl<K: Ord + Copy> Largest<K> {
         Self(all)
     }
 
-    /// The largest number of those with such keys, which are the lowest.
+    /// The largest number with a key for which `such` is true; `such` must be true of the lowest keys only.
     fn among(&self, such: impl Fn(K) -> bool) -> usize {
         let end = self.0.partition_point(|(key, _)| such(*key));
         end.checked_sub(1).map_or(0, |last| self.0[last].1)
     }
 }
 
-/// What is known of when a client's messages took place.
+/// The known times and revisions of a client's messages.
 struct Places<'a> {
     session: &'a Recorded,
     answered: Largest<Moment>,
     revisions: Largest<i64>,
-    /// By their own revisions, in falling order: how many messages are not among those before.
+    /// By own revision, in falling order: the number of messages that are not before the one with it.
     exact: Largest<std::cmp::Reverse<i64>>,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// What is wrong with a tally's part of this client.
+    /// The violation in this client's part of a tally, if there is one.
     fn check(&self, at: usize, glimpse: &Glimpse) -> Option<String> {
         let answered = self.answered.among(|at| at < glimpse.span.asked);
         let placed = self.revisions.among(|at| at <= glimpse.revision);
@@ -140,8 +140,9 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Whenever a tally was seen, it had the calls up to its revision, and of each client the messages up to some one: all
-/// that were acknowledged by then, none that was not sent, and never fewer than at a lower revision.
+/// Whenever a tally was seen, it had all calls up to its revision, and a prefix of each client's messages. The prefix
+/// contains all messages that were acknowledged by then, none that was not sent, and never fewer than at a lower
+/// revision.
 pub fn tallies_show_a_prefix_of_each_session(facts: &Facts<'_>) -> Vec<String> {
     let places: Vec<_> = facts.history.sessions.iter().map(Places::of).collect();
     let mut glimpses = glimpses(facts);

@@ -1,4 +1,4 @@
-//! What watchers were told, against the states that there were.
+//! Answers to watchers, checked against the states that there were.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::crash::operation::Name;
 /// Values and revisions of the counters that a watcher knows.
 type View = BTreeMap<String, (i64, i64)>;
 
-/// Takes an answer in.
+/// Applies an answer.
 fn update(view: &mut View, told: &Told) {
     if told.answer.restarted {
         view.clear();
     }
     for counter in &told.answer.counters {
-        // A counter that is watched by its name may be told to be none.
+        // A counter that is watched by name may be reported as absent.
         if counter.revision == 0 {
             view.remove(&counter.name);
         } else {
@@ -27,8 +27,8 @@ fn update(view: &mut View, told: &Told) {
     }
 }
 
-/// In a stream no counter goes back; each is told as it was after some change that was asked for by then; an answer's
-/// revision means that every change up to it was told; and the state is complete once.
+/// Within a stream no counter goes back. Each reported state follows a change that was requested by then. An answer's
+/// revision means that every change up to it was reported. The state becomes complete once.
 pub fn watchers_do_not_go_back_and_miss_nothing(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for watch in &facts.history.watches {
@@ -36,7 +36,7 @@ pub fn watchers_do_not_go_back_and_miss_nothing(facts: &Facts<'_>) -> Vec<String
         let changes = changes(facts, watch);
         let mut due = changes.iter().peekable();
         let (mut stream, mut synced, mut reached) = (u32::MAX, false, 0);
-        // What the stream has told of each counter.
+        // The stream's last revision of each counter.
         let mut last: BTreeMap<&str, i64> = BTreeMap::new();
         for told in &watch.told {
             if told.stream != stream {
@@ -44,13 +44,13 @@ pub fn watchers_do_not_go_back_and_miss_nothing(facts: &Facts<'_>) -> Vec<String
                 (synced, reached) = (false, 0);
                 last.clear();
             }
-            // The state begins anew, and is complete anew: until then a stream that breaks has nothing to resume from.
+            // The state starts over, and is complete anew: a stream that breaks before that has nothing to resume from.
             if told.answer.restarted {
                 (synced, reached) = (false, 0);
             }
             for counter in &told.answer.counters {
                 let before = last.insert(&counter.name, counter.revision).unwrap_or(0);
-                // One that is none now has no revision to compare.
+                // An absent counter has no revision to compare.
                 if counter.revision < before && counter.revision > 0 {
                     problems.push(format!("{counter:?} came after revision {before}"));
                 }
@@ -86,7 +86,7 @@ pub fn watchers_do_not_go_back_and_miss_nothing(facts: &Facts<'_>) -> Vec<String
     problems
 }
 
-/// The changes of what is watched, in their order.
+/// The changes of watched counters, in order.
 fn changes<'a>(facts: &'a Facts<'_>, watch: &Watched) -> Vec<(i64, &'a Name)> {
     let mut all = Vec::new();
     for (counter, line) in facts
@@ -104,7 +104,7 @@ fn changes<'a>(facts: &'a Facts<'_>, watch: &Watched) -> Vec<(i64, &'a Name)> {
     all
 }
 
-/// Counters that were told and never so, or not yet.
+/// Reported states that a counter never had, or not yet.
 fn untrue(facts: &Facts<'_>, told: &Told) -> Vec<String> {
     let mut problems = Vec::new();
     for counter in &told.answer.counters {
@@ -125,7 +125,7 @@ fn untrue(facts: &Facts<'_>, told: &Told) -> Vec<String> {
     problems
 }
 
-/// Whether the view has missed what has become of a counter up to a revision: it has neither that nor a later state.
+/// Whether the view lacks the state of a counter at a revision, and every later one.
 fn missed(
     facts: &Facts<'_>,
     view: &View,
@@ -145,7 +145,7 @@ fn missed(
     (!right).then(|| format!("{counter} was told as {known:?}, after {:?}", states[0]))
 }
 
-/// At last, a watcher knows what is stored.
+/// In the end, each watcher has the stored state.
 pub fn watchers_end_at_the_truth(facts: &Facts<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for watch in &facts.history.watches {
@@ -166,7 +166,7 @@ pub fn watchers_end_at_the_truth(facts: &Facts<'_>) -> Vec<String> {
     problems
 }
 
-/// The tallies that watchers were told of, and when.
+/// The tallies that watchers were sent, each with its answer.
 pub fn tallies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Told, CatchUp)> {
     let told = facts.history.watches.iter().flat_map(|watch| &watch.told);
     told.flat_map(|told| {
