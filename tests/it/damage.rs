@@ -1,5 +1,5 @@
-//! Data that is in use, foreign, newer, damaged or without room: never a wrong answer, always a clear one. And the tools
-//! that copy and check it.
+//! Data that are in use, foreign, too new or damaged, or a disk that is full: never a wrong answer, always a clear
+//! error. And the commands that copy and check data.
 
 mod clock;
 pub mod disk;
@@ -45,7 +45,7 @@ impl Data {
         Process::serve(&["--data-dir", self.folder()]).await
     }
 
-    /// Makes a counter in it, and stops.
+    /// Creates counters in it, and stops the server.
     async fn fill(&self) {
         let mut server = self.serve().await;
         let mut client = client(&server).await;
@@ -56,7 +56,7 @@ impl Data {
         assert!(server.exit().await.success());
     }
 
-    /// Changes it behind sumd's back.
+    /// Changes the database without sumd.
     fn tamper(&self, sql: &str) {
         let connection = Connection::open(self.database()).expect("a database");
         connection.execute_batch(sql).expect("it can be changed");
@@ -87,7 +87,7 @@ async fn sumd(args: &[&str]) -> Output {
     soon(output).await.expect("the program is built")
 }
 
-/// What it said where it could not do its work.
+/// The error message of a command that must fail.
 async fn fails(args: &[&str]) -> String {
     let output = sumd(args).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -135,7 +135,7 @@ async fn a_newer_format_is_refused() {
     assert!(problem.contains("99"), "{problem}");
 }
 
-/// What an older sumd has written is brought up to date by serving it, or by restoring it elsewhere, and nothing is lost.
+/// Data of an older sumd are migrated when they are served or restored elsewhere, and nothing is lost.
 #[tokio::test]
 async fn an_older_format_is_brought_up_to_date() {
     let data = Data::new();
@@ -167,7 +167,7 @@ async fn an_older_format_is_brought_up_to_date() {
     }
 }
 
-/// The log of what has changed decides what counters are: where it is damaged there is no start.
+/// The log of changes decides the values of counters, so a server does not start if it is damaged.
 #[tokio::test]
 async fn a_damaged_log_is_no_start() {
     let data = Data::new();
@@ -185,7 +185,7 @@ async fn a_damaged_log_is_no_start() {
     );
 }
 
-/// A counter whose row is damaged is not answered with, by any method, and the others are.
+/// No method answers with a counter whose row is damaged, while all other counters are served.
 #[tokio::test]
 async fn a_damaged_row_is_an_error_and_no_answer() {
     let data = Data::new();
@@ -212,7 +212,7 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     let status = soon(client.sum_counters(all)).await.expect_err("damaged");
     assert_eq!(reason(&status).0, "COUNTER_DAMAGED");
 
-    // Nothing is counted on top of it, and others are counted on, those that wait beside it too.
+    // The damaged counter accepts no increments. Others do, even those in the same batch.
     let increments = ["acme/b", "acme/a"].repeat(20).into_iter().map(|name| {
         let mut client = client.clone();
         async move { (name, increment(&mut client, name).await) }
@@ -249,7 +249,7 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     );
 }
 
-/// What is remembered decides what counts twice: where it is damaged there is no start.
+/// The remembered ids decide what counts twice, so a server does not start if they are damaged.
 #[tokio::test]
 async fn damaged_memory_of_ids_is_no_start() {
     let data = Data::new();
@@ -267,7 +267,8 @@ async fn damaged_memory_of_ids_is_no_start() {
     }
 }
 
-/// A clock that was ahead has made ids too old that are not. That cannot be taken back, so it is said, at the next start.
+/// A clock that was ahead has made ids too old that are not. That cannot be undone while serving, so the next start
+/// reports it.
 #[tokio::test]
 async fn a_clock_that_was_ahead_is_told_of() {
     const HOUR: Duration = Duration::from_hours(1);
@@ -317,12 +318,12 @@ async fn a_clock_that_was_ahead_is_told_of() {
     }
 }
 
-/// When a write fails for another reason than a full disk, those who wait are told that the outcome is not known, the server
-/// stops, and what it had acknowledged is there when it is started again.
+/// If a write fails for another reason than a full disk, pending calls get UNKNOWN and the server stops. Everything
+/// that it had acknowledged is there after a restart.
 #[tokio::test]
 async fn a_write_that_fails_stops_the_server_and_loses_nothing() {
     let data = Data::new();
-    // A limit on the size of files, of this process alone.
+    // A limit on the size of files, for this process alone.
     let limited = format!("trap '' XFSZ; ulimit -f 400; exec {SUMD} serve \"$@\"");
     let flags = ["--data-dir", data.folder(), "--drain-delay", "0s"];
     let mut server = Process::start(command("sh").args(["-c", &limited, "sh"]), &flags).await;

@@ -1,10 +1,10 @@
-//! The documents: what they link to is there.
+//! The targets of the documents' links exist.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders whose documents are read.
+/// The folders with the documents.
 const FOLDERS: [&str; 9] = [
     ".",
     "docs",
@@ -27,7 +27,7 @@ fn documents() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The text of a document without its blocks of code.
+/// The text of a document without its code blocks.
 fn prose(text: &str) -> String {
     let mut is_code = false;
     let is_prose = |line: &&str| {
@@ -93,7 +93,7 @@ fn links_lead_somewhere() {
     assert!(seen > 60, "only {seen} links were found");
 }
 
-/// Every wait is of a function that there is.
+/// Every wait in the table is of an existing function.
 #[test]
 fn waits_are_in_the_code() {
     let text = fs::read_to_string("docs/waits.md").expect("a document");
@@ -121,7 +121,7 @@ fn waits_are_in_the_code() {
     assert!(seen > 60, "only {seen} functions were found");
 }
 
-/// The test itself sees what it is there to see.
+/// The test's own parser finds links and anchors.
 #[test]
 fn links_are_found() {
     let text = prose("[a](b.md#c)\n```\n[no](code)\n```\n## What's in `x_y`?\n");

@@ -18,7 +18,7 @@ use sumd::etcd::{Client, Error, at_revision, put};
 use sumd::proto::etcd::etcdserverpb::{PutRequest, TxnRequest, TxnResponse};
 use tokio::time::Instant;
 
-/// For calls that have to succeed, however busy the machine is.
+/// A deadline for calls that must succeed, even on a busy machine.
 pub fn in_time() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
@@ -31,7 +31,7 @@ pub fn put_request(key: &str, value: &str) -> PutRequest {
     }
 }
 
-/// Writes a key that is not there; where it is, nothing.
+/// Writes a key unless it exists.
 async fn create(client: &Client, key: &str, deadline: Instant) -> Result<TxnResponse, Error> {
     let key = Bytes::copy_from_slice(key.as_bytes());
     let request = TxnRequest {
@@ -42,7 +42,7 @@ async fn create(client: &Client, key: &str, deadline: Instant) -> Result<TxnResp
     client.txn(request, deadline).await
 }
 
-/// Writes a key once, whatever it takes: the guard makes a repetition harmless.
+/// Writes a key, repeating the call until it succeeds. The guard makes a repetition harmless.
 async fn insist(client: &Client, key: &str) {
     let end = in_time();
     while let Err(error) = create(client, key, Instant::now() + Duration::from_secs(2)).await {

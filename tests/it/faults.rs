@@ -1,11 +1,12 @@
-//! Counters in etcd survive whatever goes wrong around them. Three nodes on three members, all of them real processes, and every
-//! way between two of them through a proxy; clients of every kind, who go from node to node; and something that kills,
-//! stops, cuts off, slows down, replaces, fills up and sets clocks, one thing at a time. Then what clients were told is
-//! held against itself, as in `crash`.
+//! Counters in etcd survive faults around them. A run has three nodes on three members of etcd, all of them real
+//! processes, with a proxy on every connection between two of them. Clients of every kind move from node to node. A
+//! nemesis kills, stops, cuts off, slows down, replaces and fills processes and sets their clocks, one fault at a time.
+//! Afterwards, the clients' answers are checked against each other, as in `crash`.
 //!
-//! A run follows from a seed, as far as one of real processes can: what goes wrong, in which order and for how long, and
-//! what clients ask for. It is printed, and `SUMD_FAULTS_SEED` sets it. `SUMD_UPGRADE_TO` names the program that nodes are
-//! upgraded to; without it that is the same. `SUMD_FAULTS_ONLY`, as in `the leader dies`, has only that go wrong, more often.
+//! A run follows from a seed, as far as a run of real processes can: the faults, their order and duration, and the
+//! clients' requests. The seed is printed, and `SUMD_FAULTS_SEED` sets it. `SUMD_UPGRADE_TO` names the program that
+//! nodes are upgraded to; by default it is the same program. `SUMD_FAULTS_ONLY`, as in `the leader dies`, restricts the
+//! faults to that kind, and repeats it more often.
 
 pub mod clock;
 mod fault;
@@ -42,37 +43,37 @@ use gaps::Gaps;
 use mutants::Mutant;
 use node::Node;
 
-/// How soon those who measure ask again.
+/// The deadline of the clients that measure outages.
 const IMPATIENCE: [Duration; 1] = [Duration::from_millis(500)];
-/// Of clients of nodes that take turns, since they cannot reach each other: a call takes as long as several commits do, on a machine
-/// that has other things to do. An answer that is lost is asked for again well within the clients' patience.
+/// Deadlines of clients of nodes that cannot reach each other and commit in turns: on a busy machine, a call takes as
+/// long as several commits. A lost answer is requested again well before the clients give up.
 const TURNS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
-/// How many of them ask any node.
+/// Number of measuring clients that ask any node.
 const PULSES: usize = 3;
-/// How many clients write so much that there is something to bring up to date.
+/// Number of clients that write so much that rows have to be written back.
 const WIDE: usize = 2;
 
-/// What a run is to be.
+/// The parameters of a run.
 #[derive(Clone)]
 struct Plan {
     seed: u64,
-    /// How often each thing goes wrong.
+    /// How often each fault happens.
     times: usize,
-    /// For how long at most.
+    /// The longest duration of a fault.
     longest: Duration,
-    /// How long ids are remembered.
+    /// The horizon of request ids.
     horizon: Duration,
-    /// By how much a clock may be wrong.
+    /// How far a clock may be wrong.
     jump: Duration,
-    /// How long a client waits between two calls at most.
+    /// The longest pause of a client between two calls.
     rest: Duration,
-    /// Several things go wrong at once, too.
+    /// Several faults may happen at once, too.
     severe: bool,
     mutant: Option<Mutant>,
 }
 
 impl Plan {
-    /// What goes wrong, in this order.
+    /// The faults, in their order.
     fn faults(&self, rng: &mut Rng) -> Vec<Fault> {
         let only = env::var("SUMD_FAULTS_ONLY").ok();
         let times = match only {
@@ -91,7 +92,7 @@ impl Plan {
     }
 }
 
-/// What was done.
+/// Counts of what was done.
 #[derive(Default)]
 struct Figures {
     faults: usize,
@@ -135,8 +136,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Whatever goes wrong, everything that was answered is true, everything that was asked for with an id happens once, and
-/// soon somebody answers.
+/// Under any fault, every answer is true, everything requested with an id happens once, and a node answers soon.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn what_was_answered_survives_faults() {
@@ -153,15 +153,15 @@ async fn what_was_answered_survives_faults() {
     let figures = run(&plan).await;
     eprintln!("{figures}");
     assert!(figures.late > 0, "no answer was lost: {figures}");
-    // The other tests of `make test` are there, too.
+    // Other tests of `make test` run at the same time.
     figures.gaps.check(3);
 }
 
-/// The same for long, round after round, where ids are forgotten meanwhile.
+/// The same, round after round for a long time, with ids that are forgotten meanwhile.
 #[tokio::test]
 #[ignore = "make soak runs it"]
 async fn soak() {
-    // Without a time it is one of those tests that `make test` runs in passing.
+    // Without a duration, this is one of the ignored tests that `make test` runs.
     let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
         return;
     };
@@ -194,9 +194,9 @@ fn seed() -> u64 {
     )
 }
 
-/// Lets clients loose on nodes, and things go wrong with these, and checks what has come of it.
+/// Runs clients against nodes while faults happen, and checks the outcome.
 async fn run(plan: &Plan) -> Figures {
-    // Seen where the test fails.
+    // Shown if the test fails.
     eprintln!("SUMD_FAULTS_SEED={}", plan.seed);
     let mut rng = Rng::with_seed(plan.seed);
     let mut of_nemesis = rng.fork();
@@ -205,14 +205,14 @@ async fn run(plan: &Plan) -> Figures {
     let flags = ["--counter-memory", "64KiB", "--drain-delay", "0s"];
     let mut flags: Vec<_> = flags.map(str::to_owned).into();
     flags.extend(["--id-horizon".to_owned(), horizon]);
-    // A single lane is a shared store, too.
+    // A store with a single lane is shared, too.
     let one = plan.mutant.is_none() && rng.u8(..4) == 0;
     let lanes = if one { "1" } else { "8" };
     flags.extend(["--etcd-lanes", lanes].map(str::to_owned));
     eprintln!("{lanes} lanes");
     let mut fleet = Fleet::start(&flags, plan.mutant).await;
     if plan.mutant.is_some() {
-        // What etcd does wrong shows where several nodes write to a lane.
+        // Wrong behaviour of etcd shows when several nodes write to a lane.
         fleet.set_peers(Way::Closed);
     }
     let mut servers = fleet.servers();
@@ -262,7 +262,7 @@ async fn run(plan: &Plan) -> Figures {
     };
     let before = context.answered.load(Ordering::Relaxed);
     let enough = || context.answered.load(Ordering::Relaxed) > before + 1000;
-    // Clients that wait in vain tell what for before that.
+    // Before that, a client that waits in vain fails with the reason.
     let patience = context.servers.outage + PATIENCE;
     tokio::select! {
         () = within(patience, "progress after the last fault", enough) => {}
@@ -270,7 +270,7 @@ async fn run(plan: &Plan) -> Figures {
         () = all_run(&mut fleet.nodes) => unreachable!("they run for ever"),
     }
     context.stop.cancel();
-    // Once more, while they come to their ends; and what is done from here on, nothing disturbs.
+    // One more kill while the clients are finishing. No fault disturbs what follows.
     let last = of_nemesis.usize(..nodes);
     fleet.nodes[last].kill().await;
     fleet.nodes[last].start().await;
@@ -284,8 +284,8 @@ async fn run(plan: &Plan) -> Figures {
         node.end().await;
     }
     let stored = Stored::default();
-    // An id that has a time is too old by the clock of the node that is asked, and those of two nodes differ by twice as much
-    // as each may be wrong. One without a time is never too old, whatever the clocks do.
+    // The clock of the asked node decides whether an id with a time is too old, and two nodes' clocks differ by up to
+    // twice as much as each may be wrong. An id without a time is never too old, whatever the clocks show.
     let horizon = plan.horizon.saturating_sub(plan.jump * 2);
     let facts = Facts::new(&context.names, &history, &now, &stored, horizon);
     checks::all(&facts.of_several_nodes());
@@ -300,7 +300,7 @@ async fn run(plan: &Plan) -> Figures {
     }
 }
 
-/// Fails where a node ends by itself, whose clients would wait for it in vain.
+/// Fails if a node has ended, because its clients would wait for it in vain.
 async fn all_run(nodes: &mut [Node]) {
     loop {
         nodes.iter_mut().for_each(Node::assert_runs);
@@ -308,7 +308,7 @@ async fn all_run(nodes: &mut [Node]) {
     }
 }
 
-/// Adds the clients who measure: of each node one, and some of any. Gives when each node has answered last.
+/// Adds the clients that measure: one for each node, and some for any node. Returns when each node has answered last.
 fn measure(
     crowd: &mut Crowd,
     context: &Context,
@@ -338,7 +338,7 @@ fn measure(
         .collect()
 }
 
-/// What is stored, as every node tells it.
+/// The stored counters, which must be the same at every node.
 async fn all_tell_the_same(context: &Context, rng: &mut Rng) -> checks::Counters {
     let mut told = Vec::new();
     for address in context.servers.addresses.iter() {
@@ -362,7 +362,7 @@ async fn all_tell_the_same(context: &Context, rng: &mut Rng) -> checks::Counters
     first
 }
 
-/// Nothing goes wrong but that etcd does not do what it is asked to.
+/// A run whose only fault is that etcd does not do what it is asked to.
 fn plan_of(mutant: Mutant) -> Plan {
     Plan {
         seed: seed(),
@@ -376,8 +376,8 @@ fn plan_of(mutant: Mutant) -> Plan {
     }
 }
 
-/// A way to do it wrong is found out; gives what was found. It does not matter how: one fault shows in many ways, of which
-/// nodes that see that what they read makes no sense, and stop, are one. That something merely takes too long is none.
+/// Asserts that a mutant is caught, and returns the finding. Any finding will do, because one fault shows in many ways;
+/// one of them is that nodes find the data inconsistent, and stop. A mere time-out is none.
 async fn is_caught(mutant: Mutant) -> String {
     let failed = tokio::spawn(async move { run(&plan_of(mutant)).await }).await;
     let Err(failed) = failed else {
@@ -407,7 +407,7 @@ async fn a_store_without_its_guard_is_caught() {
 #[ignore = "make test runs it"]
 async fn ids_that_are_not_recorded_are_caught() {
     let found = is_caught(Mutant::NoIds).await;
-    // Nothing else would show it but that what is sent again counts again.
+    // Only repeated requests that count again would show it.
     let check = "what_is_sent_again_is_answered_as_it_was_first";
     assert!(found.contains(check), "{found}");
 }
@@ -418,7 +418,7 @@ async fn an_answer_before_the_commit_is_caught() {
     is_caught(Mutant::EarlyAnswer).await;
 }
 
-/// Only callers without ids show it, who ask again.
+/// Only callers without ids, which repeat their requests, show it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn doubt_that_is_told_as_nothing_done_is_caught() {

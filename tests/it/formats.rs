@@ -1,14 +1,15 @@
-//! Data of every format that was ever written are opened, served and checked, and nothing in them is lost or counts twice.
+//! Data of every format that was ever written are opened, served and checked, and nothing in them is lost or counted
+//! twice.
 //!
-//! A format has a fixture in `tests/fixtures`, which the sumd that wrote the format has made, and which never changes. A new format
-//! takes a name in [`FIXTURES`] and a file, which this makes, from the program of that commit, or from this one without
-//! `SUMD_FIXTURE_PROGRAM`:
+//! Each format has a fixture in `tests/fixtures`, made by the sumd that wrote the format, which never changes. A new
+//! format needs a name in [`FIXTURES`] and a file. The command below makes the file, with the program of that commit or,
+//! without `SUMD_FIXTURE_PROGRAM`, with the present one:
 //!
 //! ```console
 //! $ SUMD_FIXTURE=etcd-4 SUMD_FIXTURE_PROGRAM=/path/of/sumd cargo test --test it -- --ignored --exact formats::write
 //! ```
 //!
-//! The name begins with the store. If it ends with `moved` the data were begun in the other store, and moved.
+//! The name begins with the store. If it ends with `moved`, the data were created in the other store and then moved.
 
 mod fixture;
 mod scenario;
@@ -45,11 +46,11 @@ const FIXTURES: [&str; 14] = [
     "etcd-4-moved",
 ];
 
-/// When the sessions of all fixtures were begun. So that what they remember is never too old, servers that write fixtures, or read
-/// them, have clocks that are that far back.
+/// The time at which the sessions of all fixtures began. Servers that write or read fixtures have their clocks set near
+/// it, so that nothing remembered in them is ever too old.
 const BEGUN: Duration = Duration::from_secs(1_790_000_000);
 
-/// A store of its own for a fixture, a folder for files, and a clock.
+/// A store for a fixture, a folder for files, and a clock.
 struct Location {
     folder: TempDir,
     etcd: Option<Cluster>,
@@ -76,7 +77,7 @@ impl Location {
         }
     }
 
-    /// A program that has the clock.
+    /// A program with that clock.
     fn command(&self, program: &str) -> Command {
         let mut command = command(program);
         command
@@ -89,7 +90,7 @@ impl Location {
         let mut command = self.command(program);
         let mut flags = vec!["--store", store, "--drain-delay", "0s"];
         if is_of_etcd(store) {
-            // The first versions had no nodes with names.
+            // The first versions had no names of nodes.
             flags.extend(["--node-id", "a"]);
         }
         let mut process = Process::start(command.arg("serve"), &flags).await;
@@ -107,7 +108,7 @@ impl Location {
         assert!(output.status.success(), "{args:?}: {output:?}");
     }
 
-    /// One life of a server, which ends by a signal: if that is a kill, nothing is brought up to date any more.
+    /// One run of a server, which ends by a signal; after a kill, rows are not written back.
     async fn live(&self, program: &str, part: Part, end: &str) {
         let (mut server, mut client) = self.serve(program, &self.store()).await;
         scenario::fill(&mut client, part).await;
@@ -159,7 +160,7 @@ async fn stop(mut process: Process) {
     assert!(process.exit().await.success());
 }
 
-/// SQLite's formats.
+/// Formats of SQLite.
 #[tokio::test]
 async fn every_database_is_opened_and_goes_on() {
     for name in FIXTURES.into_iter().filter(|name| !is_of_etcd(name)) {
@@ -167,7 +168,7 @@ async fn every_database_is_opened_and_goes_on() {
     }
 }
 
-/// etcd's formats.
+/// Formats of etcd.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn everything_in_etcd_is_opened_and_goes_on() {
@@ -182,7 +183,7 @@ async fn goes_on(name: &str) {
     let text = fixture::read(name);
     place.load(&text).await;
     let (store, parts) = (place.store(), parts(name));
-    // Files of the first formats are read once they are up to date.
+    // Files of the first formats can be checked only after they are migrated.
     if is_of_etcd(name) || fixture::format(&text) >= 4 {
         place.run(SUMD, &["check", "--store", &store]).await;
     }
@@ -219,7 +220,7 @@ async fn goes_on(name: &str) {
     }
 }
 
-/// The format that SQLite's data have now has a fixture.
+/// The present format of SQLite has a fixture.
 #[tokio::test]
 async fn the_format_of_new_databases_has_a_fixture() {
     let name = format!("sqlite-{}", format_of_new_data("sqlite").await);
@@ -229,7 +230,7 @@ async fn the_format_of_new_databases_has_a_fixture() {
     );
 }
 
-/// The format that data in etcd have now has one, too.
+/// The present format in etcd has a fixture.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn the_format_of_new_data_in_etcd_has_a_fixture() {
@@ -252,7 +253,7 @@ async fn format_of_new_data(store: &str) -> u32 {
 #[tokio::test]
 #[ignore = "writes a fixture"]
 async fn write() {
-    // Without a name it is one of those tests that `make test` runs in passing.
+    // Without a name, this is one of the ignored tests that `make test` runs.
     let Ok(name) = env::var("SUMD_FIXTURE") else {
         return;
     };

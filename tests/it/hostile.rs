@@ -1,4 +1,4 @@
-//! Peers that mean harm or are badly broken: the server stays up, and others do not notice.
+//! Hostile or badly broken peers: the server keeps running, and other clients are not affected.
 
 use bytes::Bytes;
 use sumd::proto::sum::v1::{AddEachResponse, AddResponse, add_each_response};
@@ -12,12 +12,12 @@ use crate::support::{TestServer, eventually, soon};
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes that are no HTTP/2 frames, after bytes that are.
+/// Bytes that are no HTTP/2 frames, after some that are.
 #[tokio::test]
 async fn garbage() {
     let server = TestServer::start(&[]).await;
     let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    // A HEADERS frame of one byte that is no header block, then noise.
+    // A HEADERS frame with one byte that is no header block, then noise.
     let headers = [&hello[..], &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0xff]].concat();
     let noise: Vec<u8> = (0..100_000u32)
         .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[1])
@@ -29,7 +29,7 @@ async fn garbage() {
         b"",
     ] {
         let mut peer = TcpStream::connect(&server.address).await.unwrap();
-        // The server may close before it has all of it.
+        // The server may close the connection before it has received everything.
         let _ = peer.write_all(&[start, &noise].concat()).await;
         let mut rest = Vec::new();
         let _ = soon(peer.read_to_end(&mut rest)).await;
@@ -37,8 +37,8 @@ async fn garbage() {
     }
 }
 
-/// A connection that has said its settings and makes a call of Add of 20 and 22 by each authority, and the types and streams of
-/// the frames that come back, until there is an end to each call.
+/// Opens a connection, sends settings and one call of Add with 20 and 22 for each authority. Returns the types and
+/// streams of the frames that come back, until every call has ended.
 async fn call_by(address: &str, authorities: &[&str]) -> Vec<(u8, u8)> {
     let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     let mut frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
@@ -48,7 +48,7 @@ async fn call_by(address: &str, authorities: &[&str]) -> Vec<(u8, u8)> {
     };
     let streams: Vec<u8> = (0..).map(|i| 2 * i + 1).take(authorities.len()).collect();
     for (authority, &stream) in authorities.iter().zip(&streams) {
-        // HPACK: what is indexed in the static table, and texts that are as they are.
+        // HPACK: indexes into the static table, and literal texts without compression.
         let text = |text: &str| {
             let length = u8::try_from(text.len()).expect("a short text");
             [&[length][..], text.as_bytes()].concat()
@@ -81,7 +81,7 @@ async fn call_by(address: &str, authorities: &[&str]) -> Vec<(u8, u8)> {
     ends
 }
 
-/// Whatever clients make of their target is taken for an `:authority`, also where HTTP/2 would not have it (vendor/h2.patch).
+/// Any target that clients send is accepted as `:authority`, even if HTTP/2 does not allow it (vendor/h2.patch).
 #[tokio::test]
 async fn authorities() {
     let server = TestServer::start(&[]).await;
@@ -92,7 +92,7 @@ async fn authorities() {
         "[::1]:8080",
         "sumd_1.example",
         "me@host",
-        // grpc-java over a unix socket; gRPC's C core, and several addresses there.
+        // grpc-java on a unix socket; gRPC's C core on one, and with several addresses.
         "/run/sumd.sock",
         "%2Frun%2Fsumd.sock",
         "127.0.0.1:1,127.0.0.1:2",
@@ -116,7 +116,7 @@ async fn cancelled_streams() {
             call.send(raw::values(&[1; 100]).slice(..50), false);
             calls.push(call);
         }
-        // The calls beside them on their own connection are not harmed.
+        // Other calls on the same connection are not affected.
         let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
         assert_eq!(
             messages::<AddResponse>(answer.body),
@@ -127,7 +127,7 @@ async fn cancelled_streams() {
         }
     }
 
-    // Opened and reset in one breath: the connection may be closed for it (CVE-2023-44487).
+    // Opened and reset at once: the connection may be closed for it (CVE-2023-44487).
     let mut rude = server.raw().await;
     for _ in 0..1000 {
         if rude.driver.is_finished() {
@@ -139,7 +139,7 @@ async fn cancelled_streams() {
     server.assert_well().await;
 }
 
-/// A request that comes a byte at a time, in as many DATA frames, is a request.
+/// A request that arrives a byte at a time, in as many DATA frames, is served.
 #[tokio::test]
 async fn slow_sender() {
     let server = TestServer::start(&[]).await;
@@ -158,8 +158,8 @@ async fn slow_sender() {
     server.assert_well().await;
 }
 
-/// A caller of AddEach that does not read its answers is not read from either, so it fills no memory;
-/// when it reads them they are all there.
+/// A caller of AddEach that does not read its answers is not read from either, so it fills no memory; when it reads
+/// again, all answers are there.
 #[tokio::test]
 async fn answers_that_nobody_reads() {
     const COUNT: usize = 1_000_000;
@@ -190,7 +190,7 @@ async fn answers_that_nobody_reads() {
             .send_data(Bytes::new(), true)
             .expect("an open stream");
     });
-    // It gets stuck well before the end.
+    // It is blocked well before the end.
     while tokio::time::timeout(std::time::Duration::from_millis(300), progress.changed())
         .await
         .is_ok_and(|changed| changed.is_ok())
@@ -211,8 +211,8 @@ async fn answers_that_nobody_reads() {
     assert!(answers.into_iter().all(|answer| answer.result == three));
 }
 
-/// The same with each message in a frame of its own: flow control holds that stream back, and the calls
-/// beside it on its connection go on.
+/// With each message in a frame of its own, flow control holds the stream back, and other calls on its connection are
+/// served.
 #[tokio::test]
 async fn small_frames_that_wait() {
     let server = TestServer::start(&[]).await;
@@ -240,7 +240,7 @@ async fn small_frames_that_wait() {
     sending.abort();
 }
 
-/// An array of a gigabyte costs no memory to add, and neither do thousands of refused messages.
+/// Adding an array of a gigabyte takes no memory, and neither do thousands of refused messages.
 #[tokio::test]
 async fn memory_stays_flat() {
     let server = Process::serve(&[]).await;
@@ -269,7 +269,7 @@ async fn memory_stays_flat() {
     assert!(server.resident_bytes() < idle + 8 * MIB);
 }
 
-/// A thousand connections that do nothing are cheap.
+/// A thousand idle connections take little memory.
 #[tokio::test]
 async fn idle_connections() {
     let server = Process::serve(&[]).await;

@@ -1,4 +1,4 @@
-//! Clients that record in bulk: sessions that outlive their streams and the server.
+//! Clients that record in bulk, in sessions that outlive their streams and the server.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,18 +15,18 @@ use super::history::{Acknowledgement, History, Message, Recorded};
 use super::link::{Link, in_time};
 use super::operation::{Add, LimitError};
 
-/// How many clients record.
+/// Number of clients that record.
 pub const RECORDERS: usize = 4;
-/// How many counters every message adds to one of.
+/// Number of tallies; every message adds to one of them.
 pub const TALLIES: usize = 32;
-/// Each client counts its messages in so many bits of a tally of its own, from the lowest.
+/// Bits of a tally in which a client counts its messages; the first client has the lowest bits.
 pub const TALLY_BITS: usize = 12;
 /// The bits above are for calls.
 pub const UNIT: i64 = 1 << (TALLY_BITS * RECORDERS);
-/// What fits into the tallies.
+/// The most messages that fit into the tallies.
 const MAX_MESSAGES: usize = TALLIES * ((1 << TALLY_BITS) - 1);
 
-/// The counters of one client alone: what fails follows from the order of its messages.
+/// The group of one client's own counters, in which failures follow from the order of its messages.
 pub fn own_group(who: usize) -> String {
     format!("own{who}")
 }
@@ -37,29 +37,30 @@ struct Recorder {
     link: Link,
     recorded: Recorded,
     session: String,
-    /// How many messages the sessions before this one had.
+    /// Number of messages in earlier sessions.
     offset: usize,
-    /// The last message that is acknowledged, numbered through all sessions like all messages here.
+    /// The last acknowledged message. Messages are numbered through all sessions.
     acknowledged: usize,
-    /// When it last was acknowledged more, or had nothing to wait for; and how many changes of all clients were
-    /// answered by then.
+    /// When more was last acknowledged, or nothing was due, and the number of all clients' changes that were answered
+    /// by then.
     progress: (Instant, usize),
-    /// Up to here an abandoned stream may still apply messages: when they took place is not known.
+    /// Up to this message, an abandoned stream may still apply messages, at an unknown time.
     doubtful: usize,
 }
 
-/// What is true of one stream.
+/// The state of one stream.
 struct Stream {
     messages: UnboundedSender<RecordIncrementsRequest>,
     next: usize,
     window: usize,
-    /// What the first answer has acknowledged: what is applied later was not there before.
+    /// The messages that the first answer acknowledged; later ones were applied on this stream.
     known: Option<usize>,
     /// When the last answer came, or nothing was due.
     heard: Instant,
 }
 
-/// Records until told to stop and all is acknowledged, and once more asks after the last start of the server.
+/// Records until it is told to stop and all messages are acknowledged, and asks once more after the last start of the
+/// server.
 pub async fn record(link: Link, who: usize) -> History {
     let mut recorder = Recorder {
         link,
@@ -87,7 +88,7 @@ pub async fn record(link: Link, who: usize) -> History {
     }
 }
 
-/// What is left of a deadline.
+/// The rest of a deadline.
 fn left(deadline: Option<Duration>, since: Instant) -> Option<Duration> {
     deadline.map(|deadline| deadline.saturating_sub(since.elapsed()))
 }
@@ -106,7 +107,7 @@ impl Recorder {
         self.offset = self.made();
     }
 
-    /// One stream, from what is known to be acknowledged; whether it has come to a good end.
+    /// Runs one stream from the last acknowledged message. Returns whether the server has ended it with OK.
     async fn stream(&mut self) -> bool {
         match self.try_stream().await {
             Ok(closed) => closed,
@@ -119,7 +120,8 @@ impl Recorder {
         }
     }
 
-    /// Fails where it is never acknowledged more. Others are answered where that is no outage of the servers.
+    /// Fails if no more messages are acknowledged. That is a finding if other clients were answered meanwhile, and else
+    /// an outage of the servers.
     fn assert_goes_on(&self, last: &Status) {
         let (since, answered) = self.progress;
         let outage = self.link.context.servers.outage;
@@ -152,7 +154,7 @@ impl Recorder {
             known: None,
             heard: Instant::now(),
         };
-        // It asks what is acknowledged, or goes on from what it knows itself.
+        // It asks which messages are acknowledged, or resumes from its own knowledge.
         if self.is_settled() || self.link.rng.bool() {
             let hello = self.request(None, true);
             stream.messages.send(hello).expect("it was made just now");
@@ -175,7 +177,7 @@ impl Recorder {
             if may_end && (self.link.stopped() || self.link.rng.u8(..) < 3) {
                 return self.close(stream, answers).await;
             }
-            // A message is worth several calls.
+            // A message counts as several calls.
             let rest = 6 * self.link.context.rest.mul_f64(self.link.rng.f64());
             tokio::select! {
                 answer = in_time(left(deadline, stream.heard), answers.message()) => {
@@ -185,7 +187,7 @@ impl Recorder {
                 }
                 () = tokio::time::sleep(rest), if !self.link.stopped() => {
                     if self.link.rng.u8(..) < 3 {
-                        // It goes, with messages under way.
+                        // It abandons the stream with messages in flight.
                         self.doubtful = self.made();
                         self.link.turn();
                         return Ok(false);
@@ -196,7 +198,7 @@ impl Recorder {
         }
     }
 
-    /// Sends what there is, as far as the window goes.
+    /// Sends messages within the window.
     fn send(&mut self, stream: &mut Stream) {
         let made = self.made();
         while stream.next <= made.min(self.acknowledged + stream.window) {
@@ -204,7 +206,7 @@ impl Recorder {
             let request = self.request(Some(stream.next), first);
             let message = &mut self.recorded.messages[stream.next - 1];
             message.sent.get_or_insert(self.link.context.clock.now());
-            // Where nobody takes it any more, the answers are about to say why.
+            // If the stream is broken, its answers are about to tell the reason.
             let _ = stream.messages.send(request);
             stream.next += 1;
         }
@@ -273,7 +275,7 @@ impl Recorder {
         mut answers: Streaming<RecordIncrementsResponse>,
     ) -> Result<bool, Status> {
         if self.link.rng.bool() {
-            // The server need not keep what this client knows.
+            // The server may forget what this client knows.
             stream.known = Some(self.made());
             let last = self.request(None, false);
             let _ = stream.messages.send(last);
@@ -287,7 +289,7 @@ impl Recorder {
         Ok(true)
     }
 
-    /// Makes some messages: mostly a few, now and then more than the window takes.
+    /// Makes some messages: mostly a few, sometimes more than the window holds.
     fn make(&mut self) {
         let count = match self.link.rng.u8(..) {
             0..2 => 400,

@@ -1,4 +1,4 @@
-//! Clients that change counters, a call at a time.
+//! Clients that change counters, one call at a time.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::link::{Fate, Link, Names};
 use super::operation::{Add, Name, Operation};
 use super::sessions::{TALLIES, UNIT};
 
-/// What a client asks for next.
+/// Makes the next operation of a client.
 pub type Work = fn(&Names, &mut Rng) -> Operation;
 
-/// Each kind of work, and how many clients do it.
+/// The kinds of work, with the number of clients for each.
 pub const WORKS: [(Work, usize); 6] = [
     (hot, 10),
     (some, 8),
@@ -33,7 +33,7 @@ pub const REPLACED: usize = 12;
 pub const EDGE: usize = 3;
 const WIDE: usize = 500;
 
-/// Counters with the longest of names: few batches of them are a lot to read and to bring up to date.
+/// Counters with names of maximum length: a few batches of them are much to read and to write back.
 pub fn wide(names: &Names, rng: &mut Rng) -> Operation {
     let group = names.of("wide", 0);
     let long = "-".repeat(200);
@@ -45,9 +45,9 @@ pub fn wide(names: &Names, rng: &mut Rng) -> Operation {
     Operation::Batch(all)
 }
 
-/// Answered requests that a client keeps, to send them again.
+/// Number of answered requests that a client keeps, to send them again.
 const KEPT: usize = 48;
-/// So many of them are its first ones, which are too old at last.
+/// Number of first requests among them, which become too old in the end.
 const OLD: usize = 8;
 
 fn limited(counter: Name, rng: &mut Rng) -> Add {
@@ -59,7 +59,7 @@ fn limited(counter: Name, rng: &mut Rng) -> Add {
     add
 }
 
-/// Few counters that many change.
+/// A few counters that many clients change.
 fn hot(names: &Names, rng: &mut Rng) -> Operation {
     Operation::Increment(limited(names.of("hot", rng.usize(..HOT)), rng))
 }
@@ -69,14 +69,14 @@ fn some(names: &Names, rng: &mut Rng) -> Operation {
     Operation::Increment(limited(names.of("some", rng.usize(..SOME)), rng))
 }
 
-/// To the ends of int64.
+/// Values up to the limits of int64.
 fn edge(names: &Names, rng: &mut Rng) -> Operation {
     let mut add = Add::new(names.of("edge", rng.usize(..EDGE)), rng.i64(..));
     add.saturate = rng.bool();
     Operation::Increment(add)
 }
 
-/// Moves amounts between accounts: their sum is always 0.
+/// Moves amounts between accounts, so that their sum is always 0.
 fn bank(names: &Names, rng: &mut Rng) -> Operation {
     let mut all = Vec::new();
     for _ in 0..rng.usize(1..=8) {
@@ -98,7 +98,7 @@ fn replaced(names: &Names, rng: &mut Rng) -> Operation {
     }
 }
 
-/// What sessions count in, too: above their part of the number.
+/// The counters that sessions add to as well; calls use the bits above those of sessions.
 fn tally(names: &Names, rng: &mut Rng) -> Operation {
     let counter = names.of("tally", rng.usize(..TALLIES));
     Operation::Increment(Add::new(counter, rng.i64(-8..=8) * UNIT))
@@ -112,11 +112,11 @@ struct Known {
     verdict: Verdict,
 }
 
-/// Ids that tell when they were made, or do not.
+/// Makes an id, with or without a time.
 type Ids = fn() -> Uuid;
 
-/// Asks for one change after the other, each with an id and until it is answered; and now and then once more. After
-/// the last start of the server it asks once more for all that it has kept. Half of the clients have ids without a time.
+/// Makes one change after the other, each with an id and until it is answered, and sometimes repeats one. After the
+/// last start of the server, it repeats all that it has kept. Half of the clients have ids without a time.
 pub async fn with_ids(mut link: Link, work: Work) -> History {
     let ids: Ids = if link.rng.bool() {
         Uuid::now_v7
@@ -169,7 +169,7 @@ async fn named(link: &mut Link, ids: Ids, operation: Operation, history: &mut Hi
     }
 }
 
-/// Makes a change that is recorded like all others.
+/// Makes a change, and records it like all others.
 pub async fn change(link: &mut Link, operation: Operation, history: &mut History) -> i64 {
     match named(link, Uuid::now_v7, operation, history).await.verdict {
         Verdict::Effect { revision, .. } => revision,
@@ -180,7 +180,7 @@ pub async fn change(link: &mut Link, operation: Operation, history: &mut History
 async fn again(link: &mut Link, known: &Known, history: &mut History) {
     let has_time = known.id.get_timestamp().is_some();
     let age = link.context.clock.now().saturating_sub(known.span.asked);
-    // One that may be forgotten by the time that it arrives would be something new.
+    // An id that may be forgotten by the time it arrives would count as a new one.
     if !has_time && age + link.context.servers.outage > link.context.horizon {
         return;
     }
@@ -207,8 +207,8 @@ async fn again(link: &mut Link, known: &Known, history: &mut History) {
     });
 }
 
-/// Asks for each change without an id, and again only after NOT_APPLIED. The deltas on a counter are powers of four: its value
-/// tells which were applied, and that none was applied twice.
+/// Requests each change without an id, and again only after NOT_APPLIED. The deltas on a counter are powers of four, so
+/// its value shows which were applied, and that none was applied twice.
 pub async fn without_ids(mut link: Link, who: usize) -> History {
     let mut history = History::default();
     for generation in 0.. {

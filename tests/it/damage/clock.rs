@@ -1,4 +1,4 @@
-//! Clocks that were wrong: what they leave behind is told, and can be taken back.
+//! Wrong clocks: their effects on the data are reported, and can be undone.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ fn millis(time: SystemTime) -> Millis {
     Millis::try_from(millis).expect("a time")
 }
 
-/// A UUIDv7 of a time from now.
+/// A UUIDv7 with a time this far ahead.
 fn id(ahead: Duration) -> String {
     let time = SystemTime::now() + ahead;
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -50,7 +50,7 @@ async fn stop(mut server: Process) {
     assert!(server.exit().await.success());
 }
 
-/// Runs a command that succeeds; gives what it has printed, and what it has noted beside that.
+/// Runs a command that must succeed. Returns its output, and its notes on standard error.
 async fn run(args: &[&str]) -> (String, String) {
     let output = sumd(args).await;
     assert!(output.status.success(), "{args:?}: {output:?}");
@@ -58,7 +58,7 @@ async fn run(args: &[&str]) -> (String, String) {
     (text(output.stdout), text(output.stderr))
 }
 
-/// What a check notes of data that are well.
+/// The notes of a check of undamaged data.
 async fn notes(store: &str) -> String {
     let (report, notes) = run(&["check", "--store", store]).await;
     assert!(report.ends_with("problems=0\n"), "{report}");
@@ -75,7 +75,7 @@ impl Data {
         path.into_os_string().into_string().expect("text")
     }
 
-    /// One life of a server whose clock is ahead, in which something is counted.
+    /// One run of a server whose clock is ahead, with one increment.
     async fn live_ahead(&self, ahead: Duration, id: &str) {
         let shim = Shim::compile().await;
         let clock = Clock::new(self.0.path().join("clock"));
@@ -90,7 +90,7 @@ impl Data {
         stop(server).await;
     }
 
-    /// Data in which ids and sessions were forgotten by a clock that was ahead.
+    /// Creates data in which ids and sessions were forgotten by a clock that was ahead.
     async fn poison(&self, ahead: Duration) {
         let time = millis(SystemTime::now() + ahead);
         let store = SqliteStore::open(&self.database(), 1 << 20).expect("a new database");
@@ -114,7 +114,8 @@ impl Data {
     }
 }
 
-/// A server that was started ten years ahead, and has forgotten nothing, leaves nothing behind that refuses ids of today.
+/// A server that was started with its clock ten years ahead, and has forgotten nothing, leaves nothing that refuses ids
+/// of today.
 #[tokio::test]
 async fn a_start_ten_years_ahead_refuses_nothing_later() {
     let data = Data::new();
@@ -128,7 +129,8 @@ async fn a_start_ten_years_ahead_refuses_nothing_later() {
     stop(server).await;
 }
 
-/// An id of ten years from now that is remembered would take the horizon along. It is told of, and taken back, before that.
+/// A remembered id with a time in ten years would move the horizon there. The check reports it, and it is undone before
+/// that happens.
 #[tokio::test]
 async fn an_id_of_a_clock_that_was_ahead_is_taken_back() {
     let data = Data::new();
@@ -147,7 +149,8 @@ async fn an_id_of_a_clock_that_was_ahead_is_taken_back() {
     stop(server).await;
 }
 
-/// A horizon in the future refuses all ids. That is told by a check, with the remedy, also of a backup; and the remedy is one.
+/// A horizon in the future refuses all ids. The check of data or of a backup reports it with the remedy, and the remedy
+/// works.
 #[tokio::test]
 async fn a_horizon_in_the_future_is_told_of_and_taken_back() {
     let data = Data::new();
@@ -204,7 +207,7 @@ async fn a_horizon_in_the_future_is_told_of_and_taken_back() {
     }
 }
 
-/// The same on etcd, by way of a backup.
+/// The same on etcd, through a backup.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_horizon_in_the_future_is_taken_back_on_etcd() {

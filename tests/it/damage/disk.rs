@@ -1,4 +1,5 @@
-//! Disks that fail, by the shim in `tests/disk`: nothing is acknowledged that is not on them, and nothing is lost that was.
+//! Failing disks, simulated by the shim in `tests/disk`: nothing is acknowledged that is not on disk, and no
+//! acknowledged change is lost.
 
 use std::fs;
 use std::path::PathBuf;
@@ -57,13 +58,13 @@ impl Disk {
     }
 
     pub async fn serve(&self) -> Process {
-        // Writes and syncs of this life alone are told.
+        // The log has only the writes and syncs of this process.
         let _ = fs::remove_file(self.path("log"));
         let flags = ["--data-dir", &self.data(), "--drain-delay", "0s"];
         Process::start(&mut self.command(&["serve"]), &flags).await
     }
 
-    /// The calls on the write-ahead log so far, without repetitions.
+    /// The calls on the write-ahead log so far, without consecutive repetitions.
     pub fn done_to_the_log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.ends_with("sumd.db-wal"));
@@ -96,8 +97,8 @@ async fn increment(
     answer.map(tonic::Response::into_inner)
 }
 
-/// A server that was killed between the write of a commit and its sync has left it in the page cache, from where the next one
-/// reads it: that one has it written and synced again before it answers.
+/// A server that was killed between the write and the sync of a commit has left it in the page cache, and the next
+/// server reads it from there. That server writes and syncs it again before it answers.
 #[tokio::test]
 async fn what_was_not_synced_is_synced_before_it_is_answered() {
     let disk = Disk::new().await;
@@ -112,15 +113,15 @@ async fn what_was_not_synced_is_synced_before_it_is_answered() {
     disk.set("kill", false);
 
     let server = disk.serve().await;
-    // Synced only, a page whose sync had failed would not be written; so all of it is written first.
+    // A page whose sync had failed would not be written by a sync alone, so all of it is written first.
     assert_eq!(disk.done_to_the_log()[..2], ["write", "sync"]);
     let again = increment(&mut client(&server).await, "two").await;
     let again = again.expect("a value");
     assert_eq!((again.value, again.replayed), (2, true));
 }
 
-/// After a sync that has failed nobody can tell what is on the disk: the outcome is unknown, and the server ends without
-/// another write. The next one has all of it written again.
+/// After a failed sync, the contents of the disk are unknown: the call gets UNKNOWN, and the server ends without
+/// another write. The next server writes all of it again.
 #[tokio::test]
 async fn a_sync_that_fails_ends_the_server() {
     let disk = Disk::new().await;
@@ -143,11 +144,11 @@ async fn a_sync_that_fails_ends_the_server() {
     assert_eq!(again.expect("a value").value, 2);
 }
 
-/// A server that was told to stop is not well for that: a store that fails while it drains is an error as ever.
+/// A stop signal does not hide a failure: a store that fails during the drain makes the exit code 1.
 #[tokio::test]
 async fn a_store_that_fails_during_the_drain_is_a_failure() {
     let disk = Disk::new().await;
-    // Far longer than it takes to ask.
+    // Far longer than a call takes.
     let flags = ["--data-dir", &disk.data(), "--drain-delay", "3s"];
     let mut server = Process::start(&mut disk.command(&["serve"]), &flags).await;
     let mut client = client(&server).await;
@@ -160,8 +161,8 @@ async fn a_store_that_fails_during_the_drain_is_a_failure() {
     assert_eq!(server.exit().await.code(), Some(1));
 }
 
-/// On a disk without room increments are refused for certain, reads are answered, and health tells; once there is room
-/// increments are taken again, and each has counted once.
+/// On a full disk, increments are refused as not applied, reads are answered, and health reports it. Once there is
+/// space, increments are accepted again, and each has counted once.
 #[tokio::test]
 async fn a_full_disk_refuses_increments_until_there_is_room() {
     let disk = Disk::new().await;
@@ -202,7 +203,7 @@ async fn a_full_disk_refuses_increments_until_there_is_room() {
     let found = soon(counters.get_counter(get)).await.expect("it is read");
     assert_eq!(found.into_inner().counter.expect("it is there").value, 1);
 
-    // Nobody asks, and it finds out by itself.
+    // The server finds out without any request.
     disk.set("full", false);
     next_is(ServingStatus::Serving).await;
     let two = increment(&mut counters, "two").await.expect("a value");
@@ -219,7 +220,7 @@ async fn a_full_disk_refuses_increments_until_there_is_room() {
     assert_eq!(code, Some(0), "{told}");
 }
 
-/// A backup that finds no room, or whose name cannot be made durable, tells for which file, and leaves nothing of it.
+/// A backup that finds no space, or whose name cannot be made durable, names the file in its error and leaves no file.
 #[tokio::test]
 async fn a_backup_that_cannot_be_written_leaves_nothing() {
     let disk = Disk::new().await;
@@ -247,7 +248,7 @@ async fn a_backup_that_cannot_be_written_leaves_nothing() {
     assert_eq!(code, Some(0), "{told}");
 }
 
-/// A folder that cannot be written to can be checked and copied, unless somebody writes to it by another way.
+/// A read-only folder can be checked and copied, unless a server writes to it through another mount.
 #[tokio::test]
 async fn a_read_only_folder_can_be_checked_and_copied() {
     let disk = Disk::new().await;
@@ -259,11 +260,12 @@ async fn a_read_only_folder_can_be_checked_and_copied() {
     let check = ["check", "--data-dir", &data];
 
     disk.set("read-only", true);
-    // As from another place where it is mounted, beside its server.
+    // As seen through another mount, beside its server.
     let (code, told) = disk.run(&check).await;
     assert_eq!(code, Some(0), "{told}");
     assert!(told.starts_with("counters=1 "), "{told}");
-    // The file by which readers and the server know of each other cannot be had. The server does not look meanwhile.
+    // The file through which readers and the server coordinate is missing. The server is stopped, so that it does not
+    // notice.
     server.signal("STOP");
     let shared = disk.path("data/sumd.db-shm");
     fs::rename(&shared, disk.path("shm")).expect("it is there");

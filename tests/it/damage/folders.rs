@@ -1,4 +1,4 @@
-//! Data folders: who has one, who may look into it, and what is left in it.
+//! Data folders: who holds one, who may read it, and what is left in it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -22,7 +22,7 @@ fn mode(path: &Path) -> u32 {
         & 0o777
 }
 
-/// A backup of a server with one counter, and the text of its path.
+/// A backup of a server with one counter, and its path as text.
 async fn backup(data: &Data) -> String {
     data.fill().await;
     let backup = data.0.path().join("backup.db");
@@ -32,7 +32,7 @@ async fn backup(data: &Data) -> String {
     backup
 }
 
-/// A write-ahead log whose database is missing or empty is nobody's to empty: nothing is begun beside it.
+/// A write-ahead log whose database is missing or empty must not be emptied: no new database begins beside it.
 #[tokio::test]
 async fn a_log_without_its_database_is_no_beginning() {
     let data = Data::new();
@@ -68,8 +68,8 @@ async fn a_log_without_its_database_is_no_beginning() {
     assert_eq!(value.expect("a value"), 2);
 }
 
-/// Whoever empties a folder does not have it: while its server runs nothing is restored there, and no other one begins. The
-/// server, whose acknowledgements would be lost, ends.
+/// Emptying a folder does not free it: while its server runs, nothing is restored there, and no other server starts.
+/// The server ends, because its acknowledgements would be lost.
 #[tokio::test]
 async fn a_folder_is_not_free_because_it_is_empty() {
     let source = Data::new();
@@ -79,7 +79,7 @@ async fn a_folder_is_not_free_because_it_is_empty() {
     increment(&mut client(&server).await, "acme/a")
         .await
         .expect("a value");
-    // Its looks at its files are not to be too quick for what follows.
+    // The server is stopped, so that its check of the files does not come too early.
     server.signal("STOP");
     for name in names(data.0.path()) {
         fs::remove_file(data.0.path().join(name)).expect("it is there");
@@ -95,7 +95,7 @@ async fn a_folder_is_not_free_because_it_is_empty() {
     assert!(restored.status.success(), "{restored:?}");
 }
 
-/// A server ends if any of its files is deleted or replaced: what it acknowledges would be lost.
+/// A server ends if any of its files is deleted or replaced, because its acknowledgements would be lost.
 #[tokio::test]
 async fn a_server_whose_files_are_taken_away_ends() {
     for name in ["sumd.db", "sumd.db-wal", "sumd.db-shm", "sumd.db-lock"] {
@@ -112,7 +112,7 @@ async fn a_server_whose_files_are_taken_away_ends() {
     }
 }
 
-/// A database is locked by whatever name it has.
+/// A database is locked under each of its names.
 #[tokio::test]
 async fn a_second_name_is_no_second_database() {
     let data = Data::new();
@@ -123,7 +123,7 @@ async fn a_second_name_is_no_second_database() {
     assert!(problem.contains("in use by another process"), "{problem}");
 }
 
-/// Counters are the business of nobody but the account that sumd runs as.
+/// Only the account that sumd runs as can read the data.
 #[tokio::test]
 async fn nobody_else_can_read_the_data() {
     let data = Data::new();
@@ -167,7 +167,7 @@ async fn nobody_else_can_read_the_data() {
     }
 }
 
-/// A restore that is refused leaves nothing behind, and says why.
+/// A refused restore leaves no files behind, and says why.
 #[tokio::test]
 async fn a_restore_that_is_refused_leaves_nothing() {
     let data = Data::new();
@@ -195,19 +195,19 @@ async fn a_restore_that_is_refused_leaves_nothing() {
         assert!(problem.contains(&**from), "{problem}");
         assert_eq!(names(data.0.path()), before);
     }
-    // In the place of a folder there is a file.
+    // A file is where the folder should be.
     let problem = fails(&["restore", &backup, "--data-dir", &foreign]).await;
     assert!(problem.contains("no folder"), "{problem}");
     assert_eq!(names(data.0.path()), before);
 }
 
-/// The log begins with where the data are, whether they are new, and how many counters there are.
+/// A start logs the path of the data, whether they are new, and the number of counters.
 #[tokio::test]
 async fn a_start_tells_which_data_it_has() {
     let data = Data::new();
     let path = data.database().display().to_string();
     let mut server = data.serve().await;
-    // Behind the line that says what is being started.
+    // After the line that says what is being started.
     let told = &server.beginning[1];
     assert_eq!(told["message"], format!("began new counters at {path}"));
     for name in ["acme/a", "acme/b"] {
@@ -215,7 +215,7 @@ async fn a_start_tells_which_data_it_has() {
             .await
             .expect("a value");
     }
-    // Also if they are in the log alone.
+    // Also if the changes are in the log alone.
     server.signal("KILL");
     server.exit().await;
     let server = data.serve().await;

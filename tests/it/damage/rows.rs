@@ -1,4 +1,4 @@
-//! Rows that another program has changed or deleted: they are missed, wherever the others tell that they have to be there.
+//! Rows that another program has changed or deleted are noticed, as far as other rows imply them.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use sumd::proto::sum::v1::IncrementCounterRequest;
 use super::{Data, client, does_not_serve, fails, sumd};
 use crate::support::soon;
 
-/// Batches of a database, each with an id.
+/// Number of batches, each with an id.
 const BATCHES: usize = 5;
 
-/// Fills a database with batches of one id each. After a `KILL` their changes are in the log alone.
+/// Fills a database with batches of one id each. After `KILL`, their changes are in the log alone.
 async fn fill(data: &Data, end: &str) {
     let mut server = data.serve().await;
     let mut client = client(&server).await;
@@ -27,14 +27,14 @@ async fn fill(data: &Data, end: &str) {
     server.signal(end);
     server.exit().await;
     if end == "KILL" {
-        // The log of the database stays with the file that it belongs to.
+        // SQLite's write-ahead log is merged into the file, which is copied without it.
         data.tamper("PRAGMA wal_checkpoint(TRUNCATE)");
     }
     let output = sumd(&["check", "--data-dir", data.folder()]).await;
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Changes data in each of some ways, and asserts that neither a server nor a check nor a backup takes them.
+/// Damages the data in each of these ways, and asserts that neither a server nor a check nor a backup accepts them.
 async fn assert_noticed(data: &Data, damages: &[(&str, &str)]) {
     let whole = fs::read(data.database()).expect("a database");
     let backup = data.0.path().join("backup.db");
@@ -62,7 +62,7 @@ async fn assert_noticed(data: &Data, damages: &[(&str, &str)]) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// The table `meta` decides which of the other rows hold: there is no start if any row of it is not what was written.
+/// The table `meta` decides how the other rows are read, so a server does not start if any of its rows has changed.
 #[tokio::test]
 async fn damage_of_meta_is_no_start() {
     let data = Data::new();
@@ -84,7 +84,7 @@ async fn damage_of_meta_is_no_start() {
     assert_noticed(&data, &damages.map(|sql| (sql, "`meta`"))).await;
 }
 
-/// Batches follow each other: ids that are remembered, and changes that are in no other row, are not lost with one of them.
+/// Batches are consecutive, so the ids and changes of a deleted one are not lost silently.
 #[tokio::test]
 async fn a_batch_that_is_missing_is_no_start() {
     let data = Data::new();
@@ -137,7 +137,7 @@ async fn a_batch_that_is_missing_is_no_start() {
     assert_noticed(&data, &damages).await;
 }
 
-/// A check goes on after damage, and tells of each once, also if it is of batches whose changes are in no other row.
+/// A check continues after damage, and reports each problem once, even in batches whose changes are in no other row.
 #[tokio::test]
 async fn a_check_lists_all_damage() {
     let data = Data::new();
@@ -157,8 +157,8 @@ async fn a_check_lists_all_damage() {
     }
 }
 
-/// Each batch whose changes are not in the rows of counters is read as a whole, also if no id of it is remembered: the revisions
-/// of what it has changed follow from it.
+/// A batch whose changes are not folded into the counters' rows is verified as a whole, even without remembered ids,
+/// because the revisions of its changes follow from it.
 #[tokio::test]
 async fn a_batch_without_ids_is_no_less_checked() {
     let data = Data::new();

@@ -1,4 +1,4 @@
-//! Damaged rows of sessions: messages of that session are refused, and nothing else.
+//! Damaged rows of sessions: messages of that session are refused, and nothing else is.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest};
 
 use super::*;
 
-/// Sends one message on a stream of its own, or only asks if its number is 0. Gives what is acknowledged then.
+/// Sends one message on a stream of its own, or only asks if its number is 0. Returns the acknowledged number.
 async fn record(server: &Process, session: &str, sequence: u64) -> Result<u64, Status> {
     let increment = Increment {
         counter: "acme/bulk".into(),
@@ -30,7 +30,7 @@ async fn record(server: &Process, session: &str, sequence: u64) -> Result<u64, S
     Ok(acknowledged)
 }
 
-/// Ways in which a row may be damaged whose key is whole.
+/// Kinds of damage to a row whose key is intact.
 const DAMAGE: [&str; 5] = [
     "state = CAST(substr(state, 1, length(state) - 1) || x'7f' AS BLOB)",
     "state = x''",
@@ -39,8 +39,9 @@ const DAMAGE: [&str; 5] = [
     "digest = -1",
 ];
 
-/// Nothing that is sent for a damaged session is applied or acknowledged, whatever the damage, and it is not taken for a new one.
-/// Other sessions and counters go on. The operator is told once, and by each look at the data.
+/// Messages for a damaged session are neither applied nor acknowledged, whatever the damage, and the session is not
+/// taken for a new one. Other sessions and counters are served. The operator is told once by the server, and by each
+/// check.
 #[tokio::test]
 async fn a_damaged_session_is_refused_and_no_other_is() {
     let data = Data::new();
@@ -86,7 +87,7 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
         assert_eq!(new.expect("a new one"), 1);
         let mut client = client(&server).await;
         increment(&mut client, "acme/a").await.expect("it counts");
-        // Of each damage so far the two that were counted.
+        // Each kind of damage so far has come with two increments that were counted.
         let so_far = i64::try_from(next).expect("few") - 2;
         let value = increment(&mut client, "acme/bulk").await.expect("a value");
         assert_eq!(value, 4 + 3 * so_far, "{damage}");
@@ -110,7 +111,7 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
     assert_eq!(acknowledged.expect("it is as it was"), 3);
 }
 
-/// A row whose id cannot be told may be any session's.
+/// A row whose id cannot be read may be of any session.
 #[tokio::test]
 async fn a_session_without_an_id_is_no_start() {
     let data = Data::new();
@@ -118,7 +119,7 @@ async fn a_session_without_an_id_is_no_start() {
     record(&server, "bad", 1).await.expect("it counts");
     server.signal("TERM");
     assert!(server.exit().await.success());
-    // A bit of it is another, and it may be a name or not.
+    // With one bit changed, the id may be a valid name or not.
     for id in ["'bae'", "CAST(x'ff' AS TEXT)"] {
         data.tamper(&format!("UPDATE session SET id = {id}"));
         let problem = does_not_serve(&data).await;

@@ -1,4 +1,4 @@
-//! Calls, on endpoints of which not all are well.
+//! Calls on endpoints that are not all healthy.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ use super::cluster::Cluster;
 use super::{create, in_time, put_request};
 use crate::support::ports::free_port;
 
-/// A guard holds until the key is changed, and no longer; what goes with it is done or not done as a whole.
+/// A guard holds until the key is changed, and its transaction is applied as a whole or not at all.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn guards() {
@@ -53,7 +53,7 @@ async fn guards() {
     assert_eq!(rows[0].mod_revision, revision + 1, "all in one revision");
 }
 
-/// What etcd refuses says so, and why, and was not done.
+/// A refusal by etcd is definite, with its reason.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn refusals() {
@@ -76,7 +76,7 @@ async fn refusals() {
     );
     let twice = vec![put("a/1", ""), put("a/1", "")];
     assert_eq!(txn(twice).await, Outcome::Definite(Refusal::Invalid));
-    // Up to 2 MiB, etcd says so; beyond that, gRPC does before etcd sees it.
+    // Up to 2 MiB, etcd refuses it; beyond that, gRPC does before etcd sees it.
     for bytes in [1_700_000, 5_000_000] {
         let large = vec![put("a/1", vec![0; bytes])];
         assert_eq!(txn(large).await, Outcome::Definite(Refusal::TooLarge));
@@ -119,13 +119,13 @@ async fn refusals() {
     assert_eq!(future.outcome, Outcome::Definite(Refusal::FutureRevision));
 }
 
-/// An endpoint where nobody listens, or nobody answers, is in nobody's way: 200 of 200 writes are done, and once.
+/// Endpoints that are closed or silent do not matter: 200 of 200 writes succeed, each once.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn dead_endpoints() {
     let cluster = Cluster::start(1, &[]).await;
     let live = cluster.members[0].host();
-    // The kernel takes connections for it, and nobody ever answers.
+    // The kernel accepts connections for it, and no process ever answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = silent.local_addr().map(|address| (address, silent));
     let (silent, _listener) = silent.expect("an address");
@@ -138,7 +138,7 @@ async fn dead_endpoints() {
         ("closed", vec![closed.clone()]),
         ("silent", vec![silent.clone()]),
     ] {
-        // Wherever it begins.
+        // Wherever the client begins.
         for run in 0..10 {
             let mut options = cluster.options();
             options.endpoints = others.clone();
@@ -169,7 +169,7 @@ async fn dead_endpoints() {
         );
     }
 
-    // Where all are dead, that is certain, and says why.
+    // If all endpoints are dead, the failure is definite and has a reason.
     let mut options = cluster.options();
     options.endpoints = vec![closed.clone(), silent];
     let client = Client::new(options).expect("no TLS");
@@ -182,7 +182,7 @@ async fn dead_endpoints() {
     assert!(Instant::now() >= deadline, "until then somebody might come");
 }
 
-/// A call that does not come back in time ends at its deadline, and nobody knows what became of it.
+/// A call that gets no answer in time ends at its deadline with an unknown outcome.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn deadlines() {
@@ -219,7 +219,7 @@ async fn deadlines() {
     assert_eq!(c.kvs, []);
 }
 
-/// Each member says how it is, whichever one is in use.
+/// Each member reports its own status, whichever endpoint is in use.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn members() {

@@ -1,4 +1,4 @@
-//! Clusters of etcd, of one member or three.
+//! Clusters of etcd with one member or three.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,35 +17,35 @@ use super::member::{Member, Ports};
 use super::proxy::Proxy;
 use crate::support::soon;
 
-/// Members on free ports, which die with the test.
+/// Members on free ports, which are killed when the test ends.
 pub struct Cluster {
     pub members: Vec<Member>,
-    /// The ways of the others to each member, where there are such.
+    /// The proxies from the other members to each member, if there are any.
     pub peers: Vec<Proxy>,
     tls: bool,
-    /// The user that clients are, if there are users.
+    /// The user of clients, if there are users.
     login: Option<Login>,
 }
 
-/// The user that nodes are, and its password: it has the role that `deploy/README.md` gives it, and no other.
+/// The user of nodes, and its password. It has the role that `deploy/README.md` gives it, and no other.
 pub const USER: &str = "sumd";
 pub const PASSWORD: &str = "pass";
 
-/// Members take no longer over a password than over anything else. Were they to take as long as they do by default, nodes that
-/// start together on a machine that has other things to do would wait for nothing else.
+/// A cheap password hash. With the default cost, nodes that start together on a busy machine would spend all their time
+/// waiting for logins.
 pub const QUICK_LOGIN: [&str; 2] = ["--bcrypt-cost", "4"];
 
-/// How long a member may take to say whether it leads.
+/// Maximum time for a member to say whether it leads.
 const LEADER: Duration = Duration::from_secs(5);
 
 impl Cluster {
-    /// Starts a cluster that has users, as one that is deployed should have. Its clients, and nodes, have the role that they
-    /// need: a key outside of their prefix is none of theirs.
+    /// Starts a cluster that has users, as a deployed one should. Clients and nodes have the role that they need, which
+    /// allows no keys outside of their prefix.
     pub async fn guarded(size: usize) -> Self {
         Self::start(size, &QUICK_LOGIN).await.with_users().await
     }
 
-    /// Gives it users.
+    /// Creates the users.
     pub async fn with_users(mut self) -> Self {
         let range = |key: &str| base64::engine::general_purpose::STANDARD.encode(key);
         let sumd = json!({
@@ -68,12 +68,12 @@ impl Cluster {
         self
     }
 
-    /// Starts a cluster and waits until it is well.
+    /// Starts a cluster, and waits until it is healthy.
     pub async fn start(size: usize, flags: &[&str]) -> Self {
         Self::start_with(size, flags, false).await
     }
 
-    /// Starts a cluster whose members find each other by ways that can be cut.
+    /// Starts a cluster whose members reach each other through proxies that can be cut.
     pub async fn start_apart(size: usize, flags: &[&str]) -> Self {
         let ports: Vec<_> = (0..size).map(|_| Ports::free()).collect();
         let peers = ports.iter().map(|ports| {
@@ -84,7 +84,7 @@ impl Cluster {
         Self::begin(&ports, peers, flags, false).await
     }
 
-    /// The same for clients who speak TLS; how, the flags have to say.
+    /// Starts a cluster, whose clients use TLS if `tls` is set; the flags have to configure it.
     pub async fn start_with(size: usize, flags: &[&str], tls: bool) -> Self {
         let ports: Vec<_> = (0..size).map(|_| Ports::free()).collect();
         Self::begin(&ports, Vec::new(), flags, tls).await
@@ -122,7 +122,7 @@ impl Cluster {
                 flags_of_it.extend([flag.to_owned(), value]);
             }
             if size > 1 {
-                // Members that share few processors are late now and then, which is no reason for an election.
+                // Members that share a few processors are late now and then, which should cause no election.
                 let slow = ["--heartbeat-interval", "200", "--election-timeout", "2000"];
                 flags_of_it.extend(slow.map(str::to_owned));
             }
@@ -142,7 +142,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until all members are well.
+    /// Waits until all members are healthy.
     pub async fn healthy(&self) {
         join_all(self.members.iter().map(Member::healthy)).await;
     }
@@ -172,7 +172,7 @@ impl Cluster {
         Client::new(self.options()).expect("no TLS")
     }
 
-    /// Where `sumd serve` keeps its data, unless it is told otherwise.
+    /// The default location of `sumd serve`'s data.
     pub fn place(&self) -> Location {
         Location {
             client: self.client(),
@@ -182,7 +182,7 @@ impl Cluster {
         }
     }
 
-    /// The same data, and a node's lanes over them.
+    /// The same data, and a node's lanes on them.
     pub async fn lanes(&self) -> (Arc<dyn Store>, LaneRuntime) {
         let store = EtcdStore::open(self.place()).await;
         let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
@@ -196,7 +196,7 @@ impl Cluster {
         (store, running.expect("it begins"))
     }
 
-    /// Asks a member for what root alone may do, by etcd's JSON gateway.
+    /// Calls a method that only root may call, through etcd's JSON gateway.
     pub async fn ask_as_root(&self, path: &str, request: Value) -> Value {
         let member = &self.members[0];
         let root = json!({ "name": "root", "password": "secret" });
@@ -204,12 +204,12 @@ impl Cluster {
         member.ask(path, request, answer["token"].as_str()).await
     }
 
-    /// The member that leads, of those that run.
+    /// The leader, among the running members.
     pub async fn leader(&mut self) -> &mut Member {
         let client = self.root();
         let found = async {
             loop {
-                // By what it says itself.
+                // Each member reports for itself.
                 let told = client.members(Instant::now() + LEADER).await;
                 for (i, (_, member)) in told.into_iter().enumerate() {
                     if member.is_ok_and(|member| member.leader == Some(member.id)) {
@@ -223,7 +223,7 @@ impl Cluster {
         &mut self.members[leader]
     }
 
-    /// The member that a client uses now.
+    /// The member that a client is connected to.
     pub fn used_by(&mut self, client: &Client) -> &mut Member {
         let endpoint = client.endpoint().expect("it is connected");
         let mut members = self.members.iter_mut();

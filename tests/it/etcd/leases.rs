@@ -1,4 +1,4 @@
-//! Leases outlive endpoints, and are told to be lost when they are.
+//! Leases survive the loss of endpoints, and are reported when they are lost.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ async fn is_there(client: &Client, key: &str) -> bool {
     !found.expect("an answer").kvs.is_empty()
 }
 
-/// The endpoint that kept a lease alive is killed, and later the leader is: another one goes on, and no key is lost.
+/// The endpoint that keeps a lease alive is killed, and later the leader: another endpoint takes over, and no key is
+/// lost.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn survives_its_endpoint() {
@@ -41,7 +42,7 @@ async fn survives_its_endpoint() {
         };
         victim.kill().await;
         let killed = Instant::now();
-        // Past the time at which it would have run out, without a sign of life after the kill.
+        // Past the time at which it would have expired without a keepalive after the kill.
         while lease.held_until().expect("it is not lost") < killed + 2 * ttl {
             sleep_until(Instant::now() + Duration::from_millis(50)).await;
         }
@@ -53,7 +54,8 @@ async fn survives_its_endpoint() {
     assert!(!is_there(&client, "node").await);
 }
 
-/// A lease that ran out while its owner was cut off is lost as soon as etcd can be asked, and another one can be had.
+/// A lease that expired while its owner was cut off is reported as lost once etcd can be asked, and another one can be
+/// granted.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn lost_when_it_has_run_out() {
@@ -85,7 +87,7 @@ async fn lost_when_it_has_run_out() {
     }
 }
 
-/// One that was revoked by somebody else is lost, too.
+/// A lease that another client has revoked is lost, too.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn lost_when_it_is_revoked() {

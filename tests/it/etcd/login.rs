@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use super::{in_time, put_request};
 use crate::support::soon;
 
-/// How long a token lasts that is not used.
+/// Time until an unused token expires.
 const TOKEN_TTL: Duration = Duration::from_secs(1);
 
 struct Guarded {
@@ -18,7 +18,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// A cluster that wants to know who asks: root, or sumd, who may do what it wants below `sumd/`.
+    /// A cluster that requires a login: as root, or as sumd, which may do anything below `sumd/`.
     async fn start() -> Self {
         let seconds = TOKEN_TTL.as_secs().to_string();
         let cluster = Cluster::start(1, &["--auth-token-ttl", &seconds]).await;
@@ -70,7 +70,7 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-/// With the right password everything works, and nothing else does: certainly not.
+/// With the right password everything works; with a wrong one, calls fail for certain.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn logging_in() {
@@ -122,8 +122,8 @@ async fn logging_in() {
     }
 }
 
-/// A token that has run out, was forgotten by a restart, or is older than the users are, is replaced by a new one.
-/// Calls, watches and leases go on.
+/// A token that has expired, was forgotten by a restart, or is older than a change of users is replaced. Calls, watches
+/// and leases continue.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn tokens_are_renewed() {
@@ -137,7 +137,7 @@ async fn tokens_are_renewed() {
     let batch = soon(watch.next()).await.expect("it may");
     assert_eq!(batch.events.len(), 1);
 
-    // Nothing tells when it runs out, and to ask would lengthen it.
+    // Nothing tells when it expires, and a call would extend it.
     sleep(TOKEN_TTL * 3).await;
     client
         .put(put_request("sumd/a", "2"), in_time())
@@ -178,7 +178,7 @@ async fn tokens_are_renewed() {
     assert_eq!(told, ["2", "3", "4"]);
 }
 
-/// A member that was started again knows none of the tokens of before. Calls to that one member alone get by all the same.
+/// A restarted member knows none of its earlier tokens. Calls to that member alone succeed all the same.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn members_that_were_started_again_are_asked() {
@@ -200,7 +200,8 @@ async fn members_that_were_started_again_are_asked() {
     }
 }
 
-/// A member tells how it is also when no member knows of a leader: nobody can log in then, and none is fit for other calls.
+/// A member reports its status even when no member knows a leader. Then no login is possible, and no member can serve
+/// other calls.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_member_without_a_leader_tells_how_it_is() {
@@ -230,7 +231,7 @@ async fn a_member_without_a_leader_tells_how_it_is() {
     soon(without_leader).await;
 }
 
-/// A user is given although etcd does not ask for one, yet.
+/// A user is configured although etcd does not require one yet.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn not_enabled() {

@@ -1,4 +1,4 @@
-//! One etcd, as a process of its own.
+//! One member of etcd, as a process of its own.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::support::ports::free_port;
 use crate::support::process::signal;
 use crate::support::soon;
 
-/// Far longer than an election takes, on a machine that has other things to do, too.
+/// Far longer than an election takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A member that is running, stopped or dead, and dies with the test.
+/// A member that is running, stopped or dead, and is killed when the test ends.
 pub struct Member {
     pub name: String,
     pub ports: Ports,
@@ -29,7 +29,7 @@ pub struct Member {
     child: Option<Child>,
 }
 
-/// The ports of a member stay the same when it is started again.
+/// The ports of a member, which it keeps across restarts.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub client: u16,
@@ -59,13 +59,13 @@ impl Member {
         }
     }
 
-    /// Where clients find it.
+    /// The address for clients.
     pub fn host(&self) -> Host {
         let host = format!("127.0.0.1:{}", self.ports.client);
         host.parse().expect("a host")
     }
 
-    /// Starts it, on what it has on disk. It may take a while until it is [healthy](Self::healthy).
+    /// Starts it, on the data that it has on disk. It may take a while until it is [healthy](Self::healthy).
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(self.log());
@@ -75,7 +75,7 @@ impl Member {
             .arg(self.folder.path().join("data"))
             .args(["--logger", "zap", "--log-level", "error"])
             .args(&self.flags)
-            // Of whoever runs the tests.
+            // Without the variables of the tests' environment.
             .env_clear()
             .stdout(Stdio::null())
             .stderr(log)
@@ -84,24 +84,24 @@ impl Member {
         self.child = Some(child.expect("`make test` has built etcd"));
     }
 
-    /// Gives it no time for anything, and waits until it is really gone, and its ports are free.
+    /// Kills it, and waits until it is gone and its ports are free.
     pub async fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.start_kill().expect("it runs");
         soon(child.wait()).await.expect("a child");
     }
 
-    /// Keeps it from running, with all its connections open.
+    /// Stops the process, with all its connections open.
     pub fn stop(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it run again.
+    /// Resumes the process.
     pub fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// Waits until it has a leader, and answers.
+    /// Waits until it has a leader and answers.
     pub async fn healthy(&self) {
         let mut last = None;
         let asked = async {
@@ -117,7 +117,7 @@ impl Member {
         assert!(in_time, "{} is not healthy, but {last:?}", self.name);
     }
 
-    /// Asks it by etcd's JSON gateway, which is none of the client's business.
+    /// Calls it through etcd's JSON gateway, without the client.
     pub async fn ask(&self, path: &str, request: Value, token: Option<&str>) -> Value {
         let header = token.map(|token| format!("Authorization: {token}\r\n"));
         let body = format!("{}\r\n{request}", header.unwrap_or_default());
@@ -150,14 +150,13 @@ impl Drop for Member {
     }
 }
 
-/// etcd as `make test` builds it, or another one.
+/// etcd as `make test` builds it, or the one that the environment names.
 fn program() -> PathBuf {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/etcd");
     std::env::var_os("SUMD_TEST_ETCD").map_or(ours, PathBuf::from)
 }
 
-/// A JSON answer over HTTP; `None` where there is none, yet. `rest` is all that follows the first line of the
-/// request.
+/// A JSON answer over HTTP, or `None` if there is none yet. `rest` is everything after the first line of the request.
 async fn http(port: u16, method: &str, path: &str, rest: &str) -> Option<Value> {
     let asked = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;

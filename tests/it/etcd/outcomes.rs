@@ -1,4 +1,4 @@
-//! What became of calls while members were killed and stopped.
+//! The outcomes of calls while members are killed and stopped.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::support::eventually;
 
 const WRITERS: usize = 8;
 
-/// How far all writers are.
+/// The progress of all writers.
 #[derive(Default)]
 struct Counts {
     done: AtomicU64,
     refused: AtomicU64,
 }
 
-/// What writers were told of their keys, each of which was asked for once.
+/// The outcomes that writers got for their keys, each of which was requested once.
 #[derive(Default)]
 struct Told {
     done: Vec<String>,
@@ -72,12 +72,12 @@ async fn write(
     told
 }
 
-/// Reads never fail, and never go back.
+/// Reads always succeed in the end, and never go back.
 async fn read(client: Client, stop: CancellationToken) -> (u64, Duration) {
     let (mut reads, mut slowest, mut revision) = (0, Duration::ZERO, 0);
     while !stop.is_cancelled() {
         let begun = Instant::now();
-        // A cluster without a majority has to come back first.
+        // A cluster without a majority has to recover first.
         let deadline = begun + Duration::from_mins(1);
         let answer = client.range(get("w/0/000000"), deadline).await;
         let header = answer.expect("another member is alive").header;
@@ -120,7 +120,7 @@ async fn disturb(cluster: &mut Cluster, client: &Client, counts: &Counts) {
             cluster.healthy().await;
         }
     }
-    // One member alone does nothing, and says so once it has seen that it is alone.
+    // A single member does nothing, and reports that once it has noticed that it is alone.
     for member in &mut cluster.members[1..] {
         member.kill().await;
     }
@@ -133,8 +133,8 @@ async fn disturb(cluster: &mut Cluster, client: &Client, counts: &Counts) {
     progress(100).await;
 }
 
-/// Through all of that: what was answered is there, what was refused never is, and what is unknown is there once or not
-/// at all.
+/// Through all of that, keys that were acknowledged exist, refused ones never do, and those of unknown outcome exist
+/// once or not at all.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn outcomes_are_true() {
@@ -163,7 +163,7 @@ async fn outcomes_are_true() {
     let read = readers.join_next().await.expect("it read");
     let (reads, slowest) = read.expect("no panic");
 
-    // What floats about still would come before this.
+    // Delayed copies of earlier writes would come before these.
     for member in 0..cluster.members.len() {
         insist(&client, &format!("end/{member}")).await;
     }
@@ -193,7 +193,7 @@ async fn outcomes_are_true() {
     assert!(unknown > 0, "a stopped leader leaves some behind");
 }
 
-/// A write whose answer is lost is not sent again, by any way: its owner is told that nobody knows.
+/// A write whose answer is lost is not sent again through any endpoint: its outcome is reported as unknown.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn answers_that_are_lost() {

@@ -1,4 +1,4 @@
-//! A way to a server that can be cut, in one direction or both, or slowed down.
+//! A proxy to a server that can be cut in one direction or both, or slowed down.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Passes connections on, until it is told not to, or dropped.
+/// Forwards connections until it is told not to, or dropped.
 pub struct Proxy {
     pub host: Host,
     to: Arc<Mutex<Host>>,
@@ -20,19 +20,19 @@ pub struct Proxy {
     _task: JoinSet<()>,
 }
 
-/// What becomes of connections.
+/// How connections are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Open,
-    /// What is sent in either direction arrives so much later.
+    /// Bytes in either direction arrive this much later.
     Slow(Duration),
-    /// What is asked comes through, and what is answered does not.
+    /// Requests come through, and answers do not.
     Mute,
-    /// What is answered comes through, and what is asked does not.
+    /// Answers come through, and requests do not.
     Deaf,
-    /// Nothing comes through, and nobody is told. What was sent meanwhile arrives when it is opened again.
+    /// Nothing comes through, and no side is told. Bytes that were sent meanwhile arrive when it is opened again.
     Silent,
-    /// Those that are there are closed, and so are new ones.
+    /// Present connections are closed, and so are new ones.
     Closed,
 }
 
@@ -46,7 +46,7 @@ impl Way {
     }
 }
 
-/// What becomes of connections, by whom they come from, where that is another way than the others'.
+/// How connections are treated, with exceptions by the peer that they come from.
 struct Ways {
     others: Way,
     from: BTreeMap<String, Way>,
@@ -63,7 +63,7 @@ impl Proxy {
         Self::begin(to, false).await
     }
 
-    /// A way from members of etcd to another one, which tells them apart by what they say of themselves.
+    /// A proxy between members of etcd, which tells them apart by the id that they send.
     pub async fn of_peers(to: Host) -> Self {
         Self::begin(to, true).await
     }
@@ -86,12 +86,12 @@ impl Proxy {
         }
     }
 
-    /// Leads new connections elsewhere.
+    /// Forwards new connections to another host.
     pub fn lead_to(&self, to: Host) {
         *self.to.lock().expect("no panic") = to;
     }
 
-    /// For all connections.
+    /// Sets the treatment of all connections.
     pub fn set(&self, way: Way) {
         self.ways.send_modify(|ways| {
             ways.others = way;
@@ -99,7 +99,7 @@ impl Proxy {
         });
     }
 
-    /// For the connections of one peer, by its id.
+    /// Sets the treatment of one peer's connections, by its id.
     pub fn set_for(&self, peer: u64, way: Way) {
         self.ways
             .send_modify(|ways| _ = ways.from.insert(format!("{peer:x}"), way));
@@ -115,7 +115,7 @@ async fn accept(
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
-        // What is small is not kept to be sent with more.
+        // Small packets are not delayed to be merged.
         let _ = stream.set_nodelay(true);
         while connections.try_join_next().is_some() {}
         connections.spawn(pass(stream, to.clone(), ways.subscribe(), peers));
@@ -180,7 +180,7 @@ async fn copy(
     }
 }
 
-/// The id that a member of etcd gives with the first request of a connection; empty where it gives none.
+/// The id that a member of etcd gives in the first request of a connection, or empty if it gives none.
 async fn peer(stream: &TcpStream) -> String {
     const FIELD: &str = "X-Server-From: ";
     let mut buffer = vec![0; 4096];
@@ -196,7 +196,7 @@ async fn peer(stream: &TcpStream) -> String {
         if read == buffer.len() {
             return String::new();
         }
-        // The rest of it is on its way, and nothing tells when it is there but that there is more to peek at.
+        // The rest is on its way. Only peeking again shows whether it has arrived.
         sleep(Duration::from_millis(1)).await;
     }
 }

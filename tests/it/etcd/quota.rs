@@ -1,4 +1,4 @@
-//! A database that is full, and has room again.
+//! A database that is full, and has space again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::cluster::Cluster;
 use super::{in_time, put_request};
 use crate::support::soon;
 
-/// The bytes of a database in which nothing of use is stored are fewer.
+/// A database without useful data is smaller than this.
 pub const ROOM: u64 = 8 << 20;
 
-/// Writes until no more is taken. Gives the last revision, and the error.
+/// Writes until no more is accepted. Returns the last revision, and the error.
 pub async fn fill(client: &Client) -> (i64, Error) {
     let mut revision = 0;
     loop {
@@ -33,12 +33,13 @@ pub async fn fill(client: &Client) -> (i64, Error) {
     }
 }
 
-/// Makes room, as an operator does: forgets all before a revision, until each member's database has less than so many bytes.
+/// Makes space, as an operator does: compacts before a revision and defragments, until each member's database is
+/// smaller than `below`.
 pub async fn make_room(cluster: &Cluster, client: &Client, revision: i64, below: u64) {
-    // This works without room.
+    // This works without space.
     insist(|| client.compact(revision, in_time())).await;
     for host in &cluster.address().hosts {
-        // The compaction takes place a little later.
+        // The compaction itself happens a little later.
         loop {
             insist(|| client.defragment(host, in_time())).await;
             let members = client.members(in_time()).await;
@@ -55,7 +56,7 @@ pub async fn make_room(cluster: &Cluster, client: &Client, revision: i64, below:
     }
 }
 
-/// Asks until it is done.
+/// Repeats a call until it succeeds.
 pub async fn insist<T, F>(mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, Error>>,
@@ -72,8 +73,8 @@ where
     }
 }
 
-/// A write to a full database is not known to have failed; the alarm is there to see; after compaction and
-/// defragmentation it can be taken back.
+/// A write to a full database has an unknown outcome, and the alarm can be seen. After compaction and defragmentation
+/// the alarm can be disarmed.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn no_space() {
@@ -111,15 +112,15 @@ async fn no_space() {
         .expect("room");
 }
 
-/// Callers are told that etcd is over its quota, and that nothing was changed. Reads go on, and so do increments once there is
-/// room: each is counted once, and none that was refused.
+/// Callers get STORE_FULL, NOT_APPLIED. Reads are served, and so are increments once there is space: each accepted one
+/// is counted once, and no refused one is.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_full_etcd_refuses_increments_until_there_is_room() {
     let quota = (16 << 20).to_string();
     let cluster = Cluster::start(1, &["--quota-backend-bytes", &quota]).await;
     let client = cluster.client();
-    // Without the upkeep, which makes room.
+    // Without the compactor, which would make space.
     let store = EtcdStore::over(client.clone(), "/sumd", 128, Tuning::default()).await;
     let store: Arc<dyn Store> = Arc::new(store.expect("it is well"));
     let bounds = Bounds {
@@ -162,7 +163,7 @@ async fn a_full_etcd_refuses_increments_until_there_is_room() {
     assert_eq!(value().await, Some(2));
 }
 
-/// A node has room made, and counts again, also while a member is away.
+/// A node makes space, and counts again, even while a member is down.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn room_is_made_past_a_member_that_is_away() {
@@ -170,7 +171,7 @@ async fn room_is_made_past_a_member_that_is_away() {
     let mut cluster = Cluster::start(3, &["--quota-backend-bytes", &quota]).await;
     let (store, running) = cluster.lanes().await;
     let client = cluster.client();
-    // The first of those that a node goes through one after the other.
+    // The first of the members that a node goes through in turn.
     cluster.members[0].kill().await;
     let error = loop {
         let (_, error) = fill(&client).await;
@@ -196,7 +197,7 @@ async fn room_is_made_past_a_member_that_is_away() {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    // A node looks every ten seconds or so.
+    // A node checks about every ten seconds.
     let room = timeout(Duration::from_mins(2), room).await;
     room.expect("there is room, and the alarm was taken back");
     drop((store, running));

@@ -1,4 +1,4 @@
-//! TLS, both ways.
+//! TLS with certificates on both sides.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,8 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// With etcd's `--client-cert-auth`, those are served who have a certificate, and those are trusted who have one of
-/// the CA that was named.
+/// With etcd's `--client-cert-auth`, only clients with a certificate are served, and only servers with a certificate of
+/// the given CA are trusted.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn certificates() {

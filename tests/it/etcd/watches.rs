@@ -1,4 +1,4 @@
-//! Watches tell everything once, in order, whatever becomes of the endpoints.
+//! Watches report every event once, in order, whatever happens to the endpoints.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::soon;
 /// Events, as (key, revision).
 type CatchUp = Vec<(String, i64)>;
 
-/// What a watch has told.
+/// The events that a watch has reported.
 #[derive(Default)]
 struct Story {
     seen: CatchUp,
@@ -41,7 +41,7 @@ impl Story {
         self.passed = batch.revision;
     }
 
-    /// By now, what is told is what is there: all of it, once, in order.
+    /// Reads until the events reported are exactly those that happened: all of them, once, in order.
     async fn is_true(&mut self, watch: &mut Watch, client: &Client) {
         let (rows, revision) = truth(client).await;
         while self.passed < revision {
@@ -51,7 +51,7 @@ impl Story {
     }
 }
 
-/// What is there, in the order in which it came, and the revision of now.
+/// The present keys in the order of their creation, and the present revision.
 async fn truth(client: &Client) -> (CatchUp, i64) {
     let rows = client
         .range(prefix("w/", 0), in_time())
@@ -80,7 +80,7 @@ async fn across_endpoints() {
             insist(&writer, &format!("other/{round}/{i}")).await;
             insist(&writer, &format!("w/{round}/a/{i}")).await;
         }
-        // So that the endpoint is in use.
+        // Makes sure that the endpoint is in use.
         story.listen(&mut watch).await;
         let victim = cluster.used_by(&watcher);
         let kill = round % 2 == 0;
@@ -102,7 +102,7 @@ async fn across_endpoints() {
     }
 }
 
-/// A way that lets nothing through, with no connection closed, is noticed; what happened meanwhile is told.
+/// A connection that lets nothing through without being closed is noticed, and the events of that time are reported.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn across_silence() {
@@ -138,13 +138,13 @@ async fn across_silence() {
     }
 }
 
-/// A past that does not fit one message comes in several, with no transaction torn apart.
+/// A past that does not fit one message comes in several, and no transaction is split.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn large_pasts() {
     let cluster = Cluster::start(1, &[]).await;
     let client = cluster.client();
-    // A message of 2 MiB ends in the middle of every other one.
+    // A message of 2 MiB would end in the middle of every other transaction.
     let value = vec![7; 130 << 10];
     let mut last = 0;
     for txn in 0..12 {
@@ -177,7 +177,7 @@ fn revision(event: &sumd::proto::etcd::mvccpb::Event) -> i64 {
     event.kv.as_ref().expect("a key").mod_revision
 }
 
-/// Time passes for a watch of keys that nobody changes, so that a compaction does not leave it behind.
+/// A watch of keys that do not change still advances, so that a compaction does not overtake it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn idle_watches_keep_up() {
@@ -201,7 +201,7 @@ async fn idle_watches_keep_up() {
     story.is_true(&mut watch, &client).await;
 }
 
-/// A watch that would miss something says so, and from where on one can watch.
+/// A watch that would miss events says so, with the revision from which watching is possible.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn compacted() {
@@ -246,7 +246,7 @@ async fn compacted() {
     assert_eq!(batch.events.len(), 1);
 }
 
-/// A reader who takes a long time holds up nobody else, and misses nothing.
+/// A slow reader delays no other, and misses nothing.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn slow_readers() {

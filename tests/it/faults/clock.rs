@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::shim;
 
-/// The shim, compiled.
+/// The compiled shim.
 pub struct Shim {
     path: PathBuf,
     _folder: TempDir,
@@ -29,7 +29,7 @@ impl Shim {
     }
 }
 
-/// How much a server's clock is ahead.
+/// How far a server's clock is ahead.
 pub struct Clock(PathBuf);
 
 impl Clock {
@@ -42,11 +42,11 @@ impl Clock {
         &self.0
     }
 
-    /// Sets it forward by so much, or back.
+    /// Sets it forward or back by this much.
     pub fn set(&self, by: Duration, forward: bool) {
         let millis = i64::try_from(by.as_millis()).expect("a short time");
         let ahead = if forward { millis } else { -millis };
-        // In its place, since it is mapped.
+        // Written in place, because the file is mapped.
         let file = File::options().write(true).open(&self.0).expect("a file");
         let written = file.write_all_at(&ahead.to_ne_bytes(), 0);
         written.expect("it is there");

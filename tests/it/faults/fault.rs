@@ -1,4 +1,4 @@
-//! What can go wrong, one thing at a time, and how it is mended.
+//! The faults, one at a time, and how they are mended.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,42 +8,43 @@ use fastrand::Rng;
 use super::fleet::{Fleet, SIZE};
 use crate::etcd::proxy::Way;
 
-/// What happens, to which node.
+/// A fault, and the node or member that it happens to.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// A node is killed with -9.
     NodeDies(usize),
-    /// A node does not run for a while.
+    /// A node is stopped for a while.
     NodeHangs(usize),
     /// A node's clock is set forward or back.
     ClockJumps(usize, Duration, bool),
     /// Each node is replaced by another program, one after the other.
     Upgrade,
-    /// A node and its clients.
+    /// The connections between a node and its clients are cut.
     ClientsCut(usize, Way),
-    /// A node and all of etcd.
+    /// The connections between a node and all of etcd are cut.
     StoreCut(usize, Way),
-    /// A node and the member that it may be using.
+    /// The connection between a node and the member that it may be using is cut.
     LinkCut(usize, usize, Way),
-    /// A node and what other nodes would have it do.
+    /// The calls of other nodes to a node are cut.
     PeersCut(usize, Way),
-    /// All nodes and each other.
+    /// The connections between all nodes are cut.
     NodesApart(Way),
-    /// A node and everything.
+    /// All connections of a node are cut.
     NodeAlone(usize, Way),
-    /// A node and all of etcd, while no node hears what others answer, although it is asked: for longer than a node waits.
+    /// A node is cut off from all of etcd, while no node gets answers from others, although calls arrive: for longer
+    /// than a node waits.
     NodeIsolated(usize, Way),
-    /// Everything is slow to and from a node.
+    /// All connections of a node are slow.
     Slow(usize, Duration),
     /// A member is killed with -9.
     MemberDies { leads: bool },
-    /// A member does not run for a while.
+    /// A member is stopped for a while.
     MemberHangs { leads: bool },
-    /// All nodes and a member.
+    /// The connections of all nodes to a member are cut.
     MemberCut { leads: bool, way: Way },
-    /// The leader and its followers.
+    /// The leader is cut off from its followers.
     LeaderApart(Way),
-    /// There is no room in etcd.
+    /// etcd is full.
     Full,
     /// All nodes are killed at once.
     NodesDie,
@@ -51,15 +52,15 @@ pub enum Fault {
     MembersDie,
     /// A node and a member are killed at once.
     BothDie { node: usize, leads: bool },
-    /// A node hangs while a member is cut off from the others.
+    /// A node is stopped while a member is cut off from the others.
     HangsApart { node: usize, leads: bool, way: Way },
 }
 
-/// Ways to cut a way.
+/// Ways to cut a connection.
 const CUTS: [Way; 4] = [Way::Closed, Way::Silent, Way::Mute, Way::Deaf];
 
 impl Fault {
-    /// One of each kind, in any order.
+    /// One fault of each kind, in random order.
     pub fn all(rng: &mut Rng, jump: Duration) -> Vec<Self> {
         let node = |rng: &mut Rng| rng.usize(..SIZE);
         let way = |rng: &mut Rng| CUTS[rng.usize(..CUTS.len())];
@@ -91,7 +92,7 @@ impl Fault {
         all
     }
 
-    /// Several at once, in any order.
+    /// Faults of several processes at once, in random order.
     pub fn severe(rng: &mut Rng) -> Vec<Self> {
         let way = if rng.bool() { Way::Closed } else { Way::Silent };
         let mut all = vec![
@@ -111,7 +112,7 @@ impl Fault {
         all
     }
 
-    /// What it is called among its like.
+    /// The name of its kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NodeDies(_) => "a node dies",
@@ -140,7 +141,7 @@ impl Fault {
         }
     }
 
-    /// Whether increments can be served meanwhile: it is one thing that others can stand in for.
+    /// Whether increments can be served meanwhile, because other processes can take over from a single faulty one.
     pub fn leaves_service(&self) -> bool {
         !matches!(
             self,
@@ -152,7 +153,7 @@ impl Fault {
         )
     }
 
-    /// How long it lasts at least: what a node does only after a while is to be seen.
+    /// Its minimum duration, so that reactions of a node that come late are seen.
     pub fn lasts(&self) -> Duration {
         match self {
             Self::NodeIsolated(..) => Duration::from_secs(10),
@@ -160,7 +161,7 @@ impl Fault {
         }
     }
 
-    /// Lets it happen. Gives what is needed to mend it.
+    /// Makes it happen, and returns what is needed to mend it.
     pub async fn begin(self, fleet: &mut Fleet) -> Wound {
         let member = match self {
             Self::MemberDies { leads }
@@ -230,10 +231,10 @@ impl Fault {
     }
 }
 
-/// What is to be mended.
+/// A fault to be mended.
 pub struct Wound {
     pub fault: Fault,
-    /// The member that it has met, if any.
+    /// The member that it happened to, if any.
     member: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Three members of etcd and three nodes of sumd, and every way between any two of them.
+//! Three members of etcd and three nodes of sumd, with a proxy between any two of them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::etcd::proxy::Way;
 use crate::etcd::quota::{self, insist};
 use crate::etcd::{in_time, put_request};
 
-/// How many members, and how many nodes.
+/// Number of members, and of nodes.
 pub const SIZE: usize = 3;
 
 /// The deadlines of clients: some give up early, and others outlast every deadline of a node.
@@ -30,23 +30,23 @@ const DEADLINES: [Duration; 6] = [
     Duration::from_secs(10),
     Duration::from_secs(20),
 ];
-/// The longest that nothing is answered, on a machine that has other things to do.
+/// The longest time without any answer, on a busy machine.
 const OUTAGE: Duration = Duration::from_mins(1);
 
-/// What the members take, with what a run writes in between two compactions and a lot to spare.
+/// The members' quota: all that a run writes between two compactions, with much to spare.
 const QUOTA: u64 = 64 << 20;
-/// How often what is past is forgotten. Whoever reads at a revision has to bear that.
+/// Interval of compactions. Readers at an earlier revision must cope with them.
 const COMPACTION: Duration = Duration::from_secs(2);
 
-/// What fills etcd up.
+/// Prefix of the keys that fill etcd up.
 const JUNK: &str = "junk/";
 
 pub struct Fleet {
     pub cluster: Cluster,
     pub nodes: Vec<Node>,
-    /// What a node is upgraded to.
+    /// The program that a node is upgraded to.
     pub upgrade_to: Option<PathBuf>,
-    /// Past all faults.
+    /// A client without a proxy, which no fault reaches.
     client: Client,
     _mutators: Vec<Mutator>,
     _janitor: JoinSet<()>,
@@ -89,7 +89,7 @@ impl Fleet {
         }
     }
 
-    /// What clients know of the nodes.
+    /// The nodes' addresses, as clients see them.
     pub fn servers(&self) -> Servers {
         let hosts = self.nodes.iter().map(|node| &node.clients.host);
         let addresses: Vec<Arc<str>> = hosts.map(|host| host.to_string().into()).collect();
@@ -102,14 +102,14 @@ impl Fleet {
         }
     }
 
-    /// Does something to the ways between nodes.
+    /// Sets the treatment of all connections between nodes.
     pub fn set_peers(&self, way: Way) {
         for node in &self.nodes {
             node.peers.set(way);
         }
     }
 
-    /// The number of the member that leads, or of one that does not.
+    /// The index of the leader, or of a member that does not lead.
     pub async fn member(&mut self, leads: bool) -> usize {
         let name = self.cluster.leader().await.name.clone();
         let mut members = self.cluster.members.iter();
@@ -117,7 +117,7 @@ impl Fleet {
         found.expect("there are several")
     }
 
-    /// Does something to the ways between a member and the others, in both directions.
+    /// Sets the treatment of the connections between a member and the others, in both directions.
     pub async fn set_apart(&mut self, member: usize, way: Way) {
         let client = &self.client;
         let ids = insist(async || {
@@ -136,14 +136,14 @@ impl Fleet {
         }
     }
 
-    /// Brings the members together again.
+    /// Connects the members again.
     pub fn join(&self) {
         for proxy in &self.cluster.peers {
             proxy.set(Way::Open);
         }
     }
 
-    /// Writes until etcd takes no more.
+    /// Writes until etcd accepts no more.
     pub async fn fill(&self) {
         for i in 0.. {
             let mut request = put_request(&format!("{JUNK}{i}"), "");
@@ -156,7 +156,7 @@ impl Fleet {
         }
     }
 
-    /// Makes room, as an operator does.
+    /// Makes space, as an operator does.
     pub async fn make_room(&self) {
         let junk = DeleteRangeRequest {
             key: JUNK.into(),
@@ -170,14 +170,14 @@ impl Fleet {
     }
 }
 
-/// Has etcd forget what is past, again and again.
+/// Compacts etcd's history at an interval.
 async fn compact(client: Client) {
     loop {
         sleep(COMPACTION).await;
         let deadline = Instant::now() + COMPACTION;
         if let Ok(found) = client.range(get("none"), deadline).await {
             let revision = found.header.expect("a header").revision;
-            // Next time will do as well.
+            // The next compaction will do as well.
             let _ = client.compact(revision, deadline).await;
         }
     }

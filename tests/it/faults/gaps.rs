@@ -1,4 +1,4 @@
-//! For how long nobody was answered.
+//! Measures how long no client was answered.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use super::pulse::ANY;
 use crate::crash::history::{History, Span};
 use crate::crash::link::Names;
 
-/// What was promised, once what was wrong is mended, or one that others can stand in for has died.
+/// The promised limit, after a fault is mended, or after a process has died that others can take over from.
 pub const PROMISED: Duration = Duration::from_secs(5);
 
-/// Durations, of which the middle and the ends are of interest.
+/// Durations, reported by their quantiles.
 #[derive(Clone, Default)]
 pub struct Spread(Vec<Duration>);
 
@@ -24,7 +24,7 @@ impl Spread {
 
     fn at(&self, share: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
-        // As exact as it need be, for there are not that many.
+        // Exact enough, because there are few of them.
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         #[allow(clippy::cast_sign_loss)]
         let index = (last as f64 * share).round() as usize;
@@ -44,22 +44,21 @@ impl fmt::Display for Spread {
     }
 }
 
-/// What a run, or several, had of them.
+/// The gaps of one run or several.
 #[derive(Clone, Default)]
 pub struct Gaps {
-    /// By the kind of what went wrong: the longest that it took, from then on, until an increment was made that any node
-    /// was asked for.
+    /// By kind of fault: the longest time that an increment took during the fault, if any node may answer it.
     by_kind: BTreeMap<&'static str, Spread>,
-    /// From mending until each of the nodes has answered.
+    /// Time from mending until each of the nodes has answered.
     mended: Spread,
-    /// Increments that were asked for while something was wrong that others could stand in for: how long each took.
+    /// How long increments took that were requested during a fault that others can take over from.
     increments: Spread,
 }
 
 impl Gaps {
     pub fn new(names: &Names, history: &History, events: &[Event]) -> Self {
         let prefix = names.prefix(ANY);
-        // With any number behind it.
+        // With any number after it.
         let prefix = prefix.trim_end_matches('/');
         let changes = history.changes.iter().filter(|change| {
             let mut increments = change.operation.increments().iter();
@@ -69,7 +68,7 @@ impl Gaps {
         let mut gaps = Self::default();
         for event in events {
             let meanwhile = |span: &&Span| span.answered > event.begun && span.asked < event.mended;
-            // What was before is no fault of this.
+            // The time before the fault does not count.
             let took = |span: &Span| span.answered.saturating_sub(span.asked.max(event.begun));
             let all: Vec<_> = spans.iter().filter(meanwhile).map(took).collect();
             if event.fault.leaves_service() {
@@ -92,7 +91,7 @@ impl Gaps {
         self.increments.add(other.increments.0);
     }
 
-    /// Fails where it took longer than so many times what was promised.
+    /// Fails if a gap was longer than `allowance` times the promised limit.
     pub fn check(&self, allowance: u32) {
         let all = self
             .by_kind

@@ -1,5 +1,5 @@
-//! What would be wrong, for the harness to find: etcd that does not do what it is asked to. Nodes reach it by something that
-//! understands their transactions, and changes them.
+//! Injected mistakes that the harness has to find: an etcd that does not do what it is asked to. Nodes reach it through
+//! a proxy that understands their transactions and changes them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -32,29 +32,29 @@ use tower::Service as _;
 
 use crate::etcd::in_time;
 
-/// What is wrong.
+/// An injected mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// Nothing: transactions are only taken apart and put together again.
+    /// None: transactions are only decoded and encoded again.
     None,
-    /// Now and then a batch is written whatever the lane's head is by then. Were it always so, nodes would see that the log
-    /// makes no sense, and stop.
+    /// Some batches are written whatever the lane's head is by then. If all were, nodes would find the log
+    /// inconsistent, and stop.
     NoGuard,
     /// The ids of requests are not recorded.
     NoIds,
-    /// Now and then a batch is said to be committed, and is not.
+    /// Some batches are reported as committed and are not.
     EarlyAnswer,
     /// Clients take an unknown outcome for NOT_APPLIED.
     Guess,
 }
 
-/// One transaction in so many is written whatever there is.
+/// One transaction in this many is written without its guard.
 const UNGUARDED: u32 = 8;
-/// One in so many is not carried out.
+/// One transaction in this many is not carried out.
 const FORGOTTEN: u32 = 64;
 const META: &str = "/sumd/meta";
 
-/// Stands before a member of etcd.
+/// A proxy in front of a member of etcd.
 pub struct Mutator {
     pub host: Host,
     _task: JoinSet<()>,
@@ -67,7 +67,7 @@ struct Way {
     state: Arc<Known>,
 }
 
-/// What is known of etcd.
+/// The known state of etcd.
 struct Known {
     client: Client,
     hasher: OnceCell<KeyedHasher>,
@@ -108,7 +108,7 @@ async fn accept(listener: TcpListener, way: Way) {
         connections.spawn(async move {
             let answer = service_fn(move |request| way.clone().answer(request));
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            // Nobody is left to be told of its end.
+            // The end of a connection needs no handling.
             let _ = server.serve_connection(TokioIo::new(stream), answer).await;
         });
     }
@@ -136,11 +136,11 @@ impl Way {
     }
 
     async fn transaction(self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        // The caller is told etcd as it was told here.
+        // etcd knows the caller by the token that it sent here.
         let token = request.headers().get("token").cloned();
         let body = request.into_body().collect().await;
         let body = body.map_err(|error| Status::unavailable(error.to_string()))?;
-        // One message, behind five bytes that say how long it is.
+        // One message, after the five bytes with its length.
         let message = body.to_bytes().split_off(5);
         let mut transaction = TxnRequest::decode(message).expect("a transaction");
         if lanes(&mut transaction).next().is_none() {
@@ -182,7 +182,7 @@ impl Way {
         Ok(message_of(&response))
     }
 
-    /// What etcd answers, as far as anybody can know before it is asked.
+    /// The answer that etcd would give, as far as it can be known without asking.
     fn promise(&self, transaction: &TxnRequest) -> TxnResponse {
         let done = |_| ResponseOp {
             response: Some(Answer::ResponseTxn(TxnResponse {
@@ -200,7 +200,7 @@ impl Way {
         }
     }
 
-    /// What the rows of lanes are checked with.
+    /// The hasher for the check sums of rows.
     async fn hasher(&self) -> KeyedHasher {
         let read = async {
             let found = self.state.client.range(get(META), in_time()).await;
@@ -212,7 +212,7 @@ impl Way {
     }
 }
 
-/// What a transaction holds for each lane.
+/// The nested transactions, one for each lane.
 fn lanes(transaction: &mut TxnRequest) -> impl Iterator<Item = &mut TxnRequest> {
     let operations = transaction.success.iter_mut();
     operations.filter_map(|op| match &mut op.request {
@@ -234,7 +234,7 @@ fn forget_ids(hasher: KeyedHasher, put: &mut PutRequest) {
     }
 }
 
-/// As nodes do it.
+/// Seals a row as nodes do.
 fn seal(hasher: KeyedHasher, key: &[u8], row: &impl Message) -> Bytes {
     let row = row.encode_to_vec();
     let mut value = BytesMut::new();

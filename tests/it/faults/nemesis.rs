@@ -1,4 +1,4 @@
-//! Lets things go wrong, one after the other, and waits until all is well in between.
+//! Makes faults happen, one after the other, and waits until all is well in between.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use super::fleet::Fleet;
 use super::pulse::Served;
 use crate::crash::history::{Clock, Moment};
 
-/// The longest until all is well again, on a machine that has other things to do.
+/// The longest time until all is well again, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What has happened.
+/// A fault that has happened.
 pub struct Event {
     pub fault: Fault,
     pub begun: Moment,
     pub mended: Moment,
-    /// When each node was first answered after that.
+    /// When each node was first answered after the mending.
     pub served: Vec<Moment>,
 }
 
-/// One of the faults after the other, each for some time.
+/// Makes one fault after the other happen, each for some time.
 pub async fn storm(
     fleet: &mut Fleet,
     faults: &[Fault],
@@ -56,7 +56,7 @@ pub async fn storm(
             mended,
             served: all,
         });
-        // The next one is to be alone, too.
+        // The next fault must happen alone, too.
         fleet.cluster.healthy().await;
     }
     events

@@ -1,4 +1,4 @@
-//! One sumd of several, as a process of its own, with all its ways to others through proxies.
+//! One node of sumd, as a process of its own, with proxies on all its connections.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,18 +18,18 @@ use crate::etcd::proxy::{Proxy, Way};
 use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
-/// To start in: etcd may have no leader at first.
+/// Time limit for a start: etcd may have no leader at first.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// A log of which the end is told.
+/// Number of last lines that are shown of a log.
 const TOLD: usize = 30;
 
 pub struct Node {
     pub name: String,
-    /// The clients' way to it.
+    /// The proxy between clients and the node.
     pub clients: Proxy,
-    /// The other nodes' way to it.
+    /// The proxy between the other nodes and the node.
     pub peers: Proxy,
-    /// Its ways to the members of etcd.
+    /// The proxies between the node and the members of etcd.
     pub etcd: Vec<Proxy>,
     pub clock: Clock,
     program: PathBuf,
@@ -40,7 +40,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that is not running yet. The members are found where the `hosts` are.
+    /// A node that is not running yet. `hosts` are the members of etcd.
     pub async fn new(name: String, hosts: &[Host], shim: &Shim, flags: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let nowhere: Host = "127.0.0.1:9".parse().expect("a host");
@@ -58,7 +58,7 @@ impl Node {
         }
     }
 
-    /// Starts it, again and again where it ends, as a supervisor does, until it listens.
+    /// Starts it until it listens, again if it ends, as a supervisor does.
     pub async fn start(&mut self) {
         let started = timeout(PATIENCE, async {
             loop {
@@ -74,7 +74,7 @@ impl Node {
         self.peers.lead_to(address);
     }
 
-    /// Where it listens, if it does not end before.
+    /// Its address, unless it ends before it listens.
     async fn try_start(&mut self) -> Option<Host> {
         assert!(self.child.is_none(), "{} runs", self.name);
         let known = self.log().len();
@@ -110,49 +110,49 @@ impl Node {
         }
     }
 
-    /// Gives it no time for anything.
+    /// Kills it.
     pub async fn kill(&mut self) {
         self.signal("KILL");
         self.exit().await;
     }
 
-    /// Lets it end well.
+    /// Stops it with SIGTERM, which must succeed.
     pub async fn end(&mut self) {
         self.signal("TERM");
         let exit = self.exit().await;
         assert!(exit.success(), "{} has ended with {exit:?}", self.name);
     }
 
-    /// Takes another program for the next start.
+    /// Sets the program for the next start.
     pub fn replace(&mut self, program: &Path) {
         program.clone_into(&mut self.program);
     }
 
-    /// Keeps it from running, with all its connections open.
+    /// Stops the process, with all its connections open.
     pub fn stop(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it run again.
+    /// Resumes the process.
     pub fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// Does the same to all its ways to etcd.
+    /// Sets the treatment of all its connections to etcd.
     pub fn set_etcd(&self, way: Way) {
         for proxy in &self.etcd {
             proxy.set(way);
         }
     }
 
-    /// Does the same to all ways to it, and to those from it to etcd.
+    /// Sets the treatment of all its connections.
     pub fn set_all(&self, way: Way) {
         self.clients.set(way);
         self.peers.set(way);
         self.set_etcd(way);
     }
 
-    /// Fails where it has ended by itself.
+    /// Fails if it has ended.
     pub fn assert_runs(&mut self) {
         let ended = self.child.as_mut().and_then(|child| child.try_wait().ok());
         let ended = ended.unwrap_or_else(|| panic!("{} is not known to run", self.name));
@@ -184,7 +184,7 @@ impl Node {
     }
 }
 
-/// What a log of JSON objects says of where the server listens.
+/// The address in a log of JSON objects.
 fn listening(log: &str) -> Option<Host> {
     let (_, rest) = log.split_once("\"listening on ")?;
     let (address, _) = rest.split_once('"')?;

@@ -1,4 +1,4 @@
-//! Clients who ask without a pause, to tell for how long nobody was answered.
+//! Clients that send requests without a pause, to measure how long none was answered.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::crash::link::Link;
 use crate::crash::operation::{Add, Operation};
 use crate::crash::writers;
 
-/// When a node has answered last.
+/// The time of a node's last answer.
 pub type Served = watch::Receiver<Moment>;
 
-/// The group that the increments are made in by those who ask any node.
+/// The group of increments that any node may answer.
 pub const ANY: &str = "any";
 
-/// Between an answer and the next question.
+/// Pause between an answer and the next request.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Increments a counter of its own, and tells of each answer.
+/// Increments a counter of its own, and reports each answer.
 pub async fn pulse(mut link: Link, group: String, told: watch::Sender<Moment>) -> History {
     let mut history = History::default();
     let counter = link.context.names.of(&group, 0);

@@ -1,4 +1,4 @@
-//! A session that goes on.
+//! A session that is resumed.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::crash::operation::{Add, Client};
 use crate::etcd::cluster::Cluster;
 use crate::support::soon;
 
-/// A stream's first answer acknowledges what was recorded on an earlier one, at a place in the order that is not before it.
+/// A stream's first answer acknowledges the messages of an earlier stream, with a revision that is not before theirs.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_session_goes_on_at_a_revision() {
@@ -27,13 +27,13 @@ async fn a_session_goes_on_at_a_revision() {
     let first = RecordIncrementsRequest {
         session_id: session_id.clone(),
         sequence: 1,
-        // Of different lanes.
+        // The counters are of different lanes.
         increments: ["a/1", "b/1", "c/1"]
             .map(|name| Add::new(name.into(), 1).to_proto())
             .into(),
         ..RecordIncrementsRequest::default()
     };
-    // It serves counters once it has found etcd.
+    // The node serves counters once it has reached etcd.
     let recorded = soon(async {
         loop {
             match last_answer(&mut client, &first).await {
@@ -56,7 +56,7 @@ async fn a_session_goes_on_at_a_revision() {
     assert!(now >= then, "{now} is before {then}");
 }
 
-/// What a stream of one message is answered at last.
+/// The last answer to a stream of one message.
 async fn last_answer(
     client: &mut Client,
     message: &RecordIncrementsRequest,

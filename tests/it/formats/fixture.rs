@@ -1,5 +1,5 @@
-//! Fixtures as they are stored: a database as the SQL that makes it; etcd's keys a line each, with the revision of their last
-//! change and the value in hexadecimal.
+//! Fixtures as they are stored: a database as the SQL that creates it, and etcd's keys one per line, with the revision
+//! of the last change and the value in hexadecimal.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::support::soon;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-/// Keys of nodes that are gone.
+/// Keys of nodes, which are gone by now.
 const NODES: &str = "/sumd/nodes/";
 
 fn path(name: &str) -> PathBuf {
@@ -43,7 +43,7 @@ pub fn load_database(text: &str, path: &Path) {
     connection.execute_batch(text).expect("it is SQL");
 }
 
-/// The SQL that makes a database.
+/// The SQL that creates a database.
 pub fn dump_database(path: &Path) -> rusqlite::Result<String> {
     let connection = Connection::open(path)?;
     let mut text = String::new();
@@ -92,7 +92,8 @@ fn dump_rows(connection: &Connection, table: &str, text: &mut String) -> rusqlit
     Ok(())
 }
 
-/// Puts keys into an etcd that is empty, each at the revision at which it was changed: revisions of counters follow from those.
+/// Writes keys to an empty etcd, each at the revision at which it was changed, because revisions of counters follow
+/// from those.
 pub async fn load_etcd(text: &str, client: &Client) {
     let rows = text.lines().map(|line| {
         let [revision, key, value] = line.split(' ').collect::<Vec<_>>()[..] else {
@@ -154,7 +155,7 @@ fn unhex(text: &str) -> Vec<u8> {
     bytes.collect::<Result<_, _>>().expect("hexadecimal digits")
 }
 
-/// The number of the format that a fixture has, as the data themselves say.
+/// The number of a fixture's format, as recorded in the data.
 pub fn format(text: &str) -> u32 {
     let version = text
         .lines()
@@ -166,7 +167,7 @@ pub fn format(text: &str) -> u32 {
         .lines()
         .find_map(|line| line.split_once(" /sumd/meta "));
     let (_, value) = meta.expect("the row that says what the data are");
-    // Behind its check sum.
+    // After its check sum.
     let meta = Meta::decode(&unhex(value)[4..]);
     meta.expect("the row's contents").format
 }

@@ -1,4 +1,4 @@
-//! The requests that every fixture was sent before it was stored, and the state that it has to have ever after.
+//! The requests that every fixture got before it was stored, and the state that it must always have.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -13,16 +13,16 @@ use crate::crash::history::{Answer, Outcome, Verdict};
 use crate::crash::operation::{Add, Client, Operation};
 use crate::support::{reason, soon};
 
-/// A fixture that was moved has two parts: one from before that, and one from after. The names in them differ.
+/// A moved fixture has two parts, from before and after the move. Their names differ.
 pub type Part = &'static str;
 
-/// Increments, each in a batch of its own: so many do not fit in a head of etcd, but in packs.
+/// Number of increments, each in a batch of its own: too many for a head in etcd, so that packs are needed.
 const MANY: usize = 60;
 
-/// Values, by the counters' names.
+/// Values by counter name.
 pub type Counters = BTreeMap<String, i64>;
 
-/// A change that was asked for with an id, and what it has led to; `None` if a limit was in the way.
+/// A change with an id and its results, or `None` if a limit refused it.
 struct Asked {
     id: String,
     operation: Operation,
@@ -73,7 +73,7 @@ fn asked(part: Part) -> Vec<Asked> {
     .collect()
 }
 
-/// The messages of a session. The first increment of the second one fails.
+/// The messages of a session. The first increment of the second message fails.
 fn messages(part: Part) -> [Vec<Add>; 3] {
     let add = |counter: &str, delta| Add::new(format!("{part}{counter}").into(), delta);
     [
@@ -84,7 +84,7 @@ fn messages(part: Part) -> [Vec<Add>; 3] {
     ]
 }
 
-/// Asks for all of a part.
+/// Sends all requests of a part.
 pub async fn fill(client: &mut Client, part: Part) {
     for Asked {
         id,
@@ -99,7 +99,7 @@ pub async fn fill(client: &mut Client, part: Part) {
     assert_eq!(resumed, (0, vec![(2, 0)]));
 }
 
-/// The values of the counters, before and after [`go_on`].
+/// The values of the counters, before or after [`go_on`].
 pub fn expected(parts: &[Part], gone_on: bool) -> Counters {
     let mut counters = Counters::new();
     for part in parts {
@@ -114,7 +114,7 @@ pub fn expected(parts: &[Part], gone_on: bool) -> Counters {
     counters
 }
 
-/// All that was asked for is answered as it was, and counts no more.
+/// All repeated requests get their first answers, and count no more.
 pub async fn assert_remembered(client: &mut Client, part: Part) {
     for Asked {
         id,
@@ -123,7 +123,7 @@ pub async fn assert_remembered(client: &mut Client, part: Part) {
     } in asked(part)
     {
         let answer = soon(operation.send(client, &id)).await;
-        // A refusal does not say that it is one of an earlier request.
+        // A repeated refusal is not marked as a replay.
         let is_replay = results.is_some();
         assert_eq!(outcome(answer), (is_replay, results), "{id}: {operation:?}");
         // Another request with this id changes nothing.
@@ -133,8 +133,8 @@ pub async fn assert_remembered(client: &mut Client, part: Part) {
     }
 }
 
-/// A session goes on where it was, with the failures that its client may not know, and what it sends again counts no more; then
-/// it counts one message more, and so does a counter.
+/// A session resumes with the failures that its client may not know, and repeated messages count no more. Then one more
+/// message counts, and one more increment.
 pub async fn go_on(client: &mut Client, part: Part) {
     let resumed = record(client, part, 0, 2).await;
     assert_eq!(resumed, (2, vec![(2, 0)]), "of session {part}");
@@ -149,7 +149,7 @@ pub async fn go_on(client: &mut Client, part: Part) {
     assert_eq!(added.expect("a value").into_inner().value, 9);
 }
 
-/// After [`go_on`].
+/// Checks that the session is known, after [`go_on`].
 pub async fn assert_session_is_known(client: &mut Client, part: Part) {
     let resumed = record(client, part, 2, 3).await;
     assert_eq!(resumed, (3, vec![]), "of session {part}");
@@ -168,8 +168,8 @@ fn outcome(answer: Result<Answer, Status>) -> (bool, Option<Vec<Outcome>>) {
     }
 }
 
-/// Sends messages of a session up to one, all again that are not acknowledged; gives up to which one was there before, and the
-/// failures that were told.
+/// Sends the messages of a session after `acknowledged`, up to one. Returns the last message that was there before, and
+/// the reported failures.
 async fn record(
     client: &mut Client,
     part: Part,
@@ -196,7 +196,7 @@ async fn record(
         let answer = soon(answers.message()).await.expect("an answer");
         let answer = answer.expect("more of them");
         let told = answer.failures.iter();
-        // A stream may tell once more what its first message says that the client knows.
+        // A stream may report once more a failure that its first message declares as known.
         let told = told.filter(|failure| failure.sequence > acknowledged);
         failures.extend(told.map(|failure| (failure.sequence, failure.index)));
         if resumed.is_none() {

@@ -1,4 +1,4 @@
-//! Sessions that a version kept which took each form of a UUIDv7 for an id of its own.
+//! Sessions of a version that treated each form of a UUIDv7 as an id of its own.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use tonic::Status;
 use super::{BEGUN, Client, Location, SUMD, stop};
 use crate::support::{soon, uuid_v7};
 
-/// Sends one message on a stream of its own. Gives what is acknowledged then.
+/// Sends one message on a stream of its own. Returns the acknowledged number.
 async fn record(client: &mut Client, session: &str, sequence: u64) -> Result<u64, Status> {
     let increment = Increment {
         counter: "acme/bulk".into(),
@@ -74,7 +74,7 @@ async fn rename(store: &dyn Store, from: &str, to: &str) {
     }
 }
 
-/// A session goes on under the form that it was stored by, and a message which it has counts no second time.
+/// A session resumes under the form by which it was stored, and a message that it contains is not counted again.
 async fn goes_on(name: &str) {
     let place = Location::new(name).await;
     let canonical = uuid_v7(SystemTime::UNIX_EPOCH + BEGUN);
