@@ -1,11 +1,12 @@
-//! Imports point down the floors, and the modules directly in a room form no circle; a module and its own may.
+//! Imports point down the floors, and the modules directly in a room form no circle. A module and its own modules may
+//! form one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms of `src/`, floor by floor from the ground up. A room may import from floors below its own
-/// and from itself; what is not listed here is on no floor, and fails the test.
+/// The rooms of `src/`, floor by floor from the ground up. A room may import from floors below its own and from itself.
+/// A module that is not listed here is on no floor, and fails the test.
 const FLOORS: [&[&str]; 10] = [
     &["proto", "sum::wire", "model", "notice"],
     &["status", "etcd"],
@@ -19,7 +20,7 @@ const FLOORS: [&[&str]; 10] = [
     &["lib", "main", "app"],
 ];
 
-/// Crates that a room must not name, though it stands on a floor that may.
+/// Crates that a room must not name, although other rooms on its floor may.
 const CLOSED_TO: [(&str, &[&str]); 6] = [
     ("sum::wire", &["tonic", "http", "tokio", "hyper", "bytes"]),
     ("model", &["tonic", "http", "tokio", "rusqlite", "std::fs"]),
@@ -42,7 +43,7 @@ const ROOMS_WITHIN: [&str; 6] = [
 /// Rooms whose modules still form circles.
 const WITH_CIRCLES: [&str; 2] = ["counter", "server"];
 
-/// The room that a path such as `sum::wire::Total` leads to.
+/// The room of a path such as `sum::wire::Total`.
 fn room(path: &str) -> Option<&'static str> {
     let in_room = |room: &&&str| {
         path.strip_prefix(**room)
@@ -68,7 +69,7 @@ pub fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `src/sum/wire/packed.rs` is `sum::wire::packed`.
+/// The module path of a file: `src/sum/wire/packed.rs` is `sum::wire::packed`.
 fn module(file: &Path) -> String {
     let path = file
         .strip_prefix("src")
@@ -81,7 +82,7 @@ fn module(file: &Path) -> String {
     parts.join("::")
 }
 
-/// The modules of this crate that a source names, by their full path.
+/// The paths of this crate that a source names, in full.
 fn mentioned(module: &str, source: &str) -> Vec<String> {
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
     let grandparent = parent.rsplit_once("::").map_or("", |(parent, _)| parent);
@@ -113,14 +114,14 @@ fn mentioned(module: &str, source: &str) -> Vec<String> {
     found
 }
 
-/// The code of a source without comments and tests.
+/// The code of a source, without comments and tests.
 fn code_of(file: &Path) -> String {
     let source = fs::read_to_string(file).expect("a source");
     let mut code = String::new();
     let mut is_test = false;
     for line in source.lines() {
         if is_test && line.contains("mod tests") && line.ends_with('{') {
-            // Tests are last.
+            // Tests come last in a file.
             break;
         }
         let attribute = line.trim() == "#[cfg(test)]";
@@ -138,7 +139,7 @@ fn modules() -> BTreeMap<String, String> {
     let mut files = Vec::new();
     sources(Path::new("src"), &mut files);
     assert!(files.len() > 20, "the sources are here");
-    // Tests may look anywhere.
+    // Tests may import from anywhere.
     let is_test = |file: &PathBuf| {
         file.iter()
             .any(|part| part == "tests" || part == "tests.rs")
@@ -180,7 +181,7 @@ fn used(item: &str) -> Option<&str> {
     is_use.then_some(path)
 }
 
-/// The names that the head of a room takes from its modules, and the modules that it takes them from.
+/// The names that the head of a room imports from its modules, with those modules.
 fn taken(head: &str, code: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for path in code.split(';').filter_map(used) {
@@ -197,7 +198,7 @@ fn taken(head: &str, code: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The modules of a room that each of them needs, a module with its own modules being one.
+/// The modules that each module of a room needs. A module counts as one with its own modules.
 fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
     let head = modules.get(room).map_or("", String::as_str);
     let taken = taken(room, head);
@@ -209,7 +210,7 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
         if modules.contains_key(&name) {
             return Some(name);
         }
-        // It is the head's own, or from the module that the head has it from.
+        // The name is of the head itself, or the head has it from one of its modules.
         let of = taken.iter().find(|(taken, _)| taken == first);
         Some(of.map_or_else(|| room.to_owned(), |(_, module)| module.clone()))
     };
@@ -224,7 +225,7 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
         };
         let to = needs.entry(from.clone()).or_default();
         if module == room {
-            // What it hands on to others it does not need itself.
+            // The head does not need a name that it only re-exports.
             let items = code.split(';');
             let body: Vec<_> = items.filter(|item| used(item).is_none()).collect();
             let body = body.join(";");
@@ -249,7 +250,7 @@ fn needs(room: &str, modules: &BTreeMap<String, String>) -> BTreeMap<String, BTr
     needs
 }
 
-/// Whether code names something in a module by its path.
+/// Whether code names an item of a module by path.
 fn is_called(body: &str, module: &str) -> bool {
     let path = format!("{module}::");
     body.match_indices(&path)
@@ -276,7 +277,8 @@ fn circle(needs: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
         .collect()
 }
 
-/// The modules directly in a room form no circle, so that each can be read after those that it needs. A module and its own are one.
+/// The modules directly in a room form no circle, so that each can be read after those that it needs. A module counts
+/// as one with its own modules.
 #[test]
 fn rooms_have_no_circles() {
     let modules = modules();
@@ -322,7 +324,7 @@ fn circles_are_found() {
     assert!(needs["a::e"].contains("a"));
 }
 
-/// The test itself sees what it is there to see.
+/// The test's own parser finds names.
 #[test]
 fn names_are_found() {
     let source = "use crate::server::{Address, Limits};\nuse super::wire::Total;\nlet x = crate::status::trailers();";

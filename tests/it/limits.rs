@@ -1,4 +1,4 @@
-//! Every bound, and what a caller that meets it is told.
+//! Every limit, and the error of a call that exceeds it.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use crate::support::{TestServer, add_request, reason, soon};
 /// The preface and empty settings of an HTTP/2 client.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A message over the limit is refused at its first bytes, by name and number; one at the limit isn't.
+/// A message over the limit is refused at its first bytes, with the limit and the size in the error; one at the limit
+/// is accepted.
 #[tokio::test]
 async fn message_size() {
     let server = TestServer::start(&["--max-message-size", "1KiB"]).await;
@@ -38,7 +39,7 @@ async fn message_size() {
     }
 }
 
-/// The default takes 16 MiB and not a byte more.
+/// The default limit accepts 16 MiB, and not a byte more.
 #[tokio::test]
 async fn message_size_by_default() {
     let server = TestServer::start(&[]).await;
@@ -64,7 +65,7 @@ async fn message_size_by_default() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 }
 
-/// The server ends a call at its deadline by itself, whether or not it has begun to answer.
+/// The server ends a call at its deadline, whether or not it has begun to answer.
 #[tokio::test]
 async fn deadlines() {
     let server = TestServer::start(&[]).await;
@@ -75,13 +76,13 @@ async fn deadlines() {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{method}");
         assert_eq!(reason(&status).0, "DEADLINE_EXCEEDED");
     }
-    // One that has time left is not touched.
+    // A call with time left is not affected.
     let mut call = raw.call_with("Add", &[("grpc-timeout", "99999999H")]).await;
     call.send(raw::values(&[1]), true);
     assert_eq!(call.answer().await.status.code(), Code::Ok);
 }
 
-/// Past the limit a call is refused at once, told when to come again, and welcome when others have ended.
+/// Past the limit, a call is refused at once with a delay for the retry, and accepted when others have ended.
 #[tokio::test]
 async fn calls_in_flight() {
     let server = TestServer::start(&["--max-calls", "2"]).await;
@@ -105,7 +106,7 @@ async fn calls_in_flight() {
         .retry_delay;
     assert!(retry.is_some_and(|delay| delay > Duration::ZERO));
 
-    // Health is no call that overload refuses: a server that is busy is alive.
+    // Health checks are not refused: an overloaded server is alive.
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     health
         .check(tonic_health::pb::HealthCheckRequest::default())
@@ -122,7 +123,7 @@ async fn calls_in_flight() {
     assert_eq!(add_all.answer().await.status.code(), Code::Ok);
 }
 
-/// A call whose client goes silent is ended; one that sends a little all the time is not.
+/// A call whose client goes silent is ended; one whose client keeps sending a little is not.
 #[tokio::test]
 async fn idle_streams() {
     let server = TestServer::start(&["--stream-idle-timeout", "200ms"]).await;
@@ -140,8 +141,8 @@ async fn idle_streams() {
     assert_eq!(call.answer().await.status.code(), Code::Ok);
 }
 
-/// Connections over the limit are there for health checks alone, so that a server with many clients is not taken for a dead
-/// one; there is room again once one has gone.
+/// Connections over the limit are served health checks only, so that a server with many clients does not look dead. A
+/// normal connection is possible again once one has closed.
 #[tokio::test]
 async fn connections() {
     let server = TestServer::start(&["--max-connections", "1"]).await;
@@ -158,7 +159,7 @@ async fn connections() {
         let status = call.answer().await.status;
         assert_eq!(status.code(), Code::Ok, "{status:?}");
     }
-    // A client that has come to count is told to come again, and makes room for a probe.
+    // A client that makes other calls is told to retry, and its connection is closed to make room for a probe.
     let status = probe.exchange("Add", raw::values(&[1])).await.status;
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status).0, "OVERLOADED");
@@ -184,7 +185,7 @@ async fn connections() {
     soon(again).await;
 }
 
-/// The connections over the limit have a limit, too, and those past it are closed at once.
+/// The connections over the limit have a limit of their own; further ones are closed at once.
 #[tokio::test]
 async fn connections_beyond_the_reserve() {
     let server = TestServer::start(&["--max-connections", "1"]).await;
@@ -228,7 +229,7 @@ async fn try_client(
     .await
 }
 
-/// A peer that does not speak, or not HTTP/2, is let go.
+/// A peer that sends nothing, or no HTTP/2, is disconnected.
 #[tokio::test]
 async fn handshakes() {
     let server = TestServer::start(&["--handshake-timeout", "50ms"]).await;
@@ -256,7 +257,7 @@ async fn handshakes() {
     server.assert_well().await;
 }
 
-/// A peer that does not answer pings any more is gone, whatever TCP thinks.
+/// A peer that does not answer pings is disconnected, even if TCP still considers it connected.
 #[tokio::test]
 async fn keepalive() {
     let server = TestServer::start(&[
@@ -271,7 +272,7 @@ async fn keepalive() {
     let mut frames = Vec::new();
     soon(dead.read_to_end(&mut frames)).await.unwrap();
 
-    // One that answers stays.
+    // A peer that answers stays connected.
     let flags = [
         "--keepalive-interval",
         "100ms",
@@ -287,7 +288,7 @@ async fn keepalive() {
     );
 }
 
-/// A connection that is old is asked to leave; its call goes on, but not for ever.
+/// The client of an old connection is asked to leave it; its call goes on for a bounded time.
 #[tokio::test]
 async fn connection_age() {
     let age = [
@@ -318,7 +319,7 @@ async fn connection_age() {
     server.assert_well().await;
 }
 
-/// What HTTP/2 clients are told to keep to, as the flags have it.
+/// The settings that HTTP/2 clients get are those of the flags.
 #[tokio::test]
 async fn settings() {
     let server = TestServer::start(&[
@@ -349,14 +350,14 @@ async fn settings() {
             )
         })
         .collect();
-    // Of headers more is read than is taken, so that a call with too many is told so.
+    // More headers are read than accepted, so that a call with too many gets an error.
     for expected in [(3, 7), (4, 70_000), (5, 20_000), (6, 96 << 10)] {
         assert!(settings.contains(&expected), "{expected:?} in {settings:?}");
     }
 }
 
-/// Headers over the limit fail their call alone, with a status that says so, whatever a client could think of sending: a call
-/// beside them on the same connection goes on.
+/// Headers over the limit fail their call alone, with a status, whatever a client sends. Another call on the same
+/// connection goes on.
 #[tokio::test]
 async fn header_list_size() {
     for (flags, max_bytes) in [
@@ -386,7 +387,7 @@ async fn header_list_size() {
             let told: usize = metadata["bytes"].parse().expect("a number");
             assert!((bytes..bytes + 1000).contains(&told), "{told}");
         }
-        // Of many headers, too.
+        // The same with many small headers.
         let many = vec![("x-some", "0123456789"); max_bytes / 40];
         let status = raw.call_with("Add", &many).await.answer().await.status;
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -403,7 +404,7 @@ async fn header_list_size() {
     }
 }
 
-/// A client that does not keep to what it is told has its call fail alone, too, if not with a status.
+/// The call of a client that ignores the settings fails alone, too, though without a status.
 #[tokio::test]
 async fn header_lists_beyond_what_is_read() {
     let server = TestServer::start(&[]).await;
@@ -416,8 +417,8 @@ async fn header_lists_beyond_what_is_read() {
     assert_eq!(answer.status.code(), Code::Ok);
 }
 
-/// Watches have no end of their own. They leave room on their connection for calls that a client could otherwise not tell
-/// from lost ones: HTTP/2 has them wait in the client, without a word.
+/// Watches do not end on their own. They leave room on their connection for other calls, which HTTP/2 would otherwise
+/// hold back in the client without notice.
 #[tokio::test]
 async fn watches_leave_room_for_calls() {
     let server = TestServer::start(&["--max-concurrent-streams", "8"]).await;
@@ -450,7 +451,7 @@ async fn watches_leave_room_for_calls() {
         let answer = raw.exchange("Add", raw::values(&[1, 2])).await;
         assert_eq!(answer.status.code(), Code::Ok, "{path}");
 
-        // One that ends makes room for another.
+        // A watch that ends makes room for another.
         watches.pop();
         let again = async {
             loop {
@@ -466,8 +467,8 @@ async fn watches_leave_room_for_calls() {
     }
 }
 
-/// A caller that does not take its answers keeps neither its deadline waiting nor its place among the
-/// calls in flight.
+/// A caller that does not read its answers delays neither its deadline nor the release of its place among the calls in
+/// flight.
 #[tokio::test]
 async fn readers_that_do_not_read() {
     let server = TestServer::start(&["--max-calls", "1", "--stream-idle-timeout", "100ms"]).await;
@@ -483,7 +484,7 @@ async fn readers_that_do_not_read() {
     }
 }
 
-/// A peer that takes no bytes from its socket is gone after the same time as one that answers no pings.
+/// A peer that reads no bytes from its socket is disconnected after the same time as one that answers no pings.
 #[tokio::test]
 async fn sockets_that_nobody_reads() {
     let server = Process::serve(&[
@@ -493,7 +494,7 @@ async fn sockets_that_nobody_reads() {
         "100ms",
     ]);
     let server = server.await;
-    // An answer shows that all of the server is there, with the sockets that it has for itself.
+    // An answer shows that the server is complete, with its own sockets.
     let mut raw = Connection::open(&server.address).await;
     raw.exchange("Add", raw::values(&[1])).await;
     let before = server.open_sockets();
@@ -502,14 +503,14 @@ async fn sockets_that_nobody_reads() {
     let address = server.address.parse().unwrap();
     let mut deaf = socket.connect(address).await.unwrap();
     deaf.write_all(HELLO).await.unwrap();
-    // PINGs are answered, and the answers are not taken.
+    // PINGs are answered, and the answers are not read.
     let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(1000);
     let flood = async { while deaf.write_all(&ping).await.is_ok() {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), flood).await;
     crate::support::eventually("the connection's end", || server.open_sockets() == before).await;
 }
 
-/// Windows that would have h2 close connections for small messages are refused.
+/// Windows with which h2 would close connections because of small messages are refused.
 #[tokio::test]
 async fn windows_that_do_not_go_together() {
     let flags = ["--stream-window", "1MiB", "--connection-window", "8MiB"];

@@ -1,4 +1,4 @@
-//! Addresses that a server listens on: sockets in the file system, and both versions of IP.
+//! The addresses that a server listens on: unix sockets, and both versions of IP.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -16,7 +16,7 @@ async fn add(address: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A server on two addresses with a port that they share.
+/// A server on two addresses with the same port.
 async fn serve_on_free_port(first: &str, second: &str) -> ((Child, TempDir), u16) {
     let mut tries = 0;
     loop {
@@ -43,7 +43,7 @@ async fn serve_on_free_port(first: &str, second: &str) -> ((Child, TempDir), u16
     }
 }
 
-/// A server that ends leaves a socket alone that another has put in the place of its own.
+/// A server that stops does not remove a socket that another process has put in the place of its own.
 #[tokio::test]
 async fn only_the_own_socket_is_removed() {
     let folder = tempdir().unwrap();
@@ -63,7 +63,7 @@ async fn only_the_own_socket_is_removed() {
     assert!(!path.exists(), "its own is removed");
 }
 
-/// A file that is in the way of a socket is called what it is.
+/// An error about a file in the way of a socket names the kind of file.
 #[tokio::test]
 async fn what_is_in_the_way_of_a_socket_is_named() {
     let folder = tempdir().unwrap();
@@ -95,7 +95,7 @@ async fn what_is_in_the_way_of_a_socket_is_named() {
     assert!(err.contains("in use by another process"), "{err}");
 }
 
-/// A server that is asked to listen twice at one place says so, and blames nobody else.
+/// A server with two listeners for the same place reports that, and does not blame another process.
 #[tokio::test]
 async fn addresses_that_cover_each_other_are_refused() {
     let folder = tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn addresses_that_cover_each_other_are_refused() {
     }
 }
 
-/// A socket has the mode that was asked for, whatever the umask is.
+/// A socket has the requested mode, whatever the umask is.
 #[tokio::test]
 async fn sockets_have_the_mode_that_was_asked_for() {
     let folder = tempdir().unwrap();
@@ -137,7 +137,7 @@ async fn sockets_have_the_mode_that_was_asked_for() {
     }
 }
 
-/// Both versions of IP on one port, in either order, as other servers take them: each socket is for its own.
+/// Both versions of IP can share a port, in either order: each socket takes its own version only.
 #[tokio::test]
 async fn both_versions_of_ip_on_one_port() {
     for (first, second) in [
@@ -149,7 +149,7 @@ async fn both_versions_of_ip_on_one_port() {
         assert_eq!(add(&format!("127.0.0.1:{port}")).await, "42\n");
         assert_eq!(add(&format!("[::1]:{port}")).await, "42\n");
     }
-    // Alone, the address of all is for both.
+    // Without another listener, the IPv6 wildcard takes both versions.
     let server = Process::serve_at("[::]:0", &[]).await;
     let (_, port) = server.address.rsplit_once(':').expect("a port");
     assert_eq!(add(&format!("127.0.0.1:{port}")).await, "42\n");

@@ -1,5 +1,5 @@
-//! The log: whatever becomes of it, the server serves and drains. A full disk, a pipe whose reader has gone and a pipe that
-//! nobody reads cost lines, which are counted, and nothing else.
+//! The log: whatever happens to it, the server serves and drains. A full disk, a pipe whose reader has gone and a pipe
+//! that is not read cost only lines, which are counted.
 
 mod refusals;
 
@@ -16,10 +16,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::support::process::{Process, SUMD, command, run, signal};
 use crate::support::{TestServer, add_request, eventually, soon};
 
-/// No time for balancers, of which there are none.
+/// No delay for balancers, since there are none.
 const NOW: &str = "--drain-delay=0s";
 
-/// A server whose log is not to be relied on: it is found by its socket instead.
+/// A server whose log cannot be relied on. It is found by its socket instead.
 struct Unheard {
     child: Child,
     address: String,
@@ -61,7 +61,7 @@ impl Unheard {
         SumServiceClient::new(endpoint.connect().await.expect("it listens"))
     }
 
-    /// Calls it so often that every call logs something.
+    /// Makes many calls, each of which logs something.
     async fn call(&self, times: u32) {
         let mut client = self.connect().await;
         for _ in 0..times {
@@ -81,14 +81,14 @@ fn full_disk() -> Stdio {
     full.expect("/dev/full").into()
 }
 
-/// A pipe that nobody reads any more.
+/// A pipe whose reader has gone.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);
     writer.into()
 }
 
-/// With no room for a single line the server starts, serves and drains.
+/// Without space for a single line, the server starts, serves and drains.
 #[tokio::test]
 async fn a_log_on_a_full_disk_ends_nothing() {
     let mut server = Unheard::start(full_disk(), &["--log-level", "trace", NOW]).await;
@@ -96,7 +96,7 @@ async fn a_log_on_a_full_disk_ends_nothing() {
     assert_eq!(server.stop().await.code(), Some(0));
 }
 
-/// The same where the reader of the log is not there from the beginning, and where it goes later.
+/// The same if the log has no reader from the start, or loses it later.
 #[tokio::test]
 async fn a_log_whose_reader_has_gone_ends_nothing() {
     let mut server = Unheard::start(closed_pipe(), &["--log-level", "trace", NOW]).await;
@@ -110,22 +110,22 @@ async fn a_log_whose_reader_has_gone_ends_nothing() {
     assert_eq!(server.stop().await.code(), Some(0));
 }
 
-/// A pipe that is full delays no call, and the exit by no more than its bound.
+/// A full pipe delays no call, and delays the exit only within its bound.
 #[tokio::test]
 async fn a_log_that_nobody_reads_delays_nothing() {
     let (_reader, writer) = io::pipe().expect("a pipe");
     let mut server = Unheard::start(writer, &["--log-level", "trace", NOW]).await;
-    // Some kilobytes of log each: far more than a pipe takes.
+    // Each call logs some kilobytes: far more than a pipe holds.
     server.call(200).await;
     assert_eq!(server.stop().await.code(), Some(0));
 }
 
-/// Dropped lines are counted, and told as soon as somebody reads; the lines around the gap are whole.
+/// Dropped lines are counted and reported as soon as the log is read; the lines around the gap are whole.
 #[tokio::test]
 async fn dropped_lines_are_told() {
     let (reader, writer) = io::pipe().expect("a pipe");
     let mut server = Unheard::start(writer, &["--log-level", "trace", NOW]).await;
-    // Until the pipe and the queue before it are full, which shows in nothing: the queue has 1 MiB.
+    // Until the pipe and the queue before it are full. Nothing shows that; the queue has 1 MiB.
     server.call(400).await;
     let told = tokio::task::spawn_blocking(move || dropped(reader));
     let (before, dropped, mut reader) = soon(told).await.expect("a log");
@@ -134,7 +134,7 @@ async fn dropped_lines_are_told() {
         "{before} lines, {dropped} dropped"
     );
 
-    // From here on the log is whole again, to its last line.
+    // From here on the log is complete, to its last line.
     let rest = tokio::task::spawn_blocking(move || {
         let mut messages = Vec::new();
         while let Some(line) = next(&mut reader) {
@@ -153,7 +153,7 @@ fn next(log: &mut BufReader<PipeReader>) -> Option<Value> {
     (!line.is_empty()).then(|| serde_json::from_str(&line).expect("a line is an object"))
 }
 
-/// How many lines came before it was told that lines were dropped, and how many these are.
+/// The number of lines before the report of dropped lines, and the number of these.
 fn dropped(reader: PipeReader) -> (usize, u64, BufReader<PipeReader>) {
     let mut reader = BufReader::new(reader);
     for before in 0.. {
@@ -165,7 +165,7 @@ fn dropped(reader: PipeReader) -> (usize, u64, BufReader<PipeReader>) {
     unreachable!("the log has an end")
 }
 
-/// The reason why a server has not started is told at every level, in the log's format.
+/// The reason for a failed start is logged at every level, in the format of the log.
 #[tokio::test]
 async fn a_failed_start_is_told_at_every_level() {
     let server = TestServer::start(&[]).await;
@@ -179,7 +179,7 @@ async fn a_failed_start_is_told_at_every_level() {
     }
 }
 
-/// A level for one part leaves the others as they are by default.
+/// A level for one module leaves the default for the others.
 #[tokio::test]
 async fn a_level_for_a_part_is_for_that_part() {
     let mut server = Process::serve(&["--log-level", "sumd::counter=debug", NOW]).await;
@@ -188,7 +188,7 @@ async fn a_level_for_a_part_is_for_that_part() {
     assert!(server.exit().await.success());
 }
 
-/// The first lines say what is started, on which data, and with how much memory.
+/// The first lines give the data and the memory that the server uses.
 #[tokio::test]
 async fn the_first_lines_say_what_is_served() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -206,7 +206,7 @@ async fn the_first_lines_say_what_is_served() {
     assert!(first["workers"].as_u64().is_some(), "{first}");
 }
 
-/// A variable that looks like an option and is none is told.
+/// A variable that looks like an option but is none is reported.
 #[tokio::test]
 async fn a_variable_that_no_option_takes_is_told() {
     let mut command = command(SUMD);
@@ -216,7 +216,7 @@ async fn a_variable_that_no_option_takes_is_told() {
     assert!(told.contains("SUMD_LOGLEVEL"), "{told}");
 }
 
-/// SIGHUP has nothing to reload, and ends nothing.
+/// SIGHUP reloads nothing and does not stop the server.
 #[tokio::test]
 async fn a_hangup_ends_nothing() {
     let mut server = Process::serve(&[NOW]).await;
@@ -230,7 +230,7 @@ async fn a_hangup_ends_nothing() {
     assert!(server.exit().await.success());
 }
 
-/// A command that cannot say what is wrong ends as if it could.
+/// If a command cannot print its error, its exit code stays the same.
 #[tokio::test]
 async fn errors_that_cannot_be_printed_change_no_exit_code() {
     for (args, code) in [
@@ -248,7 +248,7 @@ async fn errors_that_cannot_be_printed_change_no_exit_code() {
     }
 }
 
-/// The log's thread is not what a second signal waits for.
+/// A second signal does not wait for the log's thread.
 #[tokio::test]
 async fn an_unread_log_does_not_hold_up_a_second_signal() {
     let (_reader, writer) = io::pipe().expect("a pipe");
@@ -256,7 +256,7 @@ async fn an_unread_log_does_not_hold_up_a_second_signal() {
     let mut server = Unheard::start(writer, &flags).await;
     server.call(200).await;
     signal(&server.child, "TERM");
-    // The first is taken once health says so.
+    // The server has handled the first signal once health says so.
     let address = server.address.clone();
     eventually("the drain", || {
         let mut health = command(SUMD).into_std();

@@ -1,4 +1,4 @@
-//! sumd from the outside: through its port, its command line and its signals.
+//! Tests of sumd from the outside: through its port, its command line and its signals.
 
 mod calls;
 mod cluster;

@@ -1,4 +1,4 @@
-//! The output of commands: it is there, or the command says that it is not.
+//! The output of commands: it is written, or the command fails.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -21,14 +21,14 @@ fn full_disk() -> Stdio {
     full.expect("/dev/full").into()
 }
 
-/// A pipe whose reader has seen enough, as `| head` has.
+/// A pipe whose reader has gone, as `| head` does when it has enough.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);
     writer.into()
 }
 
-/// Every command that prints something, with what it takes; `file` is one that is not there.
+/// Every command that prints something, with its arguments; `file` does not exist yet.
 fn commands<'a>(
     address: &'a str,
     data: &'a str,
@@ -68,7 +68,7 @@ fn path(folder: &Path, name: &str) -> String {
     folder.join(name).to_str().expect("a path").to_owned()
 }
 
-/// A command whose output cannot be written fails, in one sentence.
+/// A command whose output cannot be written fails with one sentence.
 #[tokio::test]
 async fn output_that_is_lost_is_a_failure() {
     let (folder, server) = serve().await;
@@ -85,7 +85,7 @@ async fn output_that_is_lost_is_a_failure() {
     }
 }
 
-/// A reader that takes no more is no failure, and nothing to talk about.
+/// A closed pipe is no failure and no message.
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_failure() {
     let (folder, server) = serve().await;
@@ -98,7 +98,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     }
 }
 
-/// A backup says what is in it, as restoring it does.
+/// Backup prints what is in the backup, and restore does, too.
 #[tokio::test]
 async fn a_backup_says_what_is_in_it() {
     let (folder, _server) = serve().await;
@@ -108,7 +108,7 @@ async fn a_backup_says_what_is_in_it() {
     assert!(out.starts_with("counters=1 deleted=0 ids=1 "), "{out}");
 }
 
-/// Commands show the options that matter to them.
+/// The help of commands shows the options that they use, and no others.
 #[tokio::test]
 async fn help_has_the_options_that_matter() {
     for (command, there, not_there) in [
@@ -128,7 +128,7 @@ async fn help_has_the_options_that_matter() {
     }
 }
 
-/// A refusal says its reason, and whether anything was changed.
+/// A refusal is printed with its reason, and whether a change was applied.
 #[tokio::test]
 async fn refusals_have_their_reason() {
     let (_folder, server) = serve().await;
@@ -152,7 +152,7 @@ async fn refusals_have_their_reason() {
     assert_eq!(err.lines().count(), 1, "{err}");
 }
 
-/// A change whose answer does not come names the id to repeat it with, and the repetition counts once.
+/// A change without an answer prints the id to repeat it with, which counts once.
 #[tokio::test]
 async fn a_change_in_doubt_names_its_id() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -169,7 +169,7 @@ async fn a_change_in_doubt_names_its_id() {
         let id = id.split([',', '\n']).next().expect("an id");
         assert!(uuid::Uuid::parse_str(id).is_ok(), "{err}");
     }
-    // A call that changes nothing has none.
+    // A call that changes nothing has no id.
     let output = run(&[&["counter", "get", "acme/a"][..], &server].concat()).await;
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -178,7 +178,7 @@ async fn a_change_in_doubt_names_its_id() {
     );
 }
 
-/// A watch that ends with its server says where to go on.
+/// A watch that ends with its server prints the revision to resume from.
 #[tokio::test]
 async fn a_watch_that_ends_says_where_to_go_on() {
     let (_folder, server) = serve().await;

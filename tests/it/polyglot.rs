@@ -2,7 +2,7 @@
 
 const LANGUAGES: [&str; 5] = ["go", "python", "node", "java", "rust"];
 
-/// Makes a test for each language of a function that takes one.
+/// Makes a test for each language from a function that takes one.
 macro_rules! each_client {
     ($($test:ident)*) => {$(
         mod $test {

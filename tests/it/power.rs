@@ -1,9 +1,9 @@
-//! Counters survive a loss of power. A server is recorded while it works, down to each write and each sync; then it is as if
-//! the power had been lost at one moment or another, with all that a disk may make of what was not synced, and a
-//! server is started on that.
+//! Counters survive a loss of power. Each write and each sync of a server is recorded while it works. Then disks are
+//! made as a loss of power at various moments can leave them, with unsynced data kept or lost in any way that a disk
+//! allows, and a server is started on each.
 //!
-//! A run follows from a recording and a seed. The seed is printed, `SUMD_POWER_SEED` sets it, and where a test
-//! fails, the recording stays, with the disk on which it did.
+//! A run follows from a recording and a seed. The seed is printed, and `SUMD_POWER_SEED` sets it. If a test fails, the
+//! recording is kept, with the disk on which it failed.
 
 mod audit;
 mod disk;
@@ -33,7 +33,7 @@ use crate::crash::operation::{Add, Operation};
 use crate::support::process::{self, Process};
 use crate::support::soon;
 
-/// A drain that is over at once, counters that are read from the disk again, and ids that are remembered until all are sent
+/// No delay before a drain, counters that are read from disk again, and ids that are remembered until all are sent
 /// again.
 const FLAGS: [&str; 6] = [
     "--drain-delay",
@@ -44,29 +44,29 @@ const FLAGS: [&str; 6] = [
     "1h",
 ];
 
-/// Disks that are looked at at the same time.
+/// Number of disks that are checked at the same time.
 const AT_ONCE: usize = 2;
 
-/// Enough for the log to be copied into the database and to begin again while the first server runs.
+/// Enough for the log to be copied into the database, and to begin again, while the first server runs.
 const LOAD: Load = Load {
     calls: 6,
     messages: 60,
 };
 
-/// What servers do if faults end some of them: there are more of those, then.
+/// The load of each server if faults end some of them, because then there are more servers.
 const LOAD_OF_MANY: Load = Load {
     calls: 3,
     messages: 20,
 };
 
-/// What was recorded, with what the clients were told, and where in the log each server started, and listened.
+/// A recording, the clients' answers, and the positions in the log where each server started and where it listened.
 struct Take {
     recording: Recording,
     told: Arc<Told>,
     starts: Vec<(Position, Position)>,
 }
 
-/// What was done.
+/// Counts of what was done.
 #[derive(Default)]
 struct Figures {
     records: usize,
@@ -100,7 +100,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// A folder that stays there where the test fails.
+/// A folder that is kept if the test fails.
 struct Scene(TempDir);
 
 impl Scene {
@@ -118,7 +118,7 @@ impl Drop for Scene {
     }
 }
 
-/// Wherever the power is lost, everything that was answered before is there, and everything that is sent again counts once.
+/// Wherever the power is lost, every earlier answered change is there, and every repeated request counts once.
 #[tokio::test]
 async fn what_was_answered_survives_a_loss_of_power() {
     let scene = Scene::new();
@@ -127,8 +127,9 @@ async fn what_was_answered_survives_a_loss_of_power() {
     assert!(figures.answered > 0, "{figures}");
 }
 
-/// The same if servers die in the middle of commits, of copying the log into the database, and of their starts: each next one
-/// finds in the page cache what the disk does not have, and the clients send again what was not answered.
+/// The same if servers die in the middle of commits, of copying the log into the database, and of their starts. Each
+/// next server finds data in the page cache that are not on disk, and the clients repeat the requests that were not
+/// answered.
 #[tokio::test]
 async fn what_was_answered_after_a_kill_survives_a_loss_of_power() {
     let scene = Scene::new();
@@ -139,8 +140,8 @@ async fn what_was_answered_after_a_kill_survives_a_loss_of_power() {
     assert!(figures.answered > 0, "{figures}");
 }
 
-/// The same if flushes fail. The server ends, and acknowledges nothing from then on; and the next one does not take for durable
-/// what the failed flush was to write.
+/// The same if flushes fail. The server ends, and acknowledges nothing from then on. The next one does not take the
+/// data of the failed flush for durable.
 #[tokio::test]
 async fn what_was_answered_after_a_flush_failed_survives_a_loss_of_power() {
     let scene = Scene::new();
@@ -151,11 +152,11 @@ async fn what_was_answered_after_a_flush_failed_survives_a_loss_of_power() {
     assert!(figures.answered > 0, "{figures}");
 }
 
-/// The same for long, recording after recording.
+/// The same for a long time, recording after recording.
 #[tokio::test]
 #[ignore = "make soak runs it"]
 async fn soak() {
-    // Without a time it is one of those tests that `make test` runs in passing.
+    // Without a duration, this is one of the ignored tests that `make test` runs.
     let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
         return;
     };
@@ -179,8 +180,8 @@ async fn soak() {
     }
 }
 
-/// A server that leaves out syncs, as one with `synchronous=OFF` does, differs from this one by what is missing in the
-/// recording. Whichever are missing, something that was answered is lost or damaged.
+/// A server that omits syncs, as with `synchronous=OFF`, differs from this one by the records that are missing.
+/// Whichever kind is missing, an answered change is lost or damaged.
 #[tokio::test]
 async fn no_sync_can_be_left_out() {
     type Of = fn(&str) -> bool;
@@ -201,7 +202,7 @@ async fn no_sync_can_be_left_out() {
     }
 }
 
-/// A server that starts without making durable what it found is seen.
+/// A server that starts without making durable what it found is caught.
 #[tokio::test]
 async fn no_sync_of_a_start_can_be_left_out() {
     let scene = Scene::new();
@@ -228,11 +229,12 @@ async fn no_sync_of_a_start_can_be_left_out() {
     eprintln!("without syncs of the starts: {problem}");
 }
 
-/// A server that is not told that a flush failed goes on behind a hole, and that is seen: a test of what a disk has after that.
+/// A server that is not told of a failed flush continues after a hole, and is caught. This tests what the harness
+/// leaves on disk after that.
 #[tokio::test]
 async fn a_flush_that_lies_is_seen() {
     let mut rng = Rng::with_seed(seed());
-    // Pages that a later commit touches are written with that: not every lie leaves a hole.
+    // Pages that a later commit touches are written with that commit, so not every lie leaves a hole.
     for _ in 0..12 {
         let scene = Scene::new();
         let lies = [Fault::Lie(rng.u32(1..=10), "-wal")];
@@ -249,8 +251,8 @@ async fn a_flush_that_lies_is_seen() {
     panic!("after flushes that lied all is well");
 }
 
-/// The records between a flush that lied and the start of the next server, which copies what it finds in the page cache into the
-/// database, and flushes that. `None` if there was nothing to flush, as in servers that start.
+/// The records from a flush that lied to the start of the next server, which copies what it finds in the page cache
+/// into the database, and flushes that. `None` if there was nothing to flush, as in starting servers.
 fn behind_a_lie(take: &Take) -> Option<RangeInclusive<usize>> {
     let records = &take.recording.records;
     let is_lie = |record: &Record| matches!(record.change, Change::Fail);
@@ -267,7 +269,7 @@ fn is_sync(record: &Record) -> bool {
     matches!(record.change, Change::Sync)
 }
 
-/// What a loss of power shows of servers that leave something out.
+/// The problem that losses of power show in a recording with records left out.
 async fn caught(take: &Take, mutant: &Recording, scene: &Scene, rng: &mut Rng) -> Option<String> {
     let anywhere = 0..=mutant.records.len();
     for _ in 0..20 {
@@ -279,7 +281,7 @@ async fn caught(take: &Take, mutant: &Recording, scene: &Scene, rng: &mut Rng) -
     None
 }
 
-/// A problem that one of so many losses of power in a part of the records shows.
+/// The problem that one of `count` losses of power in a part of the records shows.
 async fn find_problem(
     take: &Take,
     recording: &Recording,
@@ -293,7 +295,7 @@ async fn find_problem(
     outcomes.into_iter().find_map(|(_, found)| found.err())
 }
 
-/// A restore that is done stays done, and one that is cut off leaves the whole database or none.
+/// A completed restore stays complete, and an interrupted one leaves the whole database or none.
 #[tokio::test]
 async fn a_restore_survives_a_loss_of_power() {
     let scene = Scene::new();
@@ -344,12 +346,12 @@ fn seed() -> u64 {
         |_| fastrand::u64(..),
         |seed| seed.parse().expect("SUMD_POWER_SEED is a number"),
     );
-    // Seen where the test fails.
+    // Shown if the test fails.
     eprintln!("SUMD_POWER_SEED={seed}");
     seed
 }
 
-/// Records servers, and looks at what so many losses of power leave.
+/// Records servers, and checks what losses of power leave.
 async fn run(scene: &Scene, cuts: usize, load: Load, faults: &[Fault], rng: &mut Rng) -> Figures {
     let folder = scene.0.path();
     let take = record(folder, load, faults, rng).await;
@@ -365,7 +367,7 @@ async fn run(scene: &Scene, cuts: usize, load: Load, faults: &[Fault], rng: &mut
     };
     for (cut, found) in lose_power(recording, told, &cuts, folder).await {
         let found = found.unwrap_or_else(|problem| {
-            // As it was before anything was started on it.
+            // The disk as it was before a server was started on it.
             let mut disk = Disk::new(recording);
             disk.forward(cut.at);
             disk.lose_power(&folder.join("disk"), &mut Rng::with_seed(cut.seed));
@@ -377,7 +379,7 @@ async fn run(scene: &Scene, cuts: usize, load: Load, faults: &[Fault], rng: &mut
     figures
 }
 
-/// Deaths of one server each. Most die with a commit written, and not flushed.
+/// One death for each server. Most die with a commit written and not flushed.
 fn kills(rng: &mut Rng) -> Vec<Fault> {
     let mut faults: Vec<_> = (0..4)
         .map(|_| Fault::DieSyncing(rng.u32(1..=15), "-wal"))
@@ -389,20 +391,21 @@ fn kills(rng: &mut Rng) -> Vec<Fault> {
     faults
 }
 
-/// Flushes that fail, one of each server.
+/// Failing flushes, one for each server.
 fn failures(rng: &mut Rng) -> Vec<Fault> {
     let mut faults: Vec<_> = (0..5)
         .map(|_| Fault::Fail(rng.u32(1..=15), "-wal"))
         .collect();
     faults.push(Fault::Fail(rng.u32(1..=2), "-wal"));
     faults.push(Fault::Fail(1, "sumd.db"));
-    // Between them what the page cache has is taken for granted, or not.
+    // In between, a death: the next server may trust the page cache, or not.
     faults.push(Fault::DieSyncing(rng.u32(1..=15), "-wal"));
     rng.shuffle(&mut faults);
     faults
 }
 
-/// Records servers: one that does the most, one with each fault, and those that end in one way and in the other.
+/// Records servers: one that does most of the work, one with each fault, and those that end in one way and in the
+/// other.
 async fn record(folder: &Path, load: Load, faults: &[Fault], rng: &mut Rng) -> Take {
     let studio = Studio::new(folder).await;
     let mut told = Told::new();
@@ -425,11 +428,11 @@ async fn record(folder: &Path, load: Load, faults: &[Fault], rng: &mut Rng) -> T
             told.go_on(&address, &studio.log(), load, rng).await;
         }
         if server.address.is_some() && told.is_done() {
-            // It has nothing under way.
+            // It has no request in flight.
             server.signal(end);
             server.exit().await;
         } else {
-            // Whatever it has not answered, it has ended by itself.
+            // Whatever it has not answered, it ends without a signal.
             let code = server.exit().await.code();
             let expected = match fault {
                 Some(Fault::DieWriting(_) | Fault::DieSyncing(..)) => 137,
@@ -449,14 +452,14 @@ async fn record(folder: &Path, load: Load, faults: &[Fault], rng: &mut Rng) -> T
 /// A moment at which the power is lost.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
-    /// How many records there are before.
+    /// Number of records before it.
     at: usize,
-    /// What becomes of the rest.
+    /// Decides what the disk keeps of unsynced data.
     seed: u64,
 }
 
-/// Moments of each kind in a part of the records, in their order: around commits, in checkpoints, when files come, go and change
-/// their size, right after the first answer of each server, and while they start.
+/// Moments of each kind in a part of the records, in order: around commits, in checkpoints, when files are created,
+/// deleted or resized, right after the first answer of each server, and while servers start.
 fn choose_cuts(
     recording: &Recording,
     take: &Take,
@@ -478,7 +481,7 @@ fn choose_cuts(
             Change::Write { .. } => 2,
             _ => 3,
         };
-        // Before it and after it.
+        // Before the record and after it.
         kinds[kind].extend([i, i + 1]);
     }
     for kind in &mut kinds {
@@ -497,7 +500,7 @@ fn choose_cuts(
     cuts
 }
 
-/// What came of each cut.
+/// The outcome of each cut.
 type Outcomes = Vec<(Cut, Result<Found, String>)>;
 
 async fn lose_power(

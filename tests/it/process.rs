@@ -12,7 +12,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// `sumd add` and `sumd health` give a server's answers, and its errors as exit codes.
+/// `sumd add` and `sumd health` print a server's answers, and turn its errors into exit codes.
 #[tokio::test]
 async fn client_commands() {
     let server = TestServer::start(&[]).await;
@@ -40,7 +40,7 @@ async fn client_commands() {
     assert_eq!(err.lines().count(), 1, "{err}");
 }
 
-/// A server that cannot be reached is named, in one line.
+/// The error for an unreachable server names it, in one line.
 #[tokio::test]
 async fn nobody_there() {
     for address in ["127.0.0.1:1", "unix:/nonexistent/sumd.sock"] {
@@ -51,7 +51,7 @@ async fn nobody_there() {
     }
 }
 
-/// A look-up of a host name may take for ever. A command ends after its time all the same, and a server at a signal.
+/// A host name lookup may never return. Even so, a command ends within its time limit, and a server at a signal.
 #[tokio::test]
 async fn a_name_that_is_never_resolved_is_not_waited_for() {
     let folder = tempdir().unwrap();
@@ -85,7 +85,7 @@ async fn a_name_that_is_never_resolved_is_not_waited_for() {
     assert_eq!(soon(server.wait()).await.unwrap().code(), Some(0));
 }
 
-/// A server that is there and does not answer is given up on in time.
+/// A command gives up within its time limit if a server does not answer.
 #[tokio::test]
 async fn nobody_answers() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -110,7 +110,7 @@ async fn port_in_use() {
     assert_eq!(err.lines().count(), 1, "{err}");
 }
 
-/// A wrong command line: one line that says what is wrong with it, and exit code 64.
+/// A wrong command line: one line that describes the problem, and exit code 64.
 #[tokio::test]
 async fn wrong_flags() {
     for (args, hint) in [
@@ -130,7 +130,7 @@ async fn wrong_flags() {
         (&["--data-dir", ""], "data-dir"),
         (&["--store", ""], "sqlite:PATH"),
         (&["--etcd-prefix", ""], "etcd-prefix"),
-        // Those that would not be used.
+        // Options that would have no effect.
         (
             &["--data-dir", "a", "--store", "etcd://a:1"],
             "--data-dir is for",
@@ -206,7 +206,7 @@ async fn wrong_flags() {
     }
 }
 
-/// Help and version go to standard output and are no failure.
+/// Help and version go to standard output, with exit code 0.
 #[tokio::test]
 async fn help_and_version() {
     let help = run(&["--help"]).await;
@@ -237,8 +237,8 @@ async fn environment() {
     assert!(text(&output.stderr).contains("--max-calls"));
 }
 
-/// A wrong value in the environment is refused as on the command line, an empty one is not taken for none, and a password
-/// that nobody logs in with is not ignored.
+/// A wrong value in the environment is refused as on the command line. An empty value does not count as missing, and a
+/// password without a user is not ignored.
 #[tokio::test]
 async fn wrong_variables() {
     for (variables, hint) in [
@@ -266,8 +266,8 @@ async fn wrong_variables() {
     }
 }
 
-/// Several addresses at once, one of them a socket in the file system, which goes with the server; one
-/// that a killed server left behind is replaced, one that is in use or no socket is not.
+/// A server can have several addresses, one of them a unix socket, which is removed when the server stops. The socket
+/// of a killed server is replaced; one in use, or a file that is no socket, is not.
 #[tokio::test]
 async fn unix_sockets() {
     let folder = tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The reasons of errors: what the code declares, the tables of the public protos and the documentation say the same.
+//! The reasons of errors are the same in the code, in the tables of the public protos and in the documentation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ fn is_name(word: &str) -> bool {
     word.len() > 3 && word.chars().all(is_upper)
 }
 
-/// A code as the protocol writes it, and with it the outcome of a reason: `either` if each error has its own.
+/// The code of a reason as the protocol writes it, and its outcome: `either` if each error has its own.
 fn words(reason: Reason) -> (String, &'static str) {
     let code = format!("{:?}", reason.code());
     let mut name = String::new();
@@ -23,7 +23,7 @@ fn words(reason: Reason) -> (String, &'static str) {
     (name, reason.outcome().map_or("either", Outcome::name))
 }
 
-/// A row of a table in a proto: a code, a reason, and the outcome if the table has that.
+/// A row of a table in a proto: a code, a reason, and the outcome if the table has outcomes.
 #[derive(Debug, PartialEq, Eq)]
 struct Row<'a> {
     code: &'a str,
@@ -31,8 +31,8 @@ struct Row<'a> {
     outcome: Option<&'a str>,
 }
 
-/// The rows of the tables in a proto, and what stands before and behind "with reason". In a table that has outcomes each row has
-/// one, whatever it is.
+/// The rows of the tables in a proto, and the codes and reasons around "with reason". In a table with outcomes, each
+/// row has one, even an invalid one.
 fn rows(proto: &str) -> impl Iterator<Item = Row<'_>> {
     let mut has_outcomes = false;
     proto.lines().filter_map(move |line| {
@@ -77,7 +77,7 @@ fn every_reason_is_in_the_tables_of_the_protos() {
                 .unwrap_or_else(|| panic!("{name}.proto: {row:?} is not declared"));
             let (code, outcome) = words(reason);
             assert_eq!(row.code, code, "{name}.proto: {row:?}");
-            // Sums change nothing, and have no outcomes in their table; streams have theirs in the text above it.
+            // Sums change nothing, so their table has no outcomes; those of streams are in the text above their table.
             if let Some(told) = row.outcome {
                 assert_eq!(told, outcome, "{name}.proto: {row:?}");
                 with_outcome += 1;
@@ -123,7 +123,7 @@ fn every_reason_has_a_section_in_the_documentation() {
     );
 }
 
-/// The test itself sees what it is there to see.
+/// The test's own parser finds rows.
 #[test]
 fn rows_are_found() {
     let proto = "//   UNAVAILABLE  OVERLOADED  either  too much\n// OUT_OF_RANGE with reason SUM_OUT_OF_RANGE where\n//   code  reason";

@@ -1,4 +1,4 @@
-//! Signals: nothing that was accepted fails, and nothing holds the exit up.
+//! Signals: no accepted call fails, and nothing delays the exit beyond its bound.
 
 mod bounded;
 
@@ -18,7 +18,7 @@ use crate::support::process::Process;
 use crate::support::raw::{self, Connection};
 use crate::support::{TestServer, reason, soon};
 
-/// Under load every call that was sent is answered, on every connection, through the whole drain.
+/// Under load, every call that was sent is answered, on every connection, through the whole drain.
 #[tokio::test]
 async fn drain_under_load() {
     for signal in ["TERM", "INT"] {
@@ -34,13 +34,13 @@ async fn drain_under_load() {
                 let late = late.clone();
                 let sender = connection.sender();
                 callers.spawn(async move {
-                    // A stream that cannot be opened any more was not accepted; one that was, is.
+                    // A stream that cannot be opened was not accepted; one that was opened is.
                     while let Some(mut call) = sender.try_call("Add").await {
                         call.send(raw::values(&[20, 22]), true);
                         match call.try_answer().await {
                             Ok(answer) => assert_eq!(answer.status.code(), Code::Ok),
                             Err(error) => {
-                                // Sent after GOAWAY and refused: the client may send it elsewhere.
+                                // Sent after GOAWAY and refused: the client may send it to another server.
                                 assert!(raw::is_refused(&error), "{error:?}");
                                 break;
                             }
@@ -67,7 +67,7 @@ async fn drain_under_load() {
     }
 }
 
-/// A connection that was made before the drain has its call answered, if it comes at once.
+/// A connection that was made before the drain gets its call answered if the call comes at once.
 #[tokio::test]
 async fn drain_takes_connections_in() {
     for _ in 0..20 {
@@ -81,7 +81,7 @@ async fn drain_takes_connections_in() {
     }
 }
 
-/// Watchers of its health are told first, then their streams end; a long call gets its time.
+/// Watchers of health are told first, then their streams end; a long call gets its time.
 #[tokio::test]
 async fn drain_tells_watchers_and_waits_for_calls() {
     let mut server = TestServer::start(&[]).await;
@@ -96,7 +96,7 @@ async fn drain_tells_watchers_and_waits_for_calls() {
     let mut raw = server.raw().await;
     let mut call = raw.call("AddAll").await;
     call.send(raw::values(&[1, 2]), false);
-    // It was accepted once the server has read from it, which a second call's answer shows.
+    // The server has read from it, and so accepted it, once a second call is answered.
     raw.exchange("Add", raw::values(&[1])).await;
 
     server.stop();
@@ -112,8 +112,8 @@ async fn drain_tells_watchers_and_waits_for_calls() {
     server.ended().await;
 }
 
-/// A stream that never ends, a call that never comes and a peer that never speaks hold the exit up no
-/// longer than they may; the calls among them are told.
+/// A stream that never ends, a call that never comes and a peer that never sends delay the exit only up to the bound;
+/// calls among them are told.
 #[tokio::test]
 async fn drain_is_bounded() {
     let flags = ["--drain-delay", "50ms", "--drain-timeout", "500ms"];
@@ -137,12 +137,12 @@ async fn drain_is_bounded() {
         assert_eq!(reason(&status).0, "SHUTTING_DOWN");
     }
     assert!(server.exit().await.success());
-    // A second more than it may take, for a busy machine.
+    // One more second, for a busy machine.
     let bound = Duration::from_millis(50 + 500 + 1000 + 1000);
     assert!(started.elapsed() < bound, "{:?}", started.elapsed());
 }
 
-/// With nobody there, or only peers that have no call, the drain is over when its delay is.
+/// Without connections, or with idle ones only, the drain ends with its delay.
 #[tokio::test]
 async fn drain_of_an_idle_server() {
     let mut server = Process::serve(&["--drain-delay", "0s", "--drain-timeout", "1h"]).await;
@@ -153,7 +153,7 @@ async fn drain_of_an_idle_server() {
     assert!(server.exit().await.success());
 }
 
-/// A second signal does not wait.
+/// A second signal stops the server at once.
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {

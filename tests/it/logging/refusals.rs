@@ -1,4 +1,4 @@
-//! Refusals that an operator has to do something about are logged, and however many there are, rarely.
+//! Refusals that need an operator's action are logged, and rarely, however many there are.
 
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +30,7 @@ async fn increment(client: &mut Client, request_id: String) -> Result<(), Status
     soon(client.increment_counter(request)).await.map(drop)
 }
 
-/// The only line of the rest of the log whose message begins so.
+/// The only line in the rest of the log whose message begins with `message`.
 async fn only(server: &mut Process, message: &str) -> Value {
     server.signal("TERM");
     let rest = server.rest_of_log().await;
@@ -46,8 +46,8 @@ async fn only(server: &mut Process, message: &str) -> Value {
     line.clone()
 }
 
-/// An id that a clock makes too young or too old is refused with both times, the bound, and the two clocks that may be wrong;
-/// and the server's operator is told, once.
+/// An id whose time a clock makes too new or too old is refused with both times, the bound, and the two clocks that may
+/// be wrong. The operator is told once.
 #[tokio::test]
 async fn ids_that_a_wrong_clock_refuses_are_told_and_logged() {
     let hours = Duration::from_hours(2);
@@ -86,7 +86,7 @@ async fn ids_that_a_wrong_clock_refuses_are_told_and_logged() {
     }
 }
 
-/// Memory for ids that is full is told with its flag.
+/// Full memory for ids is logged with its flag.
 #[tokio::test]
 async fn ids_that_there_is_no_memory_for_are_logged() {
     let mut server = Process::serve(&["--id-memory=64KiB", NOW]).await;
@@ -107,7 +107,7 @@ async fn ids_that_there_is_no_memory_for_are_logged() {
     assert!(message.contains("--id-memory"), "{line}");
 }
 
-/// So are calls that there is no room for.
+/// Calls over the limit are logged, too.
 #[tokio::test]
 async fn calls_beyond_the_limit_are_logged() {
     let mut server = Process::serve(&["--max-calls=1", NOW]).await;

@@ -11,11 +11,11 @@ use crate::support::client::{client, end, run, start};
 
 each_client!(records survives_crashes);
 
-/// Each client adds in bulk, and tells of the one that fails. A second time changes nothing.
+/// Each client increments in bulk, and reports the increment that fails. A repetition changes nothing.
 async fn records(language: &str) {
     let server = Server::start().await;
     let at = server.address();
-    // The first server is not there: all goes to the other.
+    // The first server does not exist, so all calls go to the other.
     let addresses = format!("127.0.0.1:1,{at}");
     let lines = (0_i64..3000).map(|i| match i {
         0 => format!("team/full {}\n", i64::MAX),
@@ -28,11 +28,11 @@ async fn records(language: &str) {
     let mut record = client(language);
     record.args(["record", &addresses, "bulk 1", &begun]);
 
-    // Messages of 100: the two lines of 1 to 1233 come before, and the first.
+    // Messages have 100 lines. The two lines with 1 to 1233 come before it, and the first line.
     let failed = "failed 25 67 OUT_OF_RANGE reason=COUNTER_OUT_OF_RANGE\n";
     let output = run(&mut record, &input).await;
     output.printed(&format!("{failed}acknowledged=60 failed=1\n"));
-    // The server has forgotten the failure, since the client has said that it knows it.
+    // The server has forgotten the failure, since the client has declared that it knows it.
     let output = run(&mut record, &input).await;
     output.printed("acknowledged=60 failed=0\n");
 

@@ -1,4 +1,4 @@
-//! Counters: a call each, and watches.
+//! Counters: single calls, and watches.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use crate::support::soon;
 
 each_client!(increments watches);
 
-/// Each client increments, exactly once, and reads.
+/// Each client increments exactly once, and reads.
 async fn increments(language: &str) {
     let server = Server::start().await;
     let at = server.address();
@@ -59,8 +59,8 @@ async fn increments(language: &str) {
     assert_eq!(wrong.code, Some(2), "wrong usage");
 }
 
-/// Each client sees the state, then changes; it goes on after the server has crashed, and begins again where the
-/// server cannot.
+/// Each client sees the state, then changes. It resumes after the server has crashed, and starts over if the server
+/// cannot resume.
 async fn watches(language: &str) {
     let mut server = Server::start().await;
     server.increment("team/a", 1).await;
@@ -81,7 +81,7 @@ async fn watches(language: &str) {
         .spawn()
         .expect("`make test` has built it");
     let mut lines = BufReader::new(watching.stdout.take().expect("it is piped")).lines();
-    // Reads up to that line.
+    // Reads until this line.
     let mut sees = async |line: &str| {
         let seen = async {
             while let Some(next) = lines.next_line().await.expect("text") {

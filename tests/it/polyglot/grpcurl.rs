@@ -77,7 +77,7 @@ async fn counters() {
         Uuid::now_v7(),
     );
     let record = "sum.v1.CounterService/RecordIncrements";
-    // The second time, everything is acknowledged from the start.
+    // The second time, everything is already acknowledged.
     for _ in 0..2 {
         let recorded = ask(&["-d", &messages], record).await;
         let answers = recorded.answers();

@@ -1,4 +1,4 @@
-//! A server that crashes and comes back.
+//! A server that crashes and is restarted.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use crate::support::process::Process;
 
-/// For a client that sends a lot to a server that crashes, while other tests have the processors too.
+/// Time limit of a client that sends much to a crashing server, while other tests use the processors too.
 pub const LONG: Duration = Duration::from_mins(2);
 
 /// A server, and the folder that outlives it.
@@ -30,14 +30,14 @@ impl Server {
         &self.process.address
     }
 
-    /// Gives it no time for anything, and starts another at the same address and with the same folder.
+    /// Kills it, and starts another server at the same address and with the same folder.
     pub async fn crash_and_restart(&mut self) {
         self.process.signal("KILL");
         self.process.exit().await;
         self.process = serve(self.address(), &self.data).await;
     }
 
-    /// The same with an empty folder.
+    /// Like [`Self::crash_and_restart`], with an empty folder.
     pub async fn crash_and_lose_all(&mut self) {
         self.data = tempfile::tempdir().expect("a folder");
         self.crash_and_restart().await;

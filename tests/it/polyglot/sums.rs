@@ -11,7 +11,7 @@ use crate::support::soon;
 
 each_client!(adds);
 
-/// Each client adds, streams, and shows what is wrong with what has no sum.
+/// Each client adds, streams, and shows the error of values without a sum.
 async fn adds(language: &str) {
     let server = Process::serve(&[]).await;
     let at = &*server.address;
@@ -45,8 +45,7 @@ async fn adds(language: &str) {
     assert_eq!(output.code, Some(2), "wrong usage");
 }
 
-/// With two servers of which one is killed and comes back, and then the other drained, no call of any
-/// client fails.
+/// With two servers, of which one is killed and restarted and then the other drained, no call of any client fails.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn no_call_fails_when_a_server_dies() {
@@ -59,7 +58,7 @@ async fn no_call_fails_when_a_server_dies() {
         command.args(["load", &addresses, "12"]);
         clients.spawn(async move { (language, run(&mut command, "").await) });
     }
-    // What is pinned is what happens at any moment of the load, so any moment will do.
+    // The test is about any moment of the load, so any moment will do.
     sleep(Duration::from_secs(4)).await;
     first.signal("KILL");
     first.exit().await;

@@ -1,5 +1,5 @@
-//! Starts a server on a disk that a loss of power has left, and holds what it has, and what it does, against what was
-//! answered before.
+//! Starts a server on a disk that a loss of power has left, and checks its state and its answers against the earlier
+//! answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,27 +17,27 @@ use crate::crash::operation::{Add, Client, Name, Operation};
 use crate::support::process::{Process, run};
 use crate::support::soon;
 
-/// Clients that send again what they have sent before.
+/// Number of clients that repeat their requests.
 const RETRIERS: usize = 8;
-/// Messages that a session goes on with.
+/// Number of messages that a session continues with.
 const MORE: usize = 5;
 
-/// Values, by the counters' names.
+/// Values by counter name.
 type Counters = BTreeMap<Name, i64>;
 
-/// How many calls and messages there were on a disk.
+/// Numbers of calls and messages that were found on a disk.
 #[derive(Default)]
 pub struct Found {
     pub answered: usize,
-    /// They were durable, but not answered before the power was lost.
+    /// Durable, but not answered before the power was lost.
     pub unanswered: usize,
 }
 
-/// What is there is a first part of everything in the order of revisions, with all that was answered before `cut`; and what
-/// is sent again counts once. Panics where that is not so.
+/// Checks that the state is a prefix of all changes in the order of revisions, that it contains everything that was
+/// answered before `cut`, and that repeated requests count once. Panics if that is not so.
 ///
-/// If a flush has failed before (`has_failed`), what was not answered by then may be there, and be done otherwise, later, on a
-/// server that did not find it.
+/// If a flush has failed before (`has_failed`), a change without an answer by then may be on disk, and a later server
+/// that did not find it may have made it with another result.
 pub async fn audit(
     disk: &Path,
     cut: Position,
@@ -53,7 +53,7 @@ pub async fn audit(
         answered,
         unanswered: 0,
     };
-    // Before that there need not be a database.
+    // Before the first answer, there may be no database.
     if answered > 0 && rng.bool() {
         check(folder).await;
     }
@@ -124,7 +124,7 @@ async fn check(folder: &str) {
     assert!(found.status.success(), "sumd check: {found:?}");
 }
 
-/// The last one.
+/// The last revision.
 async fn last_revision(client: &mut Client) -> i64 {
     let all = SumCountersRequest::default();
     let sum = soon(client.sum_counters(all)).await;
@@ -138,7 +138,7 @@ fn revision(verdict: &Verdict) -> i64 {
     }
 }
 
-/// What changes lead to in the order of their revisions, and with the answers that they were given.
+/// The values that changes lead to, in the order of their revisions and with their answers.
 fn totals<'a>(changes: impl Iterator<Item = (&'a Operation, &'a Verdict)>) -> Counters {
     let mut changes: Vec<_> = changes.collect();
     changes.sort_by_key(|(_, verdict)| revision(verdict));
@@ -209,7 +209,7 @@ async fn list(client: &mut Client) -> Counters {
     }
 }
 
-/// Sends every change once more, in any order, and gives the answers in the order of the changes.
+/// Repeats every change, in random order, and returns the answers in the order of the changes.
 async fn retry(client: &Client, told: &Arc<Told>, rng: &mut Rng) -> Vec<Answer> {
     let mut order: Vec<_> = (0..told.changes.len()).collect();
     rng.shuffle(&mut order);

@@ -1,12 +1,12 @@
-//! What a disk can hold after a loss of power.
+//! The contents of a disk after a loss of power.
 //!
-//! Of a file, what was there when it was synced last is there. Each sector that was written since is as any of the writes
-//! since has left it, or as it was before, whatever became of the others; so is the size. Where the file has grown and
-//! the write was lost, there are zeros, or anything. A file is cut off at once, or not: SQLite relies on that, and file
-//! systems keep to it. Of a folder, each entry that was made or removed since it was synced last may be there or not.
+//! Of a file, the contents at the last sync are kept. Each sector that was written since is as any of these writes left
+//! it, or as it was before, independently of the others; so is the size. If a file has grown and the write was lost,
+//! there are zeros or arbitrary bytes. Truncation happens at once or not at all: SQLite relies on that, and file
+//! systems guarantee it. Of a folder, each entry that was made or removed since its last sync may be there or not.
 //!
-//! A flush that fails leaves each page that it was to write as it was on the disk, or written; and Linux takes the page for clean.
-//! Later flushes write it only if it is written to again, and then all of it.
+//! A flush that fails leaves each of its pages as it was on disk, or written; and Linux takes the page for clean. Later
+//! flushes write it only if it is written to again, and then as a whole.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -17,13 +17,13 @@ use fastrand::Rng;
 
 use super::recording::{Change, Record, Recording};
 
-/// What a disk writes as a whole.
+/// A disk writes a sector as a whole.
 const SECTOR: usize = 512;
 
-/// Bytes that Linux writes to a disk as a whole.
+/// Linux writes a page to a disk as a whole.
 const PAGE: usize = 4096;
 
-/// The files of a disk as a recording has made them, from its beginning up to some record.
+/// The files of a disk, as the first records of a recording have made them.
 pub struct Disk<'a> {
     recording: &'a Recording,
     done: usize,
@@ -39,10 +39,10 @@ enum Node {
 
 #[derive(Default)]
 struct File {
-    /// As it was read when it was last flushed, well or not.
+    /// The contents at the last flush, successful or not.
     synced: Vec<u8>,
     since: Vec<Edit>,
-    /// The pages that the disk may have otherwise, since their flush failed, as they were on it before.
+    /// Pages that may differ on disk since their flush failed, with their earlier contents.
     lost: BTreeMap<usize, Vec<u8>>,
 }
 
@@ -51,7 +51,7 @@ enum Edit {
     Size(usize),
 }
 
-/// Nodes, by their names.
+/// Nodes by name.
 type Entries = BTreeMap<String, usize>;
 
 #[derive(Default)]
@@ -66,7 +66,7 @@ enum Entry {
     Rename(String, String),
 }
 
-/// The root, which is there from the beginning.
+/// The root folder, which always exists.
 const ROOT: usize = 0;
 
 impl<'a> Disk<'a> {
@@ -79,7 +79,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// Goes on to where so many records are done.
+    /// Applies records until `cut` of them are applied.
     pub fn forward(&mut self, cut: usize) {
         let recording = self.recording;
         for record in &recording.records[self.done..cut] {
@@ -137,7 +137,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// The folder of a path as it is now, and the name in it.
+    /// The present folder of a path, and the name in it.
     fn place(&mut self, path: &str) -> (&mut Folder, String) {
         let (folders, name) = split(path);
         let mut at = ROOT;
@@ -157,7 +157,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// Everything that was done is there, as it is while the power is.
+    /// Asserts that a folder has everything that was done, as without a loss of power.
     pub fn assert_is(&self, root: &Path) {
         self.assert_folder_is(ROOT, root);
     }
@@ -200,7 +200,7 @@ impl<'a> Disk<'a> {
                 Node::Folder(_) => self.lose_in(node, &path, rng),
                 Node::File(file) => {
                     fs::write(&path, file.torn(self.recording, rng)).expect("room");
-                    // Left out of the log, and so it may be anything.
+                    // The recording leaves the index out, so it may have any contents.
                     if name.ends_with("-wal") && rng.bool() {
                         let index = path.with_file_name(name.replace("-wal", "-shm"));
                         fs::write(index, rubbish(rng, 1 << 15)).expect("room");
@@ -281,7 +281,7 @@ impl Edit {
         }
     }
 
-    /// The size after it, of one before it.
+    /// The size of the file after the edit, given the size before.
     fn size(&self, before: usize) -> usize {
         match self {
             Self::Write { at, data } => before.max(at + data.len()),
@@ -290,7 +290,7 @@ impl Edit {
     }
 }
 
-/// A part of a file, as it lies in sectors.
+/// A part of a file, split into sectors.
 fn sectors(mut part: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
     std::iter::from_fn(move || {
         let sector = part.start / SECTOR;
@@ -311,7 +311,7 @@ impl File {
         }
     }
 
-    /// A sync that writes nothing, or some of it, and after which there is nothing left to write.
+    /// A failing flush: it writes some of its pages or none, and nothing is left to write afterwards.
     fn fail(&mut self, recording: &Recording) {
         let mut lost = std::mem::take(&mut self.lost);
         for page in self.since.iter().flat_map(Edit::pages) {
@@ -327,7 +327,7 @@ impl File {
         self.lost = lost;
     }
 
-    /// As it is on the disk, but for what was done since.
+    /// The contents on disk, without the edits since the last flush.
     fn stored(&self, rng: &mut Rng) -> Vec<u8> {
         let mut bytes = self.synced.clone();
         let fate = Fate::draw(rng, 1);
@@ -351,7 +351,7 @@ impl File {
         let mut bytes = self.stored(rng);
         bytes.resize(most, 0);
         let mut kept = vec![false; most.div_ceil(SECTOR)];
-        // Of a sector of its own, as it were.
+        // The size is treated like a sector of its own.
         let resized = fate.moment(usize::MAX);
         let mut uncut = usize::MAX;
         for (i, edit) in self.since.iter().enumerate() {
@@ -360,7 +360,7 @@ impl File {
                     bytes[*length..].fill(0);
                     kept[*length / SECTOR..].fill(true);
                 }
-                // Where what is written next would have gone, the file has not grown again.
+                // If a truncation is lost, so is what would have made the file grow again after it.
                 Edit::Size(length) => uncut = uncut.min(*length),
                 Edit::Write { at, data } => {
                     for (sector, piece) in sectors(*at..at + data.len()) {
@@ -385,7 +385,7 @@ impl File {
     }
 }
 
-/// What is kept of some changes to one thing.
+/// Decides which of some changes are kept.
 struct Fate {
     kind: Kind,
     changes: usize,
@@ -393,11 +393,11 @@ struct Fate {
 }
 
 enum Kind {
-    /// The same of each sector: all that was done up to a moment.
+    /// The same for each sector: all changes up to a moment.
     Until(usize),
-    /// All of a sector, with this probability, or nothing.
+    /// Each sector has all changes, with this probability, or none.
     Kept(f64),
-    /// Of each sector what was done up to a moment of its own.
+    /// Each sector has the changes up to a moment of its own.
     Any,
 }
 
@@ -419,7 +419,7 @@ impl Fate {
         }
     }
 
-    /// How many of the changes are there, at a sector.
+    /// How many of the changes a sector has.
     fn moment(&self, sector: usize) -> usize {
         let mut rng =
             Rng::with_seed(self.seed ^ (sector as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -1,4 +1,4 @@
-//! Clients that change counters, and note with each answer how far the log had come: what is cut off later must have it.
+//! Clients that change counters, and note with each answer the position of the log: later cuts must contain the change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,43 +17,44 @@ use crate::crash::history::Verdict;
 use crate::crash::operation::{Add, Client, Operation};
 use crate::support::soon;
 
-/// Clients that call, and those that record in bulk.
+/// Numbers of clients that make calls, and that record in bulk.
 const CALLERS: usize = 20;
 const RECORDERS: usize = 2;
 
-/// Callers wait for some of these between two calls: so they go on for as long as the others do, and come together.
+/// Callers wait for some of these steps between two calls, so that they run as long as the recorders, and several call
+/// at once.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What begins the names of counters that are recorded in bulk.
+/// Prefix of the counters that are recorded in bulk.
 const BULK: &str = "bulk/";
 /// Enough counters, with names long enough, for a few messages to fill the write-ahead log, so that it begins again.
 const METERS: usize = 8000;
 const NAME: usize = 240;
-/// Increments in a message.
+/// Increments per message.
 const INCREMENTS: usize = 150;
-/// Messages that are sent before those in front of them are acknowledged.
+/// Messages that are sent before earlier ones are acknowledged.
 const AHEAD: usize = 2;
 
 /// How much the clients do before a server ends.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// Of each caller.
+    /// For each caller.
     pub calls: usize,
-    /// Of each recorder.
+    /// For each recorder.
     pub messages: usize,
 }
 
-/// What clients have asked for, and were told.
+/// The clients' requests and answers.
 pub struct Told {
     pub changes: Vec<Change>,
-    /// Requests without an answer yet: they are sent again, with the same ids.
+    /// Requests without an answer, which are sent again with the same ids.
     pending: Vec<Asked>,
     pub sessions: Vec<Session>,
-    /// The position of the log when each server had answered for the first time.
+    /// The position of the log when each server had given its first answer.
     pub first_answers: Vec<Position>,
 }
 
-/// A change that was asked for, perhaps of several servers, one after the other.
+/// A requested change, perhaps sent to several servers in turn.
 struct Asked {
     /// `None` before it is sent.
     id: Option<String>,
@@ -65,19 +66,19 @@ pub struct Change {
     pub id: String,
     pub operation: Operation,
     pub verdict: Verdict,
-    /// Whatever is cut off at or behind this has it.
+    /// Disks that are cut at or after this position must have it.
     pub answered: Position,
 }
 
 pub struct Session {
     pub id: String,
     pub messages: Vec<Vec<Add>>,
-    /// Up to which message, and whatever is cut off at or behind what has it.
+    /// Acknowledged messages, each with the position from which cut disks must have it.
     acknowledged: Vec<(usize, Position)>,
 }
 
 impl Session {
-    /// The last message that was acknowledged before.
+    /// The last message that was acknowledged before a cut.
     pub fn acknowledged(&self, cut: Position) -> usize {
         let before = self.acknowledged.iter().filter(|(_, at)| *at <= cut);
         before.map(|(message, _)| *message).max().unwrap_or(0)
@@ -103,17 +104,17 @@ impl Told {
         }
     }
 
-    /// All that was asked for was answered.
+    /// Whether every request was answered.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty() && self.sessions.iter().all(Session::is_done)
     }
 
-    /// Lets clients loose on a server until they have done their part, or the server ends. First they send again what was not
-    /// answered yet: one after the other, the oldest first, so that each is answered by itself; or all at once.
+    /// Runs clients against a server until they have done their part, or the server ends. First they repeat unanswered
+    /// requests: one after the other, the oldest first, so that each gets its own commit; or all at once.
     pub async fn go_on(&mut self, address: &str, log: &Path, load: Load, rng: &mut Rng) {
         let begun = position(log);
         let mut pending = std::mem::take(&mut self.pending);
-        // By the time at which they were sent first.
+        // In the order in which they were first sent.
         pending.sort_by(|one, other| one.id.cmp(&other.id));
         if rng.u8(..4) > 0
             && let Ok(client) = try_connect(address).await
@@ -150,7 +151,7 @@ impl Told {
                 let known = acknowledged.last().map_or(0, |(message, _)| *message);
                 let note = |message| acknowledged.push((message, position(&log)));
                 if let Ok(mut client) = client {
-                    // If it breaks off, it goes on in the next life.
+                    // If it breaks, the next server continues.
                     let _ = record(&mut client, id, messages, known, note).await;
                 }
                 session
@@ -189,7 +190,7 @@ async fn try_connect(address: &str) -> Result<Client, tonic::transport::Error> {
     Client::connect(format!("http://{address}")).await
 }
 
-/// Asks for changes until the server ends; gives the answers, and what was sent and not answered.
+/// Requests changes until the server ends. Returns the answers, and the requests without an answer.
 async fn call(
     mut client: Client,
     asked: Vec<Asked>,
@@ -247,10 +248,10 @@ fn message(rng: &mut Rng) -> Vec<Add> {
 }
 
 /// Sends the messages of a session that the server does not have, and waits until it has them all. `known` is the last
-/// one that the client knows to be acknowledged.
+/// message that the client knows to be acknowledged.
 ///
 /// # Errors
-/// Returns how the stream ended, if it did so before.
+/// Returns the status of the stream if it ends before that.
 pub async fn record(
     client: &mut Client,
     id: &str,
@@ -286,7 +287,7 @@ pub async fn record(
         sent = sent.max(done);
         while sent < messages.len().min(done + AHEAD) {
             sent += 1;
-            // A stream that has ended says so where it is read.
+            // If the stream has ended, reading it reports that.
             let _ = queue.send(request(sent, done));
         }
     }

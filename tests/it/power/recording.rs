@@ -18,7 +18,7 @@ use crate::support::ports::free_port;
 use crate::support::process::{SUMD, command, signal};
 use crate::support::soon;
 
-/// A fault of one process, at a flush of the files whose names end in some way, or at a change; each is counted from 1.
+/// A fault of one process, at a flush of files whose names have this ending, or at a change. Both are counted from 1.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// The process dies after this change.
@@ -42,11 +42,11 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A server that is recorded, and may end by itself at any time, even before it listens.
+/// A recorded server, which may end at any time, even before it listens.
 pub struct Server {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    /// The address at which it listens; `None` if it ended before.
+    /// The address at which it listens, or `None` if it ended before.
     pub address: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Server {
         signal(&self.child, name);
     }
 
-    /// Waits for its end. Nothing that it logs holds that up.
+    /// Waits for its end, reading its log meanwhile so that it is not blocked.
     pub async fn exit(&mut self) -> ExitStatus {
         while let Some(line) = soon(self.log.next_line()).await.expect("a log") {
             drop(line);
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-/// A folder with what is needed to record: the shim, the log, and the root of a disk.
+/// A folder with everything for a recording: the shim, the log, and the root of a disk.
 pub struct Studio(PathBuf);
 
 impl Studio {
@@ -91,7 +91,7 @@ impl Studio {
         // The shim compares paths.
         let studio = Self(folder.canonicalize().expect("a folder"));
         fs::create_dir(studio.root()).expect("it is new");
-        // What has compiled SQLite is there.
+        // A C compiler exists, because SQLite was compiled.
         let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/shim.c");
         let done = Command::new(compiler)
@@ -103,7 +103,7 @@ impl Studio {
         studio
     }
 
-    /// All that a loss of power leaves anything of.
+    /// The folder that survives a loss of power.
     pub fn root(&self) -> PathBuf {
         self.0.join("root")
     }
@@ -116,7 +116,7 @@ impl Studio {
         self.0.join("log")
     }
 
-    /// The program, recorded behind what was recorded before.
+    /// The program, appending to the recording.
     pub fn command(&self, name: &str) -> Command {
         let mut command = command(SUMD);
         command
@@ -127,7 +127,7 @@ impl Studio {
         command
     }
 
-    /// Starts a server, at a port that no other test has: clients may knock at it after its end.
+    /// Starts a server at a port that no other test uses, because clients may connect to it after its end.
     pub async fn serve(&self, flags: &[&str], fault: Option<Fault>) -> Server {
         let mut command = self.command("serve");
         let listen = format!("127.0.0.1:{}", free_port());
@@ -139,7 +139,8 @@ impl Studio {
         Server::start(&mut command).await
     }
 
-    /// What was recorded so far, while nothing is done. No change was missed: it makes the files as they are.
+    /// The recording so far, while nothing is running. Checks that no change was missed: the records lead to the
+    /// present files.
     pub fn recording(&self) -> Recording {
         let log = fs::read(self.log()).expect("a log");
         let root = fs::metadata(self.root()).expect("a folder").ino();
@@ -151,20 +152,20 @@ impl Studio {
     }
 }
 
-/// The data folder on a disk. Whoever is asked for it makes it, and the one that it is in, and has to make them last.
+/// The data folder on a disk. The server has to create it and its parent, and to make both durable.
 pub fn data(root: &Path) -> PathBuf {
     root.join("var/data")
 }
 
-/// How far a log had come, in bytes.
+/// A position of the log, in bytes.
 pub type Position = u64;
 
-/// How far it has come by now.
+/// The present position.
 pub fn position(log: &Path) -> Position {
     fs::metadata(log).expect("a log").len()
 }
 
-/// Changes to the files of a disk, in their order.
+/// Changes to the files of a disk, in order.
 pub struct Recording {
     log: Arc<Vec<u8>>,
     pub root: u64,
@@ -174,16 +175,16 @@ pub struct Recording {
 #[derive(Clone)]
 pub struct Record {
     pub change: Change,
-    /// The inode that it is about, which other files had before.
+    /// The inode of the file; earlier files may have had the same.
     pub inode: u64,
-    /// The path of its file, as it was made.
+    /// The path at which the file was created.
     pub path: Arc<str>,
-    /// Where it ends in the log.
+    /// The position in the log where the record ends.
     end: Position,
 }
 
 impl Record {
-    /// It was recorded between two positions of the log.
+    /// Whether it was recorded between two positions of the log.
     pub fn is_between(&self, from: Position, to: Position) -> bool {
         from < self.end && self.end <= to
     }
@@ -263,7 +264,7 @@ impl Recording {
         Self { log, root, records }
     }
 
-    /// The same without some of its records.
+    /// The recording without some of its records.
     pub fn without(&self, forgotten: impl Fn(&Record) -> bool) -> Self {
         let records = self.records.iter().filter(|record| !forgotten(record));
         Self {
@@ -277,20 +278,20 @@ impl Recording {
         &self.log[data.clone()]
     }
 
-    /// How many records there were when the log had come to a position.
+    /// The number of records up to a position of the log.
     pub fn cut(&self, position: Position) -> usize {
         self.records
             .partition_point(|record| record.end <= position)
     }
 
-    /// A flush has failed before: what was to be durable then is there or not, and what was done later may be done otherwise on a
-    /// disk without it.
+    /// Whether a flush has failed before. Then the data of that flush may be on disk or not, and later changes may have
+    /// other results on a disk without them.
     pub fn has_failed(&self, cut: usize) -> bool {
         let mut before = self.records[..cut].iter();
         before.any(|record| matches!(record.change, Change::Fail))
     }
 
-    /// Where the log was after its first `cut` records.
+    /// The position of the log after its first `cut` records.
     pub fn position(&self, cut: usize) -> Position {
         let last = cut.checked_sub(1).map(|last| &self.records[last]);
         last.map_or(0, |last| last.end)

@@ -1,4 +1,4 @@
-//! A server that is told to stop has stopped in time, whatever a store, a reader or a peer does.
+//! A server that is told to stop stops within its bound, whatever a store, a reader or a peer does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::support::process::{Process, SUMD, command};
 use crate::support::raw::{Call, Connection, framed};
 use crate::support::{eventually, soon};
 
-/// The drain, with a second for the calls that it ends.
+/// Flags for a drain of one second, plus a second for the calls that it ends.
 const FLAGS: [&str; 4] = ["--drain-delay", "0s", "--drain-timeout", "1s"];
-/// That, and what a busy machine needs.
+/// That bound, plus time for a busy machine.
 const BOUND: Duration = Duration::from_secs(1 + 1 + 5);
-/// Beside it, how long a node waits for etcd: for an outcome, and to take leave.
+/// In addition, the time for which a node waits for etcd: for an outcome, and to leave the cluster.
 const BOUND_OF_NODE: Duration = Duration::from_secs(7 + 10);
 
 /// Tells a server to stop, and waits for its end.
@@ -56,7 +56,7 @@ async fn increment(client: &mut Client, counter: &str) {
         .expect("a value");
 }
 
-/// A call of a client that sends, and takes nothing.
+/// A call of a client that sends and reads nothing.
 async fn deaf(address: &str, method: &str, messages: &[impl Message]) -> (Connection, Call) {
     let mut connection = Connection::open_deaf(address).await;
     let mut call = connection
@@ -68,7 +68,7 @@ async fn deaf(address: &str, method: &str, messages: &[impl Message]) -> (Connec
     (connection, call)
 }
 
-/// Enough counters for a sum of all to take its time.
+/// Creates enough counters for a sum of all to take some time.
 async fn fill(path: &Path) {
     let store = SqliteStore::open(path, 1 << 20).expect("a new database");
     for seq in 1..=40_u64 {
@@ -99,7 +99,7 @@ async fn fill(path: &Path) {
     }
 }
 
-/// Scans, on all threads that there are for them.
+/// Scans on all threads that may run them.
 #[tokio::test]
 async fn scans_do_not_hold_the_end_up() {
     let data = tempfile::tempdir().expect("a folder");
@@ -110,7 +110,7 @@ async fn scans_do_not_hold_the_end_up() {
     for _ in 0..4 {
         let mut client = connect(&server.address).await;
         scans.spawn(async move {
-            // Until the server refuses, or is gone.
+            // Until the server refuses, or has ended.
             while client
                 .sum_counters(SumCountersRequest::default())
                 .await
@@ -125,7 +125,7 @@ async fn scans_do_not_hold_the_end_up() {
     soon(scans.join_all()).await;
 }
 
-/// Clients that watch, or record, and take nothing of what they are told.
+/// Clients that watch, or record, and read none of their answers.
 #[tokio::test]
 async fn clients_that_never_read_do_not_hold_the_end_up() {
     let server = Process::serve(&FLAGS).await;
@@ -155,7 +155,7 @@ async fn clients_that_never_read_do_not_hold_the_end_up() {
     ends(server, BOUND, "deaf clients").await;
 }
 
-/// A disk that neither answers nor fails while the database is closed: a second signal ends the process all the same.
+/// If a disk neither answers nor fails while the database is closed, a second signal still ends the process.
 #[tokio::test]
 async fn a_disk_that_hangs_does_not_hold_up_a_second_signal() {
     let disk = Disk::new().await;
@@ -180,7 +180,7 @@ async fn node(etcd: &Cluster, id: &str) -> Node {
     node
 }
 
-/// Increments that are under way for as long as a peer or etcd does not answer.
+/// Increments that stay in flight as long as a peer or etcd does not answer.
 fn increments(node: &Node) -> JoinSet<()> {
     let mut calls = JoinSet::new();
     for group in 0..20 {
@@ -191,21 +191,21 @@ fn increments(node: &Node) -> JoinSet<()> {
                 delta: 1,
                 ..IncrementCounterRequest::default()
             };
-            // Answered in some way.
+            // The call may end in any way.
             let _ = client.increment_counter(request).await;
         });
     }
     calls
 }
 
-/// An etcd that says nothing, with increments and a sum under way.
+/// An etcd that does not answer, with increments and a sum in flight.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_etcd_that_has_stopped_does_not_hold_the_end_up() {
     etcd_has_stopped("8").await;
 }
 
-/// The same where all counters are in one lane: that is no disk, either.
+/// The same with a single lane, which does not make etcd a local disk.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_etcd_of_one_lane_that_has_stopped_does_not_hold_the_end_up() {
@@ -218,7 +218,7 @@ async fn etcd_has_stopped(lanes: &str) {
     let flags = [&FLAGS[..], &["--etcd-lanes", lanes]].concat();
     let mut node = Node::begin_as(&mut command, &etcd.address(), "a", &flags).await;
     node.process.logged("counting").await;
-    // Counters that are known are committed at once.
+    // Counters in memory are committed at once.
     for group in 0..20 {
         let counter = format!("group-{group}/a");
         node.increment(&counter, "").await.expect("a value");
@@ -229,7 +229,7 @@ async fn etcd_has_stopped(lanes: &str) {
     let sum = tokio::spawn(async move {
         let _ = client.sum_counters(SumCountersRequest::default()).await;
     });
-    // Nothing tells that they are under way; where they are not, this is easier.
+    // Nothing shows that the calls are in flight; if they are not, stopping is only easier.
     sleep(Duration::from_millis(300)).await;
     ends(node.process, BOUND_OF_NODE, "etcd has stopped").await;
     soon(calls.join_all()).await;
@@ -237,7 +237,7 @@ async fn etcd_has_stopped(lanes: &str) {
     etcd.members[0].resume();
 }
 
-/// The same while a node is only beginning.
+/// The same while a node is still starting.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_node_that_waits_for_etcd_ends_in_time() {
@@ -249,7 +249,7 @@ async fn a_node_that_waits_for_etcd_ends_in_time() {
     etcd.members[0].resume();
 }
 
-/// A peer that says nothing, with increments handed to it.
+/// A peer that does not answer, with increments forwarded to it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_peer_that_has_stopped_does_not_hold_the_end_up() {
