@@ -1,8 +1,8 @@
-//! Several nodes over a model of etcd, in simulated time: the store, the lanes and the rules are those that are delivered,
-//! and the network between them and etcd loses, delays and repeats what is sent, while nodes crash, stand still and have
-//! wrong clocks. What clients were told is then held against what a map makes of the same operations.
+//! Several nodes on a model of etcd, in simulated time. The store, the lanes and the rules are the real ones. The
+//! network between them and etcd loses, delays and repeats messages, while nodes crash, pause and have wrong clocks.
+//! Afterwards, the clients' answers are checked against a map that applies the same operations.
 //!
-//! A run follows from its seed. That of one which fails is printed, and `SUMD_SIMULATION_SEED` sets it.
+//! A run follows from its seed. The seed of a failing run is printed, and `SUMD_SIMULATION_SEED` sets it.
 
 mod checks;
 mod directed;
@@ -41,27 +41,27 @@ use nodes::{Answer, Cluster, Life, Node};
 use plan::{Bits, Plan};
 use writers::Client;
 
-/// Seeds that every run of the tests tries.
+/// Number of seeds that every run of the tests tries.
 const QUICK: u64 = 150;
-/// Seeds within which a mistake has to be found.
+/// Number of seeds within which a mistake has to be found.
 const ENOUGH: u64 = 100;
-/// Of simulated time: all clients have their answers long before.
+/// A limit of simulated time: all clients have their answers long before.
 const LONGEST: Duration = Duration::from_mins(25);
-/// Problems that are told.
+/// Number of problems that are reported.
 const TOLD: usize = 5;
 
-/// What a run has come to.
+/// The results of a run.
 #[derive(Debug, Default)]
 struct Run {
     problems: Vec<String>,
-    /// Tells runs apart that do not go the same way.
+    /// A digest that differs between runs that differ.
     trace: u64,
     transactions: usize,
     faults: usize,
     operations: usize,
 }
 
-/// Everything that was answered is true, whatever the network and the nodes do.
+/// Every answer is true, whatever the network and the nodes do.
 #[test]
 fn nodes_count_exactly_once() {
     let seeds = match seed() {
@@ -72,11 +72,11 @@ fn nodes_count_exactly_once() {
     eprintln!("{total}");
 }
 
-/// The same for long.
+/// The same for a long time.
 #[test]
 #[ignore = "make soak runs it"]
 fn soak() {
-    // Without a time it is one of those tests that `make test` runs in passing.
+    // Without a duration, this is one of the ignored tests that `make test` runs.
     let Ok(seconds) = env::var("SUMD_SOAK_SECONDS") else {
         return;
     };
@@ -90,7 +90,7 @@ fn soak() {
     }
 }
 
-/// Nodes that take turns, each with a fold of its own under way, do not put rows back to what they had been.
+/// Nodes that commit in turns, each with a fold of its own in progress, do not set rows back to earlier values.
 #[test]
 fn nodes_fold_beside_each_other() {
     let runtime = paused_runtime();
@@ -103,7 +103,7 @@ fn nodes_fold_beside_each_other() {
             open_bytes: 0,
             folded_rows: 1,
             recent_bytes: 12_000,
-            // So that what is folded is read from its row.
+            // Nothing is kept in memory, so that folded counters are read from their rows.
             kept_bytes: 0,
             ..Tuning::default()
         };
@@ -141,7 +141,7 @@ fn nodes_fold_beside_each_other() {
     });
 }
 
-/// A seed is all that is needed to see a run again.
+/// A seed is enough to repeat a run.
 #[test]
 fn a_run_follows_from_its_seed() {
     for seed in 0..10 {
@@ -157,7 +157,7 @@ macro_rules! each_is_found {
         fn $test() {
             let is_found = |seed: &u64| {
                 let mutant = Some(Mutant::$mutant);
-                // The seed finds nothing without the mistake.
+                // Without the mistake, the seed finds nothing.
                 !run(*seed, mutant).problems.is_empty() && run(*seed, None).problems.is_empty()
             };
             let seed = (0..ENOUGH).find(is_found).expect("it is found");
@@ -179,7 +179,8 @@ each_is_found! {
     memory_that_does_not_come_back_is_found: NoRoom,
 }
 
-/// An etcd that takes far less at once than a batch with its fold may have is given less, and no node ends by that.
+/// An etcd that accepts far less at once than a batch with its fold may have is sent less, and no node ends because of
+/// it.
 #[test]
 fn an_etcd_that_takes_little_is_given_little() {
     eprintln!("{}", sweep(0..30, Some(Mutant::SmallRequests)));
@@ -190,7 +191,7 @@ fn seed() -> Option<u64> {
     Some(seed.parse().expect("SUMD_SIMULATION_SEED is a number"))
 }
 
-/// Runs seeds on all processors, and gives what was done in all. Fails with the first that fails.
+/// Runs seeds on all processors, and returns the totals. Fails with the first seed that fails.
 fn sweep(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> String {
     let left = Mutex::new(seeds.clone());
     let total = Mutex::new(Run::default());
@@ -233,7 +234,7 @@ fn told(seed: u64, run: &Run) -> String {
     told
 }
 
-/// Its time passes where everybody waits for it, and not before.
+/// A runtime whose time advances only when all tasks wait for it.
 fn paused_runtime() -> runtime::Runtime {
     let mut runtime = runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build();
@@ -267,7 +268,7 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Run {
     })
 }
 
-/// Lets clients loose on nodes while there are faults, waits until they all have their answers, and reads what there is.
+/// Runs clients against nodes while there are faults, waits until all have their answers, and reads the state.
 async fn simulate(plan: Plan, world: &World, history: &mut History) -> Result<Stored, String> {
     let mut rng = Rng::with_seed(plan.seed ^ 0x51b);
     rows::begin(&mut world.lock().etcd, plan.lanes);
@@ -297,7 +298,7 @@ async fn simulate(plan: Plan, world: &World, history: &mut History) -> Result<St
         history.add(done.map_err(|panic| format!("a client: {panic}"))?);
     }
     cluster.healed.cancelled().await;
-    // Nodes that are down just now come back.
+    // Nodes that are down are started again.
     sleep(Duration::from_secs(3)).await;
     let probe = Client::new(&cluster, rng.fork());
     history.add(writers::probe(probe).await);
@@ -305,7 +306,7 @@ async fn simulate(plan: Plan, world: &World, history: &mut History) -> Result<St
     while let Some(done) = keepers.join_next().await {
         done.map_err(|panic| format!("a node's keeper: {panic}"))?;
     }
-    // What is on its way still comes to nothing.
+    // Messages in flight land, or are lost.
     world.lock().healed = true;
     sleep(Duration::from_secs(70)).await;
     audit(&cluster, history, &mut rng).await
@@ -329,7 +330,7 @@ fn start_clients(cluster: &Cluster, rng: &mut Rng) -> JoinSet<History> {
     clients
 }
 
-/// Reads everything by a node that has seen nothing of it, and asks for what it is to remember.
+/// Reads everything on a new node, and repeats requests that must be remembered.
 async fn audit(cluster: &Cluster, history: &mut History, rng: &mut Rng) -> Result<Stored, String> {
     let link = Link::calm(&cluster.world);
     let (_running, node) = cluster.open(link, 0, Life::default()).await?;
@@ -356,14 +357,14 @@ async fn audit(cluster: &Cluster, history: &mut History, rng: &mut Rng) -> Resul
     Ok(stored)
 }
 
-/// The last ids of each client are answered as they were.
+/// Each client's last ids are answered as before.
 async fn remembered(cluster: &Cluster, node: &Node, history: &mut History, rng: &mut Rng) {
     if cluster.plan.bounds.id_horizon < 100_000 {
         return;
     }
     let hasher = rows::hasher();
     let mut problems = Vec::new();
-    // Those from long ago may be forgotten by now.
+    // Older ids may be forgotten by now.
     let since = tokio::time::Instant::now() - Duration::from_secs(400);
     let recent = history
         .named

@@ -1,4 +1,4 @@
-//! What every store does, and what becomes of a lane whose store fails, hangs or loses what it had not synced.
+//! The behaviour of every store, and of a lane whose store fails, hangs or loses unsynced data.
 
 mod unreliable;
 
@@ -21,7 +21,7 @@ use crate::etcd::cluster::Cluster;
 use crate::support::{eventually, soon};
 use unreliable::Unreliable;
 
-/// A store that can be closed and opened again, over the same data.
+/// A store that can be closed and opened again on the same data.
 trait Reopen {
     async fn open(&self) -> Arc<dyn Store>;
 }
@@ -36,7 +36,7 @@ impl Sqlite {
         Self::with_recent(1 << 20)
     }
 
-    /// The rows of counters are brought up to date at every turn.
+    /// A store that folds counters into their rows at every opportunity.
     fn folding() -> Self {
         Self::with_recent(0)
     }
@@ -60,7 +60,7 @@ impl Reopen for Sqlite {
     }
 }
 
-/// One member of etcd, which is not given up while a store is opened again.
+/// One member of etcd, which stays up while a store is opened again.
 struct Etcd(Cluster, u32);
 
 impl Reopen for Etcd {
@@ -74,7 +74,7 @@ impl Reopen for Etcd {
     }
 }
 
-/// Each behaviour, on each store.
+/// Tests each behaviour on each store.
 macro_rules! on_every_store {
     ($($behaviour:ident)*) => {
         mod on_sqlite { $(#[tokio::test] async fn $behaviour() {
@@ -133,7 +133,7 @@ fn add(name: &str, delta: i64) -> Operation {
     Operation::Increment(Increments::one(name.into(), delta, Limits::default()))
 }
 
-/// The lane that an operation belongs to. A session is one of counters in group "g" here.
+/// The lane of an operation. All sessions here are of counters in group "g".
 fn lane(store: &dyn Store, operation: &Operation) -> LaneNumber {
     let group = match operation {
         Operation::Record(_) => "g",
@@ -285,7 +285,7 @@ async fn reads_see_what_was_answered_before(data: &impl Reopen) {
     }
 }
 
-/// The names of all pages of a scan.
+/// The names on all pages of a scan.
 async fn scan(store: &dyn Store, prefix: &str, since: i64, limit: usize) -> Vec<String> {
     let mut names = Vec::new();
     let mut after = None;
@@ -356,13 +356,13 @@ async fn sums_are_exact(data: &impl Reopen) {
     assert_eq!((one.sum, one.count), (i64::MAX.into(), 1));
 }
 
-/// What stops two writers: a batch is made on the one before it, or not at all.
+/// A batch is stored only on top of its predecessor, which stops one of two writers.
 async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     let (running, store) = start(data).await;
     ask(&running, &*store, add("g/a", 1)).await;
     running.close().await.expect("a clean end");
     let lane = lane(&*store, &add("g/a", 1));
-    // The last one again, and one that leaves others out.
+    // The last batch again, and batches that leave others out.
     for seq in [1, 3, 4] {
         let commit = sumd::model::Commit {
             seq,
@@ -385,8 +385,8 @@ async fn a_batch_that_does_not_follow_is_refused(data: &impl Reopen) {
     assert_eq!(value, Some(1));
 }
 
-/// A commit that fails may have been made or not: those who asked for it are told just that, the lane ends, and what the
-/// store has is found when it is opened again.
+/// A commit that fails may have been applied or not: its callers get UNKNOWN, the lane ends, and the state is found
+/// when the store is opened again.
 #[tokio::test]
 async fn a_commit_that_fails_ends_the_lane() {
     for applied in [false, true] {
@@ -419,10 +419,12 @@ async fn a_commit_that_fails_ends_the_lane() {
     }
 }
 
-/// Where a counter cannot be read, what its batch has decided before is committed, and nothing is of what is refused.
+/// If a counter cannot be read, the earlier decisions of its batch are committed, and the refused operations change
+/// nothing.
 #[tokio::test]
 async fn what_cannot_be_read_takes_nothing_with_it() {
-    // More than are decided at a time; those that are to be decided together with it are refused, too.
+    // More operations than are decided at a time; those that are decided together with the failing one are refused,
+    // too.
     const BEFORE: usize = 2000;
     let data = Unreliable::default();
     let (running, store) = start(&data).await;
@@ -461,7 +463,7 @@ async fn what_cannot_be_read_takes_nothing_with_it() {
     }
 }
 
-/// Nothing is answered while a commit hangs, and what comes in meanwhile shares the next one.
+/// Nothing is answered while a commit hangs, and requests that come meanwhile share the next commit.
 #[tokio::test]
 async fn while_a_commit_hangs_the_next_batch_gathers() {
     let data = Unreliable::default();
@@ -477,7 +479,7 @@ async fn while_a_commit_hangs_the_next_batch_gathers() {
         waiting
             .spawn(async move { value(&soon(lane.execute(0, request)).await.expect("an answer")) });
     }
-    // All have had their turn, and the first commit has begun.
+    // All requests are queued, and the first commit has begun.
     data.commit_hangs().await;
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -494,7 +496,7 @@ async fn while_a_commit_hangs_the_next_batch_gathers() {
     assert!(data.commits() <= 3, "{} commits", data.commits());
 }
 
-/// Parts of messages that find no room wait for it, in their order, and none is refused.
+/// Parts of messages that find no capacity wait for it in order, and none is refused.
 #[tokio::test]
 async fn bulk_waits_for_room() {
     const MESSAGES: u64 = 600;
@@ -510,7 +512,7 @@ async fn bulk_waits_for_room() {
             (0..1000).for_each(|_| increments.push("g/a", 1, Limits::default()));
             let request = Request {
                 id: None,
-                // The client is a window ahead of what it knows acknowledged.
+                // The client is a window ahead of the last acknowledged message that it knows.
                 operation: record(
                     &*store,
                     sequence,
@@ -526,7 +528,7 @@ async fn bulk_waits_for_room() {
         }
     });
     data.commit_hangs().await;
-    // As many as 512 Ki increments are.
+    // As many messages as have 512 Ki increments.
     eventually("what there is room for", || {
         queued.load(Ordering::Relaxed) == 523
     })
@@ -543,7 +545,7 @@ async fn bulk_waits_for_room() {
     }
 }
 
-/// Of a store that loses what it had not synced, nothing is lost that was answered.
+/// If a store loses unsynced data, no answered change is lost.
 #[tokio::test]
 async fn what_was_not_synced_was_not_answered() {
     let data = Unreliable::default();

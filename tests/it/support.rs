@@ -1,4 +1,4 @@
-//! Servers to test, and clients that can do what good clients never do.
+//! Servers to test, and clients that can misbehave.
 
 pub mod bulk;
 pub mod client;
@@ -26,17 +26,17 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-/// Far longer than anything here takes, so that it is only reached where something hangs.
+/// Far longer than anything here takes, so it is reached only by a hang.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Fails the test where `future` hangs.
+/// Fails the test if `future` hangs.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .expect("this should have come long ago")
 }
 
-/// An id that was made at a time.
+/// A UUIDv7 with this time.
 pub fn uuid_v7(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.expect("after 1970").as_secs();
@@ -59,7 +59,7 @@ impl TestServer {
         Self::start_with(flags, |services| services).await
     }
 
-    /// The same, with more than the command line can say.
+    /// Starts a server with services that the command line cannot configure.
     pub async fn start_with(flags: &[&str], with: impl FnOnce(Services) -> Services) -> Self {
         let head = [
             "sumd",
@@ -132,7 +132,7 @@ impl TestServer {
             .expect("a clean end");
     }
 
-    /// The server still answers others.
+    /// Asserts that the server still answers other clients.
     pub async fn assert_well(&self) {
         let mut client = self.client().await;
         let answer = soon(client.add(add_request([1, 2, 3]))).await;
@@ -153,12 +153,12 @@ pub fn reason(status: &tonic::Status) -> (String, std::collections::HashMap<Stri
     (info.reason, info.metadata)
 }
 
-/// Waits for a condition that nothing announces.
+/// Waits for a condition by polling.
 pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
     within(PATIENCE, what, condition).await;
 }
 
-/// The same with a patience of one's own.
+/// The same with another time limit.
 pub async fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(patience, async {
         while !condition() {

@@ -69,14 +69,14 @@ impl Places {
     }
 }
 
-/// What a command has printed.
+/// The output of a command that must succeed.
 async fn sumd(args: &[&str]) -> String {
     let output = run(args).await;
     assert!(output.status.success(), "{args:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// What a command has said where it could not do its work.
+/// The error message of a command that must fail.
 async fn fails(args: &[&str]) -> String {
     let output = run(args).await;
     assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
@@ -136,7 +136,7 @@ impl Server {
         i128::from(answer.expect("a sum").into_inner().sum)
     }
 
-    /// A stream of a session that was begun at a time.
+    /// A stream of a session that began at `begun`.
     async fn session(&mut self, id: &str, begun: SystemTime) -> Stream {
         let (requests, receiver) = mpsc::channel(1024);
         let answers = soon(self.client.record_increments(ReceiverStream::new(receiver))).await;
@@ -178,7 +178,7 @@ impl Stream {
         Ok(answer.expect("it has not ended"))
     }
 
-    /// Reads until a message is acknowledged; gives which increments have failed on the way.
+    /// Reads until a message is acknowledged, and returns the increments that failed up to then.
     async fn acknowledged(&mut self, sequence: u64) -> Vec<(u64, u32)> {
         let mut failures = Vec::new();
         loop {

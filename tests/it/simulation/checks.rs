@@ -1,5 +1,5 @@
-//! What must be true of a run. All operations with a revision are done again, in the order of their revisions, by a model
-//! that is a map; every answer and every read has to be what that says.
+//! Properties that every run must have. A map applies all operations with a revision again, in the order of their
+//! revisions, and every answer and every read must agree with it.
 
 mod bits;
 mod order;
@@ -12,10 +12,10 @@ use sumd::model::{Applied, Effect, FailedIncrement, LimitError};
 
 use super::history::{Add, History, Named, Stored, What};
 
-/// The values that a counter has had, each since its revision.
+/// The values of a counter, each with the revision from which it held.
 pub type Lines = BTreeMap<String, Vec<(i64, Option<i64>)>>;
 
-/// What is wrong.
+/// All problems of a run.
 pub fn all(history: &History, stored: &Stored) -> Vec<String> {
     let mut problems = history.problems.clone();
     let mut named: Vec<&Named> = history.named.iter().collect();
@@ -39,7 +39,7 @@ pub fn all(history: &History, stored: &Stored) -> Vec<String> {
     problems
 }
 
-/// What a counter is after all operations up to a revision, and since when.
+/// The state of a counter after all operations up to a revision, and the revision since which it held.
 pub fn at(lines: &Lines, name: &str, revision: i64) -> (i64, Option<i64>) {
     let line = lines.get(name).map_or(&[][..], Vec::as_slice);
     let known = line.partition_point(|(since, _)| *since <= revision);
@@ -101,7 +101,7 @@ fn added(before: Option<i64>, add: &Add) -> Result<Applied, LimitError> {
     add.limits.add(before.unwrap_or(0), add.delta)
 }
 
-/// What failed without an id has no revision of its own: it saw what was there before the one that it names.
+/// A failed increment without an id has no revision of its own: it saw the state before the revision in its answer.
 fn failing(history: &History, lines: &Lines, problems: &mut Vec<String>) {
     for failing in &history.failing {
         let Decided {
@@ -117,7 +117,7 @@ fn failing(history: &History, lines: &Lines, problems: &mut Vec<String>) {
     }
 }
 
-/// What is stored is what has come of all operations, and nothing else has a name like these.
+/// The stored counters are the results of all operations, and no other counters have such names.
 fn stored_is(stored: &Stored, lines: &Lines, problems: &mut Vec<String>) {
     let of_lines = stored.iter().filter(|(name, _)| name.starts_with('n'));
     let found: BTreeMap<&str, _> = of_lines

@@ -1,4 +1,4 @@
-//! Nodes of a simulation without a storm, where one thing goes wrong at a moment that is chosen.
+//! Nodes of a simulation without random faults, with a single fault at a chosen moment.
 
 mod contention;
 mod damaged;
@@ -27,30 +27,31 @@ use super::network::{Link, World, error};
 use super::nodes::BEGAN;
 use super::{paused_runtime, rows};
 
-/// Long after anything that ends has ended.
+/// Long after every bounded wait has ended.
 const FOR_EVER: Duration = Duration::from_mins(2);
 const LANES: u32 = 2;
 
-/// A way to etcd on which rows of sessions can be kept from being read by themselves, and what is written from arriving.
+/// A connection to etcd on which reads of sessions' rows, and writes, can be blocked.
 #[derive(Clone)]
 struct Switch {
     link: Link,
     no_sessions: Arc<AtomicBool>,
     no_writes: Arc<AtomicBool>,
-    /// Nor is there an answer to who reads the packs of the first lane.
+    /// Reads of the first lane's packs get no answer.
     no_packs: Arc<AtomicBool>,
-    /// Nor are the heads of lanes read.
+    /// Reads of lanes' heads get no answer.
     no_heads: Arc<AtomicBool>,
-    /// The member of etcd that answers has damaged rows of the session "bad". Others have them as they were written.
+    /// The answering member of etcd has damaged rows of the session "bad"; other members have them as they were
+    /// written.
     bad_member: Arc<AtomicBool>,
     room: Arc<Mutex<Room>>,
 }
 
-/// How much etcd has room for.
+/// The remaining space in etcd.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
     Enough,
-    /// For one transaction, which brings it over its quota.
+    /// For one transaction, which brings etcd over its quota.
     OneMore,
     Nothing,
 }
@@ -124,7 +125,7 @@ impl Kv for Switch {
     }
 }
 
-/// A calm world with data in it that batches tell of sessions by what they have added.
+/// A calm world with data whose batches record sessions by their changes.
 fn world(lanes: u32) -> World {
     let world = World::new(Rng::with_seed(1), None);
     let mut inner = world.lock();
@@ -134,7 +135,7 @@ fn world(lanes: u32) -> World {
     world
 }
 
-/// The first row of data that were begun before rows had extras.
+/// The `meta` row of data that were created before rows had extras.
 fn meta(lanes: u32) -> Meta {
     Meta {
         format: 3,
@@ -144,7 +145,7 @@ fn meta(lanes: u32) -> Meta {
     }
 }
 
-/// Writes the row that says what the data are.
+/// Writes the `meta` row.
 fn describe(world: &World, meta: &Meta) {
     let (key, value) = rows::meta(meta);
     let request = TxnRequest {
@@ -214,8 +215,8 @@ fn value(decided: &Decided) -> i64 {
     }
 }
 
-/// A node hears that another one has committed, and cannot read all of that for as long as a reader is patient. Afterwards it
-/// counts on, on top of what the other one has done.
+/// A node learns that another one has committed, and cannot read everything for longer than a reader waits. Afterwards
+/// it counts on top of the other node's changes.
 #[test]
 fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
     paused_runtime().block_on(async {
@@ -246,7 +247,7 @@ fn a_lane_goes_on_after_an_outage_while_it_caught_up() {
     });
 }
 
-/// Messages of so many sessions, all of whose increments fail by a limit that is reached.
+/// Messages of several sessions, all of whose increments fail at a limit.
 async fn fail(running: &LaneRuntime, sessions: u64, messages: u64) {
     let limits = Limits {
         max: Some(1_000_000_000_000),
@@ -279,7 +280,7 @@ async fn fail(running: &LaneRuntime, sessions: u64, messages: u64) {
     }
 }
 
-/// How many of so many sessions have a row.
+/// The number of sessions that have a row.
 fn folded(world: &World, sessions: u64) -> usize {
     let world = world.lock();
     let prefix = format!("{}/sessions/{:04x}", rows::PREFIX, lane());
@@ -290,8 +291,8 @@ fn folded(world: &World, sessions: u64) -> usize {
     (0..sessions).filter(has_row).count()
 }
 
-/// The rows of some hundred sessions, each with the failures of some messages that its client has not acknowledged, are several
-/// MiB: they are brought up to date in as many steps as that takes.
+/// The rows of some hundred sessions, each with the failures of some messages that its client has not acknowledged, are
+/// several MiB: they are folded in as many steps as needed.
 #[test]
 fn a_fold_of_sessions_fits_into_a_transaction() {
     paused_runtime().block_on(async {
@@ -305,8 +306,8 @@ fn a_fold_of_sessions_fits_into_a_transaction() {
     });
 }
 
-/// An etcd that takes less in one request than it does by default is no reason to end: less is folded at a time, and a batch
-/// that is too large by itself is refused, and certainly not counted.
+/// A node does not end because etcd accepts smaller requests than by default: it folds less at a time, and refuses a
+/// batch that is too large in itself, as not applied.
 #[test]
 fn an_etcd_that_takes_little_at_once_is_given_little() {
     paused_runtime().block_on(async {
@@ -337,7 +338,7 @@ fn an_etcd_that_takes_little_at_once_is_given_little() {
     });
 }
 
-/// Another node raises the format of the data: what is on its way then does not land any more, and is sent again.
+/// Another node raises the format of the data: transactions in flight then fail, and are sent again.
 #[test]
 fn a_lane_goes_on_when_the_format_is_raised() {
     paused_runtime().block_on(async {
@@ -347,7 +348,7 @@ fn a_lane_goes_on_when_the_format_is_raised() {
         a.lanes.execute(lane(), plain()).await.expect("it counts");
         kv.no_writes.store(true, Ordering::Relaxed);
         let counted = a.lanes.execute(lane(), plain());
-        // It is in doubt by then, and still patient.
+        // It is in doubt by now, and within its time limit.
         sleep(Duration::from_secs(2)).await;
         let raised = Meta {
             format: FORMAT,
@@ -365,7 +366,7 @@ fn a_lane_goes_on_when_the_format_is_raised() {
     });
 }
 
-/// Data that are closed, and those of a format that is not known here, are not written to, and nothing is told as counted.
+/// A node does not write to closed data or to data of an unknown format, and acknowledges nothing.
 #[test]
 fn a_lane_ends_when_the_data_are_not_its_any_more() {
     let closed = Meta {
@@ -389,8 +390,7 @@ fn a_lane_ends_when_the_data_are_not_its_any_more() {
     }
 }
 
-/// Callers are told that nobody knows, and those who come later are refused, also if all counters are in one lane: etcd is not
-/// a disk of this machine's.
+/// Callers get UNKNOWN, and later ones are refused, even if all counters are in one lane: etcd is not a local disk.
 #[test]
 fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
     paused_runtime().block_on(async {
@@ -415,7 +415,7 @@ fn a_store_of_one_lane_that_is_shared_is_not_waited_for_without_end() {
                 }
             }
         });
-        // The increment that nobody knew of has been counted, once.
+        // The increment of unknown outcome was counted once.
         assert_eq!(counted.await, Ok(3));
     });
 }
@@ -432,13 +432,13 @@ async fn store(kv: Switch) -> Arc<EtcdStore<Switch>> {
     Arc::new(store.await.expect("a store"))
 }
 
-/// A damaged row of a counter is an error for those who need it, and for nobody else: other counters of its lane are counted
-/// and read on, also in the same batch and the same round of reads.
+/// A damaged row of a counter is an error for the calls that need it, and for no other: other counters of its lane are
+/// changed and read, even in the same batch and the same round of reads.
 #[test]
 fn a_damaged_counter_is_an_error_and_no_answer() {
     paused_runtime().block_on(async {
         let world = world(LANES);
-        // A row that nothing in the log is newer than.
+        // The log has nothing newer than this row.
         let name = "na/damaged";
         let (key, value_of_row) = (format!("{}/counters/{name}", rows::PREFIX), "no row");
         let request = TxnRequest {
@@ -496,7 +496,7 @@ fn a_damaged_counter_is_an_error_and_no_answer() {
     });
 }
 
-/// A lane whose packs are slow to read holds up those who read it, and nobody else.
+/// A lane whose packs are slow to read delays only the calls that read it.
 #[test]
 fn a_lane_that_is_slow_to_read_holds_up_no_other() {
     const QUICK: Duration = Duration::from_millis(500);
@@ -524,7 +524,7 @@ fn a_lane_that_is_slow_to_read_holds_up_no_other() {
         kv.no_packs.store(true, Ordering::Relaxed);
         let store = store(kv.clone()).await;
         let read = |name: &str| store.read(vec![name.into()]);
-        // They are of the first lane, also or only, and begin first.
+        // These reads need the first lane, alone or among others, and begin first.
         let held_up = [
             tokio::spawn(read(&slow)),
             tokio::spawn(store.read(vec![quick.as_str().into(), slow.as_str().into()])),

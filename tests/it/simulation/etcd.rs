@@ -14,15 +14,15 @@ use sumd::proto::etcd::etcdserverpb::{
 };
 use sumd::proto::etcd::mvccpb::KeyValue;
 
-/// Bytes that etcd takes in one request unless it is told otherwise (`--max-request-bytes`).
+/// Bytes that etcd accepts in one request by default (`--max-request-bytes`).
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 
-/// Everything that a cluster holds.
+/// The whole state of a cluster.
 pub struct Etcd {
     /// Larger requests are refused.
     pub max_request_bytes: usize,
     revision: i64,
-    /// What was before this revision is forgotten.
+    /// Everything before this revision is compacted.
     compacted: i64,
     /// The versions of each key, the oldest first.
     keys: BTreeMap<Bytes, Vec<Version>>,
@@ -32,13 +32,13 @@ pub struct Etcd {
 struct Version {
     revision: i64,
     created: i64,
-    /// How many there have been since it was created.
+    /// The number of versions since the key was created.
     number: i64,
-    /// `None` where it was deleted.
+    /// `None` if it was deleted.
     value: Option<Bytes>,
 }
 
-/// What a transaction comes to.
+/// The operations that a transaction carries out.
 struct Path<'a> {
     succeeded: bool,
     steps: Vec<Step<'a>>,
@@ -77,7 +77,7 @@ impl Etcd {
     /// Carries out a transaction.
     ///
     /// # Errors
-    /// As etcd refuses; nothing is changed then.
+    /// Returns a refusal if etcd would refuse it; nothing is changed then.
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
         if request.encoded_len() > self.max_request_bytes {
             return Err(Refusal::TooLarge);
@@ -99,7 +99,7 @@ impl Etcd {
         })
     }
 
-    /// Which operations are to be carried out: all comparisons are made before any of them.
+    /// The operations to carry out: all comparisons are made before any of them.
     fn path<'a>(&self, request: &'a TxnRequest) -> Path<'a> {
         let succeeded = request.compare.iter().all(|compare| self.holds(compare));
         let operations = if succeeded {
@@ -154,7 +154,7 @@ impl Etcd {
         responses
     }
 
-    /// Forgets what was before a revision.
+    /// Compacts everything before a revision.
     pub fn compact(&mut self, revision: i64) {
         let revision = revision.min(self.revision);
         self.compacted = self.compacted.max(revision);
@@ -166,7 +166,7 @@ impl Etcd {
         self.keys.retain(|_, versions| !versions.is_empty());
     }
 
-    /// The revision of a key's last change; 0 where it is not there.
+    /// The revision of a key's last change, or 0 if the key does not exist.
     pub fn changed(&self, key: &[u8]) -> i64 {
         let last = self.keys.get(key).and_then(|versions| versions.last());
         last.filter(|version| version.value.is_some())
@@ -206,7 +206,7 @@ impl Etcd {
         let is_clean = !written.iter().any(|key| covers(key));
         written.sort_unstable();
         written.dedup();
-        // etcd calls it a "duplicate key given in txn request".
+        // etcd's error is "duplicate key given in txn request".
         if !is_clean || written.len() < count {
             return Err(Refusal::Invalid);
         }
@@ -282,7 +282,7 @@ impl Etcd {
     }
 }
 
-/// Whether a key is in a range, as etcd writes one: no end is the key alone, and an end of a zero byte is no end.
+/// Whether a key is in a range, in etcd's notation: an empty end means the key alone, and a zero byte means no end.
 fn is_in(key: &[u8], start: &[u8], end: &[u8]) -> bool {
     match end {
         [] => key == start,

@@ -1,4 +1,4 @@
-//! What clients have asked for, and what they were told.
+//! The requests of clients, and their answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use sumd::model::{Increments, Limits, Operation};
 use sumd::store::{Page, Row, Rows, Scan, Sum};
 use tokio::time::Instant;
 
-/// A request, which can be made again and again.
+/// A request, which can be repeated.
 #[derive(Clone, Debug)]
 pub enum What {
     Add(Add),
@@ -45,20 +45,20 @@ pub fn increments(adds: &[Add]) -> Increments {
     increments
 }
 
-/// From when to when.
+/// The time from the request to the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     pub asked: Instant,
     pub answered: Instant,
 }
 
-/// How a request has ended.
+/// The outcome of a request.
 #[derive(Clone, Debug)]
 pub enum End {
     Effect(Decided),
-    /// It certainly was not carried out.
+    /// It was certainly not carried out.
     NotApplied,
-    /// Nobody will ever know.
+    /// The outcome will never be known.
     Unknown,
 }
 
@@ -70,7 +70,7 @@ pub struct Named {
     pub answer: Decided,
 }
 
-/// A bit that was added to a counter that has nothing else, so that what is read of it tells which were.
+/// A bit that was added to a counter that has only bits, so that the value shows which were added.
 pub struct Bit {
     pub counter: String,
     pub delta: i64,
@@ -78,13 +78,13 @@ pub struct Bit {
     pub end: End,
 }
 
-/// An increment that no value lets pass, without an id.
+/// An increment without an id that fails with any value.
 pub struct Failing {
     pub add: Add,
     pub answer: Decided,
 }
 
-/// What one message of a session adds.
+/// The increments of one message of a session.
 pub struct Message {
     pub session: usize,
     pub adds: Vec<Add>,
@@ -108,7 +108,7 @@ pub enum CatchUp {
 }
 
 impl Read {
-    /// Everything up to this revision is in it.
+    /// Everything up to this revision is included.
     pub fn revision(&self) -> i64 {
         match &self.seen {
             CatchUp::Rows(_, rows) => rows.revision,
@@ -118,7 +118,7 @@ impl Read {
     }
 }
 
-/// Everything.
+/// All requests and answers of a run.
 #[derive(Default)]
 pub struct History {
     pub named: Vec<Named>,
@@ -126,7 +126,7 @@ pub struct History {
     pub failing: Vec<Failing>,
     pub messages: Vec<Message>,
     pub reads: Vec<Read>,
-    /// What a client has seen to be wrong.
+    /// Violations that a client has noticed itself.
     pub problems: Vec<String>,
 }
 
@@ -141,5 +141,5 @@ impl History {
     }
 }
 
-/// What is stored at the end.
+/// The stored counters at the end.
 pub type Stored = BTreeMap<Arc<str>, Row>;

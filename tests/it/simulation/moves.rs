@@ -1,5 +1,5 @@
-//! Data that are moved from etcd to a file and back, over a network that loses, delays and repeats messages, by attempts that are
-//! broken off at any await and run again. Processes that are killed are in `transfer`.
+//! Data are moved from etcd to a file and back, over a network that loses, delays and repeats messages, by attempts
+//! that are interrupted at any await and repeated. `transfer` tests processes that are killed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,12 +23,12 @@ use super::scenes::{add, cluster_in, node};
 use super::sessions::stream::{Stream, request};
 
 const SEEDS: u64 = 30;
-/// Attempts at a move, of which many get somewhere.
+/// Maximum attempts at a move, many of which make progress.
 const ATTEMPTS: usize = 1000;
 /// The address of the file, as etcd names it.
 const FILE: &str = "sqlite:somewhere";
 const ETCD: &str = "etcd://somewhere";
-/// Messages of the session.
+/// Number of messages of the session.
 const MESSAGES: u64 = 5;
 
 fn place<K>(client: K, lanes: u32) -> Location<K> {
@@ -81,7 +81,7 @@ async fn values(node: &Node) -> Vec<Option<i64>> {
     found.rows.into_iter().map(value).collect()
 }
 
-/// Tries a move until it is done. The network is bad, and some attempts are broken off.
+/// Repeats a move until it is complete. The network is bad, and some attempts are interrupted.
 async fn insist(
     world: &World,
     rng: &mut Rng,
@@ -105,14 +105,14 @@ async fn insist(
             }
             Err(_) => {}
         }
-        // Messages under way land, or are lost.
+        // Messages in flight land, or are lost.
         sleep(Duration::from_millis(rng.u64(..100_000))).await;
     }
     panic!("it comes to no end");
 }
 
-/// However a move was broken off, and however often it is run again: at its end all is there once, the ids and the session are known,
-/// and the source is of use to nobody.
+/// However a move was interrupted, and however often it is repeated, in the end all data are there once, the ids and
+/// the session are known, and the source is unusable.
 #[test]
 fn a_move_loses_nothing_however_it_goes() {
     let seeds = super::seed().map_or(0..SEEDS, |seed| seed..seed + 1);
@@ -130,7 +130,7 @@ fn a_move_loses_nothing_however_it_goes() {
     );
 }
 
-/// Gives the attempts that it took.
+/// Returns the number of attempts.
 async fn there_and_back(seed: u64) -> usize {
     let mut rng = Rng::with_seed(seed);
     let folder = tempfile::tempdir().expect("a folder");
@@ -206,13 +206,14 @@ async fn is_open(world: &World) -> bool {
     is_there && open().await.is_ok()
 }
 
-/// Whether a file refuses to be served, since its data are elsewhere.
+/// Whether a file refuses to be served, because its data were moved.
 fn is_moved(file: &Path) -> bool {
     let opened = SqliteStore::open(file, 0);
     matches!(opened, Err(OpenError::Migrated { .. }))
 }
 
-/// A way to etcd on which a node comes when the data are closed: after it was looked for, and before it is known to be closed.
+/// A connection to etcd on which a node registers right after the data are sealed: too late for the first check of the
+/// move, and in time for the second.
 #[derive(Clone)]
 struct Crowded(Link);
 
@@ -236,7 +237,7 @@ impl Kv for Crowded {
     }
 }
 
-/// A node that begins while the data are being closed is found, and goes on with them.
+/// A node that starts while the data are being sealed is found, and keeps using them.
 #[test]
 fn data_that_a_node_has_come_to_are_not_moved() {
     super::paused_runtime().block_on(async {
@@ -268,8 +269,8 @@ async fn filled(path: &Path) {
     running.close().await.expect("it is well");
 }
 
-/// If etcd can no longer be reached, a move waits for a minute, whichever step it is at, and says so then. The file is closed only
-/// once all of it is in etcd, and the move goes on if it is run again.
+/// If etcd can no longer be reached, a move waits for a minute at any of its steps, and then reports that. The file is
+/// closed only once everything is in etcd, and a repeated move continues.
 #[test]
 fn a_move_waits_for_etcd_for_a_minute() {
     super::paused_runtime().block_on(async {
@@ -314,7 +315,7 @@ fn a_move_waits_for_etcd_for_a_minute() {
                 assert_eq!(report.counters, 100);
             }
             match transfer::move_to_etcd(&copy, &place, ETCD, false).await {
-                // In the latter case it had come to its end.
+                // In the latter case, the earlier attempt had completed.
                 Ok(_) | Err(ToolError::Open(OpenError::Migrated { .. })) => {}
                 Err(error) => panic!("{error}"),
             }

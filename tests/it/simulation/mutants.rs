@@ -1,5 +1,5 @@
-//! Mistakes that the protocol must not make: each is made by the model of etcd, by the way there or by a store before the one
-//! under test, so that the code under test is the code that is delivered, and each has to be found.
+//! Mistakes that the protocol must not make. Each is made by the model of etcd, by the network or by a wrapper around
+//! the store, so that the code under test is the real code; and each has to be found.
 
 pub mod stores;
 
@@ -19,35 +19,35 @@ use super::rows;
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// Batches are committed on top of whatever is there.
+    /// Batches are committed on top of any state.
     NoGuard,
     /// Request ids are not stored.
     NoIds,
     /// Success is answered before anything is stored, and sometimes nothing is.
     EarlyAnswer,
-    /// What is sent again is taken for something new, and made to fit where it does not.
+    /// A repeated batch is taken for a new one, and adapted if it does not fit.
     NewAttempt,
-    /// What nobody knows the outcome of is taken for not done.
+    /// An unknown outcome is taken for not applied.
     Guess,
-    /// Reads may see an earlier state.
+    /// Reads may show an earlier state.
     StaleReads,
-    /// A lane that is loaded, anew or again, has forgotten most ids, as if they were older than they are.
+    /// A lane that is loaded or reloaded has forgotten most ids, as if they were older than they are.
     ForgetfulLoads,
-    /// A lane that is loaded knows of no session, although other lanes do.
+    /// A lane that is loaded knows no session, although other lanes do.
     LostSessions,
-    /// A lane whose catching up was interrupted takes itself for up to date, and commits nothing.
+    /// A lane whose catch-up was interrupted considers itself up to date, and commits nothing.
     StuckLanes,
-    /// etcd takes far smaller requests than what is sent in one.
+    /// etcd accepts far smaller requests than are sent.
     SmallRequests,
     /// Memory for ids is full, although few are remembered.
     NoRoom,
 }
 
-/// The largest request, in bytes, of an etcd that takes less than it should.
+/// The largest request, in bytes, that an etcd accepts which accepts too little.
 const SMALL: usize = 1500;
 
 impl Mutant {
-    /// What becomes of a transaction.
+    /// Carries out a transaction, with the mistake.
     pub fn carry_out(
         self,
         world: &mut Inner,
@@ -109,7 +109,7 @@ fn stale(world: &mut Inner, request: &TxnRequest) -> Result<TxnResponse, Refusal
         }
     }
     let Ok(mut response) = world.etcd.txn(&old) else {
-        // That early state is forgotten.
+        // The earlier state is compacted.
         return world.etcd.txn(request);
     };
     if let Some(header) = &mut response.header {
@@ -118,7 +118,7 @@ fn stale(world: &mut Inner, request: &TxnRequest) -> Result<TxnResponse, Refusal
     Ok(response)
 }
 
-/// What is answered for a transaction inside another, where that was carried out.
+/// The answer of a nested transaction that was carried out.
 fn done(_: &RequestOp) -> ResponseOp {
     let inner = TxnResponse {
         succeeded: true,
@@ -129,7 +129,7 @@ fn done(_: &RequestOp) -> ResponseOp {
     }
 }
 
-/// Changes what a transaction holds for each lane.
+/// Changes a transaction's operations for each lane.
 fn each_lane(request: &mut TxnRequest, mut change: impl FnMut(&mut TxnRequest)) {
     for operation in &mut request.success {
         if let Some(Request::RequestTxn(lane)) = &mut operation.request {
@@ -138,7 +138,7 @@ fn each_lane(request: &mut TxnRequest, mut change: impl FnMut(&mut TxnRequest)) 
     }
 }
 
-/// Changes the last batch of each lane that a transaction writes: the one that it is made for.
+/// Changes the last batch of each lane in a transaction, for which the transaction is made.
 fn each_log(request: &mut TxnRequest, mut change: impl FnMut(&mut Batch)) {
     each_lane(request, |lane| each_row(lane, &mut change));
 }

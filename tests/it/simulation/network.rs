@@ -1,4 +1,4 @@
-//! The way from a node to etcd, where what is sent is lost, comes late, or comes again.
+//! The network between a node and etcd, which loses, delays and repeats messages.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use super::etcd::Etcd;
 use super::mutants::Mutant;
 use super::rows;
 
-/// What all nodes share: etcd, and chance.
+/// The state that all nodes share: etcd, and the random numbers.
 #[derive(Clone)]
 pub struct World(Arc<Mutex<Inner>>);
 
@@ -27,17 +27,17 @@ pub struct Inner {
     pub etcd: Etcd,
     pub rng: Rng,
     pub mutant: Option<Mutant>,
-    /// The network is as it should be.
+    /// Whether the network works without faults.
     pub healed: bool,
-    /// Attempts that have come before, where a mutant asks.
+    /// Batches that were attempted before, for mutants that ask.
     pub attempts: BTreeSet<Bytes>,
-    /// A digest of all that has happened.
+    /// A digest of everything that has happened.
     pub trace: u64,
     pub transactions: usize,
     pub faults: usize,
     /// The bytes of the largest transaction that was sent to change something.
     pub largest: usize,
-    /// Nodes that have failed for no good reason.
+    /// Nodes that have failed without a good reason.
     pub problems: Vec<String>,
 }
 
@@ -68,48 +68,48 @@ impl Inner {
     }
 }
 
-/// What a node's network is like for a while.
+/// The state of a node's network for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
     Calm,
-    /// One in so many goes wrong.
+    /// One message in this many has a fault.
     Flaky(u32),
-    /// Nothing can be read, and what is written gets through.
+    /// Reads fail, and writes get through.
     OnlyWrites,
-    /// Of what is read only some gets through: rows of other kinds, a bit for each, are not to be had. A reader who needs
-    /// several after one another is left with the first of them.
+    /// Some reads get through: rows of the kinds in this bit set cannot be read. A reader that needs several kinds in
+    /// turn gets only the first of them.
     Partly(u8),
-    /// Nothing gets through, or nothing comes back.
+    /// Nothing gets through in one of the directions.
     Cut,
-    /// The node stands still until then: what it sends and what is sent to it waits.
+    /// The node is paused until then: messages from it and to it wait.
     Paused(Instant),
 }
 
 impl Weather {
-    /// Mostly sessions are not to be had, which are read last.
+    /// In most cases sessions cannot be read, which are read last.
     pub fn partly(rng: &mut Rng) -> Self {
         Self::Partly(if rng.bool() { SESSIONS } else { rng.u8(1..16) })
     }
 }
 
-/// What becomes of a transaction that is sent.
+/// What happens to a transaction that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Arrives,
     /// It is refused, and certainly not carried out.
     Rejection(Refusal),
-    /// It gets lost on the way.
+    /// It is lost on the way.
     Lost,
-    /// It is carried out, and the answer gets lost.
+    /// It is carried out, and the answer is lost.
     AnswerLost,
-    /// It is carried out long after everybody has given it up.
+    /// It is carried out long after its sender has given up.
     Late,
     /// It is answered with this, and carried out or not.
     Doubtful(Doubt, bool),
 }
 
-/// One life of a node, as the network sees it. Once it is over, nothing that is left of the node gets through: that is all
-/// that a crash is to others, at whatever point of its work it happens.
+/// One run of a node, as the network sees it. When it ends, no message of the node gets through any more. To the
+/// others, that is all of a crash, at whatever point of the node's work it happens.
 #[derive(Clone)]
 pub struct Link {
     pub world: World,
@@ -118,7 +118,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Of a node that nothing happens to.
+    /// The network of a node without faults.
     pub fn calm(world: &World) -> Self {
         Self {
             world: world.clone(),
@@ -135,12 +135,12 @@ impl Link {
         self.world.lock().mutant
     }
 
-    /// What the node does not know it takes for not done.
+    /// Whether the node takes an unknown outcome for not applied.
     pub fn guesses(&self) -> bool {
         self.mutant() == Some(Mutant::Guess)
     }
 
-    /// Waits until the node does not stand still.
+    /// Waits until the node is not paused.
     pub async fn awake(&self) {
         while let Weather::Paused(until) = self.weather() {
             if until <= Instant::now() {
@@ -163,7 +163,8 @@ impl Link {
             let fate = fate(&mut world.rng, weather, &request);
             world.faults += usize::from(fate != Fate::Arrives);
             let copies = match (weather, fate) {
-                // There is no other copy of what is certainly not carried out, nor of what a member without room has answered.
+                // A transaction that is certainly not carried out has no other copies, nor has one that a full member
+                // has answered.
                 (_, Fate::Rejection(_) | Fate::Doubtful(Doubt::NoSpace, _)) => 0,
                 (Weather::Flaky(_), _) if world.rng.u8(..8) == 0 => world.rng.u8(1..4),
                 _ => 0,
@@ -171,7 +172,7 @@ impl Link {
             (fate, copies, short(&mut world.rng), short(&mut world.rng))
         };
         for _ in 0..copies {
-            // The first that arrives is the one that is answered.
+            // The first copy to arrive is the one that is answered.
             let delay = there + long(&mut self.world.lock().rng);
             self.deliver(request.clone(), delay, None);
         }
@@ -190,7 +191,7 @@ impl Link {
                 answer.map_err(|refusal| error(Outcome::Definite(refusal)))
             }
             Fate::Rejection(refusal) => {
-                // Those who look for another member first take their time.
+                // A client that looks for another member first takes its time.
                 let patience = self.world.lock().rng.u64(..800);
                 sleep(there + Duration::from_millis(patience)).await;
                 Err(error(Outcome::Definite(refusal)))
@@ -222,7 +223,7 @@ impl Link {
         }
     }
 
-    /// Lets a transaction arrive, whatever becomes of who has sent it.
+    /// Delivers a transaction, even if its sender has gone.
     fn deliver(
         &self,
         request: TxnRequest,
@@ -261,7 +262,7 @@ impl Kv for Link {
     async fn txn(&self, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
         tokio::select! {
             biased;
-            // It is over: what is left of the node comes to an end soonest where everything fails.
+            // The run has ended: the rest of the node stops soonest if everything fails.
             () = self.alive.cancelled() => Err(error(Outcome::Definite(Refusal::Denied))),
             answer = self.send(request, deadline) => answer,
         }
@@ -276,23 +277,23 @@ pub fn error(outcome: Outcome) -> Error {
     Error::new(outcome, format!("{outcome:?}"))
 }
 
-/// A way that a message takes: some ms, seldom many.
+/// A short latency: some milliseconds, rarely many.
 fn short(rng: &mut Rng) -> Duration {
     let most = if rng.u8(..16) == 0 { 400_000 } else { 8_000 };
     Duration::from_micros(rng.u64(100..most))
 }
 
-/// A way that nobody would wait for.
+/// A latency that exceeds every deadline.
 fn long(rng: &mut Rng) -> Duration {
     let most = [500, 5_000, 60_000][rng.usize(..3)];
     Duration::from_millis(rng.u64(1..most))
 }
 
-/// The kinds of rows that heads and sessions are.
+/// Kinds of rows: those of heads and of sessions.
 pub const HEADS: u8 = 1;
 const SESSIONS: u8 = 1 << 2;
 
-/// The kinds of rows that a transaction reads, a bit for each; 0 for one that writes.
+/// The kinds of rows that a transaction reads, as a bit set; 0 for one that writes.
 fn reads(request: &TxnRequest) -> u8 {
     if !request.compare.is_empty() {
         return 0;

@@ -1,4 +1,4 @@
-//! Nodes: sumd's store, lanes and model, each life of them over a link of its own.
+//! Nodes: sumd's store, lanes and model, with a new link for each of their runs.
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +21,12 @@ use super::rows::PREFIX;
 /// The time of day when a simulation begins.
 pub const BEGAN: Millis = 1_700_000_000_000;
 
-/// The longest time to an answer once all faults are over.
+/// The longest time to an answer once all faults have ended.
 pub const PROMPT: Duration = Duration::from_secs(40);
-/// No node is preferred.
+/// The index that stands for no preferred node.
 const NOBODY: usize = usize::MAX;
 
-/// A node that is there.
+/// A running node.
 #[derive(Clone)]
 pub struct Node {
     pub lanes: Lanes,
@@ -35,16 +35,16 @@ pub struct Node {
     link: Link,
 }
 
-/// The settings of a life of a node.
+/// The settings of one run of a node.
 #[derive(Clone, Default)]
 pub struct Life {
-    /// By how much its clock is ahead, in ms.
+    /// How far its clock is ahead, in ms.
     pub ahead: Arc<AtomicI64>,
-    /// Whether it hands back requests that another node would commit best.
+    /// Whether it hands back requests, as if another node owned their lanes.
     pub hands_back: bool,
 }
 
-/// Where the nodes are, as clients see them.
+/// The nodes, as clients see them.
 #[derive(Clone)]
 pub struct Cluster {
     pub plan: Arc<Plan>,
@@ -53,7 +53,7 @@ pub struct Cluster {
     slots: Arc<[Slot]>,
     /// The node that clients prefer as long as it is up.
     favourite: Arc<AtomicUsize>,
-    /// The faults are over.
+    /// Cancelled when the faults have ended.
     pub healed: CancellationToken,
     pub stop: CancellationToken,
 }
@@ -64,11 +64,11 @@ struct Slot {
     ahead: Arc<AtomicI64>,
 }
 
-/// What came of a call.
+/// The result of a call.
 pub enum Answer {
     Effect(Decided),
     Failed(LaneError),
-    /// It was certainly not carried out, as far as this call goes.
+    /// This call has certainly not carried it out.
     NotSent,
     /// There was no answer.
     Lost,
@@ -92,7 +92,7 @@ impl Cluster {
         }
     }
 
-    /// Some node that is up.
+    /// A random node that is up, or the preferred one.
     pub fn any(&self, rng: &mut Rng) -> Option<Node> {
         let at = rng.usize(..self.slots.len());
         let favourite = self.favourite.load(Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl Cluster {
         self.slots[at].node()
     }
 
-    /// From some time on, has all clients ask one node, whose reads mostly fail at first.
+    /// From some time on, makes all clients prefer one node, whose reads mostly fail at first.
     pub async fn settle(self, mut rng: Rng) {
         sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
         let at = rng.usize(..self.slots.len());
@@ -127,7 +127,7 @@ impl Cluster {
     /// Opens a node.
     ///
     /// # Errors
-    /// Where what it reads is not to be had, or not right.
+    /// Returns an error if the data cannot be read, or are wrong.
     pub async fn open(
         &self,
         link: Link,
@@ -146,7 +146,7 @@ impl Cluster {
         });
         let running = LaneRuntime::here(store.clone(), plan.bounds, clock).await;
         let running = running.map_err(|error| error.to_string())?;
-        // Whoever has committed, it might as well be another one.
+        // Either every lane counts as owned by another node, or none does.
         running.lanes.set_owner_check(move |_| life.hands_back);
         let node = Node {
             lanes: running.lanes.clone(),
@@ -157,7 +157,7 @@ impl Cluster {
         Ok((running, node))
     }
 
-    /// Begins a node, and begins it again whenever it has come to an end.
+    /// Starts a node, and starts it again whenever it has ended.
     pub async fn keep(self, at: usize, mut rng: Rng) {
         while !self.stop.is_cancelled() {
             let link = Link {
@@ -185,7 +185,7 @@ impl Cluster {
         *slot.as_deref_mut().expect("nobody panics with it") = node;
     }
 
-    /// Until it fails, crashes, or is stopped as one should be.
+    /// Runs a node until it fails, crashes, or is stopped in order.
     async fn live(&self, mut running: LaneRuntime, at: usize, rng: &mut Rng) {
         let life = Duration::from_millis(rng.u64(..self.plan.life));
         tokio::select! {
@@ -203,13 +203,13 @@ impl Cluster {
         }
     }
 
-    /// A node has given up, for which there is no good reason here.
+    /// Records that a node has given up, for which there is no good reason here.
     fn failed(&self, at: usize, why: &str) {
         let problem = format!("node {at}: {why}");
         self.world.lock().problems.push(problem);
     }
 
-    /// Sets a node's clock, as a daemon does that corrects it, or somebody by mistake.
+    /// Sets a node's clock, as a daemon does to correct it, or an operator by mistake.
     fn set_clock(&self, at: usize, rng: &mut Rng) {
         let Plan { skew, jump, .. } = *self.plan;
         let may_jump = jump > 0 && !self.healed.is_cancelled();
@@ -234,7 +234,7 @@ impl Cluster {
         }
     }
 
-    /// Lets the weather change until it is over.
+    /// Changes the state of the network until the faults end.
     pub async fn weather(self, at: usize, mut rng: Rng) {
         while !self.healed.is_cancelled() {
             let (weather, most) = match rng.u8(..12) {
@@ -264,7 +264,7 @@ impl Cluster {
         *slot.unwrap_or_else(PoisonError::into_inner) = weather;
     }
 
-    /// Lets etcd forget what is old.
+    /// Makes etcd compact earlier revisions.
     pub async fn compact(self, mut rng: Rng) {
         loop {
             sleep(Duration::from_millis(rng.u64(50..6_000))).await;
@@ -284,7 +284,7 @@ impl Slot {
 }
 
 impl Node {
-    /// Asks a node, over a network of the same kind.
+    /// Calls a node, over a network of the same kind.
     pub async fn ask(
         &self,
         lane: LaneNumber,
@@ -338,7 +338,7 @@ impl Node {
         }
     }
 
-    /// Waits for something that a node does, which may come to nothing with the node.
+    /// Waits for work of a node, which may end with the node.
     pub async fn lives<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.link.awake().await;
         tokio::select! {

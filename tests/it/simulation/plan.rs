@@ -1,4 +1,4 @@
-//! What a run is to be: all of it follows from its seed.
+//! The parameters of a run, all of which follow from its seed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,9 +9,9 @@ use fastrand::Rng;
 use sumd::model::{Bounds, Millis};
 use sumd::store::etcd::Tuning;
 
-/// Groups of counters that are changed with ids, and are exactly known in the end.
+/// Groups of counters that are changed with ids, and are known exactly in the end.
 pub const NAMED: [&str; 3] = ["na", "nb", "nc"];
-/// Counters of each of these.
+/// Counters of each of these groups.
 pub const NAMES: usize = 6;
 /// Groups of counters that bits are added to.
 pub const BITS: [&str; 2] = ["ba", "bb"];
@@ -25,25 +25,26 @@ pub struct Plan {
     pub nodes: usize,
     pub lanes: u32,
     pub max_operations: usize,
-    /// Of each node.
+    /// One for each node.
     pub sizes: Vec<Tuning>,
     pub bounds: Bounds,
-    /// How wrong a node's clock may be, and by how much it may be set while the node runs.
+    /// How wrong a node's clock may be, and how far it may be set while the node runs.
     pub skew: Millis,
     /// How far a clock may jump by mistake: beyond the horizon of ids.
     pub jump: Millis,
-    /// Clients who record are away for long, time and again, and sessions are forgotten meanwhile.
+    /// Recording clients are away for long times, and sessions are forgotten meanwhile.
     pub offline: bool,
-    /// From some time on clients ask one and the same node, as long as it is up: no other node's commits bring it on.
+    /// From some time on, clients call a single node as long as it is up, so that no commit of another node makes it
+    /// catch up.
     pub settles: bool,
-    /// The longest life of a node, in ms.
+    /// The longest run of a node, in ms.
     pub life: u64,
-    /// For how long there are faults.
+    /// How long there are faults.
     pub storm: Duration,
     pub writers: usize,
     pub sessions: usize,
     pub operations: usize,
-    /// How long a client waits between two operations at most.
+    /// The longest pause of a client between two operations.
     pub rest: Duration,
 }
 
@@ -76,7 +77,7 @@ impl Plan {
             writers: rng.usize(2..6),
             sessions: rng.usize(1..4),
             operations: rng.usize(6..20),
-            // Some are done long before the storm ends, and others are at work when it ends.
+            // Some clients are done long before the faults end, and others are at work then.
             rest: Duration::from_millis(if is_long {
                 25_000
             } else {
@@ -101,7 +102,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Mostly such that all of it happens in a short run.
+/// Mostly small sizes, with which everything happens in a short run.
 fn sizes(rng: &mut Rng) -> Tuning {
     if rng.u8(..4) == 0 {
         return Tuning::default();
@@ -121,12 +122,12 @@ fn sizes(rng: &mut Rng) -> Tuning {
     }
 }
 
-/// Gives away bits, each once.
+/// Hands out bits, each once.
 #[derive(Clone, Default)]
 pub struct Bits(Arc<Mutex<BTreeMap<String, u32>>>);
 
 impl Bits {
-    /// A counter of a group, and a bit that nobody else has there.
+    /// A counter of a group, and a bit in it that was not handed out before.
     pub fn next(&self, group: &str) -> (String, i64) {
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for at in 0.. {

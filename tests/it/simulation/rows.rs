@@ -1,4 +1,4 @@
-//! Rows of etcd as sumd keeps them, made and read here: `proto/sumd/store/v1/etcd.proto` says how.
+//! Makes and reads rows of etcd in sumd's formats, which `proto/sumd/store/v1/etcd.proto` describes.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,15 +18,15 @@ use super::etcd::Etcd;
 pub const PREFIX: &str = "/sumd";
 pub const HEADS: &str = "/sumd/log/head/";
 pub const PACKS: &str = "/sumd/log/pack/";
-/// The key of all digests. A new store makes one by chance, which nobody can repeat.
+/// The key of all digests. A new store makes a random one, which could not be repeated.
 const KEY: [u8; 16] = *b"the same always.";
 
 pub fn hasher() -> KeyedHasher {
     KeyedHasher::new(KEY)
 }
 
-/// Begins the data, with so many lanes. Their format and all else is what a new store writes by itself; only its key is the
-/// one that is known here.
+/// Creates the data, with a number of lanes. Their format and everything else is as a new store writes it; only the key
+/// is this one.
 pub fn begin(etcd: &mut Etcd, lanes: u32) {
     let key = Bytes::from(format!("{PREFIX}/meta"));
     let new = Blank::default();
@@ -46,7 +46,7 @@ pub fn begin(etcd: &mut Etcd, lanes: u32) {
     etcd.txn(&request).expect("it is empty");
 }
 
-/// An etcd of its own, which answers at once, and keeps what is put there.
+/// A separate etcd, which answers at once and records the transactions.
 #[derive(Clone)]
 struct Blank(Arc<Mutex<(Etcd, Vec<TxnRequest>)>>);
 
@@ -57,7 +57,7 @@ impl Default for Blank {
 }
 
 impl Blank {
-    /// The row that says what the data are.
+    /// The `meta` row.
     fn meta(&self, key: &Bytes) -> Bytes {
         let known = self.0.lock().expect("no panic");
         let all = known.1.iter().flat_map(|request| &request.success);
@@ -82,14 +82,14 @@ impl Kv for Blank {
     }
 }
 
-/// The row that says what the data are.
+/// The key and value of the `meta` row.
 pub fn meta(meta: &Meta) -> (String, Bytes) {
     let key = format!("{PREFIX}/meta");
     let value = seal(meta_digests(), key.as_bytes(), meta);
     (key, value)
 }
 
-/// The digests that check that row, which tells the key of the others.
+/// The hasher for the check sum of that row, which holds the key of the others.
 pub fn meta_digests() -> KeyedHasher {
     KeyedHasher::new(*b"sumd's meta rows")
 }

@@ -1,4 +1,4 @@
-//! Scripted scenarios that random runs reach too seldom.
+//! Scripted scenarios that random runs reach too rarely.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use super::sessions::stream::{Stream, request};
 /// The default of etcd's `--max-request-bytes`.
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 
-/// A cluster without faults, but for those that a scene makes.
+/// A cluster without faults except those that a scene makes.
 fn cluster(lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
     let world = World::new(Rng::with_seed(1), None);
     rows::begin(&mut world.lock().etcd, lanes);
     cluster_in(world, lanes, change)
 }
 
-/// The same in a world that has data of so many lanes.
+/// The same in a world that already has data with this number of lanes.
 pub fn cluster_in(world: World, lanes: u32, change: impl FnOnce(&mut Plan)) -> Cluster {
     let mut plan = Plan::new(1);
     (plan.lanes, plan.nodes, plan.max_operations) = (lanes, 1, 128);
@@ -69,8 +69,8 @@ async fn value(node: &Node, name: &str) -> Option<i64> {
     row.and_then(|row| row.value)
 }
 
-/// A message of a client that is offline for long is counted at most once, also if an earlier message gets through only after the
-/// lane of this one has forgotten the session.
+/// A message of a client that is offline for a long time is counted at most once, even if an earlier message arrives
+/// only after the later one's lane has forgotten the session.
 #[test]
 fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
     super::paused_runtime().block_on(async {
@@ -86,7 +86,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
             request("meter-7", began, sequence, acknowledged, &adds)
         };
 
-        // The lane of the first message cannot be loaded just now; that of the second one is there.
+        // The lane of the first message cannot be loaded at present; that of the second one is loaded.
         let first_sent = Instant::now();
         let mut stream = Stream::open(&node).await;
         stream.send(&request("meter-7", began, 0, 0, &[]));
@@ -106,7 +106,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
         assert_eq!(value(&node, early).await, None);
         assert_eq!(value(&node, late).await, Some(one + 1));
 
-        // Some time later it gets through, and the stream breaks.
+        // Some time later the first message arrives, and the stream breaks.
         sleep(Duration::from_secs(100)).await;
         let mut stream = Stream::open(&node).await;
         stream.send(&message(1, 0, early));
@@ -114,7 +114,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
         drop(stream);
         assert_eq!(value(&node, early).await, Some(one));
 
-        // And later still, when the second lane has worked on.
+        // Later still, after the second lane has committed again.
         sleep_until(first_sent + Duration::from_secs(195)).await;
         increment(&cluster, &node, late).await;
         let mut stream = Stream::open(&node).await;
@@ -135,7 +135,8 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
     });
 }
 
-/// Sessions grow large if their clients do not acknowledge failed increments. No request that writes them exceeds etcd's limit.
+/// Sessions grow large if their clients do not acknowledge failed increments. No request that writes them exceeds
+/// etcd's limit.
 #[test]
 fn sessions_with_many_failures_are_written_bit_by_bit() {
     super::paused_runtime().block_on(async {
@@ -175,8 +176,8 @@ fn sessions_with_many_failures_are_written_bit_by_bit() {
     });
 }
 
-/// Callers get UNKNOWN within seconds if etcd does not answer, however many lanes there are: a single lane does not make etcd a
-/// local disk.
+/// Callers get UNKNOWN within seconds if etcd does not answer, however many lanes there are: a single lane does not
+/// make etcd a local disk.
 #[test]
 fn callers_are_told_that_etcd_does_not_answer() {
     for lanes in [2, 1] {
@@ -213,7 +214,7 @@ async fn is_told(lanes: u32) {
     answer.expect("it goes on");
 }
 
-/// Ids of an idle lane are forgotten on time, and make room for those of other lanes.
+/// Ids of an idle lane are forgotten on time, which frees memory for those of other lanes.
 #[test]
 fn an_idle_lane_gives_memory_back() {
     super::paused_runtime().block_on(async {
@@ -249,7 +250,7 @@ fn an_idle_lane_gives_memory_back() {
     });
 }
 
-/// Nodes that find no data begin them, and all begin the same, also if etcd's answers are lost.
+/// Nodes that find no data create them, and all get the same data, even if etcd's answers are lost.
 #[test]
 fn nodes_that_begin_at_once_begin_the_same_data() {
     for seed in 0..20 {

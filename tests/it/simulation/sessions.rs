@@ -29,16 +29,16 @@ struct Recorder {
     pace: Duration,
     messages: Vec<Vec<Add>>,
     acknowledged: u64,
-    /// How far the client is behind with saying that.
+    /// How far the client's declared acknowledgement is behind.
     lag: u64,
-    /// When each was first sent, and acknowledged.
+    /// When each message was first sent, and acknowledged.
     sent: BTreeMap<u64, Instant>,
     known: BTreeMap<u64, Instant>,
-    /// The server has forgotten the session: what is not acknowledged by now may be counted, or not.
+    /// The server has forgotten the session: messages without an acknowledgement by now may be counted, or not.
     is_lost: bool,
-    /// How often each was sent.
+    /// How often each message was sent.
     copies: HashMap<u64, u32>,
-    /// The client has given up on this one, since it was told that it is not applied and never will be.
+    /// The client has given up this message after an error that said that it is not applied and never will be.
     refused: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ pub async fn record(cluster: Cluster, mut rng: Rng, who: usize) -> History {
     history
 }
 
-/// Each has its own bit in each counter that it adds to; and some add what fails.
+/// The increments of a message. It has its own bit in each counter that it adds to; some increments fail.
 fn message(rng: &mut Rng, who: usize, number: u64) -> Vec<Add> {
     let delta = 1 << (who as u64 * MESSAGES + number);
     let mut adds = Vec::new();
@@ -109,7 +109,7 @@ fn message(rng: &mut Rng, who: usize, number: u64) -> Vec<Add> {
 }
 
 impl Recorder {
-    /// One stream, until something goes wrong with it or nothing is left.
+    /// Runs one stream until it breaks or no message is left.
     async fn stream(&mut self, node: &Node) {
         let mut stream = Stream::open(node).await;
         let window = self.client.rng.u64(1..=WINDOW);
@@ -122,7 +122,7 @@ impl Recorder {
             let may_send = next <= MESSAGES.min(self.acknowledged + window);
             let mut pause = Duration::from_mins(1);
             if may_send {
-                // A message that is sent again on the same stream changes nothing.
+                // A message that is repeated on the same stream changes nothing.
                 let again = self.client.rng.u8(..8) == 0 && next - 1 > self.acknowledged;
                 let sequence = if again { next - 1 } else { next };
                 self.send(&stream, sequence, std::mem::take(&mut is_named));
@@ -139,13 +139,13 @@ impl Recorder {
                 Err(_) => {}
             }
             if self.client.cluster.plan.offline && self.client.rng.u8(..5) == 0 {
-                // The client goes, and what it has sent is on its way.
+                // The client leaves, with messages in flight.
                 return;
             }
         }
     }
 
-    /// Sends a message; 0 asks what is acknowledged.
+    /// Sends a message; 0 asks which messages are acknowledged.
     fn send(&mut self, stream: &Stream, sequence: u64, is_named: bool) {
         let at = usize::try_from(sequence).expect("few").checked_sub(1);
         let adds = at.map_or(&[][..], |at| &self.messages[at]);
@@ -163,24 +163,25 @@ impl Recorder {
         stream.send(&request);
     }
 
-    /// Checks the reason of a stream's end: a passing failure, or a session that was forgotten after a long time. Of what is said to
-    /// be not applied, though it is, the bits tell: a client that has sent it once may leave it at that.
+    /// Checks the reason of a stream's end: a transient failure, or a session that was forgotten after a long time. If
+    /// a message is reported as not applied although it is, the bits show it, because a client that has sent it once
+    /// may give it up.
     fn judge(&mut self, status: &Status) {
         let plan = self.client.cluster.plan.clone();
         let info = status.get_details_error_info();
         let reason = info.as_ref().map_or("", |info| info.reason.as_str());
         match reason {
-            // A lane that has failed is one of a node that is about to end.
+            // A lane that has failed is of a node that is about to end.
             "MESSAGE_OVERTAKEN" | "STORE_UNAVAILABLE" | "STORE_FULL" | "STORE_FAILED"
             | "OVERLOADED" | "SHUTTING_DOWN" => {}
             "SESSION_TOO_OLD" | "SESSION_LOST" if plan.offline || plan.jump > 0 => {
                 self.is_lost = true;
             }
-            // The session was forgotten, and the client has not said how far it was: it is told to begin anew.
+            // The session was forgotten, and the client has not said how far it was: it is told to start over.
             "SEQUENCE_GAP" if self.lag > 0 && (plan.offline || plan.jump > 0) => {
                 self.is_lost = true;
             }
-            // By a node whose clock is wrong; others are right.
+            // From a node whose clock is wrong; others are right.
             "SESSION_FROM_FUTURE" if plan.jump > 0 => {}
             _ => {
                 let session = self.session.clone();
@@ -205,7 +206,7 @@ impl Recorder {
         }
     }
 
-    /// Messages up to some one are acknowledged, and some of them had increments that failed.
+    /// Records an acknowledgement, and checks the failures of the acknowledged messages.
     fn learn(&mut self, answer: &RecordIncrementsResponse) {
         let acknowledged = answer.acknowledged;
         if acknowledged > self.sent.len() as u64 {
@@ -220,7 +221,7 @@ impl Recorder {
             let expected = all.filter(|(_, add)| add.limits.max.is_some());
             let failures = answer.failures.iter();
             let told = failures.filter(|failure| failure.sequence == number);
-            // Of a message that was sent twice they are told twice.
+            // The failures of a message that was sent twice are reported twice.
             let told: BTreeSet<u32> = told.map(|failure| failure.index).collect();
             if !expected.map(|(index, _): (u32, _)| index).eq(told) {
                 let session = self.session.clone();

@@ -18,7 +18,7 @@ pub struct Client {
     pub history: History,
 }
 
-/// What became of one attempt.
+/// The result of one attempt.
 enum Tried {
     Effect(Decided),
     Rejection(Rejection),
@@ -46,7 +46,7 @@ impl Client {
         self.history.problems.push(what);
     }
 
-    /// Asks some node once.
+    /// Calls some node once.
     async fn attempt(&mut self, what: &What, id: Option<(&str, Option<Millis>)>) -> Tried {
         let Some(node) = self.cluster.any(&mut self.rng) else {
             sleep(Duration::from_millis(50)).await;
@@ -72,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Asks one node until there is an answer; `None` if the node has ended, or comes to no answer although all is well.
+    /// Calls one node until there is an answer; `None` if the node has ended, or gives no answer although all is well.
     async fn persist(&mut self, node: &Node, id: &str, what: &What) -> Option<Decided> {
         let begun = Instant::now();
         loop {
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Asks until there is an answer.
+    /// Calls nodes until there is an answer.
     async fn insist(&mut self, id: &str, what: &What) -> (Decided, usize) {
         let mut attempts = 0;
         loop {
@@ -114,7 +114,7 @@ impl Client {
     }
 }
 
-/// Changes counters with ids, each until it is answered, and often once more.
+/// Changes counters with ids, each until it is answered, and often repeats one.
 pub async fn with_ids(mut client: Client, who: usize) -> History {
     for number in 0..client.cluster.plan.operations {
         let id = format!("{who}-{number}");
@@ -146,7 +146,7 @@ pub async fn with_ids(mut client: Client, who: usize) -> History {
     client.history
 }
 
-/// Asks twice at the same time, which is to make no difference.
+/// Sends the same request twice at the same time, which must make no difference.
 async fn hedged(client: &mut Client, id: &str, what: &What) -> (Decided, usize) {
     let mut other = Client::new(&client.cluster, client.rng.fork());
     let (one, two) = tokio::join!(client.insist(id, what), other.insist(id, what));
@@ -159,7 +159,7 @@ async fn hedged(client: &mut Client, id: &str, what: &What) -> (Decided, usize) 
     (one.0, one.1 + two.1)
 }
 
-/// Sends an id that was answered once more, or with something else.
+/// Repeats an id that was answered, sometimes with other contents.
 async fn again(client: &mut Client, id: &str, what: &What, first: &Decided) {
     client.rest().await;
     let other = What::Set("na/0".into(), -12345);
@@ -286,7 +286,8 @@ async fn failing(client: &mut Client) {
     }
 }
 
-/// Adds bits with ids that have a time, and is late now and then: what is too old then is refused, and not done again.
+/// Adds bits with ids that have a time, and is late sometimes: a request that is too old by then is refused, and not
+/// repeated.
 pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
     for number in 0..client.cluster.plan.operations {
         let id = format!("timed-{who}-{number}");
@@ -301,7 +302,7 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
                 Tried::Effect(decided) => break End::Effect(decided),
                 Tried::Rejection(Rejection::TooOld { .. }) if in_doubt => break End::Unknown,
                 Tried::Rejection(Rejection::TooOld { .. }) => break End::NotApplied,
-                // By a node whose clock is wrong; others are right.
+                // From a node whose clock is wrong; others are right.
                 Tried::Rejection(Rejection::FromFuture { .. }) if client.cluster.plan.jump > 0 => {}
                 Tried::Rejection(refused) => {
                     client.problem(format!("{id} was refused: {refused:?}"));
@@ -319,7 +320,7 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
             sleep(Duration::from_millis(client.rng.u64(1..most))).await;
         };
         let answered = Instant::now();
-        // Late, once more: it is the same, or refused.
+        // Repeated late, it gets the same answer, or is refused.
         if matches!(end, End::Effect(_)) && client.rng.u8(..3) == 0 {
             let late = [1_000, 30_000, 120_000][client.rng.usize(..3)];
             sleep(Duration::from_millis(client.rng.u64(1..late))).await;
@@ -341,8 +342,8 @@ pub async fn with_times(mut client: Client, bits: Bits, who: usize) -> History {
     client.history
 }
 
-/// Asks every node for something of every group, once all is well: whatever a node has been through, it answers, and does not only
-/// refuse.
+/// Makes a request in every group on every node, once all is well: after any history, a node gives answers, not only
+/// refusals.
 pub async fn probe(mut client: Client) -> History {
     let nodes = 0..client.cluster.plan.nodes;
     let mut all: Vec<_> = nodes
@@ -362,7 +363,7 @@ pub async fn probe(mut client: Client) -> History {
         let asked = Instant::now();
         let answer = match client.persist(&node, &id, &what).await {
             Some(decided) => decided,
-            // Some node tells.
+            // Some node answers.
             None => client.insist(&id, &what).await.0,
         };
         let answered = Instant::now();

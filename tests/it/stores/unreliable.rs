@@ -1,4 +1,4 @@
-//! A store in memory that fails, hangs or loses what it had not synced, when it is told to.
+//! A store in memory that fails, hangs or loses unsynced data when a test says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -12,21 +12,21 @@ use tokio::sync::watch;
 
 use super::Reopen;
 
-/// The data, and what is to happen to it. It outlives the stores that are opened over it.
+/// The data, and the faults to come. It outlives the stores that are opened on it.
 #[derive(Clone, Default)]
 pub struct Unreliable(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     synced: Mutex<Data>,
-    /// What happens to the next commit: it fails, before it is applied or after.
+    /// Whether the next commit fails: before it is applied (`false`) or after (`true`).
     fail: Mutex<Option<bool>>,
     /// The counter that cannot be read.
     unreadable: Mutex<Option<Arc<str>>>,
     frozen: watch::Sender<bool>,
-    /// Counts the times that power was lost: what was in flight then is gone.
+    /// Counts losses of power, at which commits in flight are lost.
     life: watch::Sender<u32>,
-    /// Commits that do not go on.
+    /// Number of commits that hang.
     hanging: watch::Sender<usize>,
     commits: Mutex<usize>,
     changes: OnceLock<ChangeFeed>,
@@ -45,12 +45,12 @@ impl Unreliable {
         *self.0.fail.lock().expect("no panic") = Some(applied);
     }
 
-    /// Whoever asks for this counter, too, gets nothing.
+    /// Makes every read that includes this counter fail.
     pub fn fail_reads_of(&self, name: Option<&str>) {
         *self.0.unreadable.lock().expect("no panic") = name.map(Arc::from);
     }
 
-    /// Commits begin, and do not end.
+    /// Makes commits hang after they have begun.
     pub fn freeze(&self) {
         self.0.frozen.send_replace(true);
     }
@@ -59,7 +59,7 @@ impl Unreliable {
         self.0.frozen.send_replace(false);
     }
 
-    /// Everything that is not synced is gone.
+    /// Discards all unsynced data.
     pub fn lose_power(&self) {
         self.0.life.send_modify(|life| *life += 1);
         self.thaw();

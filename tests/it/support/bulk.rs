@@ -13,7 +13,7 @@ use super::soon;
 pub struct Stream {
     pub requests: Option<mpsc::Sender<RecordIncrementsRequest>>,
     pub answers: Streaming<RecordIncrementsResponse>,
-    /// The last one that an answer told.
+    /// The revision in the last answer.
     pub revision: i64,
 }
 
@@ -33,13 +33,13 @@ impl Stream {
         soon(requests.send(request)).await.expect("it is read");
     }
 
-    /// Reads until a message is acknowledged; gives all failures on the way.
+    /// Reads until a message is acknowledged, and returns all failures up to then.
     pub async fn acknowledged(&mut self, sequence: u64) -> Result<Vec<(u64, u32, i32)>, Status> {
         let mut failures = Vec::new();
         loop {
             let answer = soon(self.answers.message()).await?.expect("an answer");
             assert_eq!(answer.window, 256);
-            // A read at that revision sees all messages that are acknowledged.
+            // A read at that revision sees all acknowledged messages.
             assert_eq!(answer.revision > 0, answer.acknowledged > 0, "{answer:?}");
             self.revision = answer.revision;
             failures.extend(answer.failures.into_iter().map(|failure| {
@@ -58,7 +58,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The error that the server ends it with, whatever comes before.
+    /// The error with which the server ends the stream, after any answers.
     pub async fn end_by_server(&mut self) -> Status {
         loop {
             match soon(self.answers.message()).await {

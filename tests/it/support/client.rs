@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::soon;
 
-/// How a client is started.
+/// The command that starts a client.
 pub fn client(language: &str) -> Command {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
     let (program, arguments): (PathBuf, &[&str]) = match language {
@@ -19,7 +19,8 @@ pub fn client(language: &str) -> Command {
             &["python/client.py"],
         ),
         "node" => ("node".into(), &["node/client.js"]),
-        // It lives for seconds: to compile for speed, and to collect garbage on all processors, only delays its first call.
+        // The client runs for seconds: optimized compilation, and garbage collection on all processors, would only
+        // delay its first call.
         "java" => (
             "java".into(),
             &[
@@ -40,7 +41,7 @@ pub fn client(language: &str) -> Command {
     command
 }
 
-/// Asks grpcurl, for what a method answers or for what it can tell of one.
+/// Runs grpcurl for a method: a call, or a description.
 pub async fn grpcurl(address: &str, flags: &[&str], method: &str) -> Output {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/grpcurl");
     let mut command = Command::new(program);
@@ -61,7 +62,7 @@ pub fn start(command: &mut Command, input: String) -> Child {
         .spawn()
         .expect("`make test` has built it");
     let mut stdin = child.stdin.take().expect("it is piped");
-    // A client that refuses its arguments does not read.
+    // A client that refuses its arguments does not read its input.
     tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
     child
 }
@@ -83,12 +84,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// The client has done what it was asked, and printed this.
+    /// Asserts that the client has succeeded and printed this.
     pub fn printed(&self, out: &str) {
         assert_eq!((self.code, &*self.out), (Some(0), out), "{}", self.err);
     }
 
-    /// The client has been refused, with this code and these details.
+    /// Asserts that the client was refused, with this code and these details.
     pub fn failed(&self, code: &str, details: &[&str]) {
         assert_eq!((self.code, &*self.out), (Some(1), ""));
         let start = format!("error: {code}: ");
@@ -98,7 +99,7 @@ impl Output {
         }
     }
 
-    /// What a client's `get` has printed, without the revisions.
+    /// The output of a client's `get`, without the revisions.
     pub fn values(&self) -> Vec<(&str, i64)> {
         assert_eq!(self.code, Some(0), "{}", self.err);
         let values = self.out.lines().map(|line| {
@@ -109,7 +110,7 @@ impl Output {
         values.collect()
     }
 
-    /// What grpcurl has printed.
+    /// The output of grpcurl.
     pub fn answers(&self) -> Vec<Value> {
         let answers = serde_json::Deserializer::from_str(&self.out).into_iter();
         let answers = answers.collect::<Result<Vec<_>, _>>().expect("JSON");

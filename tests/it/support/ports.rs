@@ -1,13 +1,13 @@
-//! Ports of processes that are started again.
+//! Ports of processes that are restarted.
 
 use std::env;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::sync::Mutex;
 
-/// A port that is free now, that no other test has, and that nobody is given who asks for any: connections that go out
-/// are given theirs from a range of their own, and one of those must not take the port of a member that is down for a
-/// moment. Nor must another test, which may be another process: each port has a file that is locked until the process ends.
+/// A port that is free now, is used by no other test, and is never assigned automatically. Outgoing connections have
+/// ports from a range of their own, and must not take that of a member that is down for a moment. Nor must another
+/// test, which may run in another process: each port has a file that is locked until the process ends.
 pub fn free_port() -> u16 {
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();

@@ -15,7 +15,7 @@ use super::{PATIENCE, soon};
 
 pub const SUMD: &str = env!("CARGO_BIN_EXE_sumd");
 
-/// A program that takes nothing for its flags from the environment of whoever runs the tests.
+/// A program without the flags that the environment of the tests may have.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     let theirs = env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SUMD_"));
@@ -25,10 +25,10 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A server that runs as a process of its own, and dies with the test.
+/// A server in a process of its own, which is killed when the test ends.
 pub struct Process {
     pub address: String,
-    /// What it logged before it listened.
+    /// The lines that it logged before it listened.
     pub beginning: Vec<Value>,
     child: Child,
     _data: TempDir,
@@ -46,12 +46,12 @@ impl Process {
         Self::start(command.args(["serve", "--listen", address]), flags).await
     }
 
-    /// Starts a server by a command of one's own, which listens on a free port where it does not say otherwise.
+    /// Starts a server with a given command, on a free port unless it says otherwise.
     pub async fn start(command: &mut Command, flags: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let mut child = command
             .args(flags)
-            // Where no flag says otherwise.
+            // Defaults, unless flags say otherwise.
             .env("SUMD_DATA_DIR", data.path())
             .env("SUMD_LISTEN", "127.0.0.1:0")
             .stderr(Stdio::piped())
@@ -73,7 +73,7 @@ impl Process {
         }
     }
 
-    /// The next line of the log whose message begins so.
+    /// The next line of the log whose message begins with `message`.
     pub async fn logged(&mut self, message: &str) -> Value {
         logged(&mut self.log, message, drop).await
     }
@@ -99,7 +99,7 @@ impl Process {
         self.child.id().expect("it runs")
     }
 
-    /// What is in memory now, as the kernel counts it.
+    /// The memory in use, as the kernel counts it.
     pub fn resident_bytes(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc");
@@ -121,7 +121,7 @@ impl Process {
     }
 }
 
-/// Sends a signal to a child that runs. One that is to stop it has stopped all of it by then.
+/// Sends a signal to a running child. After a stop signal, waits until all its threads have stopped.
 pub fn signal(child: &Child, name: &str) {
     let pid = child.id().expect("it runs").to_string();
     let sent = std::process::Command::new("kill")
@@ -139,7 +139,7 @@ fn has_stopped(pid: &str) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
     let mut states = threads.flatten().map(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // After the name, which is in parentheses and may have some itself.
+        // The state follows the name, which is in parentheses and may contain some itself.
         let state = stat.rsplit(") ").next();
         state.is_none_or(|state| state.starts_with('T'))
     });

@@ -24,13 +24,13 @@ pub struct Call {
     response: client::ResponseFuture,
 }
 
-/// All that came back.
+/// A whole response.
 #[derive(Debug)]
 pub struct Answer {
     pub http: StatusCode,
     pub status: Status,
     pub headers: HeaderMap,
-    /// None where all was in the headers.
+    /// Empty if the headers were the whole response.
     pub trailers: HeaderMap,
     pub body: Bytes,
 }
@@ -38,12 +38,12 @@ pub struct Answer {
 impl Connection {
     pub async fn open(address: &str) -> Self {
         let mut http2 = client::Builder::new();
-        // Answers that a test leaves unread are not the peer's fault.
+        // If a test leaves answers unread, the connection's window must not block the peer.
         http2.initial_connection_window_size(1 << 30);
         Self::open_with(address, http2).await
     }
 
-    /// A connection on which no answer's message may be sent.
+    /// A connection on which the server may not send any message.
     pub async fn open_deaf(address: &str) -> Self {
         let mut http2 = client::Builder::new();
         http2.initial_window_size(0);
@@ -65,7 +65,7 @@ impl Connection {
         self.call_with(method, &[]).await
     }
 
-    /// Begins a call of `SumService` with headers in place of, or beside, the usual ones.
+    /// Begins a call of `SumService` with headers in place of the usual ones, or in addition.
     pub async fn call_with(&mut self, method: &str, headers: &[(&'static str, &str)]) -> Call {
         self.send(request(method, headers)).await
     }
@@ -85,12 +85,12 @@ impl Connection {
         Call { request, response }
     }
 
-    /// For callers beside each other on this connection.
+    /// A handle for concurrent callers on this connection.
     pub fn sender(&self) -> Sender {
         Sender(self.sender.clone())
     }
 
-    /// A whole call, or nothing if the connection ends before its answer.
+    /// Makes a whole call, or returns `None` if the connection ends before its answer.
     pub async fn try_exchange(&mut self, method: &str, body: Bytes) -> Option<Answer> {
         let mut call = self.sender().try_call(method).await?;
         call.request.send_data(body, true).ok()?;
@@ -98,7 +98,7 @@ impl Connection {
         (answer.status.code() == Code::Ok).then_some(answer)
     }
 
-    /// A whole call: its request in one piece.
+    /// Makes a whole call, with its request in one piece.
     pub async fn exchange(&mut self, method: &str, body: impl Into<Bytes>) -> Answer {
         let mut call = self.call(method).await;
         call.send(body, true);
@@ -122,11 +122,11 @@ fn request(method: &str, headers: &[(&'static str, &str)]) -> Request<()> {
     request.body(()).expect("a request")
 }
 
-/// Makes calls for as long as the connection takes them.
+/// Makes calls as long as the connection accepts them.
 pub struct Sender(SendRequest<Bytes>);
 
 impl Sender {
-    /// Begins a call, or finds that the connection takes none any more.
+    /// Begins a call, or returns `None` if the connection accepts none any more.
     pub async fn try_call(&self, method: &str) -> Option<Call> {
         let mut sender = soon(self.0.clone().ready()).await.ok()?;
         let (response, request) = sender.send_request(request(method, &[]), false).ok()?;
@@ -134,7 +134,7 @@ impl Sender {
     }
 }
 
-/// Whether the peer says that it has not begun on the call.
+/// Whether the peer says that it has not begun the call.
 pub fn is_refused(error: &h2::Error) -> bool {
     error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
@@ -146,7 +146,7 @@ impl Call {
             .expect("an open stream");
     }
 
-    /// Sends as flow control allows, and waits for it; false where the peer has reset the stream.
+    /// Sends bytes as flow control allows. Returns `false` if the peer has reset the stream.
     pub async fn send_all(&mut self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
             self.request.reserve_capacity(bytes.len());
@@ -162,12 +162,12 @@ impl Call {
         true
     }
 
-    /// The headers of the response, and the rest to come.
+    /// The headers of the response, with the rest still to come.
     pub async fn begin(self) -> (Response<RecvStream>, SendStream<Bytes>) {
         (soon(self.response).await.expect("a response"), self.request)
     }
 
-    /// The answer, or why there is none.
+    /// The answer, or the error if there is none.
     pub async fn try_answer(self) -> Result<Answer, h2::Error> {
         let response = soon(self.response).await?;
         Ok(complete(response).await)
@@ -204,7 +204,7 @@ pub async fn read(mut body: RecvStream) -> (Bytes, Option<HeaderMap>) {
     (all.freeze(), soon(body.trailers()).await.expect("no reset"))
 }
 
-/// A message in gRPC's frame.
+/// A message with gRPC's prefix.
 pub fn framed(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_u8(0);
@@ -234,5 +234,5 @@ pub fn messages<M: prost::Message + Default>(mut body: Bytes) -> Vec<M> {
     messages
 }
 
-/// A pause that slow peers make; nothing waits for it to be over.
+/// A pause of slow peers; no condition depends on it.
 pub const SLOW: Duration = Duration::from_millis(2);

@@ -1,4 +1,4 @@
-//! Libraries that are put before the program, to have the system fail.
+//! Libraries that are loaded before those of the system, to make it fail.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 /// Compiles `tests/NAME/shim.c` into a folder.
 pub async fn compile(name: &str, folder: &Path) -> PathBuf {
-    // The compiler that has compiled SQLite is there.
+    // A C compiler exists, because SQLite was compiled.
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{name}/shim.c"));
     let shim = folder.join(format!("{name}.so"));

@@ -1,4 +1,4 @@
-//! Backup, restore and check, while a node counts.
+//! Backup, restore and check, while a node is in use.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use crate::etcd::in_time;
 use crate::simulation::rows::{open, seal};
 use crate::support::reason;
 
-/// What counts goes on while it is copied; the copy is as it was at one moment, wherever it is restored.
+/// Counting goes on during a backup. The copy is of one moment, wherever it is restored.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_backup_of_live_nodes_is_restored() {
@@ -44,7 +44,7 @@ async fn a_backup_of_live_nodes_is_restored() {
         report.starts_with("counters=52 deleted=0 ids=50 sessions=1"),
         "{report}"
     );
-    // Nobody reads the history any more: nodes may forget it.
+    // No process reads the history any more, so nodes may compact it.
     let holds = prefix("/sumd/holds/".to_owned(), 1);
     let holds = places.etcd.client().range(holds, in_time()).await;
     assert!(holds.expect("it can be read").kvs.is_empty());
@@ -54,7 +54,7 @@ async fn a_backup_of_live_nodes_is_restored() {
     let problem = fails(&["restore", &backup, "--store", &there]).await;
     assert!(problem.contains("there are data under /sumd"), "{problem}");
 
-    // In etcd again, under another prefix; and in a file.
+    // Restored to etcd under another prefix, and to a file.
     let prefix = "--etcd-prefix=/other";
     let report = sumd(&["restore", &backup, "--store", &there, prefix]).await;
     assert!(
@@ -83,7 +83,7 @@ async fn a_backup_of_live_nodes_is_restored() {
     }
 }
 
-/// A row of etcd, changed by hand.
+/// A row of etcd that the test changes.
 struct Row {
     client: Client,
     row: KeyValue,
@@ -114,7 +114,7 @@ impl Row {
     }
 }
 
-/// What is checked and copied while it changes is as it was at one moment, and fits together.
+/// Check and backup of changing data see one consistent moment.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn what_changes_meanwhile_does_no_harm() {
@@ -184,12 +184,13 @@ async fn a_log_with_a_gap_is_found() {
         assert!(found.contains(problem), "{found}");
         pack.restore().await;
     }
-    // Written anew, its batches are not of the row's revision. None says so.
+    // The pack was written again, so its batches are not of the row's revision any more, and they do not record their
+    // own.
     let found = fails(&["check", "--store", &there]).await;
     assert!(found.contains("goes back"), "{found}");
 }
 
-/// Whatever is damaged is found, and neither copied nor served as if it were not.
+/// All damage is found, and damaged data are neither copied nor served.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn damage_is_found() {
@@ -205,7 +206,7 @@ async fn damage_is_found() {
     stream.acknowledged(1).await;
     drop(stream);
     node.stop().await;
-    // What was moved has rows of each kind.
+    // Moved data have rows of each kind.
     let here = places.file("a.db");
     super::moves(&there, &here).await;
     let other = ["--store", &there, "--etcd-prefix=/other"];
@@ -256,7 +257,7 @@ async fn damage_is_found() {
         problem.contains("its log is from batch 1 to 1"),
         "{problem}"
     );
-    // One at a time of what the numbers of a head have to be.
+    // Violates one of the conditions on a head at a time.
     let changes: [fn(&mut Head); 6] = [
         |head| head.folded = head.seq + 1,
         |head| head.forget_before = head.seq + 2,
@@ -285,7 +286,8 @@ async fn damage_is_found() {
     assert!(does_not_serve(&here).await.contains("were moved to"));
 }
 
-/// Messages of a session are refused if its row is damaged in any lane. Other sessions and counters of that lane go on.
+/// Messages of a session are refused if its row is damaged in any lane. Other sessions and counters of that lane are
+/// served.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_damaged_session_is_refused_and_no_other_is() {
@@ -293,7 +295,7 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
     let (here, there) = (places.file("a.db"), places.etcd());
     let mut server = places.serve(&here).await;
     let begun = SystemTime::now();
-    // Its lane is that of the counter.
+    // The session's lane is that of the counter.
     let mut stream = server.session("acme", begun).await;
     stream.send(1, 0, &[("acme/a", 1)]).await;
     stream.acknowledged(1).await;

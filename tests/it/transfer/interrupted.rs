@@ -1,4 +1,4 @@
-//! Moves that are killed: the source is of use, or the move is run again, and never are both sides.
+//! Moves that are killed: either the source is usable, or the move can be run again, and never are both sides usable.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -29,7 +29,7 @@ async fn fill(places: &Places, store: &str) {
     server.stop().await;
 }
 
-/// Everything is there, and remembered.
+/// Asserts that all data are there, and remembered.
 async fn is_whole(server: &mut Server) {
     let sum = i128::from(COUNTERS * (COUNTERS - 1) / 2);
     assert_eq!(server.sum("").await, sum);
@@ -47,7 +47,7 @@ async fn sides(places: &Places, path: &Path) -> (bool, bool) {
     (file, etcd.is_ok())
 }
 
-/// Kills moves later and later, until one is done before.
+/// Kills moves later and later, until one completes before it is killed.
 async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) -> usize {
     let mut args = vec!["move", "--from", from, "--to", to];
     if to.starts_with("etcd") {
@@ -67,7 +67,7 @@ async fn kill_until_moved(places: &Places, path: &Path, from: &str, to: &str) ->
             let (file, etcd) = sides(places, path).await;
             assert!(file != etcd, "{file} and {etcd} after {attempt} attempts");
             if !ended.success() {
-                // An attempt that was killed had done all there was to do.
+                // The killed attempt had completed all of its work.
                 let target_is_of_use = if from.starts_with("sqlite") {
                     etcd
                 } else {
@@ -103,7 +103,7 @@ async fn a_move_that_is_killed_is_run_again() {
     is_whole(&mut server).await;
 }
 
-/// Nodes that are at work go on as if nobody had tried to move their counters; one that slept while they were moved does not.
+/// A failed move does not affect running nodes. A node that was stopped during a move does not count any more.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_source_that_is_in_use_is_not_harmed() {
@@ -116,7 +116,7 @@ async fn a_source_that_is_in_use_is_not_harmed() {
         assert!(problem.contains("stop all nodes first"), "{problem}");
         node.increment("acme/a", 0, "").await;
     }
-    // One that has fallen silent, so that its lease ends, finds that the data are closed when it wakes up.
+    // A stopped node, whose lease expires, finds the data sealed when it resumes.
     node.process.signal("STOP");
     let gone = async {
         while run(&["move", "--from", &there, "--to", &places.file("a.db")])
@@ -138,7 +138,7 @@ async fn a_source_that_is_in_use_is_not_harmed() {
     is_whole(&mut server).await;
 }
 
-/// A move that is broken off before it is complete is undone, and run again, as often as need be.
+/// An incomplete move is undone and run again, any number of times.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_move_from_etcd_that_is_broken_off_is_undone() {
@@ -147,7 +147,7 @@ async fn a_move_from_etcd_that_is_broken_off_is_undone() {
     fill(&places, &there).await;
     let problem = fails(&["reopen", "--store", &there]).await;
     assert!(problem.contains("nothing to undo"), "{problem}");
-    // The counters are closed by then, and nothing can be written.
+    // The counters are sealed by then, and nothing can be written.
     let in_the_way = places.path("a.db.partial");
     std::fs::create_dir(&in_the_way).expect("a folder");
     for _ in 0..2 {
@@ -169,7 +169,7 @@ async fn a_move_from_etcd_that_is_broken_off_is_undone() {
     is_whole(&mut server).await;
 }
 
-/// A file that has counted on keeps its source closed, whatever its name is by then, unless somebody insists.
+/// A file that has served increments keeps its source closed, whatever its name is by then, unless `--force` is given.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
@@ -193,14 +193,14 @@ async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
         assert!(problem.contains("--force"), "{problem}");
     }
     assert!(!places.path("a.db").exists());
-    // A copy of what was served is not taken for the file that lacks its name.
+    // A copy of the served file is not taken for the file that lacks its name.
     let left = places.path("a.db.partial");
     std::fs::rename(places.path("b.db"), &left).expect("it is renamed");
     let problem = does_not_move(&there, &here).await;
     assert!(problem.contains("the move is complete"), "{problem}");
     assert!(left.exists(), "it is somebody's");
 
-    // One that is made again and broken off leaves it complete.
+    // A repeated move that is interrupted leaves the earlier one complete.
     std::fs::rename(&left, places.path("b.db")).expect("it is renamed");
     std::fs::create_dir(&left).expect("a folder");
     let problem = fails(&["move", "--from", &there, "--to", &here, "--force"]).await;
@@ -221,8 +221,8 @@ async fn a_move_from_etcd_that_is_complete_is_neither_undone_nor_made_again() {
     node.stop().await;
 }
 
-/// A move that stops between its record and the name of its file is finished by the next one, and nobody begins another file in
-/// its place.
+/// A move that stops after it was recorded as complete, and before its file has its name, is finished by the next one.
+/// No other file can be created in its place.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_file_that_lacks_its_name_only_is_given_it() {
@@ -263,7 +263,7 @@ async fn a_file_that_lacks_its_name_only_is_given_it() {
     is_whole(&mut server).await;
 }
 
-/// Of two moves to the same path, as on two machines, one is complete. The other leaves no file.
+/// Of two moves to the same path, as on two machines, one completes. The other leaves no file.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn of_two_moves_to_one_path_one_is_complete() {
@@ -307,7 +307,7 @@ async fn of_two_moves_to_one_path_one_is_complete() {
     assert!(problem.contains("the move is complete"), "{problem}");
 }
 
-/// A move by a version that records nothing is made again, or undone, unless its file is there.
+/// A move by a version that records no completion can be repeated or undone, unless its file is there.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_move_by_an_older_version_is_undone_and_made_again() {
@@ -332,7 +332,7 @@ async fn a_move_by_an_older_version_is_undone_and_made_again() {
     node.stop().await;
 }
 
-/// Makes the row that says what the data are as it was before completion was recorded.
+/// Writes the `meta` row as it was before completion was recorded.
 async fn forget_completion(places: &Places) {
     let (mut meta, revision) = meta(places).await;
     assert!(!meta.completed_move.is_empty());
@@ -340,7 +340,7 @@ async fn forget_completion(places: &Places) {
     assert!(put_meta(places, &meta, revision).await);
 }
 
-/// The row that says what the data are, and the revision that it was last changed at.
+/// The `meta` row, and the revision of its last change.
 async fn meta(places: &Places) -> (Meta, i64) {
     let client = places.etcd.client();
     let found = client.range(get("/sumd/meta"), in_time()).await;
@@ -349,7 +349,7 @@ async fn meta(places: &Places) -> (Meta, i64) {
     (meta, row.mod_revision)
 }
 
-/// Writes it, unless it was changed since.
+/// Writes the `meta` row, unless it has changed since.
 async fn put_meta(places: &Places, meta: &Meta, revision: i64) -> bool {
     let (key, value) = rows::meta(meta);
     let request = TxnRequest {
@@ -361,7 +361,7 @@ async fn put_meta(places: &Places, meta: &Meta, revision: i64) -> bool {
     written.expect("an answer").succeeded
 }
 
-/// A target that is gone is not filled again with what the source was when it was moved, unless somebody insists.
+/// A target that is gone is not filled again with the source's earlier data, unless `--force` is given.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_move_to_etcd_that_is_complete_is_not_made_again() {

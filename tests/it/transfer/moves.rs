@@ -1,4 +1,4 @@
-//! Moves that nobody disturbs.
+//! Moves without faults.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,7 +8,7 @@ use tonic::Code;
 use super::{Places, Server, does_not_move, does_not_serve, fails, moves, sumd};
 use crate::support::{reason, soon};
 
-/// Whatever was remembered on one side is on the other, and there is never more than one side that serves.
+/// Everything remembered on one side is remembered on the other, and at most one side serves at any time.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn what_was_remembered_goes_there_and_back() {
@@ -103,7 +103,7 @@ async fn what_was_remembered_goes_there_and_back() {
     assert_eq!(server.sum("").await, 17 + 1 + 2 + 3 + 1 + 4 + 5 + 1 + 2);
 }
 
-/// The first increment is answered as it was first, and nothing else with its id.
+/// The first increment gets its first answer, and no other request with its id does.
 async fn remembers(server: &mut Server, revision: i64) {
     let again = server.increment("acme/a", 5, "one").await;
     assert_eq!((again.value, again.replayed), (5, true));
@@ -113,7 +113,7 @@ async fn remembers(server: &mut Server, revision: i64) {
     assert_eq!(problem.code(), Code::AlreadyExists);
 }
 
-/// Who watches goes on where it was, and is told to start afresh where a counter may be gone that it knows.
+/// A watcher resumes, and is told to start afresh if a counter that it knows may be gone.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn who_watches_goes_on() {
@@ -156,7 +156,7 @@ async fn who_watches_goes_on() {
     }
 }
 
-/// A target has to be empty, of whatever it is that is there.
+/// A target has to be empty, whatever is in it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_target_that_is_not_empty_is_refused() {
@@ -187,13 +187,13 @@ async fn a_target_that_is_not_empty_is_refused() {
     );
     let problem = does_not_move(&there, "sqlite:/proc/nowhere/a.db").await;
     assert!(problem.contains("cannot write /proc/nowhere"), "{problem}");
-    // Neither is closed by that.
+    // Neither side is closed by that.
     places.serve(&here).await.stop().await;
     let mut node = places.serve(&there).await;
     node.increment("acme/a", 1, "").await;
 }
 
-/// A session that was begun before what is remembered goes on for as long as it is used, also in lanes that it is new to.
+/// A session that began before the horizon continues as long as it is used, even in lanes that are new to it.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn an_old_session_goes_on_in_all_lanes() {
@@ -230,7 +230,7 @@ async fn an_old_session_goes_on_in_all_lanes() {
     assert_eq!(reason(&problem).0, "SESSION_TOO_OLD");
 }
 
-/// Data without anything in them are moved, too.
+/// Data without any counters can be moved, too.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn nothing_goes_there_and_back() {
@@ -244,7 +244,7 @@ async fn nothing_goes_there_and_back() {
     assert_eq!(server.increment("a/a", 1, "").await.value, 1);
 }
 
-/// A session whose client is ahead of what there is, as after an older backup was restored, is told so.
+/// A client that is ahead of the data, as after an older backup was restored, is told so.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_client_that_is_ahead_is_told() {
@@ -268,8 +268,8 @@ async fn a_client_that_is_ahead_is_told() {
     }
 }
 
-/// A move whose transactions have more operations than etcd takes does not try them again and again: it tells which flag has to
-/// fit, and goes on once that does.
+/// A move whose transactions have more operations than etcd accepts is not repeated: its error names the flag to set,
+/// and with that flag the move continues.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn transactions_that_are_too_large_name_the_flag() {

@@ -1,4 +1,4 @@
-//! Messages of a session that were applied in some lanes and not in others when they were moved.
+//! Messages of a session that were applied in some lanes and not in others when the data were moved.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +44,7 @@ impl Counters {
     }
 }
 
-/// Applies what the second message has for its first lane, and nothing else of it.
+/// Applies the part of the second message for its first lane, and no other part.
 async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
     let (store, running) = places.etcd.lanes().await;
     let hasher = store.hasher();
@@ -82,7 +82,7 @@ async fn tear(places: &Places, counters: &Counters, begun: SystemTime) {
     running.close().await.expect("a clean end");
 }
 
-/// Sent again, such a message is completed, and answered as a whole.
+/// Repeated, such a message is completed, and answered as a whole.
 async fn completes(server: &mut Server, counters: &Counters, begun: SystemTime) {
     let Counters { s, t, u } = counters;
     assert_eq!(server.sum("").await, 1 + 2 + 10);
@@ -92,7 +92,7 @@ async fn completes(server: &mut Server, counters: &Counters, begun: SystemTime) 
     for (prefix, sum) in [(s, 11), (t, 22), (u, 30)] {
         assert_eq!(server.sum(prefix).await, sum, "{prefix}");
     }
-    // And it goes on, over the same and other lanes.
+    // The session continues, in the same and in other lanes.
     stream.send(3, 1, &[(s, 1), ("v/a", 1)]).await;
     stream.send(4, 2, &[(t, 1), (s, 1)]).await;
     stream.acknowledged(4).await;
@@ -124,7 +124,7 @@ async fn what_is_torn_is_completed_wherever_it_is() {
     let backup = backup.to_str().expect("a path");
     sumd(&["backup", backup, "--store", &there]).await;
 
-    // In lanes again, by a backup and by way of a file.
+    // Restored to lanes again, from a backup and through a file.
     let by_file = places.file("between.db");
     sumd(&["restore", backup, "--store", &by_file]).await;
     for prefix in ["/other", "/third"] {
@@ -140,7 +140,7 @@ async fn what_is_torn_is_completed_wherever_it_is() {
         sumd(&["check", "--store", &there, &prefix]).await;
     }
 
-    // In one lane.
+    // Moved to one lane.
     let here = places.file("a.db");
     moves(&there, &here).await;
     let mut server = places.serve(&here).await;

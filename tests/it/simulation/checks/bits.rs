@@ -1,4 +1,4 @@
-//! Counters of bits tell which operations were made, and that none was made twice: the carry would show.
+//! Counters of bits show which operations were made, and that none was made twice: the carry would show.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use tokio::time::Instant;
 
 use crate::simulation::history::{CatchUp, End, History, Stored};
 
-/// Something that adds a bit.
+/// An operation that adds a bit.
 struct Adder {
     bit: i64,
     asked: Instant,
-    /// When it was known to be made; `None` where it may not have been.
+    /// When it was known to be made, or `None` if it may not have been.
     known: Option<Instant>,
-    /// Where it is known.
+    /// If known.
     revision: Option<i64>,
     /// It must not have been made.
     not: bool,
-    /// The session that it belongs to, whose messages are made in their order.
+    /// The session that it belongs to; messages of a session are made in order.
     session: Option<usize>,
 }
 
@@ -74,7 +74,7 @@ pub fn were_added_once(history: &History, stored: &Stored, problems: &mut Vec<St
     }
 }
 
-/// Holds a value against which adders must have been made, must not, or may.
+/// Checks a value against the adders that must have been made, must not have been, or may have been.
 fn check(
     name: &str,
     value: i64,
@@ -95,7 +95,7 @@ fn check(
             "{name} was {value:b}, with {must:b} and maybe {may:b}"
         ));
     }
-    // Of a session's messages none is there before those that come before it.
+    // No message of a session is counted before the earlier ones.
     let mut gaps: BTreeMap<usize, i64> = BTreeMap::new();
     for adder in adders {
         let Some(session) = adder.session else {

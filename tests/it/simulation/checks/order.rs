@@ -1,17 +1,17 @@
-//! Revisions are as time goes.
+//! The order of revisions agrees with real time.
 
 use crate::simulation::history::{End, History, Span};
 
-/// Something with a place in the order.
+/// An event with a position in the order.
 struct Event {
     what: String,
     span: Span,
     revision: i64,
-    /// The revision is its own; a read has that of what came before it.
+    /// Whether the revision is its own; a read has that of the change before it.
     own: bool,
 }
 
-/// No revision is given twice, and what was asked for after something else was answered comes after it.
+/// No revision is given twice, and an operation that was requested after another was answered has the larger revision.
 pub fn revisions_are_as_time_goes(history: &History, problems: &mut Vec<String>) {
     let mut events = events(history);
     events.sort_by_key(|event| event.revision);

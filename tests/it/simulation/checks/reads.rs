@@ -1,4 +1,4 @@
-//! Reads saw what was there at the revision that they tell.
+//! Reads show the state at the revision that they return.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ fn page_is_wrong(lines: &Lines, scan: &Scan, page: &Page) -> Option<String> {
     let all = lines.keys().filter(|name| is_here(name));
     let rows = all.filter_map(|name| expected(lines, name, page.revision, scan.since > 0));
     let wanted: Vec<_> = rows.filter(|row| row.revision > scan.since).collect();
-    // Counters that were deleted long ago may be told of, or not.
+    // Counters that were deleted long ago may be listed, or not.
     let is_certain = |row: &&Row| row.value.is_some() || row.revision > page.forgotten;
     let certain: Vec<_> = wanted.iter().filter(is_certain).collect();
     let found: Vec<_> = page.rows.iter().filter(is_certain).collect();

@@ -1,4 +1,4 @@
-//! Nodes that cannot reach each other all commit to a lane, by an etcd that takes its time.
+//! Nodes that cannot reach each other all commit to one lane, in an etcd that is slow.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::{LANES, World, increment, open, paused_runtime, rows, world};
 /// A counter of the other lane.
 const ELSEWHERE: &str = "nb/0";
 const NODES: usize = 3;
-/// Between a node and etcd.
+/// Latency between a node and etcd.
 const HOP: Duration = Duration::from_micros(300);
 
-/// A way to an etcd that answers reads at once, and syncs its disk for what writes before it is carried out.
+/// A connection to an etcd that answers reads at once, and syncs its disk before it carries out writes.
 #[derive(Clone)]
 struct Slow {
     world: World,
@@ -28,7 +28,7 @@ impl Kv for Slow {
         let writes = !request.compare.is_empty();
         let there = HOP + if writes { self.sync } else { Duration::ZERO };
         let world = self.world.clone();
-        // It is carried out whether it is waited for or not.
+        // It is carried out even if the caller stops waiting.
         let done = tokio::spawn(async move {
             sleep(there).await;
             world.lock().etcd.txn(&request)
@@ -43,7 +43,8 @@ impl Kv for Slow {
     }
 }
 
-/// How often the callers of each node were answered, who ask without a pause, and some of them for counters of another lane.
+/// The number of answers that the callers of each node got. They call without a pause, some of them for counters of
+/// another lane.
 async fn served(sync: Duration, time: Duration) -> [u32; NODES] {
     let world = world(LANES);
     let until = Instant::now() + time;
@@ -79,9 +80,9 @@ async fn served(sync: Duration, time: Duration) -> [u32; NODES] {
     served
 }
 
-/// The node that has just committed is the first to know the lane's head, and others who want to commit, too, hear of that only
-/// then. All of them get their turn, however busy they are, and however slow etcd is: also if it answers only after a transaction
-/// was sent once more.
+/// The node that has just committed is the first to know the lane's head, and other nodes that want to commit learn of
+/// it only then. All of them get their turn, however busy they are, and however slow etcd is, even if it answers only
+/// after a transaction was sent again.
 #[test]
 fn nodes_that_commit_to_one_lane_take_turns() {
     for sync in [2, 20, 500, 1000].map(Duration::from_millis) {

@@ -7,7 +7,7 @@ use sumd::proto::etcd::etcdserverpb::response_op::Response;
 
 use super::*;
 
-/// Rows of sessions are brought up to date with the next batch.
+/// Rows of sessions are folded with the next batch.
 fn sizes() -> Tuning {
     Tuning {
         recent_sessions: 0,
@@ -19,7 +19,7 @@ fn key(session: &str) -> String {
     format!("{}/sessions/{:04x}/{session}", rows::PREFIX, lane())
 }
 
-/// What is stored of a session.
+/// The stored row of a session.
 fn row(world: &World, session: &str) -> Option<Bytes> {
     let request = TxnRequest {
         success: vec![get(key(session)).into()],
@@ -33,7 +33,7 @@ fn row(world: &World, session: &str) -> Option<Bytes> {
     Some(found.kvs.into_iter().next()?.value)
 }
 
-/// Damages the rows of the session "bad" that are read.
+/// Damages the rows of the session "bad" in an answer.
 pub(super) fn spoil(answer: &mut TxnResponse) {
     for response in &mut answer.responses {
         let Some(Response::ResponseRange(found)) = &mut response.response else {
@@ -72,23 +72,23 @@ fn is_damaged<T>(said: &Result<T, LaneError>) -> bool {
     matches!(said, Err(LaneError::Refused(Rejection::SessionDamaged)))
 }
 
-/// Data with two sessions whose rows are up to date, of which that of "bad" is damaged then; and the node that still has it
-/// in memory. Three is counted.
+/// Data with two sessions, whose rows are folded, and of which that of "bad" is then damaged; and the node that still
+/// has the session in memory. Three increments are counted.
 async fn data() -> (World, LaneRuntime) {
     let world = world(LANES);
     let node = open(Switch::new(&world), sizes()).await;
     for session in ["bad", "well"] {
         say(&node, session, 1).await.expect("it counts");
     }
-    // The end of the fold comes with a batch.
+    // The fold is completed by a batch.
     assert_eq!(counted(&node).await, 3);
     assert!(row(&world, "bad").is_some() && row(&world, "well").is_some());
     damage(&world, "bad");
     (world, node)
 }
 
-/// A damaged row of a session is an error for messages of that session, on each node that takes the lane over, and for nothing
-/// else. It stays as it is, however many rows are brought up to date.
+/// A damaged row of a session is an error for messages of that session, on each node that takes over the lane, and for
+/// no other call. The row stays as it is, however many rows are folded.
 #[test]
 fn a_damaged_session_is_an_error_and_no_other_is() {
     paused_runtime().block_on(async {
@@ -122,8 +122,8 @@ fn a_damaged_session_is_an_error_and_no_other_is() {
     });
 }
 
-/// A node that has the session in memory goes on with it, and one that does not finds it damaged when it learns of that; until
-/// the row is written anew, with all of the session.
+/// A node that has the session in memory continues it. A node that does not finds it damaged once it reads the row,
+/// until the row is written again with the whole session.
 #[test]
 fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
     paused_runtime().block_on(async {
@@ -131,7 +131,7 @@ fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
         let b = open(Switch::new(&world), Tuning::default()).await;
         assert!(is_damaged(&say(&b, "bad", 2).await));
         assert_eq!(say(&a, "bad", 2).await.expect("it has it"), 2);
-        // What the other node has added is on top of a row that says nothing.
+        // The changes of the other node are on top of a row that cannot be read.
         let said = say(&b, "bad", 3).await;
         assert!(is_damaged(&said), "{said:?}");
         counted(&a).await;
@@ -143,8 +143,8 @@ fn a_damaged_session_is_well_again_if_a_node_has_all_of_it() {
     });
 }
 
-/// A row may be damaged on one member of etcd only. If the log is folded by a node that has read it there, then what the log had
-/// of the session is in no row: the session is damaged for all nodes then, and nothing of it counts again.
+/// A row may be damaged on one member of etcd only. If a node that has read it there folds the log, the log's part of
+/// the session is in no row. The session is damaged for all nodes then, and none of its messages counts again.
 #[test]
 fn damage_that_one_member_has_is_for_good_once_the_log_is_folded() {
     paused_runtime().block_on(async {
@@ -185,7 +185,7 @@ fn damage_that_one_member_has_is_for_good_once_the_log_is_folded() {
     });
 }
 
-/// A request whose id is remembered is answered as it was first, whatever the rows of its counters are by then.
+/// A request with a remembered id gets its first answer, even if the rows of its counters are damaged.
 #[test]
 fn a_remembered_answer_needs_no_row() {
     paused_runtime().block_on(async {
@@ -228,7 +228,7 @@ fn a_remembered_answer_needs_no_row() {
     });
 }
 
-/// It is forgotten a whole horizon after it was found, and its messages do not count again then, either.
+/// A damaged session is forgotten a whole horizon after it was found, and its messages do not count again even then.
 #[test]
 fn a_damaged_session_is_forgotten_long_after_it_was_found() {
     paused_runtime().block_on(async {
@@ -254,7 +254,7 @@ fn a_damaged_session_is_forgotten_long_after_it_was_found() {
     });
 }
 
-/// A session that the log has all of is well, whatever its row says.
+/// A session that is wholly in the log does not need its row.
 #[test]
 fn a_row_is_of_no_matter_if_the_log_has_the_session() {
     paused_runtime().block_on(async {
@@ -274,13 +274,13 @@ fn a_row_is_of_no_matter_if_the_log_has_the_session() {
     });
 }
 
-/// A row whose key is damaged may be of any session, so that none of its lane's is served.
+/// A row with a damaged key may be of any session, so no session of its lane is served.
 #[test]
 fn a_session_with_a_damaged_key_ends_its_lane() {
     paused_runtime().block_on(async {
         let (world, a) = data().await;
         drop(a);
-        // One bit is another.
+        // One bit of the id is different.
         let other = put(key("welm"), row(&world, "well").expect("it is there"));
         let request = TxnRequest {
             success: vec![other],

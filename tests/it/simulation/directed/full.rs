@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// Long before a caller is told that nobody knows.
+/// Long before a caller would get UNKNOWN.
 const PROMPT: Duration = Duration::from_secs(1);
 
-/// etcd does not tell if it has committed what has brought it over its quota: that is found in the log. What comes then is
-/// certainly not counted, and its callers are told so, and why.
+/// etcd does not tell whether it has committed the batch that brought it over its quota: the node finds out from the
+/// log. Later batches are refused as not applied, with the reason.
 #[test]
 fn a_batch_that_an_etcd_without_room_has_committed_is_found() {
     paused_runtime().block_on(async {
@@ -35,7 +35,7 @@ fn a_batch_that_an_etcd_without_room_has_committed_is_found() {
     });
 }
 
-/// A batch that was not answered before may land once there is room again: nobody is told that it was not counted.
+/// A batch that was in doubt before may land once there is space: no caller is told that it was not applied.
 #[test]
 fn a_batch_in_doubt_stays_so_without_room() {
     paused_runtime().block_on(async {
@@ -44,7 +44,7 @@ fn a_batch_in_doubt_stays_so_without_room() {
         let a = open(kv.clone(), Tuning::default()).await;
         kv.no_writes.store(true, Ordering::Relaxed);
         let counted = tokio::spawn(a.lanes.execute(lane(), plain()));
-        // Some copies of it have gone by then.
+        // Some copies of it have been sent by now.
         sleep(Duration::from_secs(2)).await;
         kv.set_room(Room::Nothing);
         kv.no_writes.store(false, Ordering::Relaxed);
@@ -65,8 +65,8 @@ fn a_batch_in_doubt_stays_so_without_room() {
     });
 }
 
-/// The batch that has brought etcd over its quota is committed; but before it is looked for, another node has folded it, and its
-/// pack is deleted. Its caller is told that nobody knows, and it is not counted a second time.
+/// The batch that has brought etcd over its quota is committed; but before it is looked for, another node has folded
+/// it, and its pack is deleted. Its caller gets UNKNOWN, and it is not counted a second time.
 #[test]
 fn a_batch_whose_pack_is_gone_without_room_is_not_counted_again() {
     paused_runtime().block_on(async {

@@ -1,4 +1,4 @@
-//! Rows of logs, and of ids that came from elsewhere, that another program has deleted.
+//! Rows of logs, and of imported ids, that another program has deleted.
 
 use sumd::etcd::delete;
 use sumd::proto::sumd::store::v1::{Before, BeforePack};
@@ -32,7 +32,7 @@ async fn count(running: &LaneRuntime, times: usize) {
     }
 }
 
-/// Counts, which it cannot: the lane ends, and says why.
+/// Makes an increment, which fails: the lane ends with the reason.
 async fn assert_ends(mut running: LaneRuntime, told: [&str; 2]) {
     let said = running.lanes.execute(lane(), plain()).await;
     assert!(matches!(said, Err(LaneError::Unknown(_))), "{said:?}");
@@ -43,7 +43,7 @@ async fn assert_ends(mut running: LaneRuntime, told: [&str; 2]) {
     }
 }
 
-/// A lane is not served without one of its batches: nobody can tell which ids and changes were in it.
+/// A lane is not served without one of its batches, because the ids and changes in that batch are unknown.
 #[test]
 fn a_lane_without_one_of_its_batches_ends() {
     paused_runtime().block_on(async {
@@ -64,7 +64,7 @@ fn a_lane_without_one_of_its_batches_ends() {
     });
 }
 
-/// The same of a node that has the lane, and reads what others have committed since.
+/// The same for a node that has the lane in memory, and reads what others have committed since.
 #[test]
 fn a_lane_does_not_go_on_across_a_gap() {
     paused_runtime().block_on(async {
@@ -79,7 +79,7 @@ fn a_lane_does_not_go_on_across_a_gap() {
     });
 }
 
-/// Nor is a lane served without one of the rows of ids that came from elsewhere.
+/// A lane is not served without one of the rows of imported ids, either.
 #[test]
 fn a_lane_without_ids_from_elsewhere_ends() {
     const HOUR: i64 = 3_600_000;

@@ -1,4 +1,4 @@
-//! Mistakes that a node makes beside what it sends: a store that does not do what it should, over one that does.
+//! Mistakes that a node makes apart from its messages: a wrapper around a correct store.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use sumd::store::{
 
 use super::Mutant;
 
-/// The catch-up of a node that is interrupted.
+/// The number of the catch-up that is interrupted.
 const INTERRUPTED: usize = 5;
 
 /// The same store, with the mistake if it is one of these.
@@ -35,7 +35,7 @@ struct Flawed(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     mutant: Option<Mutant>,
-    /// Lanes that know of a new head, and not of what came with it.
+    /// Lanes that know of a new head, but not of the changes that came with it.
     stuck: Mutex<BTreeSet<LaneNumber>>,
     /// How often a lane of the node has caught up.
     caught_up: AtomicUsize,
@@ -47,7 +47,7 @@ impl Inner {
     }
 
     async fn load(&self, lane: LaneNumber) -> Result<Loaded, StoreError> {
-        // A lane that is told of nothing new although its head has moved is loaded again.
+        // A lane is reloaded if it gets no changes although its head has moved.
         if self.is_stuck(lane) {
             return Err(StoreError::Unavailable("stuck".into()));
         }

@@ -1,4 +1,4 @@
-//! One stream of a node's service: all that is not here is gRPC's framing by HTTP/2.
+//! One stream of a node's service, with everything except HTTP/2.
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
@@ -16,10 +16,10 @@ use tonic::Status;
 use crate::simulation::history::Add;
 use crate::simulation::nodes::Node;
 
-/// Bytes before each message: whether it is compressed, and how long it is.
+/// Bytes before each message: the compression flag and the length.
 const PREFIX_BYTES: usize = 5;
 
-/// A client's end of it. Dropped, it is broken.
+/// The client's end of a stream. Dropping it breaks the stream.
 pub struct Stream {
     messages: UnboundedSender<Result<Frame<Bytes>, Status>>,
     answers: ResponseBody,
@@ -40,11 +40,11 @@ impl Stream {
     pub fn send(&self, request: &RecordIncrementsRequest) {
         let mut framed = BytesMut::new();
         put_message(request, &mut framed);
-        // If the stream has ended, the next answer says why.
+        // If the stream has ended, the next answer has the reason.
         let _ = self.messages.send(Ok(Frame::data(framed.freeze())));
     }
 
-    /// The next answer, or how the stream has ended.
+    /// The next answer, or the status that has ended the stream.
     pub async fn next(&mut self) -> Result<RecordIncrementsResponse, Status> {
         let lost = || Status::unavailable("nothing more comes");
         let frame = self.answers.frame().await.ok_or_else(lost)??;
@@ -61,7 +61,7 @@ impl Stream {
     }
 }
 
-/// A message of a session that began at a time.
+/// A message of a session that began at `began`.
 pub fn request(
     session: &str,
     began: Millis,
