@@ -1,6 +1,6 @@
 /*
- * Put before a server with LD_PRELOAD, this has its wall clock differ from the machine's by what CLOCK_FILE says: eight bytes,
- * a number of milliseconds, which may change at any time. Clocks that only measure time stay as they are.
+ * Loaded into a server with LD_PRELOAD, this shifts its wall clock by the offset in CLOCK_FILE: eight bytes, a number of
+ * milliseconds, which may change at any time. Monotonic clocks are not shifted.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +21,7 @@ static void die(const char *why) {
     abort();
 }
 
-/* Before main, while there is one thread. */
+/* Runs before main, while there is one thread. */
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("CLOCK_FILE");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;

@@ -1,15 +1,15 @@
 /*
- * Put before sumd with LD_PRELOAD, this is a disk that fails in one way or another, as long as a file of that name is in the
- * folder DISK_FAULTS:
+ * Loaded into sumd with LD_PRELOAD, this simulates a failing disk. A fault lasts as long as a file of its name is in the folder
+ * DISK_FAULTS:
  *
- *   kill       whoever syncs a write-ahead log is killed before that is done
+ *   kill       the process is killed instead of syncing a write-ahead log
  *   bad        a sync of a write-ahead log fails
  *   hang       a sync of a write-ahead log does not return
- *   full       there is no room for writes to logs and to files that are not complete yet
+ *   full       writes to write-ahead logs and to incomplete files find no space
  *   folder     a sync of a folder fails
- *   read-only  nothing below the folder DISK_ROOT can be opened to write to it
+ *   read-only  files below the folder DISK_ROOT cannot be opened for writing
  *
- * Writes and syncs are lines of the file DISK_LOG, `what path`.
+ * Each write and each sync is logged as a line of the file DISK_LOG, `what path`.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -97,7 +97,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
     return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
-/* The mode is there only if a file may be made. */
+/* The mode is passed only if the call may create a file. */
 #define OPEN(name)                               \
     int name(const char *path, int flags, ...) { \
         va_list rest;                            \

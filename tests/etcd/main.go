@@ -1,4 +1,4 @@
-// The etcd that the tests run. Its own module has replace directives, which `go install` refuses.
+// Package main is the etcd that the tests run. etcd's own module has replace directives, which `go install` refuses.
 package main
 
 import (

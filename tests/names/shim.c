@@ -1,5 +1,5 @@
 /*
- * Put before sumd with LD_PRELOAD, this is a machine whose look-ups of host names never end. Each is a line of the file
+ * Loaded into sumd with LD_PRELOAD, this makes host name lookups hang forever. Each lookup is logged as a line of the file
  * NAMES_LOG.
  */
 #include <netdb.h>

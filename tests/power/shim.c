@@ -1,13 +1,13 @@
 /*
- * Put before a server with LD_PRELOAD, this records every change to the files below POWER_ROOT in POWER_LOG, in the order in
- * which they are made. tests/it/power/recording.rs reads it, and holds it against the files themselves: a change that
- * is made by a call that is missing here does not go unseen.
+ * Loaded into a server with LD_PRELOAD, this records every change to the files below POWER_ROOT in POWER_LOG, in the order in
+ * which the changes are made. tests/it/power/recording.rs reads the log and compares it with the files themselves, so that a
+ * change by a call that is missing here is noticed.
  *
- * A record is a line, `what inode offset length`, and so many bytes: those written, or a path below the root.
+ * A record is a line, `what inode offset length`, followed by `length` bytes: the bytes written, or a path below the root.
  *
- * POWER_FAULT, if it is set, is one fault of this process, `kind number suffix`: the process dies after so many changes, or
- * instead of its so many-th flush of the files whose names end so; or that flush fails, or does nothing and says that it
- * is done. Linux marks the pages of a failed flush clean, and no later flush writes them: tests/it/power/disk.rs does the same.
+ * POWER_FAULT, if set, is one fault of this process, `kind number suffix`: the process dies after `number` changes, or instead
+ * of its `number`-th flush of files whose names end with `suffix`; or that flush fails, or does nothing and reports success.
+ * Linux marks the pages of a failed flush clean, and no later flush writes them: tests/it/power/disk.rs does the same.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,11 +30,11 @@ static char root[PATH_MAX];
 static size_t root_length;
 static int log_file = -1;
 
-/* The inodes of the files below the root that are open, by their descriptors; 0 for everything else. */
+/* The inodes of the open files below the root, by descriptor; 0 for all other descriptors. */
 #define MAX_FILES 65536
 static ino_t files[MAX_FILES];
 
-/* The files that have a fault, by their descriptors, and what is left to be done well. */
+/* The files that the fault applies to, by descriptor, and the number of calls left until it happens. */
 static char is_faulty[MAX_FILES];
 static enum { NONE, DIE_WRITING, DIE_SYNCING, FAIL, LIE } fault;
 static char suffix[64];
@@ -55,7 +55,7 @@ static void read_fault(const char *text) {
             fault = i;
 }
 
-/* Before main, while there is one thread. */
+/* Runs before main, while there is one thread. */
 __attribute__((constructor)) static void begin(void) {
     const char *folder = getenv("POWER_ROOT"), *path = getenv("POWER_LOG");
     if (!folder || !path || strlen(folder) >= sizeof root)
@@ -74,7 +74,7 @@ static int ends_with(const char *text, const char *end) {
     return length >= least && !strcmp(text + length - least, end);
 }
 
-/* The part of a path below the root, or NULL. SQLite's -shm files are no part of what is stored: they are made anew. */
+/* The part of a path below the root, or NULL. SQLite's -shm files are left out: they are rebuilt, not stored data. */
 static const char *below(const char *path) {
     if (strncmp(path, root, root_length) || (path[root_length] && path[root_length] != '/'))
         return NULL;
@@ -91,7 +91,7 @@ static void record(const char *what, ino_t file, off_t at, const void *data, siz
     struct iovec parts[] = {{head, size}, {(void *)data, length}};
     if (syscall(SYS_writev, log_file, parts, 2) != (long)(size + length))
         die("POWER_LOG cannot be written");
-    /* Whoever dies holds the turn, so that nothing is half recorded. */
+    /* The thread holds the lock when the process dies, so that no record is incomplete. */
     if (fault == DIE_WRITING && --left == 0)
         _exit(137);
 }
@@ -118,7 +118,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
     return fd;
 }
 
-/* The mode is there only where a file may be made. */
+/* The mode is passed only if the call may create a file. */
 #define OPEN(name)                                  \
     int name(const char *path, int flags, ...) {    \
         va_list rest;                               \
@@ -179,7 +179,7 @@ int ftruncate64(int fd, off64_t length) {
 
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 
-/* Recorded when it is done, and nothing else is done meanwhile: all that was recorded before is on the disk. */
+/* Recorded after the call, and no change is made meanwhile, so that every earlier record of the file is on disk. */
 static int sync_file(int fd, long call) {
     if (!inode(fd))
         return syscall(call, fd);
