@@ -1,4 +1,4 @@
-//! Generates the code of the `tonic-stock` peer, without a system `protoc`.
+//! Generates the code of the `tonic-stock` peer without a system `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../proto");

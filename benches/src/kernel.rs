@@ -9,11 +9,11 @@ use prost::encoding::{decode_key, decode_varint};
 use sumd::sum::wire::MessageSum;
 use sumd_benches::{median, message, values};
 
-/// As many as the largest message of the bench has: 1 to 10 MB, more than a core's own caches hold.
+/// As many values as in the largest message of the bench: 1 to 10 MB, more than a core's own caches hold.
 const VALUES: usize = 1_000_000;
 const SEED: u64 = 1;
 
-/// What the project asks of the kernel for values of up to 31 bits: its time over prost's.
+/// The project's target for values of up to 31 bits: the kernel's time over prost's.
 const TARGET: f64 = 0.15;
 
 const WIDTHS: [(&str, u32, Option<f64>); 4] = [
@@ -80,7 +80,7 @@ fn prost_sum(mut message: &[u8]) -> i128 {
     sum
 }
 
-/// sumd's own way from the bytes of a message to its sum.
+/// sumd's own code from the bytes of a message to its sum.
 fn sumd_sum(message: &[u8]) -> i128 {
     let mut sum = MessageSum::default();
     sum.feed(message).expect("a message");

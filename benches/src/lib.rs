@@ -1,4 +1,4 @@
-//! What the bench and the kernel bench share: seeded values, and medians.
+//! Code shared by the bench and the kernel bench: seeded values, and medians.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fastrand::Rng;
@@ -24,10 +24,10 @@ pub fn message(values: &[i64]) -> Bytes {
     bytes.freeze()
 }
 
-/// Appends `message` to `frames` as gRPC frames it.
+/// Appends `message` to `frames`, with gRPC's prefix.
 ///
 /// # Panics
-/// If the message is longer than a gRPC frame can say (4 GiB).
+/// Panics if the message is longer than a gRPC prefix can express (4 GiB).
 pub fn put_frame(frames: &mut BytesMut, message: &[u8]) {
     frames.reserve(PREFIX_BYTES + message.len());
     frames.put_u8(0);
@@ -38,7 +38,7 @@ pub fn put_frame(frames: &mut BytesMut, message: &[u8]) {
 /// The middle one of `figures`, or the mean of the middle two.
 ///
 /// # Panics
-/// If there is none.
+/// Panics if there are no figures.
 #[must_use]
 pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = figures.into_iter().collect();

@@ -1,4 +1,4 @@
-// A gRPC C++ server of sumd's SumService: the synchronous server of gRPC's hello world.
+// A gRPC C++ server of sumd's SumService, as the synchronous server in gRPC's hello world.
 #include <cstdint>
 #include <iostream>
 #include <memory>

@@ -1,4 +1,4 @@
-// A grpc-go server of sumd's SumService, as grpc-go's quick start would have one write it.
+// Command grpc-go is a grpc-go server of sumd's SumService, as in grpc-go's quick start.
 package main
 
 import (

@@ -1,5 +1,4 @@
-//! A tonic server of sumd's `SumService` with generated code, as tonic's tutorial would have one
-//! write it.
+//! A tonic server of sumd's `SumService` with generated code, as in tonic's tutorial.
 
 use protos::sum::v1::sum_service_server::{SumService, SumServiceServer};
 use protos::sum::v1::{

@@ -1,4 +1,4 @@
-//! Measures nodes of sumd on a cluster of etcd, beside what people do today with that etcd alone.
+//! Measures nodes of sumd on a cluster of etcd, beside common ways to count with etcd alone.
 
 mod curve;
 mod drive;
@@ -21,19 +21,19 @@ use works::{ADDS, BESIDE, HALF, Kind, Load, NODES, PEERS, SIZES};
 
 pub use works::{WORKS, Work as ClusterWork};
 
-/// What a work may take in all, once: the starts of etcd and of the nodes, and several windows.
+/// Time limit of one run of a work: the starts of etcd and of the nodes, and several windows.
 const WORK_LIMIT: Duration = Duration::from_secs(180);
 
-/// What a curve may take, which grows large.
+/// Time limit of a curve, for which the data grow large.
 const CURVE_LIMIT: Duration = Duration::from_secs(2_400);
 
-/// The programs that are started.
+/// The programs to start.
 pub struct Programs {
     pub sumd: PathBuf,
     pub etcd: PathBuf,
 }
 
-/// Does `works` so many times, prints the results, and returns how many runs failed.
+/// Does `works` `runs` times, prints the results, and returns how many runs failed.
 pub async fn bench(
     works: &[&'static ClusterWork],
     runs: u32,
@@ -61,7 +61,7 @@ pub async fn bench(
             }
         }
     }
-    // They grow a large etcd, and are measured once.
+    // The curves fill a large etcd, and are measured once.
     if works.iter().any(|work| matches!(work.kind, Kind::Curve)) {
         let points = &mut bench.results.curve;
         let curve = curve::measure(&bench.programs, bench.window, points);
@@ -116,7 +116,7 @@ impl Bench {
         system.finish().await
     }
 
-    /// What the increments come to, and what etcd's commits do beside them.
+    /// Measures increments at half the full rate, and single commits to etcd meanwhile.
     async fn half(&self, system: &mut System, load: Load) -> Result<(Figures, Figures)> {
         let full = drive::closed(system, load, self.window).await?;
         let rate = HALF * full.per_second;
@@ -128,7 +128,7 @@ impl Bench {
         Ok((increments, commits))
     }
 
-    /// Kills etcd, and has the nodes go on.
+    /// Measures sums, then kills etcd and measures them again.
     async fn adds(&mut self, mut system: System, members: usize) -> Result<()> {
         for (work, down) in ADDS.into_iter().zip([false, true]) {
             if down {

@@ -1,4 +1,4 @@
-//! Measures durable counters: sumd's beside those of its peers, on the same disk.
+//! Measures durable counters of sumd beside those of its peers, on the same disk.
 
 mod curve;
 mod drive;
@@ -27,16 +27,16 @@ use works::{CONTENDERS, Contender, Kind, Work};
 pub use store::Programs;
 pub use works::{WORKS, Work as CounterWork};
 
-/// What a run may take beyond its window: the start of the server, its connections and rows, and what
-/// it does when the load has ended.
+/// Time limit of a run beyond its window: for the start of the server, its connections and rows, and for its work after
+/// the end of the load.
 const RUN_GRACE: Duration = Duration::from_secs(60);
 
-/// What a work may take that is measured once: the counters and ids of a large server.
+/// Time limit of a work that is measured once: for the counters and ids of a large server.
 const LARGE_GRACE: Duration = Duration::from_secs(600);
 
 const ORDER_SEED: u64 = 1;
 
-/// Does `works` so many times, prints the results, and returns how many runs failed.
+/// Does `works` `runs` times, prints the results, and returns how many runs failed.
 pub async fn bench(
     works: &[&'static Work],
     runs: u32,
@@ -52,7 +52,7 @@ pub async fn bench(
     };
     for run in 1..=runs {
         for work in works {
-            // Those that grow a large server are measured once.
+            // Works that grow a large server are measured once.
             if run == 1 || work.interleaved() {
                 bench.run(work, &format!("run {run}/{runs}")).await;
             }
@@ -65,7 +65,7 @@ pub async fn bench(
 struct Bench {
     programs: Programs,
     window: Duration,
-    /// Each run has an order of its own, and each bench the same ones.
+    /// Each run has an order of its own, which is the same in every bench.
     rng: Rng,
     results: Results,
     failures: usize,
@@ -84,7 +84,8 @@ impl Bench {
     async fn interleaved(&mut self, work: &'static Work, run: &str) {
         let can = |contender: &&Contender| self.programs.can(contender, work);
         let mut contenders: Vec<_> = CONTENDERS.iter().filter(can).collect();
-        // What one leaves the disk and the processors with is not to be the same one's every time.
+        // Random order, because a contender affects the next one by the state in which it leaves the disk and the
+        // processors.
         self.rng.shuffle(&mut contenders);
         for contender in contenders {
             eprint!("{run} {} {}: ", work.name, contender.name);

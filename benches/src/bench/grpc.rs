@@ -1,4 +1,4 @@
-//! Just enough of a gRPC client, straight on h2 so that the load generator stays light.
+//! A minimal gRPC client, directly on h2 so that the load generator uses little CPU.
 
 use std::{
     error::Error,
@@ -22,8 +22,7 @@ use crate::works::Query;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers are small, but many of them can be under way: never let the client's windows be what
-/// the server waits for.
+/// Answers are small, but many can be in flight: the client's windows must never block the server.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -33,7 +32,7 @@ const SUM_KEY: u8 = 0x08;
 /// One HTTP/2 connection, for calls of one method.
 #[derive(Clone)]
 pub struct Client {
-    /// The head of every call, made once.
+    /// The head of every call, built once.
     head: Request<()>,
     sender: SendRequest<Bytes>,
 }
@@ -59,7 +58,7 @@ impl Client {
         Ok((requests, Answers::new(response)))
     }
 
-    /// Calls `Add`, and checks status and sum.
+    /// Calls `Add`, and checks the status and the sum.
     pub async fn add(&mut self, query: &Query) -> Result<()> {
         let (mut requests, mut answers) = self.open().await?;
         requests.send_data(query.frames.clone(), true)?;
@@ -67,7 +66,7 @@ impl Client {
         answers.end().await
     }
 
-    /// Makes a unary call of one `frame`, checks the status, and has `take` read the answer.
+    /// Makes a unary call with one `frame`, checks the status, and passes the answer to `take`.
     pub async fn call<T>(
         &mut self,
         frame: Bytes,
@@ -81,7 +80,7 @@ impl Client {
     }
 }
 
-/// Connects, and sends the preface and the settings; the connection still wants to be driven.
+/// Connects, and sends the preface and the settings; the caller has to drive the connection.
 pub async fn handshake(
     address: SocketAddr,
 ) -> Result<(SendRequest<Bytes>, Connection<TcpStream, Bytes>)> {
@@ -96,10 +95,10 @@ pub async fn handshake(
     Ok(halves)
 }
 
-/// The answering half of a call.
+/// The response half of a call.
 pub struct Answers {
     state: State,
-    /// What has come of the messages that follow.
+    /// The bytes of the following messages that have arrived.
     unread: BytesMut,
 }
 
@@ -116,7 +115,7 @@ impl Answers {
         }
     }
 
-    /// Waits for the next message, and has `take` read it.
+    /// Waits for the next message, and passes it to `take`.
     pub async fn message<T>(&mut self, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         loop {
             if let Some(length) = self.unread.get(1..PREFIX_BYTES) {
@@ -134,14 +133,14 @@ impl Answers {
         }
     }
 
-    /// Reads the next message, which has to carry `sum`.
+    /// Reads the next message, which must have this `sum`.
     pub async fn expect(&mut self, sum: i64) -> Result<()> {
         let answered = self.message(sum_of).await?;
         ensure!(answered == sum, "wrong sum: got {answered}, want {sum}");
         Ok(())
     }
 
-    /// Reads the rest, which has to be the status OK alone.
+    /// Reads the rest, which must be the status OK and no message.
     pub async fn end(&mut self) -> Result<()> {
         ensure!(
             !self.read().await? && self.unread.is_empty(),
@@ -150,7 +149,7 @@ impl Answers {
         self.status().await
     }
 
-    /// Reads some bytes; `false` at the end of the messages.
+    /// Reads some bytes. Returns `false` at the end of the messages.
     async fn read(&mut self) -> Result<bool> {
         if let State::Waiting(response) = &mut self.state {
             let (head, body) = response.await?.into_parts();
@@ -171,8 +170,7 @@ impl Answers {
         Ok(false)
     }
 
-    /// Fails unless the status is OK; it stands in the trailers, or in the headers of an answer
-    /// without messages.
+    /// Fails unless the status is OK. It is in the trailers, or in the headers of a response without messages.
     async fn status(&mut self) -> Result<()> {
         let State::Reading(headers, body) = &mut self.state else {
             bail!("no answer");
@@ -204,7 +202,7 @@ impl Display for Refused {
 
 impl Error for Refused {}
 
-/// The field `int64 sum = 1` of a message that has no other.
+/// The field `int64 sum = 1` of a message that has no other field.
 fn sum_of(message: &[u8]) -> Result<i64> {
     match message {
         [] => Ok(0),

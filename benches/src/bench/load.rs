@@ -16,7 +16,7 @@ use crate::{
     works::{BATCH_MESSAGES, CONNECTIONS, Method, Query, WINDOW_MESSAGES, Work},
 };
 
-/// Has `server` do `work` for the warm-up and the `window`, and measures the latter.
+/// Puts `work` on `server`, and measures `window` after the warm-up.
 pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Measurement> {
     let idle_mib = server.processes.rss_mib()?;
     server.processes.reset_peak()?;
@@ -58,7 +58,7 @@ pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Me
     Measurement::new(&opened.0, &closed.0, in_window, sums_a_latency, memory)
 }
 
-/// One unary call after the other.
+/// Makes one unary call after the other.
 async fn add(
     mut client: Client,
     queries: Arc<[Query]>,
@@ -77,7 +77,7 @@ async fn add(
     Ok(())
 }
 
-/// One stream with a window of messages in flight, sent in batches.
+/// Keeps a window of messages in flight on one stream, sent in batches.
 async fn add_each(
     mut client: Client,
     queries: Arc<[Query]>,

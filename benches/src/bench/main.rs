@@ -1,5 +1,5 @@
-//! Measures sumd and its peers on the same work, one server at a time. Those that sum have one core,
-//! and the load another; those that keep counters, and clusters, share two cores with the load.
+//! Measures sumd and its peers on the same work, one server at a time. Servers for sums have one core, and their load
+//! another; servers for counters, and clusters, share two cores with their load.
 
 mod cluster;
 mod counters;
@@ -32,42 +32,42 @@ use works::{
     MEMORY_STREAM, MEMORY_WORKS, MemoryWork, Protocol, SERVERS, SUMD, Server, WORKS, Work,
 };
 
-/// What works are called together; sums are all that are neither on counters nor on a cluster.
+/// Names of groups of works. Sums are all works that are neither on counters nor on a cluster.
 const GROUPS: [&str; 3] = ["sums", "counters", "cluster"];
 
-/// How often each server does each work.
+/// Number of runs of each server on each work.
 const RUNS: u32 = 5;
 const COUNTER_RUNS: u32 = 3;
 
-/// What a run may take beyond its window: the start of the server, its requests in flight at the
-/// end, a gigabyte on one stream.
+/// Time limit of a run beyond its window: for the start of the server, its requests in flight at the end, and a
+/// gigabyte on one stream.
 const RUN_GRACE: Duration = Duration::from_secs(30);
 
 /// Measures sumd and its peers on the same work, and prints tables in Markdown.
 ///
-/// Peers are looked for in the folder of this program; those that are not there are skipped.
+/// Peers are looked for in the folder of this program; missing ones are skipped.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Options {
-    /// Runs of every server on every work, interleaved; medians are printed [default: 5, of counters and clusters 3]
+    /// Runs of every server on every work, interleaved; medians are printed [default: 5, for counters and clusters 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Seconds that each run is measured, after a second of warm-up
+    /// Seconds measured in each run, after a second of warm-up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Measure this work only, or all of sums, counters or cluster (repeatable)
+    /// Measure only this work, or all of sums, counters or cluster (repeatable)
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
     /// List the works and exit
     #[arg(long)]
     list: bool,
-    /// The program to measure against its peers
+    /// Program to measure against its peers
     #[arg(long, default_value = "target/release/sumd", value_name = "PATH")]
     sumd: PathBuf,
     /// Leave out the peers in sums and counters, and measure sumd alone
     #[arg(long)]
     no_peers: bool,
-    /// The etcd that clusters are made of
+    /// etcd program for the clusters
     #[arg(long, default_value = ".tools/bin/etcd", value_name = "PATH")]
     etcd: PathBuf,
 }
@@ -129,7 +129,7 @@ async fn bench(options: &Options) -> Result<usize> {
     Ok(failures)
 }
 
-/// Measures what sums and holds connections.
+/// Measures sums, and memory for streams and connections.
 async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
     let servers = found(&options.sumd, options.no_peers)?;
     let runs = options.runs.unwrap_or(RUNS);
@@ -171,7 +171,7 @@ async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
     Ok(failures)
 }
 
-/// The works that are to be done.
+/// The chosen works.
 struct Chosen {
     sums: Vec<&'static Work>,
     memory: Vec<&'static MemoryWork>,
@@ -180,7 +180,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// Those of these names or groups, or all if there is none.
+    /// The works with these names or of these groups, or all if none is given.
     fn of(only: &[String]) -> Result<Self> {
         let sums = WORKS.iter().map(|work| work.name);
         let memory = MEMORY_WORKS.iter().map(|work| work.name);
@@ -230,7 +230,7 @@ impl Chosen {
     }
 }
 
-/// The servers whose programs are there, with their paths.
+/// The servers whose programs exist, with their paths.
 fn found(sumd: &Path, no_peers: bool) -> Result<Vec<(&'static Server, PathBuf)>> {
     let mut found = Vec::new();
     for server in &SERVERS {

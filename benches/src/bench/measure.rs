@@ -1,4 +1,4 @@
-//! What one run of one server on one work comes to.
+//! The figures of one run of one server on one work.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 
 use crate::process::Processes;
 
-/// Time for a server to reach its stride before it is measured.
+/// Time for a server to reach its full speed before it is measured.
 pub const WARM_UP: Duration = Duration::from_secs(1);
 
-/// The latency of every request, or batch of messages, that has been answered.
+/// The latencies of all answered requests, or batches of messages.
 #[derive(Clone, Default)]
 pub struct Latencies(Arc<Mutex<Vec<Duration>>>);
 
@@ -37,9 +37,9 @@ impl Edge {
     }
 }
 
-/// The figures of one run. What they call sums are increments where counters are measured.
+/// The figures of one run. For counters, sums stand for increments.
 pub struct Measurement {
-    /// Server CPU time a sum.
+    /// Server CPU time for each sum.
     pub cpu_us: f64,
     pub sums_per_second: f64,
     /// Latency of a call, or of a batch of messages on a stream.
@@ -52,7 +52,7 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// From the latencies seen between two edges; each stands for `sums_a_latency` sums.
+    /// Computes the figures from the latencies between two edges; each latency stands for `sums_a_latency` sums.
     pub fn new(
         opened: &Edge,
         closed: &Edge,

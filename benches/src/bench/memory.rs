@@ -1,4 +1,4 @@
-//! How much memory sumd takes for a long stream and for idle connections.
+//! The memory of sumd for a long stream and for idle connections.
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -14,13 +14,13 @@ use crate::{
 };
 
 const STREAM_BYTES: usize = 1_000_000_000;
-/// Values of up to 31 bits, as many as fill 4 MiB.
+/// Number of values of up to 31 bits that fill 4 MiB.
 const MESSAGE_VALUES: usize = 845_000;
 const MESSAGE_VALUE_BITS: u32 = 31;
 
 const IDLE_CONNECTIONS: usize = 1_000;
 
-/// The growth of the server over idle, in MiB, while it sums a stream of a gigabyte.
+/// The growth of the server's memory over idle, in MiB, while it sums a stream of a gigabyte.
 pub async fn stream(server: &Running) -> Result<f64> {
     let query = query(
         &mut Rng::with_seed(1),
@@ -35,7 +35,7 @@ pub async fn stream(server: &Running) -> Result<f64> {
     let mut client = Client::connect(server.address, "sum.v1.SumService/AddAll").await?;
     let (mut requests, mut answers) = client.open().await?;
     for _ in 0..messages {
-        // All of them share one buffer; h2 sends as the server's windows allow.
+        // All messages share one buffer; h2 sends as the server's windows allow.
         requests.send_data(query.frames.clone(), false)?;
     }
     requests.send_data(Bytes::new(), true)?;
@@ -62,7 +62,7 @@ fn sum_and_count(mut message: &[u8]) -> Result<(u64, u64)> {
     Ok((field(1)?, field(2)?))
 }
 
-/// The memory of the server, in MiB, with many connections that have said hello and no more.
+/// The memory of the server, in MiB, with many connections that have only exchanged settings.
 pub async fn connections(server: &Running) -> Result<f64> {
     let mut connected = JoinSet::new();
     let mut senders = Vec::new();
@@ -70,7 +70,7 @@ pub async fn connections(server: &Running) -> Result<f64> {
         let (sender, mut connection) = handshake(server.address).await?;
         let ping = connection.ping_pong();
         connected.spawn(connection);
-        // The answer to a ping comes after the settings were exchanged.
+        // A ping is answered after the settings were exchanged.
         if let Some(mut ping) = ping {
             ping.ping(Ping::opaque()).await?;
         }

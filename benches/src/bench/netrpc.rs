@@ -1,4 +1,4 @@
-//! The load on the net/rpc server: a Go program, since gob is spoken by Go alone.
+//! The load on the net/rpc server: a Go program, because only Go supports gob.
 
 use std::{process::Stdio, time::Duration};
 
@@ -19,7 +19,7 @@ struct Report {
     p99_us: f64,
 }
 
-/// Has `server` do `work` for the warm-up and the `window`, and measures the latter.
+/// Puts `work` on `server`, and measures `window` after the warm-up.
 pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Measurement> {
     let idle_mib = server.processes.rss_mib()?;
     server.processes.reset_peak()?;

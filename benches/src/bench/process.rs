@@ -1,4 +1,4 @@
-//! What a server takes, from `/proc`: the process itself, and what it has started.
+//! The CPU time and memory of a server, from `/proc`: of the process itself, and of its descendants.
 
 use std::{
     fs,
@@ -8,19 +8,19 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The unit of times in `/proc/<pid>/stat`: Linux reports them in hundredths on every platform
-/// that it runs servers on.
+/// The unit of times in `/proc/<pid>/stat`: Linux reports them in hundredths of a second on every platform that it runs
+/// servers on.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Places of fields in `/proc/<pid>/stat`, from the one after the program's name.
+/// Positions of fields in `/proc/<pid>/stat`, after the program's name.
 const PARENT: usize = 1;
 const OWN_TIMES: [usize; 2] = [11, 12];
 const CHILDREN_TIMES: [usize; 2] = [13, 14];
 
-/// Places of times in the lines of `/proc/stat`.
+/// Positions of times in the lines of `/proc/stat`.
 const IDLE_TIMES: [usize; 2] = [3, 4];
 
-/// A process, and all that descend from it.
+/// A process and all its descendants.
 #[derive(Clone, Copy)]
 pub struct Processes {
     root: u32,
@@ -31,10 +31,10 @@ impl Processes {
         Self { root }
     }
 
-    /// CPU time of them all so far, of those that have ended too.
+    /// CPU time of all of them so far, including those that have ended.
     ///
-    /// One that ends meanwhile goes from its own figures to its parent's, and would be counted twice or
-    /// never: then they are read again.
+    /// The time of a process that ends moves to its parent's figures, and could be counted twice or not at all if it
+    /// ends during the reading. In that case everything is read again.
     pub fn cpu(self) -> Result<Duration> {
         loop {
             let ids = self.ids()?;
@@ -46,12 +46,12 @@ impl Processes {
         }
     }
 
-    /// CPU time of the first of them so far: of all, where it starts no others.
+    /// CPU time of the first process so far, which is all if it starts no others.
     pub fn first_cpu(self) -> Result<Duration> {
         own_cpu(self.root)
     }
 
-    /// Memory in use, in MiB: what several of them share is counted once.
+    /// Memory in use, in MiB; shared memory is counted once.
     pub fn shared_mib(self) -> Result<f64> {
         let ids = self.ids()?;
         let each = ids
@@ -60,13 +60,12 @@ impl Processes {
         Ok(each.sum())
     }
 
-    /// Memory in use by the first of them, in MiB.
+    /// Memory in use by the first process, in MiB.
     pub fn rss_mib(self) -> Result<f64> {
         mib(&folder(self.root).join("status"), "VmRSS:")
     }
 
-    /// The most memory that the first was using since its start or the last [`Self::reset_peak`],
-    /// in MiB.
+    /// The peak memory of the first process since its start or the last [`Self::reset_peak`], in MiB.
     pub fn peak_rss_mib(self) -> Result<f64> {
         mib(&folder(self.root).join("status"), "VmHWM:")
     }
@@ -82,7 +81,7 @@ impl Processes {
             let Some(id) = entry?.file_name().to_str().and_then(|id| id.parse().ok()) else {
                 continue;
             };
-            // One that has just ended has no parent to find.
+            // A process that has just ended has no entry any more.
             if let Ok(parent) = stat(id).and_then(|stat| number(&stat, PARENT)) {
                 others.push((id, parent));
             }
@@ -100,8 +99,8 @@ impl Processes {
 
 /// CPU time of all threads of a process so far.
 ///
-/// The scheduler's figures are exact to the nanosecond, but those of a thread go when it ends;
-/// the process's own include ended threads, to the tick. Neither ever says too much.
+/// The scheduler's figures are exact to the nanosecond, but lack threads that have ended. The process's own figures
+/// include those, but only to the tick. Neither is ever too large.
 pub fn own_cpu(id: u32) -> Result<Duration> {
     let threads: u64 = fs::read_dir(folder(id).join("task"))?
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
@@ -110,14 +109,15 @@ pub fn own_cpu(id: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(threads).max(times(&stat(id)?, OWN_TIMES)?))
 }
 
-/// CPU time of the two cores so far, whoever used it: programs, the kernel, other virtual machines.
+/// CPU time of the two cores so far, used by any program, the kernel or other virtual machines.
 pub fn cores_cpu() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;
     let mut ticks = 0;
     for core in ["cpu0 ", "cpu1 "] {
         let times = stat.lines().find_map(|line| line.strip_prefix(core));
         let times = times.context("a core that is not there")?.split(' ');
-        // All of them but those of being idle and of waiting for the disk, and of guests, which are in others.
+        // All times except those of idling and of waiting for the disk, and those of guests, which are contained in
+        // others.
         for (place, time) in times.take(8).enumerate() {
             if !IDLE_TIMES.contains(&place) {
                 ticks += time.parse::<u32>()?;
@@ -127,7 +127,7 @@ pub fn cores_cpu() -> Result<Duration> {
     Ok(TICK * ticks)
 }
 
-/// CPU time of processes that have ended, and whose parents are these.
+/// CPU time of ended processes, by their parents.
 fn ended_cpu(parents: &[u32]) -> Duration {
     let times = |id: &u32| times(&stat(*id).ok()?, CHILDREN_TIMES).ok();
     parents.iter().filter_map(times).sum()
@@ -137,7 +137,7 @@ fn folder(id: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{id}"))
 }
 
-/// The fields after the program's name, which comes in brackets and may hold anything.
+/// The fields after the program's name, which is in parentheses and may contain anything.
 fn stat(id: u32) -> Result<String> {
     let stat = fs::read_to_string(folder(id).join("stat"))?;
     let (_, fields) = stat.rsplit_once(") ").context("stat without a name")?;

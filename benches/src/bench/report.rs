@@ -93,7 +93,7 @@ impl Results {
         }
     }
 
-    /// Of the medians; `None` where one of the two was not measured.
+    /// The ratio of the medians, or `None` if one of the two was not measured.
     fn ratio<'a>(&self, target: &'a Target) -> Option<(&'a Target, f64)> {
         let ours = self.of(target.work, SUMD.name, |run| run.cpu_us);
         let theirs = self.of(target.peer_work, target.peer, |run| run.cpu_us);
@@ -129,7 +129,7 @@ pub fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "**missed**" }
 }
 
-/// As many decimals as a reader needs for figures from 0.1 to 100,000.
+/// A figure from 0.1 to 100,000, with as many decimals as a reader needs.
 pub fn three_digits(figure: f64) -> String {
     match figure {
         100.0.. => format!("{figure:.0}"),

@@ -1,4 +1,4 @@
-//! A server under test: started, watched from `/proc`, killed in the end.
+//! A server under test: started, measured through `/proc`, and killed at the end.
 
 use std::{
     collections::BTreeSet,
@@ -26,13 +26,13 @@ use crate::{
     works::{Protocol, Server, query},
 };
 
-/// A server that sums has this core to itself; load and bench share the other.
+/// A server for sums has this core to itself; load and bench share the other.
 const SERVER_CORE: &str = "0";
 pub const LOAD_CORE: &str = "1";
-/// Where servers and load share.
+/// The cores for works in which servers and load share them.
 pub const BOTH_CORES: &str = "0,1";
 
-/// Ports below are those of programs that are well known.
+/// Lower ports belong to well-known programs.
 const FIRST_PORT: u16 = 10_000;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Runs a command of [`bound_to_us`], with its output in the log of that name.
+    /// Runs a command of [`bound_to_us`], with its output in the log with this name.
     pub fn spawn(mut command: Command, log: &str, address: SocketAddr) -> Result<Self> {
         let log = program_log(log)?;
         let child = command
@@ -81,7 +81,7 @@ impl Running {
         })
     }
 
-    /// Tries again and again until it `answers`.
+    /// Repeats `answers` until it succeeds.
     pub async fn ready(
         &mut self,
         pause: Duration,
@@ -106,12 +106,12 @@ impl Running {
         self.child.kill().await.context("cannot kill it")
     }
 
-    /// Ends it as whoever runs it would: one that was built to count what it does writes that down in the end.
+    /// Stops it with SIGTERM, so that a server with instrumentation writes its profile.
     pub async fn end(self) -> Result<()> {
         self.end_by("TERM").await
     }
 
-    /// Sends it a signal that ends it, and waits for its end.
+    /// Sends it a signal that stops it, and waits for its end.
     pub async fn end_by(mut self, signal: &str) -> Result<()> {
         let id = self.child.id().context("it has ended before")?;
         run(Command::new("sh").args(["-c", &format!("kill -s {signal} {id}")])).await?;
@@ -129,8 +129,8 @@ async fn add_once(address: SocketAddr) -> Result<()> {
         .await
 }
 
-/// An address that nothing listens on, and that nobody else is given: connections that go out have a range of ports
-/// of their own, and one of those must not take the port of a server that is about to start.
+/// A free address that is never assigned automatically. Outgoing connections have ports from a range of their own, and
+/// must not take that of a server that is about to start.
 pub fn free_address() -> Result<SocketAddr> {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
@@ -153,13 +153,12 @@ fn program_log(name: &str) -> Result<File> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A path in the folder of this very program, where `run` puts the peers too.
+/// A path in the folder of this program, in which `run` puts the peers too.
 pub fn beside_us(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
-/// A command that the kernel kills when this process ends, however it ends, and that is killed
-/// when it is dropped.
+/// A command that the kernel kills when this process ends, however it ends, and that is killed when it is dropped.
 pub fn bound_to_us(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command
@@ -169,7 +168,7 @@ pub fn bound_to_us(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a command that has to succeed, and returns what it prints.
+/// Runs a command that must succeed, and returns its output.
 pub async fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().await;
     let output = output.with_context(|| format!("cannot run {command:?}"))?;
@@ -183,7 +182,7 @@ pub async fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Moves this process, and what it starts from now on, to these cores.
+/// Moves this process, and those that it starts from now on, to these cores.
 pub async fn pin_ourselves(cores: &str) -> Result<()> {
     let mut taskset = Command::new("taskset");
     taskset.args(["-a", "-p", "-c", cores, &std::process::id().to_string()]);

@@ -1,16 +1,16 @@
-//! The works that are measured, the servers that do them, and the targets.
+//! The works, the servers that do them, and the targets.
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use sumd_benches::{message, put_frame, values};
 
-/// HTTP/2 implementations lock or serialise per connection, so one alone would measure that.
+/// HTTP/2 implementations lock or serialize per connection, so a single connection would measure that.
 pub const CONNECTIONS: usize = 8;
 
-/// Messages of an `AddEach` stream that wait for their answer at any time.
+/// Messages of an `AddEach` stream in flight at any time.
 pub const WINDOW_MESSAGES: usize = 512;
 
-/// Messages of an `AddEach` stream that go into one DATA frame.
+/// Messages of an `AddEach` stream in one DATA frame.
 pub const BATCH_MESSAGES: usize = 64;
 
 const SEED: u64 = 1;
@@ -30,18 +30,18 @@ impl Method {
     }
 }
 
-/// Something to have a server do again and again.
+/// A load for a server.
 pub struct Work {
     pub name: &'static str,
     pub title: &'static str,
     pub method: Method,
-    /// Values an array.
+    /// Values per array.
     pub values: usize,
     /// Size of a value; 7 bits are one byte on the wire.
     pub bits: u32,
-    /// Calls in flight on each connection; streams, for `AddEach`.
+    /// Calls in flight on each connection; for `AddEach`, streams.
     pub in_flight: usize,
-    /// Different requests that are sent in turn.
+    /// Number of different requests, which are sent in turn.
     pub distinct: usize,
 }
 
@@ -93,14 +93,14 @@ pub const WORKS: [Work; 5] = [
     },
 ];
 
-/// Something that only sumd is asked to do, for the memory that it takes.
+/// A memory measurement of sumd alone.
 pub struct MemoryWork {
     pub name: &'static str,
     pub title: &'static str,
     pub at_most_mib: f64,
 }
 
-/// "A few MiB" is what the project asks for; 8 are taken to be few.
+/// The project's target is "a few MiB"; 8 are taken to be few.
 pub const MEMORY_STREAM: MemoryWork = MemoryWork {
     name: "memory-stream",
     title: "growth over idle during an `AddAll` of 1 GB in messages of 4 MiB",
@@ -124,7 +124,7 @@ pub enum Protocol {
 pub struct Server {
     pub name: &'static str,
     pub protocol: Protocol,
-    /// What stands before `host:port` on its command line.
+    /// The arguments before `host:port` on its command line.
     pub arguments: &'static [&'static str],
 }
 
@@ -157,7 +157,7 @@ impl Server {
     }
 }
 
-/// sumd's CPU time a sum on `work`, at most so many times that of `peer` on `peer_work`.
+/// sumd's CPU time for each sum on `work`, at most this many times that of `peer` on `peer_work`.
 pub struct Target {
     pub work: &'static str,
     pub peer: &'static str,
@@ -190,7 +190,7 @@ const fn target(work: &'static str, peer: &'static str, at_most: f64) -> Target 
     }
 }
 
-/// A request that is ready to be sent, and what the answer has to be.
+/// An encoded request, and the expected answers.
 pub struct Query {
     /// One gRPC frame for each sum.
     pub frames: Bytes,
@@ -198,7 +198,7 @@ pub struct Query {
 }
 
 impl Work {
-    /// The same requests in every run and for every server.
+    /// The requests, which are the same in every run and for every server.
     pub fn queries(&self) -> Vec<Query> {
         let mut rng = Rng::with_seed(SEED);
         let messages = match self.method {

@@ -1,4 +1,4 @@
-// Load for the net/rpc server, of the same shape as the bench's own load for gRPC.
+// Command load is the load for the net/rpc server, of the same shape as the bench's own load for gRPC.
 //
 // It prints "start" and "stop" at the edges of the measured window, so that the bench can read the
 // server's CPU time at both, and then one line of JSON: {"calls", "p50_us", "p99_us"}.
@@ -22,7 +22,7 @@ type request struct {
 	sum    int
 }
 
-// recorder keeps the latency of every call that has been answered.
+// recorder keeps the latencies of all answered calls.
 type recorder struct {
 	mu        sync.Mutex
 	latencies []time.Duration
@@ -40,7 +40,7 @@ func (r *recorder) count() int {
 	return len(r.latencies)
 }
 
-// caller calls one request after the other until the deadline, and checks every answer.
+// caller makes one call after the other until the deadline, and checks every answer.
 func caller(client *rpc.Client, requests []request, first int, deadline time.Time, r *recorder) {
 	for i := first; ; i++ {
 		sent := time.Now()

@@ -1,4 +1,4 @@
-// A net/rpc server of Add([]int) int, as the documentation of net/rpc would have one write it.
+// Command server is a net/rpc server of Add([]int) int, as in the documentation of net/rpc.
 package main
 
 import (

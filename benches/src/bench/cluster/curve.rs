@@ -1,4 +1,4 @@
-//! What an increment costs over what grows: nodes, lanes in use, counters, ids that are remembered.
+//! The cost of an increment as something grows: nodes, lanes in use, counters, or remembered ids.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ use super::{
 };
 use crate::counters::encode::{GROUP_EACH, Layout, ONE_GROUP};
 
-/// Ids are given for so long at most; where that is not enough, the curve ends.
+/// Maximum time for adding ids; if it is not enough, the curve ends.
 const FILLING: Duration = Duration::from_secs(300);
 
-/// Ids are given for so long before one looks how many there are.
+/// Interval at which the number of added ids is checked.
 const FILLING_TURN: Duration = Duration::from_secs(5);
 
-/// A system with something that has grown.
+/// A point of a curve.
 pub struct Point {
-    /// What has grown, and to how many.
+    /// The quantity that grows, and its value.
     pub over: &'static str,
     pub count: u64,
     pub work: &'static str,
     pub figures: Figures,
 }
 
-/// Adds the points as they come, so that those of a curve that breaks off are there.
+/// Adds the points as they are measured, so that those of an interrupted curve are kept.
 pub async fn measure(programs: &Programs, window: Duration, points: &mut Vec<Point>) -> Result<()> {
     let mut curve = Curve {
         programs,
@@ -104,7 +104,7 @@ impl Curve<'_> {
         system.finish().await
     }
 
-    /// All in one lane.
+    /// All ids are in one lane.
     async fn ids(&mut self) -> Result<()> {
         let mut system = self.system(NODES).await?;
         let load = unary(ONE_GROUP, 1);

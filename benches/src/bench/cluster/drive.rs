@@ -19,7 +19,7 @@ use crate::{
     works::{Method, Query, WORKS},
 };
 
-/// Has the nodes do the load for the warm-up and a window of that length.
+/// Puts the load on the nodes, and measures a window of this length after the warm-up.
 pub async fn closed(system: &mut System, load: Load, length: Duration) -> Result<Figures> {
     let latencies = Latencies::default();
     let mut tasks = JoinSet::new();
@@ -56,7 +56,7 @@ pub async fn closed(system: &mut System, load: Load, length: Duration) -> Result
     Ok(figures)
 }
 
-/// One increment after the other.
+/// Makes one increment after the other.
 async fn increment(mut incrementer: Incrementer, end: Instant, latencies: Latencies) -> Result<()> {
     loop {
         let sent = Instant::now();
@@ -76,7 +76,7 @@ pub async fn create(system: &mut System, layout: Layout, first: u32, end: u32) -
     Ok(())
 }
 
-/// Has the nodes sum.
+/// Measures sums on the nodes.
 pub async fn adds(system: &System, length: Duration) -> Result<Figures> {
     let adds = WORKS.iter().find(|work| work.name == "add-3");
     let queries: Arc<[Query]> = adds.context("no such work")?.queries().into();

@@ -1,4 +1,4 @@
-//! A cluster of etcd on this machine, on disks of its own.
+//! A cluster of etcd on this machine, with a folder on disk for each member.
 
 use std::{path::Path, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
 
 const READY_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a member may take to say how it is.
+/// Maximum time for a member to report its status.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Members that share few processors are late now and then, which is no reason for an election.
+/// Members that share a few processors are late now and then, which should cause no election.
 const SLOW: [&str; 4] = ["--heartbeat-interval", "200", "--election-timeout", "2000"];
 
 pub struct Etcd {
@@ -27,7 +27,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts so many members that are new, and waits until they have a leader.
+    /// Starts `size` new members, and waits until they have a leader.
     pub async fn start(program: &Path, size: usize) -> Result<Self> {
         let mut etcd = Self {
             members: Vec::new(),
@@ -64,7 +64,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// Options of clients that ask the leader, which saves them the way over another member.
+    /// Options of clients that call the leader, which saves the hop through another member.
     pub async fn leader(&self) -> Result<Options> {
         for host in &self.address.hosts {
             let member = member(host).await?;
@@ -77,7 +77,7 @@ impl Etcd {
         bail!("no leader")
     }
 
-    /// How large the database is, of the member where it is the largest; 0 where all are dead.
+    /// The size of the largest member's database; 0 if all members are dead.
     pub async fn database_mib(&self) -> Result<f64> {
         let mut most = 0.0;
         let living = self.members.iter().zip(&self.address.hosts);
@@ -102,7 +102,7 @@ impl Etcd {
     }
 }
 
-/// What a member says of itself, on its own.
+/// The status of a member, asked directly.
 async fn member(host: &Host) -> Result<Member> {
     let mut options = Options::new(&format!("etcd://{host}").parse()?);
     options.timeouts.connect = PATIENCE;

@@ -19,17 +19,17 @@ use crate::{
 
 const READY_PAUSE: Duration = Duration::from_millis(20);
 
-/// What all nodes keep is below it.
+/// The prefix of all nodes' data.
 const PREFIX: &str = "/sumd";
 
 pub struct Nodes {
     running: Vec<Running>,
-    /// How many increments were acknowledged, each of them of 1.
+    /// Number of acknowledged increments, each of them by 1.
     pub acknowledged: u64,
 }
 
 impl Nodes {
-    /// Starts so many nodes, with so many lanes or as many as they take by default, and waits until each of them serves
+    /// Starts `count` nodes, with the given number of lanes or the default, and waits until each of them serves
     /// counters.
     pub async fn start(
         program: &Path,
@@ -80,7 +80,7 @@ impl Nodes {
         Ok(mib)
     }
 
-    /// Clients for `count` calls at a time of a method, which take the nodes in turn.
+    /// Clients for `count` concurrent calls of a method, spread evenly over the nodes.
     pub async fn clients(&self, method: &str, count: usize) -> Result<Vec<Client>> {
         let nodes = self.running.len();
         let mut of_nodes = Vec::new();
@@ -109,7 +109,7 @@ impl Nodes {
             .collect()
     }
 
-    /// Compares what all counters come to, whichever node is asked, with what was acknowledged.
+    /// Compares the sum of all counters, at every node, with the acknowledged increments.
     pub async fn check(&self) -> Result<()> {
         for address in self.addresses() {
             let one_group = sumd::sum(address, ONE_GROUP.before).await?.sum;
@@ -124,7 +124,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Ends them all at once, since each drains for a while.
+    /// Stops all nodes at the same time, because each drains for a while.
     pub async fn end(self) -> Result<()> {
         let ends = self.running.into_iter().map(Running::end);
         let mut ends: JoinSet<_> = ends.collect();

@@ -1,5 +1,5 @@
-//! Increments at a fixed rate, whether or not those before are answered: what callers who do not wait for each
-//! other see of a service that has room left.
+//! Increments at a fixed rate, whether or not earlier ones are answered: the latency that independent callers see of a
+//! service with spare capacity.
 
 use std::{collections::VecDeque, thread, time::Duration};
 
@@ -17,16 +17,17 @@ use super::{
 };
 use crate::{counters::sumd::Incrementer, measure::Latencies};
 
-/// Tokio's timers are good to a millisecond, which is what an increment takes. A thread that sleeps does better,
-/// and calls that are due between two of its turns are late by so much, which counts as theirs.
+/// Tokio's timers are precise to a millisecond, which is as long as an increment takes. A sleeping thread is more
+/// precise. Calls that become due between two of its wake-ups are late by that time, which counts as latency.
 const TURN: Duration = Duration::from_micros(200);
 
-/// Calls under way at once: a service that has more of them cannot keep up.
+/// Calls in flight at once; with more of them, the service cannot keep up.
 const MOST: usize = 50_000;
 
 const SEED: u64 = 1;
 
-/// Has the nodes do `load`, so many increments a second, for the warm-up and a window of that length.
+/// Puts `load` on the nodes with `per_second` increments a second, and measures a window of this length after the
+/// warm-up.
 pub async fn open(
     system: &System,
     load: Load,
@@ -49,7 +50,7 @@ pub async fn open(
     system.measure(tasks, window, &latencies, 1).await
 }
 
-/// Tells when calls are due: at random, as those of many callers who do not know of each other.
+/// Sends the times at which calls are due: random, as for many independent callers.
 fn pace(per_second: f64, end: Instant, calls: &UnboundedSender<Instant>) {
     let mut rng = Rng::with_seed(SEED);
     let mut due = Instant::now();
@@ -64,13 +65,13 @@ fn pace(per_second: f64, end: Instant, calls: &UnboundedSender<Instant>) {
     }
 }
 
-/// Makes each call as it comes due. Latencies are from when it was due, so that nothing is forgiven that was held up.
+/// Makes each call when it is due. Latencies count from the due time, so that delays before a call are included.
 async fn dispatch(
     mut dues: UnboundedReceiver<Instant>,
     incrementers: Vec<Incrementer>,
     latencies: Latencies,
 ) -> Result<()> {
-    // In turn, so that all nodes have their share.
+    // In turn, so that all nodes get their share.
     let mut idle = VecDeque::from(incrementers);
     let mut calls = JoinSet::new();
     while let Some(due) = dues.recv().await {
@@ -95,7 +96,7 @@ async fn dispatch(
     Ok(())
 }
 
-/// The next one that has its answer. Then as many calls are under way as make the full rate.
+/// Waits for the next answer. As many calls are in flight then as at the full rate.
 async fn wait(calls: &mut JoinSet<Result<Incrementer>>) -> Result<Incrementer> {
     let ended = calls.join_next().await;
     ended.context("neither idle nor at work")??

@@ -1,5 +1,5 @@
-//! What people do today with etcd alone: written on the same client that sumd has, and asking the leader, so that
-//! nothing is lost on the way.
+//! Common ways to count with etcd alone, on the same client as sumd and calling the leader, so that no time is lost on
+//! the way.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ use super::{
 };
 use crate::{counters::encode::name, measure::Latencies};
 
-/// Keys that transactions put, as many as there are counters in the works that they are compared with.
+/// Keys that transactions put: as many as the counters of the works that they are compared with.
 const KEYS: u32 = 10_000;
 
-/// The key that all increment who compare and swap; no transaction of others puts it.
+/// The key that compare-and-swap increments; transactions of puts never write it.
 const HOT: u32 = KEYS;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Seldom enough not to be felt.
+/// Rare enough not to affect the load.
 const BESIDE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Has etcd do what `peer` does for the warm-up and a window of that length.
+/// Runs `peer` against etcd, and measures a window of this length after the warm-up.
 pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Figures> {
     let options = system.etcd.leader().await?;
     let connections = if peer.own_connections {
@@ -42,7 +42,7 @@ pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Fig
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = Client::new(options.clone())?;
-        // Connected, and nobody's time is measured for that.
+        // The client is connected before any time is measured.
         client.range(get(name(HOT)), patience()).await?;
         clients.push(client);
     }
@@ -70,7 +70,7 @@ pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Fig
     let after = Hot::read(&clients[0]).await?;
     let done = match peer.way {
         Way::Cas { .. } => after.value - before.value,
-        // Each has moved it by one.
+        // Each transaction has raised the revision by one.
         Way::Txn { .. } => u64::try_from(after.now - before.now)? * puts as u64,
     };
     ensure!(
@@ -81,7 +81,7 @@ pub async fn drive(system: &System, peer: &Peer, length: Duration) -> Result<Fig
     Ok(figures)
 }
 
-/// Has etcd commit now and then while something else is done: what one commit takes there and then.
+/// Commits to etcd now and then during another load, to measure what one commit takes at that time.
 pub async fn beside(system: &System, length: Duration) -> Result<Figures> {
     let client = Client::new(system.etcd.leader().await?)?;
     let latencies = Latencies::default();
@@ -109,12 +109,12 @@ fn patience() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// The hot key, as it was at some time.
+/// The hot key at some time.
 struct Hot {
     value: u64,
     /// The revision of its last change.
     changed: i64,
-    /// The revision of everything.
+    /// The revision of the whole store.
     now: i64,
 }
 
@@ -132,7 +132,7 @@ impl Hot {
     }
 }
 
-/// One increment of the hot key after the other, each tried until nobody else came in between.
+/// Increments the hot key again and again, and repeats each increment until no other client has interfered.
 async fn compare_and_swap(
     client: Client,
     reads_along: bool,
@@ -155,7 +155,7 @@ async fn compare_and_swap(
     }
 }
 
-/// Tries to write the next value; what is there in its stead, if that is read along.
+/// Tries to write the next value. If that fails and `reads_along` is set, returns the present value.
 async fn swap(client: &Client, hot: &Hot, reads_along: bool) -> Result<Result<(), Option<Hot>>> {
     let key = name(HOT);
     let mut request = TxnRequest {
@@ -183,7 +183,7 @@ async fn swap(client: &Client, hot: &Hot, reads_along: bool) -> Result<Result<()
     })))
 }
 
-/// One transaction after the other, each of so many puts of keys at random.
+/// Makes one transaction after the other, each with `puts` puts of random keys.
 async fn write(
     client: Client,
     puts: usize,
@@ -197,7 +197,7 @@ async fn write(
         if sent >= end {
             break;
         }
-        // Etcd refuses the same key twice. A stride that ends in 3 comes to none a second time.
+        // etcd refuses a transaction with the same key twice. A stride that ends in 3 repeats no key.
         let (first, stride) = (rng.u32(..KEYS), rng.u32(..KEYS / 10) * 10 + 3);
         let keys = (0..puts).map(|place| (first + place * stride) % KEYS);
         let request = TxnRequest {

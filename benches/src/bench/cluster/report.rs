@@ -28,7 +28,7 @@ impl Results {
         ours.map(|(.., run)| figure(run)).collect()
     }
 
-    /// Its median, where there is one.
+    /// Its median, if the work was measured.
     fn of(&self, members: usize, work: &str, figure: fn(&Figures) -> f64) -> Option<f64> {
         let figures = self.all(members, work, figure);
         (!figures.is_empty()).then(|| median(figures))
@@ -120,7 +120,7 @@ impl Results {
                 rows.extend(self.row(target, members));
             }
         }
-        // That none of them failed is what was asked for.
+        // The target is that none of them failed.
         for members in SIZES {
             let [_, down] = ADDS;
             let rate = self.of(members, down, |run| run.per_second);
@@ -143,7 +143,7 @@ impl Results {
         }
     }
 
-    /// Of the medians; `None` where one of the two was not measured.
+    /// A row with the ratio of the medians, or `None` if one of the two was not measured.
     fn row(&self, target: &Target, members: usize) -> Option<String> {
         let peers = |figure| {
             let peers = target.peers.iter();

@@ -1,4 +1,4 @@
-//! Etcd and the nodes before it, and what they come to while something is done.
+//! etcd with the nodes in front of it, and their figures under a load.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct System {
 }
 
 impl System {
-    /// Starts etcd anew, with so many members, and so many nodes before it.
+    /// Starts a new etcd with `members` members, and `nodes` nodes in front of it.
     pub async fn start(
         programs: &Programs,
         members: usize,
@@ -33,15 +33,15 @@ impl System {
         Ok(Self { etcd, nodes })
     }
 
-    /// Compares what counters come to with what was acknowledged, and ends everything.
+    /// Compares the sum of the counters with the acknowledged increments, and stops everything.
     pub async fn finish(mut self) -> Result<()> {
         self.nodes.check().await?;
         self.nodes.end().await?;
         self.etcd.kill().await
     }
 
-    /// Measures what `tasks` do, from the opening of `window` to its end, at which they end too. Each of the
-    /// `latencies` stands for `batch` increments.
+    /// Measures `tasks` from the opening of `window` to its end, at which they end too. Each of the `latencies` stands
+    /// for `batch` increments.
     pub async fn measure(
         &self,
         mut tasks: JoinSet<Result<()>>,
@@ -87,7 +87,7 @@ impl System {
         let answered = latencies.with(|all| all.len());
         let etcd: Vec<_> = self.etcd.processes().collect();
         let nodes: Vec<_> = self.nodes.processes().collect();
-        // The load goes on while they are looked at.
+        // The load continues while `/proc` is read.
         let cpu = spawn_blocking(move || {
             let sum = |some: Vec<Processes>| some.into_iter().map(Processes::first_cpu).sum();
             let (etcd, nodes): (Result<_>, Result<_>) = (sum(etcd), sum(nodes));
@@ -101,7 +101,7 @@ impl System {
     }
 }
 
-/// When something is done, and from when on it is measured.
+/// The measured part of a load, and its end.
 #[derive(Clone, Copy)]
 pub struct Window {
     pub opening: Instant,
@@ -109,7 +109,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// One that is warmed up for from now on.
+    /// A window that opens after a warm-up from now on.
     pub fn of(length: Duration) -> Self {
         let opening = Instant::now() + WARM_UP;
         let end = opening + length;
@@ -117,33 +117,33 @@ impl Window {
     }
 }
 
-/// How far everything is at some time.
+/// All counts at some time.
 struct Moment {
     at: Instant,
     /// Requests that were answered.
     answered: usize,
-    /// CPU time of etcd, of the nodes, of the load, and of everyone.
+    /// CPU time of etcd, of the nodes, of the load, and of all processes.
     cpu: [Duration; 4],
 }
 
-/// What a run comes to. What are called increments are sums and puts, where those are made.
+/// The figures of a run. Increments stand for sums or puts in works that make those.
 #[derive(Clone, Copy)]
 pub struct Figures {
-    /// Increments that were answered, not only in the window.
+    /// Increments that were answered, including those outside of the window.
     pub answered: u64,
     pub per_second: f64,
-    /// Of a request.
+    /// Latencies of a request.
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// CPU time of etcd and the nodes, an increment.
+    /// CPU time of etcd and the nodes for each increment.
     pub cpu_us: f64,
     /// CPU time in the window.
     pub etcd_seconds: f64,
     pub nodes_seconds: f64,
     pub load_seconds: f64,
     pub others_seconds: f64,
-    /// In the end, of all nodes.
+    /// At the end, of all nodes.
     pub nodes_mib: f64,
-    /// In the end, of the member that has the largest.
+    /// At the end, of the member with the largest database.
     pub database_mib: f64,
 }

@@ -1,18 +1,18 @@
-//! The works on a cluster, what people do today on the same etcd, and the targets.
+//! The works on a cluster, the common ways to count on the same etcd, and the targets.
 
 use crate::counters::{
     encode::{GROUP_EACH, Layout, ONE_GROUP},
     works::MESSAGE_INCREMENTS,
 };
 
-/// Members that etcd has: what one machine would do, and what keeps counters when one dies.
+/// Numbers of etcd's members: a single one, and as many as survive the death of one.
 pub const SIZES: [usize; 2] = [1, 3];
 
 pub const NODES: usize = 3;
 pub const CLIENTS: usize = 256;
 pub const SESSIONS: usize = 64;
 
-/// How much of its full rate a service that is not overloaded has to do.
+/// The share of its full rate at which a service is measured without overload.
 pub const HALF: f64 = 0.5;
 
 pub struct Work {
@@ -22,24 +22,24 @@ pub struct Work {
 }
 
 pub enum Kind {
-    /// What people do today, with etcd alone.
+    /// Common ways to count, with etcd alone.
     Peers,
     /// Increments as fast as they are answered.
     Closed(Load),
-    /// Increments at a fixed rate, half of what the first was found to come to.
+    /// Increments at a fixed rate, half of the full rate measured before.
     Half(Load),
-    /// Sums, which want no etcd, and then have none.
+    /// Sums, which need no etcd; measured with and without one.
     Adds,
     Curve,
 }
 
-/// What the clients of a run do: which counter is incremented is chosen at random.
+/// The load of a run's clients; the counters to increment are chosen at random.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub layout: Layout,
     pub counters: u32,
     pub clients: usize,
-    /// Increments in each request; more than one are messages of `RecordIncrements`.
+    /// Increments per request; if more than one, requests are messages of `RecordIncrements`.
     pub batch: usize,
 }
 
@@ -65,13 +65,13 @@ const HOT: &str = "cluster-hot";
 const SOME: &str = "cluster-1k";
 const SOME_GROUPS: &str = "cluster-1k-groups";
 const HALF_NAME: &str = "cluster-half";
-/// One commit at a time, now and then, while increments come in at that rate.
+/// Single commits at an interval, during the increments at half the rate.
 pub const BESIDE: &str = "cluster-half, commits beside it";
 const RECORD_HOT: &str = "cluster-record-hot";
 const RECORD: &str = "cluster-record-10k";
 const RECORD_GROUPS: &str = "cluster-record-10k-groups";
 
-/// Sums, while there is an etcd and when there is none.
+/// Sums, with etcd up and with etcd down.
 pub const ADDS: [&str; 2] = ["cluster-add", "cluster-add, etcd down"];
 
 pub const WORKS: [Work; 10] = [
@@ -131,11 +131,11 @@ const fn work(name: &'static str, title: &'static str, kind: Kind) -> Work {
     Work { name, title, kind }
 }
 
-/// A way in which people count with etcd alone.
+/// A way to count with etcd alone.
 pub struct Peer {
     pub name: &'static str,
     pub way: Way,
-    /// Requests, or increments, that are under way at any time.
+    /// Requests, or increments, in flight at any time.
     pub in_flight: usize,
     /// Whether each of them has a connection of its own.
     pub own_connections: bool,
@@ -143,14 +143,14 @@ pub struct Peer {
 
 #[derive(Clone, Copy)]
 pub enum Way {
-    /// Read the counter; write it if nobody else has meanwhile; or else begin again. The same, where what is
-    /// refused brings along what is there, so that one need not read again.
+    /// Reads the counter, writes it if it has not changed, or else starts over. With `reads_along`, a refused write
+    /// returns the present value, so that no new read is needed.
     Cas { reads_along: bool },
-    /// Transactions of so many puts of keys of their own.
+    /// Transactions with `puts` puts of different keys.
     Txn { puts: usize },
 }
 
-/// Which way is the best of its kind, the machine decides: all are there, and the best one is compared with.
+/// All variants are measured, since the best one of a kind depends on the machine; targets compare with the best.
 pub const PEERS: [Peer; 9] = [
     peer("cas-16", Way::Cas { reads_along: false }, 16, true),
     peer("cas-16-along", Way::Cas { reads_along: true }, 16, true),
@@ -182,7 +182,7 @@ const PUTS: &[&str] = &[
     "puts-100-16-shared",
 ];
 
-/// What the project asks of sumd on `work`, against the best of some peers.
+/// A target for sumd on `work`, against the best of some peers.
 pub struct Target {
     pub work: &'static str,
     pub against: &'static str,
@@ -191,9 +191,9 @@ pub struct Target {
 }
 
 pub enum Goal {
-    /// Increments a second, at least so many times what the peer does.
+    /// Increments a second, at least this many times those of the peer.
     Times(f64),
-    /// Its 99th percentile, at most so many times the median of the peer.
+    /// The 99th percentile, at most this many times the peer's median.
     Latency(f64),
 }
 
@@ -212,7 +212,7 @@ pub const TARGETS: [Target; 10] = [
         peers: COMMIT,
         goal: Goal::Latency(5.0),
     },
-    // The same where etcd has as little of the processors as it has then.
+    // The same against commits that are made while the nodes use the processors.
     Target {
         work: HALF_NAME,
         against: "a commit beside it",
@@ -235,10 +235,10 @@ const fn times(
     }
 }
 
-/// Members that etcd has there: three of them would leave two cores no room in which nodes could be seen to scale.
+/// Members of etcd for the curves: with three of them, two cores could not show how nodes scale.
 pub const CURVE_MEMBERS: usize = 1;
 pub const CURVE_NODES: [usize; 4] = [1, 2, 4, 8];
 pub const CURVE_LANES: [u32; 5] = [1, 4, 16, 64, 256];
 pub const CURVE_COUNTERS: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// A window alone gives some hundred thousand.
+/// One window alone adds some hundred thousand ids.
 pub const CURVE_IDS: [u64; 4] = [0, 1_000_000, 3_000_000, 10_000_000];

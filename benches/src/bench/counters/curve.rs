@@ -1,4 +1,4 @@
-//! What an increment costs sumd, over the number of counters that it has.
+//! The cost of an increment in sumd, over its number of counters.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Point {
     pub increment: Run,
 }
 
-/// One server is given more and more counters.
+/// Measures one server that gets more and more counters.
 pub async fn measure(programs: &Programs, window: Duration) -> Result<Vec<Point>> {
     let mut store = Store::start(programs, Engine::Sumd, 0).await?;
     let mut points = Vec::new();

@@ -1,4 +1,4 @@
-//! The load: so many clients, each with one request out at a time, and every answer checked.
+//! The load: a number of clients, each with one request in flight, and every answer checked.
 
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ use crate::{
     process::{Processes, cores_cpu, own_cpu},
 };
 
-/// A server that uses less of a core than this has done what it had put off.
+/// A server that uses less of a core than this has finished its deferred work.
 const QUIET: f64 = 0.05;
 const QUIET_PAUSE: Duration = Duration::from_millis(200);
-/// One that is not quiet by then never will be.
+/// After this time the wait is given up.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What one run comes to.
+/// The results of one run.
 pub struct Run {
     pub figures: Measurement,
     /// Cores that the load used.
     pub load_busy: f64,
-    /// Cores, of the two, that were used by others, the kernel on its own among them.
+    /// Cores, of the two, that other processes used, including the kernel.
     pub others_busy: f64,
 }
 
-/// Has the server do the load for the warm-up and the `window`, and measures the latter.
+/// Puts the load on the server, and measures `window` after the warm-up.
 ///
-/// CPU time alone is measured from the first request until the server is quiet: what it puts off while
-/// it is busy is a part of the price.
+/// Only CPU time is measured from the first request until the server is quiet, because work that it defers while it is
+/// busy is part of the cost.
 pub async fn drive(store: &mut Store, load: Load, window: Duration) -> Result<Run> {
     let server = store.running.processes;
     let idle_mib = server.shared_mib()?;
@@ -60,7 +60,7 @@ pub async fn drive(store: &mut Store, load: Load, window: Duration) -> Result<Ru
     quiet(server).await?;
     let last = Moment::now(server, &latencies).await?;
     let memory = (idle_mib, server.shared_mib()?);
-    // Up to here they were connected, so that the server has not cleared up after them.
+    // The clients stay connected until here, so that the server has not freed their connections yet.
     drop(callers);
 
     let increments = last.answered * load.batch;
@@ -87,7 +87,7 @@ pub async fn drive(store: &mut Store, load: Load, window: Duration) -> Result<Ru
 /// The clients of a run, connected.
 enum Clients {
     Callers(Vec<Caller>),
-    /// Clients for sessions, and what each increments.
+    /// Clients for sessions, with the counters that each increments.
     Sessions(Vec<(Client, Names)>),
 }
 
@@ -102,7 +102,7 @@ impl Clients {
         Ok(Self::Sessions(clients.into_iter().zip(names).collect()))
     }
 
-    /// Has them begin; each ends with what it has to keep, if anything.
+    /// Starts the clients; each returns the caller that has to be kept, if any.
     fn start(self, end: Instant, latencies: &Latencies) -> JoinSet<Result<Option<Caller>>> {
         let mut tasks = JoinSet::new();
         match self {
@@ -123,7 +123,7 @@ impl Clients {
     }
 }
 
-/// One request after the other.
+/// Makes one request after the other.
 async fn repeat(mut caller: Caller, end: Instant, latencies: Latencies) -> Result<Option<Caller>> {
     loop {
         let sent = Instant::now();
@@ -135,7 +135,7 @@ async fn repeat(mut caller: Caller, end: Instant, latencies: Latencies) -> Resul
     }
 }
 
-/// Waits until the server has nothing more to do.
+/// Waits until the server has no work left.
 pub async fn quiet(server: Processes) -> Result<()> {
     let limit = Instant::now() + QUIET_TIMEOUT;
     let mut before = server.cpu()?;
@@ -150,12 +150,12 @@ pub async fn quiet(server: Processes) -> Result<()> {
     Ok(())
 }
 
-/// How far everything is at some time.
+/// All counts at some time.
 struct Moment {
     server: Edge,
     /// CPU time of the load.
     load: Duration,
-    /// CPU time of everyone.
+    /// CPU time of all processes.
     cores: Duration,
     /// Requests that were answered.
     answered: usize,
@@ -165,7 +165,7 @@ impl Moment {
     async fn now(server: Processes, latencies: &Latencies) -> Result<Self> {
         let at = Instant::now().into_std();
         let answered = latencies.with(|all| all.len());
-        // The load goes on while hundreds of processes are looked at.
+        // The load continues while hundreds of processes are read from `/proc`.
         let cpu = spawn_blocking(move || {
             let load = own_cpu(std::process::id())?;
             anyhow::Ok((server.cpu()?, load, cores_cpu()?))

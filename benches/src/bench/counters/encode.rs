@@ -1,4 +1,4 @@
-//! Requests made in advance, but for the names, ids and numbers in them.
+//! Requests that are encoded in advance, except for the names, ids and numbers in them.
 
 use std::{
     ops::Range,
@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use tokio::time::Instant;
 
-/// What the names of all counters of one group begin with.
+/// The prefix of all counters of one group.
 pub const PREFIX: &str = "bench/";
 const DIGITS: usize = 8;
 
-/// How counters are named. All names have the same length, so that one can take another's place in a request.
+/// A naming scheme for counters. All names have the same length, so that one can replace another in an encoded request.
 #[derive(Clone, Copy)]
 pub struct Layout {
     pub before: &'static str,
@@ -44,7 +44,7 @@ pub fn name(index: u32) -> String {
     ONE_GROUP.name(index)
 }
 
-/// Where `part` stands in `whole`.
+/// The range of `part` in `whole`.
 pub fn find(whole: &[u8], part: &[u8]) -> Result<Range<usize>> {
     let mut parts = whole.windows(part.len());
     let start = parts.position(|candidate| candidate == part);
@@ -52,16 +52,16 @@ pub fn find(whole: &[u8], part: &[u8]) -> Result<Range<usize>> {
     Ok(start..start + part.len())
 }
 
-/// Requests of one length in a row.
+/// Consecutive requests of the same length.
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Bytes of one of them, and where in it are the digits of its counter's name.
+    /// The length of one request, and the range of the digits of its counter's name.
     one: usize,
     digits: Range<usize>,
 }
 
 impl Batch {
-    /// `count` times the request `one`, which names counter 0.
+    /// `count` copies of the request `one`, which names counter 0.
     pub fn new(one: &[u8], count: usize, layout: Layout) -> Result<Self> {
         let name = find(one, layout.name(0).as_bytes())?;
         let digits = name.start + layout.before.len();
@@ -72,10 +72,10 @@ impl Batch {
         })
     }
 
-    /// Has them name the counters that come next.
+    /// Sets the names of the next counters.
     pub fn name(&mut self, names: &mut Names) -> &mut [u8] {
         match names {
-            // They name it from the start.
+            // They have the name already.
             Names::Random { counters: 1, .. } => {}
             Names::Random { rng, counters } => self.name_each(|_| rng.u32(..*counters)),
             Names::InTurn { next, step, .. } => {
@@ -93,22 +93,22 @@ impl Batch {
     }
 }
 
-/// Which counters the next requests name.
+/// The counters of the next requests.
 pub enum Names {
-    /// Any of so many.
+    /// A random one of `counters`.
     Random { rng: Rng, counters: u32 },
-    /// Those from `next`, then those from `step` further on, and so on before `end`.
+    /// The counters from `next` on, in steps of `step`, before `end`.
     InTurn { next: u32, step: u32, end: u32 },
 }
 
 impl Names {
-    /// In the same order in every run.
+    /// Random counters, in the same order in every run.
     pub fn random(counters: u32, client: usize) -> Self {
         let rng = Rng::with_seed(client as u64);
         Self::Random { rng, counters }
     }
 
-    /// The name of the counter that comes next.
+    /// The name of the next counter.
     pub fn next(&mut self) -> String {
         match self {
             Self::Random { rng, counters } => name(rng.u32(..*counters)),
@@ -119,7 +119,7 @@ impl Names {
         }
     }
 
-    /// Whether there are more: until all had their turn, or until `end`.
+    /// Whether there are more: until all have been named, or until `end`.
     pub fn more(&self, end: Instant) -> bool {
         match self {
             Self::Random { .. } => Instant::now() < end,
@@ -137,12 +137,12 @@ fn put_digits(place: &mut [u8], mut number: u32) {
 
 pub const ID_BYTES: usize = 36;
 
-/// Ids that are never given twice.
+/// Unique ids.
 #[derive(Default)]
 pub struct Ids(Rng);
 
 impl Ids {
-    /// A `UUIDv7` of this moment.
+    /// A `UUIDv7` with the present time.
     pub fn next(&mut self) -> [u8; ID_BYTES] {
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let milliseconds = time.map_or(0, |time| time.as_millis());

@@ -1,4 +1,4 @@
-//! One increment at a time on a service that has nothing else to do, beside what the disk takes.
+//! One increment at a time on an idle service, beside the latency of the disk.
 
 use std::{
     fs::File,
@@ -12,16 +12,16 @@ use anyhow::{Context as _, Result};
 use super::{store::Store, works::Load};
 use crate::measure::WARM_UP;
 
-/// What the probe of the disk appends before each flush.
+/// The bytes that the disk probe appends before each flush.
 const BLOCK: [u8; 4096] = [1; 4096];
 
-/// Increments in a row, and flushes in a row: they alternate, so that both see the same minutes of the
-/// disk, and a server is idle before each of its turns.
+/// Increments in a row, and flushes in a row. They alternate, so that both see the same conditions of the disk, and the
+/// server is idle before each of its turns.
 const TURN: usize = 50;
 
 pub struct Idle {
     pub increments: Times,
-    /// What the disk takes for an append and a flush.
+    /// Latencies of an append and a flush.
     pub flushes: Times,
 }
 
@@ -49,7 +49,7 @@ pub async fn measure(store: &mut Store, window: Duration) -> Result<Idle> {
                 increments.push(sent.elapsed());
             }
         }
-        // Nothing else is to be done meanwhile: this may block.
+        // Blocking is fine, because nothing else runs meanwhile.
         for _ in 0..TURN {
             flushes.push(disk.append()?);
         }

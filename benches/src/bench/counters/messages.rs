@@ -1,4 +1,4 @@
-//! What the bench needs of `counter.proto`.
+//! The parts of `counter.proto` that the bench needs.
 
 use prost::Message;
 
@@ -36,7 +36,7 @@ pub struct RecordIncrementsRequest {
     pub increments: Vec<Increment>,
 }
 
-/// The fields of a `RecordIncrementsRequest` that are written by hand.
+/// The fields of a `RecordIncrementsRequest` that are encoded by hand.
 pub const SEQUENCE: u32 = 3;
 pub const ACKNOWLEDGED: u32 = 4;
 
@@ -90,7 +90,7 @@ pub struct SumCountersResponse {
     pub count: i64,
 }
 
-/// Of `grpc.health.v1`.
+/// From `grpc.health.v1`.
 #[derive(Clone, PartialEq, Message)]
 pub struct HealthCheckRequest {
     #[prost(string, tag = "1")]

@@ -1,4 +1,4 @@
-//! The load on `PostgreSQL`, and how a server of it is made.
+//! The load on `PostgreSQL`, and the creation of a server.
 
 use std::{
     fs,
@@ -16,23 +16,23 @@ use crate::server::{bound_to_us, run};
 
 const USER: &str = "bench";
 
-/// The account that Debian's packages make for it.
+/// The account that Debian's packages create for it.
 const SYSTEM_USER: &str = "postgres";
 
-/// Clients and a few of its own.
+/// For the clients, and a few internal ones.
 const MAX_CONNECTIONS: u32 = 300;
 
 /// A database that is ready to be served.
 pub struct Database {
     data: PathBuf,
-    /// Who has to run the server, where we may not: it refuses to be run by root.
+    /// The user to run the server as, if this is root: the server refuses to run as root.
     system_user: Option<u32>,
-    /// Where and how clients connect.
+    /// The address and credentials of clients.
     pub login: Config,
 }
 
 impl Database {
-    /// Makes one in the folder `data`, for a server on `address`, with the programs beside `program`.
+    /// Creates one in the folder `data`, for a server on `address`, with the programs beside `program`.
     pub async fn create(program: &Path, data: &Path, address: SocketAddr) -> Result<Self> {
         let user_id = async |user: &[&str]| -> Result<u32> {
             let id = run(Command::new("id").arg("-u").args(user)).await?;
@@ -44,7 +44,7 @@ impl Database {
         } else {
             None
         };
-        // Whoever else is on this machine is kept out.
+        // Keeps other users of this machine out.
         let password = Ids::default().next_string();
         let password_file = data.join("password");
         fs::write(&password_file, &password)?;
@@ -73,7 +73,7 @@ impl Database {
         Ok(database)
     }
 
-    /// A server that has what it answers on disk.
+    /// A server that answers only after its data are on disk.
     pub fn serve(&self, program: &Path, address: SocketAddr) -> Command {
         let mut command = self.command(program);
         for setting in [
@@ -95,7 +95,7 @@ impl Database {
                 let mut command = bound_to_us("setpriv");
                 command
                     .args(["--reuid", &id.to_string(), "--regid", SYSTEM_USER])
-                    // Becoming someone else has undone the bond.
+                    // Changing the user has reset the death signal.
                     .args(["--init-groups", "--pdeathsig", "KILL"])
                     .arg(program);
                 command
@@ -106,7 +106,7 @@ impl Database {
         command
     }
 
-    /// Makes the table, with all counters in it.
+    /// Creates the table, with all counters in it.
     pub async fn fill(&self, counters: u32) -> Result<()> {
         let sql = format!(
             "CREATE TABLE counter (k text PRIMARY KEY, v bigint NOT NULL);
@@ -119,7 +119,7 @@ impl Database {
         Ok(client.batch_execute("VACUUM ANALYZE counter").await?)
     }
 
-    /// What all counters come to.
+    /// The sum of all counters.
     pub async fn total(&self) -> Result<i64> {
         let client = connect(&self.login).await?;
         let sql = "SELECT sum(v)::bigint FROM counter";

@@ -13,10 +13,10 @@ use tokio::{
 use super::encode::{Batch, Names, ONE_GROUP, name};
 use crate::server::bound_to_us;
 
-/// Names in a command that reads counters.
+/// Names per command that reads counters.
 const READ_NAMES: u32 = 1_000;
 
-/// A server that has what it answers on disk, with nothing else kept there.
+/// A server that answers only after its data are on disk, and keeps no other files there.
 pub fn command(program: &Path, data: &Path, address: SocketAddr) -> Command {
     let mut command = bound_to_us(program);
     command
@@ -52,7 +52,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What `counters` counters come to.
+    /// The sum of `counters` counters.
     pub async fn total(&mut self, counters: u32) -> Result<i64> {
         let mut total = 0;
         for first in (0..counters).step_by(READ_NAMES as usize) {
@@ -75,7 +75,7 @@ impl Connection {
         Ok(total)
     }
 
-    /// Reads a counter that is sent as a string; one that never was is 0.
+    /// Reads a counter that is sent as a string; a missing one is 0.
     async fn bulk(&mut self) -> Result<i64> {
         let length = self.line().await?;
         if length == "$-1" {
@@ -95,7 +95,7 @@ impl Connection {
         }
     }
 
-    /// Reads `count` answers, which have to be integers, and all that there are.
+    /// Reads `count` answers, which must be integers and the only ones.
     async fn integers(&mut self, count: usize) -> Result<()> {
         let mut integers = 0;
         while integers < count {

@@ -32,7 +32,7 @@ impl Results {
         self.idle.push((contender, run));
     }
 
-    /// The median of a figure, where there is one.
+    /// The median of a figure, if it was measured.
     fn of(&self, work: &str, contender: &str, figure: fn(&Run) -> f64) -> Option<f64> {
         let figures = self.all(work, contender, figure);
         (!figures.is_empty()).then(|| median(figures))
@@ -177,7 +177,7 @@ impl Results {
         }
     }
 
-    /// Of the medians; `None` where one of the two was not measured.
+    /// The ratio of the medians, or `None` if one of the two was not measured.
     fn reached(&self, target: &Target) -> Option<f64> {
         let of = |contender, figure| self.of(target.work, contender, figure);
         let ours = |figure| of("sumd", figure).or_else(|| of("sumd-100", figure));

@@ -1,4 +1,4 @@
-//! How soon sumd answers again after it was killed, with much to remember.
+//! The time until sumd answers again after a kill, with many ids to remember.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -16,21 +16,21 @@ use crate::{
     server::{Running, free_address},
 };
 
-/// Ids are given until the server has no room for more, or for so long.
+/// Ids are added until the server's memory for them is full, or for this long.
 const FILLING: Duration = Duration::from_secs(60);
 
-/// Room for as many ids as the figure has always been of, whatever the machine has.
+/// Memory for a fixed number of ids, independent of the machine, so that figures are comparable.
 pub const ID_MEMORY: [&str; 2] = ["--id-memory", "256MiB"];
 
-/// `RESOURCE_EXHAUSTED`: what it says then.
+/// `RESOURCE_EXHAUSTED`, the status when the memory is full.
 const FULL: &str = "8";
 
 pub struct Restart {
-    /// How many ids the server was given.
+    /// Number of ids added.
     pub ids: u64,
-    /// Whether it had room for no more.
+    /// Whether the memory was full.
     pub full: bool,
-    /// From the start of the process to its first answer.
+    /// Time from the start of the process to its first answer.
     pub seconds: f64,
 }
 
@@ -67,7 +67,7 @@ async fn start(program: &Path, data: &Path) -> Result<Running> {
     Ok(server)
 }
 
-/// Has the server remember as many ids as it will; returns how many, and whether it wants no more.
+/// Adds as many ids as the server remembers. Returns their number, and whether its memory is full.
 async fn fill(address: SocketAddr) -> Result<(u64, bool)> {
     let end = Instant::now() + FILLING;
     let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! A server that keeps counters: started on a folder of its own, asked for its totals, ended.
+//! A server that keeps counters: started on a folder of its own, asked for its totals, and stopped.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use crate::server::{Running, beside_us, free_address, run};
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 pub const READY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Where Debian's packages have the programs of `PostgreSQL`, in a folder for each version.
+/// Debian's folder for the programs of `PostgreSQL`, with a subfolder for each version.
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 
-/// The programs of the servers, where they are there.
+/// The programs of the servers that are installed.
 pub struct Programs {
     sumd: PathBuf,
     redis: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// No peers.
+    /// sumd without peers.
     pub fn alone(sumd: &Path) -> Result<Self> {
         ensure!(sumd.exists(), "no {}", sumd.display());
         Ok(Self {
@@ -76,7 +76,7 @@ fn on_path(program: &str) -> Option<PathBuf> {
     places.find(|place| place.exists())
 }
 
-/// The newest of them.
+/// The newest version.
 fn debian_postgres() -> Option<PathBuf> {
     let versions = fs::read_dir(DEBIAN_POSTGRES).ok()?.flatten();
     let version = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
@@ -84,13 +84,13 @@ fn debian_postgres() -> Option<PathBuf> {
     Some(newest.join("bin/postgres")).filter(|program| program.exists())
 }
 
-/// A folder on disk, empty at first, and gone in the end.
+/// A new, empty folder on disk, which is removed at the end.
 pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Result<Self> {
         let folder = Self(beside_us("data")?.join(name));
-        // A bench that was killed has left it.
+        // A killed bench may have left it.
         let _ = fs::remove_dir_all(&folder.0);
         fs::create_dir_all(&folder.0)?;
         Ok(folder)
@@ -100,7 +100,7 @@ impl Folder {
         &self.0
     }
 
-    /// Has the disk done with all that its file system was given before, by runs that are over too.
+    /// Waits until the file system has written everything to disk, including the data of earlier runs.
     pub async fn sync(&self) -> Result<()> {
         run(Command::new("sync").arg("-f").arg(&self.0)).await?;
         Ok(())
@@ -113,7 +113,7 @@ impl Drop for Folder {
     }
 }
 
-/// A client that has one request out at a time.
+/// A client with one request in flight at a time.
 pub enum Caller {
     Sumd(sumd::Incrementer),
     Redis(redis::Incrementer),
@@ -136,7 +136,7 @@ pub struct Store {
     pub engine: Engine,
     kind: Kind,
     counters: u32,
-    /// How many increments were acknowledged, each of them of 1.
+    /// Number of acknowledged increments, each of them by 1.
     pub acknowledged: u64,
     folder: Folder,
 }
@@ -196,7 +196,7 @@ impl Store {
         Ok(())
     }
 
-    /// Clients that are connected.
+    /// Connected clients.
     pub async fn callers(&self, load: Load) -> Result<Vec<Caller>> {
         let address = self.running.address;
         let names = (0..load.clients).map(|client| Names::random(load.counters, client));
@@ -225,12 +225,12 @@ impl Store {
         Ok(callers)
     }
 
-    /// A file for the bench itself, beside those of the server.
+    /// A file for the bench itself, in the server's folder.
     pub fn scratch(&self) -> PathBuf {
         self.folder.0.join("scratch")
     }
 
-    /// Compares what all counters come to with what was acknowledged, and ends the server.
+    /// Compares the sum of all counters with the acknowledged increments, and stops the server.
     pub async fn finish(self) -> Result<()> {
         let address = self.running.address;
         let total = match &self.kind {
@@ -247,7 +247,7 @@ impl Store {
             self.acknowledged
         );
         match self.kind {
-            // Killed, it would leave a piece of shared memory behind.
+            // If it were killed, a shared memory segment would be left behind.
             Kind::Postgres(_) => self.running.end_by("QUIT").await,
             _ => self.running.end().await,
         }

@@ -27,14 +27,13 @@ use crate::{
 
 const SERVICE: &str = "sum.v1.CounterService";
 
-/// Messages of a session that wait for their acknowledgement at any time, or fewer where the server's
-/// window is smaller.
+/// Unacknowledged messages of a session at any time, or fewer if the server's window is smaller.
 const SESSION_MESSAGES: usize = 32;
 
-/// Sessions that make counters.
+/// Number of sessions that create counters.
 pub const CREATORS: usize = 64;
 
-/// A server with all that it keeps in the folder `data`.
+/// A server with all its data in the folder `data`.
 pub fn command(program: &Path, data: &Path, address: SocketAddr, options: &[&str]) -> Command {
     let mut command = bound_to_us(program);
     command
@@ -45,7 +44,7 @@ pub fn command(program: &Path, data: &Path, address: SocketAddr, options: &[&str
     command
 }
 
-/// Clients for `count` calls at a time of a method, evenly over the usual number of connections.
+/// Clients for `count` concurrent calls of a method, spread evenly over the usual number of connections.
 pub async fn clients(address: SocketAddr, method: &str, count: usize) -> Result<Vec<Client>> {
     let path = format!("{SERVICE}/{method}");
     let mut connections = Vec::new();
@@ -96,8 +95,8 @@ impl Incrementer {
     }
 }
 
-/// Increments counters in bulk, on a session of its own, until `names` has no more or until `end`; then
-/// waits for what is not acknowledged yet.
+/// Increments counters in bulk, on a session of its own, until `names` has no more or until `end`; then waits for the
+/// outstanding acknowledgements.
 pub async fn record(
     mut client: Client,
     mut names: Names,
@@ -152,8 +151,8 @@ pub async fn record(
     answers.end().await
 }
 
-/// Increments the counters numbered from `first` to below `end` once each, in bulk; returns how many
-/// they are, which is a multiple of what a message holds.
+/// Increments the counters numbered from `first` to below `end` once each, in bulk. Returns the number of increments,
+/// which is a multiple of those in a message.
 pub async fn create(address: SocketAddr, first: u32, end: u32) -> Result<u64> {
     let clients = clients(address, "RecordIncrements", CREATORS).await?;
     create_by(clients, ONE_GROUP, first, end).await
@@ -215,7 +214,7 @@ fn put_message(
     Ok(())
 }
 
-/// What all counters come to; a single one is read by itself too, which has to come to the same.
+/// The sum of all counters. If there is a single counter, its value is read as well, and must be the same.
 pub async fn total(address: SocketAddr) -> Result<i64> {
     let all = sum(address, PREFIX).await?;
     if all.count == 1 {
@@ -229,7 +228,7 @@ pub async fn total(address: SocketAddr) -> Result<i64> {
     Ok(all.sum)
 }
 
-/// What the counters come to whose names begin with `prefix`.
+/// The sum of the counters whose names begin with `prefix`.
 pub async fn sum(address: SocketAddr, prefix: &str) -> Result<SumCountersResponse> {
     let request = SumCountersRequest {
         prefix: prefix.to_owned(),
@@ -237,14 +236,14 @@ pub async fn sum(address: SocketAddr, prefix: &str) -> Result<SumCountersRespons
     ask(address, "SumCounters", &request).await
 }
 
-/// What counter 0 comes to.
+/// The value of counter 0.
 pub async fn value(address: SocketAddr) -> Result<i64> {
     let request = GetCounterRequest { counter: name(0) };
     let answer: GetCounterResponse = ask(address, "GetCounter", &request).await?;
     Ok(answer.counter.context("no counter in the answer")?.value)
 }
 
-/// Fails unless the server says that it serves counters.
+/// Fails unless the server reports that it serves counters.
 pub async fn serves(address: SocketAddr) -> Result<()> {
     let request = HealthCheckRequest {
         service: SERVICE.to_owned(),

@@ -1,6 +1,6 @@
-//! The works on counters, who does them, and the targets.
+//! The works on counters, the contenders, and the targets.
 
-/// What keeps counters.
+/// A server that keeps counters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Sumd,
@@ -20,28 +20,28 @@ impl Engine {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One increment a request, each client waiting for its answer.
+    /// One increment per request; each client waits for its answer.
     Increment,
-    /// Many increments a request.
+    /// Many increments per request.
     Record,
-    /// As `Increment`, by one client with nobody else about.
+    /// Like `Increment`, by a single client without other load.
     Idle,
     Curve,
     Restart,
 }
 
-/// Something to have a server do again and again.
+/// A load for a server.
 pub struct Work {
     pub name: &'static str,
     pub title: &'static str,
     pub kind: Kind,
-    /// How many counters; which one is incremented is chosen at random.
+    /// Number of counters; those to increment are chosen at random.
     pub counters: u32,
-    /// Clients at work at the same time.
+    /// Number of concurrent clients.
     pub clients: usize,
 }
 
-/// How many counters are not a hot one.
+/// Number of counters in works without a hot one.
 const SOME: u32 = 10_000;
 
 pub const WORKS: [Work; 11] = [
@@ -119,7 +119,7 @@ impl Work {
         }
     }
 
-    /// What `contender` is to do.
+    /// The load of `contender`.
     pub fn load(&self, contender: &Contender) -> Load {
         Load {
             counters: self.counters,
@@ -129,19 +129,19 @@ impl Work {
     }
 }
 
-/// What the clients of a run do.
+/// The load of a run's clients.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub counters: u32,
     pub clients: usize,
-    /// Increments in each request; more than one are sumd's `RecordIncrements` and Redis' pipelines.
+    /// Increments per request; if more than one, sumd's `RecordIncrements` or Redis' pipelines.
     pub batch: usize,
 }
 
 /// Increments in a message of `RecordIncrements`.
 pub const MESSAGE_INCREMENTS: usize = 100;
 
-/// A way of doing works.
+/// A way of doing the works.
 pub struct Contender {
     pub name: &'static str,
     pub engine: Engine,
@@ -175,16 +175,16 @@ impl Contender {
     }
 }
 
-/// What the project asks of sumd's `contender` on `work`.
+/// A target for sumd's `contender` on `work`.
 pub struct Target {
     pub work: &'static str,
     pub goal: Goal,
 }
 
 pub enum Goal {
-    /// Server CPU time an increment, at most so many times that of the peer.
+    /// Server CPU time for each increment, at most this many times that of the peer.
     Cpu(&'static str, f64),
-    /// Increments a second, at least so many times those of the peer.
+    /// Increments a second, at least this many times those of the peer.
     Times(&'static str, f64),
     /// Increments a second, at least.
     Rate(f64),
@@ -207,9 +207,9 @@ const fn target(work: &'static str, goal: Goal) -> Target {
     Target { work, goal }
 }
 
-/// Beyond so many of the disk's own flushes, an increment on an idle service may take this long.
+/// An increment on an idle service may take this many of the disk's own flushes, plus this time.
 pub const IDLE_FLUSHES: f64 = 2.0;
 pub const IDLE_BEYOND_MS: f64 = 0.3;
 
-/// From the start of the process to its first answer.
+/// Time from the start of the process to its first answer.
 pub const RESTART_SECONDS: f64 = 2.0;
