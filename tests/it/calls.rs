@@ -425,7 +425,7 @@ async fn health_is_reported() {
     );
 }
 
-/// A watch of an unknown service is told so and stays open, as gRPC's health protocol specifies.
+/// A watch of an unknown service gets SERVICE_UNKNOWN and stays open, as gRPC's health protocol specifies.
 #[tokio::test]
 async fn health_of_an_unknown_service_is_watched() {
     let server = TestServer::start(&[]).await;

@@ -159,7 +159,7 @@ async fn connections() {
         let status = call.answer().await.status;
         assert_eq!(status.code(), Code::Ok, "{status:?}");
     }
-    // A client that makes other calls is told to retry, and its connection is closed to make room for a probe.
+    // A client that makes other calls gets UNAVAILABLE, and its connection is closed to make room for a probe.
     let status = probe.exchange("Add", raw::values(&[1])).await.status;
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status).0, "OVERLOADED");
@@ -288,7 +288,7 @@ async fn keepalive() {
     );
 }
 
-/// The client of an old connection is asked to leave it; its call goes on for a bounded time.
+/// The client of an old connection is asked to leave it; its calls continue for a bounded time.
 #[tokio::test]
 async fn connection_age() {
     let age = [
@@ -356,8 +356,8 @@ async fn settings() {
     }
 }
 
-/// Headers over the limit fail their call alone, with a status, whatever a client sends. Another call on the same
-/// connection goes on.
+/// Headers over the limit fail their call alone, with a status, whatever a client sends. Other calls on the same
+/// connection continue.
 #[tokio::test]
 async fn header_list_size() {
     for (flags, max_bytes) in [

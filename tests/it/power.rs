@@ -432,7 +432,7 @@ async fn record(folder: &Path, load: Load, faults: &[Fault], rng: &mut Rng) -> T
             server.signal(end);
             server.exit().await;
         } else {
-            // Whatever it has not answered, it ends without a signal.
+            // It ends without a signal, even if it has not answered every request.
             let code = server.exit().await.code();
             let expected = match fault {
                 Some(Fault::DieWriting(_) | Fault::DieSyncing(..)) => 137,

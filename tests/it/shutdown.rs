@@ -81,7 +81,7 @@ async fn drain_takes_connections_in() {
     }
 }
 
-/// Watchers of health are told first, then their streams end; a long call gets its time.
+/// The drain is reported to watchers of health first, then their streams end; a long call gets its time.
 #[tokio::test]
 async fn drain_tells_watchers_and_waits_for_calls() {
     let mut server = TestServer::start(&[]).await;
@@ -113,7 +113,7 @@ async fn drain_tells_watchers_and_waits_for_calls() {
 }
 
 /// A stream that never ends, a call that never comes and a peer that never sends delay the exit only up to the bound;
-/// calls among them are told.
+/// calls among them get a status.
 #[tokio::test]
 async fn drain_is_bounded() {
     let flags = ["--drain-delay", "50ms", "--drain-timeout", "500ms"];

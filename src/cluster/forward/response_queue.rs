@@ -176,8 +176,7 @@ fn size(answer: &proto::Answer) -> usize {
     }
 }
 
-/// The handle to answer a call with. If it is dropped without an answer, the caller is told that the outcome is
-/// unknown.
+/// The handle to answer a call with. Dropping it without an answer reports the outcome to the caller as unknown.
 pub struct Reply {
     outgoing: Arc<ResponseQueue>,
     id: u64,

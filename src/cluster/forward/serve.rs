@@ -92,7 +92,7 @@ where
     B: Body<Data = Bytes, Error = Status> + Unpin,
 {
     async fn run(mut self) {
-        // If the executor panics, the other node is told.
+        // If the executor panics, this status ends the other node's stream.
         let mut end = EndOnDrop {
             outgoing: self.outgoing.clone(),
             end: Reason::Panic

@@ -1,4 +1,4 @@
-//! Forwarded requests whose answer is lost or unusable: the outcome that the caller is told is always true.
+//! Forwarded requests whose answer is lost or unusable: the outcome that the caller gets is always true.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

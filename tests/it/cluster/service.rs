@@ -1,4 +1,4 @@
-//! The cluster service: which nodes clients are told about.
+//! The cluster service: the nodes that it lists to clients.
 
 use std::sync::Arc;
 

@@ -201,7 +201,7 @@ async fn messages_may_be_as_large_and_as_far_ahead_as_is_said() {
     assert_eq!(refused(&status, Code::InvalidArgument), "INVALID_ARGUMENT");
 }
 
-/// A cancelled stream has applied a prefix of its messages, and the next stream is told which.
+/// A cancelled stream has applied a prefix of its messages; if the next stream repeats all of them, each counts once.
 #[tokio::test]
 async fn a_cancelled_stream_has_applied_a_prefix() {
     let (_server, mut client) = serve().await;

@@ -40,8 +40,8 @@ const DAMAGE: [&str; 5] = [
 ];
 
 /// Messages for a damaged session are neither applied nor acknowledged, whatever the damage, and the session is not
-/// taken for a new one. Other sessions and counters are served. The operator is told once by the server, and by each
-/// check.
+/// taken for a new one. Other sessions and counters are served. The server reports it to the operator once, and each
+/// check does.
 #[tokio::test]
 async fn a_damaged_session_is_refused_and_no_other_is() {
     let data = Data::new();

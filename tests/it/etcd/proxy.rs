@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Forwards connections until it is told not to, or dropped.
+/// Forwards connections until it is set otherwise, or dropped.
 pub struct Proxy {
     pub host: Host,
     to: Arc<Mutex<Host>>,
@@ -30,7 +30,8 @@ pub enum Way {
     Mute,
     /// Answers come through, and requests do not.
     Deaf,
-    /// Nothing comes through, and no side is told. Bytes that were sent meanwhile arrive when it is opened again.
+    /// Nothing comes through, and no connection is closed. Bytes that were sent meanwhile arrive when it is opened
+    /// again.
     Silent,
     /// Present connections are closed, and so are new ones.
     Closed,

@@ -47,7 +47,7 @@ async fn only(server: &mut Process, message: &str) -> Value {
 }
 
 /// An id whose time a clock makes too new or too old is refused with both times, the bound, and the two clocks that may
-/// be wrong. The operator is told once.
+/// be wrong. The log reports it to the operator once.
 #[tokio::test]
 async fn ids_that_a_wrong_clock_refuses_are_told_and_logged() {
     let hours = Duration::from_hours(2);

@@ -92,7 +92,7 @@ impl Weather {
     }
 }
 
-/// What happens to a transaction that is sent.
+/// The fate of a transaction that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Arrives,

@@ -177,7 +177,7 @@ impl Recorder {
             "SESSION_TOO_OLD" | "SESSION_LOST" if plan.offline || plan.jump > 0 => {
                 self.is_lost = true;
             }
-            // The session was forgotten, and the client has not said how far it was: it is told to start over.
+            // The session was forgotten, and the client has not said how far it was: the server asks it to start over.
             "SEQUENCE_GAP" if self.lag > 0 && (plan.offline || plan.jump > 0) => {
                 self.is_lost = true;
             }

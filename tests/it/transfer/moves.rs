@@ -113,7 +113,7 @@ async fn remembers(server: &mut Server, revision: i64) {
     assert_eq!(problem.code(), Code::AlreadyExists);
 }
 
-/// A watcher resumes, and is told to start afresh if a counter that it knows may be gone.
+/// A watcher resumes, or starts afresh if a counter that it knows may be gone.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn who_watches_goes_on() {
@@ -244,7 +244,8 @@ async fn nothing_goes_there_and_back() {
     assert_eq!(server.increment("a/a", 1, "").await.value, 1);
 }
 
-/// A client that is ahead of the data, as after an older backup was restored, is told so.
+/// A client that is ahead of the data, as after an older backup was restored, gets SESSION_LOST, or SESSION_TOO_OLD if
+/// its session may have been forgotten.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn a_client_that_is_ahead_is_told() {

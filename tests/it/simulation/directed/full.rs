@@ -35,7 +35,7 @@ fn a_batch_that_an_etcd_without_room_has_committed_is_found() {
     });
 }
 
-/// A batch that was in doubt before may land once there is space: no caller is told that it was not applied.
+/// A batch that was in doubt before may land once there is space, so no caller gets NOT_APPLIED.
 #[test]
 fn a_batch_in_doubt_stays_so_without_room() {
     paused_runtime().block_on(async {
