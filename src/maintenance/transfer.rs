@@ -4,11 +4,9 @@
 //! source.
 //!
 //! - From SQLite: the source is closed when its copy in etcd is complete except for the mark that says so, and the mark
-//!   is set
-//!   last. A crash between the two leaves a closed source, and the move is run again.
+//!   is set last. A crash between the two leaves a closed source, and the move is run again.
 //! - From etcd: the data are sealed first, because any number of nodes might start to use them. Then the completion is
-//!   recorded
-//!   in etcd, and the target file gets its name last.
+//!   recorded in etcd, and the target file gets its name last.
 //!
 //! At most one side is usable at any time, and no data are lost. A move that is run again towards the same target
 //! starts over, or finishes if the target lacks only its name. Such a target is neither overwritten nor does a new

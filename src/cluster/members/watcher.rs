@@ -34,7 +34,7 @@ pub(super) async fn follow(client: Client, folder: String, views: watch::Sender<
                 };
                 info!("reading the nodes anew: {error}");
             }
-            // An earlier view stays; or [`join`](super::Members::join) reports that there is none.
+            // An earlier view stays; or `Members::join` reports that there is none.
             Err(error) => debug!("cannot read the nodes: {error}"),
         }
         sleep(RETRY_DELAY).await;
