@@ -13,8 +13,8 @@ import (
 	sumv1 "sumd/gen/sum/v1"
 )
 
-// increment has one request id for all attempts that the service config makes. Where it fails with the
-// outcome UNKNOWN, or without an outcome, the same id may be sent again to find out.
+// increment sends the same request id with all attempts of the service config. If they fail with the outcome
+// UNKNOWN, or without an outcome, the same id may be sent again to find out.
 func increment(
 	ctx context.Context, client sumv1.CounterServiceClient, counter string, delta int64, requestID string,
 ) error {
@@ -40,7 +40,7 @@ func get(ctx context.Context, client sumv1.CounterServiceClient, counters []stri
 	return err
 }
 
-// watch prints so many lines. A stream that breaks is followed by another, from the last revision on.
+// watch prints a number of lines. After a broken stream it opens another one, from the last revision on.
 func watch(ctx context.Context, client sumv1.CounterServiceClient, prefix string, lines int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -74,7 +74,7 @@ func watch(ctx context.Context, client sumv1.CounterServiceClient, prefix string
 func changes(response *sumv1.WatchCountersResponse, begun bool) []string {
 	var lines []string
 	if response.GetRestarted() && begun {
-		lines = append(lines, "restarted") // it cannot be told what was deleted meanwhile: what follows is all there is
+		lines = append(lines, "restarted") // deletions in between are unknown: the whole state follows
 	}
 	for _, counter := range response.GetCounters() {
 		lines = append(lines, describeCounter(counter))
@@ -92,8 +92,8 @@ func describeCounter(counter *sumv1.Counter) string {
 	return fmt.Sprint(counter.GetName(), " ", counter.GetValue(), " ", counter.GetRevision())
 }
 
-// backoff spaces out attempts: twice as far each time, up to a second, and at random, lest all clients of a
-// server that died come to the next one together.
+// backoff spaces out attempts: each pause is twice the last, up to a second, with jitter, so that the clients of
+// a server that died do not all come to the next one together.
 type backoff struct{ delay time.Duration }
 
 func (b *backoff) next() time.Duration {

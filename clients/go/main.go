@@ -36,24 +36,24 @@ const (
 	usage = `Usage:
   go run . add ADDRESSES VALUE...    print the sum of the values
   go run . each ADDRESSES            print the sum of each line of standard input
-  go run . load ADDRESSES SECONDS    call Add for so long, and count the failures
+  go run . load ADDRESSES SECONDS    call Add for that time, and count the failures
 
   go run . inc ADDRESSES COUNTER DELTA [REQUEST_ID]    add to a counter, exactly once
   go run . get ADDRESSES COUNTER...                    print the values of counters
-  go run . watch ADDRESSES PREFIX COUNT                print so many lines of state and changes
+  go run . watch ADDRESSES PREFIX COUNT                print COUNT lines of state and changes
   go run . record ADDRESSES SESSION_ID SESSION_TIME_MS
       add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
-      session's beginning, or 0 where its id is a UUIDv7
+      session's beginning, or 0 if its id is a UUIDv7
 
 ADDRESSES is a comma-separated list of host:port.
 `
 
-	// Calls go round the servers that report themselves healthy. Sums have no side effects, so a call that a
-	// dying server left unanswered is simply sent again, to the next one. Streams live as long as their
-	// input: they have no timeout, and so must not wait for ever for a server either.
+	// Calls rotate over the servers that report themselves healthy. Sums have no side effects, so a call that a
+	// dying server left unanswered is sent again, to the next server. Streams live as long as their input: they
+	// have no timeout, so they must not wait for a server for ever either.
 	//
-	// An increment, too, is sent again, but only because each has a request_id here: the server knows it by
-	// that, and adds it once. The streams of counters have no policy: they resume by what they have received.
+	// An increment is sent again, too, but only because each has a request_id here, by which the server counts it
+	// once. The streams of counters have no policy: they resume after the last response that they received.
 	serviceConfig = `{
 		"loadBalancingConfig": [{"round_robin": {}}],
 		"healthCheckConfig": {"serviceName": "sum.v1.SumService"},
@@ -150,8 +150,8 @@ func run(args []string) error {
 	return errUsage
 }
 
-// dial balances over a fixed list. Where a DNS name has an address for each server, none of this is
-// needed: grpc.NewClient("dns:///sumd.example:8080", …) does the same.
+// dial balances over a fixed list. If a DNS name has an address for each server, none of this is needed:
+// grpc.NewClient("dns:///sumd.example:8080", …) does the same.
 func dial(addresses []string) (*grpc.ClientConn, error) {
 	var servers resolver.State
 	for _, address := range addresses {
@@ -159,14 +159,14 @@ func dial(addresses []string) (*grpc.ClientConn, error) {
 	}
 	list := manual.NewBuilderWithScheme("list")
 	list.InitialState(servers)
-	// By default, the pauses between attempts to connect begin at a second and grow to two minutes: a call that
-	// comes while the server is away could wait in one until its deadline, though the server is long back.
+	// By default, the pauses between attempts to connect begin at a second and grow to two minutes. A call that
+	// starts while the server is down could wait in a pause until its deadline, although the server is back.
 	reconnect := grpcbackoff.DefaultConfig
 	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, time.Second
 	return grpc.NewClient("list:///sumd",
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           reconnect,
-			MinConnectTimeout: 20 * time.Second, // for one attempt: the default, which would be lost here
+			MinConnectTimeout: 20 * time.Second, // for one attempt: the default, which has to be repeated here
 		}),
 		grpc.WithResolvers(list),
 		grpc.WithDefaultServiceConfig(serviceConfig),
@@ -180,8 +180,8 @@ func add(ctx context.Context, client sumv1.SumServiceClient, values []int64) (in
 	return response.GetSum(), err
 }
 
-// each sends and receives at the same time: were it to wait for every answer before it sent the next
-// line, a line would cost a round trip; were it to send everything first, flow control would stop it.
+// each sends and receives at the same time. If it waited for every response before the next line, a line would
+// cost a round trip; if it sent everything first, flow control would stop it.
 func each(ctx context.Context, client sumv1.SumServiceClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -211,8 +211,8 @@ func each(ctx context.Context, client sumv1.SumServiceClient) error {
 	}
 }
 
-// sendLines closes the sending side even after a line that it cannot read, so that the lines before it
-// still get their answers.
+// sendLines closes the sending side even after an invalid line, so that the lines before it still get their
+// responses.
 func sendLines(stream sumv1.SumService_AddEachClient, input io.Reader) error {
 	defer stream.CloseSend()
 	lines := bufio.NewScanner(input)
@@ -281,7 +281,7 @@ func printError(err error) {
 	}
 }
 
-// details has what programs go by: the message of a status is for people, and may change.
+// details returns the part of an error by which programs decide: the message is for people, and may change.
 func details(s *status.Status) []string {
 	var texts []string
 	for _, detail := range s.Details() {

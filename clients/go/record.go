@@ -19,35 +19,35 @@ import (
 
 const (
 	incrementsPerMessage = 100
-	// How long the servers may be away.
+	// The longest time to retry without progress.
 	recordPatience = 30 * time.Second
 )
 
 var errEndedEarly = status.Error(codes.Unavailable, "the server ended the stream early")
 
-// session is a bulk session, which outlives its streams: what is not acknowledged is kept, and sent again,
-// unchanged, on the next one.
+// session is a bulk session, which outlives its streams: unacknowledged messages are kept, and sent again,
+// unchanged, on the next stream.
 type session struct {
 	id   string
-	time *timestamppb.Timestamp // nil where the id carries it
+	time *timestamppb.Timestamp // nil if the id carries it
 
-	input          <-chan []*sumv1.Increment // a message each; nil after the last
-	read           uint64                    // how many messages the input had so far
+	input          <-chan []*sumv1.Increment // one message each; nil after the last
+	read           uint64                    // the number of messages that were read from the input
 	acknowledged   uint64
 	unacknowledged [][]*sumv1.Increment // of the messages acknowledged+1, acknowledged+2, …
 	failed         int
-	progress       bool // has there been any since this was false?
+	progress       bool // whether there was progress since this was false
 }
 
-// record adds each line of standard input exactly once. After a crash of the client itself, the same
-// command with the same input finishes the work: what is acknowledged already is not sent again.
+// record adds each line of standard input exactly once. After a crash of the client, the same command with the
+// same input finishes the work: acknowledged messages are not sent again.
 func record(ctx context.Context, client sumv1.CounterServiceClient, id string, beginMillis int64) error {
 	input := make(chan []*sumv1.Increment)
 	s := &session{id: id, input: input, progress: true}
 	if beginMillis != 0 {
 		s.time = timestamppb.New(time.UnixMilli(beginMillis))
 	}
-	var inputErr error // to be read after the input was closed
+	var inputErr error // read only after the input is closed
 	go func() {
 		inputErr = readIncrements(os.Stdin, input)
 		close(input)
@@ -60,8 +60,8 @@ func record(ctx context.Context, client sumv1.CounterServiceClient, id string, b
 	return inputErr
 }
 
-// readIncrements stops at a line that it cannot read, and leaves out the message that was to have it: so
-// messages have the same numbers and contents once the line is mended and the command given again.
+// readIncrements stops at an invalid line, and leaves out its message. So messages have the same numbers and
+// contents when the command runs again with the line fixed.
 func readIncrements(input io.Reader, messages chan<- []*sumv1.Increment) error {
 	var message []*sumv1.Increment
 	lines := bufio.NewScanner(input)
@@ -81,7 +81,7 @@ func readIncrements(input io.Reader, messages chan<- []*sumv1.Increment) error {
 	return lines.Err()
 }
 
-// parseIncrement takes what is before the last space for the counter, whose name may have spaces.
+// parseIncrement splits a line at its last space: the name of the counter may have spaces.
 func parseIncrement(line string) (*sumv1.Increment, error) {
 	space := strings.LastIndexByte(line, ' ')
 	if space < 0 {
@@ -94,7 +94,7 @@ func parseIncrement(line string) (*sumv1.Increment, error) {
 	return &sumv1.Increment{Counter: line[:space], Delta: delta[0]}, nil
 }
 
-// run opens one stream after the other until all is acknowledged.
+// run opens one stream after the other until all messages are acknowledged.
 func (s *session) run(ctx context.Context, client sumv1.CounterServiceClient) error {
 	var (
 		retry  backoff
@@ -107,7 +107,7 @@ func (s *session) run(ctx context.Context, client sumv1.CounterServiceClient) er
 			return nil
 		case codes.Unavailable, // the stream broke, or the server is stopping
 			codes.DeadlineExceeded,  // the input was silent for too long
-			codes.ResourceExhausted: // the server has no room, or wants to hear first which failures are known here
+			codes.ResourceExhausted: // the server's memory is full, or failures are to be acknowledged first
 		default:
 			return err
 		}
@@ -122,8 +122,8 @@ func (s *session) run(ctx context.Context, client sumv1.CounterServiceClient) er
 	}
 }
 
-// stream does what can be done on one stream. Only this goroutine knows the session; two others carry its
-// messages and the answers, for a Send may have to wait until answers are received.
+// stream exchanges messages on one stream. Only this goroutine uses the session. Two others carry its messages
+// and the responses, because a Send may block until responses are received.
 func (s *session) stream(ctx context.Context, client sumv1.CounterServiceClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -142,11 +142,11 @@ func (s *session) stream(ctx context.Context, client sumv1.CounterServiceClient)
 }
 
 func (s *session) exchange(requests chan<- *sumv1.RecordIncrementsRequest, answers <-chan answer) error {
-	// This says who we are; its answer, how far we are, and the window.
+	// This names the session. The response has the last acknowledged message, and the window.
 	requests <- &sumv1.RecordIncrementsRequest{SessionId: s.id, SessionTime: s.time, Acknowledged: s.acknowledged}
 	var sent, window uint64
 	for !s.done() {
-		// What is not to be done now is left to a nil channel, which is never ready.
+		// A direction that is not possible now has a nil channel, which is never ready.
 		var input <-chan []*sumv1.Increment
 		if uint64(len(s.unacknowledged)) < window {
 			input = s.input
@@ -170,7 +170,7 @@ func (s *session) exchange(requests chan<- *sumv1.RecordIncrementsRequest, answe
 			window = uint64(answer.response.GetWindow())
 		}
 	}
-	// So the server need not keep the last failures.
+	// This lets the server drop the last failures.
 	requests <- &sumv1.RecordIncrementsRequest{Acknowledged: s.acknowledged}
 	return nil
 }
@@ -192,7 +192,7 @@ func (s *session) keep(message []*sumv1.Increment, more bool) {
 		s.input = nil
 		return
 	}
-	if s.read++; s.read > s.acknowledged { // else an earlier run has sent it
+	if s.read++; s.read > s.acknowledged { // otherwise an earlier run has sent it
 		s.unacknowledged = append(s.unacknowledged, message)
 	}
 }
@@ -210,16 +210,16 @@ func (s *session) acknowledge(response *sumv1.RecordIncrementsResponse) {
 	news := max(response.GetAcknowledged(), s.acknowledged) - s.acknowledged
 	s.unacknowledged = s.unacknowledged[min(news, uint64(len(s.unacknowledged))):]
 	s.acknowledged += news
-	// A stream on which nothing was left to do has done its part, too.
+	// A stream on which nothing was left to do counts as progress, too.
 	s.progress = s.progress || news > 0 || len(s.unacknowledged) == 0
 }
 
 type answer struct {
 	response *sumv1.RecordIncrementsResponse
-	err      error // the last answer's, and only its
+	err      error // set in the last answer only
 }
 
-// send goes on after a failure, whose reason is what Recv returns.
+// send goes on after a failure: Recv returns its reason.
 func send(stream sumv1.CounterService_RecordIncrementsClient, requests <-chan *sumv1.RecordIncrementsRequest) {
 	for request := range requests {
 		_ = stream.Send(request)
@@ -231,7 +231,7 @@ func receive(ctx context.Context, stream sumv1.CounterService_RecordIncrementsCl
 	for {
 		response, err := stream.Recv()
 		if err == io.EOF {
-			err = errEndedEarly // unless everything is acknowledged, when it is not looked at
+			err = errEndedEarly // ignored if everything is acknowledged
 		}
 		select {
 		case answers <- answer{response, err}:

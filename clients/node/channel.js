@@ -1,4 +1,4 @@
-// How servers are found and called.
+// Finds and calls servers.
 
 import { lookup } from 'node:dns/promises';
 
@@ -16,17 +16,17 @@ const RETRY_POLICY = {
   retryableStatusCodes: ['UNAVAILABLE'],
 };
 
-// Calls go round the servers. Sums have no side effects, so a call that a dying server left
-// unanswered is simply sent again, to the next one. Streams live as long as their input: they have
-// no timeout, and so must not wait for ever for a server either.
+// Calls rotate over the servers. Sums have no side effects, so a call that a dying server left
+// unanswered is sent again, to the next server. Streams live as long as their input: they have no
+// timeout, so they must not wait for a server for ever either.
 //
-// An increment, too, is sent again, but only because each has a request_id here: the server knows it
-// by that, and adds it once. The streams of counters have no policy: they resume by what they have
-// received.
+// An increment is sent again, too, but only because each has a request_id here, by which the server
+// counts it once. The streams of counters have no policy: they resume after the last response that
+// they received.
 //
 // Two settings have an effect in other languages' gRPC, but not in grpc-js 1.14. healthCheckConfig:
-// it goes on calling a server that reports itself unhealthy, until that one closes the connection
-// (GOAWAY). waitForReady: it heeds a call's metadata alone, where `call` sets it.
+// grpc-js goes on calling a server that reports itself unhealthy, until the server closes the
+// connection (GOAWAY). waitForReady: grpc-js reads it only from a call's metadata; `call` sets it.
 const SERVICE_CONFIG = {
   loadBalancingConfig: [{ round_robin: {} }],
   healthCheckConfig: { serviceName: 'sum.v1.SumService' },
@@ -50,11 +50,11 @@ const SERVICE_CONFIG = {
   ],
 };
 
-// The clients of the two services, on one channel. To close one is to close both.
+// The clients of the two services, on one channel. Closing one closes both.
 export async function connect(addresses) {
   const [first, ...others] = addresses.split(',');
-  // A DNS name with an address for each server is balanced over as it is; a list has to be one of
-  // IP addresses.
+  // If a DNS name has an address for each server, gRPC balances over them. A list must have IP
+  // addresses.
   const target = others.length
     ? `ipv4:${(await Promise.all([first, ...others].map(resolve))).join(',')}`
     : first;

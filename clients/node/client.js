@@ -14,14 +14,14 @@ import { record } from './record.js';
 const USAGE = `Usage:
   node client.js add ADDRESSES VALUE...    print the sum of the values
   node client.js each ADDRESSES            print the sum of each line of standard input
-  node client.js load ADDRESSES SECONDS    call Add for so long, and count the failures
+  node client.js load ADDRESSES SECONDS    call Add for that time, and count the failures
 
   node client.js inc ADDRESSES COUNTER DELTA [REQUEST_ID]    add to a counter, exactly once
   node client.js get ADDRESSES COUNTER...                    print the values of counters
-  node client.js watch ADDRESSES PREFIX COUNT                print so many lines of state and changes
+  node client.js watch ADDRESSES PREFIX COUNT                print COUNT lines of state and changes
   node client.js record ADDRESSES SESSION_ID SESSION_TIME_MS
       add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
-      session's beginning, or 0 where its id is a UUIDv7
+      session's beginning, or 0 if its id is a UUIDv7
 
 ADDRESSES is a comma-separated list of host:port.
 `;
@@ -33,7 +33,7 @@ async function add(client, values) {
   return BigInt(sum);
 }
 
-// The pipeline sends while it receives, and reads no further line while flow control has it wait.
+// The pipeline sends while it receives, and reads no further line while flow control stops it.
 async function each(client, input) {
   let unreadable;
   await pipeline(
@@ -45,7 +45,7 @@ async function each(client, input) {
         try {
           yield { values: line.split(/\s+/).filter(Boolean).map(parseInt64).map(String) };
         } catch (error) {
-          // Thrown, it would break off the stream: the lines before it still get their answers.
+          // If it were thrown, the stream would break: the lines before still get their responses.
           unreadable = new Error(`line ${number}: ${error.message}`);
           return;
         }

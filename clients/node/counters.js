@@ -7,8 +7,8 @@ import grpc from '@grpc/grpc-js';
 
 import { call } from './channel.js';
 
-// All attempts that the service config makes have the same request id. Where they fail with the
-// outcome UNKNOWN, or without an outcome, the same id may be sent again to find out.
+// All attempts of the service config have the same request id. If they fail with the outcome
+// UNKNOWN, or without an outcome, the same id may be sent again to find out.
 export async function increment(client, counter, delta, requestId) {
   const request = { counter, delta: String(delta), requestId };
   const { value, applied, revision, replayed } = await call(client, 'incrementCounter', request);
@@ -33,7 +33,7 @@ function describe({ name, value, revision }) {
   return `${name} ${value} ${revision}`;
 }
 
-// A stream that breaks is followed by another, from the last revision on.
+// After a broken stream, opens another one, from the last revision on.
 export async function watch(client, prefix, count) {
   let fromRevision = '0';
   let begun = false;
@@ -61,15 +61,15 @@ export async function watch(client, prefix, count) {
 }
 
 function* changes({ counters, deleted, revision, restarted, synced }, begun) {
-  // It cannot be told what was deleted meanwhile: what follows is all there is.
+  // Deletions in between are unknown: the whole state follows.
   if (restarted && begun) yield 'restarted';
   yield* counters.map(describe);
   yield* deleted.map((name) => `${name} deleted`);
   if (synced) yield `synced ${revision}`;
 }
 
-// Pauses between attempts, in ms: each twice the last, up to a second, and at random, lest all
-// clients of a server that died come to the next one together.
+// Pauses between attempts, in ms: each twice the last, up to a second, with jitter, so that the
+// clients of a server that died do not all come to the next one together.
 export function* backoff() {
   for (let delay = 50; ; delay = Math.min(2 * delay, 1_000)) {
     yield delay * (0.8 + 0.4 * Math.random());

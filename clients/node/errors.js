@@ -1,10 +1,10 @@
-// What is behind an error, for calls and for the items of a stream alike.
+// The details of an error, of calls and of the items of a stream alike.
 
 import grpc from '@grpc/grpc-js';
 
 import { definitions } from './protos.js';
 
-// What programs go by: the message of a status is for people, and may change.
+// The part by which programs decide: the message of a status is for people, and may change.
 export function details(status) {
   return status.details.flatMap((any) => {
     const { type, detail } = unpack(any);

@@ -1,4 +1,4 @@
-// The contract, as it stands in proto/: it is read when the program starts.
+// The contract in proto/, which the program reads when it starts.
 
 import { fileURLToPath } from 'node:url';
 
@@ -9,7 +9,7 @@ export const definitions = protoLoader.loadSync(
   ['sum/v1/sum.proto', 'sum/v1/counter.proto', 'error_details.proto'],
   {
     includeDirs: ['../../proto', '.'].map((dir) => fileURLToPath(new URL(dir, import.meta.url))),
-    // A JavaScript number is exact up to 2^53 only: an int64 comes as a string, to make a BigInt of.
+    // A JavaScript number is exact only up to 2^53: an int64 comes as a string, for BigInt to parse.
     longs: String,
     defaults: true,
     oneofs: true,
@@ -17,7 +17,7 @@ export const definitions = protoLoader.loadSync(
 );
 export const { SumService, CounterService } = grpc.loadPackageDefinition(definitions).sum.v1;
 
-// protobufjs would wrap a value out of range without a word.
+// protobufjs would silently wrap a value that is out of range.
 export function parseInt64(word) {
   if (!/^[+-]?\d+$/.test(word) || BigInt.asIntN(64, BigInt(word)) !== BigInt(word)) {
     throw new RangeError(`"${word}" is not a 64-bit integer`);

@@ -11,22 +11,22 @@ import { reason } from './errors.js';
 import { parseInt64 } from './protos.js';
 
 const INCREMENTS_PER_MESSAGE = 100;
-// How long the servers may be away.
+// The longest time to retry without progress.
 const PATIENCE_MS = 30_000;
 
 const RETRYABLE = [
   grpc.status.UNAVAILABLE, // the stream broke, or the server is stopping
   grpc.status.DEADLINE_EXCEEDED, // the input was silent for too long
-  // The server has no room, or wants to hear first which failures are known here.
+  // The server's memory is full, or failures are to be acknowledged first.
   grpc.status.RESOURCE_EXHAUSTED,
 ];
 
-// Adds each line exactly once. After a crash of the client itself, the same command with the same
-// input finishes the work: what is acknowledged is not sent again.
+// Adds each line exactly once. After a crash of the client, the same command with the same input
+// finishes the work: acknowledged messages are not sent again.
 export async function record(client, id, beginMs, input) {
   const session = new Session(id, beginMs);
   const reading = session.read(input);
-  reading.catch(() => {}); // there is time for that at the end
+  reading.catch(() => {}); // `await reading` throws it at the end
   try {
     await session.run(client);
   } finally {
@@ -36,14 +36,14 @@ export async function record(client, id, beginMs, input) {
   await reading;
 }
 
-// Stops at a line that is wrong, and leaves out the message that was to have it: so messages have
-// the same numbers and contents once the line is mended, and the command given again.
+// Stops at an invalid line, and leaves out its message. So messages have the same numbers and
+// contents when the command runs again with the line fixed.
 async function* messages(input) {
   let message = [];
   let number = 0;
   for await (const line of createInterface({ input })) {
     number += 1;
-    const space = line.lastIndexOf(' '); // a counter's name may have others
+    const space = line.lastIndexOf(' '); // a counter's name may have spaces
     try {
       if (space < 0) throw new Error(`"${line}" is not a counter and a delta`);
       const delta = String(parseInt64(line.slice(space + 1)));
@@ -59,17 +59,17 @@ async function* messages(input) {
   if (message.length > 0) yield message;
 }
 
-// A session outlives its streams: what is not acknowledged is kept, and sent again, unchanged, on
-// the next one.
+// A session outlives its streams: unacknowledged messages are kept, and sent again, unchanged, on
+// the next stream.
 class Session {
   acknowledged = 0;
   // The increments of the messages acknowledged + 1, acknowledged + 2 and so on.
   unacknowledged = [];
-  window = 0; // as long as the stream's first answer is not there
+  window = 0; // until the stream's first response
   inputEnded = false;
   failed = 0;
-  progress = true; // has there been any since this was false?
-  changes = new EventEmitter(); // of the above
+  progress = true; // whether there was progress since this was false
+  changes = new EventEmitter(); // of the fields above
 
   constructor(id, beginMs) {
     this.id = id;
@@ -103,7 +103,7 @@ class Session {
     return this.inputEnded && this.unacknowledged.length === 0;
   }
 
-  // Opens one stream after the other until all is acknowledged.
+  // Opens one stream after the other until all messages are acknowledged.
   async run(client) {
     let pauses;
     let giveUp;
@@ -128,11 +128,11 @@ class Session {
     }
   }
 
-  // Does what can be done on one stream.
+  // Exchanges messages on one stream.
   async stream(client) {
     const call = client.recordIncrements();
     call.on('drain', () => this.changes.emit('change'));
-    call.on('error', () => {}); // the loop below throws it; there may be no loop any more
+    call.on('error', () => {}); // the loop below throws it, unless it has ended
     let ended = false;
     this.window = 0;
     const sending = this.send(call, () => ended);
@@ -146,7 +146,7 @@ class Session {
   }
 
   async send(call, ended) {
-    // This says who we are; its answer, how far we are, and the window.
+    // This names the session. The response has the last acknowledged message, and the window.
     const { id: sessionId, time: sessionTime, acknowledged } = this;
     call.write({ sessionId, sessionTime, acknowledged });
     let sent = 0;
@@ -160,7 +160,7 @@ class Session {
       const increments = this.unacknowledged[sent - this.acknowledged - 1];
       call.write({ sequence: sent, acknowledged: this.acknowledged, increments });
     }
-    // So the server need not keep the last failures.
+    // This lets the server drop the last failures.
     call.write({ acknowledged: this.acknowledged });
     call.end();
   }
@@ -180,7 +180,7 @@ class Session {
     this.unacknowledged.splice(0, news);
     this.acknowledged += news;
     this.window = window;
-    // A stream on which nothing was left to do has done its part, too.
+    // A stream on which nothing was left to do counts as progress, too.
     this.progress ||= news > 0 || this.unacknowledged.length === 0;
     this.changes.emit('change');
   }

@@ -30,14 +30,14 @@ RETRY_POLICY = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
-# Calls go round the servers that report themselves healthy. Sums have no side effects,
-# so a call that a dying server left unanswered is simply sent again, to the next one.
-# Streams live as long as their input: they have no timeout, and so must not wait for
-# ever for a server either.
+# Calls rotate over the servers that report themselves healthy. Sums have no side
+# effects, so a call that a dying server left unanswered is sent again, to the next
+# server. Streams live as long as their input: they have no timeout, so they must not
+# wait for a server for ever either.
 #
-# An increment, too, is sent again, but only because each has a request_id here: the
-# server knows it by that, and adds it once. The streams of counters have no policy: they
-# resume by what they have received.
+# An increment is sent again, too, but only because each has a request_id here, by which
+# the server counts it once. The streams of counters have no policy: they resume after
+# the last response that they received.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": "sum.v1.SumService"},
@@ -66,9 +66,9 @@ def connect(addresses: str) -> grpc.Channel:
     first, *others = addresses.split(",")
     options = [("grpc.service_config", json.dumps(SERVICE_CONFIG))]
     if not others:
-        # A DNS name with an address for each server is balanced over as it is.
+        # If a DNS name has an address for each server, gRPC balances over them.
         return grpc.insecure_channel(first, options)
-    # A list has to be one of IP addresses.
+    # A list must have IP addresses.
     target = "ipv4:" + ",".join(map(resolve, (first, *others)))
     return grpc.insecure_channel(target, options)
 
@@ -86,8 +86,8 @@ def each(stub: SumServiceStub, lines: Iterable[str]) -> None:
     unreadable: list[str] = []
 
     # gRPC runs this on a thread of its own, as fast as flow control allows and while
-    # answers are being read. What it raised would only end the stream with an UNKNOWN
-    # status: it leaves a note instead, and the lines before get their answers.
+    # responses are being read. An exception would end the stream with an UNKNOWN
+    # status, so it notes the line instead, and the lines before get their responses.
     def requests() -> Iterator[AddEachRequest]:
         for number, line in enumerate(lines, 1):
             try:
@@ -142,12 +142,12 @@ def natural(text: str) -> int:
     return value
 
 
-# For each command what it does, and its arguments after ADDRESSES.
+# The help of each command, and its arguments after ADDRESSES.
 COMMANDS = {
     "add": ("print the sum of the values", [("value", int64, "+")]),
     "each": ("print the sum of each line of standard input", []),
     "load": (
-        "call Add for so long, and count the failures",
+        "call Add for that time, and count the failures",
         [("seconds", float, None)],
     ),
     "inc": (
@@ -156,12 +156,12 @@ COMMANDS = {
     ),
     "get": ("print the values of counters", [("counter", str, "+")]),
     "watch": (
-        "print so many lines of state and changes",
+        "print COUNT lines of state and changes",
         [("prefix", str, None), ("count", natural, None)],
     ),
     "record": (
         "add each line of standard input, COUNTER DELTA, exactly once; the time is that"
-        " of the session's beginning, or 0 where its id is a UUIDv7",
+        " of the session's beginning, or 0 if its id is a UUIDv7",
         [("session_id", str, None), ("session_time_ms", int64, None)],
     ),
 }

@@ -23,8 +23,8 @@ DEADLINE_SECONDS = 5
 def increment(
     stub: CounterServiceStub, counter: str, delta: int, request_id: str | None
 ) -> None:
-    # All attempts that the service config makes have this id. Where they fail with the
-    # outcome UNKNOWN, or without an outcome, the same id may be sent again to find out.
+    # All attempts of the service config have this id. If they fail with the outcome
+    # UNKNOWN, or without an outcome, the same id may be sent again to find out.
     request = IncrementCounterRequest(
         counter=counter, delta=delta, request_id=request_id or uuid7()
     )
@@ -55,7 +55,7 @@ def describe(counter: Counter) -> str:
 
 
 def watch(stub: CounterServiceStub, prefix: str, count: int) -> None:
-    """A stream that breaks is followed by another, from the last revision on."""
+    """After a broken stream, opens another one, from the last revision on."""
     revision, begun, pauses = 0, False, backoff()
     while True:
         request = WatchCountersRequest(prefix=prefix, from_revision=revision)
@@ -76,7 +76,7 @@ def watch(stub: CounterServiceStub, prefix: str, count: int) -> None:
 
 def changes(answer: WatchCountersResponse, begun: bool) -> Iterator[str]:
     if answer.restarted and begun:
-        # It cannot be told what was deleted meanwhile: what follows is all there is.
+        # Deletions in between are unknown: the whole state follows.
         yield "restarted"
     yield from map(describe, answer.counters)
     for name in answer.deleted:
@@ -86,8 +86,8 @@ def changes(answer: WatchCountersResponse, begun: bool) -> Iterator[str]:
 
 
 def backoff() -> Iterator[float]:
-    """Pauses between attempts: each twice the last, up to a second, and at random, lest
-    all clients of a server that died come to the next one together."""
+    """Pauses between attempts: each twice the last, up to a second, with jitter, so
+    that the clients of a server that died do not all come to the next one together."""
     delay = 0.05
     while True:
         yield delay * random.uniform(0.8, 1.2)

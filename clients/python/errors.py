@@ -1,4 +1,4 @@
-"""What is behind an error, for calls and for the items of a stream alike."""
+"""The details of an error, of calls and of the items of a stream alike."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ def reason(status: Status) -> str:
 
 
 def details(status: Status) -> Iterator[str]:
-    """What programs go by: the message of a status is for people, and may change."""
+    """The part by which programs decide: the message is for people, and may change."""
     for detail in status.details:
         info, request, retry = ErrorInfo(), BadRequest(), RetryInfo()
         if detail.Unpack(info):

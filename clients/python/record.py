@@ -18,13 +18,13 @@ from sum.v1.counter_pb2 import (
 from sum.v1.counter_pb2_grpc import CounterServiceStub
 
 INCREMENTS_PER_MESSAGE = 100
-# How long the servers may be away.
+# The longest time to retry without progress.
 PATIENCE_SECONDS = 30
 
 RETRYABLE = (
     grpc.StatusCode.UNAVAILABLE,  # the stream broke, or the server is stopping
     grpc.StatusCode.DEADLINE_EXCEEDED,  # the input was silent for too long
-    # The server has no room, or wants to hear first which failures are known here.
+    # The server's memory is full, or failures are to be acknowledged first.
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
 
@@ -32,8 +32,8 @@ RETRYABLE = (
 def record(
     stub: CounterServiceStub, session_id: str, begin_ms: int, lines: Iterable[str]
 ) -> None:
-    """Adds each line exactly once. After a crash of the client itself, the same command
-    with the same input finishes the work: what is acknowledged is not sent again."""
+    """Adds each line exactly once. After a crash of the client, the same command with
+    the same input finishes the work: acknowledged messages are not sent again."""
     session = Session(session_id, begin_ms)
     Thread(target=session.read, args=[lines], daemon=True).start()
     try:
@@ -45,9 +45,8 @@ def record(
 
 
 def messages(lines: Iterable[str]) -> Iterator[list[Increment]]:
-    """Stops at a line that is wrong, and leaves out the message that was to have it: so
-    messages have the same numbers and contents once the line is mended, and the command
-    given again."""
+    """Stops at an invalid line, and leaves out its message. So messages have the same
+    numbers and contents when the command runs again with the line fixed."""
     message: list[Increment] = []
     for number, line in enumerate(lines, 1):
         # A counter's name may have spaces.
@@ -66,9 +65,9 @@ def messages(lines: Iterable[str]) -> Iterator[list[Increment]]:
 
 
 class Session:
-    """A session outlives its streams: what is not acknowledged is kept, and sent again,
-    unchanged, on the next one. It is shared by the thread that reads, the one by which
-    gRPC sends, and the one that receives."""
+    """A session outlives its streams: unacknowledged messages are kept, and sent again,
+    unchanged, on the next stream. Three threads share it: one reads the input, one of
+    gRPC's sends, and one receives."""
 
     def __init__(self, session_id: str, begin_ms: int) -> None:
         self.id = session_id
@@ -77,15 +76,15 @@ class Session:
             self.time = Timestamp()
             self.time.FromMilliseconds(begin_ms)
 
-        self.changed = Condition()  # of what follows
+        self.changed = Condition()  # of the fields below
         self.acknowledged = 0
         # The increments of the messages acknowledged + 1, acknowledged + 2 and so on.
         self.unacknowledged: list[list[Increment]] = []
-        self.window = 0  # as long as the stream's first answer is not there
+        self.window = 0  # until the stream's first response
         self.input_ended = False
         self.input_error: Exception | None = None
         self.failed = 0
-        self.progress = True  # has there been any since this was False?
+        self.progress = True  # whether there was progress since this was False
 
     def read(self, lines: Iterable[str]) -> None:
         try:
@@ -94,7 +93,7 @@ class Session:
                     self.changed.wait_for(
                         lambda: len(self.unacknowledged) < self.window
                     )
-                    if sequence > self.acknowledged:  # else an earlier run has sent it
+                    if sequence > self.acknowledged:  # else an earlier run sent it
                         self.unacknowledged.append(message)
                         self.changed.notify_all()
         except (OSError, ValueError) as error:
@@ -107,7 +106,7 @@ class Session:
         return self.input_ended and not self.unacknowledged
 
     def run(self, stub: CounterServiceStub) -> None:
-        """Opens one stream after the other until all is acknowledged."""
+        """Opens one stream after the other until all messages are acknowledged."""
         pauses, give_up = backoff(), 0.0
         while True:
             error: Exception = ConnectionError("the server ended the stream early")
@@ -128,11 +127,12 @@ class Session:
             time.sleep(pause)
 
     def stream(self, stub: CounterServiceStub) -> None:
-        """Does what can be done on one stream."""
+        """Exchanges messages on one stream."""
         ended = False
 
         def requests() -> Iterator[RecordIncrementsRequest]:
-            # This says who we are; its answer, how far we are, and the window.
+            # This names the session. The response has the last acknowledged message,
+            # and the window.
             yield RecordIncrementsRequest(
                 session_id=self.id,
                 session_time=self.time,
@@ -153,7 +153,7 @@ class Session:
                         increments=self.unacknowledged[sent - self.acknowledged - 1],
                     )
                 yield message
-            # So the server need not keep the last failures.
+            # This lets the server drop the last failures.
             yield RecordIncrementsRequest(acknowledged=self.acknowledged)
 
         self.window = 0
@@ -177,13 +177,13 @@ class Session:
                 print(
                     f"failed {failure.sequence} {failure.index}"
                     f" {Code.Name(failure.error.code)} reason={reason(failure.error)}",
-                    flush=True,  # before the server is told that it is known
+                    flush=True,  # before the failure is acknowledged
                 )
         with self.changed:
             news = max(answer.acknowledged - self.acknowledged, 0)
             del self.unacknowledged[:news]
             self.acknowledged += news
             self.window = answer.window
-            # A stream on which nothing was left to do has done its part, too.
+            # A stream on which nothing was left to do counts as progress, too.
             self.progress |= news > 0 or not self.unacknowledged
             self.changed.notify_all()

@@ -1,4 +1,4 @@
-//! Generates the client stubs from `proto/`; protox parses it, so no `protoc` is needed.
+//! Generates the client stubs from `proto/`. protox parses the protos, so no `protoc` is needed.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     tonic_prost_build::configure()
         .build_server(false)
-        // tonic-types has these messages already, with accessors for their details.
+        // tonic-types already has these messages, with accessors for their details.
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())

@@ -1,8 +1,8 @@
-//! What a service config does in other languages: several servers in turn, those that are healthy,
-//! and another attempt elsewhere where one is unavailable.
+//! A replacement for the service config of other languages: round robin over the healthy servers,
+//! and another attempt on the next server if one is unavailable.
 //!
-//! tonic's own `Channel::balance_list` keeps choosing servers that are down, so here each server has
-//! a channel of its own (which reconnects by itself) and a task that watches its health.
+//! tonic's own `Channel::balance_list` keeps choosing servers that are down. So each server has a
+//! channel of its own here, which reconnects by itself, and a task that watches its health.
 
 use std::{
     error::Error as _,
@@ -32,14 +32,14 @@ const MAX_ATTEMPTS: u32 = 4;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Rotates over the servers that say they are healthy. Clones share everything.
+/// Rotates over the servers that report themselves healthy. Clones share everything.
 #[derive(Clone)]
 pub struct Balancer {
     channels: Arc<[Channel]>,
-    /// For each channel, whether its server is serving.
+    /// Whether the server of each channel is serving.
     serving: watch::Receiver<Vec<bool>>,
     turn: Arc<AtomicUsize>,
-    /// Aborts the watching tasks when the last clone goes.
+    /// Aborts the watching tasks when the last clone is dropped.
     _watchers: Arc<JoinSet<()>>,
 }
 
@@ -51,7 +51,7 @@ impl Balancer {
         let channels = endpoints.into_iter().enumerate().map(|(i, endpoint)| {
             let channel = endpoint
                 .connect_timeout(Duration::from_secs(1))
-                // Finds out about a machine that vanished without closing its connections.
+                // Detects a machine that vanished without closing its connections.
                 .http2_keep_alive_interval(Duration::from_secs(10))
                 .keep_alive_timeout(Duration::from_secs(2))
                 .connect_lazy();
@@ -68,7 +68,7 @@ impl Balancer {
 
     /// The channel of the next healthy server; waits until there is one.
     ///
-    /// Enough for a stream, which cannot be repeated once it has begun.
+    /// This is enough for a stream, which cannot be repeated once it has begun.
     pub async fn next(&self, deadline: Instant) -> Result<Channel, Status> {
         let mut serving = self.serving.clone();
         let any = timeout_at(deadline, serving.wait_for(|all| all.contains(&true)));
@@ -83,9 +83,9 @@ impl Balancer {
         Ok(self.channels[healthy].clone())
     }
 
-    /// Makes a unary call, of which each attempt goes to the next healthy server. Only for requests
-    /// that may be repeated: those that change nothing, or that carry an id by which the server knows
-    /// them again.
+    /// Makes a unary call; each attempt goes to the next healthy server. Use it only for requests
+    /// that may be repeated: those that change nothing, or that carry an id by which the server
+    /// recognizes a repeat.
     pub async fn call<Q: Clone, A>(
         &self,
         message: Q,
@@ -98,13 +98,13 @@ impl Balancer {
         loop {
             let channel = self.next(deadline).await?;
             let mut request = Request::new(message.clone());
-            // Sets the `grpc-timeout` header: the server, too, gives up when nobody waits any more.
+            // Sets the `grpc-timeout` header, so that the server gives up at the deadline, too.
             request.set_timeout(deadline - Instant::now());
             let status = match method(channel, request).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => by_the_book(status),
             };
-            // A server that is overloaded says when to come back.
+            // An overloaded server says when to retry.
             let asked = status.get_details_retry_info().and_then(|r| r.retry_delay);
             let wait = asked.unwrap_or_else(|| backoff.next());
             if status.code() != Code::Unavailable
@@ -144,8 +144,8 @@ async fn watch_health(
     }
 }
 
-/// Pauses between attempts: each twice the last, and at random, lest all clients of a server that
-/// died come to the next one together.
+/// Pauses between attempts: each twice the last, with jitter, so that the clients of a server that
+/// died do not all come to the next one together.
 pub struct Backoff(Duration);
 
 impl Default for Backoff {
@@ -164,8 +164,9 @@ impl Backoff {
 
 /// Gives a failure of the transport the code that gRPC has for it in other languages.
 ///
-/// tonic calls a connection that broke under a call UNKNOWN, INTERNAL or CANCELLED, and a deadline
-/// that the client noticed CANCELLED. Such a status has a source; one sent by a server never has.
+/// tonic reports a connection that broke under a call as UNKNOWN, INTERNAL or CANCELLED, and a
+/// deadline that the client noticed as CANCELLED. Such a status has a source; one sent by a server
+/// never has.
 pub fn by_the_book(status: Status) -> Status {
     match iter::successors(status.source(), |&cause| cause.source()).last() {
         None => status,

@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// All attempts that the balancer makes have the same request id. Where they fail with the outcome
-/// UNKNOWN, or without an outcome, the same id may be sent again to find out.
+/// Adds to a counter. All attempts of the balancer have the same request id. If they fail with the
+/// outcome UNKNOWN, or without an outcome, the same id may be sent again to find out.
 pub async fn increment(
     addresses: &str,
     counter: &str,
@@ -63,7 +63,7 @@ fn describe(counter: &Counter) -> String {
     format!("{} {} {}", counter.name, counter.value, counter.revision)
 }
 
-/// A stream that breaks is followed by another, from the last revision on.
+/// After a broken stream, opens another one, from the last revision on.
 pub async fn watch(addresses: &str, prefix: &str, count: &str) -> Result<(), Failure> {
     let lines = count.parse().ok().filter(|&lines| lines > 0);
     let mut watch = Watch {
@@ -75,7 +75,7 @@ pub async fn watch(addresses: &str, prefix: &str, count: &str) -> Result<(), Fai
         backoff: Backoff::default(),
     };
     while let Err(status) = watch.follow().await.map_err(by_the_book) {
-        // The deadline is that of waiting for a healthy server.
+        // The deadline is that of the wait for a healthy server.
         if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
             return Err(Failure::Call(status));
         }
@@ -87,7 +87,7 @@ pub async fn watch(addresses: &str, prefix: &str, count: &str) -> Result<(), Fai
 struct Watch {
     servers: Balancer,
     prefix: String,
-    /// How many are still to be printed.
+    /// The number of lines still to print.
     lines: u64,
     revision: i64,
     begun: bool,
@@ -95,7 +95,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Returns when all lines are printed, or with the reason why the stream has ended before.
+    /// Returns when all lines are printed, or an error with the reason if the stream ends before.
     async fn follow(&mut self) -> Result<(), Status> {
         let channel = self.servers.next(Instant::now() + DEADLINE).await?;
         let request = WatchCountersRequest {
@@ -124,7 +124,7 @@ impl Watch {
 fn changes(answer: &WatchCountersResponse, begun: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if answer.restarted && begun {
-        // It cannot be told what was deleted meanwhile: what follows is all there is.
+        // Deletions in between are unknown: the whole state follows.
         lines.push("restarted".to_owned());
     }
     lines.extend(answer.counters.iter().map(describe));

@@ -1,9 +1,9 @@
-//! What went wrong, for people: the code, the message and the details of a status.
+//! Errors as text for people: the code, the message and the details of a status.
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// One line for the status, then one indented line for each detail, to standard error.
+/// Prints one line for the status, then one indented line for each detail, to standard error.
 pub fn report(status: &Status) {
     eprintln!("error: {}: {}", code_name(status.code()), status.message());
     for detail in describe(&status.get_error_details()) {
@@ -11,7 +11,7 @@ pub fn report(status: &Status) {
     }
 }
 
-/// Programs should decide by `reason` and metadata, never by the message.
+/// Describes the details. Programs decide by `reason` and metadata, never by the message.
 pub fn describe(details: &ErrorDetails) -> Vec<String> {
     let info = details.error_info().map(|info| {
         let mut metadata: Vec<_> = info.metadata.iter().collect();
@@ -34,7 +34,7 @@ pub fn describe(details: &ErrorDetails) -> Vec<String> {
     info.into_iter().chain(fields).chain(retry).collect()
 }
 
-/// The code's name as the gRPC specification and every other language spell it.
+/// The code's name, as the gRPC specification and every other language spell it.
 pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

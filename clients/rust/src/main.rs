@@ -38,10 +38,10 @@ usage:
 
   sumd-client inc ADDRESSES COUNTER DELTA [REQUEST_ID]   add to a counter, exactly once
   sumd-client get ADDRESSES COUNTER...                   print the values of counters
-  sumd-client watch ADDRESSES PREFIX COUNT               print so many lines of state and changes
+  sumd-client watch ADDRESSES PREFIX COUNT               print COUNT lines of state and changes
   sumd-client record ADDRESSES SESSION_ID SESSION_TIME_MS
       add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
-      session's beginning, or 0 where its id is a UUIDv7
+      session's beginning, or 0 if its id is a UUIDv7
 ADDRESSES is host:port[,host:port...]";
 
 enum Failure {
@@ -112,9 +112,9 @@ async fn each(addresses: &str) -> Result<(), Failure> {
     let servers = connect(addresses)?;
     let channel = servers.next(Instant::now() + DEADLINE).await?;
 
-    // Requests leave while answers arrive. The queue is bounded: where answers are slow, HTTP/2 flow
-    // control fills it, and reading pauses. A thread reads, for a read of standard input cannot be
-    // cancelled and would keep the runtime from ending when the call fails.
+    // Requests leave while responses arrive. The queue is bounded: if responses are slow, HTTP/2
+    // flow control fills it, and reading pauses. A thread reads standard input: a read cannot be
+    // cancelled, and would keep the runtime from ending when the call fails.
     let (requests, queue) = mpsc::channel(128);
     let reader = thread::spawn(move || {
         for (number, line) in (1..).zip(io::stdin().lines()) {
@@ -136,7 +136,7 @@ async fn each(addresses: &str) -> Result<(), Failure> {
     while let Some(answer) = answers.message().await? {
         match answer.result {
             Some(Answer::Sum(sum)) => println!("{sum}"),
-            // It is this message that has no sum; the stream goes on.
+            // Only this message has no sum; the stream goes on.
             Some(Answer::Error(error)) => {
                 let code = code_name(Code::from_i32(error.code));
                 let details = describe(&error.get_error_details()).join("; ");
@@ -172,7 +172,7 @@ async fn load(addresses: &str, seconds: &str) -> Result<(), Failure> {
         .map_or(Ok(()), |first| Err(Failure::Call(first)))
 }
 
-/// Returns how many calls were made, and those that failed.
+/// Returns the number of calls, and the errors of those that failed.
 async fn call_until(end: Instant, servers: Balancer) -> (i64, Vec<Status>) {
     let (mut n, mut failures) = (0, Vec::new());
     while Instant::now() < end {

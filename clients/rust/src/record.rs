@@ -24,11 +24,11 @@ use crate::{
 };
 
 const INCREMENTS_PER_MESSAGE: usize = 100;
-/// How long the servers may be away.
+/// The longest time to retry without progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Adds each line of standard input exactly once. After a crash of the client itself, the same
-/// command with the same input finishes the work: what is acknowledged is not sent again.
+/// Adds each line of standard input exactly once. After a crash of the client, the same command
+/// with the same input finishes the work: acknowledged messages are not sent again.
 pub async fn record(addresses: &str, session_id: &str, time_ms: &str) -> Result<(), Failure> {
     let servers = connect(addresses)?;
     let millis = integer(time_ms).map_err(Failure::Usage)?;
@@ -59,8 +59,8 @@ pub async fn record(addresses: &str, session_id: &str, time_ms: &str) -> Result<
     reader.join().expect("the reader does not panic")
 }
 
-/// Stops at a line that is wrong, and leaves out the message that was to have it: so messages have the
-/// same numbers and contents once the line is mended, and the command given again.
+/// Stops at an invalid line, and leaves out its message. So messages have the same numbers and
+/// contents when the command runs again with the line fixed.
 fn read(messages: &mpsc::Sender<Vec<Increment>>) -> Result<(), Failure> {
     let mut message = Vec::new();
     for (number, line) in (1..).zip(io::stdin().lines()) {
@@ -93,21 +93,21 @@ fn parse(line: &str) -> Result<Increment, String> {
     })
 }
 
-/// A session outlives its streams: what is not acknowledged is kept, and sent again, unchanged, on the
-/// next one.
+/// A session outlives its streams: unacknowledged messages are kept, and sent again, unchanged, on
+/// the next stream.
 struct Session {
     id: String,
     time: Option<Timestamp>,
-    /// The increments of a message each.
+    /// The increments of one message each.
     input: mpsc::Receiver<Vec<Increment>>,
     input_ended: bool,
-    /// How many messages the input had so far.
+    /// The number of messages that were read from the input.
     read: u64,
     acknowledged: u64,
     /// The messages `acknowledged` + 1, `acknowledged` + 2 and so on.
     unacknowledged: VecDeque<RecordIncrementsRequest>,
     failed: u64,
-    /// Has there been any since this was false?
+    /// Whether there was progress since this was false.
     progress: bool,
 }
 
@@ -116,7 +116,7 @@ impl Session {
         self.input_ended && self.unacknowledged.is_empty()
     }
 
-    /// Opens one stream after the other until all is acknowledged.
+    /// Opens one stream after the other until all messages are acknowledged.
     async fn run(&mut self, servers: &Balancer) -> Result<(), Failure> {
         let (mut backoff, mut give_up) = (Backoff::default(), Instant::now() + PATIENCE);
         while !self.done() {
@@ -127,7 +127,7 @@ impl Session {
                 status.code(),
                 Code::Unavailable // the stream broke, or the server is stopping
                     | Code::DeadlineExceeded // the input was silent for too long
-                    // The server has no room, or wants to hear first which failures are known here.
+                    // The server's memory is full, or failures are to be acknowledged first.
                     | Code::ResourceExhausted
             );
             if mem::take(&mut self.progress) {
@@ -142,11 +142,11 @@ impl Session {
         Ok(())
     }
 
-    /// Does what can be done on one stream.
+    /// Exchanges messages on one stream.
     async fn stream(&mut self, servers: &Balancer, deadline: Instant) -> Result<(), Status> {
         let channel = servers.next(deadline).await?;
         let (requests, queue) = mpsc::channel(1);
-        // This says who we are; its answer, how far we are, and the window.
+        // This names the session. The response has the last acknowledged message, and the window.
         let hello = RecordIncrementsRequest {
             session_id: self.id.clone(),
             session_time: self.time,
@@ -159,7 +159,7 @@ impl Session {
             .record_increments(ReceiverStream::new(queue))
             .await?
             .into_inner();
-        // How many of those not acknowledged were sent on this stream, and how many may be.
+        // The number of unacknowledged messages that were sent on this stream, and its limit.
         let (mut sent, mut window) = (0, 0);
         while !self.done() {
             let known = self.unacknowledged.len();
@@ -173,7 +173,7 @@ impl Session {
                 input = self.input.recv(), if known < window && !self.input_ended => {
                     self.keep(input);
                 }
-                // Where it cannot be sent any more, `answers` is about to say why.
+                // If the queue is closed, `answers` is about to have the reason.
                 Ok(room) = requests.reserve(), if sent < known.min(window) => {
                     let mut message = self.unacknowledged[sent].clone();
                     message.acknowledged = self.acknowledged;
@@ -186,7 +186,7 @@ impl Session {
             acknowledged: self.acknowledged,
             ..Default::default()
         };
-        // So the server need not keep the last failures.
+        // This lets the server drop the last failures.
         let _ = requests.send(farewell).await;
         drop(requests);
         while let Ok(Some(_)) = answers.message().await {}
@@ -199,7 +199,7 @@ impl Session {
             return;
         };
         self.read += 1;
-        // Else an earlier run has sent it.
+        // Otherwise an earlier run has sent it.
         if self.read > self.acknowledged {
             self.unacknowledged.push_back(RecordIncrementsRequest {
                 sequence: self.read,
@@ -209,10 +209,10 @@ impl Session {
         }
     }
 
-    /// Returns how many messages are acknowledged that were not before.
+    /// Returns the number of newly acknowledged messages.
     fn acknowledge(&mut self, answer: &RecordIncrementsResponse) -> usize {
         for failure in &answer.failures {
-            // Else it is known from an earlier stream.
+            // Otherwise it is known from an earlier stream.
             if failure.sequence > self.acknowledged {
                 self.failed += 1;
                 let error = failure.error.clone().unwrap_or_default();
@@ -232,7 +232,7 @@ impl Session {
         self.unacknowledged
             .retain(|message| message.sequence > self.acknowledged);
         let news = before - self.unacknowledged.len();
-        // A stream on which nothing was left to do has done its part, too.
+        // A stream on which nothing was left to do counts as progress, too.
         self.progress |= news > 0 || self.unacknowledged.is_empty();
         news
     }

@@ -3,8 +3,8 @@ package sumd.client;
 import java.util.concurrent.ThreadLocalRandom;
 
 /**
- * Pauses between attempts: each twice the last, up to a second, and at random, lest all clients of a
- * server that died come to the next one together.
+ * Pauses between attempts: each twice the last, up to a second, with jitter, so that the clients of
+ * a server that died do not all come to the next one together.
  */
 final class Backoff {
 
@@ -19,7 +19,7 @@ final class Backoff {
     return (long) pause;
   }
 
-  /** After a success. */
+  /** Starts over, after a success. */
   void reset() {
     millis = INITIAL_MILLIS;
   }

@@ -20,7 +20,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 
-/** Makes channels that go round the healthy ones of several servers and try again elsewhere. */
+/** Makes channels that rotate over the healthy servers of a list, and retry on the next one. */
 final class Channels {
 
   private static final String RETRY_POLICY =
@@ -32,17 +32,17 @@ final class Channels {
       """;
 
   /**
-   * Add has no side effects, so whatever a server that went away left unanswered is simply sent
-   * again, to the next one. Streams live as long as their input: they have no timeout, so they must
-   * not wait for a server for ever either.
+   * Sums have no side effects, so a call that a dying server left unanswered is sent again, to the
+   * next server. Streams live as long as their input: they have no timeout, so they must not wait
+   * for a server for ever either.
    *
-   * <p>An increment, too, is sent again, but only because each has a request_id here: the server
-   * knows it by that, and adds it once. The streams of counters have no policy: they resume by what
-   * they have received.
+   * <p>An increment is sent again, too, but only because each has a request_id here, by which the
+   * server counts it once. The streams of counters have no policy: they resume after the last
+   * response that they received.
    *
-   * <p>The JSON is the same in every language, but for UNKNOWN: that is what grpc-java calls a
-   * connection that breaks while a call is being sent ("channel closed", grpc-java issue 10120).
-   * {@code sumd} itself never answers UNKNOWN.
+   * <p>The JSON is the same in every language, except for UNKNOWN: grpc-java reports that if a
+   * connection breaks while a call is being sent ("channel closed", grpc-java issue 10120). {@code
+   * sumd} itself never returns UNKNOWN.
    */
   private static final String SERVICE_CONFIG =
       """
@@ -77,9 +77,9 @@ final class Channels {
   private Channels() {}
 
   /**
-   * Connects to a comma-separated list of {@code host:port}, when the first call needs it.
+   * Connects to a comma-separated list of {@code host:port}, at the first call.
    *
-   * @throws IllegalArgumentException if the list is not one
+   * @throws IllegalArgumentException if the list is invalid
    */
   static ManagedChannel to(String addresses) {
     String target = "list:///" + URLEncoder.encode(addresses, StandardCharsets.UTF_8);
@@ -87,19 +87,19 @@ final class Channels {
     Map<String, ?> serviceConfig = new Gson().fromJson(SERVICE_CONFIG, Map.class);
     return Grpc.newChannelBuilder(target, InsecureChannelCredentials.create())
         .defaultServiceConfig(serviceConfig)
-        // Finds out about a machine that vanished without closing its connections.
+        // Detects a machine that vanished without closing its connections.
         .keepAliveTime(10, TimeUnit.SECONDS)
         .keepAliveTimeout(2, TimeUnit.SECONDS)
         .build();
   }
 
-  /** Whether a stream ended so because its connection broke, or its server is stopping. */
+  /** Whether a stream ended because its connection broke or its server is stopping. */
   static boolean isBroken(Status status) {
     return status.getCode() == Status.Code.UNAVAILABLE || status.getCode() == Status.Code.UNKNOWN;
   }
 
   /**
-   * Resolves {@code list:///host:port,host:port}, once. Where a DNS name has an address for each
+   * Resolves {@code list:///host:port,host:port}, once. If a DNS name has an address for each
    * server, none of this is needed: {@code dns:///sumd.example:8080} does the same.
    */
   private static final class ListResolverProvider extends NameResolverProvider {
@@ -141,7 +141,7 @@ final class Channels {
       if (socketAddress.isUnresolved()) {
         throw new IllegalArgumentException("\"" + uri.getHost() + "\" is not a known host");
       }
-      // The authority that each server sees is its own name, not that of the whole list.
+      // Each server gets its own name as the authority, not that of the whole list.
       Attributes attributes =
           Attributes.newBuilder()
               .set(EquivalentAddressGroup.ATTR_AUTHORITY_OVERRIDE, address)

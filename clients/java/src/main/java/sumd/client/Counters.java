@@ -21,8 +21,8 @@ final class Counters {
   private Counters() {}
 
   /**
-   * All attempts that the service config makes have the same request id. Where they fail with the
-   * outcome UNKNOWN, or without an outcome, the same id may be sent again to find out.
+   * All attempts of the service config have the same request id. If they fail with the outcome
+   * UNKNOWN, or without an outcome, the same id may be sent again to find out.
    */
   static void increment(Channel channel, String counter, long delta, String requestId) {
     IncrementCounterResponse answer =
@@ -59,7 +59,7 @@ final class Counters {
     return counter.getName() + " " + counter.getValue() + " " + counter.getRevision();
   }
 
-  /** A stream that breaks is followed by another, from the last revision on. */
+  /** After a broken stream, opens another one, from the last revision on. */
   static void watch(Channel channel, String prefix, long lines) throws InterruptedException {
     CounterServiceBlockingStub stub = CounterServiceGrpc.newBlockingStub(channel);
     WatchCountersRequest.Builder request = WatchCountersRequest.newBuilder().setPrefix(prefix);
@@ -90,7 +90,7 @@ final class Counters {
   private static List<String> changes(WatchCountersResponse answer, boolean begun) {
     List<String> lines = new ArrayList<>();
     if (answer.getRestarted() && begun) {
-      // It cannot be told what was deleted meanwhile: what follows is all there is.
+      // Deletions in between are unknown: the whole state follows.
       lines.add("restarted");
     }
     answer.getCountersList().forEach(counter -> lines.add(describe(counter)));

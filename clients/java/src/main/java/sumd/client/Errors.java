@@ -14,12 +14,12 @@ import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
 import java.util.stream.Stream;
 
-/** What went wrong, for people: the code, the message and the details of a status. */
+/** Errors as text for people: the code, the message and the details of a status. */
 final class Errors {
 
   private Errors() {}
 
-  /** One line for the status, then one indented line for each detail, to standard error. */
+  /** Prints one line for the status, then one indented line for each detail, to standard error. */
   static void report(Throwable error) {
     Status status = StatusProto.fromThrowable(error);
     if (status == null) { // Not from a call.
@@ -27,7 +27,7 @@ final class Errors {
       System.err.println("error: " + cause.getMessage());
       return;
     }
-    // Where it could not connect, gRPC's message goes on with a stack trace.
+    // If gRPC could not connect, its message has a stack trace after the first line.
     String message = status.getMessage().lines().findFirst().orElse("");
     System.err.println("error: " + code(status) + ": " + message);
     details(status).forEach(detail -> System.err.println("  " + detail));
@@ -38,12 +38,12 @@ final class Errors {
     return code == null ? "UNKNOWN" : code.name();
   }
 
-  /** Programs should decide by the reason and the metadata, never by the message. */
+  /** The details: programs decide by the reason and the metadata, never by the message. */
   static List<String> details(Status status) {
     return status.getDetailsList().stream().flatMap(Errors::lines).toList();
   }
 
-  /** The reason alone; empty where there is none. */
+  /** The reason alone; empty if there is none. */
   static String reason(Status status) {
     for (Any detail : status.getDetailsList()) {
       try {

@@ -24,15 +24,15 @@ import sumd.sum.v1.RecordIncrementsResponse;
 /**
  * A bulk session: increments by the thousand, each exactly once.
  *
- * <p>A session outlives its streams: what is not acknowledged is kept, and sent again, unchanged, on
- * the next one. It is shared by the thread that reads the input, the one that sends, and those of
- * gRPC on which the answers arrive.
+ * <p>A session outlives its streams: unacknowledged messages are kept, and sent again, unchanged,
+ * on the next stream. Several threads share it: one reads the input, one sends, and responses
+ * arrive on threads of gRPC.
  */
 final class Session {
 
   private static final int INCREMENTS_PER_MESSAGE = 100;
 
-  /** How long the servers may be away. */
+  /** The longest time to retry without progress. */
   private static final Duration PATIENCE = Duration.ofSeconds(30);
 
   private final RecordIncrementsRequest.Builder hello;
@@ -42,13 +42,13 @@ final class Session {
   /** The increments of the messages acknowledged + 1, acknowledged + 2 and so on. */
   private final List<List<Increment>> unacknowledged = new ArrayList<>();
 
-  /** 0 as long as the stream's first answer is not there. */
+  /** 0 until the stream's first response. */
   private int window;
 
   private boolean inputEnded;
   private long failed;
 
-  /** Has there been any since this was false? */
+  /** Whether there was progress since this was false. */
   private boolean progress = true;
 
   Session(String id, long beginMillis) {
@@ -62,8 +62,8 @@ final class Session {
   }
 
   /**
-   * Adds each line of the input exactly once. After a crash of the client itself, the same command
-   * with the same input finishes the work: what is acknowledged is not sent again.
+   * Adds each line of the input exactly once. After a crash of the client, the same command with
+   * the same input finishes the work: acknowledged messages are not sent again.
    */
   void record(Channel channel, InputStream input) throws Exception {
     var reader = new FutureTask<>(() -> read(input));
@@ -77,8 +77,8 @@ final class Session {
   }
 
   /**
-   * Stops at a line that is wrong, and leaves out the message that was to have it: so messages have
-   * the same numbers and contents once the line is mended, and the command given again.
+   * Stops at an invalid line, and leaves out its message. So messages have the same numbers and
+   * contents when the command runs again with the line fixed.
    */
   private Void read(InputStream input) throws IOException, InterruptedException {
     var lines = new BufferedReader(new InputStreamReader(input, StandardCharsets.UTF_8));
@@ -106,7 +106,7 @@ final class Session {
   }
 
   private static Increment increment(String line) {
-    int space = line.lastIndexOf(' '); // A counter's name may have others.
+    int space = line.lastIndexOf(' '); // A counter's name may have spaces.
     if (space < 0) {
       throw new IllegalArgumentException("\"" + line + "\" is not a counter and a delta");
     }
@@ -136,7 +136,7 @@ final class Session {
     return inputEnded && unacknowledged.isEmpty();
   }
 
-  /** Opens one stream after the other until all is acknowledged. */
+  /** Opens one stream after the other until all messages are acknowledged. */
   private void run(CounterServiceStub stub) throws InterruptedException {
     var backoff = new Backoff();
     long giveUp = 0;
@@ -161,13 +161,13 @@ final class Session {
   private static boolean mayPass(Status status) {
     return switch (status.getCode()) {
       case DEADLINE_EXCEEDED -> true; // The input was silent for too long.
-      // The server has no room, or wants to hear first which failures are known here.
+      // The server's memory is full, or failures are to be acknowledged first.
       case RESOURCE_EXHAUSTED -> true;
       default -> Channels.isBroken(status);
     };
   }
 
-  /** Does what can be done on one stream, and returns how it ended. */
+  /** Exchanges messages on one stream, and returns how it ended. */
   private StatusRuntimeException stream(CounterServiceStub stub) throws InterruptedException {
     setWindow(0);
     var call =
@@ -188,12 +188,12 @@ final class Session {
 
   private Void send(StreamCall<RecordIncrementsRequest, RecordIncrementsResponse> call)
       throws InterruptedException {
-    // This says who we are; its answer, how far we are, and the window.
+    // This names the session. The response has the last acknowledged message, and the window.
     RecordIncrementsRequest message = hello();
     while (message != null && call.send(message)) {
       message = next(call, message.getSequence());
     }
-    call.send(hello()); // And this is the farewell: the server need not keep the last failures.
+    call.send(hello()); // This lets the server drop the last failures.
     call.finishSending();
     return null;
   }
@@ -202,7 +202,7 @@ final class Session {
     return hello.setAcknowledged(acknowledged).build();
   }
 
-  /** Waits for the message to send after that one; null if there is none any more. */
+  /** Waits for the next message to send after that one; null if there are no more. */
   private synchronized RecordIncrementsRequest next(StreamCall<?, ?> call, long sent)
       throws InterruptedException {
     while (true) {
@@ -224,7 +224,7 @@ final class Session {
   private synchronized void acknowledge(RecordIncrementsResponse answer) {
     for (IncrementFailure failure : answer.getFailuresList()) {
       if (failure.getSequence() <= acknowledged) {
-        continue; // It is known from an earlier stream.
+        continue; // Known from an earlier stream.
       }
       failed++;
       System.out.printf(
@@ -238,7 +238,7 @@ final class Session {
     unacknowledged.subList(0, (int) Math.min(news, unacknowledged.size())).clear();
     acknowledged += news;
     window = answer.getWindow();
-    // A stream on which nothing was left to do has done its part, too.
+    // A stream on which nothing was left to do counts as progress, too.
     progress |= news > 0 || unacknowledged.isEmpty();
     notifyAll();
   }

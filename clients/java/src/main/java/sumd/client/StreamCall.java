@@ -9,11 +9,11 @@ import java.util.function.Consumer;
 import java.util.function.Function;
 
 /**
- * A call with requests {@code Q} and answers {@code A}: one thread sends while the answers arrive on
- * threads of gRPC.
+ * A call with requests {@code Q} and responses {@code A}: one thread sends while the responses
+ * arrive on threads of gRPC.
  *
- * <p>A request stream's {@code onNext} never blocks: what the server does not take piles up in
- * memory. {@link #send} therefore waits until the stream is ready, as flow control has it.
+ * <p>A request stream's {@code onNext} never blocks: requests that the server does not take pile up
+ * in memory. {@link #send} therefore waits until flow control allows the next request.
  */
 final class StreamCall<Q, A> implements ClientResponseObserver<Q, A> {
 
@@ -21,13 +21,13 @@ final class StreamCall<Q, A> implements ClientResponseObserver<Q, A> {
   private final CompletableFuture<Void> ended = new CompletableFuture<>();
   private ClientCallStreamObserver<Q> requests;
 
-  /** Makes the call; {@code method} is one of a stub's. */
+  /** Makes the call; {@code method} is a method of a stub. */
   StreamCall(Function<StreamObserver<A>, StreamObserver<Q>> method, Consumer<A> answers) {
     this.answers = answers;
     method.apply(this);
   }
 
-  /** Waits while the server takes no more; returns false if the call has ended. */
+  /** Waits while the server takes no requests; returns false if the call has ended. */
   synchronized boolean send(Q request) throws InterruptedException {
     while (!requests.isReady() && !ended.isDone()) {
       wait();
@@ -39,7 +39,7 @@ final class StreamCall<Q, A> implements ClientResponseObserver<Q, A> {
     return true;
   }
 
-  /** Says that there are no more messages: the answers to those sent will still come. */
+  /** Says that there are no more requests; the responses to those sent still come. */
   void finishSending() {
     requests.onCompleted();
   }
@@ -48,7 +48,7 @@ final class StreamCall<Q, A> implements ClientResponseObserver<Q, A> {
     return ended.isDone();
   }
 
-  /** Returns after the last answer; throws if the call failed. */
+  /** Returns after the last response; throws if the call failed. */
   void await() throws ExecutionException, InterruptedException {
     ended.get();
   }

@@ -41,10 +41,10 @@ public final class SumdClient {
 
         inc ADDRESSES COUNTER DELTA [REQUEST_ID]   add to a counter, exactly once
         get ADDRESSES COUNTER...                   print the values of counters
-        watch ADDRESSES PREFIX COUNT               print so many lines of state and changes
+        watch ADDRESSES PREFIX COUNT               print COUNT lines of state and changes
         record ADDRESSES SESSION_ID SESSION_TIME_MS
             add each line of standard input, COUNTER DELTA, exactly once; the time is that of the
-            session's beginning, or 0 where its id is a UUIDv7
+            session's beginning, or 0 if its id is a UUIDv7
       ADDRESSES is host:port[,host:port...]\
       """;
 
@@ -119,7 +119,7 @@ public final class SumdClient {
 
   private static long add(Channel channel, List<Long> values) {
     return SumServiceGrpc.newBlockingStub(channel)
-        // A point in time, which is why it is set for each call and not once for the stub.
+        // A deadline is a point in time, so it is set for each call and not once for the stub.
         .withDeadlineAfter(DEADLINE)
         .add(AddRequest.newBuilder().addAllValues(values).build())
         .getSum();
@@ -129,7 +129,7 @@ public final class SumdClient {
     var call =
         new StreamCall<AddEachRequest, AddEachResponse>(
             SumServiceGrpc.newStub(channel)::addEach, SumdClient::print);
-    // Standard input is read elsewhere, so that a call that fails is noticed while no line comes.
+    // Another thread reads standard input, so that a failed call is noticed between lines.
     var sender = new FutureTask<>(() -> sendLines(call));
     new Thread(sender).start();
     call.await();
@@ -150,13 +150,13 @@ public final class SumdClient {
     } catch (IllegalArgumentException e) {
       throw new IOException("line " + number + ": " + e.getMessage(), e);
     } finally {
-      call.finishSending(); // The lines before a bad one still get their answers.
+      call.finishSending(); // The lines before an invalid one still get responses.
     }
     return null;
   }
 
   private static void print(AddEachResponse answer) {
-    if (answer.hasError()) { // It is this message that has no sum; the stream goes on.
+    if (answer.hasError()) { // Only this message has no sum; the stream goes on.
       Status error = answer.getError();
       String details = String.join("; ", Errors.details(error));
       System.out.println(
