@@ -92,8 +92,8 @@ func describeCounter(counter *sumv1.Counter) string {
 	return fmt.Sprint(counter.GetName(), " ", counter.GetValue(), " ", counter.GetRevision())
 }
 
-// backoff spaces out attempts: each pause is twice the last, up to a second, with jitter, so that the clients of
-// a server that died do not all come to the next one together.
+// backoff spaces out attempts: each pause is twice the last, up to a second, with jitter, so that the clients
+// of a server that died do not all come to the next one together.
 type backoff struct{ delay time.Duration }
 
 func (b *backoff) next() time.Duration {

@@ -87,8 +87,8 @@ async function load(client, seconds) {
   if (errors.length) throw errors[0];
 }
 
-// What the arguments ask for, as a function of the clients; false, or an exception, where they are
-// wrong.
+// Returns the command of the arguments, as a function of the clients; false, or an exception, if they
+// are invalid.
 function parseArguments([command, addresses, ...rest]) {
   if (!addresses) return false;
   switch (command) {

@@ -40,9 +40,9 @@ final class Channels {
    * server counts it once. The streams of counters have no policy: they resume after the last
    * response that they received.
    *
-   * <p>The JSON is the same in every language, except for UNKNOWN: grpc-java reports that if a
-   * connection breaks while a call is being sent ("channel closed", grpc-java issue 10120). {@code
-   * sumd} itself never returns UNKNOWN.
+   * <p>The JSON is the same in every language, except for UNKNOWN: grpc-java reports that code if a
+   * connection breaks while a call is being sent ("channel closed", grpc-java issue 10120).
+   * {@code sumd} itself never returns it.
    */
   private static final String SERVICE_CONFIG =
       """
