@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders with the documents.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     ".",
     "docs",
+    "docs/decisions",
     "deploy",
     "benches",
     "clients/go",
