@@ -248,4 +248,39 @@ mod tests {
             assert_eq!((report.counters, report.deleted), counted);
         }
     }
+
+    /// Times that are later than clocks may differ are told of, each by itself.
+    #[test]
+    fn times_that_are_ahead_are_told_of() {
+        const NOW: Millis = 1_700_000_000_000;
+        let notes = |ahead: Millis| {
+            let at = NOW + ahead;
+            let none = Times::default();
+            let each = [
+                Times { last: at, ..none },
+                Times {
+                    id_horizon: at,
+                    ..none
+                },
+                Times {
+                    session_horizon: at,
+                    ..none
+                },
+                Times { id: at, ..none },
+                Times {
+                    session: at,
+                    ..none
+                },
+            ];
+            each.map(|times| times.notes(NOW))
+        };
+        assert!(notes(MAX_SKEW).iter().all(Vec::is_empty));
+        let notes = notes(MAX_SKEW + 1);
+        for (at, note) in notes.iter().enumerate() {
+            let (told, now) = (note.first(), note.last());
+            let is_first = notes.iter().position(|other| other.first() == told);
+            assert_eq!((note.len(), is_first), (2, Some(at)), "{note:?}");
+            assert_eq!(now, notes[0].last());
+        }
+    }
 }

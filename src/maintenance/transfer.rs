@@ -340,3 +340,60 @@ fn compare(source: &Tally, target: &Tally) -> Result<(), ToolError> {
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Changes, Commit, Stamp, pack};
+    use crate::store::Store as _;
+    use crate::store::sqlite::SqliteStore;
+
+    /// Data that are damaged, or became others on their way, are not put to use.
+    #[test]
+    fn data_that_are_not_the_same_are_refused() {
+        let source = Tally::new();
+        let target = Tally { sum: 1, ..source };
+        compare(&source, &source.clone()).expect("they are the same");
+        let told = compare(&source, &target).map_err(|error| error.to_string());
+        let told = told.expect_err("they differ");
+        assert!(
+            told.ends_with(&format!("{source} became {target}")),
+            "{told}"
+        );
+        healthy(&Report::default()).expect("nothing is wrong");
+        let problems = vec!["batch 7 is missing".to_owned()];
+        let damaged = Report {
+            problems,
+            ..Report::default()
+        };
+        let told = healthy(&damaged).map_err(|error| error.to_string());
+        let told = told.expect_err("it is damaged");
+        assert!(told.ends_with("batch 7 is missing"), "{told}");
+    }
+
+    /// All that a file has is counted, ids included.
+    #[tokio::test]
+    async fn the_contents_of_a_file_are_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let store = SqliteStore::open(&path, 1 << 20).expect("a new database");
+        let batch = Commit {
+            seq: 1,
+            time: 0,
+            stamp: Stamp::of_time(0),
+            horizon: 0,
+            session_horizon: 0,
+            places: 2,
+            ids: pack(&[(1, 1), (2, 2)]).into(),
+            forget_before: 1,
+            deletions_up_to: 0,
+            changes: Changes::default(),
+        };
+        let committed = store.commit(0, Arc::new(batch)).await;
+        committed.expect("there is room");
+        drop(store);
+        assert_eq!(count(&path).expect("it is whole").ids, 2);
+    }
+}

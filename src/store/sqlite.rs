@@ -340,4 +340,19 @@ mod tests {
             .expect("it closes");
         drop((long, waiting));
     }
+
+    /// What a closed store has is in the rows of one file.
+    #[test]
+    fn a_closed_store_is_one_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let store = SqliteStore::open(&path, 1 << 20).expect("a new database");
+        let batch = writer::tests::batch(1, [("g/a".to_owned(), Some(1))]);
+        assert_eq!(store.write(&batch).expect("there is room"), 0);
+        drop(store);
+        assert!(!paths::beside(&path, "-wal").exists());
+        let reader = schema::open_reader(&path).expect("it is free");
+        let meta = Meta::read(&reader.connection).expect("it is whole");
+        assert_eq!(meta.folded, 1);
+    }
 }

@@ -168,3 +168,27 @@ fn put_moved_to(connection: &Connection, to: &str) -> rows::Result<()> {
 fn data(path: &Path, problem: &impl std::fmt::Display) -> ToolError {
     ToolError::Data(path.to_owned(), problem.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+
+    /// A file that is being moved is this process's alone, and it is closed for good once it was moved.
+    #[test]
+    fn a_file_that_was_moved_is_closed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let serve = || SqliteStore::open(&path, 1 << 20).map(drop);
+        serve().expect("a new database");
+        let source = Source::take(&path).expect("it is free");
+        assert_eq!(source.moved_to().expect("it is whole"), None);
+        assert!(matches!(serve(), Err(OpenError::InUse(_))));
+        source.close("etcd://there").expect("it is moved");
+        let source = Source::take(&path).expect("it is free");
+        let moved_to = source.moved_to().expect("it is whole");
+        assert_eq!(moved_to.as_deref(), Some("etcd://there"));
+        drop(source);
+        assert!(matches!(serve(), Err(OpenError::Migrated { .. })));
+    }
+}

@@ -256,6 +256,7 @@ mod tests {
     use crate::maintenance::sqlite::export::Source;
     use crate::model::{self, Session};
     use crate::store::Remembered;
+    use crate::store::sqlite::reader;
 
     /// A session with messages 2 and 3 remembered.
     fn session() -> Session {
@@ -336,6 +337,67 @@ mod tests {
                 found.publish().expect("its place is free");
                 assert!(path.exists() && !file.exists());
             }
+        }
+    }
+
+    /// A file that was kept goes when it is given up. One that has its name has everything, and no other files beside it.
+    #[test]
+    fn a_file_is_whole_once_it_has_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let write = || {
+            let place = reserve(&path).expect("there is room");
+            let filling = Filling::database(&path, place, &dump()).expect("a new file");
+            let (mut written, _) = filling.complete(|_| Ok(())).expect("it is well");
+            written.keep().expect("it is on the disk");
+            written
+        };
+        let files = || {
+            let files = std::fs::read_dir(&folder).expect("a folder");
+            let mut names: Vec<_> = files
+                .map(|file| file.expect("a file").file_name())
+                .collect();
+            names.sort_unstable();
+            names
+        };
+        write().give_up();
+        assert_eq!(files(), [""; 0]);
+        write().publish().expect("its place is free");
+        assert_eq!(files(), ["sumd.db", "sumd.db-lock"]);
+        let mut source = Source::open(&path).expect("a database");
+        let read = source.read().and_then(|reading| reading.dump());
+        let read = read.expect("it is well");
+        assert_eq!(format!("{read:?}"), format!("{:?}", dump()));
+    }
+
+    /// Counters that cannot be written are told: a backup has no second look at them.
+    #[test]
+    fn a_write_that_fails_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("copy.db");
+        let filling = Filling::backup(&path, &dump()).expect("a new file");
+        let gone = filling.connection.execute_batch("DROP TABLE counter");
+        gone.expect("SQL");
+        let row = Row {
+            name: "group/1".into(),
+            value: Some(1),
+            revision: 20,
+        };
+        let told = filling.counters(&[row]);
+        assert!(matches!(told, Err(ToolError::Data(..))), "{told:?}");
+    }
+
+    /// The lane of a new file is as young as can be, also if nothing is remembered.
+    #[test]
+    fn a_new_lane_has_an_age() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for packs in [Vec::new(), dump().packs] {
+            let path = folder.path().join(format!("{}.db", packs.len()));
+            let dump = Dump { packs, ..dump() };
+            let filling = Filling::backup(&path, &dump).expect("a new file");
+            let loaded = reader::load(&mut { filling.connection }, dump.hasher);
+            let head = loaded.expect("it is well").head;
+            assert_eq!((head.age, head.time), (Some(0), 2000));
         }
     }
 }

@@ -72,7 +72,14 @@ type Change = fn(&mut [(Commit, i64); 3]);
 
 #[test]
 fn batches_that_do_not_fit_together_are_told_of() {
-    let cases: [(&str, &[Change]); 2] = [
+    let cases: [(&str, &[Change]); 3] = [
+        (
+            "batch 1 has an id twice, or out of place",
+            &[|batches| {
+                batches[0].1 = 0;
+                batches[0].0.ids = pack(&[(1, 2)]).into();
+            }],
+        ),
         (
             "batch 2 goes back behind the one before it",
             &[
@@ -106,4 +113,47 @@ fn batches_that_do_not_fit_together_are_told_of() {
         change(&mut batches);
         assert_eq!(problems(&batches), [""; 0], "case {at}");
     }
+}
+
+/// A file that a move has made is replaced by a move of the same data, and by nothing else.
+#[test]
+fn the_file_of_a_move_is_replaced_by_the_same_data_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sumd.db");
+    let file = schema::partial(&path);
+    let hasher = |byte| KeyedHasher::new([byte; 16]);
+    let (connection, _) = schema::open(&file).expect("a new file");
+    let moved = Meta::update(&connection, |meta| {
+        meta.hasher = hasher(7);
+        meta.made_by_move = vec![1; 16];
+    });
+    moved.expect("SQL");
+    schema::close(connection).expect("it is whole");
+    for made in [Partial::new(&path), Partial::of_move(&path, hasher(8))] {
+        let refused = made.map(drop);
+        assert!(
+            matches!(refused, Err(ToolError::Open(OpenError::Nameless(_)))),
+            "{refused:?}"
+        );
+    }
+    let made = Partial::of_move(&path, hasher(7)).expect("the same data");
+    assert_eq!(fs::metadata(&file).expect("a file").len(), 0);
+    drop(made);
+}
+
+/// A check tells the latest time of any session.
+#[test]
+fn a_check_tells_the_times_of_sessions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sumd.db");
+    let (connection, meta) = schema::open(&path).expect("a new file");
+    let mut put = connection.prepare(rows::PUT_SESSION).expect("SQL");
+    for (id, used) in [("meter-7", 3), ("meter-8", 5), ("meter-9", 4)] {
+        // A session of nothing but the time of its last use.
+        let row = [2, 2 * used, 1, 1, 0];
+        rows::put_session(&mut put, meta.hasher, id, &row).expect("SQL");
+    }
+    let report = check(&path).expect("it can be read");
+    assert_eq!((report.sessions, report.problems), (3, vec![]));
+    assert_eq!(report.times.session, 5);
 }

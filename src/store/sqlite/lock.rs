@@ -268,6 +268,7 @@ pub(crate) fn folder(path: &Path) -> &Path {
 mod tests {
     use std::time::SystemTime;
 
+    use super::super::meta::Meta;
     use super::*;
 
     /// The WAL that an earlier process left is rewritten: the kernel may count pages as clean that are not on disk.
@@ -311,5 +312,77 @@ mod tests {
         failed(io::ErrorKind::PermissionDenied).expect("no matter");
         failed(io::ErrorKind::StorageFull).expect_err("it is told");
         unless_denied(Ok(())).expect("synced");
+        sync_folder(Path::new("/no/such/folder")).expect_err("it is told");
+    }
+
+    /// Nothing is begun beside a log, or beside the file of a move, whose database is missing or empty.
+    #[test]
+    fn a_place_that_lacks_its_database_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(DATABASE);
+        let log = beside(&path, "-wal");
+        let refused = || Lock::take(&path).map(drop).expect_err("it is refused");
+        let both = |is_expected: fn(&OpenError) -> bool| {
+            assert!(is_expected(&refused()), "missing");
+            fs::write(&path, "").expect("a file");
+            assert!(is_expected(&refused()), "empty");
+            fs::remove_file(&path).expect("it is there");
+        };
+        fs::write(&log, "pages").expect("a file");
+        both(|refused| matches!(refused, OpenError::Bereft(_)));
+        fs::write(&log, "").expect("a file");
+        let (connection, _) = schema::open(&schema::partial(&path)).expect("a new database");
+        Meta::update(&connection, |meta| meta.made_by_move = vec![7; 16]).expect("SQL");
+        schema::close(connection).expect("it is whole");
+        both(|refused| matches!(refused, OpenError::Nameless(_)));
+        fs::write(&path, "a database").expect("a file");
+        Lock::take(&path).expect("it is not empty");
+    }
+
+    /// A data folder has one database, also if the files of a locked one were deleted. Files of other names share a folder.
+    #[test]
+    fn a_data_folder_is_locked_with_its_database() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(DATABASE);
+        let first = Lock::take(&path).expect("nobody has it");
+        for file in [path.clone(), beside(&path, "-lock")] {
+            fs::remove_file(file).expect("it is there");
+        }
+        let second = Lock::take(&path).map(drop);
+        assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
+        drop(first);
+        let names = ["a.db", "b.db"].map(|name| folder.path().join(name));
+        let _both = names.map(|name| Lock::take(&name).expect("nobody has it"));
+    }
+
+    /// A log that cannot be made durable is no start: what is in it might be lost after it was acknowledged.
+    #[test]
+    fn a_log_that_cannot_be_settled_is_no_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(DATABASE);
+        fs::write(&path, "a database").expect("a file");
+        fs::create_dir(beside(&path, "-wal")).expect("a folder");
+        let told = Lock::take(&path).map(drop);
+        assert!(matches!(told, Err(OpenError::Settle(..))), "{told:?}");
+    }
+
+    /// A folder is made with those that it is in, by any of its names; a file in its place is told from other errors.
+    #[test]
+    fn folders_are_made_by_any_of_their_names() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let new = temporary.path().join("new");
+        assert_eq!(make_folder(&new.join("..")).expect("made"), [&*new]);
+        assert!(
+            make_folder(Path::new("src"))
+                .expect("it is there")
+                .is_empty()
+        );
+        assert_eq!(folder(Path::new(DATABASE)), Path::new("."));
+        assert_eq!(folder(Path::new("/data/sumd.db")), Path::new("/data"));
+        let file = temporary.path().join("file");
+        fs::write(&file, "").expect("a file");
+        let told = |name: &Path| make_folder(name).expect_err("no folder").to_string();
+        assert!(told(&file).contains("there is a file of that name"));
+        assert!(!told(&new.join("n".repeat(300))).contains("there is a file of that name"));
     }
 }

@@ -158,4 +158,24 @@ mod tests {
         log.pages.store(pages, Ordering::Relaxed);
         assert!(log.is_long());
     }
+
+    /// The log is copied into the database once it is long, and not before.
+    #[test]
+    fn a_long_log_is_copied_into_the_database() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sumd.db");
+        let (mut connection, _) = schema::open(&path).expect("a new database");
+        let mut log = Log::follow(&mut connection).expect("a hook");
+        let filled = "CREATE TABLE filling (x); INSERT INTO filling VALUES (randomblob(1 << 20))";
+        connection.execute_batch(filled).expect("SQL");
+        let bytes = || std::fs::metadata(&path).expect("a file").len();
+        let mut checkpoint = |pages| {
+            log.pages.store(pages, Ordering::Relaxed);
+            log.checkpoint(&connection, 7).expect("it is well");
+            bytes()
+        };
+        let before = checkpoint(CHECKPOINT_PAGES - 1);
+        assert!(before < 1 << 20, "{before}");
+        assert!(checkpoint(CHECKPOINT_PAGES) > 1 << 20);
+    }
 }

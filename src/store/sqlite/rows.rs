@@ -376,3 +376,6 @@ pub(crate) fn session(hasher: KeyedHasher, row: &SqlRow<'_>) -> Result<(SessionI
         .map_err(|Corrupt(what)| Error::Corrupt(format!("session {id:?}: {what}")))?;
     Ok((id, session))
 }
+
+#[cfg(test)]
+mod tests;

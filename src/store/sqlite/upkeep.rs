@@ -184,6 +184,7 @@ mod tests {
     use super::super::schema;
     use super::super::writer::tests::{batch, open};
     use super::*;
+    use crate::notice::tests::logged;
 
     const PATIENCE: Duration = Duration::from_secs(20);
     /// Some 1 MiB.
@@ -338,5 +339,42 @@ mod tests {
         assert!(log_bytes(&scene.path()) > 0);
         let report = crate::maintenance::sqlite::check(&scene.path()).expect("a report");
         assert_eq!((report.counters, report.problems), (201 * 20, vec![]));
+    }
+
+    /// That there is no room, and that there is again, is told once each. A store that has failed stays so.
+    #[test]
+    fn a_condition_is_told_when_it_changes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shared = Shared::new(open(&folder.path().join("sumd.db"), usize::MAX));
+        let condition = shared.condition();
+        let set_full = |full| logged(|| shared.set_full(full));
+        assert_eq!(set_full(false), "");
+        assert!(set_full(true).contains("no room on the disk"));
+        assert_eq!(*condition.borrow(), Condition::Full);
+        assert_eq!(set_full(true), "");
+        assert!(set_full(false).contains("there is room"));
+        assert_eq!(*condition.borrow(), Condition::Well);
+
+        let told = logged(|| shared.fail("the file was deleted".to_owned()));
+        assert!(told.contains("the file was deleted"), "{told}");
+        assert!(shared.writer().is_none());
+        for full in [true, false] {
+            assert_eq!(set_full(full), "");
+            let failed = Condition::Failed("the file was deleted".into());
+            assert_eq!(*condition.borrow(), failed);
+        }
+    }
+
+    /// A full disk is tried again by itself: while it is full nobody else may write.
+    #[test]
+    fn a_full_disk_is_tried_again() {
+        let scene = Scene::new();
+        scene.shared.set_full(true);
+        let begun = std::time::Instant::now();
+        while *scene.shared.condition().borrow() == Condition::Full {
+            assert!(begun.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(*scene.shared.condition().borrow(), Condition::Well);
     }
 }

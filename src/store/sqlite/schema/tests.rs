@@ -73,3 +73,42 @@ fn a_name_of_any_characters_is_a_uri() {
         assert_eq!(immutable(Path::new(path)), Path::new(uri));
     }
 }
+
+/// Only a database that cannot be written to is read as one that nobody changes. Whatever else is wrong is told.
+#[test]
+fn a_read_only_database_is_told_from_a_broken_one() {
+    for code in [ffi::SQLITE_CANTOPEN, ffi::SQLITE_READONLY] {
+        assert!(is_read_only(&failed(code)), "{code}");
+    }
+    for code in [ffi::SQLITE_BUSY, ffi::SQLITE_CORRUPT, ffi::SQLITE_IOERR] {
+        assert!(!is_read_only(&failed(code)), "{code}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sumd.db");
+    std::fs::write(&path, "no database".repeat(100)).expect("a file");
+    std::fs::write(beside(&path, "-wal"), "its log").expect("a file");
+    let told = open_any(&path).map(drop).expect_err("it is broken");
+    assert!(matches!(told, OpenError::Sqlite(..)), "{told}");
+}
+
+/// Reading leaves the log that a process has left as it was, and no other one.
+#[test]
+fn reading_leaves_the_log_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sumd.db");
+    let log = beside(&path, "-wal");
+    let read = || drop(open_any(&path).expect("it is free"));
+    drop(open(&path).expect("a new database"));
+    let before = std::fs::read(&log).expect("a log");
+    assert!(!before.is_empty());
+    read();
+    assert_eq!(std::fs::read(&log).expect("a log"), before);
+
+    let (connection, _) = open(&path).expect("it is free");
+    close(connection).expect("it is whole");
+    read();
+    assert!(!log.exists());
+    std::fs::write(&log, "").expect("a file");
+    read();
+    assert!(!log.exists(), "nothing was in it");
+}

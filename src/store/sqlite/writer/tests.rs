@@ -175,3 +175,34 @@ fn nothing_is_forgotten_where_nothing_was_deleted() {
     forget_deleted(&connection, 11).expect("SQL");
     assert_eq!(forgotten(), 11);
 }
+
+/// Batches go as soon as they are folded and nothing is remembered of them, also in a new database; and what is folded is not
+/// taken in again by the next start.
+#[test]
+fn the_log_of_a_new_database_is_short() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sumd.db");
+    let mut writer = open(&path, 0);
+    for seq in 1..=40 {
+        let counter = (format!("g/{seq}"), Some(1));
+        writer.commit(&batch(seq, [counter])).expect("a commit");
+    }
+    let count = "SELECT count(*) FROM batch";
+    let count = writer.connection.query_row(count, [], |row| row.get(0));
+    assert_eq!(count, Ok(2));
+    writer.close();
+    let writer = open(&path, 0);
+    assert_eq!(writer.folded, 40);
+    assert!(writer.current().lock().runs.is_empty());
+}
+
+/// That there is room is told by a write. A write that fails for another reason is told.
+#[test]
+fn room_is_found_by_a_write() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut writer = open(&folder.path().join("sumd.db"), usize::MAX);
+    assert!(writer.try_room().expect("nothing is wrong"));
+    let read_only = writer.connection.pragma_update(None, "query_only", true);
+    read_only.expect("SQL");
+    writer.try_room().expect_err("it cannot be written");
+}
