@@ -12,7 +12,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use self::store::MemoryStore;
+use self::store::{MemoryStore, TURN};
 use super::completions::{ReplyTo, StreamReplies};
 use super::handle::OWN_IDS_PART;
 use super::job::Job;

@@ -127,3 +127,62 @@ async fn a_lane_that_fails_answers_all_that_wait() {
     assert!(matches!(refused, LaneError::Closed), "{refused:?}");
     assert!(answers.recv().await.is_none());
 }
+
+/// A lane whose head has moved, although nothing new is there, is loaded again. A store that says so twice contradicts itself:
+/// that is told, and the lane goes on once it does not.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_has_moved_by_nothing_is_loaded_again() {
+    for (late, loads) in [(1, 2), (2, 2)] {
+        let store = MemoryStore::default();
+        let running = lanes(&store).await;
+        store.be_late(late);
+        let told = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        let told = told.expect("it is told");
+        match late {
+            1 => assert_eq!(told.expect("it is carried out").revision, 1),
+            _ => assert!(matches!(told, Err(LaneError::Unavailable(_))), "{told:?}"),
+        }
+        assert_eq!(store.loads(), loads);
+        let next = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        next.expect("it is told").expect("the lane goes on");
+    }
+}
+
+/// A node whose commit made another node's come too late leaves it the next turn: the other one would be late again and again.
+#[tokio::test(start_paused = true)]
+async fn nodes_take_turns() {
+    let store = MemoryStore::default();
+    let running = lanes(&store).await;
+    store.contend();
+    let begun = Instant::now();
+    for took in [TURN, 8 * TURN] {
+        let asked = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+        asked.expect("it is told").expect("it is carried out");
+        let elapsed = begun.elapsed();
+        assert!((took..took + TURN).contains(&elapsed), "{elapsed:?}");
+    }
+}
+
+/// Requests that name a damaged counter are refused, and the lane goes on. If nobody has named it the store contradicts itself:
+/// the lane ends, and does not ask it for ever.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_counter_is_refused_to_those_that_name_it() {
+    let store = MemoryStore::default();
+    let mut running = lanes(&store).await;
+    store.damage(Some("g/a"));
+    let refused = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    let refused = refused.expect("it is told");
+    assert!(
+        matches!(
+            &refused,
+            Err(LaneError::Unavailable(StoreError::Damaged { .. }))
+        ),
+        "{refused:?}"
+    );
+    store.damage(Some("g/b"));
+    let told = timeout(LONG, running.lanes.execute(LANE, batch(1))).await;
+    let told = told.expect("it is told");
+    assert!(matches!(told, Err(LaneError::Unknown(_))), "{told:?}");
+    let failure = timeout(LONG, running.failure()).await;
+    assert!(matches!(failure, Ok(StartError::Store(_))), "{failure:?}");
+}

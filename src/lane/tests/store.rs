@@ -14,7 +14,10 @@ use crate::store::{
     SessionRows, Store, StoreError, Sum,
 };
 
-/// A store of two lanes, which keeps the head of each.
+/// How long a commit takes that another node waits for.
+pub(super) const TURN: Duration = Duration::from_millis(100);
+
+/// A store that two lanes are in, which keeps how far each has come.
 #[derive(Clone)]
 pub(super) struct MemoryStore(Arc<Inner>);
 
@@ -33,7 +36,13 @@ struct Inner {
     drops: AtomicBool,
     /// Another node always commits first.
     outrun: AtomicBool,
-    /// No lane can be loaded, ever.
+    /// So many commits come too late, and nobody has committed before.
+    late: AtomicUsize,
+    /// Each commit takes [`TURN`], and another node's came too late.
+    contended: AtomicBool,
+    /// The counter whose row is damaged, as all reads are told.
+    damaged: Mutex<Option<Arc<str>>>,
+    /// No lane can be loaded, for good.
     fails: AtomicBool,
     batch_bytes: AtomicUsize,
     changes: ChangeFeed,
@@ -50,6 +59,9 @@ impl Default for MemoryStore {
             loses: AtomicBool::new(false),
             drops: AtomicBool::new(false),
             outrun: AtomicBool::new(false),
+            late: AtomicUsize::new(0),
+            contended: AtomicBool::new(false),
+            damaged: Mutex::default(),
             fails: AtomicBool::new(false),
             batch_bytes: AtomicUsize::new(usize::MAX),
             changes: ChangeFeed::new(0),
@@ -88,6 +100,18 @@ impl MemoryStore {
         self.0.outrun.store(is_outrun, Ordering::Relaxed);
     }
 
+    pub(super) fn be_late(&self, commits: usize) {
+        self.0.late.store(commits, Ordering::Relaxed);
+    }
+
+    pub(super) fn contend(&self) {
+        self.0.contended.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn damage(&self, counter: Option<&str>) {
+        *self.0.damaged.lock().expect("no panic") = counter.map(Arc::from);
+    }
+
     pub(super) fn fail(&self) {
         self.0.fails.store(true, Ordering::Relaxed);
     }
@@ -121,6 +145,15 @@ impl MemoryStore {
         if self.0.outrun.load(Ordering::Relaxed) {
             return Err(StoreError::Conflict);
         }
+        let late = self.0.late.load(Ordering::Relaxed);
+        if late > 0 {
+            self.0.late.store(late - 1, Ordering::Relaxed);
+            return Err(StoreError::Conflict);
+        }
+        let is_contended = self.0.contended.load(Ordering::Relaxed);
+        if is_contended {
+            sleep(TURN).await;
+        }
         let mut frozen = self.0.frozen.subscribe();
         frozen.wait_for(|frozen| !frozen).await.expect("it is held");
         let mut heads = self.0.heads.lock().expect("no panic");
@@ -134,7 +167,7 @@ impl MemoryStore {
             age: batch.stamp.age,
             ..*head
         };
-        Ok(Committed::alone(base))
+        Ok(Committed { base, is_contended })
     }
 }
 
@@ -195,6 +228,11 @@ impl Store for MemoryStore {
     }
 
     fn read(&self, names: Vec<Arc<str>>) -> Reply<Rows> {
+        if let Some(counter) = self.0.damaged.lock().expect("no panic").clone() {
+            let problem = format!("the row of counter {counter:?} is damaged").into();
+            let counter = Some(counter);
+            return Box::pin(async { Err(StoreError::Damaged { counter, problem }) });
+        }
         at_once(Rows {
             rows: vec![None; names.len()],
             revision: 0,
