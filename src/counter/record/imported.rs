@@ -74,3 +74,44 @@ impl RecordStream {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Limits, SessionId};
+
+    /// A message that was applied before its session was moved is answered, and goes to no lane: most of them know nothing of it.
+    #[test]
+    fn a_message_from_before_a_move_is_answered() {
+        let hasher = KeyedHasher::new([7; 16]);
+        let one = |delta| Increments::one("a/1".to_owned(), delta, Limits::default());
+        // Messages 2 and 3 are applied, and 1 is acknowledged.
+        let mut row = vec![2, 6, 3, 1, 2];
+        for step in [2, 1] {
+            row.extend([step, 1]);
+            row.extend(hasher.message(&one(5)).to_le_bytes());
+        }
+        let whole = Session::decode(&row).expect("a session");
+        let id = SessionId::from("meter-7");
+        let moved = whole.split_by_lane(&id, hasher, 4, 1000);
+        let mut found = SessionRows {
+            lanes: vec![Session::default()],
+            revision: 40,
+            horizon: 0,
+        };
+        assert!(ImportedParts::of(&found).is_none());
+        found.lanes.extend(moved.into_iter().map(|(_, row)| row));
+        let moved = ImportedParts::of(&found);
+        let mut parts = SessionReassembler::new(hasher, 4, &id, 1);
+        let mut told = |sequence, delta| {
+            let told = replay(moved.as_ref(), &mut parts, sequence, hasher, &one(delta))?;
+            let told =
+                told.map(|whole| whole.iter().map(|of| (of.sequence, of.revision)).collect());
+            Some(told.map_err(|_| "another message"))
+        };
+        assert_eq!(told(2, 5), Some(Ok(vec![(2, 40)])));
+        assert_eq!(told(3, 6), Some(Err("another message")));
+        assert_eq!(told(3, 5), Some(Ok(vec![(3, 40)])));
+        assert_eq!(told(4, 5), None);
+    }
+}

@@ -65,6 +65,12 @@ impl SessionReassembler {
         self.last + 1
     }
 
+    /// Whether a message has not come before on this stream.
+    #[must_use]
+    pub fn is_new(&self, sequence: u64) -> bool {
+        sequence > self.last
+    }
+
     /// Messages whose parts are not all durable.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -259,7 +265,14 @@ mod tests {
         let hasher = KeyedHasher::new([7; 16]);
         let mut parts = SessionReassembler::new(hasher, 256, &"meter-7".into(), 6);
         assert_eq!(parts.expected(), 7);
-        for (sequence, expected) in [(7, 8), (8, 9), (7, 9), (9, 10)] {
+        for (sequence, is_new, expected) in [
+            (7, true, 8),
+            (8, true, 9),
+            (7, false, 9),
+            (8, false, 9),
+            (9, true, 10),
+        ] {
+            assert_eq!(parts.is_new(sequence), is_new, "{sequence}");
             parts.split(sequence, 6, 0, &Increments::default());
             assert_eq!(parts.expected(), expected);
         }

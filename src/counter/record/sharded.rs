@@ -42,13 +42,8 @@ impl RecordStream {
             ));
         }
         let mut reply = reply();
-        let revision = if acknowledged > 0 { found.revision } else { 0 };
-        add(
-            &mut reply,
-            acknowledged,
-            revision,
-            remote::failures(&resumed.failures),
-        );
+        let failures = remote::failures(&resumed.failures);
+        add(&mut reply, acknowledged, found.revision, failures);
         self.resumed = Some(resumed);
         replies.send(&reply).await;
         Ok(())
@@ -101,7 +96,8 @@ impl RecordStream {
             let gap = LaneError::Refused(Rejection::Gap { expected });
             return Err(lane_error(gap, Kind::Session));
         }
-        let bound = self.bound(sequence, sequence == expected).await?;
+        let is_first = parts.is_new(sequence);
+        let bound = self.bound(sequence, is_first).await?;
         let parts = self.parts.as_mut().expect("the first message has set it");
         if let Some(whole) = imported::replay(
             self.moved.as_ref(),

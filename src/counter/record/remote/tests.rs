@@ -147,7 +147,9 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
         fields: &decoded.fields,
     };
     let mut increments = decoded.increments;
-    let all = parts.split(1, 0, 0, &increments);
+    parts.split(1, 0, 0, &increments);
+    let all = parts.split(2, 0, 0, &increments);
+    assert!(all.iter().all(|(_, part)| part.previous == Some(1)));
     assert!(all.len() > 2, "{} lanes", all.len());
     for of in [&all[..], &all[1..], &all[..1]] {
         let bound = LowerBound {
