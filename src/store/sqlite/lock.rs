@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::paths::beside;
+use super::paths::{beside, log};
 use super::schema::{self, OpenError};
 
 /// The name of the database in a data folder, which has only one.
@@ -193,9 +193,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 /// Whether a WAL has data of a database that is missing or empty. SQLite would begin a new database and empty the WAL.
 /// SQLite never leaves the two like that: a new database has its first page on disk before it has a WAL.
 fn is_bereft(path: &Path) -> bool {
-    let real = path.canonicalize();
-    let log = beside(real.as_deref().unwrap_or(path), "-wal");
-    is_empty(path) && !is_empty(&log)
+    is_empty(path) && !is_empty(&log(path))
 }
 
 /// Whether a file is missing or empty.

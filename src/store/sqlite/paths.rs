@@ -9,3 +9,9 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+/// The write-ahead log of a database: it is beside the file itself, by whatever link that is reached.
+pub(crate) fn log(path: &Path) -> PathBuf {
+    let real = path.canonicalize();
+    beside(real.as_deref().unwrap_or(path), "-wal")
+}

@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::meta::Meta;
-use super::paths::beside;
+use super::paths::{beside, log};
 use super::rows;
 
 /// `sumd` in ASCII: the file's header says whose it is.
@@ -232,6 +232,7 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Meta), OpenError> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    leave_log(&connection, has_log(path)).map_err(sqlite)?;
     let version = version(path, &connection)?;
     configure(&connection).map_err(sqlite)?;
     connection
@@ -279,13 +280,12 @@ pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
-    let has_log = || std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
-    let is_left = has_log();
-    // SQLite may have to recover the WAL, so it may write, but not to the tables.
+    let is_left = has_log(path);
+    // It may have to recover the log, so it may write, but not to the tables.
     let opened = connect(path, path, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let (connection, unchanged) = match opened {
         Err(OpenError::Sqlite(_, error)) if is_read_only(&error) => {
-            let unchanged = unchanged(path, has_log)?;
+            let unchanged = unchanged(path)?;
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
             (connect(path, &immutable(path), flags)?, Some(unchanged))
         }
@@ -307,6 +307,7 @@ fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, Ope
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(name, flags).map_err(sqlite)?;
+    leave_log(&connection, has_log(path)).map_err(sqlite)?;
     if version(path, &connection)? == 0 {
         return Err(OpenError::Foreign(path.to_owned()));
     }
@@ -324,20 +325,25 @@ fn is_read_only(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Locks a database that cannot be written to, so that nobody writes to it by another way, such as another mount.
-fn unchanged(path: &Path, has_log: impl FnOnce() -> bool) -> Result<File, OpenError> {
+/// Takes a database that cannot be written to, so that nobody writes to it by another way, as another mount is.
+fn unchanged(path: &Path) -> Result<File, OpenError> {
     let file = File::open(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
     let refused = |why| Err(OpenError::ReadOnly(path.to_owned(), why));
     if file.try_lock_shared().is_err() {
         return refused("a server uses it by another way: run this there");
     }
-    if has_log() {
+    if has_log(path) {
         return refused("its log (-wal) is not in it: copy both to a folder that is not");
     }
     Ok(file)
 }
 
-/// The URI by which SQLite takes a file as immutable and creates no files beside it.
+/// Whether there is something in the log of a database.
+fn has_log(path: &Path) -> bool {
+    std::fs::metadata(log(path)).is_ok_and(|log| log.len() > 0)
+}
+
+/// The name by which SQLite takes a file for one that nobody changes, and makes no other beside it.
 fn immutable(path: &Path) -> PathBuf {
     let mut name = b"file:".to_vec();
     for byte in path.as_os_str().as_bytes() {

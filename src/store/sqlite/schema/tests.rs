@@ -87,8 +87,12 @@ fn a_read_only_database_is_told_from_a_broken_one() {
     let path = folder.path().join("sumd.db");
     std::fs::write(&path, "no database".repeat(100)).expect("a file");
     std::fs::write(beside(&path, "-wal"), "its log").expect("a file");
-    let told = open_any(&path).map(drop).expect_err("it is broken");
-    assert!(matches!(told, OpenError::Sqlite(..)), "{told}");
+    for opened in [open_any(&path).map(drop), open(&path).map(drop)] {
+        let told = opened.expect_err("it is broken");
+        assert!(matches!(told, OpenError::Sqlite(..)), "{told}");
+        let left = std::fs::read(beside(&path, "-wal")).expect("a log");
+        assert_eq!(left, b"its log", "it may be all that is left");
+    }
 }
 
 /// Reading leaves the log that a process has left as it was, and no other one.
@@ -97,11 +101,15 @@ fn reading_leaves_the_log_as_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
     let log = beside(&path, "-wal");
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
     let read = || drop(open_any(&path).expect("it is free"));
     drop(open(&path).expect("a new database"));
     let before = std::fs::read(&log).expect("a log");
     assert!(!before.is_empty());
     read();
+    assert_eq!(std::fs::read(&log).expect("a log"), before);
+    drop(open_any(&link).expect("it is free"));
     assert_eq!(std::fs::read(&log).expect("a log"), before);
 
     let (connection, _) = open(&path).expect("it is free");
