@@ -14,10 +14,10 @@ use crate::store::{
     SessionRows, Store, StoreError, Sum,
 };
 
-/// How long a commit takes that another node waits for.
+/// The duration of a commit that another node waits for.
 pub(super) const TURN: Duration = Duration::from_millis(100);
 
-/// A store that two lanes are in, which keeps how far each has come.
+/// A store of two lanes, which keeps the head of each.
 #[derive(Clone)]
 pub(super) struct MemoryStore(Arc<Inner>);
 
@@ -36,11 +36,11 @@ struct Inner {
     drops: AtomicBool,
     /// Another node always commits first.
     outrun: AtomicBool,
-    /// So many commits come too late, and nobody has committed before.
+    /// The number of commits that come too late, although nobody has committed before.
     late: AtomicUsize,
     /// Each commit takes [`TURN`], and another node's came too late.
     contended: AtomicBool,
-    /// The counter whose row is damaged, as all reads are told.
+    /// The counter whose row all reads report as damaged.
     damaged: Mutex<Option<Arc<str>>>,
     /// No lane can be loaded, for good.
     fails: AtomicBool,

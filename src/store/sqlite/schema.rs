@@ -281,7 +281,7 @@ pub(crate) fn open_any(path: &Path) -> Result<Reader, OpenError> {
         return Err(OpenError::Missing(path.to_owned()));
     }
     let is_left = has_log(path);
-    // It may have to recover the log, so it may write, but not to the tables.
+    // SQLite may have to recover the WAL, so it may write, but not to the tables.
     let opened = connect(path, path, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let (connection, unchanged) = match opened {
         Err(OpenError::Sqlite(_, error)) if is_read_only(&error) => {
