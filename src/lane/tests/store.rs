@@ -145,9 +145,9 @@ impl MemoryStore {
         if self.0.outrun.load(Ordering::Relaxed) {
             return Err(StoreError::Conflict);
         }
-        let late = self.0.late.load(Ordering::Relaxed);
-        if late > 0 {
-            self.0.late.store(late - 1, Ordering::Relaxed);
+        let remaining = self.0.late.load(Ordering::Relaxed);
+        if remaining > 0 {
+            self.0.late.store(remaining - 1, Ordering::Relaxed);
             return Err(StoreError::Conflict);
         }
         let is_contended = self.0.contended.load(Ordering::Relaxed);
