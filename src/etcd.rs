@@ -36,8 +36,8 @@ use tonic::transport::Channel;
 
 use crate::proto::etcd::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcd::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
 use call::{Caller, Kind, MAX_ANSWER_BYTES};
 use fault::Fault;
@@ -133,13 +133,33 @@ impl Client {
             .caller
             .call(Kind::Repeatable, deadline, request, send)
             .await;
-        match done {
-            Err(error) if error.outcome != Outcome::Definite(Refusal::Compacted) => Err(error),
-            _ => Ok(()),
-        }
+        compacted(done)
+    }
+}
+
+/// What is forgotten already needs no more to be forgotten.
+fn compacted(answer: Result<CompactionResponse, Error>) -> Result<(), Error> {
+    match answer {
+        Err(error) if error.outcome != Outcome::Definite(Refusal::Compacted) => Err(error),
+        _ => Ok(()),
     }
 }
 
 fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is no error that history is forgotten already, and any other error is told.
+    #[test]
+    fn what_is_forgotten_is_not_forgotten_again() {
+        let refused = |refusal| Error::new(Outcome::Definite(refusal), String::new());
+        assert_eq!(compacted(Ok(CompactionResponse::default())), Ok(()));
+        assert_eq!(compacted(Err(refused(Refusal::Compacted))), Ok(()));
+        let denied = refused(Refusal::Denied);
+        assert_eq!(compacted(Err(denied.clone())), Err(denied));
+    }
 }

@@ -97,22 +97,20 @@ impl Caller {
     {
         let asked = async {
             let channel = dial::connect(host, self.options()).await?;
-            let mut token = self.0.tokens.known();
-            let mut is_its_own = false;
-            loop {
+            let ask = |token: Token| {
                 let mut request = Request::new(message.clone());
                 token.put(&mut request);
-                let fault = match send(channel.clone(), request).await {
-                    Ok(answer) => return Ok(answer.into_inner()),
-                    Err(status) => Fault::new(&status, host),
-                };
-                if !fault.token || is_its_own {
-                    return Err(fault.error);
+                send(channel.clone(), request)
+            };
+            let answer = match ask(self.0.tokens.known()).await {
+                Err(status) if Fault::new(&status, host).token => {
+                    let fresh = self.0.tokens.token_at(&channel, host).await;
+                    ask(fresh.map_err(|fault| fault.error)?).await
                 }
-                let fresh = self.0.tokens.token_at(&channel, host).await;
-                token = fresh.map_err(|fault| fault.error)?;
-                is_its_own = true;
-            }
+                answer => answer,
+            };
+            let answer = answer.map_err(|status| Fault::new(&status, host).error);
+            answer.map(Response::into_inner)
         };
         let answer = timeout_at(deadline, asked).await;
         answer.unwrap_or_else(|_| Err(Fault::late(host).error))
@@ -210,7 +208,13 @@ impl Caller {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{Doubt, Outcome, Refusal};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tonic::Code;
+    use tonic::transport::Endpoint;
+
+    use super::super::login::tests::know_token;
+    use super::super::{Doubt, Login, Outcome, Refusal};
     use super::*;
 
     fn caller() -> Caller {
@@ -227,8 +231,86 @@ pub(super) mod tests {
         }
     }
 
-    /// A repeatable request waits twice as long each time, but never beyond its caller's deadline. Any other request
-    /// waits until that deadline.
+    /// Connects to the first endpoint, which nothing is sent to.
+    fn connect(caller: &Caller) {
+        let channel = Endpoint::from_static("http://localhost").connect_lazy();
+        caller.rotation().connected(0, channel);
+    }
+
+    /// A call is tried again until there is an answer, and ever more slowly once all endpoints have failed.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_tried_again_with_pauses() {
+        let caller = caller();
+        connect(&caller);
+        let tries = AtomicU32::new(0);
+        let send = |_, _| {
+            let tried = tries.fetch_add(1, Ordering::Relaxed);
+            assert!(tried < 100, "no pause");
+            // Or it would look for another endpoint.
+            connect(&caller);
+            async move {
+                if tried < 10 {
+                    return Err(Status::unavailable("it is not well"));
+                }
+                Ok(Response::new(()))
+            }
+        };
+        let begun = Instant::now();
+        let far = begun + Duration::from_hours(1);
+        let answer = caller.call(Kind::Repeatable, far, (), send).await;
+        assert_eq!(answer, Ok(()));
+        let paused: Duration = (3..=10).filter_map(|n| caller.pause(n)).sum();
+        assert!(begun.elapsed() > paused / 4, "{:?}", begun.elapsed());
+    }
+
+    /// An endpoint that fails is not asked again at once.
+    #[tokio::test]
+    async fn an_endpoint_that_fails_is_left() {
+        let caller = caller();
+        for (code, is_left) in [(Code::Unavailable, true), (Code::ResourceExhausted, false)] {
+            connect(&caller);
+            let send = |_, _| async move {
+                let full = "etcdserver: mvcc: database space exceeded";
+                Err::<Response<()>, _>(Status::new(code, full))
+            };
+            let far = Instant::now() + Duration::from_hours(1);
+            let failed = caller.call(Kind::Once, far, (), send).await;
+            assert!(failed.is_err());
+            assert_eq!(caller.rotation().endpoint().is_none(), is_left, "{code:?}");
+        }
+    }
+
+    /// A new token is asked for a few times, if one after the other is refused.
+    #[tokio::test(start_paused = true)]
+    async fn logging_in_comes_to_an_end() {
+        let address = "etcd://one".parse().expect("an address");
+        let mut options = Options::new(&address);
+        options.login = Some(Login {
+            user: "sumd".to_owned(),
+            password: "pass".to_owned(),
+        });
+        let caller = Caller::new(options);
+        connect(&caller);
+        know_token(&caller.0.tokens, 0);
+        let tries = AtomicU32::new(0);
+        let send = |_, _| {
+            let tried = tries.fetch_add(1, Ordering::Relaxed);
+            assert!(tried < 100, "no end");
+            // Or it would log in by itself.
+            know_token(&caller.0.tokens, tried + 1);
+            async move {
+                Err::<Response<()>, _>(Status::unauthenticated("etcdserver: invalid auth token"))
+            }
+        };
+        let far = Instant::now() + Duration::from_hours(1);
+        let refused = caller.call(Kind::Repeatable, far, (), send).await;
+        let refused = refused.expect_err("no token will do");
+        assert_eq!(refused.outcome, Outcome::Definite(Refusal::NotLoggedIn));
+        assert_eq!(tries.into_inner(), 1 + MAX_LOGINS);
+    }
+
+    /// A request that may be repeated waits twice as long each time, and never longer than its caller. One that may not waits as
+    /// long as that.
     #[tokio::test(start_paused = true)]
     async fn attempts_get_longer() {
         let caller = caller();

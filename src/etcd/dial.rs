@@ -184,8 +184,9 @@ pub(super) mod tests {
         let taken = certificates(path, pem.clone());
         assert!(taken.is_ok_and(|taken| taken == pem));
         for pem in ["", "-----BEGIN PRIVATE KEY-----"] {
-            let refused = certificates(path, pem.into());
-            assert!(matches!(refused, Err(TlsError::NoCertificate(_))), "{pem}");
+            let refused = certificates(path, pem.into()).expect_err("there is none");
+            assert!(matches!(refused, TlsError::NoCertificate(_)), "{pem}");
+            assert!(refused.to_string().contains("etcd-ca.pem"), "{refused}");
         }
     }
 

@@ -200,7 +200,12 @@ fn name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::super::dial;
     use super::*;
+    use crate::proto::etcd::etcdserverpb::TxnRequest;
+    use crate::proto::etcd::etcdserverpb::kv_client::KvClient;
 
     fn fault(code: Code, message: &str) -> Fault {
         let endpoint = "one:2379".parse().expect("a host");
@@ -259,6 +264,21 @@ mod tests {
             let found = fault(code, message).error.outcome;
             assert_eq!(found, Outcome::Unknown(doubt), "{code:?} {message}");
         }
+    }
+
+    /// A transaction that no member can have seen is certainly not applied: it is not looked for, and sent again.
+    #[tokio::test]
+    async fn what_was_not_sent_is_not_applied() {
+        let nobody = dial::tests::closed();
+        let address = nobody.local_addr().expect("it is bound");
+        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let mut client = KvClient::new(channel.connect_lazy());
+        let failed = client.txn(TxnRequest::default()).await;
+        let endpoint = "one:2379".parse().expect("a host");
+        let fault = Fault::new(&failed.expect_err("nobody listens"), &endpoint);
+        assert!(fault.unsent && fault.leave);
+        let outcome = fault.error.outcome;
+        assert_eq!(outcome, Outcome::Definite(Refusal::NotConnected));
     }
 
     #[test]

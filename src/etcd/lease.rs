@@ -136,8 +136,7 @@ impl Keeper {
     /// Keeps the lease alive. Each keep-alive is a stream of its own, on any endpoint that is fit.
     async fn run(self, mut asked: Instant, mut ttl: Duration) {
         loop {
-            let interval = ttl / KEEP_ALIVES;
-            sleep_until(asked + interval).await;
+            sleep_until(next_sign(asked, ttl)).await;
             asked = Instant::now();
             let request = LeaseKeepAliveRequest { id: self.id };
             let answer = self
@@ -160,7 +159,12 @@ impl Keeper {
     }
 }
 
-/// The time to live of a lease from its request on; `None` if it is gone.
+/// When a lease that lives for so long from then on is due for its next sign of life.
+fn next_sign(asked: Instant, ttl: Duration) -> Instant {
+    asked + ttl / KEEP_ALIVES
+}
+
+/// How long a lease lives from when it was asked for on; `None` if it is gone.
 fn time_left(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
     match answer {
         Ok(answer) => Ok((answer.ttl > 0).then(|| seconds(answer.ttl))),
@@ -219,7 +223,15 @@ mod tests {
         Error::new(Outcome::Definite(refusal), String::new())
     }
 
-    /// A lease is gone only if etcd says so. An error proves nothing, since a new leader restarts all leases.
+    /// Two signs of life may get lost, and etcd has no more of them to do than it takes.
+    #[test]
+    fn signs_of_life_are_apart() {
+        let asked = Instant::now();
+        let next = next_sign(asked, Duration::from_secs(9));
+        assert_eq!(next, asked + Duration::from_secs(3));
+    }
+
+    /// Only etcd says that a lease is gone; an error tells nothing, since a new leader starts all leases afresh.
     #[test]
     fn a_lease_is_gone_when_etcd_says_so() {
         let alive = |ttl| {

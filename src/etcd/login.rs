@@ -106,9 +106,15 @@ fn not_text(host: &Host) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Options;
     use super::*;
+
+    /// The user has logged in once more.
+    pub fn know_token(tokens: &Tokens, number: u32) {
+        let value = number.to_string().parse().expect("it is text");
+        *tokens.token.try_lock().expect("nobody logs in") = Some(Token(Some(value)));
+    }
 
     /// A login may fail only if authentication is disabled.
     #[test]

@@ -131,7 +131,7 @@ impl Rotation {
         next
     }
 
-    fn connected(&self, index: usize, channel: Channel) -> Connection {
+    pub(super) fn connected(&self, index: usize, channel: Channel) -> Connection {
         let mut state = self.state();
         let host = self.options.endpoints[index].clone();
         info!(endpoint = %host, "connected to etcd");

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sumd::etcd::{Client, Lease, get};
+use sumd::etcd::{Client, Lease, get, prefix};
+use sumd::store::etcd::Kv;
 use tokio::time::{Instant, sleep_until};
 
 use super::cluster::Cluster;
@@ -33,6 +34,8 @@ async fn survives_its_endpoint() {
     let client = cluster.client();
     let ttl = Duration::from_secs(6);
     let lease = client.grant(ttl, in_time()).await.expect("a lease");
+    let held = lease.held_until().expect("it is not lost");
+    assert!(held > Instant::now(), "it runs out");
     put_under(&client, &lease, "node").await;
     for leader in [false, true] {
         let victim = if leader {
@@ -99,4 +102,23 @@ async fn lost_when_it_is_revoked() {
     cluster.members[0].ask("/v3/lease/revoke", id, None).await;
     soon(lease.lost()).await;
     lease.revoke(in_time()).await.expect("it is gone already");
+}
+
+/// Whoever reads all data keeps their history by a key that goes with its lease, and at once if the reader is done.
+#[tokio::test]
+#[ignore = "make test runs it"]
+async fn history_is_kept_for_a_reader() {
+    let cluster = Cluster::start(1, &[]).await;
+    let client = cluster.client();
+    let held = async || {
+        let found = client.range(prefix("/sumd/holds/", 0), in_time()).await;
+        let leases = found.expect("an answer").kvs.into_iter();
+        leases.map(|row| row.lease).collect::<Vec<_>>()
+    };
+    let hold = Kv::hold(&client, "/sumd").await.expect("an answer");
+    let hold = hold.expect("etcd forgets its history");
+    let leases = held().await;
+    assert!(matches!(leases[..], [lease] if lease != 0), "{leases:?}");
+    hold.release().await;
+    assert!(held().await.is_empty(), "it is let go");
 }
