@@ -101,12 +101,7 @@ impl EtcdStore {
     pub async fn open(place: Location) -> Result<Self, OpenError> {
         let Location { client, prefix, .. } = place;
         let versions = client.check_versions(Instant::now() + PATIENCE).await;
-        versions.map_err(|error| match error {
-            VersionError::Unknown(error) if error.is_passing() => {
-                OpenError::Unavailable(error.to_string())
-            }
-            error => OpenError::Etcd(error.to_string()),
-        })?;
+        versions.map_err(unfit)?;
         let layout = meta::open(&client, &prefix, place.lanes).await?;
         let watch_feed = WatchFeed::new(Some((client.clone(), layout.clone())));
         let compactor = AbortOnDropHandle::new(tokio::spawn(compactor::keep(
@@ -182,7 +177,17 @@ impl<K: Kv> EtcdStore<K> {
     }
 }
 
-/// Whether a lane with this horizon may need imported ids of this time.
+/// Why an etcd is not used, for now or at all.
+fn unfit(error: VersionError) -> OpenError {
+    match error {
+        VersionError::Unknown(error) if error.is_passing() => {
+            OpenError::Unavailable(error.to_string())
+        }
+        error => OpenError::Etcd(error.to_string()),
+    }
+}
+
+/// Whether a lane with this horizon may be asked for ids of this time that came from elsewhere.
 pub(crate) fn is_before_needed(time: Millis, horizon: Millis) -> bool {
     horizon < time + BEFORE_LATEST
 }
@@ -320,6 +325,17 @@ impl<K: Kv> Store for EtcdStore<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::{Error, Outcome, Refusal};
+
+    /// An etcd that cannot be reached is waited for, and one that refuses is not.
+    #[test]
+    fn an_etcd_that_refuses_is_not_waited_for() {
+        for (refusal, is_waited_for) in [(Refusal::NotConnected, true), (Refusal::Denied, false)] {
+            let error = Error::new(Outcome::Definite(refusal), String::new());
+            let told = unfit(VersionError::Unknown(error));
+            assert_eq!(matches!(told, OpenError::Unavailable(_)), is_waited_for);
+        }
+    }
 
     /// Imported ids are read and backed up until a clock that was wrong by a day cannot ask for them.
     #[test]

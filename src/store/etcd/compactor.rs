@@ -61,7 +61,12 @@ impl MadeRoom {
     }
 }
 
-/// Runs until it is dropped.
+/// The deadline of a call from now on.
+fn in_time() -> Instant {
+    Instant::now() + CALL
+}
+
+/// Goes on until it is dropped.
 pub(super) async fn keep(client: Client, layout: Layout) {
     let mut history = History::default();
     let mut holds = Holds::default();
@@ -82,7 +87,7 @@ pub(super) async fn keep(client: Client, layout: Layout) {
         let old = history.old(now);
         let old = old.map(|old| forgettable(old, held));
         if let Some(old) = old.filter(|_| may_compact)
-            && let Err(error) = client.compact(old, Instant::now() + CALL).await
+            && let Err(error) = client.compact(old, in_time()).await
             && is_denied(&error)
         {
             may_compact = false;
@@ -91,7 +96,7 @@ pub(super) async fn keep(client: Client, layout: Layout) {
                  (--auto-compaction-mode periodic --auto-compaction-retention 5m), or its history grows without an end"
             );
         }
-        let alarms = client.alarms(Instant::now() + CALL).await;
+        let alarms = client.alarms(in_time()).await;
         let alarms = alarms.unwrap_or_default();
         let full = |alarm: &&Alarm| alarm.kind == AlarmKind::NoSpace;
         let full: Vec<_> = alarms.iter().filter(full).copied().collect();
@@ -120,10 +125,10 @@ fn is_denied(error: &Error) -> bool {
 
 /// Compacts all history and returns free space to the disks, one member after the other.
 async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(), Error> {
-    client.compact(revision, Instant::now() + CALL).await?;
+    client.compact(revision, in_time()).await?;
     let mut problem = None;
     let mut done = 0;
-    for (host, member) in client.members(Instant::now() + CALL).await {
+    for (host, member) in client.members(in_time()).await {
         let deadline = Instant::now() + DEFRAGMENT;
         let defragmented = match member {
             Ok(_) => client.defragment(&host, deadline).await,
@@ -142,7 +147,7 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
         return Err(error);
     }
     for alarm in full {
-        client.disarm(*alarm, Instant::now() + CALL).await?;
+        client.disarm(*alarm, in_time()).await?;
     }
     Ok(())
 }

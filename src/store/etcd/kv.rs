@@ -124,6 +124,8 @@ fn found(response: TxnResponse) -> Found {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    pub mod model;
+
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;

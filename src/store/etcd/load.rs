@@ -385,3 +385,6 @@ fn take_new(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,8 @@ pub(crate) async fn open(kv: &impl Kv, prefix: &str, lanes: u32) -> Result<Layou
     let new = Meta {
         format: FORMAT,
         lanes,
-        key: Uuid::from_u128(random()).into_bytes().to_vec().into(),
+        // Nobody can guess one: UUIDs are made for that.
+        key: Uuid::new_v4().into_bytes().to_vec().into(),
         ..Meta::default()
     };
     loop {
@@ -188,7 +189,5 @@ pub(crate) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     })
 }
 
-/// A random number that nobody can guess, as those of UUIDs are.
-fn random() -> u128 {
-    Uuid::new_v4().as_u128()
-}
+#[cfg(test)]
+mod tests;

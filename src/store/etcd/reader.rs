@@ -352,3 +352,6 @@ fn to_row(latest: crate::store::memtable::Latest<'_>) -> Row {
         revision: latest.revision,
     }
 }
+
+#[cfg(test)]
+mod tests;

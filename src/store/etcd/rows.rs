@@ -339,39 +339,4 @@ pub(crate) fn changes(batch: &Batch) -> Result<Vec<CounterChange>, Corrupt> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// The layout of data with a format and a number of lanes.
-    pub fn layout(format: u32, lanes: u32) -> Layout {
-        let meta = Meta {
-            format,
-            lanes,
-            key: vec![7; 16].into(),
-            ..Meta::default()
-        };
-        Layout::new("/sumd", &meta, 1).expect("a format that is known")
-    }
-
-    /// Versions that read the previous format know only whole sessions.
-    #[test]
-    fn sessions_are_whole_for_those_who_know_no_others() {
-        for (format, whole) in [(FORMAT_ADDED - 1, true), (FORMAT_ADDED, false)] {
-            assert_eq!(layout(format, 1).whole_sessions(), whole);
-        }
-    }
-
-    /// Heads and packs share a prefix, and their keys differ.
-    #[test]
-    fn heads_are_told_from_packs() {
-        let layout = layout(FORMAT, 8);
-        assert!(layout.is_head(&layout.head(7)));
-        assert!(!layout.is_head(&layout.pack(7, 1)));
-    }
-
-    /// Nodes look for holds where readers put them.
-    #[test]
-    fn holds_have_one_place() {
-        assert_eq!(layout(FORMAT, 1).holds(), holds("/sumd").as_bytes());
-    }
-}
+pub(crate) mod tests;

@@ -103,13 +103,13 @@ pub(crate) fn to_stored(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
 
     /// A session whose last messages are these.
-    fn session(acknowledged: u8, messages: &[u8]) -> Arc<Session> {
+    pub fn session(acknowledged: u8, messages: &[u8]) -> Arc<Session> {
         let last = messages.last().copied().unwrap_or(0);
         let count = u8::try_from(messages.len()).expect("few");
         let mut bytes = vec![2, 2 * last, last, acknowledged, count];
@@ -173,6 +173,7 @@ mod tests {
         told.set_row(Ok(row_of(&old)));
         assert_eq!(told.session(), Ok(None));
         told.take(&stored(None, Some(&new), false));
+        assert!(!told.needs_row());
         let later = session(0, &[1, 2]);
         told.take(&stored(Some(&new), Some(&later), false));
         assert_eq!(told.session(), Ok(Some(Session::clone(&later))));

@@ -109,22 +109,34 @@ async fn follow(
 ) -> Result<Never, Problem> {
     loop {
         let told = watch.next().await.map_err(Problem::Watch)?;
-        let mut batches = Vec::new();
-        for row in told.events.iter().filter_map(|event| event.kv.as_ref()) {
-            if row.version > 0 {
-                let batch = newest(layout, row).map_err(Problem::Corrupt)?;
-                batches.extend(batch);
-            }
-        }
-        batches.sort_unstable_by_key(|(base, ..)| *base);
-        for (base, places, counters) in batches {
-            changes.publish(counters, base, base + i64::from(places));
+        let rows = told.events.iter().filter_map(|event| event.kv.as_ref());
+        for batch in batches(layout, rows).map_err(Problem::Corrupt)? {
+            changes.publish(batch.counters, batch.base, batch.end);
         }
         changes.advance(layout.end(told.revision));
     }
 }
 
-type Told = (i64, u32, Arc<[CounterChange]>);
+/// What a batch has changed, and the revisions before its first place and of its last.
+#[derive(Debug)]
+struct Told {
+    base: i64,
+    end: i64,
+    counters: Arc<[CounterChange]>,
+}
+
+/// The batches that rows were written for, in their order. Rows that were deleted are of no batch.
+fn batches<'a>(
+    layout: &Layout,
+    rows: impl Iterator<Item = &'a KeyValue>,
+) -> Result<Vec<Told>, Corrupt> {
+    let mut batches = Vec::new();
+    for row in rows.filter(|row| row.version > 0) {
+        batches.extend(newest(layout, row)?);
+    }
+    batches.sort_unstable_by_key(|batch| batch.base);
+    Ok(batches)
+}
 
 /// The batch for which a row was written, if it is in that row.
 fn newest(layout: &Layout, row: &KeyValue) -> Result<Option<Told>, Corrupt> {
@@ -137,23 +149,72 @@ fn newest(layout: &Layout, row: &KeyValue) -> Result<Option<Told>, Corrupt> {
         return Ok(None);
     };
     let base = layout.base_of(last, row.mod_revision);
-    Ok(Some((base, last.places, rows::changes(last)?.into())))
+    Ok(Some(Told {
+        base,
+        end: base + i64::from(last.places),
+        counters: rows::changes(last)?.into(),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::notice::tests::logged;
+    use crate::proto::sumd::store::v1::Batch;
+
+    /// Each batch is told once, in the order of the revisions: of a head that is written again only the last batch is new, which was
+    /// in no row before; and packs that are deleted tell nothing.
+    #[test]
+    fn each_batch_is_told_once() {
+        let layout = rows::tests::layout(rows::FORMAT, 2);
+        let batch = |seq, places, etcd_revision, offset| Batch {
+            seq,
+            places,
+            etcd_revision,
+            offset,
+            ..Batch::default()
+        };
+        let row = |key: Bytes, value, version| KeyValue {
+            key,
+            value,
+            version,
+            mod_revision: 9,
+            ..KeyValue::default()
+        };
+        let head = |lane, batches: &[Batch]| {
+            let key = layout.head(lane);
+            let head = Head {
+                batches: batches.into(),
+                ..Head::default()
+            };
+            row(key.clone(), layout.seal(&key, &head), 3)
+        };
+        let key = layout.pack(1, 1);
+        let pack = Pack {
+            batches: vec![batch(1, 4, 7, 0), batch(2, 5, 0, 2)],
+        };
+        let rows = [
+            row(layout.pack(0, 1), Bytes::new(), 0),
+            row(key.clone(), layout.seal(&key, &pack), 1),
+            head(1, &[]),
+            head(0, &[batch(5, 3, 8, 0), batch(6, 2, 0, 0)]),
+            head(0, &[batch(5, 3, 8, 0)]),
+        ];
+        let told = batches(&layout, rows.iter()).expect("they are whole");
+        let told: Vec<_> = told.iter().map(|told| (told.base, told.end)).collect();
+        let base = layout.base(9, 0);
+        assert_eq!(told, [(base, base + 2), (base + 2, base + 7)]);
+    }
 
     /// A user without the permission to watch is warned of once, however often it is tried.
     #[test]
     fn that_etcd_refuses_is_told_once() {
         let mut warned = false;
-        let told = logged(|| {
-            refused(&"permission denied", &mut warned);
-            refused(&"permission denied", &mut warned);
-        });
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let mut tell = || logged(|| refused(&"permission denied", &mut warned));
+        let (told, again) = (tell(), tell());
+        assert_eq!((told.lines().count(), &*again), (1, ""), "{told}");
         assert!(
             told.contains("watchers") && told.contains("permission denied"),
             "{told}"

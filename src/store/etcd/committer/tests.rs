@@ -2,7 +2,9 @@
 
 use super::super::log::tests::{head, layout, plan};
 use super::*;
-use crate::proto::etcd::etcdserverpb::{RangeResponse, ResponseOp};
+use crate::proto::etcd::etcdserverpb::{
+    DeleteRangeResponse, PutResponse, RangeResponse, ResponseOp,
+};
 use crate::proto::etcd::mvccpb::KeyValue;
 use crate::proto::sumd::store::v1::Head;
 use crate::store::etcd::kv::tests::Flaky;
@@ -23,6 +25,7 @@ async fn batches_that_cannot_be_sent_are_refused_after_a_while() {
     let (attempt_now, mut answer) = attempt();
     let left = failed(vec![attempt_now], &error).await;
     assert_eq!(left.len(), 1, "it is tried again");
+    assert_eq!(left[0].tries, 1, "the next copy is waited for longer");
     tokio::time::advance(PATIENCE).await;
     assert!(failed(left, &error).await.is_empty());
     let told = answer.try_recv().expect("it is told");
@@ -133,6 +136,56 @@ fn batches_go_together_as_long_as_they_fit() {
     let of_places = |places| move |_, attempt: &mut CommitAttempt| attempt.plan.places = places;
     assert_eq!(groups(many, &of_places(MAX_PLACES / 3)), [3, 3]);
     assert_eq!(groups(many, &of_places(MAX_PLACES / 3 + 1)), [2, 2, 2]);
+    let mut waiting: VecDeque<_> = (0..MAX_OPERATIONS).map(|_| attempt().0).collect();
+    let group = take_group(&mut waiting, usize::MAX);
+    assert_eq!(group.len(), MAX_OPERATIONS / operations);
+}
+
+/// The places of the batches in one transaction follow one another: each batch has revisions of its own.
+#[test]
+fn batches_of_one_transaction_share_no_revision() {
+    let attempts = [3, 5, 7].map(|places| {
+        let mut attempt = attempt().0;
+        attempt.plan.places = places;
+        attempt
+    });
+    let (_, offsets) = flight().request(&attempts);
+    assert_eq!(offsets, [0, 3, 8]);
+}
+
+/// A node leaves a key while it waits for its turn. A batch that lands deletes the key; a copy that comes later looks for it.
+#[test]
+fn a_node_that_waits_for_its_turn_is_noticed() {
+    let deleted = |deleted| {
+        Response::ResponseDeleteRange(DeleteRangeResponse {
+            deleted,
+            ..DeleteRangeResponse::default()
+        })
+    };
+    let found = |keys| {
+        Response::ResponseRange(RangeResponse {
+            kvs: vec![KeyValue::default(); keys],
+            ..RangeResponse::default()
+        })
+    };
+    let put = Response::ResponsePut(PutResponse::default());
+    for (last, waits) in [
+        (deleted(1), true),
+        (deleted(0), false),
+        (found(1), true),
+        (found(0), false),
+        (put, false),
+    ] {
+        // The answers before the last one tell nothing of other nodes.
+        let responses = [found(1), last.clone()].map(|response| ResponseOp {
+            response: Some(response),
+        });
+        let lane = TxnResponse {
+            responses: responses.into(),
+            ..TxnResponse::default()
+        };
+        assert_eq!(is_contended(&lane), waits, "{last:?}");
+    }
 }
 
 /// The meta row has changed since the transaction was made, so the transaction did nothing. One batch has a head that
