@@ -27,7 +27,7 @@ pub use apply::{Bounds, State};
 pub use codec::Corrupt;
 pub use commit::{Batch, Changes, Commit, CounterChange, Head, Pack, SessionChange, Stamp};
 #[cfg(test)]
-pub(crate) use dedup::tests::pack;
+pub(crate) use dedup::tests::{pack, pack_of};
 pub use dedup::{ImportedIds, PackEntry};
 pub use extras::check_extras;
 pub use hasher::KeyedHasher;

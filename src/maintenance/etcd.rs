@@ -4,3 +4,6 @@
 pub(super) mod import;
 pub(super) mod seal;
 pub(super) mod verify;
+
+#[cfg(test)]
+mod tests;

@@ -330,6 +330,23 @@ async fn insist(client: &impl Kv, request: TxnRequest) -> Result<bool, ToolError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::etcd::kv::tests::Flaky;
+
+    /// An etcd that cannot be asked is waited for as long as it may be an election, and no longer.
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_is_tried_for_a_while() {
+        let insist = async |failures, refusal| {
+            let begun = Instant::now();
+            let kv = Flaky::new(failures, Some(Outcome::Definite(refusal)));
+            let done = insist(&kv, TxnRequest::default()).await;
+            (done.ok(), begun.elapsed())
+        };
+        let away = Refusal::NotConnected;
+        // Its comparison fails, as that etcd has it.
+        assert_eq!(insist(3, away).await, (Some(false), PAUSE * 3));
+        assert_eq!(insist(u32::MAX, away).await, (None, PATIENCE));
+        assert_eq!(insist(1, Refusal::Denied).await, (None, Duration::ZERO));
+    }
 
     /// Ids are split, in order, into rows within etcd's size limit, and into as few rows as possible.
     #[test]

@@ -14,10 +14,19 @@ fn numbered(number: u64) -> Id {
 
 /// A pack of ids by their numbers, each with its position.
 pub fn pack(ids: &[(u64, u32)]) -> Vec<u8> {
+    let answer = |number: u64| Effect::Replaced(number.cast_signed());
+    let ids = ids.iter();
+    let ids: Vec<_> = ids
+        .map(|(number, place)| (*number, *place, answer(*number)))
+        .collect();
+    pack_of(&ids)
+}
+
+/// The same, each with its answer.
+pub fn pack_of(ids: &[(u64, u32, Effect)]) -> Vec<u8> {
     let mut pack = Vec::new();
-    for (number, place) in ids {
-        let done = Effect::Replaced(number.cast_signed());
-        put_entry(&mut pack, &numbered(*number), *place, &done);
+    for (number, place, done) in ids {
+        put_entry(&mut pack, &numbered(*number), *place, done);
     }
     pack
 }
