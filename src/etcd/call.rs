@@ -244,12 +244,12 @@ pub(super) mod tests {
         connect(&caller);
         let tries = AtomicU32::new(0);
         let send = |_, _| {
-            let tried = tries.fetch_add(1, Ordering::Relaxed);
-            assert!(tried < 100, "no pause");
+            let earlier = tries.fetch_add(1, Ordering::Relaxed);
+            assert!(earlier < 100, "no pause");
             // Or it would look for another endpoint.
             connect(&caller);
             async move {
-                if tried < 10 {
+                if earlier < 10 {
                     return Err(Status::unavailable("it is not well"));
                 }
                 Ok(Response::new(()))
@@ -294,10 +294,10 @@ pub(super) mod tests {
         know_token(&caller.0.tokens, 0);
         let tries = AtomicU32::new(0);
         let send = |_, _| {
-            let tried = tries.fetch_add(1, Ordering::Relaxed);
-            assert!(tried < 100, "no end");
+            let earlier = tries.fetch_add(1, Ordering::Relaxed);
+            assert!(earlier < 100, "no end");
             // Or it would log in by itself.
-            know_token(&caller.0.tokens, tried + 1);
+            know_token(&caller.0.tokens, earlier + 1);
             async move {
                 Err::<Response<()>, _>(Status::unauthenticated("etcdserver: invalid auth token"))
             }

@@ -127,7 +127,7 @@ fn is_denied(error: &Error) -> bool {
 async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(), Error> {
     client.compact(revision, in_time()).await?;
     let mut problem = None;
-    let mut done = 0;
+    let mut is_made = false;
     for (host, member) in client.members(in_time()).await {
         let deadline = Instant::now() + DEFRAGMENT;
         let defragmented = match member {
@@ -135,15 +135,15 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
             Err(error) => Err(error),
         };
         match defragmented {
-            Ok(()) => done += 1,
-            // The other members have room all the same, and a member that is still full reports it again.
+            Ok(()) => is_made = true,
+            // The others have room all the same, and one that is still full says so again.
             Err(error) => {
                 warn!("no room is made on {host}: {error}");
                 problem = Some(error);
             }
         }
     }
-    if let Some(error) = problem.filter(|_| done == 0) {
+    if let Some(error) = problem.filter(|_| !is_made) {
         return Err(error);
     }
     for alarm in full {

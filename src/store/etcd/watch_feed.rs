@@ -1,8 +1,7 @@
 //! The feed of commits by all nodes, from etcd's watch.
 
 use std::fmt::Display;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -25,7 +24,7 @@ pub(super) struct WatchFeed {
     runtime: tokio::runtime::Handle,
     /// Their source; a model of etcd has none.
     source: Option<(Client, Layout)>,
-    begun: AtomicBool,
+    begun: Once,
 }
 
 impl WatchFeed {
@@ -34,18 +33,16 @@ impl WatchFeed {
             changes: ChangeFeed::new(0),
             runtime: tokio::runtime::Handle::current(),
             source,
-            begun: AtomicBool::new(false),
+            begun: Once::new(),
         }
     }
 
     pub(super) fn changes(&self) -> &ChangeFeed {
-        if let Some((client, layout)) = &self.source
-            && !self.begun.swap(true, Ordering::Relaxed)
-        {
-            let (client, layout) = (client.clone(), layout.clone());
-            let _task = self
-                .runtime
-                .spawn(tell(client, layout, self.changes.clone()));
+        if let Some((client, layout)) = &self.source {
+            self.begun.call_once(|| {
+                let told = tell(client.clone(), layout.clone(), self.changes.clone());
+                let _task = self.runtime.spawn(told);
+            });
         }
         &self.changes
     }

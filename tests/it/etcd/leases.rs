@@ -110,15 +110,15 @@ async fn lost_when_it_is_revoked() {
 async fn history_is_kept_for_a_reader() {
     let cluster = Cluster::start(1, &[]).await;
     let client = cluster.client();
-    let held = async || {
+    let leases = async || {
         let found = client.range(prefix("/sumd/holds/", 0), in_time()).await;
-        let leases = found.expect("an answer").kvs.into_iter();
-        leases.map(|row| row.lease).collect::<Vec<_>>()
+        let keys = found.expect("an answer").kvs.into_iter();
+        keys.map(|row| row.lease).collect::<Vec<_>>()
     };
     let hold = Kv::hold(&client, "/sumd").await.expect("an answer");
     let hold = hold.expect("etcd forgets its history");
-    let leases = held().await;
-    assert!(matches!(leases[..], [lease] if lease != 0), "{leases:?}");
+    let taken = leases().await;
+    assert!(matches!(taken[..], [lease] if lease != 0), "{taken:?}");
     hold.release().await;
-    assert!(held().await.is_empty(), "it is let go");
+    assert!(leases().await.is_empty(), "it is let go");
 }
