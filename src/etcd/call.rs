@@ -231,7 +231,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Connects to the first endpoint, which nothing is sent to.
+    /// Connects to the first endpoint, to which nothing is sent.
     fn connect(caller: &Caller) {
         let channel = Endpoint::from_static("http://localhost").connect_lazy();
         caller.rotation().connected(0, channel);
@@ -309,8 +309,8 @@ pub(super) mod tests {
         assert_eq!(tries.into_inner(), 1 + MAX_LOGINS);
     }
 
-    /// A request that may be repeated waits twice as long each time, and never longer than its caller. One that may not waits as
-    /// long as that.
+    /// A repeatable request waits twice as long each time, but never beyond its caller's deadline. Any other request
+    /// waits until that deadline.
     #[tokio::test(start_paused = true)]
     async fn attempts_get_longer() {
         let caller = caller();

@@ -159,12 +159,12 @@ impl Keeper {
     }
 }
 
-/// When a lease that lives for so long from then on is due for its next sign of life.
+/// The time of the next keep-alive of a lease with this time to live.
 fn next_sign(asked: Instant, ttl: Duration) -> Instant {
     asked + ttl / KEEP_ALIVES
 }
 
-/// How long a lease lives from when it was asked for on; `None` if it is gone.
+/// The time to live of a lease from its request on; `None` if it is gone.
 fn time_left(answer: Result<LeaseKeepAliveResponse, Error>) -> Result<Option<Duration>, Error> {
     match answer {
         Ok(answer) => Ok((answer.ttl > 0).then(|| seconds(answer.ttl))),
@@ -223,7 +223,7 @@ mod tests {
         Error::new(Outcome::Definite(refusal), String::new())
     }
 
-    /// Two signs of life may get lost, and etcd has no more of them to do than it takes.
+    /// Two keep-alives may be lost, and no more of them are sent than that takes.
     #[test]
     fn signs_of_life_are_apart() {
         let asked = Instant::now();
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(next, asked + Duration::from_secs(3));
     }
 
-    /// Only etcd says that a lease is gone; an error tells nothing, since a new leader starts all leases afresh.
+    /// A lease is gone only if etcd says so. An error proves nothing, since a new leader restarts all leases.
     #[test]
     fn a_lease_is_gone_when_etcd_says_so() {
         let alive = |ttl| {

@@ -177,7 +177,7 @@ impl<K: Kv> EtcdStore<K> {
     }
 }
 
-/// Why an etcd is not used, for now or at all.
+/// The error of an etcd that is not used, for now or at all.
 fn unfit(error: VersionError) -> OpenError {
     match error {
         VersionError::Unknown(error) if error.is_passing() => {
@@ -187,7 +187,7 @@ fn unfit(error: VersionError) -> OpenError {
     }
 }
 
-/// Whether a lane with this horizon may be asked for ids of this time that came from elsewhere.
+/// Whether a lane with this horizon may need imported ids of this time.
 pub(crate) fn is_before_needed(time: Millis, horizon: Millis) -> bool {
     horizon < time + BEFORE_LATEST
 }
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
     use crate::etcd::{Error, Outcome, Refusal};
 
-    /// An etcd that cannot be reached is waited for, and one that refuses is not.
+    /// The store waits for an etcd that cannot be reached, and not for one that refuses.
     #[test]
     fn an_etcd_that_refuses_is_not_waited_for() {
         for (refusal, is_waited_for) in [(Refusal::NotConnected, true), (Refusal::Denied, false)] {

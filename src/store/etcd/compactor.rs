@@ -66,7 +66,7 @@ fn in_time() -> Instant {
     Instant::now() + CALL
 }
 
-/// Goes on until it is dropped.
+/// Runs until it is dropped.
 pub(super) async fn keep(client: Client, layout: Layout) {
     let mut history = History::default();
     let mut holds = Holds::default();
@@ -136,7 +136,7 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
         };
         match defragmented {
             Ok(()) => is_made = true,
-            // The others have room all the same, and one that is still full says so again.
+            // The other members have room all the same, and a member that is still full reports it again.
             Err(error) => {
                 warn!("no room is made on {host}: {error}");
                 problem = Some(error);
