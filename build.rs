@@ -27,19 +27,48 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out, descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
+        .build_server(false)
         .extern_path(".google.rpc", "::tonic_types::pb")
-        .compile_fds(descriptors)?;
+        .compile_fds(descriptors.clone())?;
     // With `Bytes`, keys and values share the buffer of the message that they came in, and cloning a request to send it
     // again is cheap.
     tonic_prost_build::configure()
         .build_server(false)
         .bytes(".")
         .compile_fds(self::descriptors(&ETCD)?)?;
-    // The server side is written by hand.
+    let internal = self::descriptors(&INTERNAL)?;
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("internal.bin");
+    fs::write(out, internal.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_server(false)
         .bytes(".")
-        .compile_fds(self::descriptors(&INTERNAL)?)?;
+        .compile_fds(internal.clone())?;
+    servers(descriptors)?;
+    servers(internal)?;
+    Ok(())
+}
+
+/// Generates the servers, whose request messages are read straight from the wire if prost's decoding would be dear: all other
+/// messages are those that were generated before.
+fn servers(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("servers");
+    fs::create_dir_all(&out)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(out)
+        .codec_path("crate::codec::Codec")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .extern_path(".sum.v1", "crate::proto::sum::v1")
+        .extern_path(".sum.v1.AddRequest", "crate::api::wire::Sum")
+        .extern_path(".sum.v1.AddAllRequest", "crate::api::wire::Sum")
+        .extern_path(".sum.v1.AddEachRequest", "crate::api::wire::EachSum")
+        .extern_path(
+            ".sum.v1.RecordIncrementsRequest",
+            "crate::api::wire::Encoded",
+        )
+        .extern_path(".sumd.cluster.v1", "crate::proto::sumd::cluster::v1")
+        .extern_path(".sumd.store.v1", "crate::proto::sumd::store::v1")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

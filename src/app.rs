@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sumd::cluster::{ClockState, ClusterService, Members};
+use sumd::cluster::{ClockState, Members, Nodes};
 use sumd::config::{Config, ServeOptions, StoreAddress};
 use sumd::lane::Clock;
 use sumd::server::Server;
@@ -25,8 +25,8 @@ use open::{LEAVE_TIMEOUT, Opened, Result, open};
 /// Interval at which a standalone server checks its clock.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports the state of the clock to the cluster service of a standalone server.
-async fn tell_clock(clock: Clock, alone: ClusterService) {
+/// Reports the state of the clock of a standalone server to its callers.
+async fn tell_clock(clock: Clock, alone: Nodes) {
     loop {
         alone.tell_clock(if clock.is_behind_horizon() {
             ClockState::BehindHorizon

@@ -7,17 +7,17 @@ mod clocks;
 mod forward;
 mod members;
 mod node;
+mod nodes;
 mod ownership;
-mod service;
 mod view;
 
 pub use clock_state::ClockState;
 use clocks::Clocks;
 pub use forward::{
-    Answer, Call, Doubt, Executor, ForwardError, Kind, NotSent, PROTOCOL, PeerRefusal, PeerService,
-    Peers, Reply, read_refusal,
+    Answer, Answers, Call, Doubt, Executor, ForwardError, IncomingCalls, Kind, MAX_MESSAGE_BYTES,
+    NotSent, PROTOCOL, PeerRefusal, Peers, Reply, read_refusal,
 };
 pub use members::{DEFAULT_TTL, JoinError, Members, Options};
 pub use node::{InvalidNode, Node};
-pub use service::{ClusterService, Method};
+pub use nodes::Nodes;
 pub use view::View;

@@ -18,4 +18,4 @@ mod wire;
 
 pub use peers::{Executor, Forwarder};
 pub use record::reassembly;
-pub use service::{CounterService, Method};
+pub use service::Counters;

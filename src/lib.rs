@@ -6,17 +6,20 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod api;
 pub mod cli;
 pub mod cluster;
+pub mod codec;
 pub mod config;
 pub mod counter;
 pub mod etcd;
-pub mod grpc;
 pub mod lane;
+mod layers;
 pub mod maintenance;
 pub mod model;
 pub mod notice;
 pub mod proto;
+pub mod replies;
 pub mod server;
 pub mod status;
 pub mod store;

@@ -47,3 +47,7 @@ pub mod etcd {
 
 /// The descriptors of the public contract, with their comments, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The descriptors of what nodes say to each other.
+#[cfg(test)]
+pub const INTERNAL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/internal.bin"));

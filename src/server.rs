@@ -1,18 +1,14 @@
 //! Serving: listeners, worker threads, connections, calls; and stopping without losing any.
 
 mod address;
-mod body;
-mod call;
 mod connection;
-mod headers;
+mod context;
 mod health;
-mod idle;
 mod limits;
 mod listener;
-mod request;
-mod routes;
+mod router;
 mod services;
-mod stream;
+mod stateless;
 mod timer;
 mod worker;
 
@@ -25,47 +21,21 @@ use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::cluster::{ClockState, ClusterService, Node as Member, PROTOCOL};
+use crate::cluster::{ClockState, Node as Member, Nodes, PROTOCOL};
+use crate::layers::Calls;
 use connection::Admission;
+use context::{Node, Phase};
 use health::Health;
 use listener::Listener;
-use routes::Routes;
-use services::Slot;
+use stateless::Stateless;
 use worker::{Queues, Workers};
-
-/// How long peers have to take in their last answers once the drain's time is over.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// What all connections share.
-struct Node {
-    limits: Limits,
-    routes: Routes,
-    services: Slot,
-    /// This node, where it knows of no other.
-    alone: ClusterService,
-    phase: Phase,
-    /// Every connection is a task of it.
-    connections: TaskTracker,
-}
-
-/// How far shutting down has come. Each phase implies those before it.
-#[derive(Default)]
-struct Phase {
-    /// No new calls: connections say so (GOAWAY) and end once their calls have.
-    draining: CancellationToken,
-    /// Calls that have not ended are ended.
-    ending: CancellationToken,
-    /// Connections are dropped.
-    dropping: CancellationToken,
-}
 
 /// A server that has its addresses and is not serving yet.
 pub struct Server {
@@ -101,9 +71,10 @@ impl Server {
             clock: ClockState::Agrees,
         };
         let node = Node {
-            routes: Routes::new(&limits, &health),
+            stateless: Stateless::new(&limits, &health),
+            calls: Calls::new(limits.max_calls),
             services,
-            alone: ClusterService::alone(alone),
+            alone: Nodes::alone(alone),
             limits,
             phase: Phase::default(),
             connections: TaskTracker::new(),
@@ -124,7 +95,7 @@ impl Server {
 
     /// The description of this node if there are no others.
     #[must_use]
-    pub fn alone(&self) -> ClusterService {
+    pub fn alone(&self) -> Nodes {
         self.node.alone.clone()
     }
 
@@ -192,54 +163,5 @@ async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
         if open < max_with_probes {
             queues.push(socket, Admission::HealthChecks, node.connections.token());
         }
-    }
-}
-
-impl Phase {
-    /// The same phases for one thread, which can then be waited for without a lock that others hold.
-    fn child(&self) -> Self {
-        Self {
-            draining: self.draining.child_token(),
-            ending: self.ending.child_token(),
-            dropping: self.dropping.child_token(),
-        }
-    }
-}
-
-impl Node {
-    /// The nodes; `None` as long as nobody knows if there are others.
-    fn cluster(&self) -> Option<ClusterService> {
-        let services = self.services.borrow();
-        let cluster = services.as_ref()?.cluster.clone();
-        Some(cluster.unwrap_or_else(|| self.alone.clone()))
-    }
-
-    async fn drain(&self, accepting: &TaskTracker) {
-        let Limits {
-            drain_delay,
-            drain_timeout,
-            ..
-        } = self.limits;
-        info!(?drain_delay, ?drain_timeout, "draining");
-        if let Some(cluster) = self.cluster() {
-            cluster.announce_draining();
-        }
-        tokio::time::sleep(drain_delay).await;
-        self.phase.draining.cancel();
-        accepting.wait().await;
-        self.connections.close();
-        if !self.idle_within(drain_timeout).await {
-            let connections = self.connections.len();
-            warn!(connections, "ending the calls that are left");
-            self.phase.ending.cancel();
-            self.idle_within(FLUSH_TIMEOUT).await;
-        }
-        self.phase.dropping.cancel();
-    }
-
-    async fn idle_within(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.connections.wait())
-            .await
-            .is_ok()
     }
 }

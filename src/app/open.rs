@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sumd::cluster::{self, ClockState, ClusterService, JoinError, Members, PeerService};
+use sumd::cluster::{self, ClockState, IncomingCalls, JoinError, Members, Nodes};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
-use sumd::counter::{CounterService, Executor, Forwarder};
+use sumd::counter::{Counters, Executor, Forwarder};
 use sumd::etcd::{Address, Client, Doubt, Outcome, get};
 use sumd::lane;
 use sumd::server::{self, Services};
@@ -92,7 +92,7 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) 
             Ok(Opened {
                 services: Services {
                     available: Some(availability),
-                    ..Services::alone(CounterService::new(lanes.lanes.clone()))
+                    ..Services::alone(Counters::new(lanes.lanes.clone()))
                 },
                 lanes,
                 members: None,
@@ -177,15 +177,15 @@ async fn open_etcd(
     }
     let clock = lanes.lanes.clock();
     members.watch_clock(&id, move || clock.is_behind_horizon());
-    let counters = CounterService::new(lanes.lanes.clone());
-    let peers = PeerService::new(Arc::new(Executor::new(&counters)));
+    let counters = Counters::new(lanes.lanes.clone());
+    let peers = IncomingCalls::new(Arc::new(Executor::new(&counters)));
     let (available, availability) = watch::channel(true);
     // The task ends with the process.
     tokio::spawn(probe(own, etcd.etcd_prefix.clone(), available));
     Ok(Opened {
         services: Services {
             counters: counters.among(Forwarder::new(&id, members.view())),
-            cluster: Some(ClusterService::new(members.view())),
+            nodes: Some(Nodes::new(members.view())),
             peers: Some(peers),
             available: Some(availability),
         },

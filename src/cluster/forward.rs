@@ -15,7 +15,7 @@ mod serve;
 pub use call::{Answer, Call, Doubt, ForwardError, Kind, NotSent, PeerRefusal, read_refusal};
 pub use peers::Peers;
 pub use response_queue::Reply;
-pub use serve::{Executor, PeerService};
+pub use serve::{Answers, Executor, IncomingCalls};
 
 /// The version of the protocol between nodes.
 pub const PROTOCOL: u32 = 1;
@@ -27,8 +27,8 @@ const MESSAGE_BYTES: usize = 256 << 10;
 const OVERHEAD_BYTES: usize = 24;
 /// The largest payload. Requests of clients are smaller, so the fields that nodes add never make one too large.
 const MAX_PAYLOAD_BYTES: usize = 2 << 20;
-/// A message collected up to [`MESSAGE_BYTES`], plus a last payload of the largest size.
-const MAX_MESSAGE_BYTES: usize = MESSAGE_BYTES + MAX_PAYLOAD_BYTES + (64 << 10);
+/// The largest message: collected up to its size, plus a last payload of the largest size.
+pub const MAX_MESSAGE_BYTES: usize = MESSAGE_BYTES + MAX_PAYLOAD_BYTES + (64 << 10);
 
 /// Maximum unanswered calls of a stream. A thread has fewer callers, unless the peer is late.
 const MAX_CALLS: usize = 16 * 1024;

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::operation::Operation;
 use super::record::{self, PartJoin};
-use super::service::CounterService;
+use super::service::Counters;
 use super::{error, refusal};
 use crate::cluster::{self, Call, ForwardError, Kind, Node, PeerRefusal, Peers, Reply, View};
 use crate::lane::LaneError;
@@ -187,7 +187,7 @@ pub(super) enum Forwarded {
 
 /// Carries out what other nodes hand on.
 pub struct Executor {
-    service: CounterService,
+    service: Counters,
     /// Parts of messages, which wait for room in the lanes: the senders bound how many. Were they refused, their node would
     /// carry them out itself, and be in the way of this one just when that has too much to do.
     parts: mpsc::UnboundedSender<(Bytes, Reply)>,
@@ -196,7 +196,7 @@ pub struct Executor {
 impl Executor {
     /// By the lanes of a service, which does not hand on anything itself, for calls on the runtime that this is called on.
     #[must_use]
-    pub fn new(service: &CounterService) -> Self {
+    pub fn new(service: &Counters) -> Self {
         let service = service.alone();
         let (parts, waiting) = mpsc::unbounded_channel();
         tokio::spawn(run_parts(service.clone(), waiting));
@@ -240,7 +240,7 @@ impl Executor {
 }
 
 /// One call after the other, so that the parts of each lane stay in their order.
-async fn run_parts(service: CounterService, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
+async fn run_parts(service: Counters, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
     while let Some((payload, reply)) = waiting.recv().await {
         match record::decode_parts(payload, service.hasher, service.store().lanes()) {
             Ok(parts) => {

@@ -7,15 +7,14 @@ use tonic::Status;
 use super::convert::Violations;
 use super::error::read_error;
 use super::page_token;
-use super::service::CounterService;
-use crate::model::KeyedHasher;
+use super::service::Counters;
 use crate::proto::sum::v1::{
     BatchGetCountersRequest, BatchGetCountersResponse, Consistency, Counter, GetCounterRequest,
     GetCounterResponse, ListCountersRequest, ListCountersResponse, SumCountersRequest,
     SumCountersResponse,
 };
 use crate::status;
-use crate::store::{Row, Rows, Scan, Store};
+use crate::store::{Row, Rows, Scan};
 
 /// Counters in a page, where the client does not say.
 const DEFAULT_PAGE: usize = 100;
@@ -56,11 +55,7 @@ fn wanted(violations: &mut Violations, consistency: i32, min_revision: i64) -> W
     }
 }
 
-async fn read(
-    service: &CounterService,
-    names: Vec<Arc<str>>,
-    wanted: Wanted,
-) -> Result<Rows, Status> {
+async fn read(service: &Counters, names: Vec<Arc<str>>, wanted: Wanted) -> Result<Rows, Status> {
     let rows = match wanted {
         Wanted::NotBefore(revision) if service.store().capabilities().is_shared => {
             let read = |names| service.store().read(names);
@@ -72,118 +67,130 @@ async fn read(
     rows.map_err(|error| read_error(&error))
 }
 
-pub(super) async fn get(
-    service: &CounterService,
-    request: GetCounterRequest,
-) -> Result<GetCounterResponse, Status> {
-    let mut violations = Violations::default();
-    violations.name("counter", &request.counter);
-    let wanted = wanted(&mut violations, request.consistency, request.min_revision);
-    let name = violations.check(request.counter)?;
-    let rows = read(service, vec![name.as_str().into()], wanted).await;
-    let rows = rows?.rows;
-    let row = rows.first().and_then(Option::as_ref);
-    Ok(GetCounterResponse {
-        counter: Some(counter(&name, row)),
-    })
-}
-
-pub(super) async fn batch_get(
-    service: &CounterService,
-    request: BatchGetCountersRequest,
-) -> Result<BatchGetCountersResponse, Status> {
-    let mut violations = Violations::default();
-    violations.count("counters", request.counters.len());
-    for (index, name) in request
-        .counters
-        .iter()
-        .enumerate()
-        .take(super::convert::MAX_BATCH)
-    {
-        violations.name(&format!("counters[{index}]"), name);
+impl Counters {
+    /// Reads a counter.
+    ///
+    /// # Errors
+    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    pub async fn get(&self, request: GetCounterRequest) -> Result<GetCounterResponse, Status> {
+        let mut violations = Violations::default();
+        violations.name("counter", &request.counter);
+        let wanted = wanted(&mut violations, request.consistency, request.min_revision);
+        let name = violations.check(request.counter)?;
+        let rows = read(self, vec![name.as_str().into()], wanted).await;
+        let rows = rows?.rows;
+        let row = rows.first().and_then(Option::as_ref);
+        Ok(GetCounterResponse {
+            counter: Some(counter(&name, row)),
+        })
     }
-    let wanted = wanted(&mut violations, request.consistency, request.min_revision);
-    let names = violations.check(request.counters)?;
-    let all = names.iter().map(|name| name.as_str().into()).collect();
-    let rows = read(service, all, wanted).await?.rows;
-    let pairs = names.iter().zip(&rows);
-    Ok(BatchGetCountersResponse {
-        counters: pairs
-            .map(|(name, row)| counter(name, row.as_ref()))
-            .collect(),
-    })
-}
 
-pub(super) async fn list(
-    store: &dyn Store,
-    hasher: KeyedHasher,
-    request: ListCountersRequest,
-) -> Result<ListCountersResponse, Status> {
-    let mut violations = Violations::default();
-    violations.prefix(&request.prefix);
-    let size = match usize::try_from(request.page_size) {
-        Ok(0) => DEFAULT_PAGE,
-        Ok(size) => size.min(MAX_PAGE),
-        Err(_) => {
-            violations.add("page_size", format!("it is {}, below 0", request.page_size));
-            DEFAULT_PAGE
-        }
-    };
-    let mut after: Option<Arc<str>> = None;
-    if !request.page_token.is_empty() {
-        match page_token::decode(hasher, &request.prefix, &request.page_token) {
-            Some(last) => after = Some(last.into()),
-            None => violations.add(
-                "page_token",
-                "it is not the next_page_token of a list with this prefix",
-            ),
-        }
-    }
-    let prefix = violations.check(request.prefix)?;
-
-    let mut rows: Vec<Row> = Vec::new();
-    // One more than is asked for tells whether there are more.
-    while rows.len() <= size {
-        let scan = Scan {
-            prefix: prefix.as_str().into(),
-            after,
-            since: 0,
-            limit: size + 1 - rows.len(),
-        };
-        let page = store.scan(scan).await.map_err(|error| read_error(&error))?;
-        rows.extend(page.rows);
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    let more = rows.len() > size;
-    rows.truncate(size);
-    let last = rows.last().filter(|_| more);
-    Ok(ListCountersResponse {
-        next_page_token: last.map_or_else(String::new, |last| {
-            page_token::encode(hasher, &prefix, &last.name)
-        }),
-        counters: rows
+    /// Reads several counters, at one revision.
+    ///
+    /// # Errors
+    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    pub async fn batch_get(
+        &self,
+        request: BatchGetCountersRequest,
+    ) -> Result<BatchGetCountersResponse, Status> {
+        let mut violations = Violations::default();
+        violations.count("counters", request.counters.len());
+        for (index, name) in request
+            .counters
             .iter()
-            .map(|row| counter(&row.name, Some(row)))
-            .collect(),
-    })
-}
+            .enumerate()
+            .take(super::convert::MAX_BATCH)
+        {
+            violations.name(&format!("counters[{index}]"), name);
+        }
+        let wanted = wanted(&mut violations, request.consistency, request.min_revision);
+        let names = violations.check(request.counters)?;
+        let all = names.iter().map(|name| name.as_str().into()).collect();
+        let rows = read(self, all, wanted).await?.rows;
+        let pairs = names.iter().zip(&rows);
+        Ok(BatchGetCountersResponse {
+            counters: pairs
+                .map(|(name, row)| counter(name, row.as_ref()))
+                .collect(),
+        })
+    }
 
-pub(super) async fn sum(
-    store: &dyn Store,
-    request: SumCountersRequest,
-) -> Result<SumCountersResponse, Status> {
-    let mut violations = Violations::default();
-    violations.prefix(&request.prefix);
-    let prefix = violations.check(request.prefix)?;
-    let found = store.sum(prefix.into()).await;
-    let found = found.map_err(|error| read_error(&error))?;
-    let sum = i64::try_from(found.sum).map_err(|_| status::sum_out_of_range(found.sum))?;
-    Ok(SumCountersResponse {
-        sum,
-        count: found.count,
-        revision: found.revision,
-    })
+    /// Reads a page of counters.
+    ///
+    /// # Errors
+    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    pub async fn list(&self, request: ListCountersRequest) -> Result<ListCountersResponse, Status> {
+        let mut violations = Violations::default();
+        violations.prefix(&request.prefix);
+        let size = match usize::try_from(request.page_size) {
+            Ok(0) => DEFAULT_PAGE,
+            Ok(size) => size.min(MAX_PAGE),
+            Err(_) => {
+                violations.add("page_size", format!("it is {}, below 0", request.page_size));
+                DEFAULT_PAGE
+            }
+        };
+        let mut after: Option<Arc<str>> = None;
+        if !request.page_token.is_empty() {
+            match page_token::decode(self.hasher, &request.prefix, &request.page_token) {
+                Some(last) => after = Some(last.into()),
+                None => violations.add(
+                    "page_token",
+                    "it is not the next_page_token of a list with this prefix",
+                ),
+            }
+        }
+        let prefix = violations.check(request.prefix)?;
+
+        let mut rows: Vec<Row> = Vec::new();
+        // One more than is asked for tells whether there are more.
+        while rows.len() <= size {
+            let scan = Scan {
+                prefix: prefix.as_str().into(),
+                after,
+                since: 0,
+                limit: size + 1 - rows.len(),
+            };
+            let page = self
+                .store()
+                .scan(scan)
+                .await
+                .map_err(|error| read_error(&error))?;
+            rows.extend(page.rows);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let last = rows.last().filter(|_| more);
+        Ok(ListCountersResponse {
+            next_page_token: last.map_or_else(String::new, |last| {
+                page_token::encode(self.hasher, &prefix, &last.name)
+            }),
+            counters: rows
+                .iter()
+                .map(|row| counter(&row.name, Some(row)))
+                .collect(),
+        })
+    }
+
+    /// Adds up the counters of a prefix.
+    ///
+    /// # Errors
+    /// Returns INVALID_ARGUMENT if the request is wrong, OUT_OF_RANGE if the sum is no int64, or the error of the store.
+    pub async fn sum(&self, request: SumCountersRequest) -> Result<SumCountersResponse, Status> {
+        let mut violations = Violations::default();
+        violations.prefix(&request.prefix);
+        let prefix = violations.check(request.prefix)?;
+        let found = self.store().sum(prefix.into()).await;
+        let found = found.map_err(|error| read_error(&error))?;
+        let sum = i64::try_from(found.sum).map_err(|_| status::sum_out_of_range(found.sum))?;
+        Ok(SumCountersResponse {
+            sum,
+            count: found.count,
+            revision: found.revision,
+        })
+    }
 }

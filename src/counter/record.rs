@@ -11,24 +11,24 @@ pub(super) use remote::{PartJoin, decode_parts};
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http_body::Body;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::convert::{Violations, canonical};
 use super::error::session_read_error;
-use super::service::CounterService;
+use super::service::Counters;
 use super::wire::RecordMessage;
-use crate::grpc::{Messages, Replies};
+use crate::codec::malformed;
 use crate::lane::{self, Decided};
 use crate::model::{
     Effect, Increments, MAX_FAILURES, Millis, Operation, Predecessor, Record, Request, Resumed,
     SESSION_WINDOW, SessionId,
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
+use crate::replies;
 use crate::status::{Outcome, Reason};
 use crate::store::{LaneNumber, Store};
 use imported::ImportedParts;
@@ -44,10 +44,11 @@ const MAX_WAITING: usize = 512;
 const MAX_SENT: usize = 512;
 
 type Answer = lane::Result<Decided>;
+type Replies = replies::Replies<RecordIncrementsResponse>;
 
 /// The session that a stream belongs to.
 struct RecordStream {
-    service: CounterService,
+    service: Counters,
     session: Option<(SessionId, Millis)>,
     /// If there are several lanes: the state of the session in these.
     resumed: Option<Resumed>,
@@ -69,14 +70,14 @@ struct RecordStream {
     told: u64,
 }
 
-pub(super) async fn serve<B>(
-    service: CounterService,
-    mut messages: Messages<B>,
+pub(super) async fn serve<M>(
+    service: Counters,
+    mut messages: M,
     replies: Replies,
     draining: CancellationToken,
 ) -> Result<(), Status>
 where
-    B: Body<Data = Bytes, Error = Status> + Unpin,
+    M: Stream<Item = Result<Bytes, Status>> + Unpin,
 {
     let (answers, mut answered) = mpsc::unbounded_channel();
     let mut stream = RecordStream {
@@ -106,10 +107,10 @@ where
                 stream.release().await?;
             }
             () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
-            message = messages.next_encoded(), if end.is_none() && stream.has_room() => match message {
-                Ok(Some(message)) => end = stream.take(&message, &replies).await.err().map(Err),
-                Ok(None) => end = Some(Ok(())),
-                Err(status) => end = Some(Err(status)),
+            message = messages.next(), if end.is_none() && stream.has_room() => match message {
+                Some(Ok(message)) => end = stream.take(&message, &replies).await.err().map(Err),
+                Some(Err(status)) => end = Some(Err(status)),
+                None => end = Some(Ok(())),
             },
         }
     }
@@ -127,9 +128,10 @@ impl RecordStream {
     async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
         let encoded = message;
         let message = match self.service.forwarder {
-            Some(_) => RecordMessage::decode_with_fields(encoded)?,
-            None => RecordMessage::decode(encoded)?,
+            Some(_) => RecordMessage::decode_with_fields(encoded),
+            None => RecordMessage::decode(encoded),
         };
+        let message = message.map_err(malformed)?;
         self.check(&message)?;
         let RecordMessage {
             sequence,
@@ -292,7 +294,7 @@ impl RecordStream {
             };
         }
         if any {
-            replies.send(&reply).await;
+            replies.send(reply).await;
         }
         error.map_or(Ok(()), Err)
     }

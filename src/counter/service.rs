@@ -3,9 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use futures_util::future::Either;
-use http::Response;
-use http_body::Body;
 use prost::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,50 +15,24 @@ use super::error;
 use super::operation::Operation;
 use super::peers::{Forwarded, Forwarder, RemoteOwner};
 use super::stale::Stale;
-use super::{read, record, watch};
-use crate::grpc::{self, Messages, ResponseBody};
+use super::{record, watch};
 use crate::lane::{LaneError, Lanes};
 use crate::model::{FailedIncrement, KeyedHasher};
 use crate::proto::sum::v1::{
-    BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
+    BatchIncrementCountersRequest, BatchIncrementCountersResponse, DeleteCounterRequest,
+    DeleteCounterResponse, IncrementCounterRequest, IncrementCounterResponse,
+    RecordIncrementsResponse, SetCounterRequest, SetCounterResponse, WatchCountersRequest,
+    WatchCountersResponse,
 };
+use crate::replies::{self, ReplyStream};
 use crate::store::{LaneNumber, Store};
-
-/// The largest message: a thousand increments with names and limits of the largest kind are a third of it. A message is
-/// held until it is complete, which is why this is not the limit of sums.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
-
-/// A method of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Adds to a counter.
-    Increment,
-    /// Adds to several.
-    BatchIncrement,
-    /// Adds in bulk.
-    Record,
-    /// Sets a counter.
-    Set,
-    /// Deletes a counter.
-    Delete,
-    /// Reads a counter.
-    Get,
-    /// Reads several.
-    BatchGet,
-    /// Reads a page.
-    List,
-    /// Adds up.
-    Sum,
-    /// Tells of changes.
-    Watch,
-}
 
 /// How often an operation is handed on, and back, before it is carried out here beside whoever does the same.
 const MAX_REROUTES: usize = 4;
 
-/// The service, over lanes and their store.
+/// The counters of a node, over lanes and their store.
 #[derive(Clone)]
-pub struct CounterService {
+pub struct Counters {
     pub(super) lanes: Lanes,
     pub(super) hasher: KeyedHasher,
     /// Where there are other nodes.
@@ -68,10 +41,7 @@ pub struct CounterService {
     stale: Arc<OnceLock<Stale>>,
 }
 
-impl CounterService {
-    /// The service's full name, as health checks and reflection know it.
-    pub const NAME: &str = "sum.v1.CounterService";
-
+impl Counters {
     /// The service over lanes at work.
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
@@ -123,83 +93,77 @@ impl CounterService {
         }
     }
 
-    /// The method that a request's path asks for, if it is one of this service.
-    #[must_use]
-    pub fn method(path: &str) -> Option<Method> {
-        Some(match path.strip_prefix("/sum.v1.CounterService/")? {
-            "IncrementCounter" => Method::Increment,
-            "BatchIncrementCounters" => Method::BatchIncrement,
-            "RecordIncrements" => Method::Record,
-            "SetCounter" => Method::Set,
-            "DeleteCounter" => Method::Delete,
-            "GetCounter" => Method::Get,
-            "BatchGetCounters" => Method::BatchGet,
-            "ListCounters" => Method::List,
-            "SumCounters" => Method::Sum,
-            "WatchCounters" => Method::Watch,
-            _ => return None,
-        })
+    /// Adds to a counter.
+    ///
+    /// # Errors
+    /// Returns the status of what is wrong, which says whether it was applied.
+    pub fn increment(
+        &self,
+        request: IncrementCounterRequest,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<IncrementCounterResponse, Status>> {
+        self.operate(request, deadline)
     }
 
-    /// Answers one call. An error of `request` becomes the call's status. Once `draining` is cancelled, a bulk
-    /// stream takes no more messages, and ends when those it has are answered.
-    pub async fn call<B>(
+    /// Adds to several counters of a group, to all or none.
+    ///
+    /// # Errors
+    /// Returns the status of what is wrong, which says whether it was applied.
+    pub fn batch_increment(
         &self,
-        method: Method,
-        request: B,
+        request: BatchIncrementCountersRequest,
         deadline: Option<Instant>,
-        draining: &CancellationToken,
-    ) -> Response<ResponseBody>
+    ) -> impl Future<Output = Result<BatchIncrementCountersResponse, Status>> {
+        self.operate(request, deadline)
+    }
+
+    /// Sets a counter.
+    ///
+    /// # Errors
+    /// Returns the status of what is wrong, which says whether it was applied.
+    pub fn set(
+        &self,
+        request: SetCounterRequest,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<SetCounterResponse, Status>> {
+        self.operate(request, deadline)
+    }
+
+    /// Deletes a counter.
+    ///
+    /// # Errors
+    /// Returns the status of what is wrong, which says whether it was applied.
+    pub fn delete(
+        &self,
+        request: DeleteCounterRequest,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<DeleteCounterResponse, Status>> {
+        self.operate(request, deadline)
+    }
+
+    /// Watches counters, or a prefix.
+    ///
+    /// # Errors
+    /// Returns INVALID_ARGUMENT if the request is wrong.
+    pub fn watch(
+        &self,
+        request: WatchCountersRequest,
+    ) -> Result<ReplyStream<WatchCountersResponse, Status>, Status> {
+        watch::serve(self, request)
+    }
+
+    /// Serves a stream of a bulk session. Once `draining` is cancelled, it takes no more messages, and ends when those that it
+    /// has are answered.
+    pub fn record<M>(
+        &self,
+        messages: M,
+        draining: CancellationToken,
+    ) -> ReplyStream<RecordIncrementsResponse, Status>
     where
-        B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+        M: Stream<Item = Result<Bytes, Status>> + Send + Unpin + 'static,
     {
-        let mut messages = Messages::new(request, MAX_MESSAGE_BYTES);
-        let store = self.store();
-        let answer = match method {
-            Method::Increment => {
-                let increment = |request: IncrementCounterRequest| self.operate(request, deadline);
-                unary(&mut messages, increment).await
-            }
-            // The others in boxes, lest this future, which is moved a few times, be as large as the largest.
-            Method::BatchIncrement => {
-                let batch =
-                    |request: BatchIncrementCountersRequest| self.operate(request, deadline);
-                Box::pin(unary(&mut messages, batch)).await
-            }
-            Method::Set => {
-                let set = |request: SetCounterRequest| self.operate(request, deadline);
-                Box::pin(unary(&mut messages, set)).await
-            }
-            Method::Delete => {
-                let delete = |request: DeleteCounterRequest| self.operate(request, deadline);
-                Box::pin(unary(&mut messages, delete)).await
-            }
-            Method::Get => Box::pin(unary(&mut messages, |request| read::get(self, request))).await,
-            Method::BatchGet => {
-                Box::pin(unary(&mut messages, |request| {
-                    read::batch_get(self, request)
-                }))
-                .await
-            }
-            Method::List => {
-                let list = |request| read::list(store, self.hasher, request);
-                Box::pin(unary(&mut messages, list)).await
-            }
-            Method::Sum => {
-                Box::pin(unary(&mut messages, |request| read::sum(store, request))).await
-            }
-            Method::Record => {
-                let (service, draining) = (self.clone(), draining.clone());
-                Ok(grpc::stream(move |replies| {
-                    record::serve(service, messages, replies, draining)
-                }))
-            }
-            Method::Watch => match messages.only().await {
-                Ok(request) => watch::serve(self, request),
-                Err(status) => Err(status),
-            },
-        };
-        answer.unwrap_or_else(Status::into_http)
+        let counters = self.clone();
+        replies::spawn(|replies| record::serve(counters, messages, replies, draining))
     }
 
     /// Carries out an operation, here or on the node that commits its lane best.
@@ -362,19 +326,4 @@ impl<A: Message + Default> Tried<A> {
             Forwarded::InDoubt => Self::InDoubt,
         }
     }
-}
-
-/// A call of one message and one answer.
-async fn unary<B, M, A, F>(
-    messages: &mut Messages<B>,
-    handler: impl FnOnce(M) -> F,
-) -> Result<Response<ResponseBody>, Status>
-where
-    B: Body<Data = Bytes, Error = Status> + Unpin,
-    M: Message + Default,
-    A: Message,
-    F: Future<Output = Result<A, Status>>,
-{
-    let answer = handler(messages.only().await?).await?;
-    Ok(grpc::unary(&answer))
 }

@@ -8,16 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
 use tonic::Status;
 
 use super::convert::{MAX_BATCH, Violations};
 use super::error::read_error;
 use super::read::counter;
-use super::service::CounterService;
-use crate::grpc::{self, Replies, ResponseBody, Room};
+use super::service::Counters;
 use crate::model::CounterChange;
 use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
+use crate::replies::{self, Replies, ReplyStream, Room};
 use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Row, Scan};
 
 /// Changes within this time come as one, however many watchers there are.
@@ -31,18 +30,18 @@ enum Watched {
 }
 
 struct Watch {
-    service: CounterService,
+    service: Counters,
     watched: Watched,
-    replies: Replies,
+    replies: Replies<WatchCountersResponse>,
     /// Everything up to this revision was sent.
     revision: i64,
     synced: bool,
 }
 
 pub(super) fn serve(
-    service: &CounterService,
+    service: &Counters,
     request: WatchCountersRequest,
-) -> Result<Response<ResponseBody>, Status> {
+) -> Result<ReplyStream<WatchCountersResponse, Status>, Status> {
     let mut violations = Violations::default();
     let names = request.counters;
     if names.len() > MAX_BATCH {
@@ -73,7 +72,7 @@ pub(super) fn serve(
     };
     violations.check(())?;
     let service = service.clone();
-    Ok(grpc::stream(move |replies| {
+    Ok(replies::spawn(move |replies| {
         let watch = Watch {
             service,
             watched,
@@ -187,7 +186,13 @@ impl Watch {
     }
 
     /// Sends counters. The last answer of a state or of some changes has the new revision, which is reached then.
-    fn send(&mut self, room: Room, rows: &[Row], reset: bool, end: Option<i64>) {
+    fn send(
+        &mut self,
+        room: Room<WatchCountersResponse>,
+        rows: &[Row],
+        reset: bool,
+        end: Option<i64>,
+    ) {
         self.synced &= !reset;
         let mut reply = WatchCountersResponse {
             restarted: reset,
@@ -205,7 +210,7 @@ impl Watch {
             self.revision = end;
         }
         reply.revision = self.revision;
-        room.send(&reply);
+        room.send(reply);
     }
 }
 

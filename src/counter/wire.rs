@@ -9,7 +9,6 @@ use prost_types::Timestamp;
 
 use super::convert::limits;
 use super::record::MAX_INCREMENTS;
-use crate::grpc::FrameError;
 use crate::model::{Increments, Invalid, check_name};
 
 /// A `RecordIncrementsRequest`, its increments checked.
@@ -28,12 +27,12 @@ pub(super) struct RecordMessage {
 const TYPICAL_INCREMENT_BYTES: usize = 20;
 
 impl RecordMessage {
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode_some::<false>(bytes)
     }
 
     /// The same, for who may have to send parts of it elsewhere.
-    pub(super) fn decode_with_fields(bytes: &[u8]) -> Result<Self, FrameError> {
+    pub(super) fn decode_with_fields(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode_some::<true>(bytes)
     }
 
@@ -42,7 +41,7 @@ impl RecordMessage {
     pub(super) fn decode_parts(
         bytes: &[u8],
         sizes: &[usize],
-    ) -> Result<Option<(Self, Vec<Increments>)>, FrameError> {
+    ) -> Result<Option<(Self, Vec<Increments>)>, DecodeError> {
         let all = sizes.iter().sum::<usize>();
         let name_bytes = |size| bytes.len() * size / all.max(1);
         let room = |size| Increments::with_capacity(size, name_bytes(size));
@@ -62,7 +61,7 @@ impl RecordMessage {
         Ok((count == all).then_some((message?, parts)))
     }
 
-    fn decode_some<const FIELDS: bool>(bytes: &[u8]) -> Result<Self, FrameError> {
+    fn decode_some<const FIELDS: bool>(bytes: &[u8]) -> Result<Self, DecodeError> {
         let expected = (bytes.len() / TYPICAL_INCREMENT_BYTES).min(MAX_INCREMENTS);
         let mut increments = Increments::with_capacity(expected, bytes.len());
         let mut fields = Vec::with_capacity(if FIELDS { expected } else { 0 });
@@ -85,14 +84,6 @@ impl RecordMessage {
 
     /// All but the increments, each of which is given to `take`, and where it is.
     fn read(
-        bytes: &[u8],
-        take: impl FnMut(&[u8], Range<usize>) -> Result<(), DecodeError>,
-    ) -> Result<Self, FrameError> {
-        let message = Self::try_read(bytes, take);
-        message.map_err(|error| FrameError::Malformed(error.to_string()))
-    }
-
-    fn try_read(
         mut bytes: &[u8],
         mut take: impl FnMut(&[u8], Range<usize>) -> Result<(), DecodeError>,
     ) -> Result<Self, DecodeError> {

@@ -7,22 +7,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 use tracing::debug;
 
-use super::Limits;
-use super::call::Calls;
+use super::context::Local;
+use super::limits::Limits;
 use super::listener::Stream;
-use super::stream::Streams;
+use super::router::Router;
 use super::timer::{self, PolledTimer};
-use super::worker::Local;
+use crate::layers::{Calls, Connection, ResponseBody, Stack, Streams, stack};
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,16 +44,6 @@ pub(super) enum Admission {
     All,
     /// There are as many connections as there may be, and those that look after the server must not take it for dead.
     HealthChecks,
-}
-
-/// State that the calls of a connection share.
-pub(super) struct Shared {
-    pub(super) local: Arc<Local>,
-    pub(super) admission: Admission,
-    /// Once it is cancelled, the connection takes no new calls.
-    pub(super) closing: CancellationToken,
-    /// Its calls that have no end of their own.
-    pub(super) watches: Arc<Calls>,
 }
 
 pub(super) async fn serve(stream: Stream, admission: Admission, local: Arc<Local>) {
@@ -80,7 +69,7 @@ where
     tokio::select! {
         biased;
         hello = timeout(handshake_timeout, read_preface(&mut stream)) => match hello {
-            Ok(Ok(())) => serve_http2(Resumed::new(stream, keepalive_timeout), admission, &local).await,
+            Ok(Ok(())) => serve_http2(Resumed::new(stream, keepalive_timeout), admission, local.clone()).await,
             Ok(Err(error)) => debug!(%error, "not an HTTP/2 client"),
             Err(_) => debug!("no HTTP/2 preface in time"),
         },
@@ -108,29 +97,24 @@ where
     Ok(())
 }
 
-async fn serve_http2<S>(stream: Resumed<S>, admission: Admission, local: &Arc<Local>)
+async fn serve_http2<S>(stream: Resumed<S>, admission: Admission, local: Arc<Local>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (limits, phase) = (&local.node.limits, &local.phase);
-    let shared = Arc::new(Shared {
-        local: local.clone(),
-        admission,
-        closing: phase.draining.child_token(),
+    let shared = Arc::new(Connection {
+        probes_only: (admission == Admission::HealthChecks).then_some(limits.max_connections),
+        calls: local.node.calls.clone(),
         watches: Calls::new(limits.max_watches()),
+        closing: phase.draining.child_token(),
+        draining: phase.draining.clone(),
+        ending: phase.ending.clone(),
+        max_header_list_size: limits.max_header_list_size,
+        max_message_size: limits.max_message_size,
+        stream_idle_timeout: limits.stream_idle_timeout,
     });
     let closing = &shared.closing;
-    let service = service_fn(|request: Request<Incoming>| {
-        let shared = shared.clone();
-        let call = shared.local.node.routes.accept(request, &shared);
-        // In a box, since hyper and tokio move it several times.
-        Box::pin(async move {
-            Ok::<_, Infallible>(match call {
-                Ok(call) => shared.local.node.routes.answer(call, &shared).await,
-                Err(refusal) => *refusal,
-            })
-        })
-    });
+    let service = CallService(stack(Router(local.clone()), &shared));
     let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
     let age = match admission {
         Admission::All => limits.max_connection_age.map(jittered),
@@ -153,6 +137,20 @@ where
         result = timer::run(connection) => log_end(result),
         () = phase.dropping.cancelled() => debug!("dropped at shutdown"),
         () = after(grace) => debug!("dropped after --max-connection-age-grace"),
+    }
+}
+
+/// The layers over the services, as hyper calls them.
+struct CallService(Stack<Router>);
+
+impl hyper::service::Service<Request<Incoming>> for CallService {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    // In a box, since hyper and tokio move it several times.
+    type Future = Pin<Box<<Stack<Router> as tower::Service<Request<Incoming>>>::Future>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Box::pin(self.0.clone().call(request))
     }
 }
 

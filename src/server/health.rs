@@ -11,15 +11,16 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::cluster::ClusterService;
-use crate::counter::CounterService;
+use crate::api::{cluster_service_server, counter_service_server, sum_service_server};
 use crate::status::{self, Reason};
-use crate::sum::SumService;
 
 /// What a server can do that has no store.
-const ALWAYS: [&str; 2] = ["", SumService::NAME];
+const ALWAYS: [&str; 2] = ["", sum_service_server::SERVICE_NAME];
 /// What takes a store.
-const COUNTING: [&str; 2] = [CounterService::NAME, ClusterService::NAME];
+const COUNTING: [&str; 2] = [
+    counter_service_server::SERVICE_NAME,
+    cluster_service_server::SERVICE_NAME,
+];
 
 /// Whether each service serves.
 type Services = BTreeMap<&'static str, bool>;
@@ -52,15 +53,15 @@ impl Health {
         });
     }
 
-    pub(super) fn service(&self) -> HealthServer<Told> {
-        HealthServer::new(Told {
+    pub(super) fn service(&self) -> HealthServer<HealthApi> {
+        HealthServer::new(HealthApi {
             services: self.services.subscribe(),
         })
     }
 }
 
 /// The service, which tells what is known of each.
-pub(super) struct Told {
+pub(super) struct HealthApi {
     services: watch::Receiver<Services>,
 }
 
@@ -80,7 +81,7 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl HealthService for Told {
+impl HealthService for HealthApi {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
@@ -131,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn watches_hear_of_what_changes() {
         let health = Health::not_serving();
-        let told = Told {
+        let told = HealthApi {
             services: health.services.subscribe(),
         };
         let watch = async |service: &str| {
@@ -139,8 +140,11 @@ mod tests {
             let request = Request::new(HealthCheckRequest { service });
             told.watch(request).await.expect("a watch").into_inner()
         };
-        let (mut sums, mut later) = (watch(SumService::NAME).await, watch("later").await);
-        let next = |watch: &mut <Told as HealthService>::WatchStream| {
+        let (mut sums, mut later) = (
+            watch(sum_service_server::SERVICE_NAME).await,
+            watch("later").await,
+        );
+        let next = |watch: &mut <HealthApi as HealthService>::WatchStream| {
             let answer = watch.next().now_or_never()?;
             Some(answer.expect("it goes on").expect("a status").status())
         };

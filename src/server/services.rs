@@ -3,18 +3,18 @@
 use tokio::sync::watch;
 
 use super::health::Health;
-use crate::cluster::{ClusterService, PeerService};
-use crate::counter::CounterService;
+use crate::cluster::{IncomingCalls, Nodes};
+use crate::counter::Counters;
 
 /// What needs a store.
 #[derive(Clone)]
 pub struct Services {
     /// Each thread has its own way to it.
-    pub counters: CounterService,
+    pub counters: Counters,
     /// The nodes; this one alone, where there are no others.
-    pub cluster: Option<ClusterService>,
+    pub nodes: Option<Nodes>,
     /// For other nodes, where there are any; each thread has its own way to it.
-    pub peers: Option<PeerService>,
+    pub peers: Option<IncomingCalls>,
     /// Whether the store can be reached, where it may not be.
     pub available: Option<watch::Receiver<bool>>,
 }
@@ -22,10 +22,10 @@ pub struct Services {
 impl Services {
     /// Counters of this node alone.
     #[must_use]
-    pub fn alone(counters: CounterService) -> Self {
+    pub fn alone(counters: Counters) -> Self {
         Self {
             counters,
-            cluster: None,
+            nodes: None,
             peers: None,
             available: None,
         }

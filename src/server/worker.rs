@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::thread;
 
@@ -14,10 +14,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
 use super::connection::{self, Admission};
+use super::context::{Local, Node};
 use super::listener::Socket;
-use super::{Node, Phase};
-use crate::cluster::PeerService;
-use crate::counter::CounterService;
 
 /// A connection on its way to a worker, counted as one of the server and one of the worker.
 struct Handover {
@@ -132,44 +130,8 @@ impl Workers {
     }
 }
 
-/// What the connections of one worker share.
-pub(super) struct Local {
-    pub(super) node: Arc<Node>,
-    pub(super) phase: Phase,
-    counters: OnceLock<CounterService>,
-    peers: OnceLock<Option<PeerService>>,
-}
-
-impl Local {
-    /// Nothing, while there is no store.
-    pub(super) fn counters(&self) -> Option<&CounterService> {
-        if let Some(counters) = self.counters.get() {
-            return Some(counters);
-        }
-        let services = self.node.services.borrow().clone()?;
-        let counters = || services.counters.for_this_runtime();
-        Some(self.counters.get_or_init(counters))
-    }
-
-    /// What serves other nodes, where there are any.
-    pub(super) fn peers(&self) -> Option<&PeerService> {
-        if let Some(peers) = self.peers.get() {
-            return peers.as_ref();
-        }
-        let services = self.node.services.borrow().clone()?;
-        let peers = || services.peers.as_ref().map(PeerService::for_this_runtime);
-        self.peers.get_or_init(peers).as_ref()
-    }
-}
-
 async fn work(mut received: mpsc::UnboundedReceiver<Handover>, node: Arc<Node>) {
-    let phase = node.phase.child();
-    let local = Arc::new(Local {
-        node,
-        phase,
-        counters: OnceLock::new(),
-        peers: OnceLock::new(),
-    });
+    let local = Arc::new(Local::new(node));
     let dropping = &local.phase.dropping;
     while let Some(Some(handover)) = dropping.run_until_cancelled(received.recv()).await {
         let local = local.clone();

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
 use sumd::config::{Command, Config};
-use sumd::counter::CounterService;
+use sumd::counter::Counters;
 use sumd::lane;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::server::{Server, Services};
@@ -80,7 +80,7 @@ impl TestServer {
         let bounds = options.memory.bounds();
         let lane = lane::LaneRuntime::start(store.clone(), bounds).await;
         let lane = lane.expect("it is new");
-        let counters = CounterService::new(lane.lanes.clone());
+        let counters = Counters::new(lane.lanes.clone());
         let (_, services) = watch::channel(Some(with(Services::alone(counters))));
         let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, services)
             .await

@@ -1,17 +1,16 @@
 //! Answers on their way back to the calling node.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
-use tonic::{Code, Status};
+use bytes::Bytes;
+use tonic::Status;
 
 use super::super::clocks;
 use super::call::PeerRefusal;
 use super::{
     MAX_CALLS, MAX_CALLS_BYTES, MAX_PAYLOAD_BYTES, MESSAGE_BYTES, OVERHEAD_BYTES, PROTOCOL,
 };
-use crate::grpc;
 use crate::proto::sumd::cluster::v1 as proto;
 use crate::status;
 
@@ -34,8 +33,8 @@ struct State {
     /// Calls whose answers were not sent yet, and their bytes.
     held: usize,
     held_bytes: usize,
-    /// The status that ends the stream, after all answers are sent; an error ends it at once.
-    end: Option<Status>,
+    /// The end of the stream, after all answers are sent; an error ends it at once.
+    end: Option<Result<(), Status>>,
     /// The waker of the response.
     sender: Option<Waker>,
     /// The waker of the reader of calls, which waits for capacity.
@@ -78,17 +77,20 @@ impl ResponseQueue {
         self.change(|state| state.draining = true);
     }
 
-    pub(super) fn end(&self, end: Status) {
+    pub(super) fn end(&self, end: Result<(), Status>) {
         self.change(|state| state.end = Some(end));
     }
 
-    /// The next framed message: all available answers, up to a size; or the status that ends the stream.
-    pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+    /// The next message, with all available answers up to a size; or the end of the stream, or its error.
+    pub(super) fn poll_message(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<proto::ForwardResponse, Status>>> {
         let mut state = self.state();
-        if let Some(end) = &state.end
-            && (end.code() != Code::Ok || state.held == 0)
-        {
-            return Poll::Ready(Err(end.clone()));
+        match &state.end {
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.clone()))),
+            Some(Ok(())) if state.held == 0 => return Poll::Ready(None),
+            _ => {}
         }
         let greeting = !std::mem::replace(&mut state.hello_sent, true);
         let keepalive = std::mem::take(&mut state.keepalive);
@@ -116,15 +118,12 @@ impl ResponseQueue {
         if let Some(reader) = reader {
             reader.wake();
         }
-        let message = proto::ForwardResponse {
+        Poll::Ready(Some(Ok(proto::ForwardResponse {
             answers,
             protocol: if greeting { PROTOCOL } else { 0 },
             draining,
             time_ms: clocks::now(),
-        };
-        let mut framed = BytesMut::new();
-        grpc::put_message(&message, &mut framed);
-        Poll::Ready(Ok(framed.freeze()))
+        })))
     }
 
     fn answer(&self, id: u64, request_bytes: usize, answer: Result<Bytes, PeerRefusal>) {
@@ -200,17 +199,6 @@ impl Drop for Reply {
             self.outgoing.answer(self.id, self.bytes, Err(lost));
         }
     }
-}
-
-/// The next frame of a response: a message, or the trailers.
-pub(super) fn poll_frame(
-    outgoing: &ResponseQueue,
-    cx: &mut Context<'_>,
-) -> Poll<http_body::Frame<Bytes>> {
-    Poll::Ready(match ready!(outgoing.poll_message(cx)) {
-        Ok(message) => http_body::Frame::data(message),
-        Err(end) => http_body::Frame::trailers(status::trailers(&end)),
-    })
 }
 
 #[cfg(test)]

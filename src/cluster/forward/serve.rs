@@ -1,4 +1,4 @@
-//! `sumd.cluster.v1.PeerService`: takes calls from other nodes.
+//! Takes calls from other nodes.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -6,20 +6,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
-use http_body::{Body, Frame};
+use futures_util::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use super::MAX_CALLS;
 use super::call::{Call, Kind, PeerRefusal};
-use super::response_queue::{self, Reply, ResponseQueue};
-use super::{MAX_CALLS, MAX_MESSAGE_BYTES};
-use crate::grpc::{self, Messages, ResponseBody};
+use super::response_queue::{Reply, ResponseQueue};
 use crate::proto::sumd::cluster::v1 as proto;
-use crate::status::Reason;
+use crate::status;
 
 /// Executes calls of other nodes. Forwarding is one hop: it executes a call itself, even if it believes that another
 /// node owns the lane.
@@ -31,78 +28,64 @@ pub trait Executor: Send + Sync {
     fn for_this_runtime(&self) -> Arc<dyn Executor>;
 }
 
-/// The service. It has one method, `Forward`.
+/// The calls of other nodes, and who carries them out.
 #[derive(Clone)]
-pub struct PeerService {
+pub struct IncomingCalls {
     executor: Arc<dyn Executor>,
 }
 
-impl PeerService {
-    /// The service's full name.
-    pub const NAME: &str = "sumd.cluster.v1.PeerService";
-
-    /// A service that hands calls to `executor`.
+impl IncomingCalls {
+    /// Calls for an executor.
     #[must_use]
     pub fn new(executor: Arc<dyn Executor>) -> Self {
         Self { executor }
     }
 
-    /// The same service for callers on the current runtime.
+    /// The same, for callers on the runtime that this is called on.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self::new(self.executor.for_this_runtime())
     }
 
-    /// Whether the path is that of the service's method.
-    #[must_use]
-    pub fn is_method(path: &str) -> bool {
-        path == "/sumd.cluster.v1.PeerService/Forward"
-    }
-
-    /// Answers one stream of calls. When `closing` is cancelled, the other node is asked to end the stream. A call that
-    /// has begun is completed even if the stream breaks.
-    pub fn call<B>(&self, request: B, closing: &CancellationToken) -> Response<ResponseBody>
+    /// Answers one stream of calls. Once `closing` is cancelled, the other node is asked to end it. A call that has begun is
+    /// seen through whatever becomes of the stream.
+    pub fn answer<R>(&self, requests: R, closing: CancellationToken) -> Answers
     where
-        B: Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+        R: Stream<Item = Result<proto::ForwardRequest, Status>> + Send + Unpin + 'static,
     {
         let outgoing = ResponseQueue::new();
         let reader = Reader {
-            messages: Messages::new(request, MAX_MESSAGE_BYTES),
+            requests,
             outgoing: outgoing.clone(),
             executor: self.executor.clone(),
-            closing: closing.clone(),
+            closing,
         };
-        grpc::stream_body(Answers {
+        Answers {
             outgoing,
             _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())),
-        })
+        }
     }
 }
 
-/// Reads calls, and passes them to the executor.
-struct Reader<B> {
-    messages: Messages<B>,
+/// Reads calls, and has them carried out.
+struct Reader<R> {
+    requests: R,
     outgoing: Arc<ResponseQueue>,
     executor: Arc<dyn Executor>,
     closing: CancellationToken,
 }
 
-impl<B> Reader<B>
+impl<R> Reader<R>
 where
-    B: Body<Data = Bytes, Error = Status> + Unpin,
+    R: Stream<Item = Result<proto::ForwardRequest, Status>> + Unpin,
 {
     async fn run(mut self) {
-        // If the executor panics, this status ends the other node's stream.
+        // If the executor panics, the other node is told so.
         let mut end = EndOnDrop {
             outgoing: self.outgoing.clone(),
-            end: Reason::Panic
-                .error("the server failed on a call; its log says where")
-                .into(),
+            end: Err(status::panicked()),
         };
-        end.end = match self.read().await {
-            Ok(()) => Status::ok(""),
-            Err(status) => status,
-        };
+        end.end = self.read().await;
     }
 
     async fn read(&mut self) -> Result<(), Status> {
@@ -111,7 +94,7 @@ where
             poll_fn(|cx| self.outgoing.poll_room(cx)).await;
             let message = tokio::select! {
                 biased;
-                message = self.messages.next::<proto::ForwardRequest>() => message?,
+                message = self.requests.next() => message.transpose()?,
                 () = self.closing.cancelled(), if !told => {
                     told = true;
                     self.outgoing.say_draining();
@@ -152,7 +135,7 @@ where
 
 struct EndOnDrop {
     outgoing: Arc<ResponseQueue>,
-    end: Status,
+    end: Result<(), Status>,
 }
 
 impl Drop for EndOnDrop {
@@ -161,20 +144,16 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// The response, which keeps the reader of the request running.
-struct Answers {
+/// The answers to a stream of calls. The stream is read for as long as they are there.
+pub struct Answers {
     outgoing: Arc<ResponseQueue>,
     _reader: AbortOnDropHandle<()>,
 }
 
-impl Body for Answers {
-    type Data = Bytes;
-    type Error = Status;
+impl Stream for Answers {
+    type Item = Result<proto::ForwardResponse, Status>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        response_queue::poll_frame(&self.outgoing, cx).map(|frame| Some(Ok(frame)))
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.outgoing.poll_message(cx)
     }
 }

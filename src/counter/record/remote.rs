@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::Message;
+use prost::{DecodeError, Message};
 
 use super::super::error::{self, Kind};
 use super::super::peers::{Forwarded, RemoteOwner};
@@ -18,7 +18,6 @@ use super::super::wire::RecordMessage;
 use super::reassembly::lanes_of;
 use super::{MAX_INCREMENTS, reply};
 use crate::cluster::{self, PeerRefusal, read_refusal};
-use crate::grpc::FrameError;
 use crate::lane::{self, Decided, LaneError};
 use crate::model::{
     Effect, FailedIncrement, Increments, KeyedHasher, LowerBound, MAX_ID_BYTES, Millis, Operation,
@@ -177,8 +176,8 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl From<FrameError> for Malformed {
-    fn from(error: FrameError) -> Self {
+impl From<DecodeError> for Malformed {
+    fn from(error: DecodeError) -> Self {
         malformed(&error)
     }
 }

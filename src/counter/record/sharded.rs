@@ -10,8 +10,7 @@ use super::super::peers::RemoteOwner;
 use super::imported::{self, ImportedParts};
 use super::reassembly::{CompletedMessage, SessionReassembler};
 use super::remote::PartAnswer;
-use super::{RecordStream, add, decode_parts, remote, reply};
-use crate::grpc::Replies;
+use super::{RecordStream, Replies, add, decode_parts, remote, reply};
 use crate::lane::LaneError;
 use crate::model::{Increments, LowerBound, Part, Predecessor, Rejection, Resumed};
 use crate::proto::sum::v1::RecordIncrementsResponse;
@@ -45,7 +44,7 @@ impl RecordStream {
         let failures = remote::failures(&resumed.failures);
         add(&mut reply, acknowledged, found.revision, failures);
         self.resumed = Some(resumed);
-        replies.send(&reply).await;
+        replies.send(reply).await;
         Ok(())
     }
 
@@ -243,7 +242,7 @@ impl RecordStream {
     async fn tell_whole(&mut self, whole: Vec<CompletedMessage>, replies: &Replies) {
         let mut reply = reply();
         if Self::add_whole(&mut reply, whole) {
-            replies.send(&reply).await;
+            replies.send(reply).await;
         }
     }
 }

@@ -153,7 +153,7 @@ proptest! {
 
     /// Any bytes behind one of the earlier formats are decoded without a panic.
     #[test]
-    fn any_bytes_are_an_error_at_worst(format in 1u8..4, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_an_error_at_worst(format in 1u8..5, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let row = [&[format][..], &bytes].concat();
         let _ = PackEntry::read_all(&row);
         let _ = Session::decode(&row);

@@ -325,7 +325,7 @@ fn is_read_only(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Takes a database that cannot be written to, so that nobody writes to it by another way, as another mount is.
+/// Locks a database that cannot be written to, so that nobody writes to it by another way, such as another mount.
 fn unchanged(path: &Path) -> Result<File, OpenError> {
     let file = File::open(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
     let refused = |why| Err(OpenError::ReadOnly(path.to_owned(), why));
@@ -338,7 +338,7 @@ fn unchanged(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// Whether there is something in the log of a database.
+/// Whether the WAL of a database has content.
 fn has_log(path: &Path) -> bool {
     std::fs::metadata(log(path)).is_ok_and(|log| log.len() > 0)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message as _;
-use sumd::cluster::{Call, Executor, PeerRefusal, PeerService, Reply, View};
-use sumd::counter::{self, CounterService, Forwarder};
+use sumd::cluster::{Call, Executor, IncomingCalls, PeerRefusal, Reply, View};
+use sumd::counter::{self, Counters, Forwarder};
 use sumd::etcd::{Error, Outcome, Refusal};
 use sumd::lane::{Clock, LaneRuntime};
 use sumd::model::Bounds;
@@ -89,7 +89,7 @@ impl Pair {
         };
         let (connected, calls) = (other.connected.clone(), other.calls.clone());
         let owner = TestServer::start_with(&[], |services| Services {
-            peers: Some(PeerService::new(Arc::new(other))),
+            peers: Some(IncomingCalls::new(Arc::new(other))),
             ..services
         })
         .await;
@@ -100,7 +100,7 @@ impl Pair {
         let store: Arc<dyn Store> = Arc::new(store.expect("a new database"));
         let bounds = Bounds { id_bytes, ..BOUNDS };
         let running = LaneRuntime::start(store, bounds).await.expect("lanes");
-        let counters = CounterService::new(running.lanes.clone());
+        let counters = Counters::new(running.lanes.clone());
         let counters = counters.among(Forwarder::new("asked", seen));
         let asked = TestServer::start_with(&[], |services| Services {
             counters,
@@ -283,11 +283,11 @@ async fn callers_have_their_room_beside_ids_of_nodes() {
     };
     let running = LaneRuntime::start(Arc::new(store.expect("a new database")), bounds);
     let running = running.await.expect("lanes");
-    let counters = CounterService::new(running.lanes.clone());
+    let counters = Counters::new(running.lanes.clone());
     let server = {
         let executor = counter::Executor::new(&counters);
         TestServer::start_with(&[], |services| Services {
-            peers: Some(PeerService::new(Arc::new(executor))),
+            peers: Some(IncomingCalls::new(Arc::new(executor))),
             ..services
         })
         .await
@@ -376,10 +376,10 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     rows::begin(&mut world.lock().etcd, LANES.into());
     let (owner, stored, _) = open(&world).await;
     let (asked, _, off) = open(&world).await;
-    let counters = CounterService::new(owner.lanes.clone());
+    let counters = Counters::new(owner.lanes.clone());
     let executor = counter::Executor::new(&counters);
     let owners = TestServer::start_with(&[], |services| Services {
-        peers: Some(PeerService::new(Arc::new(executor))),
+        peers: Some(IncomingCalls::new(Arc::new(executor))),
         ..services
     })
     .await;
@@ -390,7 +390,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     ];
     let view = Arc::new(View::new(1, nodes, LANES));
     let (_view, seen) = watch::channel(view.clone());
-    let counters = CounterService::new(asked.lanes.clone()).among(Forwarder::new("asked", seen));
+    let counters = Counters::new(asked.lanes.clone()).among(Forwarder::new("asked", seen));
     let server = TestServer::start_with(&[], |services| Services {
         counters,
         ..services

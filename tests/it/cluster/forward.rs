@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sumd::cluster::{
-    Answer, Call, ClusterService, Doubt, Executor, ForwardError, Kind, Node, NotSent, PROTOCOL,
-    PeerRefusal, PeerService, Peers, Reply, View,
+    Answer, Call, Doubt, Executor, ForwardError, IncomingCalls, Kind, Node, Nodes, NotSent,
+    PROTOCOL, PeerRefusal, Peers, Reply, View,
 };
 use sumd::proto::sumd::cluster::v1::{self as proto, refusal::Why};
 use sumd::server::Services;
@@ -80,10 +80,10 @@ impl Echo {
     }
 }
 
-async fn serve(service: PeerService, flags: &[&str]) -> TestServer {
-    let alone = ClusterService::alone(node("b", "b.example:1"));
+async fn serve(service: IncomingCalls, flags: &[&str]) -> TestServer {
+    let alone = Nodes::alone(node("b", "b.example:1"));
     TestServer::start_with(flags, |services| Services {
-        cluster: Some(alone),
+        nodes: Some(alone),
         peers: Some(service),
         ..services
     })
@@ -106,7 +106,7 @@ impl Pair {
     }
 
     async fn start_with(echo: Echo, flags: &[&str]) -> Self {
-        let service = PeerService::new(Arc::new(echo.clone()));
+        let service = IncomingCalls::new(Arc::new(echo.clone()));
         let server = serve(service, flags).await;
         let proxy = Proxy::start(server.address.parse().expect("a host")).await;
         let peer = node("b", &proxy.host.to_string());
@@ -296,7 +296,7 @@ async fn silence_is_noticed() {
 async fn a_full_queue_says_so() {
     let pair = Pair::start(Echo::holding()).await;
     let other = Echo::default();
-    let service = PeerService::new(Arc::new(other.clone()));
+    let service = IncomingCalls::new(Arc::new(other.clone()));
     let server = serve(service, &[]).await;
     let third = node("c", &server.address);
     let nodes = vec![pair.peer.clone(), third.clone()];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sumd::cluster::{Call, ClusterService, Executor, PeerService, Reply, View};
+use sumd::cluster::{Call, Executor, IncomingCalls, Nodes, Reply, View};
 use sumd::proto::sum::v1::cluster_service_client::ClusterServiceClient;
 use sumd::proto::sum::v1::{
     ListNodesRequest, Node, NodeHealth, WatchNodesRequest, WatchNodesResponse,
@@ -27,10 +27,10 @@ impl Executor for Nobody {
 }
 
 async fn serve(view: watch::Receiver<Arc<View>>) -> TestServer {
-    let cluster = ClusterService::new(view);
-    let peers = PeerService::new(Arc::new(Nobody));
+    let cluster = Nodes::new(view);
+    let peers = IncomingCalls::new(Arc::new(Nobody));
     TestServer::start_with(&[], |services| Services {
-        cluster: Some(cluster),
+        nodes: Some(cluster),
         peers: Some(peers),
         ..services
     })

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sumd::cluster::{
-    Call, ClusterService, Executor, ForwardError, Kind, Members, Options, PeerService, Peers,
-    Reply, View,
+    Call, Executor, ForwardError, IncomingCalls, Kind, Members, Nodes, Options, Peers, Reply, View,
 };
 use sumd::etcd::Client;
 use sumd::server::Services;
@@ -53,10 +52,10 @@ impl Whole {
             done: done.clone(),
         };
         // Its address is known once it listens.
-        let alone = ClusterService::alone(node(id, "unused:1"));
-        let peers = PeerService::new(Arc::new(executor));
+        let alone = Nodes::alone(node(id, "unused:1"));
+        let peers = IncomingCalls::new(Arc::new(executor));
         let server = TestServer::start_with(&[], |services| Services {
-            cluster: Some(alone),
+            nodes: Some(alone),
             peers: Some(peers),
             ..services
         })

@@ -66,7 +66,7 @@ async fn ask(cluster: &Cluster, node: &Node, at: usize, what: &What) -> Decided 
 async fn record(node: &Node, began: i64, sequence: u64, acknowledged: u64) {
     let adds = (0..10).map(|at| add(&format!("g{at}/bulk"), 1, None));
     let adds: Vec<_> = adds.collect();
-    let mut stream = Stream::open(node).await;
+    let mut stream = Stream::open(node);
     stream.send(&request("meter-7", began, sequence, acknowledged, &adds));
     while stream.next().await.expect("an answer").acknowledged < sequence {}
 }

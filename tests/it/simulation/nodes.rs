@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::counter::CounterService;
+use sumd::counter::Counters;
 use sumd::lane::{self, Clock, Decided, LaneError, LaneRuntime, Lanes};
 use sumd::model::{Millis, Request};
 use sumd::store::etcd::EtcdStore;
@@ -31,7 +31,7 @@ const NOBODY: usize = usize::MAX;
 pub struct Node {
     pub lanes: Lanes,
     pub store: Arc<dyn Store>,
-    pub service: CounterService,
+    pub service: Counters,
     link: Link,
 }
 
@@ -151,7 +151,7 @@ impl Cluster {
         let node = Node {
             lanes: running.lanes.clone(),
             store,
-            service: CounterService::new(running.lanes.clone()),
+            service: Counters::new(running.lanes.clone()),
             link,
         };
         Ok((running, node))

@@ -88,7 +88,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
 
         // The lane of the first message cannot be loaded at present; that of the second one is loaded.
         let first_sent = Instant::now();
-        let mut stream = Stream::open(&node).await;
+        let mut stream = Stream::open(&node);
         stream.send(&request("meter-7", began, 0, 0, &[]));
         stream.next().await.expect("it is well");
         *link.weather.lock().expect("no panic") = Weather::Partly(HEADS);
@@ -108,7 +108,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
 
         // Some time later the first message arrives, and the stream breaks.
         sleep(Duration::from_secs(100)).await;
-        let mut stream = Stream::open(&node).await;
+        let mut stream = Stream::open(&node);
         stream.send(&message(1, 0, early));
         while stream.next().await.expect("it is well").acknowledged < 1 {}
         drop(stream);
@@ -117,7 +117,7 @@ fn a_message_is_counted_once_by_a_lane_that_forgot_its_session() {
         // Later still, after the second lane has committed again.
         sleep_until(first_sent + Duration::from_secs(195)).await;
         increment(&cluster, &node, late).await;
-        let mut stream = Stream::open(&node).await;
+        let mut stream = Stream::open(&node);
         stream.send(&message(2, 1, late));
         let end = loop {
             match stream.next().await {
@@ -149,7 +149,7 @@ fn sessions_with_many_failures_are_written_bit_by_bit() {
         let adds: Vec<_> = adds.collect();
         let mut streams = Vec::new();
         for _ in 0..60 {
-            streams.push(Stream::open(&node).await);
+            streams.push(Stream::open(&node));
         }
         let began = cluster.now();
         for sequence in 1..=4 {

@@ -111,7 +111,7 @@ fn message(rng: &mut Rng, who: usize, number: u64) -> Vec<Add> {
 impl Recorder {
     /// Runs one stream until it breaks or no message is left.
     async fn stream(&mut self, node: &Node) {
-        let mut stream = Stream::open(node).await;
+        let mut stream = Stream::open(node);
         let window = self.client.rng.u64(1..=WINDOW);
         let mut next = self.acknowledged + 1;
         let mut is_named = true;

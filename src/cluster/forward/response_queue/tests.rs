@@ -1,28 +1,27 @@
 use futures_util::FutureExt as _;
 use futures_util::future::poll_fn;
-use prost::Message as _;
+
+use tonic::Code;
 
 use super::*;
 
-/// The next message or the end, if one is due.
-fn next(outgoing: &ResponseQueue) -> Option<Result<proto::ForwardResponse, Status>> {
-    let next = poll_fn(|cx| outgoing.poll_message(cx)).now_or_never()?;
-    Some(next.map(|framed| {
-        let message = framed.slice(5..);
-        proto::ForwardResponse::decode(message).expect("a message")
-    }))
+/// The next message, or the end, if there is one.
+fn next(outgoing: &ResponseQueue) -> Poll<Option<Result<proto::ForwardResponse, Status>>> {
+    outgoing.poll_message(&mut Context::from_waker(Waker::noop()))
 }
 
 fn message(outgoing: &ResponseQueue) -> proto::ForwardResponse {
-    let next = next(outgoing).expect("something is to be said");
-    next.expect("it goes on")
+    let Poll::Ready(Some(message)) = next(outgoing) else {
+        panic!("nothing is to be said");
+    };
+    message.expect("a message")
 }
 
 /// A stream that has sent its version.
 fn hello_sent() -> Arc<ResponseQueue> {
     let outgoing = ResponseQueue::new();
     assert_eq!(message(&outgoing).protocol, PROTOCOL);
-    assert!(next(&outgoing).is_none());
+    assert!(next(&outgoing).is_pending());
     outgoing
 }
 
@@ -43,7 +42,7 @@ fn answers_gather_up_to_a_bound() {
     assert_eq!(ids(message(&outgoing)), [0, 1, 2, 3]);
     assert_eq!(ids(message(&outgoing)), [4, 5, 6, 7]);
     assert_eq!(ids(message(&outgoing)), [8, 9]);
-    assert!(next(&outgoing).is_none());
+    assert!(next(&outgoing).is_pending());
 }
 
 /// Reading resumes once enough answers have been sent, and not before.
@@ -63,7 +62,7 @@ fn what_is_held_is_bounded() {
     assert!(!has_room(&outgoing), "they wait to be taken");
     message(&outgoing);
     assert!(has_room(&outgoing));
-    while next(&outgoing).is_some() {}
+    while next(&outgoing).is_ready() {}
 
     let large = outgoing.reply(0, MAX_HELD_BYTES);
     assert!(!has_room(&outgoing));
@@ -77,8 +76,8 @@ fn the_end_comes_after_all_answers() {
     let outgoing = hello_sent();
     let first = outgoing.reply(1, 1);
     let second = outgoing.reply(2, 1);
-    outgoing.end(Status::ok(""));
-    assert!(next(&outgoing).is_none(), "two are due");
+    outgoing.end(Ok(()));
+    assert!(next(&outgoing).is_pending(), "two are due");
     drop(first);
     let lost = message(&outgoing).answers;
     let Some(proto::answer::Result::Error(error)) = &lost[0].result else {
@@ -90,11 +89,10 @@ fn the_end_comes_after_all_answers() {
     let refusal = lost[0].refusal.and_then(|refusal| refusal.why);
     let unknown = proto::refusal::Why::Plain(proto::Plain::Unknown.into());
     assert_eq!(refusal, Some(unknown));
-    assert!(next(&outgoing).is_none(), "one is due");
+    assert!(next(&outgoing).is_pending(), "one is due");
     second.send(Ok(Bytes::new()));
     assert_eq!(message(&outgoing).answers[0].id, 2);
-    let end = next(&outgoing).expect("the end").expect_err("it is one");
-    assert_eq!(end.code(), Code::Ok);
+    assert!(matches!(next(&outgoing), Poll::Ready(None)), "the end");
 }
 
 /// A broken stream ends at once, because no answer can be sent.
@@ -102,7 +100,9 @@ fn the_end_comes_after_all_answers() {
 fn errors_end_a_stream_at_once() {
     let outgoing = hello_sent();
     let _due = outgoing.reply(1, 1);
-    outgoing.end(Status::cancelled("gone"));
-    let end = next(&outgoing).expect("the end").expect_err("it is one");
+    outgoing.end(Err(Status::cancelled("gone")));
+    let Poll::Ready(Some(Err(end))) = next(&outgoing) else {
+        panic!("it goes on");
+    };
     assert_eq!(end.code(), Code::Cancelled);
 }

@@ -1,14 +1,12 @@
-//! One stream of a node's service, with everything except HTTP/2.
+//! One stream of a node's counters: all that is not here is gRPC's framing by HTTP/2.
 
-use bytes::{Bytes, BytesMut};
-use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use bytes::Bytes;
 use prost::Message as _;
-use sumd::counter::Method;
-use sumd::grpc::{ResponseBody, put_message};
 use sumd::model::Millis;
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest, RecordIncrementsResponse};
+use sumd::replies::ReplyStream;
 use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -16,48 +14,31 @@ use tonic::Status;
 use crate::simulation::history::Add;
 use crate::simulation::nodes::Node;
 
-/// Bytes before each message: the compression flag and the length.
-const PREFIX_BYTES: usize = 5;
-
-/// The client's end of a stream. Dropping it breaks the stream.
+/// A client's end of it. Dropped, it is broken.
 pub struct Stream {
-    messages: UnboundedSender<Result<Frame<Bytes>, Status>>,
-    answers: ResponseBody,
+    messages: UnboundedSender<Result<Bytes, Status>>,
+    answers: ReplyStream<RecordIncrementsResponse, Status>,
 }
 
 impl Stream {
-    pub async fn open(node: &Node) -> Self {
-        let (messages, body) = mpsc::unbounded_channel();
-        let body = StreamBody::new(UnboundedReceiverStream::new(body));
-        let draining = CancellationToken::new();
-        let answer = node.service.call(Method::Record, body, None, &draining);
+    pub fn open(node: &Node) -> Self {
+        let (messages, received) = mpsc::unbounded_channel();
+        let received = UnboundedReceiverStream::new(received);
         Self {
             messages,
-            answers: answer.await.into_body(),
+            answers: node.service.record(received, CancellationToken::new()),
         }
     }
 
     pub fn send(&self, request: &RecordIncrementsRequest) {
-        let mut framed = BytesMut::new();
-        put_message(request, &mut framed);
-        // If the stream has ended, the next answer has the reason.
-        let _ = self.messages.send(Ok(Frame::data(framed.freeze())));
+        // If the stream has ended, the next answer says why.
+        let _ = self.messages.send(Ok(request.encode_to_vec().into()));
     }
 
-    /// The next answer, or the status that has ended the stream.
+    /// The next answer, or the error of the stream.
     pub async fn next(&mut self) -> Result<RecordIncrementsResponse, Status> {
-        let lost = || Status::unavailable("nothing more comes");
-        let frame = self.answers.frame().await.ok_or_else(lost)??;
-        match frame.into_data() {
-            Ok(data) => {
-                let answer = RecordIncrementsResponse::decode(&data[PREFIX_BYTES..]);
-                Ok(answer.expect("an answer"))
-            }
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                Err(Status::from_header_map(&trailers).expect("a status"))
-            }
-        }
+        let lost = || Err(Status::unavailable("nothing more comes"));
+        self.answers.next().await.unwrap_or_else(lost)
     }
 }
 

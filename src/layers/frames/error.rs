@@ -1,4 +1,4 @@
-//! What can be wrong with a request before it says anything.
+//! Faults of a request's frames.
 
 use std::fmt;
 
@@ -6,30 +6,28 @@ use tonic::Status;
 
 use crate::status::Reason;
 
-/// Why a request has no message.
+/// A fault of a request's frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// A message is larger than it may be.
+    /// A message is over the limit.
     TooLarge {
-        /// How large it is.
+        /// Its size.
         bytes: u32,
-        /// How large it may be.
+        /// The limit.
         max_bytes: usize,
     },
     /// A message is marked as compressed, without a `grpc-encoding`. That is INTERNAL:
     /// <https://github.com/grpc/grpc/blob/master/doc/compression.md>.
     Compressed,
-    /// A message begins with what is neither.
+    /// A message begins with a byte that says neither plain nor compressed.
     BadPrefix(u8),
     /// The request ends inside a message.
     Truncated,
     /// A call that takes one message has none, or several.
     Count {
-        /// How many it has.
+        /// The number that it has, or more.
         at_least: u8,
     },
-    /// A message is not what its method takes.
-    Malformed(String),
 }
 
 impl fmt::Display for FrameError {
@@ -58,7 +56,6 @@ impl fmt::Display for FrameError {
                 f,
                 "the request has {at_least} messages or more; the method takes exactly one"
             ),
-            Self::Malformed(problem) => write!(f, "the message is malformed: {problem}"),
         }
     }
 }
@@ -71,10 +68,9 @@ impl From<FrameError> for Status {
                 .error(message)
                 .with("bytes", bytes)
                 .with("max_bytes", max_bytes),
-            FrameError::Malformed(_)
-            | FrameError::Compressed
-            | FrameError::BadPrefix(_)
-            | FrameError::Truncated => Reason::MalformedMessage.error(message),
+            FrameError::Compressed | FrameError::BadPrefix(_) | FrameError::Truncated => {
+                Reason::MalformedMessage.error(message)
+            }
             FrameError::Count { .. } => Reason::MessageCount.error(message),
         }
         .into()

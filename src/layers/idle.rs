@@ -1,4 +1,4 @@
-//! Noticing that nothing moves, at the cost of a timer a period and not one a move.
+//! Notices that nothing moves, at the cost of a timer a period and not one a move.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Resolves once nothing has moved for at least the time-out, and at most twice that.
+/// Resolves once nothing has moved for at least the timeout, and at most twice that.
 pub(super) struct Idle {
     timeout: Duration,
     /// Runs from the first wait on.

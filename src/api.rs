@@ -1,0 +1,18 @@
+//! The services: an implementation of each trait that the protobuf definition generates. A handler converts, asks the rooms
+//! below, and converts back.
+
+mod cluster;
+mod counter;
+mod peer;
+mod servers;
+mod sum;
+pub mod wire;
+
+pub use cluster::ClusterApi;
+pub use counter::CounterApi;
+pub use peer::PeerApi;
+pub use servers::cluster_service_server::{self, ClusterServiceServer};
+pub use servers::counter_service_server::{self, CounterServiceServer};
+pub use servers::peer_service_server::{self, PeerServiceServer};
+pub use servers::sum_service_server::{self, SumServiceServer};
+pub use sum::SumApi;

@@ -1,0 +1,128 @@
+//! `sum.v1.CounterService`: running totals.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::counter_service_server::CounterService;
+use super::wire::Encoded;
+use crate::counter::Counters;
+use crate::layers::CallContext;
+use crate::proto::sum::v1::{
+    BatchGetCountersRequest, BatchGetCountersResponse, BatchIncrementCountersRequest,
+    BatchIncrementCountersResponse, DeleteCounterRequest, DeleteCounterResponse, GetCounterRequest,
+    GetCounterResponse, IncrementCounterRequest, IncrementCounterResponse, ListCountersRequest,
+    ListCountersResponse, RecordIncrementsResponse, SetCounterRequest, SetCounterResponse,
+    SumCountersRequest, SumCountersResponse, WatchCountersRequest, WatchCountersResponse,
+};
+use crate::replies::ReplyStream;
+
+/// The service, over the counters of a node.
+pub struct CounterApi(pub Counters);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl CounterService for CounterApi {
+    async fn increment_counter(
+        &self,
+        request: Request<IncrementCounterRequest>,
+    ) -> Answer<IncrementCounterResponse> {
+        let deadline = deadline(&request);
+        let answer = self.0.increment(request.into_inner(), deadline).await;
+        answer.map(Response::new)
+    }
+
+    async fn batch_increment_counters(
+        &self,
+        request: Request<BatchIncrementCountersRequest>,
+    ) -> Answer<BatchIncrementCountersResponse> {
+        let deadline = deadline(&request);
+        let answer = self.0.batch_increment(request.into_inner(), deadline).await;
+        answer.map(Response::new)
+    }
+
+    async fn set_counter(&self, request: Request<SetCounterRequest>) -> Answer<SetCounterResponse> {
+        let deadline = deadline(&request);
+        let answer = self.0.set(request.into_inner(), deadline).await;
+        answer.map(Response::new)
+    }
+
+    async fn delete_counter(
+        &self,
+        request: Request<DeleteCounterRequest>,
+    ) -> Answer<DeleteCounterResponse> {
+        let deadline = deadline(&request);
+        let answer = self.0.delete(request.into_inner(), deadline).await;
+        answer.map(Response::new)
+    }
+
+    async fn get_counter(&self, request: Request<GetCounterRequest>) -> Answer<GetCounterResponse> {
+        self.0.get(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn batch_get_counters(
+        &self,
+        request: Request<BatchGetCountersRequest>,
+    ) -> Answer<BatchGetCountersResponse> {
+        self.0
+            .batch_get(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_counters(
+        &self,
+        request: Request<ListCountersRequest>,
+    ) -> Answer<ListCountersResponse> {
+        self.0.list(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn sum_counters(
+        &self,
+        request: Request<SumCountersRequest>,
+    ) -> Answer<SumCountersResponse> {
+        self.0.sum(request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchCountersStream = ReplyStream<WatchCountersResponse, Status>;
+
+    async fn watch_counters(
+        &self,
+        request: Request<WatchCountersRequest>,
+    ) -> Answer<Self::WatchCountersStream> {
+        self.0.watch(request.into_inner()).map(Response::new)
+    }
+
+    type RecordIncrementsStream = ReplyStream<RecordIncrementsResponse, Status>;
+
+    async fn record_increments(
+        &self,
+        request: Request<Streaming<Encoded>>,
+    ) -> Answer<Self::RecordIncrementsStream> {
+        let call = CallContext::of(request.extensions());
+        let draining = call.connection.draining.clone();
+        let messages = Messages(request.into_inner());
+        Ok(Response::new(self.0.record(messages, draining)))
+    }
+}
+
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    CallContext::of(request.extensions()).deadline
+}
+
+/// The messages of a bulk stream, as they came.
+struct Messages(Streaming<Encoded>);
+
+impl Stream for Messages {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = Pin::new(&mut self.0).poll_next(cx);
+        next.map_ok(|Encoded(message)| message)
+    }
+}

@@ -1,0 +1,100 @@
+//! A bound on calls: those of the server in flight, those of a connection that have no end of their own, and none but health
+//! checks on a connection past the limit.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::{Either, Ready, ready};
+use http::{Request, Response};
+use tonic::Status;
+use tower::Service;
+
+use super::calls::{Permit, overloaded};
+use super::connection::CallContext;
+use super::policy::Messages;
+
+/// The permits of a call, which an extension of its response keeps until that has ended, if it is a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Permits {
+    _held: Arc<[Option<Permit>; 2]>,
+}
+
+fn admit(call: &CallContext) -> Result<[Option<Permit>; 2], Status> {
+    let (policy, connection) = (call.policy, &call.connection);
+    if let Some(max) = connection.probes_only
+        && policy.is_counted
+    {
+        // It makes room for health checks.
+        connection.closing.cancel();
+        return Err(overloaded(format!(
+            "{max} connections are open, which is the limit (--max-connections); this one is for health checks"
+        )));
+    }
+    let watch = policy.is_watch.then(|| connection.watches.admit_watch());
+    let counted = policy.is_counted.then(|| connection.calls.admit());
+    Ok([watch.transpose()?, counted.transpose()?])
+}
+
+/// The layer's service.
+#[derive(Clone)]
+pub struct Admission<S>(pub(super) S);
+
+impl<S, B, R> Service<Request<B>> for Admission<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Status>,
+{
+    type Response = Response<R>;
+    type Error = Status;
+    type Future = Either<Ready<Result<Response<R>, Status>>, ResponseFuture<S::Future>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let call = CallContext::of(request.extensions());
+        let outlives_headers = call.policy.answers == Messages::Many;
+        match admit(call) {
+            Ok(permits) => Either::Right(ResponseFuture {
+                inner: self.0.call(request),
+                permits: Some(permits),
+                outlives_headers,
+            }),
+            Err(refusal) => Either::Left(ready(Err(refusal))),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A response of an admitted call.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        permits: Option<[Option<Permit>; 2]>,
+        outlives_headers: bool,
+    }
+}
+
+impl<F, R> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, Status>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx));
+        let permits = this.permits.take();
+        if let Ok(response) = &mut response
+            && *this.outlives_headers
+            && let Some(permits) = permits
+        {
+            let permits = Permits {
+                _held: Arc::new(permits),
+            };
+            response.extensions_mut().insert(permits);
+        }
+        Poll::Ready(response)
+    }
+}

@@ -1,0 +1,196 @@
+//! Checks of a request's headers, which give its call a context.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{Either, Ready, ready};
+use http::{HeaderMap, HeaderName, Request};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::metadata::MetadataValue;
+use tower::Service;
+
+use super::connection::{CallContext, Connection};
+use super::policy;
+use crate::status::{self, Reason};
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Bytes that a header takes in a list beside its name and value (RFC 9113, 6.5.2).
+const HEADER_BYTES: usize = 32;
+
+/// The layer's service.
+#[derive(Clone)]
+pub struct Headers<S> {
+    pub(super) connection: Arc<Connection>,
+    pub(super) inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Headers<S>
+where
+    S: Service<Request<B>, Error = Status>,
+{
+    type Response = S::Response;
+    type Error = Status;
+    type Future = Either<Ready<Result<S::Response, Status>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match check(&request, &self.connection) {
+            Ok(context) => {
+                request.extensions_mut().insert(context);
+                Either::Right(self.inner.call(request))
+            }
+            Err(refusal) => Either::Left(ready(Err(refusal))),
+        }
+    }
+}
+
+fn check<B>(request: &Request<B>, connection: &Arc<Connection>) -> Result<CallContext, Status> {
+    check_size(request, connection.max_header_list_size)?;
+    let timeout = timeout(request.headers())?;
+    let path = request.uri().path();
+    let policy = policy::find(path).ok_or_else(|| unknown_method(path))?;
+    check_encoding(request.headers())?;
+    Ok(CallContext {
+        policy,
+        deadline: timeout.map(|timeout| Instant::now() + timeout),
+        connection: connection.clone(),
+    })
+}
+
+/// The refusal of a call whose method is not served.
+pub fn unknown_method(path: &str) -> Status {
+    let message = format!("there is no method {}", status::quoted(path));
+    Reason::UnknownMethod.error(message).into()
+}
+
+/// Refuses a request with more headers than it may have. HTTP/2 reads more than that, since its own refusal is no gRPC status,
+/// and ends the whole connection.
+fn check_size<B>(request: &Request<B>, max_bytes: u32) -> Result<(), Status> {
+    let bytes = list_bytes(request);
+    if bytes <= max_bytes as usize {
+        return Ok(());
+    }
+    let message = format!(
+        "the headers of the call have {bytes} bytes, over the limit of {max_bytes} (--max-header-list-size)"
+    );
+    let error = Reason::HeadersTooLarge.error(message);
+    let error = error.with("bytes", bytes).with("max_bytes", max_bytes);
+    Err(error.into())
+}
+
+/// The size of a request's header list, as HTTP/2 counts it.
+fn list_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (
+            ":authority",
+            uri.authority().map_or("", |name| name.as_str()),
+        ),
+        (
+            ":path",
+            uri.path_and_query().map_or("", |path| path.as_str()),
+        ),
+    ];
+    let pseudo = pseudo.iter().filter(|(_, value)| !value.is_empty());
+    let pseudo = pseudo.map(|(name, value)| name.len() + value.len());
+    let others = request.headers().iter();
+    let others = others.map(|(name, value)| name.as_str().len() + value.len());
+    pseudo.chain(others).map(|bytes| bytes + HEADER_BYTES).sum()
+}
+
+/// Refuses a compressed request, and says what is understood.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
+    let Some(encoding) = headers
+        .get(GRPC_ENCODING)
+        .filter(|value| *value != "identity")
+    else {
+        return Ok(());
+    };
+    let encoding = status::quoted(encoding);
+    let message = format!("grpc-encoding is {encoding}, and this service takes only identity");
+    let mut refusal = Status::from(Reason::CompressedMessage.error(message));
+    let identity = MetadataValue::from_static("identity");
+    refusal
+        .metadata_mut()
+        .insert("grpc-accept-encoding", identity);
+    Err(refusal)
+}
+
+/// The time that a caller allows for a call.
+///
+/// `grpc-timeout: TimeoutValue TimeoutUnit`, at most eight digits and one of H, M, S, m, u, n:
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else {
+        return Ok(None);
+    };
+    parse_timeout(value.as_bytes()).map(Some).ok_or_else(|| {
+        let value = status::quoted(value);
+        let message = format!(
+            "grpc-timeout is {value}; it takes up to 8 digits and a unit of H, M, S, m, u or n"
+        );
+        Reason::InvalidTimeout.error(message).into()
+    })
+}
+
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_hours(number)),
+        b'M' => Some(Duration::from_mins(number)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `grpc-timeout` as the protocol defines it, and nothing else.
+    #[test]
+    fn timeouts_are_parsed() {
+        for (text, timeout) in [
+            ("1H", Duration::from_hours(1)),
+            ("2M", Duration::from_mins(2)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("6n", Duration::from_nanos(6)),
+            ("0n", Duration::ZERO),
+            ("99999999H", Duration::from_hours(99_999_999)),
+        ] {
+            assert_eq!(parse_timeout(text.as_bytes()), Some(timeout), "{text}");
+        }
+        for text in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "123456789S",
+            "1 S",
+            "١S",
+        ] {
+            assert_eq!(parse_timeout(text.as_bytes()), None, "{text}");
+        }
+    }
+}

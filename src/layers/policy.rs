@@ -1,0 +1,226 @@
+//! The differences between methods: a row for each method that is served.
+
+use crate::cluster;
+
+/// What holds for the calls of a method.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The path of its requests.
+    pub path: &'static str,
+    /// Requests in a call.
+    pub requests: Messages,
+    /// Answers to a call.
+    pub answers: Messages,
+    /// The largest request message in bytes; `None` if that is for `--max-message-size` to say.
+    pub max_message_bytes: Option<usize>,
+    /// The fate of a request message that is larger, or compressed although its call is not.
+    pub refused: RefusedMessage,
+    /// It counts as a call in flight. Health checks do not: a server that is busy is healthy.
+    pub is_counted: bool,
+    /// It has no end of its own, and takes one of its connection's places for such calls.
+    pub is_watch: bool,
+    /// The part of a shutdown that ends it.
+    pub end: End,
+}
+
+/// How many messages a side sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Messages {
+    /// Exactly one.
+    One,
+    /// Any number.
+    Many,
+}
+
+/// The fate of a message that is refused for its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedMessage {
+    /// It ends its call.
+    EndsCall,
+    /// It is skipped, and its method says so in its answer.
+    IsSkipped,
+}
+
+/// The part of a shutdown that ends a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its beginning, for calls that have no end of their own.
+    WhenDraining,
+    /// The end of the time that calls in flight have.
+    WhenEnding,
+}
+
+/// A thousand increments with names and limits of the largest kind are a third of it. A message is held until it is complete,
+/// which is why this is not the limit of sums.
+pub const COUNTER_MESSAGE_BYTES: usize = 1 << 20;
+/// Requests say nothing, except in fields that later versions may add.
+pub const CLUSTER_MESSAGE_BYTES: usize = 4 << 10;
+/// Names of services, symbols and files.
+pub const INFO_MESSAGE_BYTES: usize = 64 << 10;
+
+const UNARY: Policy = Policy {
+    path: "",
+    requests: Messages::One,
+    answers: Messages::One,
+    max_message_bytes: None,
+    refused: RefusedMessage::EndsCall,
+    is_counted: true,
+    is_watch: false,
+    end: End::WhenEnding,
+};
+
+const fn counter(path: &'static str) -> Policy {
+    Policy {
+        path,
+        max_message_bytes: Some(COUNTER_MESSAGE_BYTES),
+        ..UNARY
+    }
+}
+
+const fn watch(policy: Policy) -> Policy {
+    Policy {
+        answers: Messages::Many,
+        is_watch: true,
+        end: End::WhenDraining,
+        ..policy
+    }
+}
+
+const fn nodes(path: &'static str) -> Policy {
+    Policy {
+        path,
+        max_message_bytes: Some(CLUSTER_MESSAGE_BYTES),
+        ..UNARY
+    }
+}
+
+const fn health(path: &'static str) -> Policy {
+    Policy {
+        path,
+        max_message_bytes: Some(INFO_MESSAGE_BYTES),
+        is_counted: false,
+        end: End::WhenDraining,
+        ..UNARY
+    }
+}
+
+const fn reflection(path: &'static str) -> Policy {
+    Policy {
+        path,
+        requests: Messages::Many,
+        answers: Messages::Many,
+        max_message_bytes: Some(INFO_MESSAGE_BYTES),
+        end: End::WhenDraining,
+        ..UNARY
+    }
+}
+
+/// All methods, the most called first.
+pub const POLICIES: [Policy; 20] = [
+    Policy {
+        path: "/sum.v1.SumService/Add",
+        ..UNARY
+    },
+    counter("/sum.v1.CounterService/IncrementCounter"),
+    counter("/sum.v1.CounterService/BatchIncrementCounters"),
+    counter("/sum.v1.CounterService/GetCounter"),
+    counter("/sum.v1.CounterService/BatchGetCounters"),
+    Policy {
+        requests: Messages::Many,
+        answers: Messages::Many,
+        ..counter("/sum.v1.CounterService/RecordIncrements")
+    },
+    Policy {
+        path: "/sum.v1.SumService/AddAll",
+        requests: Messages::Many,
+        ..UNARY
+    },
+    Policy {
+        path: "/sum.v1.SumService/AddEach",
+        requests: Messages::Many,
+        answers: Messages::Many,
+        refused: RefusedMessage::IsSkipped,
+        ..UNARY
+    },
+    health("/grpc.health.v1.Health/Check"),
+    watch(health("/grpc.health.v1.Health/Watch")),
+    counter("/sum.v1.CounterService/SetCounter"),
+    counter("/sum.v1.CounterService/DeleteCounter"),
+    counter("/sum.v1.CounterService/ListCounters"),
+    counter("/sum.v1.CounterService/SumCounters"),
+    watch(counter("/sum.v1.CounterService/WatchCounters")),
+    nodes("/sum.v1.ClusterService/ListNodes"),
+    watch(nodes("/sum.v1.ClusterService/WatchNodes")),
+    Policy {
+        path: "/sumd.cluster.v1.PeerService/Forward",
+        requests: Messages::Many,
+        answers: Messages::Many,
+        max_message_bytes: Some(cluster::MAX_MESSAGE_BYTES),
+        ..UNARY
+    },
+    reflection("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    reflection("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+];
+
+/// The row of a path; `None` if there is no such method.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Policy> {
+    static ROWS: [Policy; POLICIES.len()] = POLICIES;
+    ROWS.iter().find(|policy| policy.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// Every method of every service that is served has a row, which says what its definition says, and there are no others.
+    #[test]
+    fn every_method_has_a_row() {
+        let defined = [
+            crate::proto::DESCRIPTORS,
+            crate::proto::INTERNAL_DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let side = |is_stream| {
+            if is_stream {
+                Messages::Many
+            } else {
+                Messages::One
+            }
+        };
+        let mut methods = BTreeMap::new();
+        for encoded in defined {
+            let set = FileDescriptorSet::decode(encoded).expect("descriptors");
+            for file in set.file {
+                let package = file.package().to_owned();
+                for service in file.service {
+                    for method in &service.method {
+                        let path = format!("/{package}.{}/{}", service.name(), method.name());
+                        let sides = (
+                            side(method.client_streaming()),
+                            side(method.server_streaming()),
+                        );
+                        methods.insert(path, sides);
+                    }
+                }
+            }
+        }
+        let rows: BTreeMap<_, _> = POLICIES
+            .iter()
+            .map(|row| (row.path.to_owned(), (row.requests, row.answers)))
+            .collect();
+        assert_eq!(rows.len(), POLICIES.len(), "a path has two rows");
+        assert_eq!(rows, methods);
+        for row in &POLICIES {
+            assert_eq!(find(row.path).map(|found| found.path), Some(row.path));
+        }
+        assert!(find("/sum.v1.SumService/").is_none());
+    }
+}

@@ -1,0 +1,42 @@
+//! The order of the layers: the only place that knows it.
+
+use std::sync::Arc;
+
+use tower::ServiceBuilder;
+use tower::layer::layer_fn;
+
+use super::admission::Admission;
+use super::body::Bodies;
+use super::connection::Connection;
+use super::deadline::Deadline;
+use super::drain::Drain;
+use super::errors::Errors;
+use super::frames::Frames;
+use super::headers::Headers;
+use super::http_guard::HttpGuard;
+use super::panics::Panics;
+use super::request_body::RequestBodies;
+
+/// All layers over a service `S`, the outermost first.
+pub type Stack<S> = HttpGuard<
+    Errors<Panics<Headers<Bodies<Admission<Deadline<Drain<RequestBodies<Frames<S>>>>>>>>>,
+>;
+
+/// Puts all layers over a service, for the calls of a connection.
+pub fn stack<S>(service: S, connection: &Arc<Connection>) -> Stack<S> {
+    ServiceBuilder::new()
+        .layer(layer_fn(HttpGuard))
+        .layer(layer_fn(Errors))
+        .layer(layer_fn(Panics))
+        .layer(layer_fn(|inner| Headers {
+            connection: connection.clone(),
+            inner,
+        }))
+        .layer(layer_fn(Bodies))
+        .layer(layer_fn(Admission))
+        .layer(layer_fn(Deadline))
+        .layer(layer_fn(Drain))
+        .layer(layer_fn(RequestBodies))
+        .layer(layer_fn(Frames))
+        .service(service)
+}

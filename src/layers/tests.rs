@@ -1,0 +1,204 @@
+//! The bounds of every call, with handlers that misbehave.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Full};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use tower::{Service, ServiceExt as _, service_fn};
+
+use super::*;
+
+type RequestOf<B> = Request<RequestFrames<RequestBody<B>>>;
+
+fn connection() -> Connection {
+    Connection {
+        probes_only: None,
+        calls: Calls::new(1),
+        watches: Calls::new(1),
+        closing: CancellationToken::new(),
+        draining: CancellationToken::new(),
+        ending: CancellationToken::new(),
+        max_header_list_size: 16 << 10,
+        max_message_size: 1 << 20,
+        stream_idle_timeout: Duration::from_mins(5),
+    }
+}
+
+fn request<B>(path: &str, body: B) -> Request<B> {
+    Request::post(format!("http://sumd{path}"))
+        .header("content-type", "application/grpc")
+        .body(body)
+        .expect("a request")
+}
+
+/// An empty message.
+fn empty() -> Full<Bytes> {
+    Full::new(Bytes::from_static(&[0; 5]))
+}
+
+/// Calls a handler through the layers.
+async fn call<B, H, F>(
+    connection: &Arc<Connection>,
+    request: Request<B>,
+    handler: H,
+) -> Response<ResponseBody>
+where
+    H: FnMut(RequestOf<B>) -> F,
+    F: Future<Output = Result<Response<tonic::body::Body>, Status>>,
+{
+    let stack = stack(service_fn(handler), connection);
+    let answered: Result<_, Infallible> = stack.oneshot(request).await;
+    let Ok(response) = answered;
+    response
+}
+
+fn status<B>(response: &Response<B>) -> Status {
+    Status::from_header_map(response.headers()).expect("a status")
+}
+
+const ADD: &str = "/sum.v1.SumService/Add";
+
+/// A panic is its own call's INTERNAL error, and tells nothing of the server's inside.
+#[tokio::test]
+async fn a_panic_is_internal() {
+    let connection = Arc::new(connection());
+    let asynchronous = call(&connection, request(ADD, empty()), async |_| {
+        panic!("the secret is 42")
+    });
+    let status = status(&asynchronous.await);
+    assert_eq!(status.code(), Code::Internal);
+    assert!(!status.message().contains("42"));
+}
+
+/// A deadline ends a handler that goes on, and not one that has finished.
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_a_call() {
+    let connection = Arc::new(connection());
+    let soon = || {
+        let mut request = request(ADD, empty());
+        let timeout = "1S".parse().expect("a value");
+        request.headers_mut().insert("grpc-timeout", timeout);
+        request
+    };
+    let late = call(&connection, soon(), |_| pending()).await;
+    assert_eq!(status(&late).code(), Code::DeadlineExceeded);
+    let done = call(&connection, soon(), async |_| Ok(Response::default())).await;
+    assert!(Status::from_header_map(done.headers()).is_none());
+}
+
+/// A shutdown ends a call, at the part of it that the method's row names, and says that another server will do.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_a_call() {
+    let connection = Arc::new(connection());
+    connection.draining.cancel();
+    let add = call(&connection, request(ADD, empty()), |_| pending());
+    let still = tokio::time::timeout(Duration::from_secs(1), add).await;
+    assert!(still.is_err(), "it may end by itself");
+    let watch = request("/sum.v1.CounterService/WatchCounters", empty());
+    let ended = status(&call(&connection, watch, |_| pending()).await);
+    assert_eq!(ended.code(), Code::Unavailable);
+    assert!(ended.get_details_retry_info().is_some());
+    connection.ending.cancel();
+    let ended = status(&call(&connection, request(ADD, empty()), |_| pending()).await);
+    assert_eq!(ended.code(), Code::Unavailable);
+}
+
+/// A call has its place among those in flight until its response has ended, which for a stream is after its headers.
+#[tokio::test]
+async fn a_stream_keeps_its_place() {
+    let connection = Arc::new(connection());
+    let answer = async |_| Ok(Response::default());
+    let each = || request("/sum.v1.SumService/AddEach", empty());
+    let add = || request(ADD, empty());
+    let in_stream_task = async {
+        let stream = call(&connection, each(), answer).await;
+        let refused = status(&call(&connection, add(), answer).await);
+        assert_eq!(refused.code(), Code::Unavailable);
+        drop(stream);
+        let whole = call(&connection, add(), answer).await;
+        let next = call(&connection, add(), answer).await;
+        for response in [whole, next] {
+            assert!(Status::from_header_map(response.headers()).is_none());
+        }
+    };
+    stall::scope(in_stream_task).await;
+}
+
+/// Health checks are answered when no other call is.
+#[tokio::test]
+async fn health_is_not_counted() {
+    let full = Connection {
+        calls: Calls::new(0),
+        ..connection()
+    };
+    let full = Arc::new(full);
+    let answer = async |_| Ok(Response::default());
+    let refused = status(&call(&full, request(ADD, empty()), answer).await);
+    assert_eq!(refused.code(), Code::Unavailable);
+    let check = request("/grpc.health.v1.Health/Check", empty());
+    let checked = call(&full, check, answer).await;
+    assert!(Status::from_header_map(checked.headers()).is_none());
+}
+
+/// A body that a client's reset has cut: hyper gives its end, and says that it is none.
+struct Reset(Option<Bytes>);
+
+impl Body for Reset {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    }
+}
+
+/// A stream that its client resets between two messages has not ended: no handler takes it for half a request, as it would a
+/// body's CANCELLED, which tonic makes a clean end of.
+#[tokio::test]
+async fn a_reset_is_not_an_end() {
+    let connection = Arc::new(connection());
+    let body = Reset(Some(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1])));
+    let mut service = crate::api::SumServiceServer::new(crate::api::SumApi);
+    let handler = |request| {
+        let answer = service.call(request);
+        async move {
+            let Ok(response) = answer.await;
+            Ok::<_, Status>(response)
+        }
+    };
+    let response = call(
+        &connection,
+        request("/sum.v1.SumService/AddAll", body),
+        handler,
+    )
+    .await;
+    let ended = status(&response);
+    assert_ne!(ended.code(), Code::Cancelled);
+    let body = response.into_body().collect().await.expect("a body");
+    assert!(body.to_bytes().is_empty(), "there is no sum");
+}
+
+/// The text of an unknown method's error names it.
+#[tokio::test]
+async fn an_unknown_method_is_named() {
+    let connection = Arc::new(connection());
+    let unknown = call(&connection, request("/a.b.C/D", empty()), |_| pending()).await;
+    let unknown = status(&unknown);
+    assert_eq!(unknown.code(), Code::Unimplemented);
+    assert!(unknown.message().contains("/a.b.C/D"), "{unknown}");
+    let info = unknown.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.reason, "UNKNOWN_METHOD");
+}

@@ -1,0 +1,141 @@
+//! The state of a server: that of all connections, and that of one worker's.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::limits::Limits;
+use super::services::Slot;
+use super::stateless::Stateless;
+use crate::api::{CounterApi, CounterServiceServer, PeerApi, PeerServiceServer};
+use crate::cluster::{MAX_MESSAGE_BYTES, Nodes};
+use crate::layers::Calls;
+use crate::layers::policy::COUNTER_MESSAGE_BYTES;
+
+/// Time for peers to take in their last answers once the drain's time is over.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The state that all connections share.
+pub(super) struct Node {
+    pub(super) limits: Limits,
+    pub(super) stateless: Stateless,
+    pub(super) calls: Arc<Calls>,
+    pub(super) services: Slot,
+    /// This node, if it knows of no other.
+    pub(super) alone: Nodes,
+    pub(super) phase: Phase,
+    /// Every connection is a task of it.
+    pub(super) connections: TaskTracker,
+}
+
+/// The phases of a shutdown. Each implies those before it.
+#[derive(Default)]
+pub(super) struct Phase {
+    /// No new calls: connections say so (GOAWAY) and end once their calls have.
+    pub(super) draining: CancellationToken,
+    /// Calls that have not ended are ended.
+    pub(super) ending: CancellationToken,
+    /// Connections are dropped.
+    pub(super) dropping: CancellationToken,
+}
+
+impl Phase {
+    /// The same phases for one thread, which can then be waited for without a lock that others hold.
+    pub(super) fn child(&self) -> Self {
+        Self {
+            draining: self.draining.child_token(),
+            ending: self.ending.child_token(),
+            dropping: self.dropping.child_token(),
+        }
+    }
+}
+
+impl Node {
+    /// The nodes; `None` as long as nobody knows if there are others.
+    pub(super) fn nodes(&self) -> Option<Nodes> {
+        let services = self.services.borrow();
+        let nodes = services.as_ref()?.nodes.clone();
+        Some(nodes.unwrap_or_else(|| self.alone.clone()))
+    }
+
+    /// Stops serving: first balancers are given time, then no new calls are taken, and those in flight have their time.
+    pub(super) async fn drain(&self, accepting: &TaskTracker) {
+        let Limits {
+            drain_delay,
+            drain_timeout,
+            ..
+        } = self.limits;
+        info!(?drain_delay, ?drain_timeout, "draining");
+        if let Some(nodes) = self.nodes() {
+            nodes.announce_draining();
+        }
+        tokio::time::sleep(drain_delay).await;
+        self.phase.draining.cancel();
+        accepting.wait().await;
+        self.connections.close();
+        if !self.idle_within(drain_timeout).await {
+            let connections = self.connections.len();
+            warn!(connections, "ending the calls that are left");
+            self.phase.ending.cancel();
+            self.idle_within(FLUSH_TIMEOUT).await;
+        }
+        self.phase.dropping.cancel();
+    }
+
+    async fn idle_within(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.connections.wait())
+            .await
+            .is_ok()
+    }
+}
+
+/// The state that the connections of one worker share.
+pub(super) struct Local {
+    pub(super) node: Arc<Node>,
+    pub(super) phase: Phase,
+    counters: OnceLock<CounterServiceServer<CounterApi>>,
+    peers: OnceLock<Option<PeerServiceServer<PeerApi>>>,
+}
+
+impl Local {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        let phase = node.phase.child();
+        Self {
+            node,
+            phase,
+            counters: OnceLock::new(),
+            peers: OnceLock::new(),
+        }
+    }
+
+    /// The service of counters; `None` while there is no store.
+    pub(super) fn counters(&self) -> Option<&CounterServiceServer<CounterApi>> {
+        if let Some(counters) = self.counters.get() {
+            return Some(counters);
+        }
+        let services = self.node.services.borrow().clone()?;
+        let counters = || {
+            let counters = services.counters.for_this_runtime();
+            CounterServiceServer::new(CounterApi(counters))
+                .max_decoding_message_size(COUNTER_MESSAGE_BYTES)
+        };
+        Some(self.counters.get_or_init(counters))
+    }
+
+    /// The service of other nodes, if there are any.
+    pub(super) fn peers(&self) -> Option<&PeerServiceServer<PeerApi>> {
+        if let Some(peers) = self.peers.get() {
+            return peers.as_ref();
+        }
+        let services = self.node.services.borrow().clone()?;
+        let peers = || {
+            let peers = services.peers.as_ref()?.for_this_runtime();
+            let server = PeerServiceServer::new(PeerApi(peers));
+            Some(server.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        };
+        self.peers.get_or_init(peers).as_ref()
+    }
+}

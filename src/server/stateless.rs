@@ -1,0 +1,57 @@
+//! The services that need no store.
+
+use std::convert::Infallible;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
+use tower::util::BoxCloneSyncService;
+
+use super::health::{Health, HealthApi};
+use super::limits::Limits;
+use crate::api::{SumApi, SumServiceServer};
+use crate::layers::{RequestBody, RequestFrames};
+use crate::proto;
+
+/// A request as the layers hand it on.
+pub(super) type RequestOf = Request<RequestFrames<RequestBody<Incoming>>>;
+type Reflection = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
+
+/// The services that need no store.
+pub(super) struct Stateless {
+    pub(super) sum: SumServiceServer<SumApi>,
+    pub(super) health: HealthServer<HealthApi>,
+    pub(super) reflection: [(&'static str, Reflection); 2],
+}
+
+impl Stateless {
+    pub(super) fn new(limits: &Limits, health: &Health) -> Self {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Error details: clients show them by these.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let broken = "the descriptors were made by this build";
+        Self {
+            sum: SumServiceServer::new(SumApi)
+                .max_decoding_message_size(limits.max_message_size as usize),
+            health: health.service(),
+            reflection: [
+                named(reflection().build_v1().expect(broken)),
+                named(reflection().build_v1alpha().expect(broken)),
+            ],
+        }
+    }
+}
+
+fn named<S>(service: S) -> (&'static str, Reflection)
+where
+    S: tonic::server::NamedService + Clone + Send + Sync + 'static,
+    S: Service<RequestOf, Response = Response<Body>, Error = Infallible, Future: Send>,
+{
+    (S::NAME, BoxCloneSyncService::new(service))
+}
