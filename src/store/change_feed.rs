@@ -15,7 +15,7 @@ const MAX_COMMITS: usize = 4096;
 /// The feed of committed changes. The latest are in memory.
 #[derive(Clone)]
 pub struct ChangeFeed {
-    memtable: Arc<Mutex<Recent>>,
+    recent: Arc<Mutex<Recent>>,
     /// Everything committed up to this revision was published.
     revision: Arc<watch::Sender<i64>>,
 }
@@ -50,34 +50,34 @@ impl ChangeFeed {
     /// An empty feed after a revision.
     #[must_use]
     pub fn new(revision: i64) -> Self {
-        let memtable = Recent {
+        let recent = Recent {
             commits: VecDeque::new(),
             rows: 0,
             after: revision,
         };
         Self {
-            memtable: Arc::new(Mutex::new(memtable)),
+            recent: Arc::new(Mutex::new(recent)),
             revision: Arc::new(watch::Sender::new(revision)),
         }
     }
 
     /// Appends a commit.
     pub fn publish(&self, counters: Arc<[CounterChange]>, base: i64, end: i64) {
-        let mut memtable = self.memtable();
-        memtable.rows += counters.len();
-        memtable.commits.push_back(CommittedChanges {
+        let mut recent = self.recent();
+        recent.rows += counters.len();
+        recent.commits.push_back(CommittedChanges {
             counters,
             base,
             end,
         });
-        while memtable.rows > MAX_ROWS || memtable.commits.len() > MAX_COMMITS {
-            let Some(oldest) = memtable.commits.pop_front() else {
+        while recent.rows > MAX_ROWS || recent.commits.len() > MAX_COMMITS {
+            let Some(oldest) = recent.commits.pop_front() else {
                 break;
             };
-            memtable.rows -= oldest.counters.len();
-            memtable.after = oldest.end;
+            recent.rows -= oldest.counters.len();
+            recent.after = oldest.end;
         }
-        drop(memtable);
+        drop(recent);
         self.revision.send_replace(end);
     }
 
@@ -92,26 +92,26 @@ impl ChangeFeed {
 
     /// Starts anew after a revision: commits up to it may be missing.
     pub(super) fn restart(&self, revision: i64) {
-        let mut memtable = self.memtable();
-        memtable.commits.clear();
-        memtable.rows = 0;
-        memtable.after = revision;
-        drop(memtable);
+        let mut recent = self.recent();
+        recent.commits.clear();
+        recent.rows = 0;
+        recent.after = revision;
+        drop(recent);
         self.advance(revision);
     }
 
     /// The commits after a revision.
     #[must_use]
     pub fn since(&self, revision: i64) -> CatchUp {
-        let memtable = self.memtable();
+        let recent = self.recent();
         let end = *self.revision.borrow();
-        if revision < memtable.after || revision > end {
+        if revision < recent.after || revision > end {
             return CatchUp::TooMuch;
         }
-        let first = memtable
+        let first = recent
             .commits
             .partition_point(|commit| commit.end <= revision);
-        let commits = memtable.commits.range(first..).cloned().collect();
+        let commits = recent.commits.range(first..).cloned().collect();
         CatchUp::Changes(commits, end)
     }
 
@@ -128,9 +128,9 @@ impl ChangeFeed {
         let _ = revisions.wait_for(|now| *now >= revision).await;
     }
 
-    fn memtable(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, Recent> {
         // The state is valid at every point where a panic may leave it.
-        self.memtable.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -25,7 +25,7 @@ const MIGRATIONS: [&str; 5] = ["
         value ANY NOT NULL
     ) WITHOUT ROWID, STRICT;
 
-    -- Its key is the database's own, for all hasher in it.
+    -- Its key is the database's own, for all digests in it.
     INSERT INTO meta VALUES ('key', randomblob(16));
     -- Of the counters that were deleted up to this revision, some are not in `deleted`.
     INSERT INTO meta VALUES ('forgotten', 0);

@@ -184,12 +184,12 @@ pub struct Acknowledgement {
 /// Counters that were read in one request.
 pub struct Read {
     pub span: Span,
-    pub counters: Vec<CatchUp>,
+    pub counters: Vec<Seen>,
     /// Whether they are all of one group.
     pub together: bool,
 }
 
-pub struct CatchUp {
+pub struct Seen {
     pub counter: Name,
     pub value: i64,
     pub revision: i64,

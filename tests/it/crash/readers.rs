@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::checks::Counters;
-use super::history::{CatchUp, History, Read, Sum, Told, Wanted, Watched};
+use super::history::{Seen, History, Read, Sum, Told, Wanted, Watched};
 use super::link::{Link, in_time};
 use super::operation::{Client, Name};
 use super::sessions::TALLIES;
@@ -34,8 +34,8 @@ const READ: [(&str, usize); 6] = [
 /// Groups whose changes all have known revisions, and whose sum fits int64.
 const SUMMED: [&str; 4] = ["hot", "some", "bank", "replaced"];
 
-fn seen(counter: Counter) -> CatchUp {
-    CatchUp {
+fn seen(counter: Counter) -> Seen {
+    Seen {
         counter: counter.name.into(),
         value: counter.value,
         revision: counter.revision,
@@ -121,7 +121,7 @@ pub async fn all(client: &mut Client) -> Counters {
 }
 
 /// All counters, listed page by page.
-async fn list(client: &mut Client) -> Vec<CatchUp> {
+async fn list(client: &mut Client) -> Vec<Seen> {
     let mut all = Vec::new();
     let mut page_token = String::new();
     loop {

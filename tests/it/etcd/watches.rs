@@ -13,12 +13,12 @@ use super::{in_time, insist, put_request};
 use crate::support::soon;
 
 /// Events, as (key, revision).
-type CatchUp = Vec<(String, i64)>;
+type Seen = Vec<(String, i64)>;
 
 /// The events that a watch has reported.
 #[derive(Default)]
 struct Story {
-    seen: CatchUp,
+    seen: Seen,
     passed: i64,
 }
 
@@ -52,7 +52,7 @@ impl Story {
 }
 
 /// The present keys in the order of their creation, and the present revision.
-async fn truth(client: &Client) -> (CatchUp, i64) {
+async fn truth(client: &Client) -> (Seen, i64) {
     let rows = client
         .range(prefix("w/", 0), in_time())
         .await
@@ -62,7 +62,7 @@ async fn truth(client: &Client) -> (CatchUp, i64) {
         let key = String::from_utf8(row.key.to_vec()).expect("text");
         (key, row.mod_revision)
     });
-    let mut rows: CatchUp = rows.collect();
+    let mut rows: Seen = rows.collect();
     rows.sort_by_key(|(_, revision)| *revision);
     (rows, revision)
 }

@@ -84,8 +84,8 @@ impl Gaps {
     }
 
     pub fn add(&mut self, other: Self) {
-        for (kind, split_by_lane) in other.by_kind {
-            self.by_kind.entry(kind).or_default().add(split_by_lane.0);
+        for (kind, spread) in other.by_kind {
+            self.by_kind.entry(kind).or_default().add(spread.0);
         }
         self.mended.add(other.mended.0);
         self.increments.add(other.increments.0);
@@ -96,11 +96,11 @@ impl Gaps {
         let all = self
             .by_kind
             .iter()
-            .map(|(kind, split_by_lane)| (*kind, split_by_lane));
-        for (kind, split_by_lane) in all.chain([("mending", &self.mended)]) {
+            .map(|(kind, spread)| (*kind, spread));
+        for (kind, spread) in all.chain([("mending", &self.mended)]) {
             assert!(
-                split_by_lane.max() <= PROMISED * allowance,
-                "no service for {split_by_lane} after {kind}\n{self}"
+                spread.max() <= PROMISED * allowance,
+                "no service for {spread} after {kind}\n{self}"
             );
         }
     }
@@ -108,10 +108,10 @@ impl Gaps {
 
 impl fmt::Display for Gaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (kind, split_by_lane) in &self.by_kind {
+        for (kind, spread) in &self.by_kind {
             writeln!(
                 f,
-                "  {kind}: no increment took longer than: {split_by_lane}"
+                "  {kind}: no increment took longer than: {spread}"
             )?;
         }
         writeln!(f, "  from mending until each node serves: {}", self.mended)?;

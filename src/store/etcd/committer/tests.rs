@@ -115,11 +115,11 @@ fn batches_go_together_as_long_as_they_fit() {
             change(at, &mut attempt);
             waiting.push_back(attempt);
         }
-        let mut tuning = Vec::new();
+        let mut sizes = Vec::new();
         while !waiting.is_empty() {
-            tuning.push(take_group(&mut waiting, max_operations).len());
+            sizes.push(take_group(&mut waiting, max_operations).len());
         }
-        tuning
+        sizes
     };
     let many = 128;
     assert_eq!(groups(many, &|_, _| ()), [6]);

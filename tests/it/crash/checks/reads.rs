@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::order::Line;
 use super::{Facts, Op, in_real_time};
-use crate::crash::history::{CatchUp, Read, Span, Verdict};
+use crate::crash::history::{Seen, Read, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 
 /// The state of a counter that was read, if it had that state within the span.
-fn state(line: &Line, seen: &CatchUp, span: Span) -> Option<usize> {
+fn state(line: &Line, seen: &Seen, span: Span) -> Option<usize> {
     let mut possible = line.possible(span);
     if seen.revision == 0 {
         let absent = possible.find(|state| line.states[*state].value.is_none());
@@ -24,7 +24,7 @@ fn state(line: &Line, seen: &CatchUp, span: Span) -> Option<usize> {
 fn known<'a>(
     facts: &'a Facts<'_>,
     read: &'a Read,
-) -> impl Iterator<Item = (&'a CatchUp, Option<&'a Line>)> {
+) -> impl Iterator<Item = (&'a Seen, Option<&'a Line>)> {
     let counters = read.counters.iter();
     let known = counters.filter(|seen| !facts.is_in("tally", &seen.counter));
     known.map(|seen| (seen, facts.lines.get(&seen.counter)))
@@ -41,7 +41,7 @@ pub fn reads_saw_a_state_of_their_time(facts: &Facts<'_>) -> Vec<String> {
                 None => (seen.value, seen.revision) == (0, 0),
             };
             if !right {
-                let CatchUp {
+                let Seen {
                     counter,
                     value,
                     revision,

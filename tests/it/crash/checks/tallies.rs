@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Facts, watches};
-use crate::crash::history::{CatchUp, Moment, Outcome, Recorded, Span, Verdict};
+use crate::crash::history::{Seen, Moment, Outcome, Recorded, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 use crate::crash::sessions::{RECORDERS, TALLIES, TALLY_BITS, UNIT};
 
@@ -39,7 +39,7 @@ fn glimpses(facts: &Facts<'_>) -> HashMap<Name, Vec<Glimpse>> {
             asked: Moment::ZERO,
             answered: told.at,
         };
-        let CatchUp {
+        let Seen {
             counter,
             value,
             revision,

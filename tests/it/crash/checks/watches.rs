@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Facts;
-use crate::crash::history::{CatchUp, Moment, Told, Watched};
+use crate::crash::history::{Seen, Moment, Told, Watched};
 use crate::crash::operation::Name;
 
 /// Values and revisions of the counters that a watcher knows.
@@ -167,13 +167,13 @@ pub fn watchers_end_at_the_truth(facts: &Facts<'_>) -> Vec<String> {
 }
 
 /// The tallies that watchers were sent, each with its answer.
-pub fn tallies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Told, CatchUp)> {
+pub fn tallies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Told, Seen)> {
     let told = facts.history.watches.iter().flat_map(|watch| &watch.told);
     told.flat_map(|told| {
         let counters = told.answer.counters.iter();
         let tallies = counters.filter(|counter| facts.is_in("tally", &counter.name));
         tallies.map(move |counter| {
-            let seen = CatchUp {
+            let seen = Seen {
                 counter: counter.name.as_str().into(),
                 value: counter.value,
                 revision: counter.revision,
