@@ -19,6 +19,7 @@ mod polyglot;
 mod power;
 mod process;
 mod reasons;
+mod recipes;
 mod shutdown;
 mod simulation;
 mod stores;
