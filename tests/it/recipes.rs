@@ -1,5 +1,6 @@
 //! The recipes of `docs/counting.md`: each does what the document says, and holds what it states.
 
+mod document;
 mod import;
 mod inventory;
 mod metering;
