@@ -1,5 +1,5 @@
-//! A bound on calls: those of the server in flight, those of a connection that have no end of their own, and none but health
-//! checks on a connection past the limit.
+//! Bounds on calls: those of the server in flight, and those of a connection that have no end of their own. A connection
+//! past the limit serves health checks only.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use super::calls::{Permit, overloaded};
 use super::connection::CallContext;
 use super::policy::Messages;
 
-/// The permits of a call, which an extension of its response keeps until that has ended, if it is a stream.
+/// The permits of a call. If its response is a stream, they are held until it ends: first as an extension of the response,
+/// then by its body.
 #[derive(Clone, Debug)]
 pub(super) struct Permits {
     _held: Arc<[Option<Permit>; 2]>,
@@ -25,7 +26,7 @@ fn admit(call: &CallContext) -> Result<[Option<Permit>; 2], Status> {
     if let Some(max) = connection.probes_only
         && policy.is_counted
     {
-        // It makes room for health checks.
+        // Closing this connection makes room for health checks.
         connection.closing.cancel();
         return Err(overloaded(format!(
             "{max} connections are open, which is the limit (--max-connections); this one is for health checks"
@@ -67,7 +68,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A response of an admitted call.
+    /// The response of an admitted call.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,

@@ -1,5 +1,5 @@
-//! What outlives a response's headers: a stream of answers is held to its deadline, the shutdown, and a reader that takes
-//! something now and then; a panic ends it as an error; and it keeps its place among the calls in flight.
+//! The body of a response, which outlives its headers. A stream of answers ends at its deadline, at shutdown, and if its
+//! reader stalls. A panic ends it with an error. It holds the permits of its call until it ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -49,7 +49,7 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // The call, if its answer is a stream.
+        // The call, if its response is a stream.
         stream: Option<CallContext>,
     }
 }
@@ -69,7 +69,7 @@ where
         let permits = response.extensions_mut().remove();
         let bounds = Bounds::new(call.deadline, call.shutdown());
         stall::bound(bounds, call.connection.stream_idle_timeout);
-        // Health is told as long as there is news: above all that a server drains.
+        // A health watch first sends its news, above all that the server drains.
         let order = if call.policy.is_counted {
             Order::BoundsFirst
         } else {
@@ -83,12 +83,12 @@ where
     }
 }
 
-/// What is looked at first when both an answer and the end of a stream are due.
+/// The order of precedence if both an answer and the end of a stream are due.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// Answers may be ready without an end.
+    /// The end comes first, because answers may be ready forever.
     BoundsFirst,
-    /// Answers come to an end.
+    /// Answers come first, because they run out.
     AnswersFirst,
 }
 
@@ -96,13 +96,13 @@ enum Order {
 #[derive(Default)]
 pub struct ResponseBody {
     inner: tonic::body::Body,
-    /// Set if it is a stream, whose task is held to bounds.
+    /// Set for a stream, whose task has bounds.
     order: Option<Order>,
     _permits: Option<Permits>,
 }
 
 impl ResponseBody {
-    /// A response that is complete: nothing can happen to it any more.
+    /// The body of a complete response, which needs no bounds.
     fn whole(inner: tonic::body::Body) -> Self {
         Self {
             inner,
@@ -121,7 +121,7 @@ impl ResponseBody {
     }
 }
 
-/// Other libraries' services may quote a client's request at any length.
+/// Shortens the message in trailers: services of other libraries may quote a client's request at any length.
 fn cut(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         status::cut_message(trailers);

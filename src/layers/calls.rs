@@ -10,10 +10,10 @@ use tracing::warn;
 use crate::notice::Rarely;
 use crate::status::{Outcome, Reason};
 
-/// The delay that a refused caller is told: some round trips, and no more than calls in flight take to end.
+/// Retry delay of a refused call: some round trips, and no more than calls in flight take to end.
 const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Counts the calls in flight.
+/// The calls in flight, counted up to a limit.
 #[derive(Debug)]
 pub struct Calls {
     max: u32,
@@ -31,7 +31,7 @@ impl Drop for Permit {
 }
 
 impl Calls {
-    /// Lets up to `max` calls in at one time.
+    /// A limit of `max` calls in flight.
     #[must_use]
     pub fn new(max: u32) -> Arc<Self> {
         Arc::new(Self {
@@ -40,14 +40,14 @@ impl Calls {
         })
     }
 
-    /// Lets one more call in, if there is room.
+    /// Admits one more call if the limit allows it.
     fn enter(self: &Arc<Self>) -> Option<Permit> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let permit = Permit(self.clone());
         (before < self.max).then_some(permit)
     }
 
-    /// Lets one more call of the server in.
+    /// Admits one more call of the server.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
         self.enter().ok_or_else(|| {
             static NOTICE: Rarely = Rarely::new();
@@ -61,7 +61,7 @@ impl Calls {
         })
     }
 
-    /// Lets one more watch of a connection in.
+    /// Admits one more watch of a connection.
     pub(super) fn admit_watch(self: &Arc<Self>) -> Result<Permit, Status> {
         self.enter().ok_or_else(|| {
             let message = format!(
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// A permit is given back when its call ends, however it ends.
+    /// A permit is released when it is dropped, and a refused call holds none.
     #[test]
     fn permits_are_given_back() {
         let calls = Calls::new(2);

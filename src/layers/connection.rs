@@ -1,4 +1,4 @@
-//! The state that the calls of a connection share, and that of one call.
+//! The state shared by the calls of a connection, and the context of one call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,44 +10,44 @@ use tokio_util::sync::CancellationToken;
 use super::calls::Calls;
 use super::policy::{End, Policy};
 
-/// State that the calls of a connection share.
+/// State shared by the calls of a connection.
 pub struct Connection {
-    /// The connection serves health checks alone, because the server has this many others, which is its limit.
+    /// The server's connection limit, if it is reached and this connection serves health checks only.
     pub probes_only: Option<u32>,
     /// The server's calls in flight.
     pub calls: Arc<Calls>,
-    /// The connection's calls that have no end of their own.
+    /// The connection's watches: calls that have no end of their own.
     pub watches: Arc<Calls>,
-    /// Once it is cancelled, the connection takes no new calls.
+    /// Once cancelled, the connection takes no new calls.
     pub closing: CancellationToken,
     /// Cancelled when the server begins to drain.
     pub draining: CancellationToken,
-    /// Cancelled when calls that have not ended are ended.
+    /// Cancelled when the remaining calls are ended.
     pub ending: CancellationToken,
-    /// The largest set of headers.
+    /// Maximum size of a call's headers in bytes.
     pub max_header_list_size: u32,
-    /// The largest message of methods that take messages of any size.
+    /// Maximum size of a message in bytes, for methods without a limit of their own.
     pub max_message_size: u32,
-    /// The longest time in which a client may send nothing, or take nothing.
+    /// Maximum time in which a client sends nothing or reads nothing.
     pub stream_idle_timeout: Duration,
 }
 
-/// A call, as far as its headers tell: an extension of its request.
+/// The context of a call, made from its headers. It is an extension of the request.
 #[derive(Clone)]
 pub struct CallContext {
-    /// The row of its method.
+    /// The policy of its method.
     pub policy: &'static Policy,
-    /// The time by which the caller wants its answer.
+    /// The time by which the caller wants its answer, if it has set one.
     pub deadline: Option<Instant>,
     /// Its connection.
     pub connection: Arc<Connection>,
 }
 
 impl CallContext {
-    /// The context in the extensions of a request, where the stack's outer layers have put it.
+    /// The context in the extensions of a request, inserted by an outer layer of the stack.
     ///
     /// # Panics
-    /// Panics if the request has not come through the stack.
+    /// Panics if the request has not passed through the stack.
     #[must_use]
     pub fn of(extensions: &Extensions) -> &Self {
         let context = extensions.get();
@@ -62,7 +62,7 @@ impl CallContext {
         }
     }
 
-    /// The largest message that the method takes.
+    /// Maximum size of a message of the method.
     pub(super) fn max_message_bytes(&self) -> usize {
         let configured = self.connection.max_message_size as usize;
         self.policy.max_message_bytes.unwrap_or(configured)

@@ -1,4 +1,4 @@
-//! A call ends at its deadline.
+//! Ends a call at its deadline.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -53,7 +53,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        // A response that is ready is sent, whatever the time.
+        // A response that is ready is sent even after the deadline.
         match this.inner.poll(cx) {
             Poll::Ready(response) => Poll::Ready(response),
             Poll::Pending => this.timer.poll(cx).map(Err),
@@ -64,7 +64,7 @@ where
 /// Resolves at a deadline, if there is one.
 pub struct Timer {
     deadline: Option<Instant>,
-    /// Set when it is first waited for: most responses are ready at once.
+    /// Created at the first wait: most responses are ready at once.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 

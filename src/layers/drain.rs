@@ -1,4 +1,4 @@
-//! A call ends at the part of a shutdown that its method's row names.
+//! Ends a call at the phase of a shutdown that the policy of its method names.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use tower::Service;
 use super::connection::CallContext;
 use crate::status::{Outcome, Reason};
 
-/// Another server answers at once.
+/// Retry delay of a call ended by a shutdown: another server can answer at once.
 const SHUTDOWN_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 /// The layer's service.
@@ -47,7 +47,7 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: F,
         shutdown: CancellationToken,
-        // Set when it is first waited for: most responses are ready at once.
+        // Created at the first wait: most responses are ready at once.
         #[pin]
         cancelled: Option<WaitForCancellationFutureOwned>,
     }
@@ -61,7 +61,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        // A response that is ready is sent.
+        // A response that is ready is sent even after the cancellation.
         if let Poll::Ready(response) = this.inner.poll(cx) {
             return Poll::Ready(response);
         }

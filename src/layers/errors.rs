@@ -1,4 +1,4 @@
-//! The one place that makes a response of an error.
+//! Converts errors into responses. No other layer does.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The services below are always ready.
+        // The inner services are always ready.
         let _ = self.0.poll_ready(cx);
         Poll::Ready(Ok(()))
     }
@@ -38,7 +38,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A response, of an error if it is one.
+    /// A response, made from the error if there is one.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
@@ -60,7 +60,7 @@ where
                 status.into_http()
             }
         };
-        // Other libraries' services may quote a client's request at any length.
+        // Services of other libraries may quote a client's request at any length.
         status::cut_message(response.headers_mut());
         Poll::Ready(Ok(response))
     }

@@ -1,7 +1,7 @@
-//! The frames of a request, checked before tonic takes them apart: it would answer with other codes and no details, reserve
-//! memory for a claim, and drop a unary call's second message in silence.
+//! Checks of a request's frames before tonic parses them. tonic would answer with other codes and no details, reserve
+//! memory for a claimed length, and silently drop the second message of a unary call.
 //!
-//! A message is a byte that says whether it is compressed, four of its length, big-endian, and its bytes:
+//! A frame is one byte that says whether the message is compressed, four bytes of its length, big-endian, and the message:
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 mod error;
@@ -53,8 +53,8 @@ where
     }
 }
 
-/// The refused messages of a request, for a method that goes on without them: in the body each of them is empty. It is an
-/// extension of the request.
+/// The refused messages of a request, for a method that continues without them. The body has an empty message in place of
+/// each. It is an extension of the request.
 #[derive(Clone, Default)]
 pub struct Skipped(Arc<Mutex<VecDeque<(u64, FrameError)>>>);
 
@@ -63,7 +63,7 @@ impl Skipped {
         self.lock().push_back((number, error));
     }
 
-    /// The error of a message, by its number from 1 on, if it was refused. Messages are asked for in their order.
+    /// Takes the error of a message, if it was refused. Messages are numbered from 1, and have to be asked for in order.
     #[must_use]
     pub fn take(&self, number: u64) -> Option<FrameError> {
         let mut skipped = self.lock();
@@ -73,13 +73,13 @@ impl Skipped {
         first.map(|(_, error)| error)
     }
 
-    /// Whole after each of its changes.
+    /// The queue is consistent after each change, so poisoning is ignored.
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, FrameError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request's body whose frames are checked.
+/// A request body with checked frames.
 pub struct RequestFrames<B> {
     body: B,
     checks: Checks,
@@ -103,7 +103,7 @@ where
                 checks.end()?;
                 return Poll::Ready(None);
             };
-            // Trailers end a request, and say nothing in gRPC.
+            // Trailers end a request, and have no meaning in gRPC.
             let Ok(data) = frame.into_data() else {
                 checks.end()?;
                 return Poll::Ready(None);
@@ -116,7 +116,7 @@ where
     }
 }
 
-/// The prefix of a message, as it comes in.
+/// The prefix of a message, as far as it has arrived.
 #[derive(Default)]
 struct Prefix {
     bytes: [u8; PREFIX_BYTES],
@@ -124,7 +124,7 @@ struct Prefix {
 }
 
 impl Prefix {
-    /// Takes bytes off the front of `data`; `true` once the prefix is complete.
+    /// Takes bytes off the front of `data`. Returns `true` once the prefix is complete.
     fn feed(&mut self, data: &mut &[u8]) -> bool {
         let (part, rest) = data.split_at(data.len().min(PREFIX_BYTES - self.have));
         *data = rest;
@@ -140,11 +140,11 @@ struct Checks {
     /// Set if refused messages are skipped.
     skipped: Option<Skipped>,
     prefix: Prefix,
-    /// Bytes to come of the message that has begun.
+    /// Bytes of the current message that have not arrived.
     left: usize,
-    /// That message is left out.
+    /// Whether the current message is skipped.
     is_skipping: bool,
-    /// Messages that have begun.
+    /// Number of messages that have begun.
     messages: u64,
 }
 
@@ -161,7 +161,7 @@ impl Checks {
         }
     }
 
-    /// Gives the bytes to pass on of those that have come. A prefix is passed on once it is complete.
+    /// Returns the bytes to pass on. A prefix is passed on once it is complete.
     fn pass(&mut self, data: Bytes) -> Result<Bytes, FrameError> {
         let mut output = Output::new(&data);
         let mut at = 0;
@@ -197,7 +197,7 @@ impl Checks {
         })
     }
 
-    /// Begins a message.
+    /// Checks the prefix of the next message.
     fn begin(&mut self, [flag, length @ ..]: [u8; PREFIX_BYTES]) -> Result<(), FrameError> {
         self.messages += 1;
         if self.requests == Messages::One && self.messages > 1 {
@@ -237,10 +237,10 @@ impl Checks {
     }
 }
 
-/// Bytes to pass on: those that have come, copied if some are replaced.
+/// The bytes to pass on: the received ones, copied if some are replaced.
 struct Output<'a> {
     data: &'a [u8],
-    /// Up to here they are in `changed`.
+    /// The bytes of `data` up to here are in `changed`.
     done: usize,
     changed: Option<BytesMut>,
 }
@@ -261,7 +261,7 @@ impl<'a> Output<'a> {
         self.done = range.end;
     }
 
-    /// `None` if nothing was replaced.
+    /// Returns the changed bytes; `None` if nothing was replaced.
     fn finish(self) -> Option<Bytes> {
         let mut changed = self.changed?;
         changed.extend_from_slice(&self.data[self.done..]);

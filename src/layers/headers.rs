@@ -1,4 +1,4 @@
-//! Checks of a request's headers, which give its call a context.
+//! Checks a request's headers, and makes the context of its call from them.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use crate::status::{self, Reason};
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// Bytes that a header takes in a list beside its name and value (RFC 9113, 6.5.2).
+/// Bytes that a header adds to the size of a list, beside its name and value (RFC 9113, 6.5.2).
 const HEADER_BYTES: usize = 32;
 
 /// The layer's service.
@@ -70,8 +70,8 @@ pub fn unknown_method(path: &str) -> Status {
     Reason::UnknownMethod.error(message).into()
 }
 
-/// Refuses a request with more headers than it may have. HTTP/2 reads more than that, since its own refusal is no gRPC status,
-/// and ends the whole connection.
+/// Refuses a request whose headers are too large. h2 reads more than this limit, because its own refusal is no gRPC status
+/// and may end the whole connection.
 fn check_size<B>(request: &Request<B>, max_bytes: u32) -> Result<(), Status> {
     let bytes = list_bytes(request);
     if bytes <= max_bytes as usize {
@@ -107,7 +107,7 @@ fn list_bytes<B>(request: &Request<B>) -> usize {
     pseudo.chain(others).map(|bytes| bytes + HEADER_BYTES).sum()
 }
 
-/// Refuses a compressed request, and says what is understood.
+/// Refuses a compressed request, and names the accepted encoding.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
     let Some(encoding) = headers
         .get(GRPC_ENCODING)
@@ -125,9 +125,9 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
     Err(refusal)
 }
 
-/// The time that a caller allows for a call.
+/// The timeout of a call, if it has one.
 ///
-/// `grpc-timeout: TimeoutValue TimeoutUnit`, at most eight digits and one of H, M, S, m, u, n:
+/// The format is `grpc-timeout: TimeoutValue TimeoutUnit`, at most eight digits and one of H, M, S, m, u, n:
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get(GRPC_TIMEOUT) else {
@@ -163,7 +163,7 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// `grpc-timeout` as the protocol defines it, and nothing else.
+    /// `grpc-timeout` is parsed as the protocol defines it, and all other text is refused.
     #[test]
     fn timeouts_are_parsed() {
         for (text, timeout) in [

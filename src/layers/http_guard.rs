@@ -1,4 +1,4 @@
-//! Requests that are HTTP/2 and not gRPC are answered as HTTP has it, as the protocol asks for.
+//! Answers requests that are not gRPC with an HTTP status, as the protocol requires.
 
 use std::task::{Context, Poll};
 

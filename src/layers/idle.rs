@@ -1,4 +1,4 @@
-//! Notices that nothing moves, at the cost of a timer a period and not one a move.
+//! Detection of inactivity, with one timer per period instead of one per event.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Resolves once nothing has moved for at least the timeout, and at most twice that.
+/// A wait that ends once nothing has moved for at least the timeout and at most twice the timeout.
 pub(super) struct Idle {
     timeout: Duration,
-    /// Runs from the first wait on.
+    /// Created at the first wait.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Something has moved since the timer was set.
+    /// Whether something has moved since the timer was set.
     moved: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A panic stays inside its call.
+//! Confines a panic to its call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// The panic hook has logged where.
+/// Logs a panic, and makes its status. The panic hook has logged the location.
 pub(super) fn panicked() -> Status {
     error!("a call has panicked");
     status::panicked()

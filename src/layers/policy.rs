@@ -1,29 +1,29 @@
-//! The differences between methods: a row for each method that is served.
+//! The differences between methods: a table with a row for each.
 
 use crate::cluster;
 
-/// What holds for the calls of a method.
+/// The policy for the calls of a method.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// The path of its requests.
+    /// The path of a request.
     pub path: &'static str,
-    /// Requests in a call.
+    /// Number of request messages in a call.
     pub requests: Messages,
-    /// Answers to a call.
+    /// Number of answers to a call.
     pub answers: Messages,
-    /// The largest request message in bytes; `None` if that is for `--max-message-size` to say.
+    /// Maximum size of a request message in bytes; `None` if `--max-message-size` sets it.
     pub max_message_bytes: Option<usize>,
-    /// The fate of a request message that is larger, or compressed although its call is not.
+    /// The effect of a request message that is larger, or that is compressed although the call is not.
     pub refused: RefusedMessage,
-    /// It counts as a call in flight. Health checks do not: a server that is busy is healthy.
+    /// Whether a call counts as in flight. Health checks do not: a busy server is healthy.
     pub is_counted: bool,
-    /// It has no end of its own, and takes one of its connection's places for such calls.
+    /// Whether a call has no end of its own, and needs one of its connection's permits for watches.
     pub is_watch: bool,
-    /// The part of a shutdown that ends it.
+    /// The phase of a shutdown that ends a call of the method.
     pub end: End,
 }
 
-/// How many messages a side sends.
+/// The number of messages that one side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Messages {
     /// Exactly one.
@@ -32,30 +32,30 @@ pub enum Messages {
     Many,
 }
 
-/// The fate of a message that is refused for its prefix.
+/// The effect of a message that is refused for its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedMessage {
     /// It ends its call.
     EndsCall,
-    /// It is skipped, and its method says so in its answer.
+    /// It is skipped, and the method reports it in its answer.
     IsSkipped,
 }
 
-/// The part of a shutdown that ends a call.
+/// The phase of a shutdown that ends a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its beginning, for calls that have no end of their own.
+    /// The beginning, for calls that have no end of their own.
     WhenDraining,
-    /// The end of the time that calls in flight have.
+    /// The end of the time that calls in flight get.
     WhenEnding,
 }
 
-/// A thousand increments with names and limits of the largest kind are a third of it. A message is held until it is complete,
-/// which is why this is not the limit of sums.
+/// Three times the size of a thousand increments with the longest names and limits. A message is buffered until it is
+/// complete, so the larger limit of sums does not apply.
 pub const COUNTER_MESSAGE_BYTES: usize = 1 << 20;
-/// Requests say nothing, except in fields that later versions may add.
+/// Requests are empty, but later versions may add fields.
 pub const CLUSTER_MESSAGE_BYTES: usize = 4 << 10;
-/// Names of services, symbols and files.
+/// Requests have names of services, symbols and files.
 pub const INFO_MESSAGE_BYTES: usize = 64 << 10;
 
 const UNARY: Policy = Policy {
@@ -162,7 +162,7 @@ pub const POLICIES: [Policy; 20] = [
     reflection("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
 ];
 
-/// The row of a path; `None` if there is no such method.
+/// The policy of a path; `None` if there is no such method.
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Policy> {
     static ROWS: [Policy; POLICIES.len()] = POLICIES;
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Every method of every service that is served has a row, which says what its definition says, and there are no others.
+    /// Every method of every service has exactly one row, which agrees with its definition, and there are no other rows.
     #[test]
     fn every_method_has_a_row() {
         let defined = [

@@ -1,4 +1,4 @@
-//! The body of a request, with its ways to go wrong told apart.
+//! The body of a request, with an error for each way in which it breaks off.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -42,8 +42,8 @@ where
     }
 }
 
-/// A request's body. A client that cancels, or that sends nothing for too long, is an error here: in hyper a stream that was
-/// reset and one that has ended look the same.
+/// A request body. A client that cancels, or sends nothing for too long, is an error here. hyper's body ends in the same
+/// way after a reset as after the last message; only `is_end_stream` differs.
 pub struct RequestBody<B> {
     body: B,
     idle: Idle,
@@ -80,8 +80,8 @@ where
     }
 }
 
-/// The end of a call that its client has reset, or lost with the connection. Nobody is there to be told, but handlers must not
-/// take it for the end of the request, as they would a CANCELLED: tonic makes a clean end of that.
+/// The error of a call that its client has reset, or whose connection broke. No client gets it, but it must not be
+/// CANCELLED: tonic turns that into a clean end of the request.
 fn cancelled() -> Status {
     Status::aborted("the client cancelled the call or its connection broke")
 }

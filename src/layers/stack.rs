@@ -1,4 +1,4 @@
-//! The order of the layers: the only place that knows it.
+//! The order of the layers. No other module knows it.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use super::http_guard::HttpGuard;
 use super::panics::Panics;
 use super::request_body::RequestBodies;
 
-/// All layers over a service `S`, the outermost first.
+/// All layers over a service `S`, outermost first.
 pub type Stack<S> = HttpGuard<
     Errors<Panics<Headers<Bodies<Admission<Deadline<Drain<RequestBodies<Frames<S>>>>>>>>>,
 >;
 
-/// Puts all layers over a service, for the calls of a connection.
+/// Wraps a service in all layers, for the calls of a connection.
 pub fn stack<S>(service: S, connection: &Arc<Connection>) -> Stack<S> {
     ServiceBuilder::new()
         .layer(layer_fn(HttpGuard))

@@ -1,5 +1,5 @@
-//! The task of an HTTP/2 stream. hyper does not poll a response's body while its reader takes nothing, so the bounds of a
-//! response that goes on are watched from outside of it, too.
+//! The task of an HTTP/2 stream. hyper does not poll a response body while its reader is stalled, so this task enforces
+//! the bounds of a streaming response, too.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -19,16 +19,16 @@ tokio::task_local! {
     static BOUNDS: RefCell<Option<StreamBounds>>;
 }
 
-/// The bounds of the response of the stream whose task this is.
+/// The bounds of the current task's response.
 struct StreamBounds {
     bounds: Bounds,
-    /// Runs while the reader takes nothing.
+    /// Runs while the reader is stalled.
     stall: Idle,
-    /// A frame was handed out, and none was asked for since.
+    /// Whether a frame was handed out, and none was asked for since.
     waits_for_reader: bool,
 }
 
-/// The deadline and the shutdown of a response that goes on after its headers.
+/// The deadline and the shutdown of a streaming response.
 pub(super) struct Bounds {
     deadline: Timer,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -50,7 +50,7 @@ impl Bounds {
     }
 }
 
-/// Holds the response of this task's stream to bounds.
+/// Sets the bounds of the current task's response.
 pub(super) fn bound(bounds: Bounds, stall_timeout: Duration) {
     BOUNDS.with(|of_task| {
         *of_task.borrow_mut() = Some(StreamBounds {
@@ -61,12 +61,12 @@ pub(super) fn bound(bounds: Bounds, stall_timeout: Duration) {
     });
 }
 
-/// Whether the response has to end.
+/// Resolves to a status when the response has to end.
 pub(super) fn poll_end(cx: &mut Context<'_>) -> Poll<Status> {
     with_bounds(|stream| stream.bounds.poll(cx)).unwrap_or(Poll::Pending)
 }
 
-/// Notes the result of asking the response for a frame.
+/// Records the result of polling the response for a frame.
 pub(super) fn note<T>(frame: &Poll<T>) {
     with_bounds(|stream| {
         stream.stall.moved();
@@ -74,12 +74,12 @@ pub(super) fn note<T>(frame: &Poll<T>) {
     });
 }
 
-/// Asks the bounds of this task's stream, if it has any.
+/// Calls `ask` with the bounds of the current task's response, if it has any.
 fn with_bounds<T>(ask: impl FnOnce(&mut StreamBounds) -> T) -> Option<T> {
     BOUNDS.with(|bounds| bounds.borrow_mut().as_mut().map(ask))
 }
 
-/// Runs a future as if it were the task of a stream.
+/// Runs a future as the task of a stream.
 #[cfg(test)]
 pub(super) async fn scope<F: Future>(stream: F) -> F::Output {
     BOUNDS.scope(RefCell::new(None), stream).await
@@ -123,7 +123,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
             }
         });
         ready!(end.unwrap_or(Poll::Pending));
-        // A reader that has just come back gets its trailers; the others a reset, as the task ends.
+        // A reader that has just resumed gets its trailers; any other gets a reset, because the task ends.
         if stream.poll(cx).is_pending() {
             debug!("ended a stream whose reader takes nothing");
         }

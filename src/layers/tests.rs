@@ -1,4 +1,4 @@
-//! The bounds of every call, with handlers that misbehave.
+//! The bounds of a call hold even if its handler misbehaves.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -68,7 +68,7 @@ fn status<B>(response: &Response<B>) -> Status {
 
 const ADD: &str = "/sum.v1.SumService/Add";
 
-/// A panic is its own call's INTERNAL error, and tells nothing of the server's inside.
+/// A panic ends its call with INTERNAL, and the error does not reveal the text of the panic.
 #[tokio::test]
 async fn a_panic_is_internal() {
     let connection = Arc::new(connection());
@@ -80,7 +80,7 @@ async fn a_panic_is_internal() {
     assert!(!status.message().contains("42"));
 }
 
-/// A deadline ends a handler that goes on, and not one that has finished.
+/// A deadline ends a running handler, not a finished one.
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_a_call() {
     let connection = Arc::new(connection());
@@ -96,7 +96,7 @@ async fn the_deadline_ends_a_call() {
     assert!(Status::from_header_map(done.headers()).is_none());
 }
 
-/// A shutdown ends a call, at the part of it that the method's row names, and says that another server will do.
+/// A shutdown ends a call at the phase that its policy names, and asks the client to retry.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_a_call() {
     let connection = Arc::new(connection());
@@ -113,7 +113,7 @@ async fn a_shutdown_ends_a_call() {
     assert_eq!(ended.code(), Code::Unavailable);
 }
 
-/// A call has its place among those in flight until its response has ended, which for a stream is after its headers.
+/// A call holds its permit until its response has ended. For a stream, that is after the headers.
 #[tokio::test]
 async fn a_stream_keeps_its_place() {
     let connection = Arc::new(connection());
@@ -134,7 +134,7 @@ async fn a_stream_keeps_its_place() {
     stall::scope(in_stream_task).await;
 }
 
-/// Health checks are answered when no other call is.
+/// Health checks are answered while all other calls are refused.
 #[tokio::test]
 async fn health_is_not_counted() {
     let full = Connection {
@@ -150,7 +150,7 @@ async fn health_is_not_counted() {
     assert!(Status::from_header_map(checked.headers()).is_none());
 }
 
-/// A body that a client's reset has cut: hyper gives its end, and says that it is none.
+/// A body cut off by a client's reset: as in hyper, it ends while `is_end_stream` is false.
 struct Reset(Option<Bytes>);
 
 impl Body for Reset {
@@ -165,8 +165,8 @@ impl Body for Reset {
     }
 }
 
-/// A stream that its client resets between two messages has not ended: no handler takes it for half a request, as it would a
-/// body's CANCELLED, which tonic makes a clean end of.
+/// A stream that its client resets between two messages is an error for the handler, which must not answer half a request.
+/// A CANCELLED would be a clean end in tonic.
 #[tokio::test]
 async fn a_reset_is_not_an_end() {
     let connection = Arc::new(connection());
@@ -191,7 +191,7 @@ async fn a_reset_is_not_an_end() {
     assert!(body.to_bytes().is_empty(), "there is no sum");
 }
 
-/// The text of an unknown method's error names it.
+/// The error of an unknown method names the method.
 #[tokio::test]
 async fn an_unknown_method_is_named() {
     let connection = Arc::new(connection());

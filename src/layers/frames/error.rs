@@ -1,4 +1,4 @@
-//! Faults of a request's frames.
+//! Errors of a request's frames.
 
 use std::fmt;
 
@@ -6,26 +6,26 @@ use tonic::Status;
 
 use crate::status::Reason;
 
-/// A fault of a request's frames.
+/// An error of a request's frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// A message is over the limit.
+    /// A message is larger than the limit.
     TooLarge {
         /// Its size.
         bytes: u32,
         /// The limit.
         max_bytes: usize,
     },
-    /// A message is marked as compressed, without a `grpc-encoding`. That is INTERNAL:
+    /// A message is marked as compressed, and the request has no `grpc-encoding`. That is INTERNAL:
     /// <https://github.com/grpc/grpc/blob/master/doc/compression.md>.
     Compressed,
-    /// A message begins with a byte that says neither plain nor compressed.
+    /// The first byte of a message is neither 0 (plain) nor 1 (compressed).
     BadPrefix(u8),
     /// The request ends inside a message.
     Truncated,
-    /// A call that takes one message has none, or several.
+    /// A call that takes exactly one message has none, or several.
     Count {
-        /// The number that it has, or more.
+        /// A lower bound of its number of messages.
         at_least: u8,
     },
 }

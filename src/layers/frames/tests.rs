@@ -9,7 +9,7 @@ fn message(bytes: &[u8]) -> Vec<u8> {
     [&[0], &length.to_be_bytes()[..], bytes].concat()
 }
 
-/// Passes a body in pieces, and gives the bytes that come out.
+/// Passes a body in pieces, and returns the output.
 fn pass(checks: &mut Checks, body: &[u8], cuts: &[usize]) -> Result<Vec<u8>, FrameError> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -25,7 +25,7 @@ fn pass(checks: &mut Checks, body: &[u8], cuts: &[usize]) -> Result<Vec<u8>, Fra
 }
 
 proptest! {
-    /// Messages within the limit come out as they went in; those over it come out empty, and are told with their numbers.
+    /// Messages within the limit pass unchanged; larger ones are replaced by empty ones, and reported with their numbers.
     #[test]
     fn refused_messages_are_left_out(
         sizes in prop::collection::vec(0usize..30, 0..8),
@@ -82,7 +82,7 @@ fn a_unary_call_has_one_message() {
     );
 }
 
-/// A message that is claimed and not sent is passed on as no more than its prefix.
+/// Only the prefix of a message is passed on until its bytes arrive, whatever length it claims.
 #[test]
 fn a_claim_is_no_message() {
     let mut checks = Checks::new(Messages::One, 1 << 24);
