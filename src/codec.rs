@@ -1,4 +1,4 @@
-//! Messages between tonic and the services: prost's by default, or a type that reads the wire itself.
+//! The codec between tonic and the services: prost's messages, or types that read the wire themselves.
 
 use std::marker::PhantomData;
 
@@ -9,12 +9,12 @@ use tonic_prost::ProstEncoder;
 
 use crate::status::Reason;
 
-/// Buffers of a call: a small answer fits the first, and answers that are ready together share a frame up to the second.
+/// Buffer sizes of a call: a small answer fits the first; answers that are ready together share a frame up to the second.
 const BUFFERS: fn() -> BufferSettings = || BufferSettings::new(512, 16 << 10);
 
 /// A request message.
 pub trait WireDecode: Sized {
-    /// Decodes a whole message. tonic expects it to be read to its end.
+    /// Decodes a message. It must read `message` to its end, as tonic expects.
     ///
     /// # Errors
     /// Returns a status, which ends the call, if the message cannot be decoded.
@@ -27,7 +27,7 @@ impl<M: Message + Default> WireDecode for M {
     }
 }
 
-/// A message that is not what its method takes.
+/// The status of a malformed message.
 #[allow(clippy::needless_pass_by_value)]
 pub fn malformed(problem: impl ToString) -> Status {
     let message = format!("the message is malformed: {}", problem.to_string());

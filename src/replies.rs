@@ -1,4 +1,4 @@
-//! A stream of answers that a task of its own makes.
+//! Streams of answers, each produced by a task of its own.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,16 +13,16 @@ const WAITING: usize = 2;
 /// The producer's end.
 pub struct Replies<A>(mpsc::Sender<A>);
 
-/// Room for one answer.
+/// Capacity for one answer.
 pub struct Room<A>(mpsc::OwnedPermit<A>);
 
 impl<A> Replies<A> {
-    /// Sends an answer, once there is room.
+    /// Sends an answer once there is capacity.
     pub async fn send(&self, answer: A) {
         self.room().await.send(answer);
     }
 
-    /// Waits for room, for a producer that makes no answer, and holds nothing for it, before there is some.
+    /// Waits for capacity. A producer that waits before it makes an answer holds no memory for it.
     pub async fn room(&self) -> Room<A> {
         match self.0.clone().reserve_owned().await {
             Ok(room) => Room(room),
@@ -39,14 +39,14 @@ impl<A> Room<A> {
     }
 }
 
-/// The reader's end: all answers, and then the producer's error if it has one. Dropping it aborts the producer.
+/// The reader's end: all answers, then the producer's error if it has one. Dropping it aborts the producer.
 pub struct ReplyStream<A, E> {
     producer: Option<AbortOnDropHandle<Result<(), E>>>,
     answers: mpsc::Receiver<A>,
 }
 
-/// Spawns a producer. It is a task of its own because it may hold a place in a queue, whose turn must not go to a future that
-/// nobody polls.
+/// Spawns a producer as a task of its own: it may hold a place in a queue, and a future that is not polled would block
+/// the queue when its turn comes.
 pub fn spawn<A, E, F>(producer: impl FnOnce(Replies<A>) -> F) -> ReplyStream<A, E>
 where
     F: Future<Output = Result<(), E>> + Send + 'static,
@@ -65,7 +65,7 @@ impl<A, E> Stream for ReplyStream<A, E> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        // Answers that were sent before the end come before it.
+        // Answers sent before the end come first.
         if let Some(answer) = ready!(this.answers.poll_recv(cx)) {
             return Poll::Ready(Some(Ok(answer)));
         }

@@ -1,4 +1,4 @@
-//! `sum.v1.ClusterService`: the nodes that there are.
+//! `sum.v1.ClusterService`: the nodes of the cluster.
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -11,7 +11,7 @@ use crate::proto::sum::v1::{
 };
 use crate::replies::{self, Replies, ReplyStream};
 
-/// The service, over the nodes that this one knows.
+/// The service, over the nodes known to this one.
 pub struct ClusterApi(pub Nodes);
 
 #[tonic::async_trait]
@@ -39,7 +39,7 @@ impl ClusterService for ClusterApi {
     }
 }
 
-/// Sends all nodes, whenever there is news and room for it.
+/// Sends all nodes at first and after changes, once there is capacity for an answer.
 async fn tell(
     mut view: watch::Receiver<std::sync::Arc<View>>,
     replies: Replies<WatchNodesResponse>,
@@ -53,7 +53,7 @@ async fn tell(
             revision: now.revision(),
         });
         if view.changed().await.is_err() {
-            // There will be no news.
+            // There will be no more changes.
             std::future::pending::<()>().await;
         }
     }

@@ -115,7 +115,7 @@ fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     CallContext::of(request.extensions()).deadline
 }
 
-/// The messages of a bulk stream, as they came.
+/// The undecoded messages of a bulk stream.
 struct Messages(Streaming<Encoded>);
 
 impl Stream for Messages {

@@ -7,7 +7,7 @@ use crate::cluster::{Answers, IncomingCalls};
 use crate::layers::CallContext;
 use crate::proto::sumd::cluster::v1::ForwardRequest;
 
-/// The service, for calls that this node carries out.
+/// The service, over the calls that this node executes for others.
 pub struct PeerApi(pub IncomingCalls);
 
 #[tonic::async_trait]

@@ -14,7 +14,7 @@ use crate::proto::sum::v1::{AddAllResponse, AddEachResponse, AddResponse, add_ea
 use crate::status;
 use crate::sum::wire::Total;
 
-/// The service. It has no state: the sums are taken while messages are decoded.
+/// The service. It has no state: messages are summed while they are decoded.
 pub struct SumApi;
 
 #[tonic::async_trait]
@@ -55,11 +55,11 @@ impl SumService for SumApi {
     }
 }
 
-/// The answers of an `AddEach` stream. It reads on only when it is asked for answers, so a caller that does not read them is
-/// not read from either.
+/// The answers of an `AddEach` stream. It reads a message only when an answer is asked for, so a caller that reads no
+/// answers is not read from either.
 pub struct Each {
     messages: Streaming<EachSum>,
-    /// Messages that were read.
+    /// Number of messages read.
     count: u64,
     skipped: Skipped,
 }
@@ -89,7 +89,7 @@ fn answer(EachSum(total): EachSum) -> Result<i64, Status> {
     in_range(total.map_err(malformed)?.sum)
 }
 
-/// A sum as answers have it.
+/// A sum as an int64, or the status if it is out of range.
 fn in_range(sum: i128) -> Result<i64, Status> {
     i64::try_from(sum).map_err(|_| status::sum_out_of_range(sum))
 }

@@ -1,4 +1,4 @@
-//! Request messages that are read straight from the wire: prost would allocate for each of their values.
+//! Request messages that are read straight from the wire: prost would allocate memory for their contents.
 
 use bytes::{Buf as _, Bytes};
 use tonic::Status;
@@ -17,7 +17,7 @@ impl WireDecode for Sum {
     }
 }
 
-/// An `AddEachRequest`: a message that is malformed fails alone.
+/// The sum of an `AddEachRequest`. A malformed message fails alone, and does not end its call.
 #[derive(Clone, Copy, Debug)]
 pub struct EachSum(pub Result<Total, Malformed>);
 
@@ -41,7 +41,7 @@ fn add(message: &mut DecodeBuf<'_>) -> Result<Total, Malformed> {
     result.and_then(|()| sum.finish())
 }
 
-/// A `RecordIncrementsRequest` as it came: it may be handed on to other nodes as it is.
+/// A `RecordIncrementsRequest` as received: its increments may be forwarded to other nodes unchanged.
 #[derive(Clone, Debug)]
 pub struct Encoded(pub Bytes);
 
