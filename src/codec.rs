@@ -9,7 +9,8 @@ use tonic_prost::ProstEncoder;
 
 use crate::status::Reason;
 
-/// Buffer sizes of a call: a small answer fits the first; answers that are ready together share a frame up to the second.
+/// Buffer sizes of a call: a small answer fits the first; answers that are ready together share a frame up to the
+/// second.
 const BUFFERS: fn() -> BufferSettings = || BufferSettings::new(512, 16 << 10);
 
 /// A request message.

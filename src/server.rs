@@ -1,4 +1,4 @@
-//! Serving: listeners, worker threads, connections, calls; and stopping without losing any.
+//! The server: listeners, worker threads, connections, calls, and a graceful shutdown.
 
 mod address;
 mod connection;
@@ -37,7 +37,7 @@ use listener::Listener;
 use stateless::Stateless;
 use worker::{Queues, Workers};
 
-/// A server that has its addresses and is not serving yet.
+/// A server that is bound to its addresses, and is not serving yet.
 pub struct Server {
     listeners: Vec<Listener>,
     node: Node,
@@ -46,11 +46,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the addresses. Callers that connect now are answered once [`Server::run`] runs, and those who count once the
-    /// services are there.
+    /// Binds the addresses. Clients that connect now are served once [`Server::run`] runs; calls that need the store
+    /// are answered once the services are set.
     ///
     /// # Errors
-    /// Where an address cannot be had; it tells which, and why.
+    /// Returns an error if an address cannot be bound; it names the address and the reason.
     pub async fn bind(
         listen: &ListenOptions,
         limits: Limits,
@@ -61,7 +61,7 @@ impl Server {
         let health = Health::not_serving();
         let address = listeners.first().map(Listener::address);
         let alone = Member {
-            // Of one node nobody needs to tell which it is.
+            // A standalone node needs no distinctive id.
             id: "sumd".to_owned(),
             address: address.map_or_else(String::new, |address| address.to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -87,24 +87,24 @@ impl Server {
         })
     }
 
-    /// Where it listens: with the port that the system chose where port 0 was asked for.
+    /// The bound addresses. A port 0 is replaced by the port that the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.listeners.iter().map(Listener::address).collect()
     }
 
-    /// The description of this node if there are no others.
+    /// The list of nodes if this one is standalone.
     #[must_use]
     pub fn alone(&self) -> Nodes {
         self.node.alone.clone()
     }
 
-    /// Serves until `shutdown` resolves, then drains: first it says NOT_SERVING and waits for balancers
-    /// to look elsewhere, then it takes no new calls and waits for those in flight, then it ends what is
-    /// left. All of that is bounded by [`Limits::drain_delay`] + [`Limits::drain_timeout`] + one second.
+    /// Serves until `shutdown` resolves, then drains. First it reports NOT_SERVING and waits for load balancers to
+    /// react. Then it takes no new calls and waits for those in flight. Then it ends the remaining calls. The drain
+    /// takes at most [`Limits::drain_delay`] + [`Limits::drain_timeout`] + one second.
     ///
     /// # Errors
-    /// Where threads cannot be started, or a part of the server that must not stop has stopped.
+    /// Returns an error if a thread cannot be started, or if an essential part of the server has stopped.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let Self {
             listeners,
@@ -135,7 +135,7 @@ impl Server {
     }
 }
 
-/// Accepts until the server drains, and then what has come by then: its peers believe themselves
+/// Accepts connections until the server drains, then those that are queued by then: their peers believe themselves
 /// connected, and may have sent calls.
 async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
     let max = node.limits.max_connections as usize;

@@ -1,5 +1,5 @@
-//! Bounds on calls: those of the server in flight, and those of a connection that have no end of their own. A connection
-//! past the limit serves health checks only.
+//! Bounds on calls: those of the server in flight, and those of a connection that have no end of their own. A
+//! connection past the limit serves health checks only.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::calls::{Permit, overloaded};
 use super::connection::CallContext;
 use super::policy::Messages;
 
-/// The permits of a call. If its response is a stream, they are held until it ends: first as an extension of the response,
-/// then by its body.
+/// The permits of a call. If its response is a stream, they are held until it ends: first as an extension of the
+/// response, then by its body.
 #[derive(Clone, Debug)]
 pub(super) struct Permits {
     _held: Arc<[Option<Permit>; 2]>,

@@ -1,5 +1,5 @@
-//! The body of a response, which outlives its headers. A stream of answers ends at its deadline, at shutdown, and if its
-//! reader stalls. A panic ends it with an error. It holds the permits of its call until it ends.
+//! The body of a response, which outlives its headers. A stream of answers ends at its deadline, at shutdown, and if
+//! its reader stalls. A panic ends it with an error. It holds the permits of its call until it ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! Checks of a request's frames before tonic parses them. tonic would answer with other codes and no details, reserve
 //! memory for a claimed length, and silently drop the second message of a unary call.
 //!
-//! A frame is one byte that says whether the message is compressed, four bytes of its length, big-endian, and the message:
-//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+//! A frame is one byte that says whether the message is compressed, four bytes of its length, big-endian, and the
+//! message: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 mod error;
 
@@ -53,8 +53,8 @@ where
     }
 }
 
-/// The refused messages of a request, for a method that continues without them. The body has an empty message in place of
-/// each. It is an extension of the request.
+/// The refused messages of a request, for a method that continues without them. The body has an empty message in place
+/// of each. It is an extension of the request.
 #[derive(Clone, Default)]
 pub struct Skipped(Arc<Mutex<VecDeque<(u64, FrameError)>>>);
 
@@ -63,7 +63,8 @@ impl Skipped {
         self.lock().push_back((number, error));
     }
 
-    /// Takes the error of a message, if it was refused. Messages are numbered from 1, and have to be asked for in order.
+    /// Takes the error of a message, if it was refused. Messages are numbered from 1, and have to be asked for in
+    /// order.
     #[must_use]
     pub fn take(&self, number: u64) -> Option<FrameError> {
         let mut skipped = self.lock();

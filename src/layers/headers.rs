@@ -70,8 +70,8 @@ pub fn unknown_method(path: &str) -> Status {
     Reason::UnknownMethod.error(message).into()
 }
 
-/// Refuses a request whose headers are too large. h2 reads more than this limit, because its own refusal is no gRPC status
-/// and may end the whole connection.
+/// Refuses a request whose headers are too large. h2 reads more than this limit, because its own refusal is no gRPC
+/// status and may end the whole connection.
 fn check_size<B>(request: &Request<B>, max_bytes: u32) -> Result<(), Status> {
     let bytes = list_bytes(request);
     if bytes <= max_bytes as usize {

@@ -178,7 +178,8 @@ mod tests {
 
     use super::*;
 
-    /// Every method of every service has exactly one row, which agrees with its definition, and there are no other rows.
+    /// Every method of every service has exactly one row, which agrees with its definition, and there are no other
+    /// rows.
     #[test]
     fn every_method_has_a_row() {
         let defined = [

@@ -42,8 +42,8 @@ where
     }
 }
 
-/// A request body. A client that cancels, or sends nothing for too long, is an error here. hyper's body ends in the same
-/// way after a reset as after the last message; only `is_end_stream` differs.
+/// A request body. A client that cancels, or sends nothing for too long, is an error here. hyper's body ends in the
+/// same way after a reset as after the last message; only `is_end_stream` differs.
 pub struct RequestBody<B> {
     body: B,
     idle: Idle,

@@ -165,8 +165,8 @@ impl Body for Reset {
     }
 }
 
-/// A stream that its client resets between two messages is an error for the handler, which must not answer half a request.
-/// A CANCELLED would be a clean end in tonic.
+/// A stream that its client resets between two messages is an error for the handler, which must not answer half a
+/// request. A CANCELLED would be a clean end in tonic.
 #[tokio::test]
 async fn a_reset_is_not_an_end() {
     let connection = Arc::new(connection());

@@ -1,20 +1,20 @@
-//! Where to listen and where to connect: `host:port` or `unix:/path`.
+//! Addresses to listen on and to connect to: `host:port` or `unix:/path`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// An address, as gRPC's naming has it
+/// An address in the syntax of gRPC's naming
 /// (<https://github.com/grpc/grpc/blob/master/doc/naming.md>).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// `host:port`, where the host is a name, an IPv4 address or an IPv6 address in brackets.
+    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address in brackets.
     Tcp(String),
     /// `unix:/path`: a socket in the file system.
     Unix(PathBuf),
 }
 
-/// The text is no address.
+/// An error for text that is no address.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParseAddressError;
 

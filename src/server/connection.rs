@@ -23,26 +23,26 @@ use super::router::Router;
 use super::timer::{self, PolledTimer};
 use crate::layers::{Calls, Connection, ResponseBody, Stack, Streams, stack};
 
-/// What an HTTP/2 client sends first (RFC 9113, 3.4).
+/// The first bytes that an HTTP/2 client sends (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Time for a connection's first bytes when the server drains: those of a peer that had connected before
-/// are on their way, and one that says nothing has no call to lose.
+/// Time for a connection's first bytes when the server drains. Those of a peer that had connected before are on their
+/// way; a silent peer has no call to lose.
 const DRAIN_HELLO_GRACE: Duration = Duration::from_millis(100);
 
-/// How long a connection for health checks alone is kept: callers that have come to count would keep the probes out.
+/// Maximum age of a connection for health checks only: callers that came to count would keep the probes out.
 const PROBE_CONNECTION_AGE: Duration = Duration::from_secs(10);
 
-/// For those who try a browser or curl.
+/// The response to clients that do not speak HTTP/2, such as a browser or curl.
 const NOT_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
     content-type: text/plain\r\nconnection: close\r\ncontent-length: 56\r\n\r\n\
     This port speaks gRPC, over HTTP/2 with prior knowledge\n";
 
-/// Which calls a connection may make.
+/// The calls that a connection may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     All,
-    /// There are as many connections as there may be, and those that look after the server must not take it for dead.
+    /// The connection limit is reached, but health probes must not take the server for dead.
     HealthChecks,
 }
 
@@ -127,7 +127,7 @@ where
         () = closing.cancelled() => {}
         () = after(age) => {}
     }
-    // No new calls (GOAWAY), and those in flight go on. A drain has a bound of its own.
+    // No new calls (GOAWAY); those in flight continue. A drain has a bound of its own.
     connection.as_mut().graceful_shutdown();
     closing.cancel();
     let draining = phase.draining.is_cancelled();
@@ -140,13 +140,13 @@ where
     }
 }
 
-/// The layers over the services, as hyper calls them.
+/// The layers over the services, as a service of hyper.
 struct CallService(Stack<Router>);
 
 impl hyper::service::Service<Request<Incoming>> for CallService {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    // In a box, since hyper and tokio move it several times.
+    // Boxed, because hyper and tokio move it several times.
     type Future = Pin<Box<<Stack<Router> as tower::Service<Request<Incoming>>>::Future>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
@@ -154,7 +154,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
     }
 }
 
-/// Ten per cent more or less, lest all clients of a server that has just started come back at once.
+/// Varies an age by up to ten per cent, so that the clients of a server that has just started do not reconnect at once.
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
@@ -172,7 +172,7 @@ fn log_end(result: hyper::Result<()>) {
     }
 }
 
-/// All that hyper and h2 bound, bounded on purpose.
+/// hyper, with an explicit value for every bound that it and h2 have.
 fn http2(limits: &Limits) -> http2::Builder<Streams> {
     let mut http2 = http2::Builder::new(Streams);
     http2
@@ -187,18 +187,18 @@ fn http2(limits: &Limits) -> http2::Builder<Streams> {
         .max_local_error_reset_streams(limits.max_error_resets as usize)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
-        // gRPC has no use for it, and it is a header more in each answer.
+        // gRPC does not use it, and it would be one more header in each response.
         .auto_date_header(false);
     http2
 }
 
-/// A stream of which the preface was read, and is read again. It fails where the peer takes in nothing
-/// for too long: hyper waits for that without an end, even to say that the connection is over.
+/// A stream whose preface was read, and is read again. It fails if the peer accepts no bytes for too long: hyper would
+/// wait without a bound, even to tell the peer that the connection ends.
 struct Resumed<S> {
     preface: &'static [u8],
     stream: S,
     write_timeout: Duration,
-    /// Runs while the peer takes in nothing.
+    /// Runs while the peer accepts no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,4 +1,4 @@
-//! The state of a server: that of all connections, and that of one worker's.
+//! The state shared by all connections, and by those of one worker.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,35 +15,35 @@ use crate::cluster::{MAX_MESSAGE_BYTES, Nodes};
 use crate::layers::Calls;
 use crate::layers::policy::COUNTER_MESSAGE_BYTES;
 
-/// Time for peers to take in their last answers once the drain's time is over.
+/// Time for peers to receive their last answers after the drain timeout.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The state that all connections share.
+/// State shared by all connections.
 pub(super) struct Node {
     pub(super) limits: Limits,
     pub(super) stateless: Stateless,
     pub(super) calls: Arc<Calls>,
     pub(super) services: Slot,
-    /// This node, if it knows of no other.
+    /// The list of nodes if this one is standalone.
     pub(super) alone: Nodes,
     pub(super) phase: Phase,
-    /// Every connection is a task of it.
+    /// Tracks the task of every connection.
     pub(super) connections: TaskTracker,
 }
 
 /// The phases of a shutdown. Each implies those before it.
 #[derive(Default)]
 pub(super) struct Phase {
-    /// No new calls: connections say so (GOAWAY) and end once their calls have.
+    /// No new calls: connections send GOAWAY, and end after their last call.
     pub(super) draining: CancellationToken,
-    /// Calls that have not ended are ended.
+    /// The remaining calls are ended.
     pub(super) ending: CancellationToken,
     /// Connections are dropped.
     pub(super) dropping: CancellationToken,
 }
 
 impl Phase {
-    /// The same phases for one thread, which can then be waited for without a lock that others hold.
+    /// The same phases for one thread, which can wait for them without a lock that other threads hold.
     pub(super) fn child(&self) -> Self {
         Self {
             draining: self.draining.child_token(),
@@ -54,14 +54,14 @@ impl Phase {
 }
 
 impl Node {
-    /// The nodes; `None` as long as nobody knows if there are others.
+    /// The nodes; `None` until it is known whether there are others.
     pub(super) fn nodes(&self) -> Option<Nodes> {
         let services = self.services.borrow();
         let nodes = services.as_ref()?.nodes.clone();
         Some(nodes.unwrap_or_else(|| self.alone.clone()))
     }
 
-    /// Stops serving: first balancers are given time, then no new calls are taken, and those in flight have their time.
+    /// Drains: load balancers get time to react, then new calls are refused, and those in flight get time to finish.
     pub(super) async fn drain(&self, accepting: &TaskTracker) {
         let Limits {
             drain_delay,
@@ -92,7 +92,7 @@ impl Node {
     }
 }
 
-/// The state that the connections of one worker share.
+/// State shared by the connections of one worker.
 pub(super) struct Local {
     pub(super) node: Arc<Node>,
     pub(super) phase: Phase,
@@ -111,7 +111,7 @@ impl Local {
         }
     }
 
-    /// The service of counters; `None` while there is no store.
+    /// The counter service; `None` until there is a store.
     pub(super) fn counters(&self) -> Option<&CounterServiceServer<CounterApi>> {
         if let Some(counters) = self.counters.get() {
             return Some(counters);
@@ -125,7 +125,7 @@ impl Local {
         Some(self.counters.get_or_init(counters))
     }
 
-    /// The service of other nodes, if there are any.
+    /// The service for calls of other nodes, if this one is in a cluster.
     pub(super) fn peers(&self) -> Option<&PeerServiceServer<PeerApi>> {
         if let Some(peers) = self.peers.get() {
             return peers.as_ref();

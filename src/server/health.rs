@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: overall (the empty name) and per service.
+//! `grpc.health.v1`: the health of the server (the empty name) and of each service.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -14,9 +14,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use crate::api::{cluster_service_server, counter_service_server, sum_service_server};
 use crate::status::{self, Reason};
 
-/// What a server can do that has no store.
+/// Services that need no store.
 const ALWAYS: [&str; 2] = ["", sum_service_server::SERVICE_NAME];
-/// What takes a store.
+/// Services that need a store.
 const COUNTING: [&str; 2] = [
     counter_service_server::SERVICE_NAME,
     cluster_service_server::SERVICE_NAME,
@@ -30,7 +30,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Health that says NOT_SERVING until it is told otherwise.
+    /// Health with every service NOT_SERVING.
     pub(super) fn not_serving() -> Self {
         let names = ALWAYS.into_iter().chain(COUNTING);
         let services = names.map(|name| (name, false)).collect();
@@ -60,7 +60,7 @@ impl Health {
     }
 }
 
-/// The service, which tells what is known of each.
+/// The service, over the current health of each service.
 pub(super) struct HealthApi {
     services: watch::Receiver<Services>,
 }
@@ -108,7 +108,7 @@ impl HealthService for HealthApi {
             (services, name, None),
             async |(mut services, name, told)| {
                 loop {
-                    // The sender goes with the server, and then there will be no news.
+                    // The sender is dropped with the server, and then the watch ends.
                     services.changed().await.ok()?;
                     let status = status_of(&services.borrow_and_update(), &name);
                     let status = status.unwrap_or(ServingStatus::ServiceUnknown);
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A watch of a service tells each change of it and of no other, also of one that is not there yet when it appears.
+    /// A watch reports each change of its service and no other, and also the appearance of an unknown service.
     #[tokio::test]
     async fn watches_hear_of_what_changes() {
         let health = Health::not_serving();

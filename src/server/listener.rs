@@ -15,17 +15,18 @@ use tracing::warn;
 use super::Address;
 use unix::SocketFile;
 
-/// A pause where accepting fails, as it does without end while file descriptors are short.
+/// Pause after a failed accept: while file descriptors are short, each one fails.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that wait to be accepted: those of all clients that come back at once.
+/// Connections that wait to be accepted, such as those of all clients that reconnect at once.
 const BACKLOG: u32 = 1024;
 
 /// The addresses to listen on, and the mode of sockets.
 #[derive(Args, Clone, Debug)]
 pub struct ListenOptions {
-    /// Address to listen on: host:port or unix:/path; give it again for more. 0.0.0.0:8080 or [::]:8080
-    /// serve other machines too
+    /// Address to listen on: host:port or unix:/path
+    ///
+    /// Give it again for more addresses. 0.0.0.0:8080 or [::]:8080 serve other machines too.
     #[arg(
         long = "listen",
         env = "SUMD_LISTEN",
@@ -35,7 +36,9 @@ pub struct ListenOptions {
     )]
     pub addresses: Vec<Address>,
 
-    /// Mode of a unix socket, as chmod has it: 660 lets its owner and group connect [default: as the umask leaves it]
+    /// Mode of a unix socket, as in chmod [default: by the umask]
+    ///
+    /// 660 lets its owner and group connect.
     #[arg(long, env = "SUMD_SOCKET_MODE", value_name = "MODE", value_parser = mode)]
     pub socket_mode: Option<u32>,
 }
@@ -51,7 +54,7 @@ fn mode(text: &str) -> Result<u32, String> {
 #[derive(Debug)]
 pub struct BindError {
     address: Address,
-    /// An address of this server's own that has it.
+    /// An address of this server that covers it.
     own: Option<Address>,
     source: io::Error,
 }
@@ -93,7 +96,7 @@ pub(super) enum Stream {
 }
 
 impl Socket {
-    /// Makes this thread's runtime the one that is told of the connection's events.
+    /// Registers the connection with this thread's runtime.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
@@ -104,12 +107,12 @@ impl Socket {
 
 pub(super) enum Listener {
     Tcp(TcpListener, SocketAddr),
-    // In this order, so that the name is gone before a new server can find that nobody answers at it.
+    // In this order, so that the file is removed first: a new server must not find it and get no answer.
     Unix(SocketFile, UnixListener),
 }
 
 impl Listener {
-    /// Takes all addresses, or none.
+    /// Binds all addresses, or none.
     pub(super) async fn bind_all(options: &ListenOptions) -> Result<Vec<Self>, BindError> {
         let mut resolved = Vec::new();
         for address in &options.addresses {
@@ -152,11 +155,11 @@ impl Listener {
         }
     }
 
-    /// An address cannot be had beside this one.
+    /// Whether an address cannot be bound beside this one.
     fn covers(&self, address: &Address, addresses: &[SocketAddr]) -> bool {
         match self {
             Self::Tcp(_, own) => {
-                // With IPv4 on the same port, a socket of IPv6 is for that alone.
+                // If IPv4 has the same port, a socket of IPv6 serves IPv6 only.
                 let covers = |ip: IpAddr| {
                     ip.is_ipv4() == own.is_ipv4()
                         && (ip == own.ip() || ip.is_unspecified() || own.ip().is_unspecified())
@@ -169,7 +172,7 @@ impl Listener {
         }
     }
 
-    /// The next connection, however long it takes.
+    /// Accepts the next connection. Errors are logged, and retried after a pause.
     pub(super) async fn next(&self) -> Socket {
         loop {
             match self.accept().await {
@@ -186,7 +189,7 @@ impl Listener {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                // It fails where the peer has gone again, which shows soon enough.
+                // It fails if the peer is gone again, which shows soon enough.
                 let _ = stream.set_nodelay(true);
                 Ok(Socket::Tcp(stream.into_std()?))
             }
@@ -198,7 +201,7 @@ impl Listener {
     }
 }
 
-/// All that a name stands for.
+/// The addresses of a name.
 async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
     let addresses: Vec<_> = lookup_host(name).await?.collect();
     if addresses.is_empty() {
@@ -207,11 +210,12 @@ async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Listens on the first address of a name that can be had, as one of `all` that the server asks for.
+/// Listens on the first address of a name that can be bound. `all` are the addresses of the whole server.
 fn bind_tcp(addresses: &[SocketAddr], all: &[SocketAddr]) -> io::Result<Listener> {
     let mut failure = None;
     for &address in addresses {
-        // `[::]` is for both versions of IP by itself. If the port is asked for by IPv4 as well, each has its own.
+        // `[::]` alone serves both versions of IP. If the server has the port for IPv4 as well, each has its own
+        // socket.
         let is_shared = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
         let only_v6 = address.is_ipv6() && address.port() != 0 && all.iter().any(is_shared);
         match listen(address, only_v6) {
@@ -234,7 +238,7 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     if only_v6 {
         SockRef::from(&socket).set_only_v6(true)?;
     }
-    // A server that is started again takes the port although connections of the one before linger.
+    // A restarted server can bind the port while connections of its predecessor linger.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

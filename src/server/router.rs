@@ -1,4 +1,4 @@
-//! From a request to the service that answers it.
+//! Routes a request to the service that answers it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::status::{Outcome, Reason};
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
 
-/// Finds the service of a request, by the path that a method is called by.
+/// Finds the service of a request by the request's path.
 #[derive(Clone)]
 pub(super) struct Router(pub(super) Arc<Local>);
 
@@ -81,7 +81,7 @@ impl Service<RequestOf> for Router {
     }
 }
 
-/// There are no counters yet.
+/// The refusal of a call before the node has reached its store and joined its cluster.
 fn no_store() -> Status {
     Reason::StoreUnavailable
         .error(

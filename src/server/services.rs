@@ -1,4 +1,4 @@
-//! What is served once there is a store: a server may listen before that.
+//! The services that need a store. A server may listen before there is one.
 
 use tokio::sync::watch;
 
@@ -6,21 +6,21 @@ use super::health::Health;
 use crate::cluster::{IncomingCalls, Nodes};
 use crate::counter::Counters;
 
-/// What needs a store.
+/// The services that need a store.
 #[derive(Clone)]
 pub struct Services {
-    /// Each thread has its own way to it.
+    /// The counters. Each worker has its own handle of them.
     pub counters: Counters,
-    /// The nodes; this one alone, where there are no others.
+    /// The nodes; `None` if this one is standalone.
     pub nodes: Option<Nodes>,
-    /// For other nodes, where there are any; each thread has its own way to it.
+    /// The executor of calls from other nodes, if there are any. Each worker has its own handle of it.
     pub peers: Option<IncomingCalls>,
-    /// Whether the store can be reached, where it may not be.
+    /// Whether the store can be reached; `None` if it always can.
     pub available: Option<watch::Receiver<bool>>,
 }
 
 impl Services {
-    /// Counters of this node alone.
+    /// The counters of a standalone node.
     #[must_use]
     pub fn alone(counters: Counters) -> Self {
         Self {
@@ -32,13 +32,13 @@ impl Services {
     }
 }
 
-/// Where a server finds them, once they are there.
+/// The services, once there is a store.
 pub(super) type Slot = watch::Receiver<Option<Services>>;
 
-/// Says of counters what can be said of their store, for ever.
+/// Reports the availability of the store as the health of the counters, forever.
 pub(super) async fn report(mut slot: Slot, health: &Health) {
     if slot.wait_for(Option::is_some).await.is_err() && slot.borrow().is_none() {
-        // There will be none.
+        // The services will never be set.
         return std::future::pending().await;
     }
     let services = slot.borrow().clone();

@@ -15,7 +15,7 @@ use crate::api::{SumApi, SumServiceServer};
 use crate::layers::{RequestBody, RequestFrames};
 use crate::proto;
 
-/// A request as the layers hand it on.
+/// A request as the layers pass it on.
 pub(super) type RequestOf = Request<RequestFrames<RequestBody<Incoming>>>;
 type Reflection = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
 
@@ -32,7 +32,7 @@ impl Stateless {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // Error details: clients show them by these.
+                // Clients show error details by these.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let broken = "the descriptors were made by this build";

@@ -1,4 +1,4 @@
-//! The time by which hyper keeps connections alive.
+//! The clock of hyper's keep-alive.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -9,13 +9,13 @@ use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
 
 thread_local! {
-    /// When this thread has polled a connection last.
+    /// The time at which this thread last polled a connection.
     static POLLED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Tells the time at which a connection was polled last. hyper asks with every frame, lest a client that was heard of
-/// just now be pinged, and where the clock is dear, as in many virtual machines, to read it each time is a twentieth of
-/// a call.
+/// A timer whose clock is the last poll of a connection. hyper reads the clock with every frame, so as not to ping a
+/// client that was active just now. On machines with a slow clock, as many virtual machines have, reading it anew each
+/// time is a twentieth of a call.
 #[derive(Clone, Debug)]
 pub(super) struct PolledTimer;
 

@@ -1,4 +1,4 @@
-//! Threads that each serve their connections by themselves: a call never moves between threads.
+//! Worker threads. Each serves its own connections: a call never moves between workers.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +17,7 @@ use super::connection::{self, Admission};
 use super::context::{Local, Node};
 use super::listener::Socket;
 
-/// A connection on its way to a worker, counted as one of the server and one of the worker.
+/// A connection on its way to a worker, counted for the server and for the worker.
 struct Handover {
     socket: Socket,
     admission: Admission,
@@ -25,7 +25,7 @@ struct Handover {
     _of_worker: Load,
 }
 
-/// One connection of a worker, for as long as it is held.
+/// Counts one connection of a worker until it is dropped.
 struct Load(Arc<AtomicUsize>);
 
 impl Drop for Load {
@@ -34,27 +34,27 @@ impl Drop for Load {
     }
 }
 
-/// The way to one worker.
+/// The queue of one worker.
 #[derive(Clone)]
 struct Queue {
-    // Not bounded by itself: `--max-connections` bounds what is in all queues together.
+    // Unbounded: `--max-connections` bounds all queues together.
     sockets: mpsc::UnboundedSender<Handover>,
     load: Arc<AtomicUsize>,
 }
 
-/// The ways to all workers.
+/// The queues of all workers.
 #[derive(Clone)]
 pub(super) struct Queues(Vec<Queue>);
 
 impl Queues {
-    /// Gives a connection to the worker that has the fewest.
+    /// Gives a connection to the worker with the fewest connections.
     pub(super) fn push(&self, socket: Socket, admission: Admission, of_server: TaskTrackerToken) {
         let least = |queue: &&Queue| queue.load.load(Ordering::Relaxed);
         let Some(queue) = self.0.iter().min_by_key(least) else {
             return;
         };
         queue.load.fetch_add(1, Ordering::Relaxed);
-        // It fails where the worker is gone, and then the server ends and this connection with it.
+        // It fails if the worker is gone; then the server ends, and this connection with it.
         let _ = queue.sockets.send(Handover {
             socket,
             admission,
@@ -64,7 +64,7 @@ impl Queues {
     }
 }
 
-/// The threads.
+/// The worker threads.
 pub(super) struct Workers {
     queues: Queues,
     /// Each resolves when its thread has ended.
@@ -88,9 +88,9 @@ impl Workers {
                 .name(format!("worker-{i}"))
                 .spawn(move || {
                     runtime.block_on(work(received, node));
-                    // Its tasks are dropped. A look-up of a host name cannot be stopped, and is not waited for.
+                    // Drops the remaining tasks. A look-up of a host name cannot be stopped, and is not awaited.
                     runtime.shutdown_background();
-                    // Nobody listens where the server was dropped.
+                    // It fails if the server was dropped.
                     let _ = ending.send(());
                 })?;
             workers.ended.push(ended);
@@ -106,7 +106,7 @@ impl Workers {
         self.queues.clone()
     }
 
-    /// Resolves when a thread has ended, which none may before all are joined.
+    /// Resolves when a thread has ended. None may end before [`Workers::join`].
     pub(super) async fn failure(&mut self) -> io::Error {
         poll_fn(|cx| {
             let mut ended = self.ended.iter_mut();
@@ -120,7 +120,7 @@ impl Workers {
         io::Error::other("a worker thread has died")
     }
 
-    /// Waits until all threads have ended, as they do once the node drops its connections.
+    /// Waits until all threads have ended. They end once the node drops its connections.
     pub(super) async fn join(self) {
         for ended in self.ended {
             if !ended.is_terminated() {

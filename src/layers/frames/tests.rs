@@ -25,7 +25,8 @@ fn pass(checks: &mut Checks, body: &[u8], cuts: &[usize]) -> Result<Vec<u8>, Fra
 }
 
 proptest! {
-    /// Messages within the limit pass unchanged; larger ones are replaced by empty ones, and reported with their numbers.
+    /// Messages within the limit pass unchanged; larger ones are replaced by empty ones, and reported with their
+    /// numbers.
     #[test]
     fn refused_messages_are_left_out(
         sizes in prop::collection::vec(0usize..30, 0..8),

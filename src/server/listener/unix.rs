@@ -1,4 +1,4 @@
-//! Sockets in the file system.
+//! Unix sockets in the file system.
 
 use std::fs::{self, FileType, Metadata, Permissions};
 use std::io;
@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::{BACKLOG, Listener};
 
-/// Which file it is, whatever its name.
+/// The identity of a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -26,7 +26,7 @@ impl FileId {
     }
 }
 
-/// A socket's name in the file system, which goes when the listener does.
+/// The file of a socket. It is removed together with the listener.
 pub(in crate::server) struct SocketFile {
     path: PathBuf,
     id: FileId,
@@ -49,8 +49,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Removes a file, unless another has taken its name. The file system cannot do both at once, so one that does so in just that
-/// moment is not noticed.
+/// Removes a file, unless another one has taken its name. The file system cannot check and remove at once, so a file
+/// that takes the name in between is removed instead.
 fn remove(path: &Path, id: FileId) -> io::Result<bool> {
     let is_same = FileId::of(&fs::symlink_metadata(path)?) == id;
     if is_same {
@@ -59,7 +59,7 @@ fn remove(path: &Path, id: FileId) -> io::Result<bool> {
     Ok(is_same)
 }
 
-/// Listens at a path. Nobody can connect before the socket has its mode.
+/// Listens at a path. No client can connect before the socket has its mode.
 pub(super) async fn bind(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
     if let Ok(found) = fs::symlink_metadata(path) {
         make_way(path, &found).await?;
@@ -77,7 +77,7 @@ pub(super) async fn bind(path: &Path, mode: Option<u32>) -> io::Result<Listener>
     Ok(Listener::Unix(file, listener))
 }
 
-/// Removes the socket that a server has left behind which was killed: nobody answers at it.
+/// Removes the socket that a killed server has left behind: nothing answers at it.
 async fn make_way(path: &Path, found: &Metadata) -> io::Result<()> {
     let kind = found.file_type();
     if !kind.is_socket() {
