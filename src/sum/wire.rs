@@ -1,9 +1,9 @@
-//! The sum of a message's `values`, taken straight from its bytes as they arrive: nothing is decoded
-//! into memory, whatever the size of the message and wherever it is cut.
+//! The sum of a message's `values`, taken from its bytes as they arrive: nothing is decoded into memory, whatever the
+//! size of the message and wherever it is cut.
 //!
-//! What is accepted and what is refused is what prost does with
-//! `message { repeated int64 values = 1; }`: packed, unpacked and mixed encodings, unknown fields of
-//! every wire type. See <https://protobuf.dev/programming-guides/encoding/>.
+//! It accepts and refuses the same messages as prost does with `message { repeated int64 values = 1; }`: packed,
+//! unpacked and mixed encodings, and unknown fields of every wire type. See
+//! <https://protobuf.dev/programming-guides/encoding/>.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,7 +20,7 @@ use varint::Varint;
 /// The number of the field that holds the values.
 const VALUES_FIELD: u32 = 1;
 
-/// Where in a message the next byte stands.
+/// The position of the next byte in a message.
 #[derive(Clone, Copy)]
 enum State {
     /// In a field's key.
@@ -29,23 +29,23 @@ enum State {
     Value,
     /// In the length of a packed run of values.
     PackedLength,
-    /// In a packed run, with so many bytes to come.
+    /// In a packed run, with this number of bytes to come.
     Packed(u64),
     /// In an unknown field's varint.
     UnknownVarint,
     /// In the length of an unknown field.
     UnknownLength,
-    /// In an unknown field, with so many bytes to come.
+    /// In an unknown field, with this number of bytes to come.
     Unknown(u64),
 }
 
-/// Sums the `values` of one message, given its bytes in any number of pieces.
+/// The sum of the `values` of one message, whose bytes may come in any number of pieces.
 pub struct MessageSum {
     total: Total,
     state: State,
-    /// The varint that the last piece ended in.
+    /// The varint that the last piece has cut.
     varint: Varint,
-    /// The field numbers of the unknown groups that are open.
+    /// The field numbers of the open unknown groups.
     groups: Vec<u32>,
 }
 
@@ -64,7 +64,7 @@ impl MessageSum {
     /// Takes the message's next bytes. After an error the message has no sum: feed no more.
     ///
     /// # Errors
-    /// [`Malformed`], as soon as the bytes so far cannot begin a message.
+    /// Returns [`Malformed`] as soon as the bytes so far cannot begin a message.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
         while !bytes.is_empty() {
             match self.state {
@@ -103,10 +103,10 @@ impl MessageSum {
         Ok(())
     }
 
-    /// The sum, once the whole message was fed.
+    /// Returns the sum, once the whole message was fed.
     ///
     /// # Errors
-    /// [`Malformed::Truncated`] where the message ends inside a field.
+    /// Returns [`Malformed::Truncated`] if the message ends inside a field or a group.
     pub fn finish(self) -> Result<Total, Malformed> {
         match self.state {
             State::Key if !self.varint.is_partial() && self.groups.is_empty() => Ok(self.total),
@@ -114,7 +114,7 @@ impl MessageSum {
         }
     }
 
-    /// What follows a field's key.
+    /// The state after a field's key.
     fn field(&mut self, key: u64) -> Result<State, Malformed> {
         let number = match u32::try_from(key) {
             Ok(key) if key >> 3 > 0 => key >> 3,
@@ -166,7 +166,7 @@ impl MessageSum {
     }
 }
 
-/// A field's content of `length` bytes; an empty one is over before it begins.
+/// The state at the start of a field's content of `length` bytes. An empty one has ended already.
 fn after_length(length: u64, content: fn(u64) -> State) -> State {
     if length == 0 {
         State::Key
@@ -175,7 +175,7 @@ fn after_length(length: u64, content: fn(u64) -> State) -> State {
     }
 }
 
-/// The first `length` bytes, or all of them where there are fewer, and the rest.
+/// The first `length` bytes, or all bytes if there are fewer, and the rest.
 fn split(bytes: &[u8], length: u64) -> (&[u8], &[u8]) {
     bytes.split_at(usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len())))
 }

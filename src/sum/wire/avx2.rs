@@ -28,35 +28,35 @@ use super::total::Total;
 
 type Kernel = fn(&[u8]) -> Result<Total, Malformed>;
 
-/// The kernel, where this machine can run it.
+/// The kernel, if this machine can run it.
 #[inline]
 pub(super) fn kernel() -> Option<Kernel> {
-    // SAFETY: `sum` needs AVX2 and POPCNT and nothing else of its caller, and both are there.
+    // SAFETY: `sum` requires AVX2 and POPCNT of its caller and nothing else, and both are there.
     (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt"))
         .then_some(|run| unsafe { sum(run) })
 }
 
-/// Bytes in front of a strip that may belong to its first varint: nine, and one to see that there
-/// is no tenth. Any more costs nothing, so it is a round number.
+/// Bytes in front of a strip that may belong to its first varint: nine, and one to see that there is no tenth. More
+/// would cost nothing, so it is a round number.
 const LOOKBACK: usize = 16;
 
-/// Two vectors: byte sums of two seven-bit payloads still fit a byte, so they are widened once.
+/// Two vectors: the byte sums of two seven-bit payloads fit a byte, so they are widened once.
 const BLOCK: usize = 64;
 
-/// Long enough that what is done once a strip is not seen, short enough that doing one again isn't.
+/// Long enough that the work per strip does not show, short enough that summing a strip twice does not show either.
 const STRIP: usize = 32 * BLOCK;
 
-/// The position of a varint's last byte, at most.
+/// Maximum position of a varint's last byte.
 const DEEPEST: usize = 9;
 
-/// T(0) to T(9) of the strips so far, and how many bytes of them continue.
+/// T(0) to T(9) of the strips so far, and the number of their bytes that continue.
 #[derive(Default)]
 struct Sums {
     payload: [u64; DEEPEST + 1],
     continuing: u64,
 }
 
-/// How far a strip has to look back: it takes values of one, three, five, or any number of bytes.
+/// How far a strip looks back: enough for values of up to one, three, five, or ten bytes.
 #[derive(Clone, Copy)]
 enum Depth {
     One,
@@ -70,8 +70,8 @@ fn sum(run: &[u8]) -> Result<Total, Malformed> {
     let mut sums = Sums::default();
     let mut depth = Depth::One;
 
-    // The first block has nothing in front of it and the last is not full: both are copied to where
-    // zeros surround them. A zero is a whole varint that adds nothing.
+    // The first block has nothing in front of it, and the last is not full: both are copied into a buffer of zeros. A
+    // zero is a whole varint that adds nothing.
     let (first, rest) = run.split_at(run.len().min(BLOCK));
     depth = add_strip(&padded(&[], first), depth, &mut sums)?;
 
@@ -96,7 +96,7 @@ fn sum(run: &[u8]) -> Result<Total, Malformed> {
     })
 }
 
-/// One block with the bytes before it, and zeros for what is missing of either.
+/// A block with the bytes before it, each filled up with zeros.
 fn padded(before: &[u8], block: &[u8]) -> [u8; LOOKBACK + BLOCK] {
     let mut window = [0; LOOKBACK + BLOCK];
     window[LOOKBACK - before.len()..LOOKBACK].copy_from_slice(before);
@@ -104,7 +104,7 @@ fn padded(before: &[u8], block: &[u8]) -> [u8; LOOKBACK + BLOCK] {
     window
 }
 
-/// Σ w(p)·S(p), in terms of T.
+/// Σ w(p)·S(p), computed from T.
 fn weigh(payload: &[u64; DEEPEST + 1]) -> i128 {
     let weight = |position: usize| match position {
         DEEPEST => -(1 << 63),
@@ -115,8 +115,7 @@ fn weigh(payload: &[u64; DEEPEST + 1]) -> i128 {
     })
 }
 
-/// Adds the strip that `window` has behind its first [`LOOKBACK`] bytes, and tells the depth to try
-/// on the next.
+/// Adds the strip that follows the first [`LOOKBACK`] bytes of `window`. Returns the depth to try on the next strip.
 #[target_feature(enable = "avx2,popcnt")]
 fn add_strip(window: &[u8], mut depth: Depth, sums: &mut Sums) -> Result<Depth, Malformed> {
     loop {
@@ -146,12 +145,11 @@ fn add_strip(window: &[u8], mut depth: Depth, sums: &mut Sums) -> Result<Depth, 
     }
 }
 
-/// T(0) to T(D) of a strip; `None` where a varint of it is longer than D + 1 bytes, or, at D = 9, than
-/// 64 bits.
+/// T(0) to T(D) of a strip; `None` if one of its varints is longer than D + 1 bytes or, at D = 9, than 64 bits.
 #[target_feature(enable = "avx2,popcnt")]
 fn strip<const D: usize>(window: &[u8]) -> Option<Sums> {
     const { assert!(D <= DEEPEST && LOOKBACK > DEEPEST) };
-    // The loads below are sound by it.
+    // The loads below are sound because of this.
     assert_eq!(window.len() % BLOCK, LOOKBACK);
 
     let zero = _mm256_setzero_si256();
@@ -179,7 +177,7 @@ fn strip<const D: usize>(window: &[u8]) -> Option<Sums> {
             + u64::from(_mm256_movemask_epi8(b).cast_unsigned().count_ones());
         sums[0] = add_bytes(sums[0], payload.0, payload.1);
 
-        // The top bit of a byte says that its `k` predecessors all continue.
+        // The top bit of a byte says whether all of its `k` predecessors continue.
         let mut all = (_mm256_set1_epi8(-1), _mm256_set1_epi8(-1));
         let mut and_byte = |back: usize| {
             let (a, b) = load(back);
@@ -187,7 +185,7 @@ fn strip<const D: usize>(window: &[u8]) -> Option<Sums> {
             all
         };
         let mut deep = payload;
-        // Written out, since the compiler keeps the sums of a loop in memory.
+        // Unrolled, because the compiler keeps the sums of a loop in memory.
         macro_rules! positions {
             ($($k:literal)*) => {$(
                 if D >= $k {
@@ -202,8 +200,8 @@ fn strip<const D: usize>(window: &[u8]) -> Option<Sums> {
         }
         positions!(1 2 3 4 5 6 7 8 9);
         if D == DEEPEST {
-            // A tenth byte above 1, its top bit aside: that one shows in the next byte. Adding 0x7f
-            // carries any of the bits that must not be there into the top bit.
+            // Detects a tenth byte above 1, except for its top bit, which shows in the next byte. Adding 0x7f carries
+            // any of the forbidden bits into the top bit.
             let excess = _mm256_and_si256(_mm256_or_si256(deep.0, deep.1), _mm256_set1_epi8(0x7e));
             too_long = _mm256_or_si256(too_long, _mm256_add_epi8(excess, low_seven));
         }

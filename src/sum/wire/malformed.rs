@@ -1,22 +1,22 @@
-//! Bytes that are no message.
+//! The errors of bytes that are no message.
 
 use std::fmt;
 
-/// Unknown groups may nest this deep, as prost has it.
+/// Maximum depth of nested unknown groups, the same as in prost.
 pub(super) const MAX_GROUP_DEPTH: usize = 100;
 
-/// Why bytes are not a message.
+/// The reason why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// A varint takes more than ten bytes or more than 64 bits.
     VarintTooLong,
-    /// A field's key has no field number, one that is too large, or no known wire type.
+    /// The key of a field has no field number, one that is too large, or an unknown wire type.
     Key(u64),
     /// `values` comes with a wire type that integers cannot have.
     ValuesWireType(u8),
-    /// A group ends that did not begin.
+    /// A group ends that has not begun.
     UnexpectedEndGroup,
-    /// Groups are nested too deep.
+    /// Groups are nested too deeply.
     GroupsTooDeep,
     /// The message ends inside a field.
     Truncated,

@@ -1,4 +1,4 @@
-//! The sum of a run of whole varints: which code does it on this machine, and the portable one.
+//! The sum of a run of whole varints: the choice of a kernel for this machine, and the portable kernel.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
@@ -6,11 +6,11 @@ use super::malformed::Malformed;
 use super::total::Total;
 use super::varint::Varint;
 
-/// Below this many bytes the set-up of the vector code costs more than it saves.
+/// Below this number of bytes the set-up of the vector code costs more than it saves.
 #[cfg(target_arch = "x86_64")]
 const VECTOR_MIN_BYTES: usize = 64;
 
-/// Sums varints that stand back to back in `run`, which ends where the last of them does.
+/// Sums the varints of `run`, which stand back to back and fill it.
 #[inline]
 pub(super) fn sum(run: &[u8]) -> Result<Total, Malformed> {
     debug_assert!(run.last().is_none_or(|&byte| byte < 0x80));
@@ -23,7 +23,7 @@ pub(super) fn sum(run: &[u8]) -> Result<Total, Malformed> {
     portable(run)
 }
 
-/// One byte after the other.
+/// Sums one byte after the other.
 #[inline]
 pub(super) fn portable(mut run: &[u8]) -> Result<Total, Malformed> {
     let mut total = Total::default();

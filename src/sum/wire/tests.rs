@@ -1,4 +1,4 @@
-//! The sum from the wire is the sum that prost would have decoded, and what prost refuses is refused.
+//! The sum from the wire is the sum of the values that prost decodes; messages that prost refuses are refused.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use super::*;
 use crate::proto::sum::v1::AddAllRequest;
 
-/// What prost makes of a whole message.
+/// The sum of a whole message, decoded by prost.
 fn decoded(message: &[u8]) -> Option<Total> {
     let values = AddAllRequest::decode(message).ok()?.values;
     Some(Total {
@@ -17,7 +17,7 @@ fn decoded(message: &[u8]) -> Option<Total> {
     })
 }
 
-/// What this module makes of a message that comes cut at `cuts`.
+/// The sum of a message by this module, if it comes cut at `cuts`.
 fn summed(message: &[u8], cuts: &[usize]) -> Option<Total> {
     let mut sum = MessageSum::default();
     let mut start = 0;
@@ -77,20 +77,21 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Messages of valid fields in any order, with some noise, cut anywhere.
+    /// Messages of valid fields in any order, with some noise, have prost's sum wherever they are cut.
     #[test]
     fn messages_of_fields(fields in vec(field(), 0..8), cuts in vec(any::<usize>(), 0..6)) {
         let message = fields.concat();
         prop_assert_eq!(summed(&message, &cuts), decoded(&message));
     }
 
-    /// Any bytes at all.
+    /// Random bytes have prost's sum, or are refused as prost does.
     #[test]
     fn noise(message in vec(any::<u8>(), 0..40), cuts in vec(any::<usize>(), 0..4)) {
         prop_assert_eq!(summed(&message, &cuts), decoded(&message));
     }
 
-    /// Packed runs of bytes that are mostly continuations: varints too long, or cut short.
+    /// Packed runs of mostly continuation bytes, with varints too long or cut short, are summed or refused as prost
+    /// does.
     #[test]
     fn packed_noise(
         run in vec(prop_oneof![8 => 0x80..=0xffu8, 1 => 0..=0x7fu8, 1 => 0..=1u8], 0..400),
@@ -100,8 +101,8 @@ proptest! {
         prop_assert_eq!(summed(&message, &cuts), decoded(&message));
     }
 
-    /// Long runs of values of one width and a few of another, so that every depth follows every other,
-    /// over several strips, damaged or not, at every alignment.
+    /// Long runs have prost's sum. Values of one width are followed by others of another, so that every depth follows
+    /// every other, over several strips, damaged or not, at every alignment.
     #[test]
     fn long_runs(
         widths in vec((0..64u32, 1..1_500usize), 1..6),
@@ -128,7 +129,7 @@ proptest! {
         prop_assert_eq!(summed(message, &cuts), decoded(message));
     }
 
-    /// The kernel that this machine uses and the portable one agree, whatever the run.
+    /// The kernel of this machine and the portable one agree on every run.
     #[test]
     fn kernels_agree(run in vec(any::<u8>(), 0..300)) {
         let end = run.iter().rposition(|&byte| byte < 0x80).map_or(0, |last| last + 1);
@@ -136,8 +137,8 @@ proptest! {
     }
 }
 
-/// Every length around the sizes of a block and a strip, every value width, every cut; of long messages cuts at every place in a
-/// block.
+/// Messages have prost's sum at every length around the sizes of a block and a strip, with every width of values, and
+/// every cut. Long messages are cut at every place in a block.
 #[test]
 fn every_length_and_cut() {
     for width in [1, 2, 3, 4, 5, 9, 10] {
@@ -150,7 +151,7 @@ fn every_length_and_cut() {
             let message = packed_field(&run_of(&vec![value; count]));
             let expected = decoded(&message);
             assert!(expected.is_some());
-            // It has no factor in common with a block or a strip.
+            // 13 has no factor in common with the size of a block or a strip.
             let step = if count < 70 { 1 } else { 13 };
             for cut in (0..message.len()).step_by(step) {
                 assert_eq!(
@@ -163,7 +164,7 @@ fn every_length_and_cut() {
     }
 }
 
-/// A varint may have ten bytes, and its tenth may be 1, wherever in a run it stands.
+/// A varint may have ten bytes, the tenth at most 1, anywhere in a run.
 #[test]
 fn the_longest_varints() {
     let fits = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
@@ -182,7 +183,7 @@ fn the_longest_varints() {
     }
 }
 
-/// Groups nest as deep as prost allows, and no deeper.
+/// Groups nest as deeply as prost allows, and no deeper.
 #[test]
 fn deep_groups() {
     for depth in [1, 99, 100, 101, 102] {
@@ -193,7 +194,7 @@ fn deep_groups() {
     }
 }
 
-/// An error is known at the byte that makes it one, not at the end of the message.
+/// An error is reported at the byte that causes it, not at the end of the message.
 #[test]
 fn errors_name_what_is_wrong() {
     let error = |bytes: &[u8]| MessageSum::default().feed(bytes).unwrap_err();

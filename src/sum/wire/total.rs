@@ -1,6 +1,6 @@
 //! Sums that cannot overflow.
 
-/// An exact sum and how many values went into it.
+/// An exact sum, and the number of its values.
 ///
 /// 2^64 values of 64 bits fit 128 bits, so adding never overflows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

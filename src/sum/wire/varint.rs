@@ -1,8 +1,8 @@
-//! Base-128 varints, one at a time, that may be cut anywhere.
+//! The decoding of base-128 varints, one at a time, which may be cut anywhere.
 
 use super::malformed::Malformed;
 
-/// The part of a varint that has come so far.
+/// The part of a varint that has arrived so far.
 #[derive(Default)]
 pub(super) struct Varint {
     value: u64,
@@ -15,7 +15,7 @@ impl Varint {
         self.length > 0
     }
 
-    /// Takes the rest of one varint off the front of `bytes`; `None` where it goes on beyond them.
+    /// Takes the rest of a varint off the front of `bytes`; `None` if it continues beyond them.
     #[inline]
     pub(super) fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<u64>, Malformed> {
         while let Some((&byte, rest)) = bytes.split_first() {
