@@ -1,6 +1,7 @@
 //! `sum.v1.CounterService`: running totals.
 //!
-//! Changes go to the [lane](crate::lane) and reads to the [store](crate::store); this room says both in gRPC's terms.
+//! Writes go to the [lanes](crate::lane), reads to the [store](crate::store). This module converts requests and
+//! answers.
 
 mod convert;
 mod copies;

@@ -1,4 +1,4 @@
-//! From what clients send to what is asked of a lane, every field checked.
+//! Converts protobuf requests to requests of the lanes, with every field validated.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -15,13 +15,13 @@ use crate::model::{
 use crate::proto::sum::v1 as proto;
 use crate::status;
 
-/// Increments in one batch, and names in one read.
+/// Maximum number of increments in a batch, and of names in a read.
 pub(super) const MAX_BATCH: usize = 100;
 
-/// Violations that are told: an error travels in headers, of which clients take a few KiB.
+/// Maximum number of violations in an error: it travels in headers, of which clients accept a few KiB.
 const MAX_VIOLATIONS: usize = 8;
 
-/// What is wrong with a request, field by field.
+/// The violations of a request, field by field.
 #[derive(Default)]
 pub(super) struct Violations(Vec<(String, String)>);
 
@@ -32,7 +32,7 @@ impl Violations {
         }
     }
 
-    /// The value, where nothing is wrong.
+    /// Returns the value if there are no violations, or else INVALID_ARGUMENT with all of them.
     pub(super) fn check<T>(self, value: T) -> Result<T, Status> {
         if self.0.is_empty() {
             return Ok(value);
@@ -52,7 +52,7 @@ impl Violations {
         }
     }
 
-    /// 1 to [`MAX_BATCH`] of something.
+    /// Checks that a field has 1 to [`MAX_BATCH`] elements.
     pub(super) fn count(&mut self, field: &str, count: usize) {
         if !(1..=MAX_BATCH).contains(&count) {
             let problem = format!("it has {count} elements, and takes 1 to {MAX_BATCH}");
@@ -71,7 +71,7 @@ impl Violations {
         }
     }
 
-    /// The time of an id: its own where it is a UUIDv7, for that never changes, else the one beside it.
+    /// The time of an id: that of a UUIDv7, because it never changes, or else the time in the request.
     pub(super) fn time(
         &mut self,
         field: &str,
@@ -94,7 +94,7 @@ fn name_problem(error: &NameError) -> String {
     format!("{error}; a name is a path of 1 to {MAX_NAME_BYTES} bytes such as acme/api-calls")
 }
 
-/// Which field of an increment is wrong, and how.
+/// The invalid field of an increment, and the problem.
 pub(super) fn invalid_field(invalid: Invalid) -> (&'static str, String) {
     match invalid {
         Invalid::Name(error) => ("counter", name_problem(&error)),
@@ -119,7 +119,7 @@ pub(super) fn limits(min: Option<i64>, max: Option<i64>, on_limit: i32) -> Resul
     }
 }
 
-/// Milliseconds since 1970, of a time as `google.protobuf.Timestamp` has it: between the years 1 and 9999.
+/// Milliseconds since 1970. A valid `google.protobuf.Timestamp` is between the years 1 and 9999.
 fn to_millis(time: &Timestamp) -> Option<Millis> {
     let nanos = u32::try_from(time.nanos)
         .ok()
@@ -128,11 +128,11 @@ fn to_millis(time: &Timestamp) -> Option<Millis> {
     seconds.then(|| time.seconds * 1000 + i64::from(nanos / 1_000_000))
 }
 
-/// When a UUID that is 32 digits and nothing else is taken for a UUIDv7. Of hashes as long, one in 64 looks like one, of any time
-/// in nine thousand years.
+/// The times, from 2020 to 2100, with which a UUID of 32 digits without hyphens is taken for a UUIDv7. One in 64 hashes
+/// of that length looks like one, with any time within nine thousand years.
 const TIMES_OF_BARE_UUIDS: RangeInclusive<Millis> = 1_577_836_800_000..=4_102_444_800_000;
 
-/// A UUIDv7 with its time, in whichever form its text is (RFC 9562).
+/// A UUIDv7 and its time, from any of its text forms (RFC 9562).
 fn uuid_v7(id: &str) -> Option<(Uuid, Millis)> {
     let uuid = Uuid::try_parse(id).ok()?;
     let is_v7 = uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122;
@@ -142,7 +142,7 @@ fn uuid_v7(id: &str) -> Option<(Uuid, Millis)> {
     (!is_bare || TIMES_OF_BARE_UUIDS.contains(&millis)).then_some((uuid, millis))
 }
 
-/// The text that an id is known by: all forms of a UUIDv7 are one id.
+/// The canonical text of an id: all forms of a UUIDv7 are one id.
 pub(super) fn canonical(id: &str) -> Cow<'_, str> {
     match uuid_v7(id) {
         Some((uuid, _)) => uuid.hyphenated().to_string().into(),
@@ -150,14 +150,14 @@ pub(super) fn canonical(id: &str) -> Cow<'_, str> {
     }
 }
 
-/// The id's text and time, as they come.
+/// An id and its time, as received.
 struct Named<'a> {
     id: &'a str,
     time: Option<&'a Timestamp>,
 }
 
 impl Named<'_> {
-    /// The request, where nothing is wrong with it.
+    /// Returns the request if it is valid.
     fn request(
         self,
         mut violations: Violations,
@@ -165,7 +165,7 @@ impl Named<'_> {
         hasher: KeyedHasher,
     ) -> Result<Request, Status> {
         if self.id.is_empty() {
-            // Its client takes the request for one that counts once, which it is not.
+            // The client expects the request to count once, which needs a request_id.
             if self.time.is_some() {
                 let problem = "it is the time of a request_id, which is missing";
                 violations.add("request_time", problem);
@@ -265,7 +265,7 @@ mod tests {
     const UUID: &str = "019adc1b-7a00-7abc-8def-0123456789ab";
     const TIME: Millis = 0x019a_dc1b_7a00;
 
-    /// Every form that a UUIDv7 has as text carries its time, and all of them are one id.
+    /// Every text form of a UUIDv7 carries its time, and all forms are one id.
     #[test]
     fn forms_of_a_uuid_are_one_id() {
         let bare = UUID.replace('-', "");
@@ -282,15 +282,15 @@ mod tests {
         }
     }
 
-    /// An id that is no UUIDv7 is known by its text, and has no time of its own.
+    /// An id that is no UUIDv7 is its text, and has no time of its own.
     #[test]
     fn other_ids_are_their_text() {
         let hash = UUID.replace('-', "").replacen("019a", "919a", 1);
         for id in [
-            // Version 4, and a variant that is none of UUIDs.
+            // Version 4, and a variant other than that of RFC 9562.
             "019ADC1B-7a00-4abc-8def-0123456789ab",
             "019ADC1B-7a00-7abc-0def-0123456789ab",
-            // A hash that has the digits of version 7 by chance.
+            // A hash with the digits of version 7 by chance.
             &hash,
             // A digit too few, and one too many.
             &UUID[1..],

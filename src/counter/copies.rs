@@ -1,9 +1,9 @@
-//! The copies of one operation that nodes hand to each other, and what is known of them together.
+//! The copies of an operation that are sent to several nodes, and the knowledge of their common outcome.
 //!
-//! An operation may be sent to another node, sent there again, and carried out here. All of its copies have the same id, so at
-//! most one of them is applied. But whether one is, a copy whose answer is lost leaves open, and no later error settles it: a
-//! lane that refuses the last copy for want of memory says nothing of the first. Only a decision does that is committed and
-//! remembered with the id, for it is the decision on every copy.
+//! An operation may be forwarded to another node, resent to it, and executed here. If it has an id, all copies have the
+//! same one, so at most one of them is applied. A copy without an answer leaves open whether it was applied, and a
+//! later error does not settle that: a lane that refuses the last copy for lack of memory says nothing of the first.
+//! Only a committed decision that is remembered with the id settles it, because it is the decision on every copy.
 
 use std::time::Duration;
 
@@ -25,19 +25,19 @@ pub(super) struct Copies {
 enum Id {
     /// Its caller.
     Callers,
-    /// This node: its caller has sent none. It goes with the copies for other nodes, since their answers may be lost.
+    /// This node, because the caller sent no id. Copies for other nodes carry it, because their answers may be lost.
     Own {
-        /// How long it is certainly remembered.
+        /// Minimum time for which the id is remembered.
         age: Duration,
-        /// The id, and until when copies with it may be sent.
+        /// The id, and the time until which copies with it may be sent.
         made: Option<(String, Instant)>,
     },
-    /// Nobody, for other nodes have no memory for those that nodes make.
+    /// Nobody, because the owner of the lane has no memory for ids made by other nodes.
     None,
 }
 
-/// An operation of which a copy may have been applied, or may yet be. Nothing makes that undone: there is no way from here to
-/// an error that says NOT_APPLIED, but by a decision that holds for all copies.
+/// The state of an operation with a copy that may have been applied, or may still be. It can only become an error with
+/// the outcome NOT_APPLIED by a decision on all copies.
 #[derive(Debug)]
 pub(super) struct InDoubt {
     /// The node whose answer is lost.
@@ -45,8 +45,8 @@ pub(super) struct InDoubt {
 }
 
 impl Copies {
-    /// None so far, of an operation with this id. If that is empty, the node makes one, which is remembered for `own_id_age`;
-    /// `None` if other nodes have no memory for it.
+    /// No copies yet, of an operation with this id. If `id` is empty, this node makes one, which is remembered for
+    /// `own_id_age`; that is `None` if the owner of the lane has no memory for it.
     pub(super) fn new(id: &str, own_id_age: Option<Duration>) -> Self {
         let id = match own_id_age {
             _ if !id.is_empty() => Id::Callers,
@@ -56,7 +56,7 @@ impl Copies {
         Self { id, doubt: None }
     }
 
-    /// Gives the next copy its id. Says whether that is one of this node's own making.
+    /// Sets the id of the next copy. Returns whether this node has made it.
     pub(super) fn mark(&mut self, id: &mut String, is_handed_on: bool) -> bool {
         match &mut self.id {
             Id::Callers => false,
@@ -73,10 +73,10 @@ impl Copies {
         }
     }
 
-    /// The answer of a node to a copy that it was handed is lost.
+    /// Records that a node's answer to a copy is lost.
     ///
     /// # Errors
-    /// Returns the caller's error if there must be no other copy: without an id each is applied.
+    /// Returns the caller's error if no other copy may be sent: without a remembered id, each copy would be applied.
     pub(super) fn doubt(&mut self, node: &str) -> Result<(), Status> {
         let doubt = self.doubt.insert(InDoubt {
             node: node.to_owned(),
@@ -91,7 +91,8 @@ impl Copies {
         }
     }
 
-    /// Another node has no memory for an id that this node has made; no copy is in doubt. From now on there is none.
+    /// Gives up this node's own id if another node has refused it for lack of memory and no copy is in doubt. Later
+    /// copies then have no id. Returns whether it did so.
     pub(super) fn give_up_own_id(&mut self, refused: &Rejection) -> bool {
         let is_full = matches!(refused, Rejection::Full { .. });
         let gives_up = is_full && self.doubt.is_none() && matches!(self.id, Id::Own { .. });
@@ -101,7 +102,7 @@ impl Copies {
         gives_up
     }
 
-    /// The caller's error, the last copy having this one.
+    /// The caller's error if the last copy failed with this error.
     pub(super) fn error(&self, error: LaneError) -> Status {
         match &self.doubt {
             None => error::of_request(error),
@@ -109,11 +110,11 @@ impl Copies {
         }
     }
 
-    /// The caller's error, the last copy not being a valid request.
+    /// The caller's error if the last copy was not a valid request.
     pub(super) fn invalid(&self, invalid: Status) -> Status {
         match &self.doubt {
             None => invalid,
-            // Another version may have taken it.
+            // A node of another version may have accepted an earlier copy.
             Some(doubt) => doubt.lost(Some(&invalid)),
         }
     }
@@ -127,27 +128,27 @@ impl InDoubt {
         self.lost(Some(&error::of_copy(error)))
     }
 
-    /// The caller's error; what this node has found is beside it.
+    /// The caller's error, with the problem found on this node.
     fn lost(&self, here: Option<&Status>) -> Status {
         error::answer_lost(&self.node, here.map(Status::message))
     }
 }
 
-/// Whether an error is the decision on every copy of the operation, wherever it may be.
+/// Whether an error is the decision on every copy of the operation.
 fn is_decision(error: &LaneError) -> bool {
     let LaneError::Refused(refused) = error else {
         return false;
     };
     match refused {
-        // The id is remembered for another operation, so no copy of this one was applied, nor will be.
+        // The id is remembered for another operation, so no copy of this one was or will be applied.
         Rejection::IdReused => true,
         // An earlier copy may have been applied, and forgotten since.
         Rejection::TooOld { .. }
-        // A copy may come to a node whose clock is ahead, or come later.
+        // Another copy may arrive later, or at a node whose clock is ahead.
         | Rejection::FromFuture { .. }
-        // A copy may find memory.
+        // Another copy may find memory.
         | Rejection::Full { .. }
-        // Of messages of sessions, which have no ids.
+        // These refuse messages of sessions, which have no ids.
         | Rejection::Gap { .. }
         | Rejection::Acknowledged { .. }
         | Rejection::BeyondWindow { .. }

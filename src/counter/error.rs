@@ -1,4 +1,4 @@
-//! What can go wrong with a counter, in gRPC's terms: the table at the head of `counter.proto`.
+//! The errors of counters as gRPC statuses: the table at the head of `counter.proto`.
 
 mod times;
 
@@ -15,36 +15,36 @@ use crate::status::{self, Outcome, Reason, RichError};
 use crate::store::{StoreError, damaged_counter};
 use times::{from_future, too_old};
 
-/// How long a server whose store has failed takes to be back, at the least.
+/// Retry delay after a failure of the store or of a node: a restart takes at least this long.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Some commits.
+/// Retry delay of a busy lane: the time of some commits.
 const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Which kind of request was refused: they say it in words of their own.
+/// The kind of request that was refused. Each has error messages of its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Request,
     Session,
 }
 
-/// A request that has no answer.
+/// The status of a request that failed.
 pub(super) fn of_request(error: LaneError) -> Status {
     lane_error(error, Kind::Request)
 }
 
-/// A message, or a question, that has no answer. It is about the only copy of it.
+/// The status of a request or message that failed and has no other copy.
 pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
     let outcome = error.outcome();
     lane_error_with(error, kind, outcome)
 }
 
-/// That of the last copy of a request, of which an earlier one may have been applied.
+/// The status of the last copy of a request, if an earlier copy may have been applied.
 pub(super) fn of_copy(error: LaneError) -> Status {
     lane_error_with(error, Kind::Request, Outcome::Unknown)
 }
 
-/// An error of a stream whose messages have parts in several lanes. It is of one part, and others may have been applied.
+/// The status of a stream after one part of a message failed. Parts in other lanes may have been applied.
 pub(super) fn of_part(error: LaneError) -> Status {
     lane_error_with(error, Kind::Session, Outcome::Unknown)
 }
@@ -55,7 +55,7 @@ fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
         LaneError::Unknown(error) | LaneError::Unavailable(error) => {
             return store_failed(&error, outcome);
         }
-        // Only requests that may move are told so, and those are carried out elsewhere then.
+        // Only requests that may be forwarded get this error, and they are then executed elsewhere.
         LaneError::NotOwner => return store_failed(&StoreError::Conflict, outcome),
         LaneError::Overloaded => (
             Reason::Overloaded,
@@ -73,7 +73,7 @@ fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
     error.retry_in(delay).into()
 }
 
-/// A request that was handed to another node, whose answer is lost, and that could not be settled here.
+/// The status of a request whose answer from another node is lost, and that this node could not settle.
 pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
     let here = here.map(|problem| format!("; this node could not settle it: {problem}"));
     let message = format!(
@@ -84,7 +84,7 @@ pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
     error.retry_in(RESTART_DELAY).into()
 }
 
-/// A message that was sent again was acknowledged meanwhile.
+/// The status of a resent message that the client confirmed meanwhile.
 pub(super) fn acknowledged_meanwhile() -> Status {
     let message = "a message that was sent again was acknowledged meanwhile";
     let error = Reason::MessageOvertaken
@@ -93,7 +93,7 @@ pub(super) fn acknowledged_meanwhile() -> Status {
     error.retry_in(Duration::from_millis(1)).into()
 }
 
-/// A fault of this program.
+/// Logs a bug of this program, and makes its status.
 pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
     tracing::error!("{problem}");
     status::panicked()
@@ -106,7 +106,7 @@ fn told(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The same, of an error that passes.
+/// The text of [`told`] for a transient error, with advice on retries.
 fn told_to_retry(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::NotApplied => "nothing was changed: retry",
@@ -117,7 +117,7 @@ fn told_to_retry(outcome: Outcome) -> &'static str {
     }
 }
 
-/// A read that failed.
+/// The status of a failed read.
 pub(super) fn read_error(error: &StoreError) -> Status {
     static NOTICE: Rarely = Rarely::new();
     match error {
@@ -129,13 +129,13 @@ pub(super) fn read_error(error: &StoreError) -> Status {
     store_failed(error, Outcome::NotApplied)
 }
 
-/// A stream of a session that cannot read it. Messages that it has taken before may have been applied.
+/// The status of a stream whose session cannot be read. Its earlier messages may have been applied.
 pub(super) fn session_read_error(error: &StoreError) -> Status {
     store_failed(error, Outcome::Unknown)
 }
 
 fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
-    // What failed is for the operator. Of a lane that failed the log says it once.
+    // The details are for the operator. The log has the failure of a lane once.
     tracing::debug!("{error}");
     let (reason, message) = match error {
         StoreError::Unavailable(_) | StoreError::Conflict | StoreError::Lost => (
@@ -167,7 +167,7 @@ fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
     error.retry_in(RESTART_DELAY).into()
 }
 
-/// A counter whose row is not what was written, so that nothing is counted on top of it.
+/// The status of a counter whose row is damaged, so that nothing is added to it.
 fn damaged(counter: Option<&str>, problem: &str, outcome: Outcome) -> Status {
     let message = format!(
         "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
@@ -177,7 +177,7 @@ fn damaged(counter: Option<&str>, problem: &str, outcome: Outcome) -> Status {
     error.with_some("counter", counter).into()
 }
 
-/// An increment that was not made. `counter` is not known of one that failed in a session.
+/// The status of a failed increment. `counter` is not known for an increment of a session.
 pub(super) fn failure(failure: &FailedIncrement, counter: Option<&str>, index: bool) -> Status {
     let what = counter.map_or_else(
         || "the counter".to_owned(),
@@ -246,7 +246,7 @@ fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
                  again: go on with the message after them"
             ))
             .with("acknowledged", acknowledged),
-        // It is found before the message is taken apart.
+        // This is found before the message is split.
         Rejection::BeyondWindow { acknowledged } => {
             let problem = format!(
                 "it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
@@ -275,7 +275,7 @@ fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
                  with `acknowledged` which messages' failures have come, and send it again"
             ))
             .with("failures", failures),
-        // It may have been applied when it was sent before: the row that would tell is damaged.
+        // The message may have been applied when it was sent before: the row that would say so is damaged.
         Rejection::SessionDamaged => return Reason::SessionDamaged.error(
             "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may \
              be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) \

@@ -1,5 +1,5 @@
-//! What the methods that change counters have in common: each is an operation of one lane, and carried out where that lane
-//! is best committed.
+//! The common part of the methods that change counters. Each is an operation on one lane, executed on the node that
+//! owns the lane.
 
 use prost::Message;
 use tonic::Status;
@@ -18,25 +18,29 @@ use crate::proto::sum::v1::{
 /// A request for an operation.
 pub(super) trait Operation: Message + Default + Clone + Send + 'static {
     type Answer: Message + Default;
-    /// What of the request its answer needs.
+    /// The part of the request that the status of a failure needs.
     type Context: Send + 'static;
 
     const KIND: Kind;
 
-    /// The group of its counters, if they have one; what is wrong with the request is found later.
+    /// The group of its first counter, empty if there is none. Invalid requests are found later.
     fn group(&self) -> &str;
 
     fn id(&mut self) -> &mut String;
 
+    /// Validates the request, and converts it for its lane.
+    ///
     /// # Errors
-    /// Where the request is wrong.
+    /// Returns INVALID_ARGUMENT if the request is invalid.
     fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self::Context), Status>;
 
+    /// Converts a decision to the answer.
+    ///
     /// # Errors
     /// Returns the failure if an increment fails.
     fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement>;
 
-    /// A failure in gRPC's terms.
+    /// The status of a failed increment.
     fn failed(context: &Self::Context, failure: &FailedIncrement) -> Status;
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool;

@@ -1,4 +1,4 @@
-//! Where a list goes on. A token is for one prefix, and only this database makes it.
+//! The position at which a list continues. A token is valid for one prefix, and only if this database made it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ pub(super) fn encode(hasher: KeyedHasher, prefix: &str, last: &str) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The name after which the list goes on.
+/// Returns the name after which the list continues; `None` if the token is invalid.
 pub(super) fn decode(hasher: KeyedHasher, prefix: &str, token: &str) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (digest, last) = bytes.split_first_chunk()?;

@@ -1,7 +1,7 @@
-//! Operations on their way between nodes: each lane is committed fastest by one of them.
+//! Forwarding of operations between nodes: the owner of a lane commits it fastest.
 //!
-//! To hand an operation on is safe whatever becomes of it: it has an id by then, so that it can be carried out here, too, and
-//! happens once. [`Copies`](super::copies::Copies) has what is known of it meanwhile.
+//! An operation is forwarded with an id if the owner has memory for it. If the answer is then lost, the operation is
+//! executed here too, and is still applied once. [`Copies`](super::copies::Copies) tracks its outcome.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -26,27 +26,27 @@ use crate::proto::sum::v1::{
 };
 use crate::store::LaneNumber;
 
-/// How long another node may answer nothing; half of what the caller waits, if that is less. One that cannot be reached is
-/// known sooner, and one that has much to do must not be given competition.
+/// How long a node may take to answer; half of the caller's time, if that is less. An unreachable node is detected
+/// sooner. A busy node gets more time, because executing its operations here would compete with it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the owner of a lane without memory for ids that this node makes is not asked for any.
+/// How long the owner of a lane gets no ids made by this node, after it had no memory for one.
 const OWN_IDS_PAUSE: Duration = Duration::from_secs(1);
-/// A node that has answered something in that time is busy, and not dead.
+/// A node that has answered a call within this time is busy, not dead.
 const LIVENESS_WINDOW: Duration = Duration::from_secs(1);
 
-/// The way to the other nodes.
+/// Forwards calls to the other nodes.
 #[derive(Clone)]
 pub struct Forwarder {
     own_id: Arc<str>,
     view: watch::Receiver<Arc<View>>,
-    /// Those of this runtime's callers.
+    /// The nodes, for callers on one runtime; `None` before [`Forwarder::for_this_runtime`].
     peers: Option<Peers>,
-    /// The lanes whose owner has refused an id of this node's making for want of memory, and when.
+    /// The lanes whose owner has refused an id made by this node for lack of memory, and the time of the refusal.
     full: Arc<Mutex<HashMap<LaneNumber, Instant>>>,
 }
 
 impl Forwarder {
-    /// From this node to those of a view.
+    /// Forwards from this node to the nodes of a view.
     #[must_use]
     pub fn new(own_id: &str, view: watch::Receiver<Arc<View>>) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Forwarder {
         }
     }
 
-    /// The same, for callers on the runtime that this is called on.
+    /// The same, for callers on the current runtime.
     pub(super) fn for_this_runtime(&self) -> Self {
         Self {
             peers: Some(Peers::new(self.own_id.to_string(), self.view.clone())),
@@ -66,7 +66,7 @@ impl Forwarder {
         }
     }
 
-    /// Whether another node carries out a lane's operations best.
+    /// Whether another node owns a lane.
     pub(super) fn is_elsewhere(&self, lane: LaneNumber) -> bool {
         self.other_owner(&self.view.borrow(), lane).is_some()
     }
@@ -76,20 +76,20 @@ impl Forwarder {
         (*owner.id != *self.own_id).then_some(owner)
     }
 
-    /// Whether the owner of a lane has memory for ids that this node makes, as far as is known.
+    /// Whether the owner of a lane has memory for ids made by this node, as far as is known.
     pub(super) fn has_memory(&self, lane: LaneNumber) -> bool {
         let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = full.get(&lane);
         refused.is_none_or(|refused| refused.elapsed() > OWN_IDS_PAUSE)
     }
 
-    /// The owner of a lane has no such memory.
+    /// Records that the owner of a lane has no memory for ids made by this node.
     pub(super) fn has_no_memory(&self, lane: LaneNumber) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         full.insert(lane, Instant::now());
     }
 
-    /// Where a lane's operations are carried out best, if that is not here and it can be reached.
+    /// The owner of a lane, if it is another node and accepts calls.
     pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<RemoteOwner> {
         let peers = self.peers.as_ref()?;
         let view = self.view.borrow().clone();
@@ -103,7 +103,7 @@ impl Forwarder {
     }
 }
 
-/// Another node.
+/// Another node that owns a lane.
 pub(super) struct RemoteOwner {
     peers: Peers,
     view: Arc<View>,
@@ -111,13 +111,13 @@ pub(super) struct RemoteOwner {
 }
 
 impl RemoteOwner {
-    /// Which one.
+    /// The id of the node.
     pub(super) fn node(&self) -> Option<&str> {
         let owner = self.view.owner(self.lane)?;
         Some(&owner.id)
     }
 
-    /// Whether a lane's operations are carried out best there, too.
+    /// Whether the node owns this lane, too.
     pub(super) fn is_of(&self, lane: LaneNumber) -> bool {
         let owner = u16::try_from(lane)
             .ok()
@@ -125,7 +125,7 @@ impl RemoteOwner {
         owner.map(|owner| &*owner.id) == self.node()
     }
 
-    /// Has the other node carry out a call.
+    /// Has the node execute a call.
     pub(super) async fn call(
         &self,
         kind: Kind,
@@ -173,28 +173,28 @@ impl RemoteOwner {
 /// The outcome of a call to another node.
 #[derive(Debug)]
 pub(super) enum Forwarded {
-    /// It is carried out. The response, encoded.
+    /// The call was executed. The response is encoded.
     Answered(Bytes),
-    /// It fails by a limit, which is committed.
+    /// The call failed by a limit, and the failure is committed.
     Failed(FailedIncrement),
-    /// It was not carried out, for what it asks or because too much waits: another node would not do better.
+    /// The call was not executed, because of its contents or an overload: another node would not do better.
     Refused(LaneError),
-    /// It was not carried out, and never will be by that node.
+    /// The call was not executed, and never will be by that node.
     NotSent,
-    /// It may have been carried out, or may yet be.
+    /// The call may have been executed, or may still be.
     InDoubt,
 }
 
-/// Carries out what other nodes hand on.
+/// Executes the calls that other nodes forward.
 pub struct Executor {
     service: Counters,
-    /// Parts of messages, which wait for room in the lanes: the senders bound how many. Were they refused, their node would
-    /// carry them out itself, and be in the way of this one just when that has too much to do.
+    /// Parts of messages that wait for capacity in the lanes. The senders bound their number. If parts were refused,
+    /// their sender would execute them itself, and compete with this node just when it is overloaded.
     parts: mpsc::UnboundedSender<(Bytes, Reply)>,
 }
 
 impl Executor {
-    /// By the lanes of a service, which does not hand on anything itself, for calls on the runtime that this is called on.
+    /// Executes calls by the lanes of a service, on the current runtime. It never forwards a call.
     #[must_use]
     pub fn new(service: &Counters) -> Self {
         let service = service.alone();
@@ -218,7 +218,7 @@ impl Executor {
         };
         let (request, context) = match request.into_request(service.hasher) {
             Ok(converted) => converted,
-            // Its sender finds the same, and says it, unless it is of a version that takes more: then it carries it out.
+            // The sender finds the same error and reports it. A sender whose version accepts more executes the request.
             Err(status) => {
                 let problem = status.message().to_owned();
                 return reply.send(Err(PeerRefusal::declined(problem)));
@@ -239,7 +239,7 @@ impl Executor {
     }
 }
 
-/// One call after the other, so that the parts of each lane stay in their order.
+/// Enqueues one call after the other, so that the parts of each lane stay in order.
 async fn run_parts(service: Counters, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
     while let Some((payload, reply)) = waiting.recv().await {
         match record::decode_parts(payload, service.hasher, service.store().lanes()) {
@@ -267,7 +267,7 @@ impl cluster::Executor for Executor {
             Kind::Set => self.run::<SetCounterRequest>(&call, reply),
             Kind::Delete => self.run::<DeleteCounterRequest>(&call, reply),
             Kind::RecordParts => {
-                // Where that is gone, the reply says that the call is lost.
+                // If the task is gone, the dropped reply reports that the call is lost.
                 let _ = self.parts.send((call.payload, reply));
             }
         }

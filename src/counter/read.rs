@@ -1,4 +1,4 @@
-//! The methods that read.
+//! The read methods.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::proto::sum::v1::{
 use crate::status;
 use crate::store::{Row, Rows, Scan};
 
-/// Counters in a page, where the client does not say.
+/// Number of counters in a page if the client does not set it.
 const DEFAULT_PAGE: usize = 100;
-/// Counters in a page at most.
+/// Maximum number of counters in a page.
 const MAX_PAGE: usize = 1000;
 
-/// A counter as the contract has it: one that is not there is 0 at revision 0.
+/// A counter in an answer. One that does not exist has the value 0 and the revision 0.
 pub(super) fn counter(name: &str, row: Option<&Row>) -> Counter {
     let there = row.and_then(|row| Some((row.value?, row.revision)));
     let (value, revision) = there.unwrap_or((0, 0));
@@ -32,7 +32,7 @@ pub(super) fn counter(name: &str, row: Option<&Row>) -> Counter {
     }
 }
 
-/// What a read has to show.
+/// The minimum freshness of a read.
 enum Wanted {
     Newest,
     NotBefore(i64),
@@ -61,7 +61,7 @@ async fn read(service: &Counters, names: Vec<Arc<str>>, wanted: Wanted) -> Resul
             let read = |names| service.store().read(names);
             service.stale().read(names, revision, read).await
         }
-        // A store of this node alone is as near as its memory.
+        // A store that is not shared is in this process, so it needs no cache.
         Wanted::Newest | Wanted::NotBefore(_) => service.store().read(names).await,
     };
     rows.map_err(|error| read_error(&error))
@@ -71,7 +71,7 @@ impl Counters {
     /// Reads a counter.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
     pub async fn get(&self, request: GetCounterRequest) -> Result<GetCounterResponse, Status> {
         let mut violations = Violations::default();
         violations.name("counter", &request.counter);
@@ -88,7 +88,7 @@ impl Counters {
     /// Reads several counters, at one revision.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
     pub async fn batch_get(
         &self,
         request: BatchGetCountersRequest,
@@ -118,7 +118,7 @@ impl Counters {
     /// Reads a page of counters.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is wrong, or the error of the store.
+    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
     pub async fn list(&self, request: ListCountersRequest) -> Result<ListCountersResponse, Status> {
         let mut violations = Violations::default();
         violations.prefix(&request.prefix);
@@ -143,7 +143,7 @@ impl Counters {
         let prefix = violations.check(request.prefix)?;
 
         let mut rows: Vec<Row> = Vec::new();
-        // One more than is asked for tells whether there are more.
+        // One more than the page size shows whether there is a next page.
         while rows.len() <= size {
             let scan = Scan {
                 prefix: prefix.as_str().into(),
@@ -176,10 +176,11 @@ impl Counters {
         })
     }
 
-    /// Adds up the counters of a prefix.
+    /// Sums the counters with a prefix.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is wrong, OUT_OF_RANGE if the sum is no int64, or the error of the store.
+    /// Returns INVALID_ARGUMENT if the request is invalid, OUT_OF_RANGE if the sum does not fit int64, or the store's
+    /// error if it cannot be read.
     pub async fn sum(&self, request: SumCountersRequest) -> Result<SumCountersResponse, Status> {
         let mut violations = Violations::default();
         violations.prefix(&request.prefix);

@@ -35,38 +35,38 @@ use imported::ImportedParts;
 use owner_pins::OwnerPins;
 use reassembly::{CompletedMessage, SessionReassembler};
 
-/// Increments in one message.
+/// Maximum number of increments in a message.
 pub(super) const MAX_INCREMENTS: usize = 1000;
-/// Messages of a stream that wait in the lane: a window, and as many that are sent again.
+/// Maximum number of a stream's messages in flight: a window, and as many that were resent.
 const MAX_WAITING: usize = 512;
-/// Calls of a stream that other nodes have, before it is no longer read: of all streams together there is an end to what a
-/// node takes of another.
+/// Maximum number of a stream's calls in flight to other nodes. The node that receives them bounds those of all streams
+/// together.
 const MAX_SENT: usize = 512;
 
 type Answer = lane::Result<Decided>;
 type Replies = replies::Replies<RecordIncrementsResponse>;
 
-/// The session that a stream belongs to.
+/// The state of a stream and its session.
 struct RecordStream {
     service: Counters,
     session: Option<(SessionId, Millis)>,
-    /// If there are several lanes: the state of the session in these.
+    /// The state of the session in all lanes, if the store is shared.
     resumed: Option<Resumed>,
-    /// Where there are several lanes, what the session's messages have in each.
+    /// The parts of the session's messages in each lane, if the store is shared.
     parts: Option<SessionReassembler>,
-    /// What was applied before the session was moved to these, where it was.
+    /// The messages applied before the session was moved to this store, if it was and the store is shared.
     moved: Option<ImportedParts>,
     answers: mpsc::UnboundedSender<Answer>,
-    /// Requests to the lanes that they have not answered.
+    /// Number of requests that the lanes have not answered.
     waiting: usize,
-    /// What other nodes carry out.
+    /// The parts that other nodes execute.
     sent: FuturesUnordered<remote::RemoteParts>,
-    /// Where those are that are not answered.
+    /// The nodes that have the unanswered parts of each lane.
     pins: OwnerPins,
-    /// Parts, with their messages' numbers, that wait until those before them in their lanes are answered, which another node
-    /// carries out.
+    /// Held parts, with their messages' numbers. They wait until the node that has earlier parts of their lane has
+    /// answered those.
     held: VecDeque<(LaneNumber, u64, Bytes)>,
-    /// The last message that the client has said on this stream it knows acknowledged.
+    /// The last message that the client has confirmed on this stream.
     told: u64,
 }
 
@@ -93,7 +93,7 @@ where
         held: VecDeque::new(),
         told: 0,
     };
-    // How the stream ends, once what has come in before is answered.
+    // The result of the stream, returned once all messages that came before are answered.
     let mut end = None;
     while end.is_none() || stream.waiting > 0 || !stream.sent.is_empty() {
         tokio::select! {
@@ -124,7 +124,7 @@ impl RecordStream {
         has_room(messages, self.sent.len(), self.held.len())
     }
 
-    /// Hands a message to the lanes.
+    /// Validates a message, and enqueues it in the lanes.
     async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
         let encoded = message;
         let message = match self.service.forwarder {
@@ -164,7 +164,7 @@ impl RecordStream {
                 .await;
         }
         if is_first {
-            // What is acknowledged so far comes first.
+            // The first answer says what is acknowledged so far.
             self.ask(acknowledged).await?;
             if sequence == 0 {
                 return Ok(());
@@ -261,13 +261,13 @@ impl RecordStream {
         let lanes = &self.service.lanes;
         let queued = lanes.enqueue(lane, request, count, self.answers.clone());
         let queued = queued.await;
-        // Other parts of the message may be under way.
+        // Other parts of the message may be in flight.
         queued.map_err(|error| self.error(error))?;
         self.waiting += 1;
         Ok(())
     }
 
-    /// Sends an answer of the lane, together with those that have come behind it.
+    /// Sends an answer of a lane, together with those that have arrived after it.
     async fn reply(
         &mut self,
         first: Answer,
@@ -287,7 +287,7 @@ impl RecordStream {
                     break;
                 }
             }
-            // Clients take 4 MiB by default, and a failure is some 300 bytes.
+            // Clients accept messages of 4 MiB by default, and a failure takes some 300 bytes.
             next = match reply.failures.len() {
                 ..MAX_FAILURES => answered.try_recv().ok(),
                 _ => None,
@@ -299,7 +299,7 @@ impl RecordStream {
         error.map_or(Ok(()), Err)
     }
 
-    /// Adds what a lane has answered to a reply; `false` where there is nothing to tell yet.
+    /// Adds the answer of a lane to a reply. Returns `false` if there is nothing to send yet.
     fn add(&mut self, reply: &mut RecordIncrementsResponse, decided: Decided) -> bool {
         let Effect::Recorded {
             acknowledged,
@@ -323,7 +323,7 @@ impl RecordStream {
         Self::add_whole(reply, whole)
     }
 
-    /// Adds messages that are whole; `false` where there are none.
+    /// Adds completed messages to a reply. Returns `false` if there are none.
     fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<CompletedMessage>) -> bool {
         let any = !whole.is_empty();
         for message in whole {
@@ -347,14 +347,14 @@ fn add(
     failures: Vec<IncrementFailure>,
 ) {
     reply.acknowledged = reply.acknowledged.max(acknowledged);
-    // One that acknowledges nothing has no place in the order.
+    // An answer that acknowledges nothing has no position in the order.
     if acknowledged > 0 {
         reply.revision = reply.revision.max(revision);
     }
     reply.failures.extend(failures);
 }
 
-/// The session that a stream's first message names.
+/// The session that a stream's first message names, and its time.
 fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, Millis), Status> {
     let mut violations = Violations::default();
     violations.id("session_id", id);
@@ -365,7 +365,7 @@ fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, 
     violations.check((canonical(id).into(), time.unwrap_or_default()))
 }
 
-/// The id that a session is stored under. Earlier versions kept it as it was sent, in any form of a UUIDv7.
+/// The id under which a session is stored. Earlier versions stored it as it was sent, in any form of a UUIDv7.
 async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<SessionId, Status> {
     if *sent == *session {
         return Ok(session);
@@ -376,15 +376,16 @@ async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<S
     Ok(if rows.lanes.is_empty() { session } else { sent })
 }
 
-/// Whether a stream is read on, with so many messages pending, calls with other nodes, and parts held back.
+/// Whether the next message is read, with this number of pending messages, calls in flight to other nodes, and held
+/// parts.
 fn has_room(messages: usize, sent: usize, held: usize) -> bool {
     messages < MAX_WAITING && sent < MAX_SENT && held == 0
 }
 
-/// The increments that an answer to a request may tell of, if all of them fail.
+/// Maximum number of failures in the answer to a request.
 fn weight(operation: &Operation) -> usize {
     match operation {
-        // A question may be answered with all that failed so far.
+        // The answer to a message without a sequence may have all failures so far.
         Operation::Record(record) if record.sequence == 0 => MAX_FAILURES + MAX_INCREMENTS,
         operation => operation.weight(),
     }

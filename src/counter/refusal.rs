@@ -1,4 +1,4 @@
-//! Refusals, as nodes tell each other.
+//! Refusals as nodes send them to each other.
 
 use tonic::Status;
 
@@ -11,7 +11,7 @@ use crate::proto::sumd::cluster::v1::{
     Failure as ProtoFailure, Full, Plain, Times, failure::Limit, refusal::Why,
 };
 
-/// The rejection of a request that a lane has not carried out.
+/// The refusal of a request that a lane has not executed.
 pub(super) fn of_lane(error: LaneError, kind: Kind) -> PeerRefusal {
     PeerRefusal {
         why: why(&error),
@@ -19,13 +19,13 @@ pub(super) fn of_lane(error: LaneError, kind: Kind) -> PeerRefusal {
     }
 }
 
-/// The rejection of a request that fails by a limit; `status` has it in gRPC's terms.
+/// The refusal of a request that fails by a limit, with the status for the client.
 pub(super) fn of_failure(failure: &FailedIncrement, status: Status) -> PeerRefusal {
     let (value, delta, limit) = match failure.refusal {
         LimitError::Min { value, delta, min } => (value, delta, Some(Limit::Min(min))),
         LimitError::Max { value, delta, max } => (value, delta, Some(Limit::Max(max))),
         LimitError::OutOfRange { value, delta } => (value, delta, None),
-        // Such an increment never comes to a lane by itself. Its sender finds the same.
+        // Only a session's message can bring such an increment to a lane. The sender of this one finds the same error.
         LimitError::Invalid(_) => return PeerRefusal::declined(status.message().to_owned()),
     };
     let failure = ProtoFailure {

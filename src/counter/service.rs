@@ -1,4 +1,4 @@
-//! The methods: convert, ask the lane or the store, convert back.
+//! The methods: convert a request, ask the lanes or the store, convert the answer.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,8 @@ use crate::proto::sum::v1::{
 use crate::replies::{self, ReplyStream};
 use crate::store::{LaneNumber, Store};
 
-/// How often an operation is handed on, and back, before it is carried out here beside whoever does the same.
+/// Maximum number of attempts to execute an operation on the owner of its lane. Then this node executes it, even if
+/// another node does the same.
 const MAX_REROUTES: usize = 4;
 
 /// The counters of a node, over lanes and their store.
@@ -35,14 +36,14 @@ const MAX_REROUTES: usize = 4;
 pub struct Counters {
     pub(super) lanes: Lanes,
     pub(super) hasher: KeyedHasher,
-    /// Where there are other nodes.
+    /// Set if there are other nodes.
     pub(super) forwarder: Option<Forwarder>,
-    /// For reads that may be behind, once there is one.
+    /// The cache of stale reads, set by the first of them.
     stale: Arc<OnceLock<Stale>>,
 }
 
 impl Counters {
-    /// The service over lanes at work.
+    /// The service over running lanes.
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
         Self {
@@ -57,13 +58,13 @@ impl Counters {
         self.lanes.store()
     }
 
-    /// For reads that may be behind.
+    /// The cache of stale reads.
     pub(super) fn stale(&self) -> &Stale {
         let begin = || Stale::new(self.store().changes().clone());
         self.stale.get_or_init(begin)
     }
 
-    /// The same service as one of several nodes'.
+    /// The same service, in a cluster.
     #[must_use]
     pub fn among(self, forwarder: Forwarder) -> Self {
         let others = forwarder.clone();
@@ -75,7 +76,7 @@ impl Counters {
         }
     }
 
-    /// The same service as if there were no other node.
+    /// The same service, which forwards nothing.
     pub(super) fn alone(&self) -> Self {
         Self {
             forwarder: None,
@@ -83,7 +84,7 @@ impl Counters {
         }
     }
 
-    /// The same service, for callers on the runtime that this is called on.
+    /// The same service, for callers on the current runtime.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self {
@@ -96,7 +97,7 @@ impl Counters {
     /// Adds to a counter.
     ///
     /// # Errors
-    /// Returns the status of what is wrong, which says whether it was applied.
+    /// Returns a status if the operation fails; the status says whether it was applied.
     pub fn increment(
         &self,
         request: IncrementCounterRequest,
@@ -105,10 +106,10 @@ impl Counters {
         self.operate(request, deadline)
     }
 
-    /// Adds to several counters of a group, to all or none.
+    /// Adds to several counters of a group: all of them or none.
     ///
     /// # Errors
-    /// Returns the status of what is wrong, which says whether it was applied.
+    /// Returns a status if the operation fails; the status says whether it was applied.
     pub fn batch_increment(
         &self,
         request: BatchIncrementCountersRequest,
@@ -120,7 +121,7 @@ impl Counters {
     /// Sets a counter.
     ///
     /// # Errors
-    /// Returns the status of what is wrong, which says whether it was applied.
+    /// Returns a status if the operation fails; the status says whether it was applied.
     pub fn set(
         &self,
         request: SetCounterRequest,
@@ -132,7 +133,7 @@ impl Counters {
     /// Deletes a counter.
     ///
     /// # Errors
-    /// Returns the status of what is wrong, which says whether it was applied.
+    /// Returns a status if the operation fails; the status says whether it was applied.
     pub fn delete(
         &self,
         request: DeleteCounterRequest,
@@ -144,7 +145,7 @@ impl Counters {
     /// Watches counters, or a prefix.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is wrong.
+    /// Returns INVALID_ARGUMENT if the request is invalid.
     pub fn watch(
         &self,
         request: WatchCountersRequest,
@@ -152,8 +153,8 @@ impl Counters {
         watch::serve(self, request)
     }
 
-    /// Serves a stream of a bulk session. Once `draining` is cancelled, it takes no more messages, and ends when those that it
-    /// has are answered.
+    /// Serves a stream of a bulk session. Once `draining` is cancelled, it accepts no more messages, and ends when
+    /// those that it has are answered.
     pub fn record<M>(
         &self,
         messages: M,
@@ -166,7 +167,7 @@ impl Counters {
         replies::spawn(|replies| record::serve(counters, messages, replies, draining))
     }
 
-    /// Carries out an operation, here or on the node that commits its lane best.
+    /// Executes an operation, here or on the node that owns its lane.
     fn operate<O: Operation>(
         &self,
         operation: O,
@@ -174,13 +175,13 @@ impl Counters {
     ) -> impl Future<Output = Result<O::Answer, Status>> {
         match self.forwarder {
             None => Either::Left(self.execute_here(operation)),
-            // In a box, since it is large, and a node alone has no need of it.
+            // Boxed, because the future is large and a standalone node does not need it.
             Some(_) => Either::Right(Box::pin(self.execute_in_cluster(operation, deadline))),
         }
     }
 
-    /// The same among other nodes. Which one commits the lane best may change meanwhile; if that does not come to an end, this
-    /// one insists.
+    /// Executes an operation in a cluster. The owner of its lane may change meanwhile; after [`MAX_REROUTES`] attempts
+    /// this node executes it in any case.
     async fn execute_in_cluster<O: Operation>(
         &self,
         mut operation: O,
@@ -246,7 +247,7 @@ impl Counters {
         }
     }
 
-    /// Carries out an operation here, unless it may move and another node commits its lane best, and does so.
+    /// Executes an operation here. With `if_owner`, it is not executed if another node owns the lane and commits to it.
     async fn execute_if_owner<O: Operation>(
         &self,
         operation: O,
@@ -270,7 +271,7 @@ impl Counters {
         }
     }
 
-    /// Carries out an operation here. It waits in its lane from now on, and the future does not hold it.
+    /// Executes an operation here. It is queued in its lane at once, and the future does not hold it.
     fn execute_here<O: Operation>(
         &self,
         operation: O,
@@ -288,37 +289,38 @@ impl Counters {
         }
     }
 
-    /// Where a lane's operations are carried out best, if that is not here.
+    /// The owner of a lane, if it is another node and accepts calls.
     pub(super) fn elsewhere(&self, lane: LaneNumber) -> Option<RemoteOwner> {
         self.forwarder.as_ref()?.elsewhere(lane)
     }
 
-    /// The lane that a group's counters are in.
+    /// The lane of a group's counters.
     pub(super) fn lane(&self, group: &str) -> LaneNumber {
         self.hasher.lane(group, self.store().lanes())
     }
 }
 
-/// The outcome of one copy of an operation, on whichever node.
+/// The outcome of one copy of an operation, on any node.
 enum Tried<A> {
-    /// It is decided, and this is the answer.
+    /// The operation was decided, with this answer.
     Answered(A),
-    /// It is decided: it fails by a limit.
+    /// The operation was decided: it failed by a limit.
     Failed(FailedIncrement),
-    /// It is no valid request.
+    /// The request is invalid.
     Invalid(Status),
-    /// This copy was not applied, unless the error says that this is not known.
+    /// This copy was not applied, unless the error says that this is unknown.
     Refused(LaneError),
-    /// This copy was not applied. Another node may do better.
+    /// This copy was not applied. Another node may accept it.
     NotHere,
-    /// This copy may have been applied, or may yet be.
+    /// This copy may have been applied, or may still be.
     InDoubt,
 }
 
 impl<A: Message + Default> Tried<A> {
     fn elsewhere(forwarded: Forwarded) -> Self {
         match forwarded {
-            // It is carried out; how, its id tells.
+            // An answer that cannot be decoded says that the operation was executed. A copy with its id finds the
+            // result.
             Forwarded::Answered(answer) => A::decode(answer).map_or(Self::InDoubt, Self::Answered),
             Forwarded::Failed(failure) => Self::Failed(failure),
             Forwarded::Refused(error) => Self::Refused(error),

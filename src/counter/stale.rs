@@ -1,4 +1,4 @@
-//! Reads that may be behind: from memory, which is kept up to date by what the store tells of changes.
+//! Stale reads, from a cache that the store's change feed keeps up to date.
 
 #[cfg(test)]
 mod tests;
@@ -12,12 +12,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Reply, Row, Rows, StoreError};
 
-/// Counters in memory: those that were asked for of late. Some 10 MiB.
+/// Maximum number of cached counters, some 10 MiB. The cache is cleared before it would exceed this.
 const MAX_COUNTERS: usize = 64 * 1024;
-/// How long a reader waits for what it has to see; then the store is asked.
+/// How long a reader waits for its minimum revision. After that, the store is asked.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Counters as they were a moment ago.
+/// A cache of counters as they were a moment ago.
 pub(super) struct Stale {
     changes: ChangeFeed,
     known: Arc<Mutex<Known>>,
@@ -26,9 +26,9 @@ pub(super) struct Stale {
 
 #[derive(Default)]
 struct Known {
-    /// A counter that is not there is known, too, with the moment when it was not.
+    /// A counter that does not exist is cached, too, with a revision at which it did not.
     counters: HashMap<Arc<str>, Row>,
-    /// They are as they were at this revision, or later.
+    /// The counters are as of this revision or later.
     revision: i64,
 }
 
@@ -48,9 +48,9 @@ impl Known {
 }
 
 impl Stale {
-    /// Begins to follow the changes of a store.
+    /// Starts to follow the changes of a store.
     pub(super) fn new(changes: ChangeFeed) -> Self {
-        // Others may have followed it before: nothing that is read from now on lacks what they were told.
+        // The feed may be in use already. Reads from now on include everything that it has published.
         let seen = changes.revision();
         let known = Arc::new(Mutex::new(Known {
             revision: seen,
@@ -64,7 +64,8 @@ impl Stale {
         }
     }
 
-    /// Counters, all as they were at one moment, which is not before a revision. `read` asks that store for what is not known.
+    /// Reads counters, all as of one moment at or after `min_revision`, if the store has reached it. `read` asks the
+    /// store for counters that are not cached.
     pub(super) async fn read(
         &self,
         names: Vec<Arc<str>>,
@@ -72,7 +73,7 @@ impl Stale {
         read: impl FnOnce(Vec<Arc<str>>) -> Reply<Rows>,
     ) -> Result<Rows, StoreError> {
         if min_revision > 0 {
-            // Where it is late, the store has it.
+            // If the feed is late, the store has the revision.
             let _ = timeout(ANSWER_TIMEOUT, self.changes.reach(min_revision)).await;
         }
         if let Some(rows) = self.known_rows(&names, min_revision) {
@@ -91,7 +92,7 @@ impl Stale {
         }
         let rows = names.iter().map(|name| known.counters.get(name));
         let rows: Vec<_> = rows.collect::<Option<_>>()?;
-        // What was read may be ahead of what was told, and of the others.
+        // A row may be ahead of the feed, and so of the other rows.
         let is_ahead = rows.iter().any(|row| row.revision > known.revision);
         (rows.len() == 1 || !is_ahead).then(|| Rows {
             rows: rows.into_iter().cloned().map(Some).collect(),
@@ -99,7 +100,8 @@ impl Stale {
         })
     }
 
-    /// Takes in what was read after a revision. What has changed since then is told by the changes, or nothing is taken in.
+    /// Caches rows that were read after the revision `before`. Changes since then are applied to them; if these are not
+    /// all in memory, nothing is cached.
     fn remember(&self, names: Vec<Arc<str>>, found: &Rows, before: i64) {
         let mut known = self.known();
         let CatchUp::Changes(since, _) = self.changes.since(before) else {
@@ -126,11 +128,11 @@ impl Stale {
 }
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    // It holds in every state that a panic could leave it in.
+    // The cache is valid in every state that a panic could leave it in.
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps up to date what is known as it was at a revision. After a gap nothing is known.
+/// Applies the changes after the revision `seen` to the cache. After a gap the cache is cleared.
 async fn follow(changes: ChangeFeed, known: Arc<Mutex<Known>>, mut seen: i64) {
     loop {
         changes.reach(seen + 1).await;

@@ -1,8 +1,8 @@
-//! A stream of changes: the state first, from the store, and then what the lane commits.
+//! Streams of changes: first the state, from the store, then the changes that the lanes commit.
 //!
-//! An answer is made when there is room for it. So a watcher that takes nothing holds what it watches, where it is, and the
-//! answers that wait, two at most beside what HTTP/2 buffers: 140 KiB where names are as long as they may be, and 20 KiB
-//! where they have twenty bytes. What changes meanwhile is looked up when it takes something again.
+//! An answer is made only when there is capacity for it. So a watcher that reads nothing holds its names, its position,
+//! and the waiting answers, at most two beside those that HTTP/2 buffers: 140 KiB with the longest names, 20 KiB with
+//! names of twenty bytes. Changes in the meantime are looked up when it reads again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
 use crate::replies::{self, Replies, ReplyStream, Room};
 use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Row, Scan};
 
-/// Changes within this time come as one, however many watchers there are.
+/// Every watcher gets the changes within this time together.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Counters in one answer: 70 KiB with the longest names, for it is held for as long as it is not taken.
+/// Maximum number of counters in an answer: 70 KiB with the longest names, held until the watcher reads it.
 const MAX_COUNTERS: usize = 250;
 
 enum Watched {
@@ -88,18 +88,18 @@ impl Watch {
     async fn run(mut self) -> Result<(), Status> {
         let changes = self.service.store().changes().clone();
         loop {
-            // From the beginning it is the state that is asked for.
+            // A watch from revision 0 asks for the state.
             let told = (self.synced || self.revision > 0) && self.tell(&changes).await;
             if !told {
                 self.tell_state().await?;
             }
-            // In this order: a watcher that is far behind is not held up.
+            // Waiting comes last: a watcher that is far behind is not held up.
             changes.reach(self.revision + 1).await;
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
-    /// Sends what has changed, of each counter the latest, in the order of names; `false` where that is not in memory.
+    /// Sends the latest change of each counter, in name order. Returns `false` if the changes are not all in memory.
     async fn tell(&mut self, changes: &ChangeFeed) -> bool {
         let (mut first, mut after) = (None, None);
         loop {
@@ -108,9 +108,9 @@ impl Watch {
                 return false;
             };
             let (rows, next) = self.watched.latest(&commits, after.as_deref());
-            // Of the names that were told first there may be news since: those come again.
+            // Names that were sent first may have changed since: they are sent again.
             let moment = *first.get_or_insert(end);
-            // The first answer comes at once, if only to say that there is nothing new.
+            // The first answer is sent at once, even if there is nothing new.
             if rows.is_empty() && self.synced {
                 self.revision = moment;
                 return true;
@@ -124,7 +124,7 @@ impl Watch {
         }
     }
 
-    /// Sends the state in the store, as far as it has changed.
+    /// Sends the state from the store; for a prefix, only the counters that have changed.
     async fn tell_state(&mut self) -> Result<(), Status> {
         let failed = |error| read_error(&error);
         let last = match &self.watched {
@@ -141,7 +141,7 @@ impl Watch {
                     };
                     row.unwrap_or(none)
                 });
-                // They are few: all of them, whatever has changed.
+                // There are few names: all are sent, whether they have changed or not.
                 let rows: Vec<_> = rows.collect();
                 self.send(room, &rows, true, Some(found.revision));
                 found.revision
@@ -163,7 +163,7 @@ impl Watch {
                     let begins = first.is_none();
                     let forgotten = page.forgotten > since || page.revision < since;
                     if !reset && forgotten {
-                        // Also in the middle of it: what was forgotten meanwhile would never be told.
+                        // Also in the middle of a scan: a deletion that was forgotten meanwhile would never be sent.
                         (reset, first, after) = (true, None, None);
                         self.revision = 0;
                         continue;
@@ -180,12 +180,12 @@ impl Watch {
                 }
             }
         };
-        // What was read may be ahead of what the lane has told: no counter goes back.
+        // The rows may be ahead of the feed. By waiting for it, no counter goes back.
         self.service.store().changes().reach(last).await;
         Ok(())
     }
 
-    /// Sends counters. The last answer of a state or of some changes has the new revision, which is reached then.
+    /// Sends counters. `end` is the new revision, set for the last answer of a state or of changes.
     fn send(
         &mut self,
         room: Room<WatchCountersResponse>,
@@ -215,8 +215,8 @@ impl Watch {
 }
 
 impl Watched {
-    /// The latest that commits have made of the counters that are watched, [`MAX_COUNTERS`] at most, in the order of
-    /// names, from behind one; and where to go on if there are more.
+    /// The latest changes of watched counters in these commits, at most [`MAX_COUNTERS`], in name order after a name.
+    /// If there are more, also the name to continue after.
     fn latest(
         &self,
         commits: &[CommittedChanges],
@@ -249,7 +249,7 @@ impl Watched {
         (rows, next)
     }
 
-    /// Those of a commit's changes that are watched, in the order of names, from behind one.
+    /// The changes of watched counters in a commit, in name order after a name.
     fn of<'a>(
         &'a self,
         commit: &'a CommittedChanges,
@@ -257,7 +257,7 @@ impl Watched {
     ) -> Box<dyn Iterator<Item = &'a CounterChange> + 'a> {
         let all = &commit.counters;
         match self {
-            // They are few: none of them is ever left for another answer.
+            // There are few names: none is ever left for another answer.
             Self::Names(names) => Box::new(names.iter().filter_map(|name| {
                 let found = all.binary_search_by(|change| change.name.cmp(name));
                 found.ok().map(|at| &all[at])

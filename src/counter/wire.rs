@@ -1,4 +1,4 @@
-//! A message of a session, straight from the wire: a generated type would be an allocation for each of its increments.
+//! A message of a session, read straight from the wire: a generated type would allocate memory for each increment.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::convert::limits;
 use super::record::MAX_INCREMENTS;
 use crate::model::{Increments, Invalid, check_name};
 
-/// A `RecordIncrementsRequest`, its increments checked.
+/// A `RecordIncrementsRequest` with validated increments.
 #[derive(Debug, Default)]
 pub(super) struct RecordMessage {
     pub(super) session_id: String,
@@ -19,11 +19,11 @@ pub(super) struct RecordMessage {
     pub(super) sequence: u64,
     pub(super) acknowledged: u64,
     pub(super) increments: Increments,
-    /// Where each increment is in the message, as a field of it, if that is wanted.
+    /// The position of each increment's field in the message; empty unless it is asked for.
     pub(super) fields: Vec<Range<usize>>,
 }
 
-/// An increment is some twenty bytes at least.
+/// An increment is at least some twenty bytes.
 const TYPICAL_INCREMENT_BYTES: usize = 20;
 
 impl RecordMessage {
@@ -31,13 +31,13 @@ impl RecordMessage {
         Self::decode_some::<false>(bytes)
     }
 
-    /// The same, for who may have to send parts of it elsewhere.
+    /// Decodes a message and the positions of its increments, for a node that may have to forward them.
     pub(super) fn decode_with_fields(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode_some::<true>(bytes)
     }
 
-    /// The same for a message whose increments are those of several parts, so many of each, one part behind the other: they come
-    /// by themselves. Nothing where there are more or fewer.
+    /// Decodes a message with the increments of several parts, part after part, `sizes` of each. Returns the increments
+    /// separately; `None` if there are more or fewer.
     pub(super) fn decode_parts(
         bytes: &[u8],
         sizes: &[usize],
@@ -82,7 +82,7 @@ impl RecordMessage {
         })
     }
 
-    /// All but the increments, each of which is given to `take`, and where it is.
+    /// Reads all fields but the increments. Each increment is passed to `take`, with its position.
     fn read(
         mut bytes: &[u8],
         mut take: impl FnMut(&[u8], Range<usize>) -> Result<(), DecodeError>,
@@ -115,7 +115,7 @@ impl RecordMessage {
     }
 }
 
-/// Reads an `Increment`. What is wrong with its fields is for its answer, not for that of the message.
+/// Reads an `Increment`. An invalid field fails the increment, not the message.
 fn push_increment(mut bytes: &[u8], increments: &mut Increments) -> Result<(), DecodeError> {
     let mut name: &[u8] = &[];
     let (mut delta, mut min, mut max, mut on_limit) = (0, None, None, 0);
@@ -126,7 +126,7 @@ fn push_increment(mut bytes: &[u8], increments: &mut Increments) -> Result<(), D
             2 => delta = zigzag(varint(wire_type, &mut bytes)?),
             3 => min = Some(zigzag(varint(wire_type, &mut bytes)?)),
             4 => max = Some(zigzag(varint(wire_type, &mut bytes)?)),
-            // An enum is an int32, of which a varint may have more bits.
+            // An enum is an int32; a varint may have more bits.
             #[allow(clippy::cast_possible_truncation)]
             5 => on_limit = varint(wire_type, &mut bytes)? as i32,
             _ => skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?,
@@ -156,7 +156,7 @@ fn delimited<'a>(wire_type: WireType, bytes: &mut &'a [u8]) -> Result<&'a [u8], 
     Ok(field)
 }
 
-/// prost makes its errors by itself only: this is the one for a length beyond the end.
+/// The error for a length beyond the end. Only prost itself can make such an error.
 fn cut_off() -> DecodeError {
     let beyond: &[u8] = &[10, 1];
     Timestamp::decode(beyond).expect_err("a field of one byte has one byte")

@@ -6,8 +6,7 @@ use crate::store::StoreError;
 
 const AGE: Duration = Duration::from_secs(10);
 
-/// Each way in which a lane does not carry out a copy; whether it may have done so all the same; and whether that holds for
-/// every other copy.
+/// Every error of a lane, with the outcome of its copy, and whether the error decides all copies.
 fn errors() -> Vec<(LaneError, &'static str, bool)> {
     let problem = || StoreError::Unavailable("away".into());
     let refused = [
@@ -69,7 +68,7 @@ fn an_error_of_the_only_copy_is_told_as_it_is() {
     }
 }
 
-/// Once a copy is in doubt, nothing is NOT_APPLIED but what is decided for all copies.
+/// Once a copy is in doubt, only a decision on all copies is NOT_APPLIED.
 #[test]
 fn doubt_outlives_every_error_that_is_no_decision() {
     for (error, outcome, is_final) in errors() {
@@ -92,7 +91,7 @@ fn doubt_outlives_every_error_that_is_no_decision() {
     assert!(is_lost(&copies.invalid(invalid())));
 }
 
-/// An id of the node's own making goes with copies for others, and with every copy after one whose answer is lost.
+/// Copies for other nodes carry an id made by this node, as does every copy after a lost answer.
 #[test]
 fn ids_of_the_nodes_making_are_for_copies_that_may_be_repeated() {
     let mut copies = Copies::new("", Some(AGE));
@@ -118,7 +117,7 @@ fn ids_of_the_nodes_making_are_for_copies_that_may_be_repeated() {
     assert_eq!(id, "one");
 }
 
-/// A copy is not repeated if other nodes may have forgotten its id, or never remembered it.
+/// A copy is not repeated if other nodes may have forgotten its id or never remembered it.
 #[tokio::test(start_paused = true)]
 async fn copies_without_a_remembered_id_are_not_repeated() {
     let mut copies = Copies::new("", Some(AGE));
@@ -133,7 +132,7 @@ async fn copies_without_a_remembered_id_are_not_repeated() {
     assert!(is_lost(&copies.doubt("b").expect_err("it has no id")));
 }
 
-/// If there is no memory for an id of this node's, the request goes on without one, unless a copy with it is in doubt.
+/// If the owner has no memory for an id of this node, the request continues without one, unless a copy is in doubt.
 #[test]
 fn an_own_id_is_given_up_where_no_copy_is_in_doubt() {
     let full = Rejection::Full {

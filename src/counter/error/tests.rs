@@ -2,7 +2,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 
-/// A message may have parts in several lanes. The outcome of one of them says nothing of the others.
+/// An error of one part leaves the outcome of its message unknown: parts in other lanes may have been applied.
 #[test]
 fn an_error_of_a_part_leaves_the_message_in_doubt() {
     let away = || StoreError::Unavailable("away".into());
@@ -58,7 +58,7 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
     }
 }
 
-/// A message of a damaged session may be applied: it may have been sent before.
+/// The outcome of a message of a damaged session is unknown: it may have been applied when it was sent before.
 #[test]
 fn a_message_of_a_damaged_session_is_in_doubt() {
     let error = LaneError::Refused(Rejection::SessionDamaged);
@@ -72,7 +72,7 @@ fn a_message_of_a_damaged_session_is_in_doubt() {
     }
 }
 
-/// Every error of a reason has the outcome that is declared for it.
+/// Every error has the outcome that its reason declares, if it declares one.
 #[test]
 fn outcomes_are_as_declared() {
     let refusals = [

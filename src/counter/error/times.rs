@@ -1,10 +1,10 @@
-//! Refusals by the time of day: the id is too old or too young, or a clock is wrong.
+//! Refusals of ids and sessions whose time is too old or in the future.
 
 use super::{Kind, told};
 use crate::model::{MAX_SKEW, Millis};
 use crate::status::{Outcome, Reason, RichError};
 
-/// An id or a session that may be forgotten.
+/// The error of an id or a session that may be forgotten.
 pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Millis>) -> RichError {
     let by_the_server = now.map_or_else(String::new, |now| {
         format!("the server's clock says {}, and ", rfc3339(now))
@@ -35,7 +35,7 @@ pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Mil
     error.with_some("now", now.map(rfc3339))
 }
 
-/// An id or a session whose time is too far ahead.
+/// The error of an id or a session whose time is too far in the future.
 pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, outcome: Outcome) -> RichError {
     let (reason, what) = match kind {
         Kind::Request => (Reason::RequestFromFuture, "request"),

@@ -1,4 +1,4 @@
-//! Sessions that came from another store, and those whose clients know more than there is.
+//! Sessions imported from another store, and sessions whose client has confirmed more than is applied.
 
 use tonic::Status;
 
@@ -9,15 +9,15 @@ use crate::lane::LaneError;
 use crate::model::{Increments, KeyedHasher, Predecessor, Rejection, Session};
 use crate::store::SessionRows;
 
-/// A session that was moved, as its own lane has it.
+/// An imported session, as its home lane has it.
 pub(super) struct ImportedParts {
     session: Session,
-    /// Everything that was moved is of this revision or before it.
+    /// All imported messages are at or before this revision.
     revision: i64,
 }
 
 impl ImportedParts {
-    /// What the rows of a session tell of a move.
+    /// Returns the imported session, if a row says that the session was moved here.
     pub(super) fn of(found: &SessionRows) -> Option<Self> {
         let mut rows = found.lanes.iter();
         let session = rows.find(|row| row.moved_at().is_some())?.clone();
@@ -28,8 +28,8 @@ impl ImportedParts {
     }
 }
 
-/// Answers a message that was applied before the session was moved: no lane has a part of it. Gives the messages that are whole
-/// by that; `None` where it is to be applied.
+/// Answers a message that was applied before the session was moved: no lane has a part of it. Returns the messages that
+/// this completes; `None` if the message is to be applied.
 pub(super) fn replay(
     moved: Option<&ImportedParts>,
     parts: &mut SessionReassembler,
@@ -51,8 +51,8 @@ pub(super) fn replay(
 }
 
 impl RecordStream {
-    /// Refuses a session whose client knows more acknowledged than is applied, as where an older backup was restored. Of one
-    /// that is not known at all its own lane tells whether it is too old to be.
+    /// Refuses a session whose client has confirmed more than is applied, for example after an older backup was
+    /// restored. If no lane knows the session, its home lane says whether it is too old.
     pub(super) async fn refuse_lost(
         &mut self,
         found: &SessionRows,
@@ -80,7 +80,8 @@ mod tests {
     use super::*;
     use crate::model::{Limits, SessionId};
 
-    /// A message that was applied before its session was moved is answered, and goes to no lane: most of them know nothing of it.
+    /// A message that was applied before its session was moved is answered and goes to no lane: most lanes do not know
+    /// it.
     #[test]
     fn a_message_from_before_a_move_is_answered() {
         let hasher = KeyedHasher::new([7; 16]);

@@ -1,15 +1,15 @@
-//! Which node carries out a stream's parts of each lane. Those of one lane are with one node at a time: on two ways at once
-//! the later ones would come first, and the two nodes would get in each other's way in the lane.
+//! The node that executes a stream's parts of each lane. All in-flight parts of a lane go to one node: two routes would
+//! reorder them, and two nodes would compete for the lane.
 
 use crate::store::LaneNumber;
 
-/// Parts that are not answered, by their lanes.
+/// The unanswered parts of each lane.
 pub(super) struct OwnerPins(Vec<Pin>);
 
 #[derive(Clone, Default)]
 struct Pin {
     parts: usize,
-    /// Who has them; `None` is this one. It tells nothing where there are none.
+    /// The node that has the parts; `None` is this node. It has no meaning if there are no parts.
     node: Option<String>,
 }
 
@@ -18,13 +18,13 @@ impl OwnerPins {
         Self(vec![Pin::default(); lanes as usize])
     }
 
-    /// Whether a part of a lane may be given to a node: no other has any.
+    /// Whether a part of a lane may be given to a node: no other node has parts of it.
     pub(super) fn may_use(&self, lane: LaneNumber, node: Option<&str>) -> bool {
         let place = &self.0[lane as usize];
         place.parts == 0 || place.node.as_deref() == node
     }
 
-    /// A part is given to a node.
+    /// Counts a part that is given to a node.
     pub(super) fn pin(&mut self, lane: LaneNumber, node: Option<&str>) {
         let place = &mut self.0[lane as usize];
         if place.node.as_deref() != node {
@@ -33,7 +33,7 @@ impl OwnerPins {
         place.parts += 1;
     }
 
-    /// A part is answered, or comes back without an answer.
+    /// Removes a part that is answered, or that came back without an answer.
     pub(super) fn unpin(&mut self, lane: LaneNumber) {
         self.0[lane as usize].parts -= 1;
     }
@@ -59,7 +59,7 @@ mod tests {
         assert!(!pins.may_use(7, None) && !pins.may_use(7, Some("c")));
     }
 
-    /// A part that comes back is carried out here; those after it wait until all that were with the other node are back.
+    /// A part that comes back is executed here. The lane then stays here until all of its parts are answered.
     #[test]
     fn a_part_that_comes_back_is_carried_out_here() {
         let mut pins = OwnerPins::new(16);

@@ -1,8 +1,9 @@
-//! Messages of a session that spans lanes: taken apart, and put together again.
+//! Messages of a session that spans lanes: split into parts, and reassembled.
 //!
-//! A session has a row in each lane that its messages have had a part in. So that a part which was overtaken by a later one,
-//! on another way to its lane, is neither skipped nor applied twice, each names the session's last message before it that has
-//! a part in its lane. A message is acknowledged once all of its parts, and all messages before it, are durable.
+//! A session has a row in each lane that its messages have had a part in. Each part names the session's previous
+//! message with a part in the same lane. So a part that was overtaken by a later one, on another route to its lane, is
+//! neither skipped nor applied twice. A message is acknowledged once all of its parts, and all messages before it, are
+//! durable.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use crate::model::{Increments, KeyedHasher, Part, SessionId, group};
 use crate::proto::sum::v1::IncrementFailure;
 use crate::store::LaneNumber;
 
-/// A message that was taken apart.
+/// A message that was split into parts.
 struct Pending {
     sequence: u64,
     /// The lanes whose parts are not known to be durable.
@@ -19,33 +20,34 @@ struct Pending {
     failures: Vec<IncrementFailure>,
 }
 
-/// A message all of whose parts are durable, as are all messages before it.
+/// A message whose parts are all durable, as are all messages before it.
 pub struct CompletedMessage {
     /// Its number.
     pub sequence: u64,
-    /// That of its last part.
+    /// The highest revision of its parts.
     pub revision: i64,
-    /// In the order of its increments.
+    /// Its failures, in the order of its increments.
     pub failures: Vec<IncrementFailure>,
 }
 
-/// What a stream knows of its session.
+/// A stream's knowledge of its session.
 pub struct SessionReassembler {
     hasher: KeyedHasher,
     lanes: u32,
-    /// Where increments go that name no counter, and messages without any.
+    /// The lane of increments that name no counter, and of messages without increments.
     home: LaneNumber,
     /// All messages up to this one were applied in all lanes when the stream began.
     whole: u64,
-    /// The last message that has come.
+    /// The last message that has arrived.
     last: u64,
-    /// By lane, the messages that have a part there, in their order, since what was acknowledged when the last of them came.
+    /// The messages with a part in each lane, in order. Confirmed messages are removed when the lane gets its next
+    /// part.
     sent_to: Vec<VecDeque<u64>>,
     pending: VecDeque<Pending>,
 }
 
 impl SessionReassembler {
-    /// Messages up to `acknowledged` are durable.
+    /// Starts after the message `acknowledged`: all messages up to it are durable.
     #[must_use]
     pub fn new(hasher: KeyedHasher, lanes: u32, session: &SessionId, acknowledged: u64) -> Self {
         Self {
@@ -59,28 +61,28 @@ impl SessionReassembler {
         }
     }
 
-    /// The number of the message that has to come next, unless an earlier one is sent again.
+    /// The number of the next message, unless an earlier one is resent.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.last + 1
     }
 
-    /// Whether a message has not come before on this stream.
+    /// Whether a message has not arrived before on this stream.
     #[must_use]
     pub fn is_new(&self, sequence: u64) -> bool {
         sequence > self.last
     }
 
-    /// Messages whose parts are not all durable.
+    /// Number of messages that are not completed.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Takes a message apart, whose number is not above the expected one. `above` is that of the message's lower bound.
+    /// Splits a message whose number is not above the expected one. `above` is that of the message's lower bound.
     ///
     /// # Panics
-    /// Where it has more parts than there can be lanes.
+    /// Panics if it has more parts than there can be lanes.
     pub fn split(
         &mut self,
         sequence: u64,
@@ -118,7 +120,7 @@ impl SessionReassembler {
         parts.into_iter().map(part).collect()
     }
 
-    /// Which increments are each lane's: none are named where they are all of them.
+    /// The indices of each lane's increments; empty if one lane has all of them.
     fn by_lane(&self, increments: &Increments) -> Vec<(LaneNumber, Vec<u32>)> {
         let lanes = lanes_of(increments, self.hasher, self.lanes, self.home);
         let mut order: Vec<(LaneNumber, u32)> = lanes.zip(0..).collect();
@@ -126,7 +128,7 @@ impl SessionReassembler {
         if order.iter().all(|(lane, _)| *lane == first) {
             return vec![(first, Vec::new())];
         }
-        // As one number, which compares without a branch.
+        // A pair is compared as one number, without a branch.
         order.sort_unstable_by_key(|&(lane, index)| u64::from(lane) << 32 | u64::from(index));
         let parts = order.chunk_by(|(lane, _), (next, _)| lane == next);
         parts
@@ -134,7 +136,7 @@ impl SessionReassembler {
             .collect()
     }
 
-    /// A lane's part of a message is durable. Gives the messages that are whole by that, in their order.
+    /// Records that a lane's part of a message is durable. Returns the messages that this completes, in order.
     pub fn on_part_durable(
         &mut self,
         lane: LaneNumber,
@@ -142,7 +144,7 @@ impl SessionReassembler {
         revision: i64,
         failures: Vec<IncrementFailure>,
     ) -> Vec<CompletedMessage> {
-        // A message that was sent again on this stream is answered twice by each lane, in whatever order those answer.
+        // Each lane answers a message twice if it was resent on this stream, and the lanes answer in any order.
         let of_it = self.pending.iter_mut();
         let mut of_it = of_it.filter(|pending| pending.sequence == sequence);
         let left = of_it.find_map(|pending| {
@@ -157,7 +159,8 @@ impl SessionReassembler {
         self.whole()
     }
 
-    /// A message is durable of which no lane has a part. Gives the messages that are whole by that, in their order.
+    /// Records a message that is durable, and of which no lane has a part. Returns the messages that this completes, in
+    /// order.
     pub fn known(
         &mut self,
         sequence: u64,
@@ -193,8 +196,8 @@ impl SessionReassembler {
     }
 }
 
-/// The lane of each increment, in their order; `home` is that of one that names no counter. Increments of one group mostly follow each
-/// other, and a group that does is hashed once.
+/// The lane of each increment, in order; `home` for an increment that names no counter. Increments of a group mostly
+/// follow each other, and the group of such a run is hashed once.
 pub(super) fn lanes_of(
     increments: &Increments,
     hasher: KeyedHasher,
@@ -223,8 +226,8 @@ mod tests {
     use super::*;
     use crate::model::{Invalid, Limits};
 
-    /// A message that is sent again follows the same one as it did at first, whatever was sent since: the one before may not
-    /// have been applied.
+    /// A resent message has the same predecessor as at first, whatever was sent since: the predecessor may not have
+    /// been applied.
     #[test]
     fn what_a_part_follows_stays_the_same() {
         let hasher = KeyedHasher::new([7; 16]);
@@ -259,7 +262,7 @@ mod tests {
         assert_eq!(named(&["a/1", "b/1", "a/2"]), [vec![0, 2], vec![1]]);
     }
 
-    /// The next expected message follows the last one, also if an earlier one is resent.
+    /// The expected message is the one after the last, even if an earlier one is resent.
     #[test]
     fn the_next_message_is_the_one_after_the_last() {
         let hasher = KeyedHasher::new([7; 16]);
@@ -278,7 +281,7 @@ mod tests {
         }
     }
 
-    /// What one lane says twice of a message that was sent twice does not stand for what another lane has not said.
+    /// Two answers of one lane to a resent message do not count for another lane.
     #[test]
     fn a_message_is_whole_when_every_lane_has_answered() {
         let hasher = KeyedHasher::new([7; 16]);
@@ -305,7 +308,7 @@ mod tests {
         assert_eq!(parts.pending(), 0);
     }
 
-    /// The lane of an increment is that of its own group, whichever comes before it.
+    /// An increment goes to the lane of its own group, whatever increment precedes it.
     #[test]
     fn lanes_are_those_of_groups() {
         let hasher = KeyedHasher::new([7; 16]);

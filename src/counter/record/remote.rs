@@ -1,4 +1,4 @@
-//! Parts of a message, on their way to another node and back: all that the node has of it in one call.
+//! Parts of a message on their way to another node and back. One call has all parts for a node.
 
 use std::fmt;
 #[cfg(test)]
@@ -31,10 +31,10 @@ use crate::proto::sumd::cluster::v1::{
 use crate::status;
 use crate::store::LaneNumber;
 
-/// Parts that another node carries out.
+/// Parts that another node executes.
 pub(super) type RemoteParts = Pin<Box<dyn Future<Output = RemoteAnswers> + Send>>;
 
-/// What came of them there.
+/// The answers of the other node.
 pub(super) struct RemoteAnswers {
     pub(super) lanes: Vec<LaneNumber>,
     pub(super) payload: Bytes,
@@ -42,24 +42,24 @@ pub(super) struct RemoteAnswers {
     pub(super) answers: Vec<PartAnswer>,
 }
 
-/// What came of a part.
+/// The answer to a part.
 pub(super) enum PartAnswer {
-    /// It is durable.
+    /// The part is durable.
     Durable(RecordIncrementsResponse),
-    /// The lane refuses it.
+    /// The lane has refused the part.
     Refused(Rejection),
-    /// It was not carried out, or nobody knows. To carry it out again is safe: its session remembers it.
+    /// The part was not executed, or its outcome is unknown. It is safe to execute it again: its session remembers it.
     Again,
 }
 
-/// A message as it came, and where its increments are in it.
+/// A message as received, and the positions of its increments.
 pub(super) struct RawIncrements<'a> {
     pub(super) message: &'a [u8],
     pub(super) fields: &'a [Range<usize>],
 }
 
 impl RawIncrements<'_> {
-    /// Some of the message's parts.
+    /// Encodes a call with some parts of the message.
     pub(super) fn encode(
         &self,
         (session, bound): (&SessionId, LowerBound),
@@ -76,7 +76,7 @@ impl RawIncrements<'_> {
             acknowledged,
             increments: Vec::new(),
         };
-        // The increments are copied as they came, so that the other node reads what this one would have.
+        // The increments are copied as received, so that the other node reads the same as this one.
         let fields = parts.iter().map(|(_, part)| self.of(part).map(<[u8]>::len));
         let length = head.encoded_len() + fields.flatten().sum::<usize>();
         let mut message = Vec::with_capacity(length);
@@ -102,7 +102,7 @@ impl RawIncrements<'_> {
         parts.encode_to_vec().into()
     }
 
-    /// The increments of a part.
+    /// The encoded increments of a part.
     fn of<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = &'a [u8]> {
         let all = if part.indices.is_empty() {
             self.fields
@@ -142,7 +142,7 @@ pub(super) fn send(
     })
 }
 
-/// The answers to so many parts of a message; `None` if it has others.
+/// Decodes the answers to a number of parts; `None` if there are more or fewer, or they cannot be decoded.
 fn read_answers(answer: Bytes, sequence: u64, parts: usize) -> Option<Vec<PartAnswer>> {
     let answers = RecordPartsAnswer::decode(answer).ok()?.answers;
     let read = |answer| read_answer(answer, sequence).unwrap_or(PartAnswer::Again);
@@ -161,7 +161,7 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
     };
     match why.into() {
         Forwarded::Refused(LaneError::Refused(refused)) => Some(PartAnswer::Refused(refused)),
-        // If too much waits, the part waits here until there is room.
+        // After an overload of the other node, too: the part then waits here until there is capacity.
         _ => None,
     }
 }
@@ -186,7 +186,7 @@ fn malformed(problem: &dyn fmt::Display) -> Malformed {
     Malformed(problem.to_string())
 }
 
-/// Parts as another node has sent them, and the lanes that they are for.
+/// Decodes and validates the parts in a call of another node, each with its lane.
 pub(crate) fn decode_parts(
     payload: Bytes,
     hasher: KeyedHasher,
@@ -203,7 +203,7 @@ pub(crate) fn decode_parts(
         return Err(malformed(&format_args!("there is no lane {}", part.lane)));
     }
     let (message, increments) = match &parts[..] {
-        // It may be all of the message.
+        // One part may be the whole message, without indices.
         [_] => {
             let mut message = RecordMessage::decode(&message)?;
             let increments = std::mem::take(&mut message.increments);
@@ -260,10 +260,10 @@ pub(crate) fn decode_parts(
     Ok(parts.into_iter().zip(increments).map(request).collect())
 }
 
-/// The answer to a part, on its way to the node that has sent it.
+/// The answer to a part, for the node that has sent it.
 type PartReply = Result<RecordIncrementsResponse, PeerRefusal>;
 
-/// The answers to parts, until all are there.
+/// Collects the answers to the parts of a call.
 pub(crate) struct PartJoin<F>(Mutex<JoinedParts<F>>);
 
 struct JoinedParts<F> {
@@ -273,7 +273,7 @@ struct JoinedParts<F> {
 }
 
 impl<F: FnOnce(Bytes)> PartJoin<F> {
-    /// Of so many parts, one at least. What becomes of all goes to `reply`, encoded.
+    /// Waits for the answers to at least one part. Passes all of them to `reply`, encoded.
     pub(crate) fn new(parts: usize, reply: F) -> Self {
         Self(Mutex::new(JoinedParts {
             answers: (0..parts).map(|_| None).collect(),
@@ -282,10 +282,10 @@ impl<F: FnOnce(Bytes)> PartJoin<F> {
         }))
     }
 
-    /// One part is answered.
+    /// Adds the answer to a part.
     pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
         let answer = part_answer(decided);
-        // Whole after each of its changes.
+        // The state is consistent after each change, so poisoning is ignored.
         let mut joined = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         joined.answers[index] = Some(answer);
         joined.left -= 1;
@@ -300,7 +300,7 @@ impl<F: FnOnce(Bytes)> PartJoin<F> {
 }
 
 fn encode_answers(answers: Vec<PartReply>) -> Bytes {
-    // Of one buffer: each by itself would be two allocations.
+    // They share one buffer: each alone would take two allocations.
     let lengths = answers.iter().flatten().map(Message::encoded_len);
     let mut buffer = BytesMut::with_capacity(lengths.sum());
     let answers = answers.into_iter().map(|answer| {
@@ -323,7 +323,7 @@ fn encode_answers(answers: Vec<PartReply>) -> Bytes {
     RecordPartsAnswer { answers }.encode_to_vec().into()
 }
 
-/// What a part is answered, for the node that has sent it.
+/// Makes the answer to a part, for the node that has sent it.
 fn part_answer(decided: lane::Result<Decided>) -> PartReply {
     let decided = decided.map_err(|error| refusal::of_lane(error, Kind::Session))?;
     let Effect::Recorded {
@@ -341,7 +341,7 @@ fn part_answer(decided: lane::Result<Decided>) -> PartReply {
     })
 }
 
-/// Increments that were not made, in gRPC's terms.
+/// Failed increments, as protobuf messages.
 pub(super) fn failures(failures: &[(u64, FailedIncrement)]) -> Vec<IncrementFailure> {
     let failure = |(sequence, failure): &(u64, FailedIncrement)| IncrementFailure {
         sequence: *sequence,

@@ -1,4 +1,4 @@
-//! A stream whose session has parts in several lanes, some of which other nodes commit best.
+//! A stream over a shared store: its session has parts in several lanes, some of which other nodes own.
 
 use bytes::Bytes;
 use tonic::Status;
@@ -17,7 +17,7 @@ use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::store::{LaneNumber, SessionRows};
 
 impl RecordStream {
-    /// Tells what is acknowledged so far, in all lanes.
+    /// Reads the session, and sends what is acknowledged so far in all lanes.
     pub(super) async fn resume(
         &mut self,
         acknowledged: u64,
@@ -48,10 +48,10 @@ impl RecordStream {
         Ok(())
     }
 
-    /// Reads what lanes have of the session.
+    /// Reads the session in all lanes.
     async fn look(&mut self) -> Result<(SessionRows, Resumed), Status> {
         let (session, begun) = self.session.clone().expect("the first message has set it");
-        // Before anything is read: nothing that is not found was applied before this.
+        // Taken before the read: no message that the read does not find was applied before this time.
         let now = self.service.lanes.now();
         let remembered = self.service.lanes.session_horizon();
         let found = self.service.store().session(session).await;
@@ -62,7 +62,7 @@ impl RecordStream {
         Ok((found, resumed))
     }
 
-    /// The lower bound that a message goes with.
+    /// The lower bound of a message. Reads the session again if the last read is too old.
     async fn bound(&mut self, sequence: u64, is_first: bool) -> Result<LowerBound, Status> {
         let lanes = &self.service.lanes;
         let (now, horizon) = (lanes.now(), lanes.session_horizon());
@@ -75,7 +75,7 @@ impl RecordStream {
         Ok(resumed.bound(sequence, is_first, now))
     }
 
-    /// Hands each lane its part of a message.
+    /// Sends each lane its part of a message.
     pub(super) async fn split(
         &mut self,
         sequence: u64,
@@ -155,7 +155,7 @@ impl RecordStream {
         fields.encode((session, bound), numbers, parts)
     }
 
-    /// Carries out parts here, as another node would have: those of the lanes that are wanted.
+    /// Executes the parts of a call here, as another node would have, but only those of the wanted lanes.
     async fn carry_out(
         &mut self,
         payload: Bytes,
@@ -171,7 +171,7 @@ impl RecordStream {
         Ok(())
     }
 
-    /// Hands out what was held back, as far as that is possible by now.
+    /// Sends the held parts whose lanes are free by now.
     pub(super) async fn release(&mut self) -> Result<(), Status> {
         for (lane, sequence, payload) in std::mem::take(&mut self.held) {
             let elsewhere = self.service.elsewhere(lane);
@@ -192,7 +192,7 @@ impl RecordStream {
         Ok(())
     }
 
-    /// The error of a message that a lane has not taken.
+    /// The status of a message that a lane has not accepted.
     pub(super) fn error(&self, error: LaneError) -> Status {
         match self.parts {
             Some(_) => part_error(error, self.told),
@@ -200,7 +200,7 @@ impl RecordStream {
         }
     }
 
-    /// Sends what comes of the answer of another node. Parts without an answer are carried out here.
+    /// Sends the acknowledgements that follow from another node's answer. Unanswered parts are executed here.
     pub(super) async fn reply_of_parts(
         &mut self,
         answered: remote::RemoteAnswers,
@@ -247,9 +247,9 @@ impl RecordStream {
     }
 }
 
-/// The same of one of several parts, on a stream that was told so far. A message that was not known to be acknowledged when it came,
-/// and is by now, came to its lane behind later ones: it was sent again, and what this stream was told first did not wait for it. That
-/// is no fault of the client's.
+/// The status of one of several parts, on a stream whose client has confirmed messages up to `told`. A message that was
+/// not confirmed when it arrived, and is by now, reached its lane after later messages: it was resent, and the
+/// confirmation did not wait for it. That is no fault of the client.
 fn part_error(error: LaneError, told: u64) -> Status {
     match error {
         LaneError::Refused(Rejection::Acknowledged { acknowledged }) if acknowledged <= told => {
@@ -265,8 +265,8 @@ mod tests {
 
     use super::*;
 
-    /// A client is at fault if it sends a message again that it has said it knows acknowledged, and not if the stream was told so only
-    /// after the message came.
+    /// A resent message gets a retriable error if its confirmation came on this stream after it. If the message was
+    /// confirmed in another way, the error is the client's.
     #[test]
     fn a_message_that_is_acknowledged_meanwhile_is_to_be_sent_again() {
         let error = |acknowledged| {

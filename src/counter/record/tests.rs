@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::Limits;
 
-/// A stream is not read while too much of it is pending, here or with other nodes, or a part is held back.
+/// A stream is not read while too many messages or calls are in flight, or a part is held.
 #[test]
 fn a_stream_is_read_while_there_is_room() {
     assert!(has_room(0, 0, 0));
@@ -13,7 +13,7 @@ fn a_stream_is_read_while_there_is_room() {
     assert!(!has_room(0, 0, 1));
 }
 
-/// A reply acknowledges the last of its answers; one that acknowledges nothing has no revision.
+/// A reply acknowledges the last of its answers; a reply that acknowledges nothing has no revision.
 #[test]
 fn a_reply_has_the_revision_of_what_it_acknowledges() {
     let mut reply = RecordIncrementsResponse::default();
@@ -31,7 +31,7 @@ fn a_reply_has_the_revision_of_what_it_acknowledges() {
     assert_eq!(reply.failures.len(), 3);
 }
 
-/// A message weighs its increments, and a question as much as all that may have failed.
+/// A message weighs as much as its increments; one without a sequence weighs as much as all possible failures.
 #[test]
 fn a_question_weighs_what_its_answer_may_tell() {
     let weight_of = |sequence, count| {

@@ -7,7 +7,7 @@ use crate::proto::sumd::cluster::v1 as proto;
 use crate::status;
 use crate::store::StoreError;
 
-/// A rejection as its sender reads it, in so far as it can be told apart.
+/// A refusal as the node that receives it reads it.
 fn read(rejection: &PeerRefusal) -> Forwarded {
     let refusal = proto::Refusal {
         why: Some(rejection.why),
@@ -99,8 +99,8 @@ fn failures_come_back_as_they_were() {
     }
 }
 
-/// Nothing that a node of another version says of an error is shown to a client, and unless it certainly has not applied the
-/// request, this is in doubt.
+/// The text of an error from a node of another version is never shown to a client. The request is in
+/// doubt unless that node certainly has not applied it.
 #[test]
 fn other_versions_are_read_with_caution() {
     let earlier = |code, reason: &str, outcome: &str| {

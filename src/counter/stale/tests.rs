@@ -1,22 +1,22 @@
-//! What is in memory, beside a store that is ahead of it.
+//! The cache, beside a store that is ahead of its change feed.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::model::CounterChange;
 
-/// A store whose readers are ahead of what it tells, by as much as a test wants.
+/// A store whose reads are ahead of its change feed, by as much as a test wants.
 struct Ahead {
     changes: ChangeFeed,
     /// `None` while it cannot be reached.
     stored: Mutex<Option<Stored>>,
 }
 
-/// The counters that there are, and the moment.
+/// The counters and their revision.
 type Stored = (BTreeMap<Arc<str>, Row>, i64);
 
 impl Ahead {
-    /// One that has told everything up to a revision.
+    /// A store that has published everything up to a revision.
     fn new(revision: i64) -> Self {
         Self {
             changes: ChangeFeed::new(revision),
@@ -24,7 +24,7 @@ impl Ahead {
         }
     }
 
-    /// Sets counters, or deletes them, at a revision, without telling.
+    /// Sets or deletes counters at a revision, without publishing it.
     fn store(&self, names: &[&str], value: Option<i64>, revision: i64) {
         let mut stored = self.stored.lock().expect("no panic");
         let (rows, moment) = stored.as_mut().expect("it can be reached");
@@ -54,7 +54,7 @@ impl Ahead {
         })
     }
 
-    /// Tells of what was done at a revision.
+    /// Publishes a change at a revision.
     fn tell(&self, names: &[&str], value: Option<i64>, revision: i64) {
         let change = |name: &&str| CounterChange {
             name: (*name).into(),
@@ -76,7 +76,7 @@ fn row(name: &Arc<str>, value: Option<i64>, revision: i64) -> Row {
     }
 }
 
-/// The values of counters, where they are there.
+/// Reads the values of counters; `None` for one that does not exist.
 async fn read(stale: &Stale, store: &Ahead, names: &[&str]) -> Vec<Option<i64>> {
     let found = try_read(stale, store, names).await.expect("it is there");
     let value = |row: Option<Row>| row.and_then(|row| row.value);
@@ -88,14 +88,14 @@ async fn try_read(stale: &Stale, store: &Ahead, names: &[&str]) -> Result<Rows, 
     stale.read(names, 0, |names| store.read(names)).await
 }
 
-/// Lets the task that follows take in what was told.
+/// Waits until the cache has reached a revision.
 async fn reached(stale: &Stale, revision: i64) {
     while stale.known().revision < revision {
         tokio::task::yield_now().await;
     }
 }
 
-/// Where somebody else had the changes followed before, and nothing has changed since.
+/// Rows are cached even if the feed was in use before, and nothing has changed since.
 #[tokio::test]
 async fn what_was_read_is_in_memory_although_nothing_changes() {
     let store = Ahead::new(10);
@@ -107,7 +107,8 @@ async fn what_was_read_is_in_memory_although_nothing_changes() {
     assert!(unknown.is_err(), "it was not read before");
 }
 
-/// Also where some of them were read before a change of all, and the others after it, ahead of what was told.
+/// Several counters are as of one moment, even if some were read before a change of all, and the others after it and
+/// ahead of the feed.
 #[tokio::test]
 async fn several_counters_are_of_one_moment() {
     let store = Ahead::new(10);
@@ -121,13 +122,13 @@ async fn several_counters_are_of_one_moment() {
         store.tell(&both, value, revision);
         reached(&stale, revision).await;
         assert_eq!(read(&stale, &store, &both).await, [value, value]);
-        // For the next round it is forgotten.
+        // Evicted for the next round.
         stale.known().counters.remove("b");
         stale.known().counters.remove("c");
     }
 }
 
-/// A counter that was read as deleted is not there again, because it was made before that is told only then.
+/// A counter that was read as deleted does not come back when its earlier creation is published late.
 #[tokio::test]
 async fn what_is_told_late_brings_nothing_back() {
     let store = Ahead::new(10);

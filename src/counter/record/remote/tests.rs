@@ -16,7 +16,7 @@ fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) 
     }
 }
 
-/// Reads two parts, of lanes 0 and 1 and of these sizes, of a message whose increments are of the given lanes.
+/// Decodes two parts of these sizes, for lanes 0 and 1, of a message whose increments are in the given lanes.
 fn decode_two(
     increments: impl Iterator<Item = usize>,
     sizes: [usize; 2],
@@ -61,17 +61,17 @@ fn parts_that_are_not_the_messages_increments_are_refused() {
         ([0, 1, 1], [1, 1]),
         ([0, 0, 1], [2, 2]),
         ([0, 0, 0], [0, 0]),
-        // Of another lane.
+        // Increments of another lane.
         ([0, 1, 1], [2, 1]),
         ([0, 0, 0], [0, 3]),
     ] {
         let malformed = decode(names, sizes).expect_err("other increments");
-        // The log tells of nothing else.
+        // The log says nothing else.
         assert!(malformed.to_string().contains("increments"), "{malformed}");
     }
 }
 
-/// The name of a counter that is in a lane of 256.
+/// The name of a counter in this one of 256 lanes.
 fn in_lane(lane: usize) -> String {
     let hasher = KeyedHasher::new([7; 16]);
     let mut groups = (0..).map(|at| format!("g{at}"));
@@ -79,7 +79,7 @@ fn in_lane(lane: usize) -> String {
     group.expect("one of them") + "/1"
 }
 
-/// A peer is not trusted with what a message may contain: its session's name, its time, and how many increments it has.
+/// A peer's messages are validated: the id and the time of the session, and the number of increments.
 #[test]
 fn parts_that_no_node_makes_are_refused() {
     let hasher = KeyedHasher::new([7; 16]);
@@ -120,8 +120,8 @@ fn parts_that_no_node_makes_are_refused() {
     assert!(decode([1000, 1000]).is_err(), "too many together");
 }
 
-/// Wherever a part is carried out, and however often it is sent again by another way, it is the same: also where an
-/// increment is one that fails whatever happens.
+/// A part has the same contents on every node and whenever it is resent, even if one of its increments fails in any
+/// case.
 #[test]
 fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
     let hasher = KeyedHasher::new([7; 16]);
@@ -175,7 +175,8 @@ fn a_part_is_known_by_the_same_contents_here_and_elsewhere() {
     }
 }
 
-/// Parts count as durable only if the answer says so of just these; whatever else it says, they are carried out again.
+/// A part counts as durable only if the answer is for exactly this part; after any other invalid answer it is executed
+/// again.
 #[test]
 fn answers_to_parts_are_not_trusted() {
     let on_part_durable = |acknowledged| {
@@ -230,7 +231,7 @@ fn answers_to_parts_are_not_trusted() {
     }
 }
 
-/// The node that has sent parts is answered once, when all of them have an answer, in the order of its parts.
+/// A call is answered once, when all of its parts have an answer, in the order of the parts.
 #[test]
 fn parts_are_answered_together() {
     let told = Mutex::new(Vec::new());
@@ -249,7 +250,7 @@ fn parts_are_answered_together() {
     ));
 }
 
-/// The node that has sent a part is told all that its client is to know of it.
+/// The answer to a part has everything that the client is to know of it, including the failures.
 #[test]
 fn an_answer_to_a_part_tells_what_failed() {
     let refusal = crate::model::LimitError::OutOfRange { value: 1, delta: 2 };
