@@ -1,5 +1,5 @@
-//! The services: an implementation of each trait that the protobuf definition generates. A handler converts, asks the rooms
-//! below, and converts back.
+//! The services: an implementation of each trait that the protobuf definition generates. A handler converts its
+//! request, calls the modules below, and converts the answer.
 
 mod cluster;
 mod counter;

@@ -1,7 +1,7 @@
-//! Properties that hold for every call, whatever its method: a tower layer for each, in the order that [`stack`] gives.
+//! Properties of every call, whatever its method: one tower layer for each, in the order of [`stack`].
 //!
-//! A layer refuses a call by an error, a [`Status`](tonic::Status), and [`errors`] alone makes responses of these. What
-//! outlives a response's headers is in one [body](body).
+//! A layer refuses a call with a [`Status`](tonic::Status), and only [`errors`] makes responses of these. Bounds that
+//! outlive a response's headers are enforced in one [body](body).
 
 mod admission;
 mod body;

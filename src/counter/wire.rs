@@ -36,8 +36,8 @@ impl RecordMessage {
         Self::decode_some::<true>(bytes)
     }
 
-    /// Decodes a message with the increments of several parts, part after part, `sizes` of each. Returns the increments
-    /// separately; `None` if there are more or fewer.
+    /// Decodes a message with the increments of several parts, part after part. `sizes` are the numbers of increments
+    /// of the parts. Returns the increments separately; `None` if there are more or fewer.
     pub(super) fn decode_parts(
         bytes: &[u8],
         sizes: &[usize],

@@ -188,8 +188,8 @@ impl Limits {
 
     /// The size of headers that h2 reads. It is more than a call may have, so that the refusal is a gRPC status; h2
     /// refuses larger headers without one. It ends the connection, with all of its calls, in two cases: if the headers
-    /// are over four times this size, or if they have more frames than are read in any case and than this size takes
-    /// with the largest frames. A call that was not looked at yet keeps its headers in memory.
+    /// are over four times this size, or if they have more frames than [`Self::MIN_HEADER_FRAMES`] and more than this
+    /// size fills with frames of the maximum size. A call that was not looked at yet keeps its headers in memory.
     pub(super) fn header_list_read(&self) -> u32 {
         let max = self.max_header_list_size;
         let frames = max.div_ceil(Self::CLIENT_FRAME);

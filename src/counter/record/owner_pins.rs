@@ -59,7 +59,8 @@ mod tests {
         assert!(!pins.may_use(7, None) && !pins.may_use(7, Some("c")));
     }
 
-    /// A part that comes back is executed here. The lane then stays here until all of its parts are answered.
+    /// A part that comes back is executed here, even while the other node has more parts of the lane. The lane then
+    /// stays here until all of them are answered.
     #[test]
     fn a_part_that_comes_back_is_carried_out_here() {
         let mut pins = OwnerPins::new(16);
