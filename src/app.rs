@@ -51,7 +51,7 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let (serving, services) = watch::channel(None);
     let server = tokio::select! {
-        server = Server::bind(&options.listen, options.limits.clone(), workers, services) => server?,
+        server = Server::bind(&options.listen, options.limits.clone(), workers, options.memory.request_bytes(), services) => server?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let addresses = server.addresses();
@@ -141,6 +141,7 @@ fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
         memory = %ByteSize::b(options.memory.available()),
         id_memory = size(options.memory.id_bytes()),
         counter_memory = size(options.memory.counter_bytes()),
+        request_memory = size(options.memory.request_bytes()),
         "starting"
     );
     let unknown = Config::unknown_variables();

@@ -4,14 +4,15 @@ use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
-use tonic_prost::ProstEncoder;
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::status::Reason;
+use crate::status;
 
 /// Buffer sizes of a call: a small answer fits the first; answers that are ready together share a frame up to the
 /// second.
-const BUFFERS: fn() -> BufferSettings = || BufferSettings::new(512, 16 << 10);
+fn buffers() -> BufferSettings {
+    BufferSettings::new(512, 16 << 10)
+}
 
 /// A request message.
 pub trait WireDecode: Sized {
@@ -24,15 +25,8 @@ pub trait WireDecode: Sized {
 
 impl<M: Message + Default> WireDecode for M {
     fn decode(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
-        M::decode(message).map_err(malformed)
+        M::decode(message).map_err(|error| status::malformed(&error))
     }
-}
-
-/// The status of a malformed message.
-#[allow(clippy::needless_pass_by_value)]
-pub fn malformed(problem: impl ToString) -> Status {
-    let message = format!("the message is malformed: {}", problem.to_string());
-    Reason::MalformedMessage.error(message).into()
 }
 
 /// The codec of the generated servers, for answers `A` and requests `R`.
@@ -51,11 +45,11 @@ where
 {
     type Encode = A;
     type Decode = R;
-    type Encoder = ProstEncoder<A>;
+    type Encoder = ReservingEncoder<A>;
     type Decoder = WireDecoder<R>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BUFFERS())
+        ReservingEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -75,6 +69,24 @@ impl<R: WireDecode> Decoder for WireDecoder<R> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BUFFERS()
+        buffers()
+    }
+}
+
+/// The encoder of an answer type. It allocates once for each answer: prost's would grow its buffer step by step.
+pub struct ReservingEncoder<A>(PhantomData<A>);
+
+impl<A: Message> Encoder for ReservingEncoder<A> {
+    type Item = A;
+    type Error = Status;
+
+    fn encode(&mut self, answer: A, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(answer.encoded_len());
+        let encoded = answer.encode(buffer);
+        encoded.map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }

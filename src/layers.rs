@@ -4,12 +4,12 @@
 //! outlive a response's headers are enforced in one [body](body).
 
 mod admission;
-mod body;
 mod calls;
 mod connection;
 mod deadline;
 mod drain;
 mod errors;
+mod frame_error;
 mod frames;
 mod headers;
 mod http_guard;
@@ -17,15 +17,18 @@ mod idle;
 mod panics;
 pub mod policy;
 mod request_body;
+mod request_memory;
+mod response_body;
 mod stack;
 mod stall;
 
-pub use body::ResponseBody;
 pub use calls::Calls;
 pub use connection::{CallContext, Connection};
 pub use frames::{RequestFrames, Skipped};
 pub use headers::unknown_method;
 pub use request_body::RequestBody;
+pub use request_memory::RequestMemory;
+pub use response_body::ResponseBody;
 pub use stack::{Stack, stack};
 pub use stall::Streams;
 

@@ -2,10 +2,10 @@
 
 mod address;
 mod connection;
-mod context;
 mod health;
 mod limits;
 mod listener;
+mod node;
 mod router;
 mod services;
 mod stateless;
@@ -29,11 +29,11 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::cluster::{ClockState, Node as Member, Nodes, PROTOCOL};
-use crate::layers::Calls;
+use crate::layers::{Calls, RequestMemory};
 use connection::Admission;
-use context::{Node, Phase};
 use health::Health;
 use listener::Listener;
+use node::{Node, Phase};
 use stateless::Stateless;
 use worker::{Queues, Workers};
 
@@ -55,6 +55,7 @@ impl Server {
         listen: &ListenOptions,
         limits: Limits,
         workers: NonZeroUsize,
+        request_memory: usize,
         services: watch::Receiver<Option<Services>>,
     ) -> Result<Self, BindError> {
         let listeners = Listener::bind_all(listen).await?;
@@ -71,8 +72,9 @@ impl Server {
             clock: ClockState::Agrees,
         };
         let node = Node {
-            stateless: Stateless::new(&limits, &health),
+            stateless: Stateless::new(&health),
             calls: Calls::new(limits.max_calls),
+            request_memory: RequestMemory::new(request_memory),
             services,
             alone: Nodes::alone(alone),
             limits,

@@ -158,6 +158,13 @@ pub fn panicked() -> Status {
     Reason::Panic.error(message).into()
 }
 
+/// A message that is not what its method takes.
+#[must_use]
+pub fn malformed(problem: &dyn std::fmt::Display) -> Status {
+    let message = format!("the message is malformed: {problem}");
+    Reason::MalformedMessage.error(message).into()
+}
+
 /// A sum outside of int64.
 #[must_use]
 pub fn sum_out_of_range(sum: i128) -> Status {
@@ -169,14 +176,6 @@ pub fn sum_out_of_range(sum: i128) -> Status {
         .with("min", min)
         .with("max", max)
         .into()
-}
-
-/// The trailers of a successful response.
-#[must_use]
-pub fn ok_trailers() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-    trailers
 }
 
 /// The trailers of a response that ends with `status`.

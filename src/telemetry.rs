@@ -173,7 +173,7 @@ mod tests {
         assert!(!shows("info", "sumd::server", Level::DEBUG));
         assert!(shows(
             "WARN,sumd::server=debug",
-            "sumd::server::call",
+            "sumd::server::connection",
             Level::DEBUG
         ));
         assert!(!shows("WARN,sumd::server=debug", "sumd::lane", Level::INFO));

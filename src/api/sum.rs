@@ -8,7 +8,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::sum_service_server::SumService;
 use super::wire::{EachSum, Sum};
-use crate::codec::malformed;
 use crate::layers::Skipped;
 use crate::proto::sum::v1::{AddAllResponse, AddEachResponse, AddResponse, add_each_response};
 use crate::status;
@@ -72,7 +71,12 @@ impl Stream for Each {
             return Poll::Ready(None);
         };
         self.count += 1;
-        let answer = match self.skipped.take(self.count) {
+        // A refused message is empty.
+        let refused = match message.0 {
+            Ok(Total { count: 0, .. }) => self.skipped.take(self.count),
+            _ => None,
+        };
+        let answer = match refused {
             Some(error) => Err(error.into()),
             None => answer(message),
         };
@@ -86,7 +90,8 @@ impl Stream for Each {
 }
 
 fn answer(EachSum(total): EachSum) -> Result<i64, Status> {
-    in_range(total.map_err(malformed)?.sum)
+    let total = total.map_err(|problem| status::malformed(&problem))?;
+    in_range(total.sum)
 }
 
 /// A sum as an int64, or the status if it is out of range.

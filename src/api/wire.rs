@@ -4,7 +4,8 @@ use bytes::{Buf as _, Bytes};
 use tonic::Status;
 use tonic::codec::DecodeBuf;
 
-use crate::codec::{WireDecode, malformed};
+use crate::codec::WireDecode;
+use crate::status;
 use crate::sum::wire::{Malformed, MessageSum, Total};
 
 /// The sum of a message's values: an `AddRequest` or an `AddAllRequest`.
@@ -13,7 +14,9 @@ pub struct Sum(pub Total);
 
 impl WireDecode for Sum {
     fn decode(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
-        add(message).map(Self).map_err(malformed)
+        add(message)
+            .map(Self)
+            .map_err(|problem| status::malformed(&problem))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The nodes that there are, as this one knows.
+//! The nodes of a cluster, or the one node without a cluster.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use tokio::sync::watch;
 
 use super::{ClockState, Node, View};
 
-/// The nodes of a cluster, or a node that is alone.
+/// The nodes that this one knows, now and after each change.
 #[derive(Clone)]
 pub struct Nodes {
     view: watch::Receiver<Arc<View>>,
-    /// Of a node that is alone.
+    /// The sender of the view of a standalone node.
     own: Option<watch::Sender<Arc<View>>>,
 }
 
@@ -21,7 +21,7 @@ impl Nodes {
         Self { view, own: None }
     }
 
-    /// A node that is alone, and owns the only lane.
+    /// A standalone node, which owns the only lane.
     #[must_use]
     pub fn alone(node: Node) -> Self {
         let (own, view) = watch::channel(Arc::new(View::new(1, vec![node], 1)));
@@ -29,18 +29,19 @@ impl Nodes {
         Self { view, own }
     }
 
-    /// The nodes, now and whenever they change.
+    /// The view of the nodes, and its changes.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
     }
 
-    /// A node that is alone says that it is about to stop. One of a cluster has [told all](super::Members) before.
+    /// Marks a standalone node as draining. A member of a cluster has [announced it](super::Members::announce_draining)
+    /// before.
     pub fn announce_draining(&self) {
         self.change(|node| node.draining = true);
     }
 
-    /// A node that is alone says what is known of its clock.
+    /// Sets the state of a standalone node's clock.
     pub fn tell_clock(&self, clock: ClockState) {
         self.change(|node| node.clock = clock);
     }

@@ -333,6 +333,15 @@ pub struct MemoryOptions {
     /// of this memory, and at most 128 MiB, is for counters whose latest value is on disk in the log only.
     #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
     counter_memory: Option<usize>,
+
+    /// Memory for request messages that have not come whole [default: an eighth of the machine's memory, or of the
+    /// control group's limit]
+    ///
+    /// A message of which no more fits is refused with RESOURCE_EXHAUSTED and RetryInfo. Messages that come in one
+    /// frame take none of it.
+    #[arg(long, env = "SUMD_REQUEST_MEMORY", value_name = "SIZE", value_parser = values::size,
+          help_heading = "Limits")]
+    request_memory: Option<usize>,
 }
 
 /// One of `parts` equal shares of the available memory.
@@ -361,6 +370,12 @@ impl MemoryOptions {
     #[must_use]
     pub fn counter_bytes(&self) -> usize {
         self.counter_memory.unwrap_or_else(|| share_of_memory(4))
+    }
+
+    /// The bytes for unfinished request messages.
+    #[must_use]
+    pub fn request_bytes(&self) -> usize {
+        self.request_memory.unwrap_or_else(|| share_of_memory(8))
     }
 
     /// The bytes of counters whose rows are not up to date. While these are being written, as many bytes again may be

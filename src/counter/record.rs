@@ -21,7 +21,6 @@ use super::convert::{Violations, canonical};
 use super::error::session_read_error;
 use super::service::Counters;
 use super::wire::RecordMessage;
-use crate::codec::malformed;
 use crate::lane::{self, Decided};
 use crate::model::{
     Effect, Increments, MAX_FAILURES, Millis, Operation, Predecessor, Record, Request, Resumed,
@@ -29,7 +28,7 @@ use crate::model::{
 };
 use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
 use crate::replies;
-use crate::status::{Outcome, Reason};
+use crate::status::{Outcome, Reason, malformed};
 use crate::store::{LaneNumber, Store};
 use imported::ImportedParts;
 use owner_pins::OwnerPins;
@@ -131,7 +130,7 @@ impl RecordStream {
             Some(_) => RecordMessage::decode_with_fields(encoded),
             None => RecordMessage::decode(encoded),
         };
-        let message = message.map_err(malformed)?;
+        let message = message.map_err(|error| malformed(&error))?;
         self.check(&message)?;
         let RecordMessage {
             sequence,

@@ -2,7 +2,6 @@
 //! connection past the limit serves health checks only.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, Ready, ready};
@@ -10,18 +9,11 @@ use http::{Request, Response};
 use tonic::Status;
 use tower::Service;
 
-use super::calls::{Permit, overloaded};
+use super::calls::{Permits, overloaded};
 use super::connection::CallContext;
-use super::policy::Messages;
+use super::response_body::ResponseBody;
 
-/// The permits of a call. If its response is a stream, they are held until it ends: first as an extension of the
-/// response, then by its body.
-#[derive(Clone, Debug)]
-pub(super) struct Permits {
-    _held: Arc<[Option<Permit>; 2]>,
-}
-
-fn admit(call: &CallContext) -> Result<[Option<Permit>; 2], Status> {
+fn admit(call: &CallContext) -> Result<Permits, Status> {
     let (policy, connection) = (call.policy, &call.connection);
     if let Some(max) = connection.probes_only
         && policy.is_counted
@@ -41,13 +33,13 @@ fn admit(call: &CallContext) -> Result<[Option<Permit>; 2], Status> {
 #[derive(Clone)]
 pub struct Admission<S>(pub(super) S);
 
-impl<S, B, R> Service<Request<B>> for Admission<S>
+impl<S, B> Service<Request<B>> for Admission<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = Status>,
+    S: Service<Request<B>, Response = Response<ResponseBody>, Error = Status>,
 {
-    type Response = Response<R>;
+    type Response = Response<ResponseBody>;
     type Error = Status;
-    type Future = Either<Ready<Result<Response<R>, Status>>, ResponseFuture<S::Future>>;
+    type Future = Either<Ready<Result<Response<ResponseBody>, Status>>, ResponseFuture<S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         self.0.poll_ready(cx)
@@ -55,12 +47,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = CallContext::of(request.extensions());
-        let outlives_headers = call.policy.answers == Messages::Many;
         match admit(call) {
             Ok(permits) => Either::Right(ResponseFuture {
                 inner: self.0.call(request),
-                permits: Some(permits),
-                outlives_headers,
+                permits,
             }),
             Err(refusal) => Either::Left(ready(Err(refusal))),
         }
@@ -72,30 +62,20 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        permits: Option<[Option<Permit>; 2]>,
-        outlives_headers: bool,
+        permits: Permits,
     }
 }
 
-impl<F, R> Future for ResponseFuture<F>
+impl<F> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response<R>, Status>>,
+    F: Future<Output = Result<Response<ResponseBody>, Status>>,
 {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx));
-        let permits = this.permits.take();
-        if let Ok(response) = &mut response
-            && *this.outlives_headers
-            && let Some(permits) = permits
-        {
-            let permits = Permits {
-                _held: Arc::new(permits),
-            };
-            response.extensions_mut().insert(permits);
-        }
-        Poll::Ready(response)
+        let mut response = ready!(this.inner.poll(cx))?;
+        response.body_mut().hold(std::mem::take(this.permits));
+        Poll::Ready(Ok(response))
     }
 }

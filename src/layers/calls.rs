@@ -24,6 +24,9 @@ pub struct Calls {
 #[derive(Debug)]
 pub struct Permit(Arc<Calls>);
 
+/// The permits of a call: as one of the server's, and as one of its connection's watches.
+pub(super) type Permits = [Option<Permit>; 2];
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
 use super::policy::{End, Policy};
+use super::request_memory::RequestMemory;
 
 /// State shared by the calls of a connection.
 pub struct Connection {
@@ -24,6 +25,8 @@ pub struct Connection {
     pub draining: CancellationToken,
     /// Cancelled when the remaining calls are ended.
     pub ending: CancellationToken,
+    /// The memory of the server for unfinished messages.
+    pub request_memory: Arc<RequestMemory>,
     /// Maximum size of a call's headers in bytes.
     pub max_header_list_size: u32,
     /// Maximum size of a message in bytes, for methods without a limit of their own.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Request;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tower::Service;
 
@@ -32,10 +32,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let shutdown = CallContext::of(request.extensions()).shutdown().clone();
+        let call = CallContext::of(request.extensions()).clone();
         ResponseFuture {
             inner: self.0.call(request),
-            shutdown,
+            call,
             cancelled: None,
         }
     }
@@ -46,7 +46,7 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        shutdown: CancellationToken,
+        call: CallContext,
         // Created at the first wait: most responses are ready at once.
         #[pin]
         cancelled: Option<WaitForCancellationFutureOwned>,
@@ -66,7 +66,7 @@ where
             return Poll::Ready(response);
         }
         if this.cancelled.is_none() {
-            let cancelled = this.shutdown.clone().cancelled_owned();
+            let cancelled = this.call.shutdown().clone().cancelled_owned();
             this.cancelled.set(Some(cancelled));
         }
         if let Some(cancelled) = this.cancelled.as_pin_mut() {

@@ -1,26 +1,22 @@
-//! Checks of a request's frames before tonic parses them. tonic would answer with other codes and no details, reserve
-//! memory for a claimed length, and silently drop the second message of a unary call.
+//! Checks of a request's frames before tonic parses them. tonic would answer with other codes and no details, bound each
+//! message but not all of them together, and silently drop the second message of a unary call.
 //!
 //! A frame is one byte that says whether the message is compressed, four bytes of its length, big-endian, and the
 //! message: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
-mod error;
-
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use http::Request;
 use http_body::{Body, Frame};
 use tonic::Status;
 use tower::Service;
 
 use super::connection::CallContext;
+use super::frame_error::FrameError;
 use super::policy::{Messages, RefusedMessage};
-pub use error::FrameError;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -30,7 +26,7 @@ pub struct Frames<S>(pub(super) S);
 
 impl<S, B> Service<Request<B>> for Frames<S>
 where
-    S: Service<Request<RequestFrames<B>>>,
+    S: Service<Request<Box<RequestFrames<B>>>>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -41,49 +37,57 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let call = CallContext::of(request.extensions());
-        let mut checks = Checks::new(call.policy.requests, call.max_message_bytes());
-        if call.policy.refused == RefusedMessage::IsSkipped {
+        let call = CallContext::of(request.extensions()).clone();
+        let mut checks = Checks::new(call);
+        if checks.policy_skips() {
             let skipped = Skipped::default();
             checks.skipped = Some(skipped.clone());
             request.extensions_mut().insert(skipped);
         }
-        self.0
-            .call(request.map(|body| RequestFrames { body, checks }))
+        // In a box, because the services move a request several times.
+        let frames = |body| {
+            Box::new(RequestFrames {
+                body,
+                checks,
+                rest: Bytes::new(),
+            })
+        };
+        self.0.call(request.map(frames))
     }
 }
 
-/// The refused messages of a request, for a method that continues without them. The body has an empty message in place
-/// of each. It is an extension of the request.
+/// The last refused message of a request, for a method that continues without it. The body has an empty message in its
+/// place, and nothing after that before the method has read on. It is an extension of the request.
 #[derive(Clone, Default)]
-pub struct Skipped(Arc<Mutex<VecDeque<(u64, FrameError)>>>);
+pub struct Skipped(Arc<Mutex<Option<(u64, FrameError)>>>);
 
 impl Skipped {
-    fn push(&self, number: u64, error: FrameError) {
-        self.lock().push_back((number, error));
+    fn set(&self, number: u64, error: FrameError) {
+        *self.lock() = Some((number, error));
     }
 
-    /// Takes the error of a message, if it was refused. Messages are numbered from 1, and have to be asked for in
-    /// order.
+    /// Takes the error of a message, if it was refused. Messages are numbered from 1.
     #[must_use]
     pub fn take(&self, number: u64) -> Option<FrameError> {
         let mut skipped = self.lock();
-        let (next, _) = skipped.front()?;
-        let is_next = *next == number;
-        let first = is_next.then(|| skipped.pop_front()).flatten();
-        first.map(|(_, error)| error)
+        let (_, error) = skipped.take_if(|(refused, _)| *refused == number)?;
+        Some(error)
     }
 
-    /// The queue is consistent after each change, so poisoning is ignored.
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, FrameError)>> {
+    /// The lock, even if it is poisoned: the value is valid after each change.
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, FrameError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request body with checked frames.
+/// A request's body whose frames are checked.
+///
+/// It does not tell its end before it is polled: tonic would take a request without a message for an empty body.
 pub struct RequestFrames<B> {
     body: B,
     checks: Checks,
+    /// Received bytes that are not checked yet.
+    rest: Bytes,
 }
 
 impl<B> Body for RequestFrames<B>
@@ -97,133 +101,160 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, checks } = &mut *self;
+        let Self { body, checks, rest } = &mut *self;
         loop {
-            let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()?;
-            let Some(frame) = frame else {
-                checks.end()?;
-                return Poll::Ready(None);
-            };
-            // Trailers end a request, and have no meaning in gRPC.
-            let Ok(data) = frame.into_data() else {
-                checks.end()?;
-                return Poll::Ready(None);
-            };
-            let data = checks.pass(data)?;
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+            if rest.is_empty() {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()?;
+                // Trailers end a request, and have no meaning in gRPC.
+                let Some(Ok(data)) = frame.map(Frame::into_data) else {
+                    checks.end()?;
+                    return Poll::Ready(None);
+                };
+                *rest = data;
+            }
+            let checked = checks.pass(rest)?;
+            if !checked.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(checked))));
             }
         }
     }
 }
 
-/// The prefix of a message, as far as it has arrived.
+/// A prefix of which some bytes have come.
 #[derive(Default)]
 struct Prefix {
     bytes: [u8; PREFIX_BYTES],
     have: usize,
 }
 
-impl Prefix {
-    /// Takes bytes off the front of `data`. Returns `true` once the prefix is complete.
-    fn feed(&mut self, data: &mut &[u8]) -> bool {
-        let (part, rest) = data.split_at(data.len().min(PREFIX_BYTES - self.have));
-        *data = rest;
-        self.bytes[self.have..self.have + part.len()].copy_from_slice(part);
-        self.have += part.len();
-        self.have == PREFIX_BYTES
-    }
-}
-
 struct Checks {
-    requests: Messages,
+    call: CallContext,
     max_bytes: usize,
-    /// Set if refused messages are skipped.
+    /// The bytes of the request memory that the current message has taken: those that have come, until it is complete.
+    held: usize,
+    /// Set if the method continues without refused messages.
     skipped: Option<Skipped>,
     prefix: Prefix,
-    /// Bytes of the current message that have not arrived.
+    /// The size of the current message.
+    length: usize,
+    /// Bytes of it to come.
     left: usize,
-    /// Whether the current message is skipped.
+    /// Whether it is left out.
     is_skipping: bool,
-    /// Number of messages that have begun.
+    /// Messages that have begun.
     messages: u64,
 }
 
 impl Checks {
-    fn new(requests: Messages, max_bytes: usize) -> Self {
+    fn new(call: CallContext) -> Self {
         Self {
-            requests,
-            max_bytes,
+            max_bytes: call.max_message_bytes(),
+            call,
+            held: 0,
             skipped: None,
             prefix: Prefix::default(),
+            length: 0,
             left: 0,
             is_skipping: false,
             messages: 0,
         }
     }
 
-    /// Returns the bytes to pass on. A prefix is passed on once it is complete.
-    fn pass(&mut self, data: Bytes) -> Result<Bytes, FrameError> {
-        let mut output = Output::new(&data);
-        let mut at = 0;
-        while at < data.len() {
-            if self.left == 0 {
-                let held = self.prefix.have;
-                let mut rest = &data[at..];
-                let is_complete = self.prefix.feed(&mut rest);
-                let end = data.len() - rest.len();
-                if !is_complete {
-                    output.replace(at..end, &[]);
-                    break;
-                }
-                let prefix = std::mem::take(&mut self.prefix).bytes;
-                self.begin(prefix)?;
-                if self.is_skipping {
-                    output.replace(at..end, &[0; PREFIX_BYTES]);
-                } else if held > 0 {
-                    output.replace(at..end, &prefix);
-                }
-                at = end;
-            }
-            let end = data.len().min(at.saturating_add(self.left));
-            if self.is_skipping {
-                output.replace(at..end, &[]);
-            }
-            self.left -= end - at;
-            at = end;
-        }
-        Ok(match output.finish() {
-            Some(changed) => changed,
-            None => data,
-        })
+    fn policy_skips(&self) -> bool {
+        self.call.policy.refused == RefusedMessage::IsSkipped
     }
 
-    /// Checks the prefix of the next message.
-    fn begin(&mut self, [flag, length @ ..]: [u8; PREFIX_BYTES]) -> Result<(), FrameError> {
-        self.messages += 1;
-        if self.requests == Messages::One && self.messages > 1 {
+    /// Takes checked bytes off the front of `rest`: up to a message that is refused, whose turn comes after those before it
+    /// were read. A prefix is passed on once it is complete.
+    fn pass(&mut self, rest: &mut Bytes) -> Result<Bytes, FrameError> {
+        if self.is_skipping {
+            let skipped = self.left.min(rest.len());
+            rest.advance(skipped);
+            self.left -= skipped;
+            self.is_skipping = self.left > 0;
+            return Ok(Bytes::new());
+        }
+        let mut at = 0;
+        loop {
+            let part = self.left.min(rest.len() - at);
+            at += part;
+            self.left -= part;
+            if at == rest.len() {
+                break;
+            }
+            let have = self.prefix.have;
+            let Some(missing) = rest.get(at..at + PREFIX_BYTES - have) else {
+                if at == 0 {
+                    self.prefix.bytes[have..have + rest.len()].copy_from_slice(rest);
+                    self.prefix.have += rest.len();
+                    rest.clear();
+                }
+                break;
+            };
+            let mut prefix = self.prefix.bytes;
+            prefix[have..].copy_from_slice(missing);
+            match self.check(prefix) {
+                Err(_) if at > 0 => break,
+                Err(error) => {
+                    rest.advance(PREFIX_BYTES - have);
+                    return self.refuse(prefix, error);
+                }
+                Ok(length) => self.begin(length),
+            }
+            if have > 0 {
+                rest.advance(PREFIX_BYTES - have);
+                return Ok(Bytes::copy_from_slice(&prefix));
+            }
+            at += PREFIX_BYTES;
+        }
+        let unfinished = if self.left > 0 {
+            self.length - self.left
+        } else {
+            0
+        };
+        let memory = &self.call.connection.request_memory;
+        memory.resize(&mut self.held, unfinished)?;
+        Ok(rest.split_to(at))
+    }
+
+    /// Checks the prefix of a message, and gives the message's size.
+    fn check(&self, [flag, length @ ..]: [u8; PREFIX_BYTES]) -> Result<usize, FrameError> {
+        if self.call.policy.requests == Messages::One && self.messages == 1 {
             return Err(FrameError::Count { at_least: 2 });
         }
         let bytes = u32::from_be_bytes(length);
-        self.left = bytes as usize;
-        let refused = match flag {
-            0 if self.left > self.max_bytes => Some(FrameError::TooLarge {
+        match flag {
+            0 if bytes as usize > self.max_bytes => Err(FrameError::TooLarge {
                 bytes,
                 max_bytes: self.max_bytes,
             }),
-            0 => None,
-            1 => Some(FrameError::Compressed),
-            other => return Err(FrameError::BadPrefix(other)),
-        };
-        self.is_skipping = refused.is_some();
-        match (refused, &self.skipped) {
-            (None, _) => Ok(()),
-            (Some(error), None) => Err(error),
-            (Some(error), Some(skipped)) => {
-                skipped.push(self.messages, error);
-                Ok(())
-            }
+            0 => Ok(bytes as usize),
+            1 => Err(FrameError::Compressed),
+            other => Err(FrameError::BadPrefix(other)),
         }
+    }
+
+    fn begin(&mut self, length: usize) {
+        self.prefix = Prefix::default();
+        self.messages += 1;
+        self.length = length;
+        self.left = length;
+    }
+
+    /// Refuses a message: leaves an empty one in its place if the method continues without it.
+    fn refuse(
+        &mut self,
+        [_, length @ ..]: [u8; PREFIX_BYTES],
+        error: FrameError,
+    ) -> Result<Bytes, FrameError> {
+        let is_last = matches!(error, FrameError::BadPrefix(_));
+        let Some(skipped) = self.skipped.clone().filter(|_| !is_last) else {
+            return Err(error);
+        };
+        self.begin(u32::from_be_bytes(length) as usize);
+        self.is_skipping = self.left > 0;
+        skipped.set(self.messages, error);
+        Ok(Bytes::from_static(&[0; PREFIX_BYTES]))
     }
 
     /// Checks that a request may end here.
@@ -231,42 +262,18 @@ impl Checks {
         if self.left > 0 || self.prefix.have > 0 {
             return Err(FrameError::Truncated);
         }
-        if self.requests == Messages::One && self.messages == 0 {
+        if self.call.policy.requests == Messages::One && self.messages == 0 {
             return Err(FrameError::Count { at_least: 0 });
         }
         Ok(())
     }
 }
 
-/// The bytes to pass on: the received ones, copied if some are replaced.
-struct Output<'a> {
-    data: &'a [u8],
-    /// The bytes of `data` up to here are in `changed`.
-    done: usize,
-    changed: Option<BytesMut>,
-}
-
-impl<'a> Output<'a> {
-    fn new(data: &'a [u8]) -> Self {
-        Self {
-            data,
-            done: 0,
-            changed: None,
-        }
-    }
-
-    fn replace(&mut self, range: Range<usize>, with: &[u8]) {
-        let changed = self.changed.get_or_insert_default();
-        changed.extend_from_slice(&self.data[self.done..range.start]);
-        changed.extend_from_slice(with);
-        self.done = range.end;
-    }
-
-    /// Returns the changed bytes; `None` if nothing was replaced.
-    fn finish(self) -> Option<Bytes> {
-        let mut changed = self.changed?;
-        changed.extend_from_slice(&self.data[self.done..]);
-        Some(changed.freeze())
+impl Drop for Checks {
+    fn drop(&mut self) {
+        let memory = &self.call.connection.request_memory;
+        // There is always room for less.
+        let _ = memory.resize(&mut self.held, 0);
     }
 }
 

@@ -1,7 +1,5 @@
 //! The differences between methods: a table with a row for each.
 
-use crate::cluster;
-
 /// The policy for the calls of a method.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -21,6 +19,9 @@ pub struct Policy {
     pub is_watch: bool,
     /// The phase of a shutdown that ends a call of the method.
     pub end: End,
+    /// Whether answers that are ready are sent before the call's end, as a health watch's news that the server drains. Other
+    /// methods might have answers ready forever.
+    pub answers_first: bool,
 }
 
 /// The number of messages that one side sends.
@@ -52,11 +53,13 @@ pub enum End {
 
 /// Three times the size of a thousand increments with the longest names and limits. A message is buffered until it is
 /// complete, so the larger limit of sums does not apply.
-pub const COUNTER_MESSAGE_BYTES: usize = 1 << 20;
+const COUNTER_MESSAGE_BYTES: usize = 1 << 20;
 /// Requests are empty, but later versions may add fields.
-pub const CLUSTER_MESSAGE_BYTES: usize = 4 << 10;
+const CLUSTER_MESSAGE_BYTES: usize = 4 << 10;
+/// The largest message that nodes collect for each other, which `cluster` sets.
+const PEER_MESSAGE_BYTES: usize = (256 << 10) + (2 << 20) + (64 << 10);
 /// Requests have names of services, symbols and files.
-pub const INFO_MESSAGE_BYTES: usize = 64 << 10;
+const INFO_MESSAGE_BYTES: usize = 64 << 10;
 
 const UNARY: Policy = Policy {
     path: "",
@@ -67,6 +70,7 @@ const UNARY: Policy = Policy {
     is_counted: true,
     is_watch: false,
     end: End::WhenEnding,
+    answers_first: false,
 };
 
 const fn counter(path: &'static str) -> Policy {
@@ -100,6 +104,7 @@ const fn health(path: &'static str) -> Policy {
         max_message_bytes: Some(INFO_MESSAGE_BYTES),
         is_counted: false,
         end: End::WhenDraining,
+        answers_first: true,
         ..UNARY
     }
 }
@@ -111,12 +116,13 @@ const fn reflection(path: &'static str) -> Policy {
         answers: Messages::Many,
         max_message_bytes: Some(INFO_MESSAGE_BYTES),
         end: End::WhenDraining,
+        answers_first: true,
         ..UNARY
     }
 }
 
 /// All methods, the most called first.
-pub const POLICIES: [Policy; 20] = [
+static POLICIES: [Policy; 20] = [
     Policy {
         path: "/sum.v1.SumService/Add",
         ..UNARY
@@ -155,7 +161,7 @@ pub const POLICIES: [Policy; 20] = [
         path: "/sumd.cluster.v1.PeerService/Forward",
         requests: Messages::Many,
         answers: Messages::Many,
-        max_message_bytes: Some(cluster::MAX_MESSAGE_BYTES),
+        max_message_bytes: Some(PEER_MESSAGE_BYTES),
         ..UNARY
     },
     reflection("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
@@ -165,8 +171,7 @@ pub const POLICIES: [Policy; 20] = [
 /// The policy of a path; `None` if there is no such method.
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Policy> {
-    static ROWS: [Policy; POLICIES.len()] = POLICIES;
-    ROWS.iter().find(|policy| policy.path == path)
+    POLICIES.iter().find(|policy| policy.path == path)
 }
 
 #[cfg(test)]
@@ -223,5 +228,6 @@ mod tests {
             assert_eq!(find(row.path).map(|found| found.path), Some(row.path));
         }
         assert!(find("/sum.v1.SumService/").is_none());
+        assert_eq!(PEER_MESSAGE_BYTES, crate::cluster::MAX_MESSAGE_BYTES);
     }
 }

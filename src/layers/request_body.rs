@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use tonic::Status;
 use tower::Service;
 
@@ -69,14 +69,6 @@ where
             Poll::Ready(_) => Poll::Ready(Some(Err(cancelled()))),
             Poll::Pending => self.idle.poll(cx).map(|time| Some(Err(idle(time)))),
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

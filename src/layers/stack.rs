@@ -6,7 +6,6 @@ use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
 use super::admission::Admission;
-use super::body::Bodies;
 use super::connection::Connection;
 use super::deadline::Deadline;
 use super::drain::Drain;
@@ -16,10 +15,11 @@ use super::headers::Headers;
 use super::http_guard::HttpGuard;
 use super::panics::Panics;
 use super::request_body::RequestBodies;
+use super::response_body::Bodies;
 
 /// All layers over a service `S`, outermost first.
 pub type Stack<S> = HttpGuard<
-    Errors<Panics<Headers<Bodies<Admission<Deadline<Drain<RequestBodies<Frames<S>>>>>>>>>,
+    Errors<Panics<Headers<Admission<Bodies<Deadline<Drain<RequestBodies<Frames<S>>>>>>>>>,
 >;
 
 /// Wraps a service in all layers, for the calls of a connection.
@@ -32,8 +32,8 @@ pub fn stack<S>(service: S, connection: &Arc<Connection>) -> Stack<S> {
             connection: connection.clone(),
             inner,
         }))
-        .layer(layer_fn(Bodies))
         .layer(layer_fn(Admission))
+        .layer(layer_fn(Bodies))
         .layer(layer_fn(Deadline))
         .layer(layer_fn(Drain))
         .layer(layer_fn(RequestBodies))

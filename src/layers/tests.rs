@@ -18,12 +18,13 @@ use tower::{Service, ServiceExt as _, service_fn};
 
 use super::*;
 
-type RequestOf<B> = Request<RequestFrames<RequestBody<B>>>;
+type RequestOf<B> = Request<Box<RequestFrames<RequestBody<B>>>>;
 
 fn connection() -> Connection {
     Connection {
         probes_only: None,
         calls: Calls::new(1),
+        request_memory: RequestMemory::new(1 << 20),
         watches: Calls::new(1),
         closing: CancellationToken::new(),
         draining: CancellationToken::new(),

@@ -16,9 +16,9 @@ use tokio::time::{Sleep, sleep, timeout};
 use tower::Service as _;
 use tracing::debug;
 
-use super::context::Local;
 use super::limits::Limits;
 use super::listener::Stream;
+use super::node::Local;
 use super::router::Router;
 use super::timer::{self, PolledTimer};
 use crate::layers::{Calls, Connection, ResponseBody, Stack, Streams, stack};
@@ -105,6 +105,7 @@ where
     let shared = Arc::new(Connection {
         probes_only: (admission == Admission::HealthChecks).then_some(limits.max_connections),
         calls: local.node.calls.clone(),
+        request_memory: local.node.request_memory.clone(),
         watches: Calls::new(limits.max_watches()),
         closing: phase.draining.child_token(),
         draining: phase.draining.clone(),

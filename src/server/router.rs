@@ -14,7 +14,7 @@ use tonic::codegen::BoxFuture;
 use tonic::server::NamedService as _;
 use tower::Service;
 
-use super::context::Local;
+use super::node::Local;
 use super::stateless::RequestOf;
 use crate::api::{
     ClusterApi, ClusterServiceServer, CounterApi, CounterServiceServer, PeerApi, PeerServiceServer,
@@ -38,7 +38,7 @@ impl Router {
             .strip_prefix('/')
             .and_then(|path| path.split('/').next());
         Ok(match service.unwrap_or_default() {
-            SumServiceServer::<SumApi>::NAME => stateless.sum.clone().call(request),
+            SumServiceServer::<SumApi>::NAME => local.sums.clone().call(request),
             CounterServiceServer::<CounterApi>::NAME => {
                 local.counters().ok_or_else(no_store)?.clone().call(request)
             }

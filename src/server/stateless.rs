@@ -10,24 +10,21 @@ use tower::Service;
 use tower::util::BoxCloneSyncService;
 
 use super::health::{Health, HealthApi};
-use super::limits::Limits;
-use crate::api::{SumApi, SumServiceServer};
 use crate::layers::{RequestBody, RequestFrames};
 use crate::proto;
 
 /// A request as the layers pass it on.
-pub(super) type RequestOf = Request<RequestFrames<RequestBody<Incoming>>>;
+pub(super) type RequestOf = Request<Box<RequestFrames<RequestBody<Incoming>>>>;
 type Reflection = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
 
 /// The services that need no store.
 pub(super) struct Stateless {
-    pub(super) sum: SumServiceServer<SumApi>,
     pub(super) health: HealthServer<HealthApi>,
     pub(super) reflection: [(&'static str, Reflection); 2],
 }
 
 impl Stateless {
-    pub(super) fn new(limits: &Limits, health: &Health) -> Self {
+    pub(super) fn new(health: &Health) -> Self {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -37,8 +34,6 @@ impl Stateless {
         };
         let broken = "the descriptors were made by this build";
         Self {
-            sum: SumServiceServer::new(SumApi)
-                .max_decoding_message_size(limits.max_message_size as usize),
             health: health.service(),
             reflection: [
                 named(reflection().build_v1().expect(broken)),

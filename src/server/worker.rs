@@ -14,8 +14,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
 use super::connection::{self, Admission};
-use super::context::{Local, Node};
 use super::listener::Socket;
+use super::node::{Local, Node};
 
 /// A connection on its way to a worker, counted for the server and for the worker.
 struct Handover {

@@ -78,6 +78,8 @@ reasons! {
     // Any call.
     /// A message is over the server's size limit.
     MessageTooLarge = "MESSAGE_TOO_LARGE": ResourceExhausted, NotApplied, No;
+    /// The memory for unfinished requests is full.
+    RequestMemoryFull = "REQUEST_MEMORY_FULL": ResourceExhausted, NotApplied, AfterDelay;
     /// The headers of the call are over the server's limit.
     HeadersTooLarge = "HEADERS_TOO_LARGE": ResourceExhausted, NotApplied, No;
     /// The connection has too many watches.

@@ -201,6 +201,20 @@ async fn add_each_goes_on_after_an_error() {
     );
 }
 
+/// Messages that come whole are answered, although no message follows them in the same bytes.
+#[tokio::test]
+async fn messages_before_a_fault_are_answered() {
+    let server = TestServer::start(&[]).await;
+    let mut raw = server.raw().await;
+    let body = [&framed(&[0x0a, 1, 1])[..], &[2, 0, 0, 0, 0]].concat();
+    let answer = raw.exchange("AddEach", body).await;
+    assert_eq!(answer.status.code(), Code::Internal);
+    assert_eq!(reason(&answer.status).0, "MALFORMED_MESSAGE");
+    let sums = messages::<AddEachResponse>(answer.body);
+    let sums: Vec<_> = sums.into_iter().map(|sum| sum.result).collect();
+    assert_eq!(sums, [Some(Sum(1))]);
+}
+
 /// Requests that no generated client makes get the codes that gRPC's guide names.
 #[tokio::test]
 async fn broken_requests_have_their_codes() {
@@ -329,7 +343,13 @@ async fn requests_that_are_not_ours_are_refused() {
     call.send(raw::values(&[1]), true);
     let answer = call.answer().await;
     assert_eq!(answer.status.code(), Code::Unimplemented);
+    assert_eq!(reason(&answer.status).0, "COMPRESSED_MESSAGE");
     assert_eq!(answer.headers["grpc-accept-encoding"], "identity");
+
+    // A request may end with its headers.
+    let answer = raw.answer_without_body("Add").await;
+    assert_eq!(answer.status.code(), Code::Unimplemented);
+    assert_eq!(reason(&answer.status).0, "MESSAGE_COUNT");
 
     let mut call = raw.call_with("Add", &[("grpc-timeout", "soon")]).await;
     call.send(raw::values(&[1]), true);

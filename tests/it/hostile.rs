@@ -240,7 +240,7 @@ async fn small_frames_that_wait() {
     sending.abort();
 }
 
-/// Adding an array of a gigabyte takes no memory, and neither do thousands of refused messages.
+/// Adding an array of a gigabyte takes the memory of a message, and thousands of refused messages take none.
 #[tokio::test]
 async fn memory_stays_flat() {
     let server = Process::serve(&[]).await;

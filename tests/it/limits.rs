@@ -65,6 +65,52 @@ async fn message_size_by_default() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 }
 
+/// The messages that have not come whole have a limit together. A claim of bytes takes none of it, and whole messages none.
+#[tokio::test]
+async fn request_memory() {
+    let server = TestServer::start(&["--request-memory", "1MiB"]).await;
+    let mut raw = server.raw().await;
+    let claim = Bytes::from_static(&[0, 1, 0, 0, 0]);
+    let mut claims = Vec::new();
+    for _ in 0..200 {
+        let mut call = raw.call("Add").await;
+        call.send(claim.clone(), false);
+        claims.push(call);
+    }
+    let part = framed(&[0x08, 1].repeat(1 << 20)).slice(..900 << 10);
+    let mut first = raw.call("Add").await;
+    assert!(soon(first.send_all(part.clone())).await);
+    // Its last bytes may be on their way.
+    let refused = loop {
+        let mut second = raw.call("Add").await;
+        soon(second.send_all(part.slice(..500 << 10))).await;
+        if let Ok(answer) = tokio::time::timeout(raw::SLOW, second.answer()).await {
+            break answer.status;
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let (reason, metadata) = reason(&refused);
+    assert_eq!(reason, "REQUEST_MEMORY_FULL");
+    assert_eq!(metadata["max_bytes"], (1 << 20).to_string());
+    assert!(refused.get_details_retry_info().is_some());
+
+    let small = raw.exchange("Add", raw::values(&[1, 2])).await;
+    assert_eq!(small.status.code(), Code::Ok);
+    // What a call has taken is given back with it.
+    drop(first);
+    let whole = framed(&[0x08, 1].repeat(400 << 10));
+    loop {
+        let mut call = raw.call("Add").await;
+        soon(call.send_all(whole.clone())).await;
+        call.send(Bytes::new(), true);
+        let status = call.answer().await.status;
+        if status.code() == Code::Ok {
+            break;
+        }
+        assert_eq!(status.code(), Code::ResourceExhausted);
+    }
+}
+
 /// The server ends a call at its deadline, whether or not it has begun to answer.
 #[tokio::test]
 async fn deadlines() {

@@ -82,9 +82,16 @@ impl TestServer {
         let lane = lane.expect("it is new");
         let counters = Counters::new(lane.lanes.clone());
         let (_, services) = watch::channel(Some(with(Services::alone(counters))));
-        let server = Server::bind(&options.listen, options.limits, NonZeroUsize::MIN, services)
-            .await
-            .expect("port 0 is always free");
+        let request_memory = options.memory.request_bytes();
+        let server = Server::bind(
+            &options.listen,
+            options.limits,
+            NonZeroUsize::MIN,
+            request_memory,
+            services,
+        )
+        .await
+        .expect("port 0 is always free");
         let address = server.addresses()[0].to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async {

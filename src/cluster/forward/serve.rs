@@ -28,27 +28,27 @@ pub trait Executor: Send + Sync {
     fn for_this_runtime(&self) -> Arc<dyn Executor>;
 }
 
-/// The calls of other nodes, and who carries them out.
+/// Hands the calls of other nodes to an executor.
 #[derive(Clone)]
 pub struct IncomingCalls {
     executor: Arc<dyn Executor>,
 }
 
 impl IncomingCalls {
-    /// Calls for an executor.
+    /// Hands calls to `executor`.
     #[must_use]
     pub fn new(executor: Arc<dyn Executor>) -> Self {
         Self { executor }
     }
 
-    /// The same, for callers on the runtime that this is called on.
+    /// The same for callers on the current runtime.
     #[must_use]
     pub fn for_this_runtime(&self) -> Self {
         Self::new(self.executor.for_this_runtime())
     }
 
-    /// Answers one stream of calls. Once `closing` is cancelled, the other node is asked to end it. A call that has begun is
-    /// seen through whatever becomes of the stream.
+    /// Answers one stream of calls. When `closing` is cancelled, the other node is asked to end the stream. A call that
+    /// has begun is completed even if the stream breaks.
     pub fn answer<R>(&self, requests: R, closing: CancellationToken) -> Answers
     where
         R: Stream<Item = Result<proto::ForwardRequest, Status>> + Send + Unpin + 'static,
@@ -67,7 +67,7 @@ impl IncomingCalls {
     }
 }
 
-/// Reads calls, and has them carried out.
+/// Reads calls, and passes them to the executor.
 struct Reader<R> {
     requests: R,
     outgoing: Arc<ResponseQueue>,
@@ -144,7 +144,7 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// The answers to a stream of calls. The stream is read for as long as they are there.
+/// The answers to a stream of calls, which keep the reader of the stream running.
 pub struct Answers {
     outgoing: Arc<ResponseQueue>,
     _reader: AbortOnDropHandle<()>,

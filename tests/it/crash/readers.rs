@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::checks::Counters;
-use super::history::{Seen, History, Read, Sum, Told, Wanted, Watched};
+use super::history::{History, Read, Seen, Sum, Told, Wanted, Watched};
 use super::link::{Link, in_time};
 use super::operation::{Client, Name};
 use super::sessions::TALLIES;

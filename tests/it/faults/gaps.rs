@@ -93,10 +93,7 @@ impl Gaps {
 
     /// Fails if a gap was longer than `allowance` times the promised limit.
     pub fn check(&self, allowance: u32) {
-        let all = self
-            .by_kind
-            .iter()
-            .map(|(kind, spread)| (*kind, spread));
+        let all = self.by_kind.iter().map(|(kind, spread)| (*kind, spread));
         for (kind, spread) in all.chain([("mending", &self.mended)]) {
             assert!(
                 spread.max() <= PROMISED * allowance,
@@ -109,10 +106,7 @@ impl Gaps {
 impl fmt::Display for Gaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (kind, spread) in &self.by_kind {
-            writeln!(
-                f,
-                "  {kind}: no increment took longer than: {spread}"
-            )?;
+            writeln!(f, "  {kind}: no increment took longer than: {spread}")?;
         }
         writeln!(f, "  from mending until each node serves: {}", self.mended)?;
         write!(

@@ -98,6 +98,15 @@ impl Connection {
         (answer.status.code() == Code::Ok).then_some(answer)
     }
 
+    /// Makes a call whose request ends with its headers.
+    pub async fn answer_without_body(&mut self, method: &str) -> Answer {
+        let sender = soon(self.sender.clone().ready()).await;
+        let mut sender = sender.expect("a connection");
+        let call = sender.send_request(request(method, &[]), true);
+        let (response, request) = call.expect("a stream");
+        Call { request, response }.answer().await
+    }
+
     /// Makes a whole call, with its request in one piece.
     pub async fn exchange(&mut self, method: &str, body: impl Into<Bytes>) -> Answer {
         let mut call = self.call(method).await;

@@ -5,14 +5,14 @@ use tonic::Code;
 
 use super::*;
 
-/// The next message, or the end, if there is one.
+/// The next message or the end, if one is due.
 fn next(outgoing: &ResponseQueue) -> Poll<Option<Result<proto::ForwardResponse, Status>>> {
     outgoing.poll_message(&mut Context::from_waker(Waker::noop()))
 }
 
 fn message(outgoing: &ResponseQueue) -> proto::ForwardResponse {
     let Poll::Ready(Some(message)) = next(outgoing) else {
-        panic!("nothing is to be said");
+        panic!("no message is due");
     };
     message.expect("a message")
 }

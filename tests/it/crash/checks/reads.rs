@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::order::Line;
 use super::{Facts, Op, in_real_time};
-use crate::crash::history::{Seen, Read, Span, Verdict};
+use crate::crash::history::{Read, Seen, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 
 /// The state of a counter that was read, if it had that state within the span.

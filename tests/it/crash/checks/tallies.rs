@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Facts, watches};
-use crate::crash::history::{Seen, Moment, Outcome, Recorded, Span, Verdict};
+use crate::crash::history::{Moment, Outcome, Recorded, Seen, Span, Verdict};
 use crate::crash::operation::{Add, Name};
 use crate::crash::sessions::{RECORDERS, TALLIES, TALLY_BITS, UNIT};
 

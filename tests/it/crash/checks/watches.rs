@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Facts;
-use crate::crash::history::{Seen, Moment, Told, Watched};
+use crate::crash::history::{Moment, Seen, Told, Watched};
 use crate::crash::operation::Name;
 
 /// Values and revisions of the counters that a watcher knows.

@@ -1,4 +1,4 @@
-//! One stream of a node's counters: all that is not here is gRPC's framing by HTTP/2.
+//! One stream of a node's counters, with everything except gRPC's frames and HTTP/2.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,7 +14,7 @@ use tonic::Status;
 use crate::simulation::history::Add;
 use crate::simulation::nodes::Node;
 
-/// A client's end of it. Dropped, it is broken.
+/// The client's end of a stream. Dropping it breaks the stream.
 pub struct Stream {
     messages: UnboundedSender<Result<Bytes, Status>>,
     answers: ReplyStream<RecordIncrementsResponse, Status>,

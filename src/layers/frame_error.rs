@@ -1,10 +1,14 @@
 //! Errors of a request's frames.
 
 use std::fmt;
+use std::time::Duration;
 
 use tonic::Status;
 
 use crate::status::Reason;
+
+/// Retry delay if the memory for requests is full: some round trips, in which other messages end.
+const MEMORY_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// An error of a request's frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,11 @@ pub enum FrameError {
     BadPrefix(u8),
     /// The request ends inside a message.
     Truncated,
+    /// All unfinished messages together have as many bytes as they may.
+    MemoryFull {
+        /// The limit.
+        max_bytes: usize,
+    },
     /// A call that takes exactly one message has none, or several.
     Count {
         /// A lower bound of its number of messages.
@@ -44,6 +53,11 @@ impl fmt::Display for FrameError {
             Self::BadPrefix(flag) => write!(
                 f,
                 "a message begins with {flag}, where 0 (plain) or 1 (compressed) has to stand"
+            ),
+            Self::MemoryFull { max_bytes } => write!(
+                f,
+                "all unfinished messages have {max_bytes} bytes, which is the limit (--request-memory); this message was not \
+                 applied: retry"
             ),
             Self::Truncated => write!(f, "the request ends inside a message"),
             Self::Count { at_least: 0 } => {
@@ -71,6 +85,10 @@ impl From<FrameError> for Status {
             FrameError::Compressed | FrameError::BadPrefix(_) | FrameError::Truncated => {
                 Reason::MalformedMessage.error(message)
             }
+            FrameError::MemoryFull { max_bytes } => Reason::RequestMemoryFull
+                .error(message)
+                .with("max_bytes", max_bytes)
+                .retry_in(MEMORY_RETRY_DELAY),
             FrameError::Count { .. } => Reason::MessageCount.error(message),
         }
         .into()

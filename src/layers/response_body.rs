@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 use tower::Service;
 
-use super::admission::Permits;
+use super::calls::Permits;
 use super::connection::CallContext;
 use super::panics::panicked;
 use super::policy::Messages;
@@ -62,23 +62,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
+        let response = ready!(this.inner.poll(cx))?;
         let Some(call) = this.stream else {
             return Poll::Ready(Ok(response.map(ResponseBody::whole)));
         };
-        let permits = response.extensions_mut().remove();
         let bounds = Bounds::new(call.deadline, call.shutdown());
         stall::bound(bounds, call.connection.stream_idle_timeout);
-        // A health watch first sends its news, above all that the server drains.
-        let order = if call.policy.is_counted {
-            Order::BoundsFirst
-        } else {
+        let order = if call.policy.answers_first {
             Order::AnswersFirst
+        } else {
+            Order::BoundsFirst
         };
         Poll::Ready(Ok(response.map(|inner| ResponseBody {
             inner,
             order: Some(order),
-            _permits: permits,
+            permits: Permits::default(),
         })))
     }
 }
@@ -98,10 +96,17 @@ pub struct ResponseBody {
     inner: tonic::body::Body,
     /// Set for a stream, whose task has bounds.
     order: Option<Order>,
-    _permits: Option<Permits>,
+    permits: Permits,
 }
 
 impl ResponseBody {
+    /// Holds permits until the response ends. A complete response has no use for them.
+    pub(super) fn hold(&mut self, permits: Permits) {
+        if self.order.is_some() {
+            self.permits = permits;
+        }
+    }
+
     /// The body of a complete response, which needs no bounds.
     fn whole(inner: tonic::body::Body) -> Self {
         Self {

@@ -10,19 +10,24 @@ use tracing::{info, warn};
 use super::limits::Limits;
 use super::services::Slot;
 use super::stateless::Stateless;
-use crate::api::{CounterApi, CounterServiceServer, PeerApi, PeerServiceServer};
-use crate::cluster::{MAX_MESSAGE_BYTES, Nodes};
-use crate::layers::Calls;
-use crate::layers::policy::COUNTER_MESSAGE_BYTES;
+use crate::api::{
+    CounterApi, CounterServiceServer, PeerApi, PeerServiceServer, SumApi, SumServiceServer,
+};
+use crate::cluster::Nodes;
+use crate::layers::{Calls, RequestMemory};
 
 /// Time for peers to receive their last answers after the drain timeout.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// tonic checks no sizes: the layers do, and their errors have reasons.
+const ANY_SIZE: usize = usize::MAX;
 
 /// State shared by all connections.
 pub(super) struct Node {
     pub(super) limits: Limits,
     pub(super) stateless: Stateless,
     pub(super) calls: Arc<Calls>,
+    pub(super) request_memory: Arc<RequestMemory>,
     pub(super) services: Slot,
     /// The list of nodes if this one is standalone.
     pub(super) alone: Nodes,
@@ -96,6 +101,8 @@ impl Node {
 pub(super) struct Local {
     pub(super) node: Arc<Node>,
     pub(super) phase: Phase,
+    /// One for each worker: their counts of references are not shared between threads.
+    pub(super) sums: SumServiceServer<SumApi>,
     counters: OnceLock<CounterServiceServer<CounterApi>>,
     peers: OnceLock<Option<PeerServiceServer<PeerApi>>>,
 }
@@ -106,6 +113,7 @@ impl Local {
         Self {
             node,
             phase,
+            sums: SumServiceServer::new(SumApi).max_decoding_message_size(ANY_SIZE),
             counters: OnceLock::new(),
             peers: OnceLock::new(),
         }
@@ -119,8 +127,7 @@ impl Local {
         let services = self.node.services.borrow().clone()?;
         let counters = || {
             let counters = services.counters.for_this_runtime();
-            CounterServiceServer::new(CounterApi(counters))
-                .max_decoding_message_size(COUNTER_MESSAGE_BYTES)
+            CounterServiceServer::new(CounterApi(counters)).max_decoding_message_size(ANY_SIZE)
         };
         Some(self.counters.get_or_init(counters))
     }
@@ -134,7 +141,7 @@ impl Local {
         let peers = || {
             let peers = services.peers.as_ref()?.for_this_runtime();
             let server = PeerServiceServer::new(PeerApi(peers));
-            Some(server.max_decoding_message_size(MAX_MESSAGE_BYTES))
+            Some(server.max_decoding_message_size(ANY_SIZE))
         };
         self.peers.get_or_init(peers).as_ref()
     }
