@@ -55,7 +55,7 @@ impl Violations {
     /// Checks that a field has 1 to [`MAX_BATCH`] elements.
     pub(super) fn count(&mut self, field: &str, count: usize) {
         if !(1..=MAX_BATCH).contains(&count) {
-            let problem = format!("it has {count} elements, and takes 1 to {MAX_BATCH}");
+            let problem = format!("it has {count} elements; expected 1 to {MAX_BATCH}");
             self.add(field, problem);
         }
     }
@@ -81,7 +81,7 @@ impl Violations {
         let beside = beside.and_then(|time| {
             let millis = to_millis(time);
             if millis.is_none() {
-                let problem = format!("{}s {}ns is no time", time.seconds, time.nanos);
+                let problem = format!("{}s {}ns is not a valid time", time.seconds, time.nanos);
                 self.add(field, problem);
             }
             millis
@@ -99,10 +99,10 @@ pub(super) fn invalid_field(invalid: Invalid) -> (&'static str, String) {
     match invalid {
         Invalid::Name(error) => ("counter", name_problem(&error)),
         Invalid::NotUtf8 => ("counter", "it is not UTF-8".to_owned()),
-        Invalid::Limits { min, max } => ("min", format!("it is {min}, above max, which is {max}")),
+        Invalid::Limits { min, max } => ("min", format!("it is {min}, which is above max ({max})")),
         Invalid::OnLimit(number) => (
             "on_limit",
-            format!("it is {number}, and takes ON_LIMIT_REJECT or ON_LIMIT_SATURATE"),
+            format!("it is {number}; expected ON_LIMIT_REJECT or ON_LIMIT_SATURATE"),
         ),
     }
 }
@@ -167,7 +167,7 @@ impl Named<'_> {
         if self.id.is_empty() {
             // The client expects the request to count once, which needs a request_id.
             if self.time.is_some() {
-                let problem = "it is the time of a request_id, which is missing";
+                let problem = "it needs a request_id, which is missing";
                 violations.add("request_time", problem);
             }
             return violations.check(Request {
@@ -215,7 +215,7 @@ pub(super) fn batch(
         let within = format!("increments[{index}].");
         violations.name(&format!("{within}counter"), &increment.counter);
         if group(&increment.counter) != first {
-            let problem = "its group is not that of the first";
+            let problem = "its group differs from that of the first increment";
             violations.add(format!("{within}counter"), problem);
         }
         match limits(increment.min, increment.max, increment.on_limit) {

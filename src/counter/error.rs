@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::convert::invalid_field;
 use crate::lane::LaneError;
-use crate::model::{FailedIncrement, LimitError, Millis, Rejection, SESSION_WINDOW};
+use crate::model::{FailedIncrement, LimitError, MAX_FAILURES, Millis, Rejection, SESSION_WINDOW};
 use crate::notice::Rarely;
 use crate::status::{self, Outcome, Reason, RichError};
 use crate::store::{StoreError, damaged_counter};
@@ -59,7 +59,7 @@ fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
         LaneError::NotOwner => return store_failed(&StoreError::Conflict, outcome),
         LaneError::Overloaded => (
             Reason::Overloaded,
-            "too many increments wait",
+            "too many increments are pending",
             OVERLOAD_RETRY_DELAY,
         ),
         LaneError::Closed => (
@@ -75,9 +75,11 @@ fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
 
 /// The status of a request whose answer from another node is lost, and that this node could not settle.
 pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
-    let here = here.map(|problem| format!("; this node could not settle it: {problem}"));
+    let here =
+        here.map(|problem| format!("; this node could not determine the outcome: {problem}"));
     let message = format!(
-        "node {node:?} may have applied the request, and its answer is lost: only a retry with the same request_id is safe{}",
+        "node {node:?} may have applied the request, but its answer is lost: only a retry with the same request_id is \
+         safe{}",
         here.unwrap_or_default()
     );
     let error = Reason::AnswerLost.error(message);
@@ -86,7 +88,8 @@ pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
 
 /// The status of a resent message that the client confirmed meanwhile.
 pub(super) fn acknowledged_meanwhile() -> Status {
-    let message = "a message that was sent again was acknowledged meanwhile";
+    let message = "a resent message was acknowledged in the meantime: open another stream, and continue after the \
+                   message that its first response acknowledges";
     let error = Reason::MessageOvertaken
         .error(message)
         .outcome(Outcome::Unknown);
@@ -102,7 +105,7 @@ pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
 fn told(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::NotApplied => "nothing was changed",
-        Outcome::Unknown => "some of it may have been applied",
+        Outcome::Unknown => "part of it may have been applied",
     }
 }
 
@@ -111,8 +114,8 @@ fn told_to_retry(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::NotApplied => "nothing was changed: retry",
         Outcome::Unknown => {
-            "some of it may have been applied: retry with the same request_id, or go on with the same session; without one a \
-             retry may count it twice"
+            "part of it may have been applied: retry with the same request_id, or resume the same session; without \
+             either, a retry may count it twice"
         }
     }
 }
@@ -141,16 +144,13 @@ fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
         StoreError::Unavailable(_) | StoreError::Conflict | StoreError::Lost => (
             Reason::StoreUnavailable,
             format!(
-                "the store cannot be reached just now; {}",
+                "the store cannot be reached now; {}",
                 told_to_retry(outcome)
             ),
         ),
         StoreError::Full(problem) => (
             Reason::StoreFull,
-            format!(
-                "{problem}: {}. Once there is room, send it again",
-                told(outcome)
-            ),
+            format!("{problem}: {}. Retry once there is room", told(outcome)),
         ),
         StoreError::Damaged { counter, problem } => {
             return damaged(counter.as_deref(), problem, outcome);
@@ -170,7 +170,7 @@ fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
 /// The status of a counter whose row is damaged, so that nothing is added to it.
 fn damaged(counter: Option<&str>, problem: &str, outcome: Outcome) -> Status {
     let message = format!(
-        "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+        "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database from a backup",
         told(outcome)
     );
     let error = Reason::CounterDamaged.error(message).outcome(outcome);
@@ -220,16 +220,18 @@ pub(super) fn failure(failure: &FailedIncrement, counter: Option<&str>, index: b
 }
 
 fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
+    let effect = told(outcome);
     let error = match refused {
-        Rejection::IdReused if kind == Kind::Session => Reason::SequenceReused.error(
-            "this message of the session was sent before with other increments, which stay; it was not applied: resend a message \
-             unchanged, and give new increments a new sequence",
-        ),
+        Rejection::IdReused if kind == Kind::Session => Reason::SequenceReused.error(format!(
+            "this message of the session was sent before with other increments, and those stay; {effect}: resend \
+             messages unchanged, and give new increments a new sequence"
+        )),
         Rejection::IdReused => Reason::RequestIdReused.error(
-            "this request_id was used before, for a request with other contents (its method, counters, amounts or limits), and \
-             nothing was changed by this one: send the same contents for the first answer, or another request_id",
+            "this request_id was used before for a request with other contents (method, counters, amounts or limits), \
+             and nothing was changed by this one: send the same contents to get the first answer, or use another \
+             request_id",
         ),
-        Rejection::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now),
+        Rejection::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now, outcome),
         Rejection::FromFuture { time, now } => from_future(kind, *time, *now, outcome),
         Rejection::Full {
             max_bytes,
@@ -237,13 +239,13 @@ fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
         } => full(*max_bytes, *retry_in, kind, outcome),
         Rejection::Gap { expected } => Reason::SequenceGap
             .error(format!(
-                "the next message of this session is {expected}, and this one was not applied: resend from there"
+                "the next message of this session is {expected}; {effect}: resend from there"
             ))
             .with("expected", expected),
         Rejection::Acknowledged { acknowledged } => Reason::SequenceAcknowledged
             .error(format!(
-                "the client has said that it knows messages up to {acknowledged} acknowledged, and this one was not applied \
-                 again: go on with the message after them"
+                "the client has confirmed the acknowledgement of all messages up to {acknowledged}, so this one was \
+                 not applied again: continue with the message after {acknowledged}"
             ))
             .with("acknowledged", acknowledged),
         // This is found before the message is split.
@@ -258,42 +260,47 @@ fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
         }
         Rejection::Overtaken { applied } => Reason::MessageOvertaken
             .error(format!(
-                "a message before this one is on its way; here {applied} was the last"
+                "an earlier message has not arrived: the last one here is {applied}; {effect}: open another stream, \
+                 and continue after the message that its first response acknowledges"
             ))
             .retry_in(OVERLOAD_RETRY_DELAY),
         Rejection::SessionLost { acknowledged } => Reason::SessionLost
             .error(format!(
-                "the client knows more messages acknowledged than the server, which knows those up to {acknowledged}: a \
-                 backup was restored, or this is not the id that the session was begun with. If the id is right, the \
-                 messages after {acknowledged} are not counted: open a stream that says acknowledged {acknowledged}, and \
-                 send them again"
+                "the client sent a higher acknowledged than the server knows, which is {acknowledged}: a backup was \
+                 restored, or the session began with another id. If the id is right, the messages after {acknowledged} \
+                 are not counted: open a stream with acknowledged {acknowledged}, and send them again"
             ))
             .with("acknowledged", acknowledged),
         Rejection::FailuresUnacknowledged { failures } => Reason::FailuresUnacknowledged
             .error(format!(
-                "{failures} increments failed that the client has not said it knows of, and this message was not applied: say \
-                 with `acknowledged` which messages' failures have come, and send it again"
+                "the session has {failures} failures that the client has not confirmed, over the limit of \
+                 {MAX_FAILURES}; {effect}: raise `acknowledged` to the last message whose failures were received, and \
+                 send this message again"
             ))
             .with("failures", failures),
         // The message may have been applied when it was sent before: the row that would say so is damaged.
         Rejection::SessionDamaged => return Reason::SessionDamaged.error(
-            "the stored row of this session is damaged, so that nobody can tell which of its messages are applied: this one may \
-             be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup (`sumd restore`) \
-             and send again what its session lacks; or compare the counters with what was sent, and send what is missing in a \
-             new session",
+            "the stored row of this session is damaged, so it is unknown which of its messages are applied: this one \
+             may be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup \
+             (`sumd restore`) and resend the messages that its session lacks; or compare the counters with the \
+             increments that were sent, and send the missing ones in a new session",
         ),
     };
     error.outcome(outcome)
 }
 
 fn full(max_bytes: u64, retry_in: Millis, kind: Kind, outcome: Outcome) -> RichError {
-    let (reason, flag) = match kind {
-        Kind::Request => (Reason::RequestIdsFull, "--id-horizon"),
-        Kind::Session => (Reason::SessionsFull, "--session-horizon"),
+    let (reason, what, flag) = match kind {
+        Kind::Request => (Reason::RequestIdsFull, "ids", "--id-horizon"),
+        Kind::Session => (
+            Reason::SessionsFull,
+            "sessions and their failures",
+            "--session-horizon",
+        ),
     };
     let message = format!(
-        "there is no room to remember more: {max_bytes} bytes are in use (--id-memory); {}. Send it again when the oldest are \
-         forgotten ({flag})",
+        "the memory for {what} is full: it is limited to {max_bytes} bytes (--id-memory); {}. Retry once the oldest \
+         are forgotten ({flag})",
         told(outcome)
     );
     let error = reason.error(message).with("max_bytes", max_bytes);

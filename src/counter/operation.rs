@@ -75,7 +75,7 @@ impl Operation for IncrementCounterRequest {
                 replayed,
             }),
             Effect::Failed(failure) => Err(failure),
-            other => unreachable!("{other:?} is no answer to an increment"),
+            other => unreachable!("{other:?} is not an answer to an increment"),
         }
     }
 
@@ -116,7 +116,7 @@ impl Operation for BatchIncrementCountersRequest {
                 replayed,
             }),
             Effect::Failed(failure) => Err(failure),
-            other => unreachable!("{other:?} is no answer to a batch"),
+            other => unreachable!("{other:?} is not an answer to a batch"),
         }
     }
 
@@ -211,6 +211,6 @@ fn result(added: &Applied) -> IncrementResult {
 fn replaced(decided: &Decided) -> i64 {
     match &decided.answer.done {
         Effect::Replaced(before) => *before,
-        other => unreachable!("{other:?} is no answer to a replacement"),
+        other => unreachable!("{other:?} is not an answer to a replacement"),
     }
 }

@@ -161,7 +161,7 @@ impl RemoteOwner {
                 Err(_) => {
                     let has_time = until.is_none_or(|until| Instant::now() < until);
                     if !has_time || !self.peers.has_answered(owner, LIVENESS_WINDOW) {
-                        debug!(lane = self.lane, "the other node has not answered in time");
+                        debug!(lane = self.lane, "the other node did not answer in time");
                         return Forwarded::InDoubt;
                     }
                 }

@@ -47,7 +47,7 @@ fn wanted(violations: &mut Violations, consistency: i32, min_revision: i64) -> W
         Ok(Consistency::StaleOk) => Wanted::NotBefore(min_revision),
         Err(_) => {
             let problem = format!(
-                "it is {consistency}, and takes CONSISTENCY_LINEARIZABLE or CONSISTENCY_STALE_OK"
+                "it is {consistency}; expected CONSISTENCY_LINEARIZABLE or CONSISTENCY_STALE_OK"
             );
             violations.add("consistency", problem);
             Wanted::Newest

@@ -202,7 +202,7 @@ impl RecordStream {
             violations.add("increments", problem);
         }
         if *sequence == 0 && count > 0 {
-            violations.add("sequence", "it is 0, in a message with increments");
+            violations.add("sequence", "it is 0 in a message with increments");
         }
         if *sequence > acknowledged.saturating_add(SESSION_WINDOW) {
             let problem = format!(
@@ -305,7 +305,7 @@ impl RecordStream {
             failures,
         } = decided.answer.done
         else {
-            unreachable!("{:?} is no answer to a message", decided.answer.done);
+            unreachable!("{:?} is not an answer to a message", decided.answer.done);
         };
         let Some(parts) = &mut self.parts else {
             let failures = remote::failures(&failures);
@@ -359,7 +359,10 @@ fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, 
     violations.id("session_id", id);
     let time = violations.time("session_time", id, time);
     if time.is_none() {
-        violations.add("session_time", "it is missing, and session_id is no UUIDv7");
+        violations.add(
+            "session_time",
+            "it is missing, and session_id is not a UUIDv7",
+        );
     }
     violations.check((canonical(id).into(), time.unwrap_or_default()))
 }
@@ -392,7 +395,8 @@ fn weight(operation: &Operation) -> usize {
 
 fn shutting_down() -> Status {
     Reason::ShuttingDown
-        .error("the server is shutting down; messages that are acknowledged are applied")
+        .error("the server is shutting down; acknowledged messages are applied, and later ones may be: resume the \
+                session")
         .outcome(Outcome::Unknown)
         .retry_in(std::time::Duration::from_millis(1))
         .into()

@@ -46,7 +46,7 @@ pub(super) fn serve(
     let names = request.counters;
     if names.len() > MAX_BATCH {
         let problem = format!(
-            "it has {} elements, and takes up to {MAX_BATCH}",
+            "it has {} elements; expected at most {MAX_BATCH}",
             names.len()
         );
         violations.add("counters", problem);
@@ -57,7 +57,7 @@ pub(super) fn serve(
     if !names.is_empty() && !request.prefix.is_empty() {
         violations.add(
             "prefix",
-            "it is given beside counters, and one of them is enough",
+            "it is given together with counters; give only one of them",
         );
     }
     violations.prefix(&request.prefix);

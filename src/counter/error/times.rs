@@ -5,28 +5,36 @@ use crate::model::{MAX_SKEW, Millis};
 use crate::status::{Outcome, Reason, RichError};
 
 /// The error of an id or a session that may be forgotten.
-pub(super) fn too_old(kind: Kind, time: Millis, horizon: Millis, now: Option<Millis>) -> RichError {
+pub(super) fn too_old(
+    kind: Kind,
+    time: Millis,
+    horizon: Millis,
+    now: Option<Millis>,
+    outcome: Outcome,
+) -> RichError {
     let by_the_server = now.map_or_else(String::new, |now| {
         format!("the server's clock says {}, and ", rfc3339(now))
     });
     let (of, until) = (rfc3339(time), rfc3339(horizon));
-    let clocks = "a clock is wrong: mend the client's, which is behind, or the server's, which is, or was, ahead";
+    let clocks = "a clock is wrong: fix the client's, which is behind, or the server's, which is or was ahead";
+    let effect = told(outcome);
     let (reason, message) = match kind {
         Kind::Request => (
             Reason::RequestTooOld,
             format!(
-                "the request is of {of}, by its request_id (a UUIDv7) or its request_time; {by_the_server}ids up to {until} may be \
-             forgotten (--id-horizon). Whether it was counted before cannot be told; it was not now. If it was made just now, \
-             {clocks}. For data that come so late, raise --id-horizon, or send them in a session (RecordIncrements)"
+                "the request has the time {of}, from its request_id (a UUIDv7) or its request_time; {by_the_server}ids \
+                 up to {until} may be forgotten (--id-horizon). It was not applied; whether it was applied before is \
+                 unknown. If it was made just now, {clocks}. For data that arrive so late, raise --id-horizon, or send \
+                 them in a session (RecordIncrements)"
             ),
         ),
         Kind::Session => (
             Reason::SessionTooOld,
             format!(
-                "the session is not known here and is of {of}, by its session_id (a UUIDv7) or its session_time; {by_the_server}\
-             sessions that were last used up to {until} may be forgotten (--session-horizon). Whether messages were counted \
-             before cannot be told; this one was not now. If it was begun just now, {clocks}. What is new is for a session that \
-             begins now, with an id of its own"
+                "the session is not known here and has the time {of}, from its session_id (a UUIDv7) or its \
+                 session_time; {by_the_server}sessions that were last used up to {until} may be forgotten \
+                 (--session-horizon); {effect}. Whether earlier messages were applied is unknown. If the session \
+                 began just now, {clocks}. Send new increments in a session that begins now, with another id"
             ),
         ),
     };
@@ -42,8 +50,8 @@ pub(super) fn from_future(kind: Kind, time: Millis, now: Millis, outcome: Outcom
         Kind::Session => (Reason::SessionFromFuture, "session"),
     };
     let message = format!(
-        "the {what} is of {}, by the clock of its client, and the server's clock says {}: times after {} are not taken. Mend the \
-         client's clock, which is ahead, or the server's, which is behind, and send it again; {}",
+        "the {what} has the time {}, by the client's clock, and the server's clock says {}: times after {} are \
+         refused. Fix the client's clock, which is ahead, or the server's, which is behind, and send it again; {}",
         rfc3339(time),
         rfc3339(now),
         rfc3339(now.saturating_add(MAX_SKEW)),

@@ -186,6 +186,12 @@ fn malformed(problem: &dyn fmt::Display) -> Malformed {
     Malformed(problem.to_string())
 }
 
+fn too_many() -> Malformed {
+    malformed(&format_args!(
+        "its parts have more than {MAX_INCREMENTS} increments"
+    ))
+}
+
 /// Decodes and validates the parts in a call of another node, each with its lane.
 pub(crate) fn decode_parts(
     payload: Bytes,
@@ -208,17 +214,17 @@ pub(crate) fn decode_parts(
             let mut message = RecordMessage::decode(&message)?;
             let increments = std::mem::take(&mut message.increments);
             if increments.len() > MAX_INCREMENTS {
-                return Err(malformed(&"its parts are more than a message may have"));
+                return Err(too_many());
             }
             (message, vec![increments])
         }
         parts => {
             let sizes: Vec<_> = parts.iter().map(|part| part.indices.len()).collect();
             if sizes.iter().sum::<usize>() > MAX_INCREMENTS {
-                return Err(malformed(&"its parts are more than a message may have"));
+                return Err(too_many());
             }
             RecordMessage::decode_parts(&message, &sizes)?
-                .ok_or_else(|| malformed(&"its parts are not its increments"))?
+                .ok_or_else(|| malformed(&"its parts do not match its increments"))?
         }
     };
     let time = message.session_time.unwrap_or_default();
@@ -226,7 +232,7 @@ pub(crate) fn decode_parts(
     let time = seconds.and_then(|millis| millis.checked_add(i64::from(time.nanos / 1_000_000)));
     let time: Millis = time.ok_or_else(|| malformed(&"its session_time is out of range"))?;
     if check_text(&message.session_id, MAX_ID_BYTES).is_err() {
-        return Err(malformed(&"its session_id is none"));
+        return Err(malformed(&"its session_id is invalid"));
     }
     let session = SessionId::from(message.session_id);
     let home = hasher.lane(&session, lanes);
@@ -331,7 +337,7 @@ fn part_answer(decided: lane::Result<Decided>) -> PartReply {
         failures: failed,
     } = decided.answer.done
     else {
-        unreachable!("{:?} is no answer to a message", decided.answer.done);
+        unreachable!("{:?} is not an answer to a message", decided.answer.done);
     };
     Ok(RecordIncrementsResponse {
         acknowledged,

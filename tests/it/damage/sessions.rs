@@ -77,7 +77,7 @@ async fn a_damaged_session_is_refused_and_no_other_is() {
                 "{damage}: message {sequence}"
             );
             let message = status.message();
-            for part in ["nobody can tell", "retry", "sumd check", "sumd restore"] {
+            for part in ["it is unknown", "retry", "sumd check", "sumd restore"] {
                 assert!(message.contains(part), "{part}: {message}");
             }
         }
