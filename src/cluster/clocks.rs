@@ -101,16 +101,17 @@ pub(super) async fn judge(
             (is_off, looks) = (!is_off, 0);
             if is_off {
                 warn!(
-                    "this node's clock is {} away from those of most nodes: it owns no lanes until it agrees",
+                    "this node's clock is {} off the clocks of most nodes: the node owns no lanes until the clocks \
+                     agree",
                     duration(away)
                 );
             } else {
-                info!("this node's clock agrees with those of most nodes again");
+                info!("this node's clock agrees with the clocks of most nodes again");
             }
         }
         if (two > MAX_SKEW) && !std::mem::replace(&mut differs, two > MAX_SKEW) {
             warn!(
-                "the clocks of this node and the only other one are {} apart: either may be wrong",
+                "the clocks of this node and of the only other node differ by {}: either may be wrong",
                 duration(two)
             );
         }

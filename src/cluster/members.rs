@@ -68,11 +68,11 @@ impl fmt::Display for JoinError {
             Self::Taken { id, address } => {
                 write!(
                     f,
-                    "the node {id} lives already, at {address}: each node needs an id of its own (--node-id)"
+                    "node {id} is already running, at {address}: each node needs its own id (--node-id)"
                 )
             }
             Self::Etcd(error) => write!(f, "cannot join the cluster: {error}"),
-            Self::Late => f.write_str("cannot join the cluster: etcd has not answered in time"),
+            Self::Late => f.write_str("cannot join the cluster: etcd did not answer in time"),
         }
     }
 }

@@ -53,11 +53,11 @@ impl fmt::Display for InvalidNode {
         match self {
             Self::Id(id) => write!(
                 f,
-                "the node's id is {id:?}; it takes 1 to {MAX_ID_BYTES} letters, digits, dots, dashes and underscores"
+                "the node's id is {id:?}; expected 1 to {MAX_ID_BYTES} letters, digits, dots, dashes and underscores"
             ),
             Self::Address(address) => write!(
                 f,
-                "the node's address is {address:?}; others need host:port, with a port that is not 0"
+                "the node's address is {address:?}; expected host:port, with a port other than 0"
             ),
         }
     }
@@ -78,7 +78,7 @@ impl fmt::Display for NotANode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(problem) => f.write_str(problem),
-            Self::Member(name) => write!(f, "{name} is not what it should be"),
+            Self::Member(name) => write!(f, "{name} is missing or invalid"),
         }
     }
 }

@@ -146,11 +146,11 @@ impl fmt::Display for ForwardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotSent(NotSent::NotConnected) => "the other node cannot be reached",
-            Self::NotSent(NotSent::Full) => "too much waits for the other node",
-            Self::NotSent(NotSent::TooLarge) => "the call is too large to be handed on",
-            Self::NotSent(NotSent::Late) => "the deadline came before it was handed on",
+            Self::NotSent(NotSent::Full) => "too many calls to the other node are pending",
+            Self::NotSent(NotSent::TooLarge) => "the call is too large to be forwarded",
+            Self::NotSent(NotSent::Late) => "the deadline passed before the call was forwarded",
             Self::Unknown(Doubt::Broken) => "the connection to the other node broke",
-            Self::Unknown(Doubt::NoAnswer) => "the other node has not answered in time",
+            Self::Unknown(Doubt::NoAnswer) => "the other node did not answer in time",
         })
     }
 }

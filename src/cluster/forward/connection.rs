@@ -56,7 +56,7 @@ enum Unreachable {
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Late => f.write_str("nothing was heard in time"),
+            Self::Late => f.write_str("no response in time"),
             Self::Connect(error) => error.fmt(f),
             Self::Refused(status) => status.fmt(f),
         }
@@ -75,7 +75,7 @@ impl PeerConnection {
                     info!(id = self.id, address = self.address, "connected to a node");
                     failures = 0;
                     let end = self.read(answers).await;
-                    info!(id = self.id, "a node has gone: {end}");
+                    info!(id = self.id, "the connection to a node ended: {end}");
                     self.line.fail();
                 }
                 Some(Err(error)) => {
@@ -118,7 +118,7 @@ impl PeerConnection {
             let mut answers = client.forward(calls).await?.into_inner();
             match answers.message().await? {
                 Some(greeting) if !greeting.draining => Ok(answers),
-                _ => Err(Status::unavailable("it is about to stop")),
+                _ => Err(Status::unavailable("the node is about to stop")),
             }
         });
         let answers = hello_sent.await.map_err(|_| Unreachable::Late)?;
@@ -146,7 +146,7 @@ impl PeerConnection {
                             self.line.close();
                         }
                     }
-                    Ok(None) => return "it has ended the stream".to_owned(),
+                    Ok(None) => return "the node ended the stream".to_owned(),
                     Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
                 now = ticks.tick() => {
@@ -154,7 +154,7 @@ impl PeerConnection {
                     is_heard = false;
                     let busy = self.line.tick(now.max(Instant::now()));
                     if retiring && !busy {
-                        return "it is no member any more".to_owned();
+                        return "the node is no longer a member".to_owned();
                     }
                 }
                 () = self.retired.cancelled(), if !retiring => {

@@ -128,9 +128,9 @@ impl ResponseQueue {
 
     fn answer(&self, id: u64, request_bytes: usize, answer: Result<Bytes, PeerRefusal>) {
         let answer = match answer {
-            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => {
-                Err(PeerRefusal::unknown("the answer is larger than nodes take"))
-            }
+            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => Err(PeerRefusal::unknown(
+                "the answer is too large to be sent to another node",
+            )),
             answer => answer,
         };
         let (result, refusal) = match answer {
@@ -195,7 +195,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.sent {
-            let lost = PeerRefusal::unknown("the node that was asked has lost the call");
+            let lost = PeerRefusal::unknown("the other node lost the call");
             self.outgoing.answer(self.id, self.bytes, Err(lost));
         }
     }

@@ -105,7 +105,10 @@ where
                 Some(message) if message.calls.is_empty() => self.outgoing.keepalive(),
                 // A node within its own bounds never has more unanswered calls.
                 Some(message) if message.calls.len() > MAX_CALLS => {
-                    return Err(Status::resource_exhausted("too many calls at once"));
+                    let calls = message.calls.len();
+                    let problem =
+                        format!("the message has {calls} calls, over the limit of {MAX_CALLS}");
+                    return Err(Status::resource_exhausted(problem));
                 }
                 Some(message) => self.execute(message.calls),
                 None => return Ok(()),

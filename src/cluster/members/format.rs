@@ -36,7 +36,7 @@ pub(super) async fn raise(
                 // After the timeout, the nodes are checked even if none has changed.
                 let _ = timeout(INTERVAL, view.changed()).await;
             }
-            Err(error) => debug!("the format stays as it is: {error}"),
+            Err(error) => debug!("cannot raise the format: {error}"),
         }
         sleep(RETRY_DELAY).await;
     }

@@ -152,7 +152,8 @@ impl Registrar {
                 warn!(
                     id,
                     address = self.node.address,
-                    "another node of this id and address has taken this one's place: each needs its own (--node-id, --advertise)"
+                    "another node with this id and address has replaced this one: each node needs its own (--node-id, \
+                     --advertise)"
                 );
             }
             pending::<()>().await;
@@ -160,7 +161,7 @@ impl Registrar {
         tokio::select! {
             () = replaced => {}
             () = lease.lost() => *held = None,
-            () = gone => warn!("the node's key has gone, with its lease still there"),
+            () = gone => warn!("the node's key was deleted, although its lease still exists"),
             _ = self.wish.changed() => {}
         }
     }
@@ -264,7 +265,7 @@ impl Registrar {
                     warn!(
                         id = self.node.id,
                         address,
-                        "another node of this id lives, or has died some seconds ago (--node-id)"
+                        "another node with this id is alive, or died some seconds ago (--node-id)"
                     );
                 }
                 Problem::Etcd(error) if known.is_none() => warn!("cannot register: {error}"),
@@ -279,7 +280,7 @@ impl Registrar {
         if let Some(lease) = lease
             && let Err(error) = lease.revoke(deadline).await
         {
-            warn!("the node's lease has to run out by itself: {error}");
+            warn!("cannot revoke the node's lease, so it has to expire: {error}");
             self.state
                 .send_replace(State::Out(Some(Problem::Etcd(error))));
             return;
@@ -298,6 +299,6 @@ fn raced() -> Error {
         outcome: Outcome::Definite(Refusal::Overloaded),
         endpoint: None,
         code: None,
-        message: "the node's key has changed meanwhile".to_owned(),
+        message: "the node's key has changed in the meantime".to_owned(),
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn follow(client: Client, folder: String, views: watch::Sender<
                         Err(error) => break error,
                     }
                 };
-                info!("reading the nodes anew: {error}");
+                info!("reading the nodes again: {error}");
             }
             // An earlier view stays; or `Members::join` reports that there is none.
             Err(error) => debug!("cannot read the nodes: {error}"),
@@ -63,11 +63,11 @@ impl Nodes {
                 self.0.insert(kv.key, node);
             }
             Ok(node) => {
-                warn!(id = node.id, key = %kv.key.escape_ascii(), "not the key of this node");
+                warn!(id = node.id, key = %kv.key.escape_ascii(), "the key does not match the node's id");
                 self.0.remove(&kv.key);
             }
             Err(error) => {
-                warn!(key = %kv.key.escape_ascii(), %error, "not the key of a node");
+                warn!(key = %kv.key.escape_ascii(), %error, "the value of this key is not a node");
                 self.0.remove(&kv.key);
             }
         }

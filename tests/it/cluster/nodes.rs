@@ -108,7 +108,7 @@ async fn a_node_whose_place_is_taken_says_so() {
     };
     let mut first = start().await;
     let _second = start().await;
-    let told = "another node of this id and address";
+    let told = "another node with this id and address";
     first.process.logged(told).await;
 }
 
