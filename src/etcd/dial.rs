@@ -148,10 +148,10 @@ async fn fit(index: usize, options: &Options, token: &Token) -> Result<Channel, 
         Err(_) => return Err(unfit(host, "no answer in time".to_owned())),
     };
     if status.is_learner {
-        return Err(unfit(host, "it is only learning".to_owned()));
+        return Err(unfit(host, "it is a learner".to_owned()));
     }
     if status.leader == 0 {
-        return Err(unfit(host, "it knows of no leader".to_owned()));
+        return Err(unfit(host, "it has no leader".to_owned()));
     }
     Ok(channel)
 }

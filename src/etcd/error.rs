@@ -144,11 +144,11 @@ impl fmt::Display for Error {
         match self.outcome {
             Outcome::Definite(_) => Ok(()),
             Outcome::Unknown(Doubt::NoSpace) => f.write_str(
-                " (what was asked for may have been done. To make room: compact and defragment etcd, or give it a larger \
+                " (the request may have been carried out. To make room, compact and defragment etcd, or raise \
                  --quota-backend-bytes, and disarm the alarm)",
             ),
             Outcome::Unknown(_) => {
-                f.write_str(" (what was asked for may have been done, or may be yet)")
+                f.write_str(" (the request may have been carried out, or may still be)")
             }
         }
     }

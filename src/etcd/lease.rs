@@ -154,7 +154,7 @@ impl Keeper {
                 }
             }
         }
-        warn!(lease = self.id, "etcd has let a lease run out");
+        warn!(lease = self.id, "a lease has expired");
         self.state.send_replace(State::Lost);
     }
 }

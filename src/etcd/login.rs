@@ -97,7 +97,7 @@ fn not_text(host: &Host) -> Fault {
             outcome: super::Outcome::Definite(Refusal::NotLoggedIn),
             endpoint: Some(host.clone()),
             code: None,
-            message: "the token is no header value".to_owned(),
+            message: "the token is not a valid header value".to_owned(),
         },
         leave: false,
         unsent: true,

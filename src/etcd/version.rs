@@ -39,7 +39,7 @@ impl fmt::Display for VersionError {
             Self::TooOld(host, version) => {
                 write!(
                     f,
-                    "etcd at {host} is {version}, and 3.{MIN_MINOR} is the oldest that will do"
+                    "etcd at {host} is {version}; the oldest supported version is 3.{MIN_MINOR}"
                 )
             }
             Self::Unknown(error) => error.fmt(f),
@@ -71,10 +71,10 @@ impl Client {
                 Support::Good => {}
                 Support::Faulty { floor } => warn!(
                     endpoint = %host,
-                    "etcd {version} has known errors that may cost increments: update it to {floor} or later"
+                    "etcd {version} has known bugs that may lose increments: update it to {floor} or later"
                 ),
                 Support::Unreadable => {
-                    warn!(endpoint = %host, "cannot tell how old etcd {version:?} is");
+                    warn!(endpoint = %host, "cannot parse the version of etcd: {version:?}");
                 }
                 Support::TooOld => return Err(VersionError::TooOld(host, version)),
             }
@@ -166,7 +166,7 @@ mod tests {
         let error = VersionError::TooOld(host, "3.3.27".to_owned());
         assert_eq!(
             error.to_string(),
-            format!("etcd at one:2379 is 3.3.27, and 3.{MIN_MINOR} is the oldest that will do")
+            format!("etcd at one:2379 is 3.3.27; the oldest supported version is 3.{MIN_MINOR}")
         );
     }
 }

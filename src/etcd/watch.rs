@@ -63,10 +63,10 @@ impl fmt::Display for WatchError {
             Self::Compacted { revision } => {
                 write!(
                     f,
-                    "etcd has forgotten what happened before revision {revision}"
+                    "etcd has compacted the changes before revision {revision}"
                 )
             }
-            Self::OutOfOrder => write!(f, "etcd has told changes out of order"),
+            Self::OutOfOrder => write!(f, "etcd has sent changes out of order"),
             Self::Refused(error) => error.fmt(f),
         }
     }
@@ -273,7 +273,7 @@ impl Watcher {
 
     /// Handles a stream that was silent for too long, although it was asked.
     fn silent(&mut self, connection: &Connection) -> End {
-        debug!(endpoint = %connection.host, "a watch has fallen silent");
+        debug!(endpoint = %connection.host, "a watch received nothing in time");
         self.silences = self.silences.saturating_add(1);
         self.caller.rotation().leave(connection);
         End::Again
@@ -334,7 +334,7 @@ mod tests {
         let compacted = WatchError::Compacted { revision: 7 }.to_string();
         assert_eq!(
             compacted,
-            "etcd has forgotten what happened before revision 7"
+            "etcd has compacted the changes before revision 7"
         );
         assert!(WatchError::OutOfOrder.to_string().contains("out of order"));
     }
