@@ -102,8 +102,8 @@ fn tell(is_believed: bool, ahead: Millis) {
         return;
     }
     warn!(
-        "the clock was set forward by {}, which is not believed: ids of that time are refused (REQUEST_FROM_FUTURE). If it is \
-         right, as after the machine was suspended, start sumd again",
+        "the clock was set forward by {}, which is not believed: ids of that time are refused (REQUEST_FROM_FUTURE). \
+         If the clock is right, for example after the machine was suspended, restart sumd",
         duration(ahead)
     );
 }
@@ -120,16 +120,16 @@ fn behind(head: Head, now: Millis) -> Option<String> {
     let refused_until = head.horizon.max(head.session_horizon);
     if refused_until > now {
         return Some(format!(
-            "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} (REQUEST_TOO_OLD, \
-             SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it is wrong now, mend it; if it \
-             is right, sumd reset-horizon takes that back",
+            "ids and sessions with a time before {} may have been forgotten, and are refused for the next {} \
+             (REQUEST_TOO_OLD, SESSION_TOO_OLD): the clock was ahead when they were forgotten, or is behind now. If it \
+             is wrong now, fix it; if it is right, sumd reset-horizon makes the server accept them again",
             date(refused_until),
             duration(refused_until - now)
         ));
     }
     (head.time - now > MAX_BEHIND).then(|| {
         format!(
-            "the clock is {} behind that of the last batch: it was wrong then, or is now",
+            "the clock is {} behind the time of the last batch: it was wrong then, or is wrong now",
             duration(head.time - now)
         )
     })
@@ -181,7 +181,7 @@ mod tests {
         let told = |head| behind(head, now).unwrap_or_default();
         assert_eq!(told(head(now, now, now + MAX_BEHIND)), "");
         let late = told(head(now, now, now + MAX_BEHIND + 1));
-        assert!(late.contains("behind that of the last batch"), "{late}");
+        assert!(late.contains("behind the time of the last batch"), "{late}");
         for head in [
             head(now + DAY, 0, now + 2 * DAY),
             head(0, now + DAY, now + 2 * DAY),

@@ -70,7 +70,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Store(error) => error.fmt(f),
             Self::Corrupt(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "the lanes' thread: {error}"),
+            Self::Thread(error) => write!(f, "cannot start the lanes' thread: {error}"),
         }
     }
 }

@@ -19,8 +19,8 @@ pub(super) fn tell(refused: &Rejection, is_bulk: bool) {
     match refused {
         Rejection::Full { max_bytes, .. } if FULL.is_due() => warn!(
             max_bytes,
-            "refusing new {of}: the memory for them is full (--id-memory). There is room once the oldest are forgotten \
-             ({horizon_flag})"
+            "refusing new {of}: the memory for them is full (--id-memory). There will be room once the oldest are \
+             forgotten ({horizon_flag})"
         ),
         Rejection::TooOld {
             time,
@@ -29,14 +29,14 @@ pub(super) fn tell(refused: &Rejection, is_bulk: bool) {
         } if TOO_OLD.is_due() => warn!(
             now = date(*now),
             horizon = date(*horizon),
-            "refusing {of} as too old, one of {} ago by this server's clock ({horizon_flag}): if they are new, their client's \
-             clock is behind, or this server's is, or was, ahead",
+            "refusing {of} as too old, one of {} ago by this server's clock ({horizon_flag}): if they are new, the \
+             client's clock is behind, or this server's clock is or was ahead",
             duration(now.saturating_sub(*time)),
         ),
         Rejection::FromFuture { time, now } if FROM_FUTURE.is_due() => warn!(
             now = date(*now),
-            "refusing {of} as from the future, one of {} after this server's clock: their client's clock is ahead, or this \
-             server's is behind",
+            "refusing {of} as from the future, one of {} after this server's clock: the client's clock is ahead, or \
+             this server's clock is behind",
             duration(time.saturating_sub(*now)),
         ),
         _ => {}

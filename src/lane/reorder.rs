@@ -42,7 +42,7 @@ impl ReorderBuffer {
         if since.elapsed() >= MAX_PARK || self.0.len() >= MAX_PARKED {
             return Some((job, decided));
         }
-        debug!("a part has overtaken the one before it");
+        debug!("a part overtook the one before it");
         self.0.push(job);
         None
     }

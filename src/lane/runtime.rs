@@ -88,7 +88,7 @@ impl LaneRuntime {
                 let _ = opened.send(Ok(shared));
                 let _ = ended.send(serve.await);
                 if timeout(CLOSE_TIMEOUT, unused.cancelled()).await.is_err() {
-                    warn!("the store is still in use, and is left as it is");
+                    warn!("the store is still in use, and is left open");
                 }
                 Some(store)
             });

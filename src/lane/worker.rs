@@ -160,7 +160,7 @@ impl LaneWorker {
                     );
                 }
                 Err(failure) => {
-                    error!("{failure}; nothing is counted any more");
+                    error!("{failure}; counting has stopped");
                     let told = StoreError::Failed(failure.to_string().into());
                     let unknown = Err(LaneError::Unknown(told));
                     answer(

@@ -122,12 +122,12 @@ impl LaneWorker {
             return Ok(());
         }
         if std::mem::replace(&mut self.followed_nothing, true) {
-            let problem = "another node is said to have committed, and nothing of it is there";
+            let problem = "another node is reported to have committed, but no new batch is found";
             return Err(StartError::Store(StoreError::Unavailable(problem.into())));
         }
         warn!(
             lane = self.lane,
-            "the lane's head has moved, and there is nothing new: loading it again"
+            "the lane's head has changed, but no new batch is found: loading the lane again"
         );
         self.reload().await
     }
