@@ -217,7 +217,7 @@ pub fn to_encoded(status: &Status) -> Bytes {
 pub fn from_encoded(encoded: Bytes) -> Status {
     match tonic_types::Status::decode(encoded.clone()) {
         Ok(status) => Status::with_details(Code::from_i32(status.code), status.message, encoded),
-        Err(_) => Status::internal("what should be a status is none"),
+        Err(_) => Status::internal("the status of the other node cannot be read"),
     }
 }
 

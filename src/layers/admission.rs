@@ -21,7 +21,7 @@ fn admit(call: &CallContext) -> Result<Permits, Status> {
         // Closing this connection makes room for health checks.
         connection.closing.cancel();
         return Err(overloaded(format!(
-            "{max} connections are open, which is the limit (--max-connections); this one is for health checks"
+            "{max} connections are open, which is the limit (--max-connections); this one accepts only health checks"
         )));
     }
     let watch = policy.is_watch.then(|| connection.watches.admit_watch());

@@ -68,8 +68,9 @@ impl Calls {
     pub(super) fn admit_watch(self: &Arc<Self>) -> Result<Permit, Status> {
         self.enter().ok_or_else(|| {
             let message = format!(
-                "this connection has {} watches, and the rest of its calls (--max-concurrent-streams) is kept for those that \
-                 end: watch several counters or a prefix in one call, or open another connection",
+                "this connection has {} watches, which is the limit: its other streams (--max-concurrent-streams) are \
+                 reserved for calls that end. Watch several counters or a prefix in one call, or open another \
+                 connection",
                 self.max
             );
             let error = Reason::TooManyWatches.error(message);

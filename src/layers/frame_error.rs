@@ -48,11 +48,11 @@ impl fmt::Display for FrameError {
             ),
             Self::Compressed => write!(
                 f,
-                "the message is marked as compressed, and the request names no grpc-encoding"
+                "the message is marked as compressed, but the request has no grpc-encoding"
             ),
             Self::BadPrefix(flag) => write!(
                 f,
-                "a message begins with {flag}, where 0 (plain) or 1 (compressed) has to stand"
+                "a message begins with {flag}; expected 0 (plain) or 1 (compressed)"
             ),
             Self::MemoryFull { max_bytes } => write!(
                 f,

@@ -116,7 +116,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
         return Ok(());
     };
     let encoding = status::quoted(encoding);
-    let message = format!("grpc-encoding is {encoding}, and this service takes only identity");
+    let message = format!("grpc-encoding is {encoding}; this service accepts only identity");
     let mut refusal = Status::from(Reason::CompressedMessage.error(message));
     let identity = MetadataValue::from_static("identity");
     refusal

@@ -125,7 +125,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
         ready!(end.unwrap_or(Poll::Pending));
         // A reader that has just resumed gets its trailers; any other gets a reset, because the task ends.
         if stream.poll(cx).is_pending() {
-            debug!("ended a stream whose reader takes nothing");
+            debug!("ended a stream whose peer does not read");
         }
         Poll::Ready(())
     }

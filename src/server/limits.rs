@@ -214,7 +214,7 @@ impl Limits {
         let least = u64::from(self.stream_window) * Self::WINDOWS_PER_CONNECTION;
         if u64::from(self.connection_window) < least {
             return Err(format!(
-                "--connection-window is {} bytes; with a --stream-window of {} it takes at least {least}",
+                "--connection-window is {} bytes; with a --stream-window of {} it must be at least {least}",
                 self.connection_window, self.stream_window
             ));
         }

@@ -69,7 +69,7 @@ impl fmt::Display for BindError {
         write!(f, "cannot listen on {address}: ")?;
         match (source.kind(), own) {
             (io::ErrorKind::AddrInUse, Some(own)) => {
-                write!(f, "this server listens on {own} already, which covers it")
+                write!(f, "this server already listens on {own}, which covers it")
             }
             (io::ErrorKind::AddrInUse, None) => write!(f, "it is in use by another process"),
             _ => write!(f, "{source}"),

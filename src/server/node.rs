@@ -83,7 +83,7 @@ impl Node {
         self.connections.close();
         if !self.idle_within(drain_timeout).await {
             let connections = self.connections.len();
-            warn!(connections, "ending the calls that are left");
+            warn!(connections, "ending the remaining calls");
             self.phase.ending.cancel();
             self.idle_within(FLUSH_TIMEOUT).await;
         }

@@ -85,7 +85,8 @@ impl Service<RequestOf> for Router {
 fn no_store() -> Status {
     Reason::StoreUnavailable
         .error(
-            "the node is starting: it has not reached its store yet, or not joined the other nodes",
+            "the node is starting: it has not reached its store yet, or has not joined the other nodes; nothing was \
+             changed: retry",
         )
         .outcome(Outcome::NotApplied)
         .retry_in(Duration::from_secs(1))

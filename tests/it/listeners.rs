@@ -110,7 +110,7 @@ async fn addresses_that_cover_each_other_are_refused() {
         assert_eq!(output.status.code(), Some(1));
         let err = String::from_utf8(output.stderr).expect("text");
         let told = format!(
-            "cannot listen on {}: this server listens on {}",
+            "cannot listen on {}: this server already listens on {}",
             listen[1], listen[0]
         );
         assert!(err.contains(&told), "{err}");

@@ -43,7 +43,9 @@ impl Drop for SocketFile {
         let path = self.path.display();
         match remove(&self.path, self.id) {
             Ok(true) => {}
-            Ok(false) => warn!(%path, "the socket was replaced by another, which stays"),
+            Ok(false) => {
+                warn!(%path, "the socket was replaced by another one, which is not removed")
+            }
             Err(error) => debug!(%path, %error, "cannot remove the socket"),
         }
     }
@@ -81,7 +83,7 @@ pub(super) async fn bind(path: &Path, mode: Option<u32>) -> io::Result<Listener>
 async fn make_way(path: &Path, found: &Metadata) -> io::Result<()> {
     let kind = found.file_type();
     if !kind.is_socket() {
-        let problem = format!("there is {}, and no socket", name_of(kind));
+        let problem = format!("the path is {}, not a socket", name_of(kind));
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
     }
     if let Err(error) = UnixStream::connect(path).await

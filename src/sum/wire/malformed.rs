@@ -31,7 +31,7 @@ impl fmt::Display for Malformed {
                 f,
                 "field `values` has wire type {wire_type}; it takes 0 (varint) or 2 (packed)"
             ),
-            Self::UnexpectedEndGroup => write!(f, "a group ends that did not begin"),
+            Self::UnexpectedEndGroup => write!(f, "a group ends that was not begun"),
             Self::GroupsTooDeep => write!(f, "groups nest deeper than {MAX_GROUP_DEPTH}"),
             Self::Truncated => write!(f, "the message ends inside a field"),
         }
