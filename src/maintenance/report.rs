@@ -38,13 +38,13 @@ impl fmt::Display for ToolError {
             Self::Open(error) => error.fmt(f),
             Self::Etcd(error) => error.fmt(f),
             Self::Exists(path) => {
-                write!(f, "{} is there already; move it away first", path.display())
+                write!(f, "{} already exists; move it away first", path.display())
             }
             Self::Io(path, error) => write!(f, "cannot write {}: {error}", path.display()),
             Self::Data(path, what) => write!(f, "{}: {what}", path.display()),
             Self::NotEmpty(prefix) => write!(
                 f,
-                "there are data under {prefix} in etcd already: take another --etcd-prefix, or delete them first"
+                "there are data under {prefix} in etcd already: use another --etcd-prefix, or delete them first"
             ),
             Self::Refused(why) => f.write_str(why),
         }
@@ -146,12 +146,13 @@ impl Times {
         }
         if let Some(until) = late(self.id) {
             notes.push(format!(
-                "a request id is remembered that has a time of {until}: once it is forgotten, ids up to that time are refused"
+                "a remembered request id has the time {until}: once it is forgotten, ids up to that time are refused"
             ));
         }
         if let Some(until) = late(self.session) {
             notes.push(format!(
-                "a session is remembered that was used at {until}: once it is forgotten, sessions up to that time are refused"
+                "a remembered session was last used at {until}: once it is forgotten, sessions up to that time are \
+                 refused"
             ));
         }
         if let Some(last) = late(self.last) {
@@ -161,8 +162,8 @@ impl Times {
         }
         if !notes.is_empty() {
             notes.push(format!(
-                "it is {} now by the clock of this machine. If that is right, the clock of a server was ahead; sumd reset-horizon \
-                 takes the times back (see its --help)",
+                "the clock of this machine says {}. If that is right, the clock of a server was ahead; sumd \
+                 reset-horizon moves the times back (see its --help)",
                 date(now)
             ));
         }
@@ -193,7 +194,9 @@ impl Report {
             _ => true,
         };
         if !fits || revision <= 0 || revision > self.revision {
-            let problem = format!("counter {name:?} is not what revision {revision} made it");
+            let problem = format!(
+                "counter {name:?} does not have the value that revision {revision} gave it"
+            );
             self.problems.push(problem);
         }
     }

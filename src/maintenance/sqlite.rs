@@ -225,7 +225,7 @@ pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolEr
     let data = |problem: String| ToolError::Data(path.to_owned(), problem);
     schema::close(connection).map_err(|error| data(error.to_string()))?;
     if beside(path, "-wal").exists() {
-        return Err(data("its log cannot be copied into it".to_owned()));
+        return Err(data("its log (-wal) cannot be merged into it".to_owned()));
     }
     Ok(())
 }
@@ -371,7 +371,8 @@ fn check_batches(
         };
         let (seq, head) = (batch.pack.seq, batch.head);
         if batch.pack.base < revision || head.time < time {
-            let problem = format!("batch {seq} goes back behind the one before it");
+            let problem =
+                format!("batch {seq} has an earlier revision or time than the one before it");
             report.problems.push(problem);
         }
         (revision, time) = (head.revision, head.time);
@@ -381,7 +382,7 @@ fn check_batches(
         for entry in note(entries, &mut report.problems).unwrap_or_default() {
             let at = batch.pack.base + i64::from(entry.place);
             if at > head.revision || !ids.insert(entry.digest) {
-                let problem = format!("batch {seq} has an id twice, or out of place");
+                let problem = format!("batch {seq} has a duplicate or misplaced id");
                 report.problems.push(problem);
             }
             answers.insert(at, entry.done);

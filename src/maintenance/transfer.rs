@@ -42,8 +42,7 @@ pub async fn check(kv: impl Kv, prefix: &str) -> Result<Report, ToolError> {
     survey.dump().await?;
     survey.counters(|_| Ok(())).await?;
     if survey.meta.filling {
-        let problem =
-            "it is not complete: a move or a restore has not come to its end; run it again";
+        let problem = "it is not complete: a move or a restore has not finished; run it again";
         survey.report.problems.push(problem.to_owned());
     }
     Ok(survey.report)
@@ -129,9 +128,9 @@ pub async fn move_to_etcd(
     }
     if moved_to.is_some() && !force && !is_begun(place).await? {
         return Err(ToolError::Refused(format!(
-            "the data of {} were moved to {to}, and there is nothing now: bring that etcd back, or restore a backup of it. sumd \
-             move --force makes the move again, from the data as they were when they were moved: all that was counted since \
-             then is lost, and counts again if it is sent again",
+            "the data of {} were moved to {to}, which has no data now: bring that etcd back, or restore a backup of \
+             it. sumd move --force repeats the move, from the data as they were when they were moved: all increments \
+             since then are lost, and count again if they are sent again",
             path.display()
         )));
     }
@@ -198,8 +197,8 @@ pub async fn move_to_sqlite(
         }
         Err(unknown) => {
             return Err(ToolError::Refused(format!(
-                "{unknown}. Nobody knows whether the move is complete: run it again, which gives {} its name if so, or makes it \
-                 anew",
+                "{unknown}. It is unknown whether the move is complete: run it again. If it is, that gives {} its \
+                 name; otherwise it makes the file again",
                 written.file().display()
             )));
         }
@@ -212,7 +211,7 @@ fn give_name(written: Written) -> Result<(), ToolError> {
     let file = written.file().to_owned();
     written.publish().map_err(|error| {
         ToolError::Refused(format!(
-            "{error}. The move is complete, and its file is {}: run the same move again, which gives it its name",
+            "{error}. The move is complete, and its file is {}: run the same move again to give the file its name",
             file.display()
         ))
     })
@@ -241,8 +240,7 @@ async fn copy(
     let reading = async {
         let mut survey = Survey::begin(place.client.clone(), &place.prefix).await?;
         if survey.meta.filling {
-            let problem =
-                "what is there is not complete: a move or a restore has not come to its end";
+            let problem = "the data are not complete: a move or a restore has not finished";
             return Err(ToolError::Refused(problem.to_owned()));
         }
         let dump = survey.dump().await?;
@@ -321,7 +319,7 @@ fn rest(tally: &mut Tally, dump: &Dump) -> Result<(), ToolError> {
 fn healthy(report: &Report) -> Result<(), ToolError> {
     let problem = report.problems.first();
     problem.map_or(Ok(()), |problem| {
-        let problem = format!("what is in etcd is damaged: {problem}");
+        let problem = format!("the data in etcd are damaged: {problem}");
         Err(ToolError::Refused(problem))
     })
 }
@@ -331,7 +329,7 @@ fn compare(source: &Tally, target: &Tally) -> Result<(), ToolError> {
         return Ok(());
     }
     Err(ToolError::Refused(format!(
-        "the target is not what the source is, and is not put to use: {source} became {target}"
+        "the target differs from the source, and is not put to use: {source} became {target}"
     )))
 }
 

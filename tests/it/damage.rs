@@ -367,7 +367,7 @@ async fn a_backup_of_a_live_server_is_restored_elsewhere() {
     let output = sumd(&[&["backup", &backup], &of_live[..]].concat()).await;
     assert!(output.status.success(), "{output:?}");
     let problem = fails(&[&["backup", &backup], &of_live[..]].concat()).await;
-    assert!(problem.contains("is there already"), "{problem}");
+    assert!(problem.contains("already exists"), "{problem}");
     let output = sumd(&[&["check"], &of_live[..]].concat()).await;
     assert!(output.status.success(), "{output:?}");
     increment(&mut client, "acme/a").await.expect("a value");
@@ -378,7 +378,7 @@ async fn a_backup_of_a_live_server_is_restored_elsewhere() {
     let output = sumd(&["restore", &backup, "--data-dir", &target]).await;
     assert!(output.status.success(), "{output:?}");
     let problem = fails(&["restore", &backup, "--data-dir", &target]).await;
-    assert!(problem.contains("is there already"), "{problem}");
+    assert!(problem.contains("already exists"), "{problem}");
 
     let restored = Process::serve(&["--data-dir", &target]).await;
     let mut client = self::client(&restored).await;

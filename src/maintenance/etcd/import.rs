@@ -55,8 +55,8 @@ impl<K: Kv> Filling<K> {
         for (id, session) in &dump.sessions {
             if let Some(of) = session.partially_applied().filter(|of| *of != lanes) {
                 return Err(ToolError::Refused(format!(
-                    "session {id:?} has messages of which some parts are applied, in some of {of} lanes: serve the source until \
-                     its client has sent them again, or divide the target into as many, by --etcd-lanes"
+                    "session {id:?} has partly applied messages, in some of {of} lanes: serve the source until its \
+                     client has sent them again, or give the target as many lanes (--etcd-lanes {of})"
                 )));
             }
         }
@@ -228,7 +228,7 @@ impl<K: Kv> Filling<K> {
             return Ok(());
         }
         Err(ToolError::Refused(format!(
-            "somebody else has begun to write under {}",
+            "another process has begun to write under {}",
             self.place.prefix
         )))
     }
@@ -302,7 +302,7 @@ pub(in crate::maintenance) async fn swap(
         return Ok(());
     }
     Err(ToolError::Refused(format!(
-        "somebody else has changed {}/meta meanwhile",
+        "another process has changed {}/meta in the meantime",
         place.prefix
     )))
 }

@@ -114,7 +114,7 @@ pub(in crate::maintenance) async fn complete(
 
 fn changed(place: &Location<impl Kv>) -> ToolError {
     ToolError::Refused(format!(
-        "the counters under {} were opened again, or moved by somebody else, meanwhile: this move has made no file",
+        "the counters under {} were reopened, or moved by another process, in the meantime: this move has made no file",
         place.prefix
     ))
 }
@@ -155,9 +155,9 @@ fn refuse_file(prefix: &str, to: &str) -> Result<(), ToolError> {
         return Ok(());
     }
     Err(ToolError::Refused(format!(
-        "the counters under {prefix} were moved to {to}, which is there: serve that. Nothing records that the move is complete: \
-         an older sumd has made it, or the file is another one. Only if nobody has ever served the file: move it away, and run \
-         the move again; or sumd reopen --force opens the counters under {prefix} again"
+        "the counters under {prefix} were moved to {to}, which exists: serve that. Nothing records that the move is \
+         complete: an older sumd made it, or the file is another one. Only if the file was never served: move it away, \
+         and run the move again; or open the counters under {prefix} again by sumd reopen --force"
     )))
 }
 
@@ -187,7 +187,8 @@ async fn check_nodes(place: &Location<impl Kv>, layout: &Layout) -> Result<(), T
         return Ok(());
     }
     Err(ToolError::Refused(format!(
-        "the counters under {} are in use by {}: stop all nodes first (one that has died is gone some seconds after)",
+        "the counters under {} are in use by {}: stop all nodes first (a node that died is listed for some seconds \
+         more)",
         place.prefix,
         names.join(", ")
     )))

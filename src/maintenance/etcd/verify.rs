@@ -149,7 +149,7 @@ impl<K: Kv> Survey<K> {
         while let Some(page) = next(&self.kv, &mut pages).await? {
             for row in &page {
                 let place = self.layout.lane_of(&row.key, &all);
-                let place = place.ok_or(Corrupt("its key names no session"));
+                let place = place.ok_or(Corrupt("its key is not that of a session"));
                 let opened = self.layout.open::<stored::Session>(row);
                 let both = place.and_then(|place| Ok((place, opened?)));
                 if let Some(((lane, id), session)) = note(&row.key, both, problems) {
@@ -226,7 +226,7 @@ impl<K: Kv> Survey<K> {
     fn row(&self, row: &KeyValue) -> Result<Row, Corrupt> {
         let name = self.layout.name(&row.key);
         let name = name.filter(|name| check_name(name).is_ok());
-        let name = name.ok_or(Corrupt("its key names no counter"))?;
+        let name = name.ok_or(Corrupt("its key is not that of a counter"))?;
         let counter: stored::Counter = self.layout.open(row)?;
         Ok(Row {
             name: name.into(),
@@ -244,8 +244,8 @@ impl<K: Kv> Survey<K> {
 async fn next(kv: &impl Kv, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>, ToolError> {
     pages.read(kv).await.map_err(|error| match error {
         ReadError::Compacted => ToolError::Refused(
-            "it took longer than etcd keeps its history: nodes keep it for an hour while it is read, and etcd itself as \
-             long as its --auto-compaction-retention says; give it a longer one, or try it when less is going on"
+            "the read took longer than etcd keeps its history: nodes keep it for an hour while it is read, and etcd \
+             itself for its --auto-compaction-retention; raise that, or retry when the load is lower"
                 .to_owned(),
         ),
         error => OpenError::from(error).into(),

@@ -200,8 +200,8 @@ impl Written {
         let partial = Partial::left(path);
         let place = reserve(path).map_err(|error| match error {
             ToolError::Exists(other) => ToolError::Refused(format!(
-                "the move is complete, and its file is {}, which lacks its name: {} is another file, and is in the way. Move \
-                 that away, and run the same move again",
+                "the move is complete, and its file is {}, which does not have its name yet: {} is another file, and \
+                 is in the way. Move that one away, and run the same move again",
                 partial.path.display(),
                 other.display()
             )),

@@ -74,21 +74,21 @@ type Change = fn(&mut [(Commit, i64); 3]);
 fn batches_that_do_not_fit_together_are_told_of() {
     let cases: [(&str, &[Change]); 3] = [
         (
-            "batch 1 has an id twice, or out of place",
+            "batch 1 has a duplicate or misplaced id",
             &[|batches| {
                 batches[0].1 = 0;
                 batches[0].0.ids = pack(&[(1, 2)]).into();
             }],
         ),
         (
-            "batch 2 goes back behind the one before it",
+            "batch 2 has an earlier revision or time than the one before it",
             &[
                 |batches| batches[1].1 = 10,
                 |batches| batches[1].0.time = TIME,
             ],
         ),
         (
-            "batch 2 has an id twice, or out of place",
+            "batch 2 has a duplicate or misplaced id",
             &[
                 |batches| batches[1].0.ids = pack(&[(1, 1)]).into(),
                 |batches| batches[1].0.ids = pack(&[(2, 2)]).into(),

@@ -136,7 +136,7 @@ async fn an_id_of_a_clock_that_was_ahead_is_taken_back() {
     let data = Data::new();
     data.live_ahead(TEN_YEARS, &id(TEN_YEARS)).await;
     let told = notes(&data.store()).await;
-    assert!(told.contains("a request id is remembered"), "{told}");
+    assert!(told.contains("a remembered request id"), "{told}");
     let (printed, _) = run(&["reset-horizon", &data.path("sumd.db")]).await;
     assert!(
         printed.contains("an id was remembered with the time"),

@@ -38,7 +38,7 @@ async fn a_backup_of_live_nodes_is_restored() {
     stream.acknowledged(20).await;
     sumd(&["backup", &backup, "--store", &there]).await;
     let problem = fails(&["backup", &backup, "--store", &there]).await;
-    assert!(problem.contains("is there already"), "{problem}");
+    assert!(problem.contains("already exists"), "{problem}");
     let report = sumd(&["check", "--store", &there]).await;
     assert!(
         report.starts_with("counters=52 deleted=0 ids=50 sessions=1"),
@@ -187,7 +187,7 @@ async fn a_log_with_a_gap_is_found() {
     // The pack was written again, so its batches are not of the row's revision any more, and they do not record their
     // own.
     let found = fails(&["check", "--store", &there]).await;
-    assert!(found.contains("goes back"), "{found}");
+    assert!(found.contains("cannot follow"), "{found}");
 }
 
 /// All damage is found, and damaged data are neither copied nor served.
@@ -244,7 +244,10 @@ async fn damage_is_found() {
     let value = seal(hasher, &row.row.key, &counter);
     row.write(put(row.row.key.clone(), value)).await;
     let problem = fails(&check).await;
-    assert!(problem.contains("is not what revision"), "{problem}");
+    assert!(
+        problem.contains("does not have the value that revision"),
+        "{problem}"
+    );
     row.restore().await;
 
     let row = Row::first(&client, "/other/log/head/").await;
@@ -272,7 +275,7 @@ async fn damage_is_found() {
         let value = seal(hasher, &row.row.key, &head);
         row.write(put(row.row.key.clone(), value)).await;
         let problem = fails(&check).await;
-        assert!(problem.contains("does not fit together"), "{problem}");
+        assert!(problem.contains("contradicts itself"), "{problem}");
     }
     row.restore().await;
     sumd(&check).await;

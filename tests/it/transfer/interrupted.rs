@@ -300,7 +300,7 @@ async fn of_two_moves_to_one_path_one_is_complete() {
     let mut problem = String::new();
     let read = soon(stderr.expect("a pipe").read_to_string(&mut problem)).await;
     read.expect("text");
-    assert!(problem.contains("moved by somebody else"), "{problem}");
+    assert!(problem.contains("moved by another process"), "{problem}");
     assert!(!places.path("a.db").exists());
     assert!(!places.path("a.db.partial").exists());
     let problem = does_not_move(&there, &here).await;
@@ -320,7 +320,7 @@ async fn a_move_by_an_older_version_is_undone_and_made_again() {
         does_not_move(&there, &here).await,
         fails(&["reopen", "--store", &there]).await,
     ] {
-        assert!(problem.contains("which is there: serve that"), "{problem}");
+        assert!(problem.contains("which exists: serve that"), "{problem}");
     }
     std::fs::remove_file(places.path("a.db")).expect("the file");
     moves(&there, &here).await;
@@ -379,7 +379,7 @@ async fn a_move_to_etcd_that_is_complete_is_not_made_again() {
     let deleted = places.etcd.client().txn(all, in_time()).await;
     deleted.expect("deleted");
     let problem = does_not_move(&here, &there).await;
-    assert!(problem.contains("there is nothing now"), "{problem}");
+    assert!(problem.contains("which has no data now"), "{problem}");
     assert!(problem.contains("--force"), "{problem}");
     sumd(&["move", "--from", &here, "--to", &there, "--force"]).await;
     let mut node = places.serve(&there).await;

@@ -167,7 +167,7 @@ async fn a_target_that_is_not_empty_is_refused() {
     let problem = does_not_move(&here, &there).await;
     assert!(problem.contains("there are data under /sumd"), "{problem}");
     let problem = does_not_move(&there, &here).await;
-    assert!(problem.contains("is there already"), "{problem}");
+    assert!(problem.contains("already exists"), "{problem}");
     let nowhere = places.file("none.db");
     let problem = does_not_move(&nowhere, &there).await;
     assert!(problem.contains("there is no database"), "{problem}");

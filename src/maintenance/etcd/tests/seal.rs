@@ -42,7 +42,7 @@ async fn a_move_is_undone_unless_it_may_be_complete() {
     let why = told(false)
         .await
         .expect_err("an older version may have made it");
-    assert!(why.contains("which is there"), "{why}");
+    assert!(why.contains("which exists"), "{why}");
     std::fs::remove_file(&file).expect("the file");
     assert_eq!(told(false).await, Ok(to.clone()));
     let open = Meta {
@@ -80,7 +80,7 @@ async fn of_two_who_close_data_one_is_told() {
         kv.write(vec![put(format!("{PREFIX}/nodes/late"), "")]);
     }
     let cases: [(fn(&Model), _); 2] = [
-        (|kv| describe(kv, &other()), "moved by somebody else"),
+        (|kv| describe(kv, &other()), "moved by another process"),
         (comes, "in use by late"),
     ];
     for (happens, why) in cases {

@@ -66,7 +66,7 @@ impl<'a> Lanes<'a> {
 
     pub(in crate::maintenance) fn head(&mut self, row: &KeyValue, problems: &mut Vec<String>) {
         let lane = self.layout.lane_of_head(&row.key);
-        let lane = lane.ok_or(Corrupt("its key names no lane"));
+        let lane = lane.ok_or(Corrupt("its key is not that of a lane"));
         let read = lane.and_then(|lane| Ok((lane, self.layout.open::<Head>(row)?)));
         let Some((lane, head)) = note(&row.key, read, problems) else {
             return;
@@ -78,7 +78,7 @@ impl<'a> Lanes<'a> {
             && head.open_from <= head.seq + 1
             && head.forgotten <= self.layout.end(row.mod_revision);
         if !fits {
-            problems.push(format!("lane {lane:04x}: its head does not fit together"));
+            problems.push(format!("lane {lane:04x}: its head contradicts itself"));
         }
         let found = &mut self.found;
         found.forgotten = found.forgotten.max(head.forgotten);
@@ -101,23 +101,25 @@ impl<'a> Lanes<'a> {
         let all = self.layout.all_packs();
         let place = self.layout.lane_of(&row.key, &all);
         let place = place.and_then(|(lane, seq)| Some((lane, u64::from_str_radix(seq, 16).ok()?)));
-        let place = place.ok_or(Corrupt("its key names no pack"));
+        let place = place.ok_or(Corrupt("its key is not that of a pack"));
         let read = place.and_then(|place| Ok((place, self.layout.open::<Pack>(row)?)));
         let Some(((lane, first), pack)) = note(&row.key, read, problems) else {
             return;
         };
         let Some(log) = self.logs.get_mut(&lane) else {
-            problems.push(format!("lane {lane:04x}: there is a pack and no head"));
+            problems.push(format!("lane {lane:04x}: there is a pack, but no head"));
             return;
         };
         if pack.batches.first().map(|batch| batch.seq) != Some(first) {
-            problems.push(format!("lane {lane:04x}: pack {first} begins with another"));
+            problems.push(format!(
+                "lane {lane:04x}: pack {first} begins with another batch"
+            ));
         }
         for batch in &pack.batches {
             if batch.seq >= log.head.open_from {
                 let seq = batch.seq;
                 problems.push(format!(
-                    "lane {lane:04x}: batch {seq} is in a pack too soon"
+                    "lane {lane:04x}: batch {seq} is in a pack, but the head says that it is in none"
                 ));
             }
             let taken = take(
@@ -151,7 +153,7 @@ impl<'a> Lanes<'a> {
             let begins = log.first.is_some_and(|first| first <= needed);
             if log.seq != log.head.seq || !begins {
                 problems.push(format!(
-                    "lane {lane:04x}: its log is from batch {} to {}, and should be from {needed} to {}",
+                    "lane {lane:04x}: its log is from batch {} to {}; expected {needed} to {}",
                     log.first.unwrap_or(0),
                     log.seq,
                     log.head.seq
@@ -180,17 +182,23 @@ fn take(
     log.revision = base + i64::from(batch.places);
     log.time = batch.time;
     if !follows {
-        return Err(Corrupt("a batch is missing before one of its own"));
+        return Err(Corrupt("a batch is missing before those of this row"));
     }
     if !is_later || batch.etcd_revision > row_revision {
-        return Err(Corrupt("a batch goes back behind the one before it"));
+        return Err(Corrupt(
+            "a batch has a revision or time that cannot follow the one before it",
+        ));
     }
     for change in rows::changes(batch)? {
         if check_name(&change.name).is_err() || lane_of(layout, &change.name) != lane {
-            return Err(Corrupt("a batch has changed what is none of its lane's"));
+            return Err(Corrupt(
+                "a batch has changed a counter of another lane, or one with an invalid name",
+            ));
         }
         if change.place > batch.places {
-            return Err(Corrupt("a change is behind its batch"));
+            return Err(Corrupt(
+                "a change has a position after the end of its batch",
+            ));
         }
         if batch.seq > log.head.folded {
             let revision = base + i64::from(change.place);
@@ -209,7 +217,7 @@ fn take(
     }
     for entry in PackEntry::read_all(&batch.ids)? {
         if entry.place > batch.places || !log.ids.insert(entry.digest) {
-            return Err(Corrupt("a batch has an id twice, or out of place"));
+            return Err(Corrupt("a batch has a duplicate or misplaced id"));
         }
         found
             .answers

@@ -150,7 +150,7 @@ type Change = fn(&mut Logged);
 fn a_log_that_does_not_fit_together_is_told_of() {
     let cases: [(&str, &[Change]); 9] = [
         (
-            "its head does not fit together",
+            "its head contradicts itself",
             &[
                 |log| log.head.folded = 4,
                 |log| log.head.forget_before = 5,
@@ -162,18 +162,18 @@ fn a_log_that_does_not_fit_together_is_told_of() {
         ),
         ("pack 2 begins with another", &[|log| log.first = 2]),
         (
-            "batch 2 is in a pack too soon",
+            "batch 2 is in a pack, but the head says that it is in none",
             &[|log| log.head.open_from = 2],
         ),
         (
-            "a batch is missing before one of its own",
+            "a batch is missing before those of this row",
             &[
                 |log| log.pack.batches[1].seq = 3,
                 |log| log.head.batches[0].seq = 4,
             ],
         ),
         (
-            "a batch goes back behind the one before it",
+            "a batch has a revision or time that cannot follow the one before it",
             &[
                 |log| log.pack.batches[1].time -= 2,
                 |log| log.pack.batches[1].etcd_revision = 10,
@@ -181,18 +181,18 @@ fn a_log_that_does_not_fit_together_is_told_of() {
             ],
         ),
         (
-            "a batch has changed what is none of its lane's",
+            "a batch has changed a counter of another lane, or one with an invalid name",
             &[|log| log.pack.batches[1].counters = change(&log.layout, 1, None)],
         ),
         (
-            "a change is behind its batch",
+            "a change has a position after the end of its batch",
             &[|log| {
                 log.pack.batches[1].places = 0;
                 log.pack.batches[1].ids = bytes::Bytes::new();
             }],
         ),
         (
-            "a batch has an id twice, or out of place",
+            "a batch has a duplicate or misplaced id",
             &[
                 |log| log.pack.batches[1].ids = pack(&[(2, 3)]).into(),
                 |log| log.pack.batches[1].ids = pack(&[(2, 1), (2, 2)]).into(),
