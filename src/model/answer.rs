@@ -166,7 +166,7 @@ impl Effect {
             }
             REPLACED => Self::Replaced(reader.i64()?),
             FAILED => Self::Failed(FailedIncrement::read(reader)?),
-            _ => return Err(Corrupt("an answer of no known kind")),
+            _ => return Err(Corrupt("an answer of an unknown kind")),
         };
         if kind & HAS_EXTRAS != 0 {
             extras::skip(reader)?;
@@ -243,7 +243,7 @@ impl FailedIncrement {
             }),
             9 => name(NameError::Control { at: small(a)? }),
             10 => name(NameError::EmptySegment { at: small(a)? }),
-            _ => return Err(Corrupt("a failure of no known kind")),
+            _ => return Err(Corrupt("a failure of an unknown kind")),
         };
         Ok(Self { index, refusal })
     }

@@ -32,13 +32,16 @@ pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 impl<'a> Reader<'a> {
     pub(super) fn slice(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
         let split = self.0.split_at_checked(length);
-        let (bytes, rest) = split.ok_or(Corrupt("it is cut off"))?;
+        let (bytes, rest) = split.ok_or(Corrupt("it is cut short"))?;
         self.0 = rest;
         Ok(bytes)
     }
 
     pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
-        let (bytes, rest) = self.0.split_first_chunk().ok_or(Corrupt("it is cut off"))?;
+        let (bytes, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(Corrupt("it is cut short"))?;
         self.0 = rest;
         Ok(*bytes)
     }
@@ -69,7 +72,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a length. One that does not fit `usize` is beyond the end of the bytes.
     pub(super) fn length(&mut self) -> Result<usize, Corrupt> {
-        usize::try_from(self.u64()?).map_err(|_| Corrupt("it is cut off"))
+        usize::try_from(self.u64()?).map_err(|_| Corrupt("it is cut short"))
     }
 
     pub(super) fn i64(&mut self) -> Result<i64, Corrupt> {
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn damage_is_told_with_what_it_is() {
-        let told = Corrupt("a failure of no known kind").to_string();
-        assert_eq!(told, "stored data is corrupt: a failure of no known kind");
+        let told = Corrupt("a failure of an unknown kind").to_string();
+        assert_eq!(told, "stored data is corrupt: a failure of an unknown kind");
     }
 }

@@ -215,7 +215,9 @@ impl CounterChange {
             let rest = reader.u32()? as usize;
             let rest = reader.slice(rest)?;
             if same > name.len() {
-                return Err(Corrupt("a name shares more than there is"));
+                return Err(Corrupt(
+                    "a name shares more bytes than the name before it has",
+                ));
             }
             name.truncate(same);
             name.extend_from_slice(rest);

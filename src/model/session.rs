@@ -303,10 +303,10 @@ impl Session {
         let count = match format {
             FORMAT | FORMAT_WITHOUT_EXTRAS | FORMAT_MOVED => Some(reader.u64()?),
             FORMAT_WITHOUT_PARTS => session.applied.checked_sub(session.acknowledged),
-            _ => return Err(Corrupt("a session of an unknown format")),
+            _ => return Err(Corrupt("a session has an unknown format")),
         };
         let Some(count @ ..=SESSION_WINDOW) = count else {
-            return Err(Corrupt("a session that is ahead of itself"));
+            return Err(Corrupt("a session has impossible message counts"));
         };
         let mut before = match format {
             FORMAT_WITHOUT_PARTS => session.acknowledged,
@@ -319,7 +319,7 @@ impl Session {
             };
             let after = before.checked_add(step);
             let Some(sequence) = after.filter(|at| step > 0 && session.is_applied(*at)) else {
-                return Err(Corrupt("a session whose messages are out of order"));
+                return Err(Corrupt("the messages of a session are out of order"));
             };
             session.messages.push_back(Message {
                 sequence,

@@ -73,9 +73,9 @@ fn a_session_of_the_first_format_is_read() {
         ..Session::default()
     };
     assert_eq!(Session::decode(&row(1, 5, 3)), Ok(session));
-    let ahead = Corrupt("a session that is ahead of itself");
+    let ahead = Corrupt("a session has impossible message counts");
     assert_eq!(Session::decode(&row(1, 5, 6)), Err(ahead));
-    let unknown = Corrupt("a session of an unknown format");
+    let unknown = Corrupt("a session has an unknown format");
     for format in [0, FORMAT + 1] {
         assert_eq!(Session::decode(&row(format, 5, 3)), Err(unknown.clone()));
     }
