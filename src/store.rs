@@ -229,7 +229,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict => f.write_str("another node has committed"),
-            Self::Lost => f.write_str("nobody can tell what became of it"),
+            Self::Lost => f.write_str("the outcome is unknown"),
             Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
             Self::Full(problem) | Self::Damaged { problem, .. } => f.write_str(problem),
             Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
@@ -245,8 +245,8 @@ pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
     static NOTICE: Rarely = Rarely::new();
     if NOTICE.is_due() {
         tracing::error!(
-            "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others go on. `sumd check` lists all \
-             damage, and `sumd restore` makes a database of a backup"
+            "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others are served. `sumd \
+             check` lists all damage, and `sumd restore` makes a database from a backup"
         );
     }
 }
@@ -254,8 +254,8 @@ pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
 /// Reports a session's damaged row to the operator. `problem` names the session.
 fn damaged_session(problem: &dyn fmt::Display) {
     tracing::error!(
-        "{problem}: messages of this session are refused (SESSION_DAMAGED), and all others go on. `sumd check` lists all damage, \
-         and `sumd restore` makes a database of a backup"
+        "{problem}: messages of this session are refused (SESSION_DAMAGED), and all others are served. `sumd check` \
+         lists all damage, and `sumd restore` makes a database from a backup"
     );
 }
 

@@ -258,8 +258,8 @@ impl<K: Kv> Inner<K> {
                 }
                 Err(Failure::TooLarge(error)) => {
                     let problem = format!(
-                        "etcd takes less in one request than sumd needs: let it have its default --max-request-bytes and \
-                         --max-txn-ops, or more ({error})"
+                        "etcd accepts less in one request than sumd needs: set its --max-request-bytes and \
+                         --max-txn-ops to their defaults or more ({error})"
                     );
                     return Err(StoreError::Unavailable(problem.into()));
                 }

@@ -45,8 +45,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The reason that callers get while etcd is full.
-const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE), until it is compacted and defragmented, or given a larger \
-                          --quota-backend-bytes, and the alarm is disarmed";
+const OVER_QUOTA: &str = "etcd is over its quota (NOSPACE; to make room, compact and defragment it, or raise \
+                          --quota-backend-bytes, and disarm the alarm)";
 
 /// The outcome of a batch.
 type Answer = Result<(WritePlan, Landed), Failure>;
@@ -133,7 +133,7 @@ impl Room {
         let is_new = self.is_full.swap(is_full, Ordering::Relaxed) != is_full;
         match (is_new, is_full) {
             (true, true) => error!("{OVER_QUOTA}: increments are refused"),
-            (true, false) => info!("etcd has room again: increments are taken"),
+            (true, false) => info!("etcd has room again: increments are accepted"),
             (false, _) => {}
         }
         is_new

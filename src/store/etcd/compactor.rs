@@ -92,8 +92,9 @@ pub(super) async fn keep(client: Client, layout: Layout) {
         {
             may_compact = false;
             warn!(
-                "this user may not compact etcd, which takes the role root: let etcd do so itself \
-                 (--auto-compaction-mode periodic --auto-compaction-retention 5m), or its history grows without an end"
+                "this user may not compact etcd, which needs the role root: let etcd compact itself \
+                 (--auto-compaction-mode periodic --auto-compaction-retention 5m), or else its history grows without \
+                 bound"
             );
         }
         let alarms = client.alarms(in_time()).await;
@@ -101,12 +102,12 @@ pub(super) async fn keep(client: Client, layout: Layout) {
         let full = |alarm: &&Alarm| alarm.kind == AlarmKind::NoSpace;
         let full: Vec<_> = alarms.iter().filter(full).copied().collect();
         if made_room.is_due(Instant::now(), !full.is_empty()) {
-            error!("etcd is full, and takes no more increments (NOSPACE): making room");
+            error!("etcd is full and accepts no more increments (NOSPACE): making room");
             match make_room(&client, found.revision, &full).await {
                 Ok(()) => info!("etcd has room again"),
                 Err(error) => error!(
-                    "no room could be made: {error}. Give etcd more (--quota-backend-bytes), compact and defragment it, \
-                     and disarm the alarm"
+                    "cannot make room: {error}. Raise etcd's --quota-backend-bytes, compact and defragment it, and \
+                     disarm the alarm"
                 ),
             }
         }
@@ -138,7 +139,7 @@ async fn make_room(client: &Client, revision: i64, full: &[Alarm]) -> Result<(),
             Ok(()) => is_made = true,
             // The other members have room all the same, and a member that is still full reports it again.
             Err(error) => {
-                warn!("no room is made on {host}: {error}");
+                warn!("cannot make room on {host}: {error}");
                 problem = Some(error);
             }
         }

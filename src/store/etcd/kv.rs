@@ -68,7 +68,9 @@ pub(crate) enum ReadError {
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Compacted => Self::Unavailable("it took too long".into()),
+            ReadError::Compacted => {
+                Self::Unavailable("the read took longer than etcd keeps its history".into())
+            }
             ReadError::Unavailable(problem) => Self::Unavailable(problem),
             ReadError::Failed(problem) => Self::Failed(problem),
         }

@@ -112,7 +112,7 @@ fn put_together(
         if !last.map_or(batch.seq <= first, |(seq, ..)| batch.seq == seq + 1) {
             return Err(needed(
                 &row.key,
-                Corrupt("a batch is missing before one of its own"),
+                Corrupt("a batch is missing before those of this row"),
             ));
         }
         last = Some((batch.seq, base + i64::from(batch.places), pack.stamp.age));
@@ -230,7 +230,7 @@ pub(super) async fn after(kv: &impl Kv, layout: &Layout, log: &Log) -> Result<Fo
     let Some(row) = found.ranges.first().and_then(|range| range.kvs.first()) else {
         return match log.revision() {
             0 => Ok(Found::Nothing),
-            _ => Err(StoreError::Failed("a lane's head has vanished".into())),
+            _ => Err(StoreError::Failed("the head of a lane is gone".into())),
         };
     };
     if row.mod_revision == log.revision() {

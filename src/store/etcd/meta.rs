@@ -40,7 +40,9 @@ impl std::error::Error for OpenError {}
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Compacted => Self::Unavailable("it took too long".to_owned()),
+            ReadError::Compacted => {
+                Self::Unavailable("the read took longer than etcd keeps its history".to_owned())
+            }
             ReadError::Unavailable(problem) => Self::Unavailable(problem.to_string()),
             ReadError::Failed(problem) => Self::Etcd(problem.to_string()),
         }
@@ -96,8 +98,8 @@ pub(crate) async fn read(
     };
     let meta = open_row(row).map_err(|Corrupt(problem)| {
         OpenError::Data(format!(
-            "{prefix}/meta: {problem}. No row under {prefix} can be read without it: `sumd restore` makes data of a backup under \
-             another --etcd-prefix"
+            "{prefix}/meta: {problem}. No row under {prefix} can be read without it: `sumd restore` makes data from a \
+             backup under another --etcd-prefix"
         ))
     })?;
     Ok((Some((meta, row.mod_revision)), found.revision))
@@ -139,7 +141,7 @@ pub async fn raise_format(
     let answer = kv.txn(request, deadline).await;
     let answer = answer.map_err(|error| OpenError::Unavailable(error.to_string()))?;
     if answer.succeeded {
-        info!("all nodes know format {FORMAT}: the data are raised to it from {before}");
+        info!("all nodes know format {FORMAT}: raised the data from format {before}");
     }
     Ok(answer.succeeded)
 }
@@ -160,8 +162,8 @@ pub async fn check_not_moved(kv: &impl Kv, prefix: &str) -> Result<(), OpenError
 pub(crate) fn check_open(prefix: &str, meta: &Meta) -> Result<(), OpenError> {
     if meta.filling {
         return Err(OpenError::Data(format!(
-            "the data under {prefix} are not complete: sumd move or sumd restore is writing them, or has not come to its \
-             end; run it again"
+            "the data under {prefix} are not complete: sumd move or sumd restore is writing them, or was interrupted; \
+             run it again"
         )));
     }
     if meta.moved_to.is_empty() {
@@ -175,16 +177,16 @@ pub(crate) fn moved(prefix: &str, meta: &Meta) -> OpenError {
     let to = &meta.moved_to;
     OpenError::Data(if meta.completed_move.is_empty() {
         format!(
-            "the data under {prefix} were moved to {to}, and nothing records that the move is complete. If the file is there, \
-             serve that; if not, the move was interrupted: run it again. (Older versions recorded nothing: if one of them has \
-             made the move, and the file has another name by now, serve that, and do not move again)"
+            "the data under {prefix} were moved to {to}, and nothing records that the move is complete. If the file \
+             exists, serve it; if not, the move was interrupted: run it again. (Older versions recorded nothing: if \
+             one of them made the move, and the file has another name now, serve that file, and do not move again)"
         )
     } else {
         format!(
-            "the data under {prefix} were moved to {to}, and the move is complete: serve that, whatever name or place the file \
-             has now. If it has no name yet, as {to}.partial is there instead, run the same move again, which gives it that. \
-             (Only if the file is lost, or nobody has ever served it: sumd reopen --force opens these data again, as they were \
-             when they were moved)"
+            "the data under {prefix} were moved to {to}, and the move is complete: serve that file, even if it was \
+             renamed or moved since. If only {to}.partial exists, run the same move again to give it its name. (Only \
+             if the file is lost, or was never served: sumd reopen --force opens these data again, as they were when \
+             they were moved)"
         )
     })
 }

@@ -313,7 +313,7 @@ impl<K: Kv> Shared<K> {
 
     fn lane(&self, head: &KeyValue) -> Result<LaneNumber, Corrupt> {
         let lane = self.layout.lane_of_head(&head.key);
-        lane.ok_or(Corrupt("a head's key names no lane"))
+        lane.ok_or(Corrupt("the key of a head is not that of a lane"))
     }
 
     fn name<'a>(&self, row: &'a KeyValue) -> Result<&'a str, Corrupt> {

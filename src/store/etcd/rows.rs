@@ -66,7 +66,7 @@ fn check_format(meta: &Meta) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the data are of format {}, and this version of sumd knows formats {FORMAT_FIRST} to {FORMAT}",
+        "the data have format {}, and this version of sumd knows formats {FORMAT_FIRST} to {FORMAT}",
         meta.format
     ))
 }
@@ -126,7 +126,7 @@ impl Layout {
             ..row.meta.clone()
         };
         if *meta != raised {
-            return Err("the data were moved elsewhere, or are about to be".to_owned());
+            return Err("the data were moved elsewhere, or are being moved".to_owned());
         }
         check_format(meta)?;
         *row = MetaRow {
@@ -302,16 +302,16 @@ pub(crate) fn open<M: Message + Default>(
     if u32::from_le_bytes(*check) != hasher.check(&[&row.key, &message]) {
         return Err(Corrupt("a row's check sum is wrong"));
     }
-    M::decode(message).map_err(|_| Corrupt("a row is not what it should be"))
+    M::decode(message).map_err(|_| Corrupt("a row cannot be decoded"))
 }
 
 /// The error of a damaged row without which no operation of a lane can be decided.
 pub(crate) fn needed(key: &[u8], Corrupt(problem): Corrupt) -> StoreError {
     let key = String::from_utf8_lossy(key);
     let problem = format!(
-        "{key}: {problem}. Nobody can tell which request ids, sessions or changes were in it, so its lane is not served: \
-         increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data of a backup under another \
-         --etcd-prefix"
+        "{key}: {problem}. It is unknown which request ids, sessions or changes were in it, so its lane is not served: \
+         increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes data from a \
+         backup under another --etcd-prefix"
     );
     StoreError::Failed(problem.into())
 }

@@ -52,7 +52,7 @@ impl Told {
         let state = self.state.as_ref().filter(|state| !state.is_empty());
         let Some(state) = state else {
             let is_forgotten = self.state.is_some() && self.added.is_empty();
-            let missing = Corrupt("what was added to a session is there, and not the session");
+            let missing = Corrupt("additions to a session exist, but the session does not");
             return if is_forgotten {
                 Ok(None)
             } else {

@@ -231,7 +231,7 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
             Ok(()) => made.push(folder.to_owned()),
             Err(_) if folder.is_dir() => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let problem = "there is a file of that name, and no folder";
+                let problem = "a file of that name exists, which is not a folder";
                 return Err(io::Error::new(error.kind(), problem));
             }
             Err(error) => return Err(error),
@@ -380,7 +380,7 @@ mod tests {
         let file = temporary.path().join("file");
         fs::write(&file, "").expect("a file");
         let told = |name: &Path| make_folder(name).expect_err("no folder").to_string();
-        assert!(told(&file).contains("there is a file of that name"));
-        assert!(!told(&new.join("n".repeat(300))).contains("there is a file of that name"));
+        assert!(told(&file).contains("a file of that name exists"));
+        assert!(!told(&new.join("n".repeat(300))).contains("a file of that name exists"));
     }
 }

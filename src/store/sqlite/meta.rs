@@ -46,7 +46,7 @@ impl Meta {
             None if version(connection)? < CHECKED => {
                 meta.folded = meta.folded.max(without_log(connection)?);
             }
-            _ => return Err(damaged("its check sum does not fit")),
+            _ => return Err(damaged("its check sum is wrong")),
         }
         Ok(meta)
     }

@@ -156,14 +156,15 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path, error) => write!(f, "cannot make {}: {error}", path.display()),
+            Self::Folder(path, error) => write!(f, "cannot create {}: {error}", path.display()),
             Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
             Self::Settle(path, error) => {
                 write!(f, "cannot make {} durable: {error}", path.display())
             }
             Self::InUse(path) => write!(
                 f,
-                "{} is in use by another process, or was until it was deleted: one sumd at a time (--data-dir takes another folder)",
+                "{} is in use by another process, or was until it was deleted: only one sumd may use it at a time \
+                 (--data-dir sets another folder)",
                 path.display()
             ),
             Self::ReadOnly(path, why) => write!(f, "{} is read-only, and {why}", path.display()),
@@ -175,34 +176,36 @@ impl fmt::Display for OpenError {
             ),
             Self::Older { path, version } => write!(
                 f,
-                "{} was written by an older sumd (its format is {version}); start sumd on it once, or restore it to a file if it is a \
-                 backup, which brings it to format {VERSION}",
+                "{} was written by an older sumd (its format is {version}): to bring it to format {VERSION}, start \
+                 sumd on it once, or restore it to a file if it is a backup",
                 path.display()
             ),
             Self::Migrated { path, to } => write!(
                 f,
-                "the data of {} were moved to {to}: serve that. (If it is not complete there, the move was interrupted: run it again)",
+                "the data of {} were moved to {to}: serve that. (If the data there are not complete, the move was \
+                 interrupted: run it again)",
                 path.display()
             ),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
             Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
             Self::Bereft(path) => write!(
                 f,
-                "{0} is missing or empty, and its log {0}-wal is not: put the database back beside its log; or move the log \
-                 away, to begin with nothing or to restore a backup",
+                "{0} is missing or empty, but its log {0}-wal is not: put the database back beside its log; or move \
+                 the log away, to begin without data or to restore a backup",
                 path.display()
             ),
             Self::Nameless(path) => write!(
                 f,
-                "{0}.partial is what sumd move has made, and {0} is to be its name: run the same move again, which gives it that, \
-                 or makes it anew if the move was not complete. Only if that move was undone (sumd reopen), or {0}.partial is the \
-                 rest of a backup that was broken off, move {0}.partial away",
+                "{0}.partial was made by sumd move, and {0} is to be its name: run the same move again, which renames \
+                 the file, or makes it again if the move was not complete. Only if that move was undone (sumd reopen), \
+                 or {0}.partial is left from an interrupted backup, move {0}.partial away",
                 path.display()
             ),
             Self::Damaged(path, damage) => write!(
                 f,
-                "{}: {damage}. Nobody can tell which request ids, sessions or changes were in it, so nothing is served: \
-                 increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a database of a backup",
+                "{}: {damage}. It is unknown which request ids, sessions or changes were in it, so nothing is served: \
+                 increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a \
+                 database from a backup",
                 path.display()
             ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
@@ -330,10 +333,12 @@ fn unchanged(path: &Path) -> Result<File, OpenError> {
     let file = File::open(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
     let refused = |why| Err(OpenError::ReadOnly(path.to_owned(), why));
     if file.try_lock_shared().is_err() {
-        return refused("a server uses it by another way: run this there");
+        return refused("a server uses it through another path or mount: run this there");
     }
     if has_log(path) {
-        return refused("its log (-wal) is not in it: copy both to a folder that is not");
+        return refused(
+            "its log (-wal) is not merged into it: copy both files to a writable folder",
+        );
     }
     Ok(file)
 }

@@ -80,7 +80,7 @@ impl Shared {
     /// Stops all commits, and reports why.
     fn fail(&self, problem: String) {
         *self.writer() = None;
-        tracing::error!("{problem}; nothing is counted any more");
+        tracing::error!("{problem}; counting has stopped");
         self.condition
             .send_replace(Condition::Failed(problem.into()));
     }
@@ -109,7 +109,9 @@ impl Upkeep {
                 }
                 if let Some(file) = lock.replaced() {
                     let file = file.display();
-                    shared.fail(format!("{file} was deleted, moved or replaced meanwhile"));
+                    shared.fail(format!(
+                        "{file} was deleted, moved or replaced while in use"
+                    ));
                     break;
                 }
                 if *shared.condition.borrow() == Condition::Full {

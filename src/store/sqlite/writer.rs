@@ -170,7 +170,7 @@ impl Writer {
         match self.roll_back() {
             Ok(seq) if seq == self.seq => NotCommitted::Full,
             Ok(seq) => {
-                let problem = format!("batch {seq} is the last, and not batch {}", self.seq);
+                let problem = format!("batch {seq} is the last one; expected batch {}", self.seq);
                 NotCommitted::Failed(Error::Corrupt(problem))
             }
             Err(error) => NotCommitted::Failed(error),
@@ -256,7 +256,7 @@ impl Writer {
             Ok(())
         });
         if let Err(error) = closed {
-            tracing::debug!(%error, "the log stays");
+            tracing::debug!(%error, "the log (-wal) is kept");
         }
     }
 

@@ -18,7 +18,7 @@ impl<K: Kv> Flight<K> {
     ) -> Option<CommitAttempt> {
         let outcome = match head {
             Some(head) => self.find(&attempt, head).await,
-            None => Err(StoreError::Failed("a lane's head has vanished".into())),
+            None => Err(StoreError::Failed("the head of a lane is gone".into())),
         };
         let answer = outcome.and_then(|found| found.ok_or(StoreError::Conflict));
         if let Err(StoreError::Unavailable(_)) = answer {

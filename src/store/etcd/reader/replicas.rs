@@ -93,7 +93,8 @@ impl Replicas {
         }
         let head: Head = layout.need(row)?;
         let reading = timeout(PATIENCE, self.0[lane as usize].reading.lock()).await;
-        let slow = |_| StoreError::Unavailable("another reader has no answer in time".into());
+        let slow =
+            |_| StoreError::Unavailable("another read of the lane did not finish in time".into());
         let _reading = reading.map_err(slow)?;
         // Another reader may have read on meanwhile: up to this head, or farther than this reader may see.
         let newest = self.known(lane);
