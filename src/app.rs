@@ -147,7 +147,7 @@ fn introduce(options: &ServeOptions, workers: NonZeroUsize) {
     let unknown = Config::unknown_variables();
     if !unknown.is_empty() {
         warn!(
-            "no option takes {} from the environment",
+            "no option reads {} from the environment",
             unknown.join(", ")
         );
     }

@@ -189,7 +189,7 @@ impl ServeOptions {
         if self.node.advertise.is_some() && matches!(self.store.address(), StoreAddress::Sqlite(_))
         {
             return Err(
-                "--advertise is for a node of a cluster, which has --store etcd://HOST:PORT"
+                "--advertise needs --store etcd://HOST:PORT: it is for the nodes of a cluster"
                     .to_owned(),
             );
         }

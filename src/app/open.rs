@@ -107,9 +107,9 @@ pub(super) async fn open(options: &ServeOptions, addresses: &[server::Address]) 
 fn tell_found(path: &Path, found: Found) {
     let path = path.display();
     match found {
-        Found::Nothing => info!("began new counters at {path}"),
-        Found::Counters(counters) => info!(counters, "counters are at {path}"),
-        Found::Many => info!("counters are at {path}"),
+        Found::Nothing => info!("created new counters at {path}"),
+        Found::Counters(counters) => info!(counters, "opened the counters at {path}"),
+        Found::Many => info!("opened the counters at {path}"),
     }
 }
 
@@ -140,7 +140,9 @@ async fn open_etcd(
             match EtcdStore::open(place.clone()).await {
                 Ok(store) => return Ok(Arc::new(store) as Arc<dyn Store>),
                 Err(OpenError::Unavailable(problem)) => {
-                    warn!("no counters yet: etcd cannot be reached: {problem}");
+                    warn!(
+                        "cannot open the counters yet, retrying: etcd cannot be reached: {problem}"
+                    );
                     sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -158,8 +160,9 @@ async fn open_etcd(
     {
         warn!(
             lanes = found,
-            "--etcd-lanes {lanes} is not used: the counters have {found} lanes, and keep them. To divide them anew, stop all nodes, \
-             then sumd backup, and sumd restore with another --etcd-prefix, which they are then started with"
+            "--etcd-lanes {lanes} is ignored: the existing counters keep their {found} lanes. To change the number of \
+             lanes, stop all nodes, run sumd backup, run sumd restore with --etcd-lanes {lanes} and another \
+             --etcd-prefix, and start the nodes with that prefix"
         );
     }
     let cluster = cluster::Options {
@@ -206,7 +209,9 @@ async fn join(
         let deadline = Instant::now() + JOIN_PATIENCE;
         match Members::join(client, options, node.clone(), deadline).await {
             Err(JoinError::Etcd(error)) if error.outcome == Outcome::Unknown(Doubt::NoSpace) => {
-                warn!("no counters yet: etcd is full, and takes no more nodes: {error}");
+                warn!(
+                    "cannot join the cluster yet, retrying: etcd is full and accepts no more nodes: {error}"
+                );
             }
             joined => return joined,
         }
@@ -249,9 +254,7 @@ fn node(options: &NodeOptions, addresses: &[server::Address]) -> Result<cluster:
         (Some(address), _) => address.clone(),
         (None, Some(address)) => reachable(&address, host),
         (None, None) => {
-            return Err(
-                "other nodes cannot reach a socket in the file system: --listen host:port".into(),
-            );
+            return Err("other nodes cannot reach a Unix socket: add --listen host:port".into());
         }
     };
     Ok(cluster::Node {

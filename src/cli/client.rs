@@ -57,10 +57,11 @@ impl fmt::Display for ClientError {
             Self::NotServing(status) => f.write_str(status.as_str_name()),
             Self::InDoubt(error, id) => write!(
                 f,
-                "{error}; it may have been done: the same command with --request-id {id}, and it is done once"
+                "{error}; the change may have been made: run the same command with --request-id {id}, which makes it \
+                 only once"
             ),
             Self::WatchEnded(error, revision) => {
-                write!(f, "{error}; to go on: --from-revision {revision}")
+                write!(f, "{error}; to resume, use --from-revision {revision}")
             }
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
         }
@@ -79,7 +80,7 @@ fn refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
         f.write_str(")")?;
     }
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
-        write!(f, "; try again in {delay:?}")?;
+        write!(f, "; retry in {delay:?}")?;
     }
     Ok(())
 }

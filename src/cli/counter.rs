@@ -127,7 +127,8 @@ async fn watch(options: WatchOptions) -> Result<Vec<String>, ClientError> {
     loop {
         let ended = |status: Status| ClientError::WatchEnded(Box::new(status.into()), revision);
         let answer = answers.message().await.map_err(ended)?;
-        let answer = answer.ok_or_else(|| ended(Status::unavailable("the server has ended it")))?;
+        let answer =
+            answer.ok_or_else(|| ended(Status::unavailable("the server ended the watch")))?;
         revision = answer.revision;
         let there = answer.counters.iter();
         let there = there.map(|counter| format!("{} {}\n", counter.name, counter.value));

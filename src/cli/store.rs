@@ -82,7 +82,8 @@ pub async fn transfer(options: MoveOptions) -> Result<Tally> {
 /// Returns an error if the store cannot be opened, or the data are served elsewhere.
 pub async fn reopen(ReopenOptions { store, force }: ReopenOptions) -> Result<String> {
     let StoreAddress::Etcd(address) = store.address() else {
-        return Err("a move from a file is not undone: if it was broken off, run it again, to where it was going; else serve that".into());
+        return Err("a move from a file cannot be undone: if it was interrupted, run it again with the same target; \
+                    otherwise serve the target".into());
     };
     let to = transfer::reopen(&reading_place(&address, &store.etcd)?, force).await?;
     Ok(format!(
@@ -106,17 +107,17 @@ pub fn reset_horizon(options: &ResetOptions) -> Result<String> {
     ];
     let late = times.into_iter().filter(|(_, time)| *time > now);
     let mut lines: Vec<_> = late
-        .map(|(what, time)| format!("{what} {}: now it is {}", date(time), date(now)))
+        .map(|(what, time)| format!("{what} {}; changed to {}", date(time), date(now)))
         .collect();
     if lines.is_empty() {
         return Ok(format!(
-            "no time in it is later than {}, which is now: nothing was changed",
+            "the database has no time later than now ({}): nothing was changed",
             date(now)
         ));
     }
     lines.push(
-        "ids and sessions with a time between the two are taken for new ones: what was counted under such an id, and \
-         forgotten, counts twice if it comes again"
+        "ids and sessions with a time between the two are accepted as new: if such an id was counted and then \
+         forgotten, its increment counts twice when it is sent again"
             .to_owned(),
     );
     Ok(lines.join("\n"))

@@ -139,7 +139,10 @@ impl EtcdOptions {
             let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
             tls.identity = identity.map(|(cert, key)| Identity { cert, key });
         } else if self.etcd_cacert.is_some() || self.etcd_cert.is_some() {
-            return Err("--etcd-cacert and --etcd-cert are for etcds://".to_owned());
+            return Err(
+                "--etcd-cacert and --etcd-cert need an address that begins with etcds://"
+                    .to_owned(),
+            );
         }
         let password = std::env::var(ETCD_PASSWORD).ok();
         let password = password.filter(|password| !password.is_empty());
@@ -148,12 +151,12 @@ impl EtcdOptions {
             (None, None) => None,
             (Some(_), None) => {
                 return Err(format!(
-                    "--etcd-user wants a password in the environment: {ETCD_PASSWORD}"
+                    "--etcd-user needs a password in the environment variable {ETCD_PASSWORD}"
                 ));
             }
             (None, Some(_)) => {
                 return Err(format!(
-                    "{ETCD_PASSWORD} is for --etcd-user, which is missing"
+                    "{ETCD_PASSWORD} needs --etcd-user, which is missing"
                 ));
             }
         };
@@ -184,15 +187,15 @@ impl StoreOptions {
     pub(super) fn check(&self, given: &[String]) -> Result<(), String> {
         if self.store.is_some() && given.iter().any(|id| id == "data_dir") {
             return Err(
-                "--data-dir is for counters in its sumd.db, and --store (SUMD_STORE) has them elsewhere: leave out one of the two, or say \
-                 --store sqlite:FOLDER/sumd.db if SUMD_STORE is set by somebody else"
+                "--data-dir puts the counters into its sumd.db, and --store (SUMD_STORE) puts them elsewhere: leave \
+                 out one of the two, or use --store sqlite:FOLDER/sumd.db if SUMD_STORE is set by somebody else"
                     .to_owned(),
             );
         }
         match self.address() {
             StoreAddress::Sqlite(_) => match given.iter().find(|id| id.starts_with("etcd_")) {
                 Some(id) => Err(format!(
-                    "--{} is for counters on etcd, which have --store etcd://HOST:PORT",
+                    "--{} needs --store etcd://HOST:PORT: it is for counters on etcd",
                     id.replace('_', "-")
                 )),
                 None => Ok(()),
@@ -217,7 +220,7 @@ impl MoveOptions {
             && let Some(id) = given.iter().find(is_layout)
         {
             return Err(format!(
-                "--{} is for counters that are moved to etcd",
+                "--{} is only for a move to etcd",
                 id.replace('_', "-")
             ));
         }
@@ -226,7 +229,7 @@ impl MoveOptions {
             | (StoreAddress::Etcd(address), StoreAddress::Sqlite(_)) => {
                 self.etcd.client(address).map(drop)
             }
-            _ => Err("a move is from sqlite: to etcd:, or from etcd: to sqlite:".to_owned()),
+            _ => Err("a move goes from sqlite: to etcd:, or from etcd: to sqlite:".to_owned()),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn workers(text: &str) -> Result<NonZeroUsize, String> {
 pub(super) fn non_empty(text: &str) -> Result<String, String> {
     let text = Some(text).filter(|text| !text.is_empty());
     text.map(str::to_owned)
-        .ok_or_else(|| "it is empty".to_owned())
+        .ok_or_else(|| "the value is empty".to_owned())
 }
 
 /// A part of a key, without slashes, spaces and control characters.
@@ -77,14 +77,14 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "expected a path like /sumd, of at most {MAX_NAME_BYTES} bytes, without spaces or a slash at its end"
+            "expected a path like /sumd, of at most {MAX_NAME_BYTES} bytes, without spaces or a trailing slash"
         ))
     }
 }
 
 /// An address that other machines can connect to.
 pub(super) fn reachable(text: &str) -> Result<String, String> {
-    let problem = || "expected host:port, where others reach this node".to_owned();
+    let problem = || "expected the host:port at which other nodes reach this node".to_owned();
     let Ok(Address::Tcp(address)) = text.parse::<Address>() else {
         return Err(problem());
     };

@@ -133,16 +133,16 @@ async fn wrong_flags() {
         // Options that would have no effect.
         (
             &["--data-dir", "a", "--store", "etcd://a:1"],
-            "--data-dir is for",
+            "--data-dir puts",
         ),
         (
             &["--data-dir", "a", "--store", "sqlite:b"],
-            "or say --store sqlite:FOLDER/sumd.db",
+            "or use --store sqlite:FOLDER/sumd.db",
         ),
-        (&["--etcd-lanes", "4"], "--etcd-lanes is for"),
+        (&["--etcd-lanes", "4"], "--etcd-lanes needs"),
         (
             &["--store", "sqlite:b", "--etcd-prefix", "/a"],
-            "--etcd-prefix is for",
+            "--etcd-prefix needs",
         ),
         (&["--etcd-prefix", "/sumd/"], "slash"),
         (&["--etcd-user", ""], "empty"),
@@ -164,7 +164,7 @@ async fn wrong_flags() {
         (&["counter", "inc", "a/b", "--request-id", ""], "empty"),
         (
             &["move", "--from", "sqlite:a", "--to", "sqlite:b"],
-            "a move is from",
+            "a move goes from",
         ),
         (
             &[
@@ -176,7 +176,7 @@ async fn wrong_flags() {
                 "--etcd-lanes",
                 "4",
             ],
-            "--etcd-lanes is for",
+            "--etcd-lanes needs",
         ),
         (
             &[
@@ -190,7 +190,7 @@ async fn wrong_flags() {
             ],
             "--etcd-max-txn-ops is for",
         ),
-        (&["check", "--etcd-prefix", "/a"], "--etcd-prefix is for"),
+        (&["check", "--etcd-prefix", "/a"], "--etcd-prefix needs"),
         (&["--workers", "0"], "workers"),
         (&["--no-such-flag"], "no-such-flag"),
         (&["add", "one"], "one"),

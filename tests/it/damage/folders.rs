@@ -197,7 +197,7 @@ async fn a_restore_that_is_refused_leaves_nothing() {
     }
     // A file is where the folder should be.
     let problem = fails(&["restore", &backup, "--data-dir", &foreign]).await;
-    assert!(problem.contains("no folder"), "{problem}");
+    assert!(problem.contains("is not a folder"), "{problem}");
     assert_eq!(names(data.0.path()), before);
 }
 
@@ -209,7 +209,7 @@ async fn a_start_tells_which_data_it_has() {
     let mut server = data.serve().await;
     // After the line that says what is being started.
     let told = &server.beginning[1];
-    assert_eq!(told["message"], format!("began new counters at {path}"));
+    assert_eq!(told["message"], format!("created new counters at {path}"));
     for name in ["acme/a", "acme/b"] {
         increment(&mut client(&server).await, name)
             .await
@@ -220,6 +220,6 @@ async fn a_start_tells_which_data_it_has() {
     server.exit().await;
     let server = data.serve().await;
     let told = &server.beginning[1];
-    assert_eq!(told["message"], format!("counters are at {path}"));
+    assert_eq!(told["message"], format!("opened the counters at {path}"));
     assert_eq!(told["counters"], 2);
 }
