@@ -245,8 +245,8 @@ pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
     static NOTICE: Rarely = Rarely::new();
     if NOTICE.is_due() {
         tracing::error!(
-            "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others are served. `sumd \
-             check` lists all damage, and `sumd restore` makes a database from a backup"
+            "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others are served. \
+             `sumd check` lists all damage, and `sumd restore` makes a database from a backup"
         );
     }
 }

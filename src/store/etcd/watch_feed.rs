@@ -87,7 +87,7 @@ async fn tell(client: Client, layout: Layout, changes: ChangeFeed) {
 fn refused(error: &impl Display, warned: &mut bool) {
     if !std::mem::replace(warned, true) {
         warn!(
-            "etcd refuses to send changes, for which watches and reads at a revision wait: {error}"
+            "etcd refuses to send changes, for which watchers and reads at a revision wait: {error}"
         );
     }
 }
