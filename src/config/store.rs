@@ -220,7 +220,7 @@ impl MoveOptions {
             && let Some(id) = given.iter().find(is_layout)
         {
             return Err(format!(
-                "--{} is only for a move to etcd",
+                "--{} needs --to etcd://HOST:PORT: it is for a move to etcd",
                 id.replace('_', "-")
             ));
         }
