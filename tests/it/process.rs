@@ -188,7 +188,7 @@ async fn wrong_flags() {
                 "--etcd-max-txn-ops",
                 "64",
             ],
-            "--etcd-max-txn-ops is for",
+            "--etcd-max-txn-ops needs",
         ),
         (&["check", "--etcd-prefix", "/a"], "--etcd-prefix needs"),
         (&["--workers", "0"], "workers"),
