@@ -24,8 +24,8 @@ pub(super) fn too_old(
             format!(
                 "the request has the time {of}, from its request_id (a UUIDv7) or its request_time; {by_the_server}ids \
                  up to {until} may be forgotten (--id-horizon). It was not applied; whether it was applied before is \
-                 unknown. If it was made just now, {clocks}. For data that arrive so late, raise --id-horizon, or send \
-                 them in a session (RecordIncrements)"
+                 unknown. If it was made just now, {clocks}. If it was certainly never sent before, send it in a session \
+                 (RecordIncrements), which knows no ids. A larger --id-horizon helps requests that come as late from now on"
             ),
         ),
         Kind::Session => (

@@ -44,7 +44,7 @@ impl Drop for SocketFile {
         match remove(&self.path, self.id) {
             Ok(true) => {}
             Ok(false) => {
-                warn!(%path, "the socket was replaced by another one, which is not removed")
+                warn!(%path, "the socket was replaced by another one, which is not removed");
             }
             Err(error) => debug!(%path, %error, "cannot remove the socket"),
         }
