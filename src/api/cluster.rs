@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::cluster_service_server::ClusterService;
+use super::cluster_service_server;
 use crate::cluster::{ClockState, Node, Nodes, View};
 use crate::proto::sum::v1::{
     self as proto, ListNodesRequest, ListNodesResponse, NodeClock, NodeHealth, WatchNodesRequest,
@@ -15,7 +15,7 @@ use crate::replies::{self, Replies, ReplyStream};
 pub struct ClusterApi(pub Nodes);
 
 #[tonic::async_trait]
-impl ClusterService for ClusterApi {
+impl cluster_service_server::ClusterService for ClusterApi {
     async fn list_nodes(
         &self,
         _: Request<ListNodesRequest>,

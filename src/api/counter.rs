@@ -8,7 +8,7 @@ use futures_util::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::counter_service_server::CounterService;
+use super::counter_service_server;
 use super::wire::Encoded;
 use crate::counter::Counters;
 use crate::layers::CallContext;
@@ -27,7 +27,7 @@ pub struct CounterApi(pub Counters);
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
-impl CounterService for CounterApi {
+impl counter_service_server::CounterService for CounterApi {
     async fn increment_counter(
         &self,
         request: Request<IncrementCounterRequest>,

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::peer_service_server::PeerService;
+use super::peer_service_server;
 use crate::cluster::{Answers, IncomingCalls};
 use crate::layers::CallContext;
 use crate::proto::sumd::cluster::v1::ForwardRequest;
@@ -11,7 +11,7 @@ use crate::proto::sumd::cluster::v1::ForwardRequest;
 pub struct PeerApi(pub IncomingCalls);
 
 #[tonic::async_trait]
-impl PeerService for PeerApi {
+impl peer_service_server::PeerService for PeerApi {
     type ForwardStream = Answers;
 
     async fn forward(

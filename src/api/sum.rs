@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::sum_service_server::SumService;
+use super::sum_service_server;
 use super::wire::{EachSum, Sum};
 use crate::layers::Skipped;
 use crate::proto::sum::v1::{AddAllResponse, AddEachResponse, AddResponse, add_each_response};
@@ -17,7 +17,7 @@ use crate::sum::wire::Total;
 pub struct SumApi;
 
 #[tonic::async_trait]
-impl SumService for SumApi {
+impl sum_service_server::SumService for SumApi {
     async fn add(&self, request: Request<Sum>) -> Result<Response<AddResponse>, Status> {
         let Sum(total) = request.into_inner();
         let sum = in_range(total.sum)?;

@@ -8,7 +8,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
+use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::api::{cluster_service_server, counter_service_server, sum_service_server};
@@ -81,7 +81,7 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl HealthService for HealthApi {
+impl health_server::Health for HealthApi {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
@@ -126,6 +126,8 @@ impl HealthService for HealthApi {
 mod tests {
     use futures_util::{FutureExt as _, StreamExt as _};
 
+    use tonic_health::pb::health_server::Health as _;
+
     use super::*;
 
     /// A watch reports each change of its service and no other, and also the appearance of an unknown service.
@@ -144,7 +146,7 @@ mod tests {
             watch(sum_service_server::SERVICE_NAME).await,
             watch("later").await,
         );
-        let next = |watch: &mut <HealthApi as HealthService>::WatchStream| {
+        let next = |watch: &mut <HealthApi as health_server::Health>::WatchStream| {
             let answer = watch.next().now_or_never()?;
             Some(answer.expect("it goes on").expect("a status").status())
         };
