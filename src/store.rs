@@ -189,18 +189,23 @@ pub struct Sum {
 }
 
 /// The error of a store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another node has committed to the lane. This batch was not stored and never will be.
+    #[error("another node has committed")]
     Conflict,
     /// Nobody can tell any more whether the batch was stored. Ids and sessions make that harmless: a stored batch
     /// remembers those that it had.
+    #[error("the outcome is unknown")]
     Lost,
     /// The store cannot be reached at present. Nothing was changed.
+    #[error("the store cannot be reached: {0}")]
     Unavailable(Arc<str>),
     /// The store has no room. Nothing was changed, and callers are given this reason.
+    #[error("{0}")]
     Full(Arc<str>),
     /// The row of a counter is damaged. Nothing was changed, and other rows may be intact.
+    #[error("{problem}")]
     Damaged {
         /// The counter, if the call named it.
         counter: Option<Arc<str>>,
@@ -209,6 +214,7 @@ pub enum StoreError {
     },
     /// The store must not be used any more: its last request may have been carried out or not. Loading the rows again
     /// shows which.
+    #[error("the store has failed: {0}")]
     Failed(Arc<str>),
 }
 
@@ -224,20 +230,6 @@ impl StoreError {
         }
     }
 }
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Conflict => f.write_str("another node has committed"),
-            Self::Lost => f.write_str("the outcome is unknown"),
-            Self::Unavailable(problem) => write!(f, "the store cannot be reached: {problem}"),
-            Self::Full(problem) | Self::Damaged { problem, .. } => f.write_str(problem),
-            Self::Failed(problem) => write!(f, "the store has failed: {problem}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// Reports a counter's damaged row to the operator, then is silent for a while: callers may ask for the row as often as
 /// they like. `problem` names the counter.

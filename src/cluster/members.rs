@@ -7,7 +7,6 @@ mod format;
 mod registrar;
 mod watcher;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,11 +43,13 @@ pub struct Members {
 }
 
 /// The reason why a node cannot join.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// Its id or address is invalid.
+    #[error(transparent)]
     Invalid(InvalidNode),
     /// Another node with the same id is alive.
+    #[error("node {id} is already running, at {address}: each node needs its own id (--node-id)")]
     Taken {
         /// The id.
         id: String,
@@ -56,28 +57,12 @@ pub enum JoinError {
         address: String,
     },
     /// etcd refused, or could not be asked.
+    #[error("cannot join the cluster: {0}")]
     Etcd(Error),
     /// The deadline passed without an answer.
+    #[error("cannot join the cluster: etcd did not answer in time")]
     Late,
 }
-
-impl fmt::Display for JoinError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(invalid) => invalid.fmt(f),
-            Self::Taken { id, address } => {
-                write!(
-                    f,
-                    "node {id} is already running, at {address}: each node needs its own id (--node-id)"
-                )
-            }
-            Self::Etcd(error) => write!(f, "cannot join the cluster: {error}"),
-            Self::Late => f.write_str("cannot join the cluster: etcd did not answer in time"),
-        }
-    }
-}
-
-impl std::error::Error for JoinError {}
 
 impl Members {
     /// Registers a node, and waits until its own view contains it.

@@ -40,30 +40,15 @@ pub struct Node {
 }
 
 /// The reason why a node is invalid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNode {
     /// The id is not allowed in a key.
+    #[error("the node's id is {0:?}; expected 1 to {max} letters, digits, dots, dashes and underscores", max = MAX_ID_BYTES)]
     Id(String),
     /// The address cannot be connected to.
+    #[error("the node's address is {0:?}; expected host:port, with a port other than 0")]
     Address(String),
 }
-
-impl fmt::Display for InvalidNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Id(id) => write!(
-                f,
-                "the node's id is {id:?}; expected 1 to {MAX_ID_BYTES} letters, digits, dots, dashes and underscores"
-            ),
-            Self::Address(address) => write!(
-                f,
-                "the node's address is {address:?}; expected host:port, with a port other than 0"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for InvalidNode {}
 
 /// The reason why a value is not that of a node.
 #[derive(Debug, PartialEq, Eq)]

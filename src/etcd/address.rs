@@ -28,33 +28,21 @@ pub struct Host {
 }
 
 /// The reason why a text is no address of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseAddressError {
     /// It begins with neither `etcd://` nor `etcds://`.
+    #[error("expected etcd://host:port,host:port, or etcds:// for TLS")]
     Scheme,
     /// This host is invalid.
+    #[error("expected host:port or [ipv6]:port, not {0:?}")]
     Host(String),
     /// This host is named twice.
+    #[error("{0} is named twice")]
     Twice(Host),
     /// There are too many hosts.
+    #[error("{0} hosts are more than {max}", max = MAX_HOSTS)]
     TooMany(usize),
 }
-
-impl fmt::Display for ParseAddressError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scheme => write!(
-                f,
-                "expected etcd://host:port,host:port, or etcds:// for TLS"
-            ),
-            Self::Host(text) => write!(f, "expected host:port or [ipv6]:port, not {text:?}"),
-            Self::Twice(host) => write!(f, "{host} is named twice"),
-            Self::TooMany(hosts) => write!(f, "{hosts} hosts are more than {MAX_HOSTS}"),
-        }
-    }
-}
-
-impl std::error::Error for ParseAddressError {}
 
 impl FromStr for Address {
     type Err = ParseAddressError;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::dial;
 use super::login::Tokens;
-use super::rotation::{Connection, Rotation, backoff};
+use super::rotation::{BACKOFF, Connection, Rotation};
 use super::token::Token;
 use super::{Error, Fault, Host, Options};
 
@@ -196,7 +196,9 @@ impl Caller {
     /// pause.
     fn pause(&self, failures: u32) -> Option<Duration> {
         let round = u32::try_from(self.options().endpoints.len()).unwrap_or(u32::MAX);
-        failures.checked_sub(round).map(backoff)
+        failures
+            .checked_sub(round)
+            .map(|failures| BACKOFF.after(failures))
     }
 
     fn again(&self, kind: Kind, failures: u32, fault: &Fault) -> bool {

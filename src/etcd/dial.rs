@@ -29,29 +29,18 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// The reason why the files of the TLS options cannot be used.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// One of them cannot be read.
+    #[error("cannot read {path}: {1}", path = .0.display())]
     Read(PathBuf, io::Error),
     /// One of them has no PEM certificate.
+    #[error("there is no PEM certificate in {path}", path = .0.display())]
     NoCertificate(PathBuf),
     /// They do not fit together, or are damaged.
+    #[error("TLS to etcd: {0}")]
     Content(String),
 }
-
-impl std::fmt::Display for TlsError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Read(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Self::NoCertificate(path) => {
-                write!(f, "there is no PEM certificate in {}", path.display())
-            }
-            Self::Content(error) => write!(f, "TLS to etcd: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// The configuration of an endpoint, which is not connected yet.
 pub(super) fn endpoint(host: &Host, tls: Option<&Tls>) -> Result<Endpoint, TlsError> {

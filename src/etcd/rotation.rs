@@ -12,10 +12,13 @@ use tracing::{debug, info};
 use super::dial::connect_to_any;
 use super::token::Token;
 use super::{Error, Host, Options};
+use crate::backoff::Backoff;
 
-/// The pause between two failed rounds over all endpoints, which grows from the minimum to the maximum.
-const MIN_BACKOFF: Duration = Duration::from_millis(25);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Bounds of the pause between two failed rounds over all endpoints.
+pub(super) const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(25),
+    max: Duration::from_secs(1),
+};
 
 /// A connection in use, and its generation.
 #[derive(Clone)]
@@ -91,7 +94,7 @@ impl Rotation {
                 }
                 Err(error) => {
                     debug!("{error}");
-                    dialing.not_before = Instant::now() + backoff(dialing.failures);
+                    dialing.not_before = Instant::now() + BACKOFF.after(dialing.failures);
                     dialing.failures = dialing.failures.saturating_add(1);
                     self.state().problem = Some(error);
                 }
@@ -153,14 +156,6 @@ impl Rotation {
     }
 }
 
-/// The wait after a number of failures. It doubles each time and is random, so that many clients do not return all at
-/// once.
-pub(super) fn backoff(failures: u32) -> Duration {
-    let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
-    let longest = longest.min(MAX_BACKOFF);
-    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
 #[cfg(test)]
 mod tests {
     use tonic::transport::Endpoint;
@@ -196,20 +191,11 @@ mod tests {
         let rotation = Rotation::new(Options::new(&address));
         let begun = Instant::now();
         let connected = rotation.connection(Token::default());
-        let some_rounds = tokio::time::timeout(MIN_BACKOFF * 10, connected);
+        let some_rounds = tokio::time::timeout(BACKOFF.min * 10, connected);
         assert!(some_rounds.await.is_err());
         let dialing = rotation.dialing.lock().await;
         // At least 12 ms pass, then 25 ms, and so on, however late this is checked.
         let rounds = 2_u32.saturating_pow(dialing.failures.saturating_sub(1)) - 1;
-        assert!(MIN_BACKOFF / 2 * rounds <= begun.elapsed());
-    }
-
-    #[test]
-    fn backoff_grows_and_ends() {
-        for failures in [0, 1, 5, 6, 31, 32, u32::MAX] {
-            let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
-            let wait = backoff(failures);
-            assert!(wait <= longest.min(MAX_BACKOFF) && wait >= MIN_BACKOFF / 2);
-        }
+        assert!(BACKOFF.min / 2 * rounds <= begun.elapsed());
     }
 }

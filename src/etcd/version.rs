@@ -1,7 +1,5 @@
 //! The versions of etcd that can be trusted with counters.
 
-use std::fmt;
-
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -25,29 +23,15 @@ pub enum Support {
 }
 
 /// The reason why a cluster cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
     /// A member is too old.
+    #[error("etcd at {0} is {1}; the oldest supported version is 3.{min}", min = MIN_MINOR)]
     TooOld(Host, String),
     /// No member could be asked.
+    #[error(transparent)]
     Unknown(Error),
 }
-
-impl fmt::Display for VersionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooOld(host, version) => {
-                write!(
-                    f,
-                    "etcd at {host} is {version}; the oldest supported version is 3.{MIN_MINOR}"
-                )
-            }
-            Self::Unknown(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for VersionError {}
 
 impl Client {
     /// Checks that no member is too old, and warns of those with known bugs. Members that cannot be reached are

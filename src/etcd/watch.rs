@@ -4,7 +4,6 @@ mod events;
 
 pub use events::Batch;
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use tracing::debug;
 
 use super::call::{Caller, MAX_ANSWER_BYTES, MAX_LOGINS, Prepared};
 use super::request::prefix_range;
-use super::rotation::{Connection, backoff};
+use super::rotation::{BACKOFF, Connection};
 use super::token::Token;
 use super::{Client, Error, Fault};
 use crate::proto::etcd::etcdserverpb::watch_client::WatchClient;
@@ -43,36 +42,22 @@ pub struct Watch {
 }
 
 /// The reason why a watch has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
     /// The history before this revision is compacted, and not all of it was delivered: read again, and watch from
     /// there.
+    #[error("etcd has compacted the changes before revision {revision}")]
     Compacted {
         /// The first revision that can be watched from.
         revision: i64,
     },
     /// etcd has sent events out of order, as versions with known bugs may: read again, and watch from there.
+    #[error("etcd has sent changes out of order")]
     OutOfOrder,
     /// etcd refuses the watch.
+    #[error(transparent)]
     Refused(Error),
 }
-
-impl fmt::Display for WatchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Compacted { revision } => {
-                write!(
-                    f,
-                    "etcd has compacted the changes before revision {revision}"
-                )
-            }
-            Self::OutOfOrder => write!(f, "etcd has sent changes out of order"),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for WatchError {}
 
 impl Client {
     /// Watches the keys with a prefix from a revision on: the one after a read, at least 1.
@@ -154,7 +139,7 @@ impl Watcher {
                     return;
                 }
                 End::Again => {
-                    sleep(backoff(self.failures)).await;
+                    sleep(BACKOFF.after(self.failures)).await;
                     self.failures = self.failures.saturating_add(1);
                 }
             }

@@ -1,6 +1,6 @@
 //! The answer of a lane to a request: a decision, or the reason that there is none.
 
-use std::{fmt, io};
+use std::io;
 
 use crate::model::{Answer, Corrupt, Outcome, Rejection};
 use crate::store::{LaneNumber, StoreError};
@@ -55,27 +55,18 @@ impl LaneError {
 pub type Result<T> = std::result::Result<T, LaneError>;
 
 /// The reason that lanes cannot begin, or have ended.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store has failed.
+    #[error(transparent)]
     Store(StoreError),
     /// A stored row is corrupt.
+    #[error(transparent)]
     Corrupt(Corrupt),
     /// The runtime or the thread of the lanes cannot be made.
+    #[error("cannot start the lanes' thread: {0}")]
     Thread(io::Error),
 }
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::Corrupt(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "cannot start the lanes' thread: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 /// The failure that callers of an ended lane see.
 pub(super) fn ended_by(what: &str) -> StoreError {

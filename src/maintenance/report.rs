@@ -14,44 +14,32 @@ use crate::store::{etcd, sqlite};
 pub(super) const RESTORE_GAP: i64 = 1 << 53;
 
 /// The reason why a maintenance command has failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// A database cannot be opened.
+    #[error(transparent)]
     Open(sqlite::OpenError),
     /// etcd, or the data in it, cannot be used.
+    #[error(transparent)]
     Etcd(etcd::OpenError),
     /// The target exists.
+    #[error("{path} already exists; move it away first", path = .0.display())]
     Exists(PathBuf),
     /// A file cannot be written.
+    #[error("cannot write {path}: {1}", path = .0.display())]
     Io(PathBuf, io::Error),
     /// The data cannot be read, or is damaged.
+    #[error("{path}: {1}", path = .0.display())]
     Data(PathBuf, String),
     /// The prefix of the target is not empty.
+    #[error(
+        "there are data under {0} in etcd already: use another --etcd-prefix, or delete them first"
+    )]
     NotEmpty(String),
     /// The present state of the data does not allow the operation.
+    #[error("{0}")]
     Refused(String),
 }
-
-impl fmt::Display for ToolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(error) => error.fmt(f),
-            Self::Etcd(error) => error.fmt(f),
-            Self::Exists(path) => {
-                write!(f, "{} already exists; move it away first", path.display())
-            }
-            Self::Io(path, error) => write!(f, "cannot write {}: {error}", path.display()),
-            Self::Data(path, what) => write!(f, "{}: {what}", path.display()),
-            Self::NotEmpty(prefix) => write!(
-                f,
-                "there are data under {prefix} in etcd already: use another --etcd-prefix, or delete them first"
-            ),
-            Self::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for ToolError {}
 
 impl From<sqlite::OpenError> for ToolError {
     fn from(error: sqlite::OpenError) -> Self {

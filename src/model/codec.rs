@@ -1,16 +1,9 @@
 //! The encoding of stored data: varints, and checked decoding.
 
 /// Stored bytes that differ from those that were written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stored data is corrupt: {0}")]
 pub struct Corrupt(pub &'static str);
-
-impl std::fmt::Display for Corrupt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "stored data is corrupt: {}", self.0)
-    }
-}
-
-impl std::error::Error for Corrupt {}
 
 /// Appends an LEB128 varint.
 pub(super) fn put_u64(out: &mut Vec<u8>, mut value: u64) {

@@ -15,16 +15,9 @@ pub enum Address {
 }
 
 /// An error for text that is no address.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected host:port, [ipv6]:port or unix:/path")]
 pub struct ParseAddressError;
-
-impl fmt::Display for ParseAddressError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "expected host:port, [ipv6]:port or unix:/path")
-    }
-}
-
-impl std::error::Error for ParseAddressError {}
 
 impl FromStr for Address {
     type Err = ParseAddressError;

@@ -1,7 +1,5 @@
 //! Forwarded calls, and their outcomes.
 
-use std::fmt;
-
 use bytes::Bytes;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -112,50 +110,43 @@ fn of_earlier_version(status: &Status) -> Plain {
 }
 
 /// The reason why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// The other node has not carried out the call and never will: it may be carried out here.
+    #[error(transparent)]
     NotSent(NotSent),
     /// The call may have been carried out, or may still be.
+    #[error(transparent)]
     Unknown(Doubt),
 }
 
 /// The reason why a call was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSent {
     /// The node cannot be reached at present, or is shutting down.
+    #[error("the other node cannot be reached")]
     NotConnected,
     /// The queue to the node is full.
+    #[error("too many calls to the other node are pending")]
     Full,
     /// The call is larger than nodes accept.
+    #[error("the call is too large to be forwarded")]
     TooLarge,
     /// The deadline passed before the call could be sent.
+    #[error("the deadline passed before the call was forwarded")]
     Late,
 }
 
 /// The reason why the outcome is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     /// The connection broke.
+    #[error("the connection to the other node broke")]
     Broken,
     /// The node did not answer in time.
+    #[error("the other node did not answer in time")]
     NoAnswer,
 }
-
-impl fmt::Display for ForwardError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotSent(NotSent::NotConnected) => "the other node cannot be reached",
-            Self::NotSent(NotSent::Full) => "too many calls to the other node are pending",
-            Self::NotSent(NotSent::TooLarge) => "the call is too large to be forwarded",
-            Self::NotSent(NotSent::Late) => "the deadline passed before the call was forwarded",
-            Self::Unknown(Doubt::Broken) => "the connection to the other node broke",
-            Self::Unknown(Doubt::NoAnswer) => "the other node did not answer in time",
-        })
-    }
-}
-
-impl std::error::Error for ForwardError {}
 
 impl From<Kind> for proto::Kind {
     fn from(kind: Kind) -> Self {

@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use super::super::Clocks;
 use super::MAX_MESSAGE_BYTES;
 use super::queue::PeerQueue;
+use crate::backoff::Backoff;
 use crate::proto::sumd::cluster::v1::peer_service_client::PeerServiceClient;
 use crate::proto::sumd::cluster::v1::{ForwardRequest, ForwardResponse};
 
@@ -27,8 +28,10 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Bounds of the pause between two attempts to connect; it grows with each failure.
-const MIN_BACKOFF: Duration = Duration::from_millis(20);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(20),
+    max: Duration::from_secs(1),
+};
 /// Interval at which overdue calls are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Bytes that a peer may send ahead.
@@ -84,7 +87,7 @@ impl PeerConnection {
                 }
                 None => {}
             }
-            let pause = sleep(backoff(failures));
+            let pause = sleep(BACKOFF.after(failures));
             failures = failures.saturating_add(1);
             if retired.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -173,14 +176,6 @@ impl Drop for FailOnDrop {
     fn drop(&mut self) {
         self.0.fail();
     }
-}
-
-/// A random pause that doubles with each failure, so that the nodes do not all reconnect at once.
-fn backoff(failures: u32) -> Duration {
-    let longest = MIN_BACKOFF * 2_u32.saturating_pow(failures.min(16));
-    longest
-        .min(MAX_BACKOFF)
-        .mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// The messages that a connection sends.

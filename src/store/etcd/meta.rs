@@ -1,7 +1,5 @@
 //! The meta row, which describes the data. The first node creates it.
 
-use std::fmt;
-
 use uuid::Uuid;
 
 use super::kv::{self, Kv, ReadError};
@@ -15,27 +13,18 @@ use tokio::time::Instant;
 use tracing::info;
 
 /// The reason why data in etcd cannot be used.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// etcd cannot be reached at present.
+    #[error("cannot reach etcd: {0}")]
     Unavailable(String),
     /// etcd refuses.
+    #[error("cannot use etcd: {0}")]
     Etcd(String),
     /// The data are damaged, incomplete, moved or of another version.
+    #[error("{0}")]
     Data(String),
 }
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unavailable(problem) => write!(f, "cannot reach etcd: {problem}"),
-            Self::Etcd(problem) => write!(f, "cannot use etcd: {problem}"),
-            Self::Data(problem) => f.write_str(problem),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {

@@ -1,7 +1,6 @@
 //! The database file: its version, its tables and its opening.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -104,21 +103,36 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The reason why a database cannot be opened.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Its folder cannot be created.
+    #[error("cannot create {path}: {1}", path = .0.display())]
     Folder(PathBuf, io::Error),
     /// It, its folder or its lock file cannot be opened or locked.
+    #[error("cannot lock {path}: {1}", path = .0.display())]
     Lock(PathBuf, io::Error),
     /// The data of an earlier process cannot be made durable.
+    #[error("cannot make {path} durable: {1}", path = .0.display())]
     Settle(PathBuf, io::Error),
     /// Another process has it, or had it until it was deleted.
+    #[error(
+        "{path} is in use by another process, or was until it was deleted: only one sumd may use it at a time \
+         (--data-dir sets another folder)",
+        path = .0.display()
+    )]
     InUse(PathBuf),
     /// It cannot be written to, and another process has it or its WAL is not empty.
+    #[error("{path} is read-only, and {1}", path = .0.display())]
     ReadOnly(PathBuf, &'static str),
     /// It belongs to another program.
+    #[error("{path} is not a database of sumd", path = .0.display())]
     Foreign(PathBuf),
     /// A newer sumd wrote it.
+    #[error(
+        "{path} was written by a newer sumd (its format is {version}, and this sumd knows up to {newest})",
+        newest = VERSION,
+        path = .path.display()
+    )]
     Newer {
         /// Its path.
         path: PathBuf,
@@ -126,6 +140,12 @@ pub enum OpenError {
         version: i32,
     },
     /// An older sumd wrote it, and it was not migrated.
+    #[error(
+        "{path} was written by an older sumd (its format is {version}): to bring it to format {newest}, start \
+         sumd on it once, or restore it to a file if it is a backup",
+        newest = VERSION,
+        path = .path.display()
+    )]
     Older {
         /// Its path.
         path: PathBuf,
@@ -133,10 +153,17 @@ pub enum OpenError {
         version: i32,
     },
     /// There is no database.
+    #[error("there is no database at {path}", path = .0.display())]
     Missing(PathBuf),
     /// SQLite cannot use it.
+    #[error("cannot use {path}: {1}", path = .0.display())]
     Sqlite(PathBuf, rusqlite::Error),
     /// Its data were moved elsewhere.
+    #[error(
+        "the data of {path} were moved to {to}: serve that. (If the data there are not complete, the move was \
+         interrupted: run it again)",
+        path = .path.display()
+    )]
     Migrated {
         /// Its path.
         path: PathBuf,
@@ -144,76 +171,32 @@ pub enum OpenError {
         to: String,
     },
     /// It is missing or empty, and its WAL is not.
+    #[error(
+        "{path} is missing or empty, but its log {path}-wal is not: put the database back beside its log; or \
+         move the log away, to begin without data or to restore a backup",
+        path = .0.display()
+    )]
     Bereft(PathBuf),
     /// It is missing, and the result of a move is beside it, not renamed yet.
+    #[error(
+        "{path}.partial was made by sumd move, and {path} is to be its name: run the same move again, which \
+         renames the file, or makes it again if the move was not complete. Only if that move was undone (sumd \
+         reopen), or {path}.partial is left from an interrupted backup, move {path}.partial away",
+        path = .0.display()
+    )]
     Nameless(PathBuf),
     /// It is damaged.
+    #[error(
+        "{path}: {1}. It is unknown which request ids, sessions or changes were in it, so nothing is served: \
+         increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a \
+         database from a backup",
+        path = .0.display()
+    )]
     Damaged(PathBuf, String),
     /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder(path, error) => write!(f, "cannot create {}: {error}", path.display()),
-            Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
-            Self::Settle(path, error) => {
-                write!(f, "cannot make {} durable: {error}", path.display())
-            }
-            Self::InUse(path) => write!(
-                f,
-                "{} is in use by another process, or was until it was deleted: only one sumd may use it at a time \
-                 (--data-dir sets another folder)",
-                path.display()
-            ),
-            Self::ReadOnly(path, why) => write!(f, "{} is read-only, and {why}", path.display()),
-            Self::Foreign(path) => write!(f, "{} is not a database of sumd", path.display()),
-            Self::Newer { path, version } => write!(
-                f,
-                "{} was written by a newer sumd (its format is {version}, and this sumd knows up to {VERSION})",
-                path.display()
-            ),
-            Self::Older { path, version } => write!(
-                f,
-                "{} was written by an older sumd (its format is {version}): to bring it to format {VERSION}, start \
-                 sumd on it once, or restore it to a file if it is a backup",
-                path.display()
-            ),
-            Self::Migrated { path, to } => write!(
-                f,
-                "the data of {} were moved to {to}: serve that. (If the data there are not complete, the move was \
-                 interrupted: run it again)",
-                path.display()
-            ),
-            Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
-            Self::Sqlite(path, error) => write!(f, "cannot use {}: {error}", path.display()),
-            Self::Bereft(path) => write!(
-                f,
-                "{0} is missing or empty, but its log {0}-wal is not: put the database back beside its log; or move \
-                 the log away, to begin without data or to restore a backup",
-                path.display()
-            ),
-            Self::Nameless(path) => write!(
-                f,
-                "{0}.partial was made by sumd move, and {0} is to be its name: run the same move again, which renames \
-                 the file, or makes it again if the move was not complete. Only if that move was undone (sumd reopen), \
-                 or {0}.partial is left from an interrupted backup, move {0}.partial away",
-                path.display()
-            ),
-            Self::Damaged(path, damage) => write!(
-                f,
-                "{}: {damage}. It is unknown which request ids, sessions or changes were in it, so nothing is served: \
-                 increments might count twice, or be lost. `sumd check` lists all damage, and `sumd restore` makes a \
-                 database from a backup",
-                path.display()
-            ),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 impl OpenError {
     /// Distinguishes damage from a database that cannot be read.
