@@ -1,7 +1,7 @@
 //! Properties of every call, whatever its method: one tower layer for each, in the order of [`stack`].
 //!
 //! A layer refuses a call with a [`Status`](tonic::Status), and only [`errors`] makes responses of these. Bounds that
-//! outlive a response's headers are enforced in one [body](body).
+//! outlive a response's headers are enforced in one [body](response_body).
 
 mod admission;
 mod calls;

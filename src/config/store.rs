@@ -337,7 +337,7 @@ pub struct MemoryOptions {
     #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
     counter_memory: Option<usize>,
 
-    /// Memory for request messages that have not come whole [default: an eighth of the machine's memory, or of the
+    /// Memory for request messages that have not fully arrived [default: an eighth of the machine's memory, or of the
     /// control group's limit]
     ///
     /// A message of which no more fits is refused with RESOURCE_EXHAUSTED and RetryInfo. Messages that come in one

@@ -4,11 +4,12 @@
 //! A frame is one byte that says whether the message is compressed, four bytes of its length, big-endian, and the
 //! message: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::Request;
 use http_body::{Body, Frame};
 use tonic::Status;
@@ -19,6 +20,9 @@ use super::frame_error::FrameError;
 use super::policy::{Messages, RefusedMessage};
 
 const PREFIX_BYTES: usize = 5;
+/// The size from which on a piece of a message is kept as it came. Clients put 16 KiB into a frame, unless they make use of
+/// larger ones.
+const LARGE_PIECE_BYTES: usize = 8 << 10;
 
 /// The layer's service.
 #[derive(Clone)]
@@ -50,6 +54,7 @@ where
                 body,
                 checks,
                 rest: Bytes::new(),
+                unfinished: Pieces::default(),
             })
         };
         self.0.call(request.map(frames))
@@ -88,6 +93,9 @@ pub struct RequestFrames<B> {
     checks: Checks,
     /// Received bytes that are not checked yet.
     rest: Bytes,
+    /// The beginning of a message that has not come whole. tonic gets it with its end: it reserves memory for all that a prefix
+    /// claims.
+    unfinished: Pieces,
 }
 
 impl<B> Body for RequestFrames<B>
@@ -101,8 +109,18 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, checks, rest } = &mut *self;
+        let Self {
+            body,
+            checks,
+            rest,
+            unfinished,
+        } = &mut *self;
         loop {
+            if checks.may_pass()
+                && let Some(piece) = unfinished.pop()
+            {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
             if rest.is_empty() {
                 let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()?;
                 // Trailers end a request, and have no meaning in gRPC.
@@ -113,10 +131,47 @@ where
                 *rest = data;
             }
             let checked = checks.pass(rest)?;
-            if !checked.is_empty() {
+            if checked.is_empty() {
+                continue;
+            }
+            if checks.may_pass() && unfinished.0.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(checked))));
             }
+            unfinished.push(checked);
         }
+    }
+}
+
+/// Bytes in pieces.
+#[derive(Default)]
+struct Pieces(VecDeque<Piece>);
+
+enum Piece {
+    /// A piece as it came.
+    Large(Bytes),
+    /// Small pieces, joined.
+    Small(BytesMut),
+}
+
+impl Pieces {
+    /// Adds bytes. A small piece is copied, since it may keep a much larger buffer of the connection in memory.
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() >= LARGE_PIECE_BYTES {
+            self.0.push_back(Piece::Large(bytes));
+            return;
+        }
+        match self.0.back_mut() {
+            Some(Piece::Small(joined)) => joined.extend_from_slice(&bytes),
+            _ => self.0.push_back(Piece::Small(bytes[..].into())),
+        }
+    }
+
+    /// Takes the first piece.
+    fn pop(&mut self) -> Option<Bytes> {
+        Some(match self.0.pop_front()? {
+            Piece::Large(bytes) => bytes,
+            Piece::Small(joined) => joined.freeze(),
+        })
     }
 }
 
@@ -193,8 +248,12 @@ impl Checks {
             };
             let mut prefix = self.prefix.bytes;
             prefix[have..].copy_from_slice(missing);
-            match self.check(prefix) {
+            let length = self.check(prefix);
+            // The messages before one that is refused or unfinished come out by themselves.
+            let is_whole = |length| rest.len() - at - PREFIX_BYTES >= length;
+            match length {
                 Err(_) if at > 0 => break,
+                Ok(length) if at > 0 && !is_whole(length) => break,
                 Err(error) => {
                     rest.advance(PREFIX_BYTES - have);
                     return self.refuse(prefix, error);
@@ -215,6 +274,11 @@ impl Checks {
         let memory = &self.call.connection.request_memory;
         memory.resize(&mut self.held, unfinished)?;
         Ok(rest.split_to(at))
+    }
+
+    /// Whether the bytes that were checked may be passed on: they end with a message, or with one that is left out.
+    fn may_pass(&self) -> bool {
+        self.left == 0 || self.is_skipping
     }
 
     /// Checks the prefix of a message, and gives the message's size.

@@ -9,6 +9,7 @@ mod hand_back;
 mod local;
 mod members;
 mod nodes;
+mod pins;
 pub mod process;
 mod service;
 mod sessions;

@@ -260,7 +260,8 @@ async fn memory_stays_flat() {
     let sums = messages::<sumd::proto::sum::v1::AddAllResponse>(answer.body);
     let count: u64 = 256 * ((4 << 20) - 4);
     assert_eq!((sums[0].sum, sums[0].count), (count.cast_signed(), count));
-    assert!(peak < idle + 8 * MIB, "{} bytes over idle", peak - idle);
+    // The message that comes, and what the codec has of it.
+    assert!(peak < idle + 16 * MIB, "{} bytes over idle", peak - idle);
 
     for _ in 0..10_000 {
         let answer = raw.exchange("Add", framed(&[0xff; 20])).await;

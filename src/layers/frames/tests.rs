@@ -180,3 +180,44 @@ fn a_claim_takes_no_memory() {
     let full = checks.pass(&mut Bytes::from_static(b"a"));
     assert_eq!(full, Err(FrameError::MemoryFull { max_bytes: 0 }));
 }
+
+/// The body of a request, in pieces that come when they are asked for.
+struct InPieces(VecDeque<Bytes>);
+
+impl Body for InPieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
+    }
+}
+
+proptest! {
+    /// However a body is cut, tonic gets each message when it is whole: at no moment does it have a part of one.
+    #[test]
+    fn messages_are_passed_on_whole(
+        sizes in prop::collection::vec(0usize..40_000, 0..6),
+        cuts in prop::collection::vec(any::<usize>(), 0..12),
+    ) {
+        let messages: Vec<_> = sizes.iter().map(|size| message(&vec![7; *size])).collect();
+        let body = messages.concat();
+        let mut frames = RequestFrames {
+            body: InPieces(pieces(&body, &cuts).into()),
+            checks: checks(ADD_ALL, 40_000),
+            rest: Bytes::new(),
+            unfinished: Pieces::default(),
+        };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut out = Vec::new();
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut frames).poll_frame(&mut context) {
+            let data = frame.expect("no error").into_data().expect("data");
+            prop_assert!(frames.checks.left == 0, "{} bytes are to come", frames.checks.left);
+            out.extend_from_slice(&data);
+        }
+        prop_assert_eq!(out, body);
+    }
+}

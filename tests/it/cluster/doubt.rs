@@ -350,7 +350,7 @@ impl Kv for Switch {
     }
 }
 
-async fn open(world: &World) -> (LaneRuntime, Arc<dyn Store>, Arc<AtomicBool>) {
+pub(super) async fn open(world: &World) -> (LaneRuntime, Arc<dyn Store>, Arc<AtomicBool>) {
     let off = Arc::<AtomicBool>::default();
     let switch = Switch {
         link: Link::calm(world),
