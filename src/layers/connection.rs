@@ -35,6 +35,25 @@ pub struct Connection {
     pub stream_idle_timeout: Duration,
 }
 
+#[cfg(test)]
+impl Connection {
+    /// A connection with room for one call and one watch, and 1 MiB of memory.
+    pub(super) fn for_tests() -> Self {
+        Self {
+            probes_only: None,
+            calls: Calls::new(1),
+            watches: Calls::new(1),
+            closing: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            request_memory: RequestMemory::new(1 << 20),
+            max_header_list_size: 16 << 10,
+            max_message_size: 1 << 20,
+            stream_idle_timeout: Duration::from_mins(5),
+        }
+    }
+}
+
 /// The context of a call, made from its headers. It is an extension of the request.
 #[derive(Clone)]
 pub struct CallContext {

@@ -42,11 +42,9 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         let call = CallContext::of(request.extensions()).clone();
-        let mut checks = Checks::new(call);
-        if checks.policy_skips() {
-            let skipped = Skipped::default();
-            checks.skipped = Some(skipped.clone());
-            request.extensions_mut().insert(skipped);
+        let checks = Checks::new(call);
+        if let Some(skipped) = &checks.skipped {
+            request.extensions_mut().insert(skipped.clone());
         }
         // In a box, because the services move a request several times.
         let frames = |body| {
@@ -184,7 +182,6 @@ struct Prefix {
 
 struct Checks {
     call: CallContext,
-    max_bytes: usize,
     /// The bytes of the request memory that the current message has taken: those that have come, until it is complete.
     held: usize,
     /// Set if the method continues without refused messages.
@@ -203,20 +200,15 @@ struct Checks {
 impl Checks {
     fn new(call: CallContext) -> Self {
         Self {
-            max_bytes: call.max_message_bytes(),
+            skipped: (call.policy.refused == RefusedMessage::IsSkipped).then(Skipped::default),
             call,
             held: 0,
-            skipped: None,
             prefix: Prefix::default(),
             length: 0,
             left: 0,
             is_skipping: false,
             messages: 0,
         }
-    }
-
-    fn policy_skips(&self) -> bool {
-        self.call.policy.refused == RefusedMessage::IsSkipped
     }
 
     /// Takes checked bytes off the front of `rest`: up to a message that is refused, whose turn comes after those before it
@@ -287,11 +279,9 @@ impl Checks {
             return Err(FrameError::Count { at_least: 2 });
         }
         let bytes = u32::from_be_bytes(length);
+        let max_bytes = self.call.max_message_bytes();
         match flag {
-            0 if bytes as usize > self.max_bytes => Err(FrameError::TooLarge {
-                bytes,
-                max_bytes: self.max_bytes,
-            }),
+            0 if bytes as usize > max_bytes => Err(FrameError::TooLarge { bytes, max_bytes }),
             0 => Ok(bytes as usize),
             1 => Err(FrameError::Compressed),
             other => Err(FrameError::BadPrefix(other)),

@@ -19,9 +19,8 @@ pub struct Policy {
     pub is_watch: bool,
     /// The phase of a shutdown that ends a call of the method.
     pub end: End,
-    /// Whether answers that are ready are sent before the call's end, as a health watch's news that the server drains. Other
-    /// methods might have answers ready forever.
-    pub answers_first: bool,
+    /// The order of an answer and of the call's end, if both are due.
+    pub order: Order,
 }
 
 /// The number of messages that one side sends.
@@ -40,6 +39,15 @@ pub enum RefusedMessage {
     EndsCall,
     /// It is skipped, and the method reports it in its answer.
     IsSkipped,
+}
+
+/// The order of precedence if both an answer and the end of a stream are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The end comes first, because answers may be ready forever.
+    EndFirst,
+    /// Answers come first, because they run out: above all the news of a health watch that the server drains.
+    AnswersFirst,
 }
 
 /// The phase of a shutdown that ends a call.
@@ -70,7 +78,7 @@ const UNARY: Policy = Policy {
     is_counted: true,
     is_watch: false,
     end: End::WhenEnding,
-    answers_first: false,
+    order: Order::EndFirst,
 };
 
 const fn counter(path: &'static str) -> Policy {
@@ -104,7 +112,7 @@ const fn health(path: &'static str) -> Policy {
         max_message_bytes: Some(INFO_MESSAGE_BYTES),
         is_counted: false,
         end: End::WhenDraining,
-        answers_first: true,
+        order: Order::AnswersFirst,
         ..UNARY
     }
 }
@@ -116,7 +124,7 @@ const fn reflection(path: &'static str) -> Policy {
         answers: Messages::Many,
         max_message_bytes: Some(INFO_MESSAGE_BYTES),
         end: End::WhenDraining,
-        answers_first: true,
+        order: Order::AnswersFirst,
         ..UNARY
     }
 }

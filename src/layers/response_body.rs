@@ -14,7 +14,7 @@ use tower::Service;
 use super::calls::Permits;
 use super::connection::CallContext;
 use super::panics::panicked;
-use super::policy::Messages;
+use super::policy::{Messages, Order};
 use super::stall::{self, Bounds};
 use crate::status;
 
@@ -68,26 +68,12 @@ where
         };
         let bounds = Bounds::new(call.deadline, call.shutdown());
         stall::bound(bounds, call.connection.stream_idle_timeout);
-        let order = if call.policy.answers_first {
-            Order::AnswersFirst
-        } else {
-            Order::BoundsFirst
-        };
         Poll::Ready(Ok(response.map(|inner| ResponseBody {
             inner,
-            order: Some(order),
+            order: Some(call.policy.order),
             permits: Permits::default(),
         })))
     }
-}
-
-/// The order of precedence if both an answer and the end of a stream are due.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// The end comes first, because answers may be ready forever.
-    BoundsFirst,
-    /// Answers come first, because they run out.
-    AnswersFirst,
 }
 
 /// The body of a response.
@@ -146,7 +132,7 @@ impl Body for ResponseBody {
         let Some(order) = this.order else {
             return this.poll_inner(cx);
         };
-        if order == Order::BoundsFirst
+        if order == Order::EndFirst
             && let Poll::Ready(status) = stall::poll_end(cx)
         {
             return this.end(&status);

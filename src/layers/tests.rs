@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::{Service, ServiceExt as _, service_fn};
@@ -19,21 +18,6 @@ use tower::{Service, ServiceExt as _, service_fn};
 use super::*;
 
 type RequestOf<B> = Request<Box<RequestFrames<RequestBody<B>>>>;
-
-fn connection() -> Connection {
-    Connection {
-        probes_only: None,
-        calls: Calls::new(1),
-        request_memory: RequestMemory::new(1 << 20),
-        watches: Calls::new(1),
-        closing: CancellationToken::new(),
-        draining: CancellationToken::new(),
-        ending: CancellationToken::new(),
-        max_header_list_size: 16 << 10,
-        max_message_size: 1 << 20,
-        stream_idle_timeout: Duration::from_mins(5),
-    }
-}
 
 fn request<B>(path: &str, body: B) -> Request<B> {
     Request::post(format!("http://sumd{path}"))
@@ -72,7 +56,7 @@ const ADD: &str = "/sum.v1.SumService/Add";
 /// A panic ends its call with INTERNAL, and the error does not reveal the text of the panic.
 #[tokio::test]
 async fn a_panic_is_internal() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     let asynchronous = call(&connection, request(ADD, empty()), async |_| {
         panic!("the secret is 42")
     });
@@ -84,7 +68,7 @@ async fn a_panic_is_internal() {
 /// A deadline ends a running handler, not a finished one.
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_a_call() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     let soon = || {
         let mut request = request(ADD, empty());
         let timeout = "1S".parse().expect("a value");
@@ -100,7 +84,7 @@ async fn the_deadline_ends_a_call() {
 /// A shutdown ends a call at the phase that its policy names, and asks the client to retry.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_a_call() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     connection.draining.cancel();
     let add = call(&connection, request(ADD, empty()), |_| pending());
     let still = tokio::time::timeout(Duration::from_secs(1), add).await;
@@ -117,7 +101,7 @@ async fn a_shutdown_ends_a_call() {
 /// A call holds its permit until its response has ended. For a stream, that is after the headers.
 #[tokio::test]
 async fn a_stream_keeps_its_place() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     let answer = async |_| Ok(Response::default());
     let each = || request("/sum.v1.SumService/AddEach", empty());
     let add = || request(ADD, empty());
@@ -140,7 +124,7 @@ async fn a_stream_keeps_its_place() {
 async fn health_is_not_counted() {
     let full = Connection {
         calls: Calls::new(0),
-        ..connection()
+        ..Connection::for_tests()
     };
     let full = Arc::new(full);
     let answer = async |_| Ok(Response::default());
@@ -170,7 +154,7 @@ impl Body for Reset {
 /// request. A CANCELLED would be a clean end in tonic.
 #[tokio::test]
 async fn a_reset_is_not_an_end() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     let body = Reset(Some(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1])));
     let mut service = crate::api::SumServiceServer::new(crate::api::SumApi);
     let handler = |request| {
@@ -195,7 +179,7 @@ async fn a_reset_is_not_an_end() {
 /// The error of an unknown method names the method.
 #[tokio::test]
 async fn an_unknown_method_is_named() {
-    let connection = Arc::new(connection());
+    let connection = Arc::new(Connection::for_tests());
     let unknown = call(&connection, request("/a.b.C/D", empty()), |_| pending()).await;
     let unknown = status(&unknown);
     assert_eq!(unknown.code(), Code::Unimplemented);

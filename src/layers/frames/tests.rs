@@ -1,11 +1,7 @@
 //! Frames of requests, split at any byte.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
-use tokio_util::sync::CancellationToken;
 
-use super::super::calls::Calls;
 use super::super::connection::Connection;
 use super::super::policy::{self, Policy};
 use super::super::request_memory::RequestMemory;
@@ -18,28 +14,19 @@ const ADD_EACH: &str = "/sum.v1.SumService/AddEach";
 /// The connection of calls whose messages have up to so many bytes each, and all of them together.
 fn connection(max_message_size: u32, request_memory: usize) -> Arc<Connection> {
     Arc::new(Connection {
-        probes_only: None,
-        calls: Calls::new(1),
-        watches: Calls::new(1),
-        closing: CancellationToken::new(),
-        draining: CancellationToken::new(),
-        ending: CancellationToken::new(),
         request_memory: RequestMemory::new(request_memory),
-        max_header_list_size: 0,
         max_message_size,
-        stream_idle_timeout: Duration::ZERO,
+        ..Connection::for_tests()
     })
 }
 
 fn checks_of(method: &str, connection: &Arc<Connection>) -> Checks {
     let policy: &'static Policy = policy::find(method).expect("a method");
-    let mut checks = Checks::new(CallContext {
+    Checks::new(CallContext {
         policy,
         deadline: None,
         connection: connection.clone(),
-    });
-    checks.skipped = checks.policy_skips().then(Skipped::default);
-    checks
+    })
 }
 
 fn checks(method: &str, max_bytes: u32) -> Checks {
