@@ -12,10 +12,10 @@ pub use counter::{
     CounterCommand, CounterOptions, IdOptions, IncOptions, ListOptions, RmOptions, SetOptions,
     WatchOptions,
 };
+pub use memory::MemoryOptions;
 pub use server::ServerOptions;
 pub use store::{
-    EtcdLayout, EtcdOptions, MemoryOptions, MoveOptions, NewStoreOptions, StoreAddress,
-    StoreOptions,
+    EtcdLayout, EtcdOptions, MoveOptions, NewStoreOptions, StoreAddress, StoreOptions,
 };
 
 use std::num::NonZeroUsize;

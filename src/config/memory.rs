@@ -1,15 +1,114 @@
-//! The memory that this process may use.
+//! The memory that this process may use, and its parts.
 
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values;
+use crate::model::Bounds;
+
+/// How long ids and sessions are kept, and how much memory is used.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Counters")]
+pub struct MemoryOptions {
+    /// Minimum time for which request ids are remembered
+    #[arg(long, env = "SUMD_ID_HORIZON", value_name = "TIME", default_value = "10m",
+          value_parser = values::horizon)]
+    pub id_horizon: Duration,
+
+    /// Time for which unused sessions are remembered
+    #[arg(long, env = "SUMD_SESSION_HORIZON", value_name = "TIME", default_value = "1day",
+          value_parser = values::horizon)]
+    pub session_horizon: Duration,
+
+    /// Memory for request ids and sessions [default: an eighth of the machine's memory, or of its control group's
+    /// limit]
+    ///
+    /// An id takes some 50 bytes, and a commit 64. When the memory is full, new ids are refused. With a horizon of 10m,
+    /// each GiB is enough for 35,000 new ids a second.
+    #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    id_memory: Option<usize>,
+
+    /// Memory for counters [default: a quarter of the machine's memory, or of the control group's limit]
+    ///
+    /// A counter takes some 130 bytes. Those unused for the longest are evicted, and read again from disk. Up to half
+    /// of this memory, and at most 128 MiB, is for counters whose latest value is on disk in the log only.
+    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    counter_memory: Option<usize>,
+
+    /// Memory for request messages that have not fully arrived [default: an eighth of the machine's memory, or of the
+    /// control group's limit]
+    ///
+    /// A message of which no more fits is refused with RESOURCE_EXHAUSTED and RetryInfo. Messages that come in one
+    /// frame take none of it.
+    #[arg(long, env = "SUMD_REQUEST_MEMORY", value_name = "SIZE", value_parser = values::size,
+          help_heading = "Limits")]
+    request_memory: Option<usize>,
+}
+
+/// One of `parts` equal shares of the available memory.
+fn share_of_memory(parts: u64) -> usize {
+    usize::try_from(available() / parts).unwrap_or(usize::MAX)
+}
+
+/// Upper bound of the counters in the log that are not in their rows yet, however much memory there is: the next start
+/// reads all of them again from the log.
+const MAX_RECENT_BYTES: usize = 64 << 20;
+
+impl MemoryOptions {
+    /// The memory that this process may use, as a whole.
+    #[must_use]
+    pub fn available(&self) -> u64 {
+        available()
+    }
+
+    /// The bytes for request ids and sessions.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.id_memory.unwrap_or_else(|| share_of_memory(8))
+    }
+
+    /// The bytes for counters.
+    #[must_use]
+    pub fn counter_bytes(&self) -> usize {
+        self.counter_memory.unwrap_or_else(|| share_of_memory(4))
+    }
+
+    /// The bytes for unfinished request messages.
+    #[must_use]
+    pub fn request_bytes(&self) -> usize {
+        self.request_memory.unwrap_or_else(|| share_of_memory(8))
+    }
+
+    /// The bytes of counters whose rows are not up to date. While these are being written, as many bytes again may be
+    /// in use.
+    #[must_use]
+    pub fn recent_bytes(&self) -> usize {
+        (self.counter_bytes() / 4).min(MAX_RECENT_BYTES)
+    }
+
+    /// The bounds of a lane.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        Bounds {
+            id_bytes: self.id_bytes(),
+            counter_bytes: self.counter_bytes() - 2 * self.recent_bytes(),
+            id_horizon: millis(self.id_horizon),
+            session_horizon: millis(self.session_horizon),
+        }
+    }
+}
 
 /// Assumed if neither the kernel nor a control group gives a size.
 const UNKNOWN: u64 = 1 << 30;
 
 /// The bytes that this process may use: the machine's memory, or the limit of its control group
 /// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>). Determined once, so that all shares are of the same total.
-pub(super) fn available() -> u64 {
+fn available() -> u64 {
     static AVAILABLE: LazyLock<u64> =
         LazyLock::new(|| available_in(Path::new("/"), machine()).unwrap_or(UNKNOWN));
     *AVAILABLE
