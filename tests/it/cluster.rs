@@ -18,10 +18,15 @@ mod together;
 mod upgrade;
 mod watches;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sumd::cluster::{ClockState, Node, PROTOCOL};
+use sumd::cluster::{ClockState, Executor, IncomingCalls, Node, PROTOCOL};
+use sumd::counter::Counters;
+use sumd::server::Services;
 use tokio::time::Instant;
+
+use crate::support::TestServer;
 
 /// A deadline for operations that must succeed, even on a busy machine.
 fn in_time() -> Instant {
@@ -38,4 +43,19 @@ fn node(id: &str, address: &str) -> Node {
         draining: false,
         clock: ClockState::Agrees,
     }
+}
+
+/// A server whose calls from other nodes an executor gets.
+async fn serve_peers(executor: impl Executor + 'static) -> TestServer {
+    let peers = Some(IncomingCalls::new(Arc::new(executor)));
+    TestServer::start_with(&[], |services| Services { peers, ..services }).await
+}
+
+/// A server of counters.
+async fn serve_counters(counters: Counters) -> TestServer {
+    TestServer::start_with(&[], |services| Services {
+        counters,
+        ..services
+    })
+    .await
 }

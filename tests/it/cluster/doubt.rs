@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message as _;
-use sumd::cluster::{Call, Executor, IncomingCalls, PeerRefusal, Reply, View};
+use sumd::cluster::{Call, Executor, PeerRefusal, Reply, View};
 use sumd::counter::{self, Counters, Forwarder};
 use sumd::etcd::{Error, Outcome, Refusal};
 use sumd::lane::{Clock, LaneRuntime};
@@ -16,7 +16,6 @@ use sumd::proto::etcd::etcdserverpb::{TxnRequest, TxnResponse};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{IncrementCounterRequest, IncrementCounterResponse};
 use sumd::proto::sumd::cluster::v1::{Full, Plain, refusal::Why};
-use sumd::server::Services;
 use sumd::store::Store;
 use sumd::store::etcd::{EtcdStore, Hold, Kv, Tuning};
 use sumd::store::sqlite::SqliteStore;
@@ -26,7 +25,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::node;
+use super::{node, serve_counters, serve_peers};
 use crate::etcd::proxy::{Proxy, Way};
 use crate::simulation::network::{Link, World};
 use crate::simulation::nodes::BEGAN;
@@ -88,11 +87,7 @@ impl Pair {
             calls: Arc::default(),
         };
         let (connected, calls) = (other.connected.clone(), other.calls.clone());
-        let owner = TestServer::start_with(&[], |services| Services {
-            peers: Some(IncomingCalls::new(Arc::new(other))),
-            ..services
-        })
-        .await;
+        let owner = serve_peers(other).await;
         let nodes = vec![node("owner", &owner.address)];
         let (view, seen) = watch::channel(Arc::new(View::new(1, nodes, 1)));
         let data = tempfile::tempdir().expect("a folder");
@@ -102,11 +97,7 @@ impl Pair {
         let running = LaneRuntime::start(store, bounds).await.expect("lanes");
         let counters = Counters::new(running.lanes.clone());
         let counters = counters.among(Forwarder::new("asked", seen));
-        let asked = TestServer::start_with(&[], |services| Services {
-            counters,
-            ..services
-        })
-        .await;
+        let asked = serve_counters(counters).await;
         let mut client = CounterServiceClient::new(asked.channel().await);
         soon(async {
             while !connected.load(Ordering::Relaxed) {
@@ -286,11 +277,7 @@ async fn callers_have_their_room_beside_ids_of_nodes() {
     let counters = Counters::new(running.lanes.clone());
     let server = {
         let executor = counter::Executor::new(&counters);
-        TestServer::start_with(&[], |services| Services {
-            peers: Some(IncomingCalls::new(Arc::new(executor))),
-            ..services
-        })
-        .await
+        serve_peers(executor).await
     };
     let owner = node("owner", &server.address);
     let (_view, seen) = watch::channel(Arc::new(View::new(1, vec![owner.clone()], 1)));
@@ -378,11 +365,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     let (asked, _, off) = open(&world).await;
     let counters = Counters::new(owner.lanes.clone());
     let executor = counter::Executor::new(&counters);
-    let owners = TestServer::start_with(&[], |services| Services {
-        peers: Some(IncomingCalls::new(Arc::new(executor))),
-        ..services
-    })
-    .await;
+    let owners = serve_peers(executor).await;
     let proxy = Proxy::start(owners.address.parse().expect("a host")).await;
     let nodes = vec![
         node("owner", &proxy.host.to_string()),
@@ -391,11 +374,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     let view = Arc::new(View::new(1, nodes, LANES));
     let (_view, seen) = watch::channel(view.clone());
     let counters = Counters::new(asked.lanes.clone()).among(Forwarder::new("asked", seen));
-    let server = TestServer::start_with(&[], |services| Services {
-        counters,
-        ..services
-    })
-    .await;
+    let server = serve_counters(counters).await;
     let mut client = CounterServiceClient::new(server.channel().await);
     // The asked node has nothing of the second lane in memory.
     let lane = |group: &String| rows::hasher().lane(group, LANES.into());

@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
-use sumd::cluster::{Call, Executor, IncomingCalls, Reply, View};
+use sumd::cluster::{Call, Executor, Reply, View};
 use sumd::counter::{self, Counters, Forwarder};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{Increment, IncrementCounterRequest, RecordIncrementsRequest};
-use sumd::server::Services;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::doubt::open;
-use super::node;
+use super::{node, serve_counters, serve_peers};
 use crate::simulation::network::World;
 use crate::simulation::nodes::BEGAN;
 use crate::simulation::rows;
-use crate::support::{TestServer, eventually, soon};
+use crate::support::{eventually, soon};
 
 const LANES: u16 = 1;
 const COUNTER: &str = "a/b";
@@ -83,19 +82,11 @@ async fn a_part_waits_for_the_node_that_has_the_one_before() {
         gate: is_open,
         calls: calls.clone(),
     };
-    let owners = TestServer::start_with(&[], |services| Services {
-        peers: Some(IncomingCalls::new(Arc::new(executor))),
-        ..services
-    })
-    .await;
+    let owners = serve_peers(executor).await;
     let mut nodes = vec![node("owner", &owners.address)];
     let (view, seen) = watch::channel(Arc::new(View::new(1, nodes.clone(), LANES)));
     let counters = Counters::new(asked.lanes.clone()).among(Forwarder::new("asked", seen));
-    let server = TestServer::start_with(&[], |services| Services {
-        counters,
-        ..services
-    })
-    .await;
+    let server = serve_counters(counters).await;
     let mut client = CounterServiceClient::new(server.channel().await);
     soon(async {
         while calls.load(Ordering::Relaxed) == 0 {
