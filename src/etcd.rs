@@ -137,7 +137,7 @@ impl Client {
     }
 }
 
-/// What is forgotten already needs no more to be forgotten.
+/// The result of a compaction: history that is compacted already is no error.
 fn compacted(answer: Result<CompactionResponse, Error>) -> Result<(), Error> {
     match answer {
         Err(error) if error.outcome != Outcome::Definite(Refusal::Compacted) => Err(error),

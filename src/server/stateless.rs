@@ -1,4 +1,4 @@
-//! The services that need no store.
+//! Health and reflection, which the workers share.
 
 use std::convert::Infallible;
 
@@ -17,7 +17,7 @@ use crate::proto;
 pub(super) type RequestOf = Request<Box<RequestFrames<RequestBody<Incoming>>>>;
 type Reflection = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
 
-/// The services that need no store.
+/// The services that keep no state of a worker.
 pub(super) struct Stateless {
     pub(super) health: HealthServer<HealthApi>,
     pub(super) reflection: [(&'static str, Reflection); 2],

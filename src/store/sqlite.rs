@@ -341,7 +341,7 @@ mod tests {
         drop((long, waiting));
     }
 
-    /// What a closed store has is in the rows of one file.
+    /// The data of a closed store are in the rows of one file.
     #[test]
     fn a_closed_store_is_one_file() {
         let folder = tempfile::tempdir().expect("a folder");

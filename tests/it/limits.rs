@@ -96,7 +96,7 @@ async fn request_memory() {
 
     let small = raw.exchange("Add", raw::values(&[1, 2])).await;
     assert_eq!(small.status.code(), Code::Ok);
-    // What a call has taken is given back with it.
+    // The memory of a call is given back when it ends.
     drop(first);
     let whole = framed(&[0x08, 1].repeat(400 << 10));
     loop {

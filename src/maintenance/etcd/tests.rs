@@ -236,7 +236,8 @@ async fn answers_from_elsewhere_tell_of_damage() {
     }
 }
 
-/// Data are written where there is nothing, or what an earlier attempt has left, of which nothing stays; and by one at a time.
+/// Data are written only to a prefix that is empty or has the rest of an earlier attempt, which is deleted, and by one writer
+/// at a time.
 #[tokio::test]
 async fn nothing_is_overwritten() {
     let kv = Model::default();

@@ -114,7 +114,7 @@ async fn follow(
     }
 }
 
-/// What a batch has changed, and the revisions before its first place and of its last.
+/// The changes of a batch, the revision before its first position, and the revision of its last.
 #[derive(Debug)]
 struct Told {
     base: i64,

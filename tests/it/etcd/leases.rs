@@ -104,7 +104,7 @@ async fn lost_when_it_is_revoked() {
     lease.revoke(in_time()).await.expect("it is gone already");
 }
 
-/// Whoever reads all data keeps their history by a key that goes with its lease, and at once if the reader is done.
+/// A reader of all data keeps their history by a key, which is deleted with the reader's lease, or as soon as it has finished.
 #[tokio::test]
 #[ignore = "make test runs it"]
 async fn history_is_kept_for_a_reader() {

@@ -120,7 +120,7 @@ async fn a_larger_horizon_helps_ids_that_are_newer_than_what_was_forgotten() {
     assert_eq!(reason, "REQUEST_TOO_OLD");
     assert!(metadata["time"] < metadata["horizon"], "{metadata:?}");
 
-    // Where nothing was forgotten, all of the new horizon is there.
+    // If no id was forgotten, the new horizon applies in full.
     let mut server = Server::start(&["--id-horizon", "72h"]).await;
     assert_eq!(server.counted(&two_hours).await, (1, false));
 }

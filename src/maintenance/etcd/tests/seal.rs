@@ -66,7 +66,7 @@ async fn a_move_is_undone_unless_it_may_be_complete() {
     assert_eq!(described(&kv).await, open);
 }
 
-/// What somebody else makes of the data while they are being closed stays as it is.
+/// A change that another process makes to the data while they are being closed stays.
 #[tokio::test]
 async fn of_two_who_close_data_one_is_told() {
     fn other() -> Meta {

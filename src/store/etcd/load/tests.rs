@@ -95,8 +95,8 @@ async fn a_lane_is_read_on_from_where_it_is_known() {
     assert_eq!(known.head(), log.head());
 }
 
-/// What batches have added to sessions is put on what is known of them: by the log, whose sessions have no newer rows, or by their
-/// rows as they were then. A session of which a batch tells all needs neither.
+/// Additions of batches to a session are applied to its known state: that of the log, if the session has no newer row, or that of
+/// its row at the time. A session that a batch has as a whole needs neither.
 #[tokio::test]
 async fn what_is_added_to_sessions_is_put_on_what_is_known() {
     let kv = Model::default();

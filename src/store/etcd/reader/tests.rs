@@ -100,7 +100,7 @@ async fn a_scan_has_each_counter_once() {
                 ("g/f", Some(128)),
             ]
         );
-        // What is before the prefix is not asked for.
+        // Rows before the prefix are not read.
         scan.after = Some("a".into());
         let page = store.scan(scan).await.expect("it is well");
         assert_eq!(&*page.rows[0].name, "g/a");
