@@ -1,27 +1,26 @@
 //! Backup, restore and check of a database file. Backup and check also work while a server uses the file.
 
+mod check;
 pub(super) mod export;
 mod horizon;
 pub(super) mod import;
 
+pub use check::check;
 pub use horizon::reset_horizon;
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, params};
 
-use crate::maintenance::report::{Answers, RESTORE_GAP, Report, Times, ToolError};
-use crate::model::{Changes, Commit, Head, KeyedHasher, PackEntry, Stamp};
+use crate::maintenance::report::{RESTORE_GAP, Report, ToolError};
+use crate::model::{Changes, Commit, Head, KeyedHasher, Stamp};
 use crate::store::sqlite::lock::{Lock, create, folder, make_folder};
 use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::paths::beside;
-use crate::store::sqlite::reader::{Snapshot, Walk};
-use crate::store::sqlite::rows::{self, Error};
-use crate::store::sqlite::{OpenError, reader, schema};
+use crate::store::sqlite::rows;
+use crate::store::sqlite::{OpenError, database, reader};
 
 /// Copies a database, as it is at one moment, to a new file. The copy is checked before it gets its name; the report is
 /// of the copy.
@@ -31,7 +30,7 @@ use crate::store::sqlite::{OpenError, reader, schema};
 /// is left under the target's name then.
 pub fn backup(path: &Path, to: &Path) -> Result<Report, ToolError> {
     refuse_existing(to)?;
-    let reader = schema::open_reader(path)?;
+    let reader = database::open_reader(path)?;
     let partial = Partial::new(to)?;
     copy(&reader, path, &partial.path)?;
     let report = check_copy(&partial.path, path)?;
@@ -54,9 +53,9 @@ pub fn restore(from: &Path, path: &Path) -> Result<Report, ToolError> {
 fn fill(from: &Path, path: &Path) -> Result<Report, ToolError> {
     let partial = Partial::new(path)?;
     let partial = &*partial.path;
-    copy(&schema::open_any(from)?, from, partial)?;
+    copy(&database::open_any(from)?, from, partial)?;
     let data = |problem: String| ToolError::Data(partial.to_owned(), problem);
-    let (connection, meta) = schema::open(partial)?;
+    let (connection, meta) = database::open(partial)?;
     let skipped = skip_revisions(&connection, meta.hasher);
     skipped.map_err(|error| data(error.to_string()))?;
     complete(partial, connection)?;
@@ -124,7 +123,7 @@ impl Partial {
     /// # Errors
     /// Returns an error if the file cannot be created, or the complete file of a move is in its place.
     pub(super) fn new(path: &Path) -> Result<Self, ToolError> {
-        if schema::nameless(path).is_some() {
+        if database::nameless(path).is_some() {
             return Err(OpenError::Nameless(path.to_owned()).into());
         }
         Self::anew(path)
@@ -133,7 +132,7 @@ impl Partial {
     /// Creates an empty file for a move of the data with this key, in place of a file that an earlier attempt has left.
     pub(super) fn of_move(path: &Path, hasher: KeyedHasher) -> Result<Self, ToolError> {
         let is_other = |meta: &Meta| meta.hasher.key() != hasher.key();
-        if schema::nameless(path).as_ref().is_some_and(is_other) {
+        if database::nameless(path).as_ref().is_some_and(is_other) {
             return Err(OpenError::Nameless(path.to_owned()).into());
         }
         Self::anew(path)
@@ -152,7 +151,7 @@ impl Partial {
     /// The file that an earlier attempt has kept.
     pub(super) fn left(path: &Path) -> Self {
         Self {
-            path: schema::partial(path),
+            path: database::partial(path),
             keep: true,
         }
     }
@@ -204,7 +203,7 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError> {
+fn copy(reader: &database::Reader, from: &Path, to: &Path) -> Result<(), ToolError> {
     let target = to.to_string_lossy();
     reader
         .connection
@@ -223,7 +222,7 @@ fn copy(reader: &schema::Reader, from: &Path, to: &Path) -> Result<(), ToolError
 /// Closes a written database. Its file must be complete without a log.
 pub(super) fn complete(path: &Path, connection: Connection) -> Result<(), ToolError> {
     let data = |problem: String| ToolError::Data(path.to_owned(), problem);
-    schema::close(connection).map_err(|error| data(error.to_string()))?;
+    database::close(connection).map_err(|error| data(error.to_string()))?;
     if beside(path, "-wal").exists() {
         return Err(data("its log (-wal) cannot be merged into it".to_owned()));
     }
@@ -286,125 +285,6 @@ fn skip_revisions(connection: &Connection, hasher: KeyedHasher) -> rows::Result<
     })?;
     transaction.commit()?;
     Ok(())
-}
-
-/// Checks everything in a database: its pages, the check sum of every row, and whether counters, batches and remembered
-/// ids are consistent.
-///
-/// # Errors
-/// Returns an error if the database cannot be opened. Problems inside it are in the report.
-pub fn check(path: &Path) -> Result<Report, ToolError> {
-    let mut reader = schema::open_reader(path)?;
-    let mut report = Report::default();
-    if let Err(error) = check_all(&mut reader.connection, &mut report) {
-        report.problems.push(error.to_string());
-    }
-    Ok(report)
-}
-
-fn check_all(connection: &mut Connection, report: &mut Report) -> rows::Result<()> {
-    let problems = &mut report.problems;
-    let snapshot = Snapshot::of_file(connection, |damage| {
-        note(Err::<(), _>(damage), problems);
-        Ok(())
-    })?;
-    let connection = snapshot.connection();
-    let hasher = Meta::read(connection)?.hasher;
-    let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        let line: String = row.get(0)?;
-        if line != "ok" {
-            report.problems.push(line);
-        }
-    }
-    report.revision = snapshot.revision();
-    let answers = check_batches(connection, hasher, report)?;
-    // Batches are read twice, once for their changes and once for their ids, so problems may be listed twice.
-    let mut told = HashSet::new();
-    let problems = &mut report.problems;
-    problems.retain(|problem| told.insert(problem.clone()));
-    check_counters(&snapshot, &answers, report)?;
-    let mut statement = connection.prepare(rows::SESSION)?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        if let Some((_, session)) = note(rows::session(hasher, row), &mut report.problems) {
-            report.times.take(Times {
-                session: session.used(),
-                ..Times::default()
-            });
-        }
-        report.sessions += 1;
-    }
-    Ok(())
-}
-
-/// The times of day in a batch.
-pub(super) fn times(batch: &rows::BatchRow) -> Times {
-    let rows::BatchRow { head, pack } = batch;
-    Times {
-        last: head.time,
-        id_horizon: head.horizon,
-        session_horizon: head.session_horizon,
-        id: pack.stamp.newest.unwrap_or(0),
-        session: 0,
-    }
-}
-
-fn note<T>(row: rows::Result<T>, problems: &mut Vec<String>) -> Option<T> {
-    row.map_err(|error: Error| problems.push(error.to_string()))
-        .ok()
-}
-
-/// Checks the remembered batches and ids, and returns the answers by revision.
-fn check_batches(
-    connection: &Connection,
-    hasher: KeyedHasher,
-    report: &mut Report,
-) -> rows::Result<Answers> {
-    let mut answers = Answers::new();
-    let mut ids = HashSet::new();
-    let (mut revision, mut time) = (0, i64::MIN);
-    reader::each_batch(connection, hasher, |batch| {
-        let Some(batch) = note(batch, &mut report.problems) else {
-            return Ok(());
-        };
-        let (seq, head) = (batch.pack.seq, batch.head);
-        if batch.pack.base < revision || head.time < time {
-            let problem =
-                format!("batch {seq} has an earlier revision or time than the one before it");
-            report.problems.push(problem);
-        }
-        (revision, time) = (head.revision, head.time);
-        report.times.take(times(&batch));
-        let entries = PackEntry::read_all(&batch.pack.ids);
-        let entries = entries.map_err(|error| Error::Corrupt(format!("batch {seq}: {error}")));
-        for entry in note(entries, &mut report.problems).unwrap_or_default() {
-            let at = batch.pack.base + i64::from(entry.place);
-            if at > head.revision || !ids.insert(entry.digest) {
-                let problem = format!("batch {seq} has a duplicate or misplaced id");
-                report.problems.push(problem);
-            }
-            answers.insert(at, entry.done);
-        }
-        Ok(())
-    })?;
-    report.ids = ids.len() as u64;
-    Ok(answers)
-}
-
-/// Checks each counter against the remembered answer of the operation that changed it last.
-fn check_counters(
-    snapshot: &Snapshot<'_>,
-    answers: &Answers,
-    report: &mut Report,
-) -> rows::Result<()> {
-    snapshot.walk("", Walk::All, |latest| {
-        if let Some(latest) = note(latest, &mut report.problems) {
-            report.take(answers, latest.name, latest.value, latest.revision);
-        }
-        ControlFlow::Continue(())
-    })
 }
 
 #[cfg(test)]

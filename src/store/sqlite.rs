@@ -5,19 +5,21 @@
 //! wrong answer.
 
 mod checkpoint;
+pub(crate) mod database;
 pub(crate) mod lock;
 mod log;
 pub(crate) mod meta;
+mod open_error;
 pub(crate) mod paths;
 pub(crate) mod reader;
 mod readers;
 pub(crate) mod rows;
-pub(crate) mod schema;
+mod schema;
 mod upkeep;
 mod writer;
 
 pub use lock::DATABASE;
-pub use schema::OpenError;
+pub use open_error::OpenError;
 pub use upkeep::Condition;
 
 use std::panic::resume_unwind;
@@ -92,7 +94,7 @@ impl SqliteStore {
         let home = folder(path);
         make_folder(home).map_err(|error| OpenError::Folder(home.to_owned(), error))?;
         let mut lock = Lock::take(path)?;
-        let (connection, meta) = schema::open(path)?;
+        let (connection, meta) = database::open(path)?;
         if !meta.moved_to.is_empty() {
             let (path, to) = (path.to_owned(), meta.moved_to);
             return Err(OpenError::Migrated { path, to });
@@ -107,9 +109,9 @@ impl SqliteStore {
         }
         let hasher = meta.hasher;
         // The WAL of an earlier run may be long. It is durable, so it may stay if a backup is in the way.
-        schema::truncate_log(&connection).map_err(sqlite)?;
+        database::truncate_log(&connection).map_err(sqlite)?;
         // Both may take long after a crash.
-        let mut reader = schema::open_reader(path)?.connection;
+        let mut reader = database::open_reader(path)?.connection;
         let (writer, loaded) = thread::scope(|scope| {
             let loaded = scope.spawn(|| reader::load(&mut reader, hasher));
             let writer = Writer::new(connection, hasher, Memtable::new(recent_bytes));
@@ -300,11 +302,11 @@ mod tests {
     fn a_served_file_has_no_move_id() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
-        let (connection, _) = schema::open(&path).expect("a new database");
+        let (connection, _) = database::open(&path).expect("a new database");
         Meta::update(&connection, |meta| meta.made_by_move = vec![7; 16]).expect("SQL");
         drop(connection);
         drop(SqliteStore::open(&path, 1 << 20).expect("it is free"));
-        let reader = schema::open_reader(&path).expect("it is free");
+        let reader = database::open_reader(&path).expect("it is free");
         let meta = Meta::read(&reader.connection).expect("it is whole");
         assert_eq!(meta.made_by_move, [0; 0]);
     }
@@ -351,7 +353,7 @@ mod tests {
         assert_eq!(store.write(&batch).expect("there is room"), 0);
         drop(store);
         assert!(!paths::beside(&path, "-wal").exists());
-        let reader = schema::open_reader(&path).expect("it is free");
+        let reader = database::open_reader(&path).expect("it is free");
         let meta = Meta::read(&reader.connection).expect("it is whole");
         assert_eq!(meta.folded, 1);
     }

@@ -13,12 +13,12 @@ use crate::store::Row;
 use crate::store::sqlite::lock::Lock;
 use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::reader::{Snapshot, Walk};
-use crate::store::sqlite::{OpenError, reader, rows, schema};
+use crate::store::sqlite::{OpenError, database, reader, rows};
 
 /// The database that is read.
 pub(in crate::maintenance) struct Source {
     path: PathBuf,
-    reader: schema::Reader,
+    reader: database::Reader,
     /// Held when no other process may use the database.
     _lock: Option<Lock>,
 }
@@ -34,7 +34,7 @@ impl Source {
     pub(in crate::maintenance) fn open(path: &Path) -> Result<Self, ToolError> {
         Ok(Self {
             path: path.to_owned(),
-            reader: schema::open_reader(path)?,
+            reader: database::open_reader(path)?,
             _lock: None,
         })
     }
@@ -45,7 +45,7 @@ impl Source {
             return Err(OpenError::Missing(path.to_owned()).into());
         }
         let lock = Lock::take(path)?;
-        drop(schema::open(path)?);
+        drop(database::open(path)?);
         Ok(Self {
             _lock: Some(lock),
             ..Self::open(path)?
@@ -61,11 +61,11 @@ impl Source {
 
     /// Marks the data as moved to `to`, so that no process changes them any more.
     pub(in crate::maintenance) fn close(self, to: &str) -> Result<(), ToolError> {
-        let (connection, _) = schema::open(&self.path)?;
+        let (connection, _) = database::open(&self.path)?;
         put_moved_to(&connection, to).map_err(|error| data(&self.path, &error))?;
         drop(self.reader);
         // The mark is committed, so it does not matter if the log cannot be merged into the file.
-        let _ = schema::close(connection);
+        let _ = database::close(connection);
         Ok(())
     }
 

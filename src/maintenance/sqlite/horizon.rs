@@ -5,11 +5,12 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::maintenance::report::{Times, ToolError};
-use crate::maintenance::sqlite::{complete, times};
+use crate::maintenance::sqlite::check::times;
+use crate::maintenance::sqlite::complete;
 use crate::model::{KeyedHasher, Millis};
 use crate::store::sqlite::lock::Lock;
 use crate::store::sqlite::rows::{self, Error};
-use crate::store::sqlite::{OpenError, reader, schema};
+use crate::store::sqlite::{OpenError, database, reader};
 
 /// Sets every time of day in a database that is later than `now` to `now`, and returns the latest times as they were.
 /// The database must not be in use.
@@ -24,7 +25,7 @@ pub fn reset_horizon(path: &Path, now: Millis) -> Result<Times, ToolError> {
         return Err(OpenError::Missing(path.to_owned()).into());
     }
     let lock = Lock::take(path)?;
-    let (connection, meta) = schema::open(path)?;
+    let (connection, meta) = database::open(path)?;
     let reset = take_back(&connection, meta.hasher, now);
     let before = reset.map_err(|error| ToolError::Data(path.to_owned(), error.to_string()))?;
     // A backup has to be one file, without a log.

@@ -12,9 +12,9 @@ use crate::maintenance::sqlite::{
 };
 use crate::model::{Changes, Commit, KeyedHasher, Stamp};
 use crate::store::Row;
+use crate::store::sqlite::database;
 use crate::store::sqlite::meta::Meta;
 use crate::store::sqlite::rows::{self, Error};
-use crate::store::sqlite::schema;
 
 /// A database that is being written. It gets its name once it is complete.
 pub(in crate::maintenance) struct Filling {
@@ -48,7 +48,7 @@ impl Filling {
             Some(_) => Partial::of_move(path, dump.hasher)?,
             None => Partial::new(path)?,
         };
-        let (connection, _) = schema::open(&partial.path)?;
+        let (connection, _) = database::open(&partial.path)?;
         let filling = Self {
             path: path.to_owned(),
             hasher: dump.hasher,
@@ -194,7 +194,7 @@ impl Written {
     /// # Errors
     /// Returns an error if the file is there and its final path is not free.
     pub(in crate::maintenance) fn find(path: &Path, id: &[u8]) -> Result<Option<Self>, ToolError> {
-        if schema::nameless(path).is_none_or(|meta| meta.made_by_move != id) {
+        if database::nameless(path).is_none_or(|meta| meta.made_by_move != id) {
             return Ok(None);
         }
         let partial = Partial::left(path);
@@ -217,7 +217,7 @@ impl Written {
     /// The id of the move that made the file; no other file has it.
     pub(in crate::maintenance) fn id(&self) -> Result<Vec<u8>, ToolError> {
         let file = self.file();
-        let connection = schema::open_reader(file)?.connection;
+        let connection = database::open_reader(file)?.connection;
         let meta = Meta::read(&connection);
         let meta = meta.map_err(|error| ToolError::Data(file.to_owned(), error.to_string()))?;
         Ok(meta.made_by_move)

@@ -26,7 +26,7 @@ fn batches() -> [(Commit, i64); 3] {
 fn problems(batches: &[(Commit, i64)]) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
-    let (connection, meta) = schema::open(&path).expect("a new file");
+    let (connection, meta) = database::open(&path).expect("a new file");
     let mut put = connection.prepare(rows::PUT_BATCH).expect("SQL");
     for (batch, base) in batches {
         rows::put_batch(&mut put, meta.hasher, batch, *base).expect("SQL");
@@ -120,15 +120,15 @@ fn batches_that_do_not_fit_together_are_told_of() {
 fn the_file_of_a_move_is_replaced_by_the_same_data_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
-    let file = schema::partial(&path);
+    let file = database::partial(&path);
     let hasher = |byte| KeyedHasher::new([byte; 16]);
-    let (connection, _) = schema::open(&file).expect("a new file");
+    let (connection, _) = database::open(&file).expect("a new file");
     let moved = Meta::update(&connection, |meta| {
         meta.hasher = hasher(7);
         meta.made_by_move = vec![1; 16];
     });
     moved.expect("SQL");
-    schema::close(connection).expect("it is whole");
+    database::close(connection).expect("it is whole");
     for made in [Partial::new(&path), Partial::of_move(&path, hasher(8))] {
         let refused = made.map(drop);
         assert!(
@@ -146,7 +146,7 @@ fn the_file_of_a_move_is_replaced_by_the_same_data_alone() {
 fn a_check_tells_the_times_of_sessions() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sumd.db");
-    let (connection, meta) = schema::open(&path).expect("a new file");
+    let (connection, meta) = database::open(&path).expect("a new file");
     let mut put = connection.prepare(rows::PUT_SESSION).expect("SQL");
     for (id, used) in [("meter-7", 3), ("meter-8", 5), ("meter-9", 4)] {
         // A session of nothing but the time of its last use.

@@ -74,7 +74,7 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema;
+    use super::super::database;
     use super::super::writer::tests::batch;
     use super::*;
 
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_fold_that_was_rolled_back_begins_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut connection, meta) = schema::open(&folder.path().join("sumd.db")).expect("new");
+        let (mut connection, meta) = database::open(&folder.path().join("sumd.db")).expect("new");
         let names = (0..10).map(|i| (format!("{i}"), Some(i)));
         let changes = batch(1, names).changes.counters;
         let runs = [Arc::new(SortedRun::new(&changes, 0))];

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::database;
+use super::open_error::OpenError;
 use super::paths::{beside, log};
-use super::schema::{self, OpenError};
 
 /// The name of the database in a data folder, which has only one.
 pub const DATABASE: &str = "sumd.db";
@@ -96,16 +97,16 @@ impl Lock {
             taken.give_up();
             return Err(OpenError::Bereft(path.to_owned()));
         }
-        if is_empty(path) && schema::nameless(path).is_some() {
+        if is_empty(path) && database::nameless(path).is_some() {
             taken.give_up();
             return Err(OpenError::Nameless(path.to_owned()));
         }
-        let database = create(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
-        lock(&database, path, path)?;
+        let file = create(path).map_err(|error| OpenError::Lock(path.to_owned(), error))?;
+        lock(&file, path, path)?;
         taken
-            .settle(&database)
+            .settle(&file)
             .map_err(|error| OpenError::Settle(path.to_owned(), error))?;
-        taken.database = Some(database);
+        taken.database = Some(file);
         taken.watch("");
         Ok(taken)
     }
@@ -329,9 +330,9 @@ mod tests {
         fs::write(&log, "pages").expect("a file");
         both(|refused| matches!(refused, OpenError::Bereft(_)));
         fs::write(&log, "").expect("a file");
-        let (connection, _) = schema::open(&schema::partial(&path)).expect("a new database");
+        let (connection, _) = database::open(&database::partial(&path)).expect("a new database");
         Meta::update(&connection, |meta| meta.made_by_move = vec![7; 16]).expect("SQL");
-        schema::close(connection).expect("it is whole");
+        database::close(connection).expect("it is whole");
         both(|refused| matches!(refused, OpenError::Nameless(_)));
         fs::write(&path, "a database").expect("a file");
         Lock::take(&path).expect("it is not empty");

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rusqlite::Connection;
 
+use super::database;
 use super::rows::{self, Result};
-use super::schema;
 
 /// Pages of the WAL that make a WAL checkpoint due: some 30 MiB.
 const CHECKPOINT_PAGES: i32 = 8000;
@@ -84,7 +84,7 @@ impl Log {
 
     /// Truncates the WAL. The caller ensures that no scan is running.
     pub(super) fn end(&mut self, connection: &Connection) -> Result<()> {
-        let is_cut = schema::truncate_log(connection)?;
+        let is_cut = database::truncate_log(connection)?;
         self.ended(is_cut);
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::tests::failed;
+    use super::super::database::tests::failed;
     use super::*;
 
     fn log(pages: i32) -> Log {
@@ -164,7 +164,7 @@ mod tests {
     fn a_long_log_is_copied_into_the_database() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
-        let (mut connection, _) = schema::open(&path).expect("a new database");
+        let (mut connection, _) = database::open(&path).expect("a new database");
         let mut log = Log::follow(&mut connection).expect("a hook");
         let filled = "CREATE TABLE filling (x); INSERT INTO filling VALUES (randomblob(1 << 20))";
         connection.execute_batch(filled).expect("SQL");

@@ -136,7 +136,7 @@ fn damaged(problem: &str) -> Error {
 mod tests {
     use rusqlite::types::Value;
 
-    use super::super::schema;
+    use super::super::database;
     use super::*;
 
     /// All values, or names, that differ from one by a single bit.
@@ -167,7 +167,7 @@ mod tests {
     fn every_bit_is_covered() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sumd.db");
-        let (connection, _) = schema::open(&path).expect("a new database");
+        let (connection, _) = database::open(&path).expect("a new database");
         let change = |meta: &mut Meta| {
             (meta.folded, meta.forgotten, meta.lanes) = (7, -9, 256);
             meta.moved_to = "etcd://there".to_owned();
@@ -208,9 +208,9 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_read_is_not_taken_for_damage() {
-        let failed = schema::tests::failed(rusqlite::ffi::SQLITE_IOERR);
+        let failed = database::tests::failed(rusqlite::ffi::SQLITE_IOERR);
         assert!(matches!(unread("key", failed), Error::Sqlite(_)));
-        let damage = unread("key", schema::tests::wrong_type());
+        let damage = unread("key", database::tests::wrong_type());
         assert!(matches!(damage, Error::Corrupt(_)));
     }
 }

@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::{RwLock, oneshot};
 
-use super::schema::{self, OpenError};
+use super::database;
+use super::open_error::OpenError;
 use crate::store::{Reply, StoreError};
 
 /// The lock between scans and the upkeep. A scan holds it shared while it reads. The upkeep, which needs a moment
@@ -43,9 +44,9 @@ impl Readers {
             threads: Vec::new(),
         };
         for i in 0..count {
-            let mut connection = schema::open_reader(path)?.connection;
+            let mut connection = database::open_reader(path)?.connection;
             let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
-            schema::leave_log(&connection, true).map_err(sqlite)?;
+            database::leave_log(&connection, true).map_err(sqlite)?;
             let (jobs, gate) = (jobs.clone(), gate.cloned());
             let work = move || {
                 loop {

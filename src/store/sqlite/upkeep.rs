@@ -180,10 +180,10 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use super::super::database;
     use super::super::meta::Meta;
     use super::super::paths::beside;
     use super::super::reader::Snapshot;
-    use super::super::schema;
     use super::super::writer::tests::{batch, open};
     use super::*;
     use crate::notice::tests::logged;
@@ -245,7 +245,7 @@ mod tests {
     /// Scans while a condition holds.
     fn scan(scene: &Scene, mut goes_on: impl FnMut() -> bool) {
         let path = scene.path();
-        let mut connection = schema::open_reader(&path).expect("a reader").connection;
+        let mut connection = database::open_reader(&path).expect("a reader").connection;
         let hasher = Meta::read(&connection).expect("it is whole").hasher;
         let current = scene
             .shared

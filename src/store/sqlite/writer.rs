@@ -12,7 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::log::Log;
 use super::meta::Meta;
 use super::rows::{self, Error, Result};
-use super::{reader, schema};
+use super::{database, reader};
 use crate::model::{Commit, KeyedHasher, Millis};
 use crate::store::memtable::{Current, Memtable, SortedRun};
 
@@ -251,7 +251,7 @@ impl Writer {
         let closed = self.finish(|| began.elapsed() < time);
         let closed = closed.and_then(|finished| {
             if finished {
-                schema::close(self.connection)?;
+                database::close(self.connection)?;
             }
             Ok(())
         });
@@ -276,7 +276,7 @@ impl Writer {
             transaction.commit()?;
             self.end_fold(folded);
         }
-        Ok(has_time() && schema::truncate_log(&self.connection)?)
+        Ok(has_time() && database::truncate_log(&self.connection)?)
     }
 }
 

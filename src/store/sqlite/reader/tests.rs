@@ -1,6 +1,6 @@
 use super::super::writer::tests::{batch, open};
 use super::*;
-use crate::store::sqlite::schema;
+use crate::store::sqlite::database;
 
 /// A scan with few matching rows returns in time, with the name to resume after.
 #[test]
@@ -10,7 +10,7 @@ fn a_scan_looks_at_a_bounded_number_of_rows() {
     let mut writer = open(&path, usize::MAX);
     let names = (0..=SCAN_ROWS).map(|at| (format!("{at:05}"), Some(1)));
     writer.commit(&batch(1, names)).expect("a commit");
-    let mut reader = schema::open_reader(&path).expect("a reader").connection;
+    let mut reader = database::open_reader(&path).expect("a reader").connection;
     let hasher = Meta::read(&reader).expect("it is whole").hasher;
     let snapshot = Snapshot::take(&mut reader, hasher, writer.current()).expect("a snapshot");
     let mut scan = Scan {
@@ -35,7 +35,7 @@ fn a_sum_asks_whether_it_is_waited_for() {
     let mut writer = open(&path, usize::MAX);
     let names = (0..=2 * SUM_ROWS).map(|at| (format!("{at:05}"), Some(1)));
     writer.commit(&batch(1, names)).expect("a commit");
-    let mut reader = schema::open_reader(&path).expect("a reader").connection;
+    let mut reader = database::open_reader(&path).expect("a reader").connection;
     let hasher = Meta::read(&reader).expect("it is whole").hasher;
     let snapshot = Snapshot::take(&mut reader, hasher, writer.current()).expect("a snapshot");
     let asked = std::cell::Cell::new(0);
@@ -62,7 +62,7 @@ fn problems(change: &str) -> Vec<String> {
         writer.commit(&batch).expect("a commit");
     }
     drop(writer);
-    let (mut connection, Meta { hasher, .. }) = schema::open(&path).expect("it is free");
+    let (mut connection, Meta { hasher, .. }) = database::open(&path).expect("it is free");
     assert_eq!(oldest(&connection, hasher).expect("it is whole"), 3);
     connection.execute_batch(change).expect("SQL");
     let mut problems = Vec::new();
@@ -103,7 +103,7 @@ fn batches_without_a_log_may_have_gaps() {
         writer.commit(&batch(seq, [])).expect("a commit");
     }
     drop(writer);
-    let (connection, Meta { hasher, .. }) = schema::open(&path).expect("it is free");
+    let (connection, Meta { hasher, .. }) = database::open(&path).expect("it is free");
     let first_format = "UPDATE batch SET log = x''; DELETE FROM batch WHERE seq IN (1, 3)";
     connection.execute_batch(first_format).expect("SQL");
     let mut found = Vec::new();
@@ -123,7 +123,7 @@ fn batches_at_the_end_are_missed() {
     let mut writer = open(&path, usize::MAX);
     writer.commit(&batch(1, [])).expect("a commit");
     drop(writer);
-    let (mut connection, _) = schema::open(&path).expect("it is free");
+    let (mut connection, _) = database::open(&path).expect("it is free");
     for (folded, problem) in [(2, "batch 2 is missing"), (4, "batches 2 to 4 are missing")] {
         Meta::update(&connection, |meta| meta.folded = folded).expect("SQL");
         let told = Snapshot::of_file(&mut connection, Err).map(drop);

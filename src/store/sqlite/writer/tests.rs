@@ -36,7 +36,7 @@ pub fn batch(seq: u64, counters: impl IntoIterator<Item = (String, Option<i64>)>
 }
 
 pub fn open(path: &std::path::Path, recent_bytes: usize) -> Writer {
-    let (connection, meta) = schema::open(path).expect("a database");
+    let (connection, meta) = database::open(path).expect("a database");
     let memtable = memtable::Memtable::new(recent_bytes);
     Writer::new(connection, meta.hasher, memtable).expect("a writer")
 }
@@ -149,10 +149,10 @@ fn a_file_that_ends_with_another_batch_is_not_written_to() {
     let mut writer = open(&path, usize::MAX);
     let set = |seq| batch(seq, [("g/a".to_owned(), Some(1))]);
     writer.commit(&set(1)).expect("a commit");
-    let full = || Error::from(schema::tests::failed(rusqlite::ffi::SQLITE_FULL));
+    let full = || Error::from(database::tests::failed(rusqlite::ffi::SQLITE_FULL));
     let told = writer.not_stored(full());
     assert!(matches!(told, NotCommitted::Full), "{told:?}");
-    let (other, meta) = schema::open(&path).expect("it is not locked");
+    let (other, meta) = database::open(&path).expect("it is not locked");
     let mut put = other.prepare(rows::PUT_BATCH).expect("SQL");
     rows::put_batch(&mut put, meta.hasher, &set(2), 1).expect("SQL");
     let told = writer.not_stored(full());
@@ -163,7 +163,7 @@ fn a_file_that_ends_with_another_batch_is_not_written_to() {
 #[test]
 fn nothing_is_forgotten_where_nothing_was_deleted() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (connection, meta) = schema::open(&folder.path().join("sumd.db")).expect("new");
+    let (connection, meta) = database::open(&folder.path().join("sumd.db")).expect("new");
     let forgotten = || Meta::read(&connection).expect("it is whole").forgotten;
     let before = forgotten();
     forget_deleted(&connection, 10).expect("SQL");
