@@ -61,7 +61,7 @@ fn servers(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
         .extern_path(".sum.v1", "crate::proto::sum::v1")
         .extern_path(".sum.v1.AddRequest", "crate::api::wire::Sum")
         .extern_path(".sum.v1.AddAllRequest", "crate::api::wire::Sum")
-        .extern_path(".sum.v1.AddEachRequest", "crate::api::wire::EachSum")
+        .extern_path(".sum.v1.AddEachRequest", "crate::api::wire::Sum")
         .extern_path(
             ".sum.v1.RecordIncrementsRequest",
             "crate::api::wire::Encoded",

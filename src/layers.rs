@@ -5,9 +5,11 @@
 
 mod admission;
 mod calls;
+mod compression;
 mod connection;
 mod deadline;
 mod drain;
+mod encoding;
 mod errors;
 mod frame_error;
 mod frames;
@@ -16,6 +18,8 @@ mod http_guard;
 mod idle;
 mod panics;
 pub mod policy;
+mod prefix;
+mod replaced;
 mod request_body;
 mod request_memory;
 mod response_body;
@@ -24,8 +28,9 @@ mod stall;
 
 pub use calls::Calls;
 pub use connection::{CallContext, Connection};
-pub use frames::{RequestFrames, Skipped};
+pub use frames::RequestFrames;
 pub use headers::unknown_method;
+pub use replaced::Replaced;
 pub use request_body::RequestBody;
 pub use request_memory::RequestMemory;
 pub use response_body::ResponseBody;

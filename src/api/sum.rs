@@ -1,14 +1,15 @@
 //! `sum.v1.SumService`: exact sums of integers.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::sum_service_server;
-use super::wire::{EachSum, Sum};
-use crate::layers::Skipped;
+use super::wire::Sum;
+use crate::layers::{CallContext, Replaced};
 use crate::proto::sum::v1::{AddAllResponse, AddEachResponse, AddResponse, add_each_response};
 use crate::status;
 use crate::sum::wire::Total;
@@ -19,7 +20,8 @@ pub struct SumApi;
 #[tonic::async_trait]
 impl sum_service_server::SumService for SumApi {
     async fn add(&self, request: Request<Sum>) -> Result<Response<AddResponse>, Status> {
-        let Sum(total) = request.into_inner();
+        let call = CallContext::of(request.extensions()).clone();
+        let total = total(request.into_inner(), &call)?;
         let sum = in_range(total.sum)?;
         Ok(Response::new(AddResponse { sum }))
     }
@@ -28,10 +30,11 @@ impl sum_service_server::SumService for SumApi {
         &self,
         request: Request<Streaming<Sum>>,
     ) -> Result<Response<AddAllResponse>, Status> {
+        let call = CallContext::of(request.extensions()).clone();
         let mut messages = request.into_inner();
         let mut all = Total::default();
-        while let Some(Sum(total)) = messages.message().await? {
-            all += total;
+        while let Some(sum) = messages.message().await? {
+            all += total(sum, &call)?;
         }
         Ok(Response::new(AddAllResponse {
             sum: in_range(all.sum)?,
@@ -41,15 +44,10 @@ impl sum_service_server::SumService for SumApi {
 
     type AddEachStream = Each;
 
-    async fn add_each(
-        &self,
-        request: Request<Streaming<EachSum>>,
-    ) -> Result<Response<Each>, Status> {
-        let skipped = request.extensions().get().cloned().unwrap_or_default();
+    async fn add_each(&self, request: Request<Streaming<Sum>>) -> Result<Response<Each>, Status> {
         Ok(Response::new(Each {
+            call: CallContext::of(request.extensions()).clone(),
             messages: request.into_inner(),
-            count: 0,
-            skipped,
         }))
     }
 }
@@ -57,30 +55,20 @@ impl sum_service_server::SumService for SumApi {
 /// The answers of an `AddEach` stream. It reads a message only when an answer is asked for, so a caller that reads no
 /// answers is not read from either.
 pub struct Each {
-    messages: Streaming<EachSum>,
-    /// Number of messages read.
-    count: u64,
-    skipped: Skipped,
+    messages: Streaming<Sum>,
+    call: Arc<CallContext>,
 }
 
 impl Stream for Each {
     type Item = Result<AddEachResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(message) = ready!(Pin::new(&mut self.messages).poll_next(cx)).transpose()? else {
+        let Some(sum) = ready!(Pin::new(&mut self.messages).poll_next(cx)).transpose()? else {
             return Poll::Ready(None);
         };
-        self.count += 1;
-        // A refused message is empty.
-        let refused = match message.0 {
-            Ok(Total { count: 0, .. }) => self.skipped.take(self.count),
-            _ => None,
-        };
-        let answer = match refused {
-            Some(error) => Err(error.into()),
-            None => answer(message),
-        };
-        let result = match answer {
+        // A message that fails fails alone, and does not end the call.
+        let total = total(sum, &self.call).and_then(|total| in_range(total.sum));
+        let result = match total {
             Ok(sum) => add_each_response::Result::Sum(sum),
             Err(status) => add_each_response::Result::Error(status::to_proto(&status)),
         };
@@ -89,9 +77,18 @@ impl Stream for Each {
     }
 }
 
-fn answer(EachSum(total): EachSum) -> Result<i64, Status> {
-    let total = total.map_err(|problem| status::malformed(&problem))?;
-    in_range(total.sum)
+/// The total of a message that has just been read. The message is empty if it came in parts or compressed, or was refused.
+fn total(Sum(sum): Sum, call: &CallContext) -> Result<Total, Status> {
+    let replaced = match sum {
+        Ok(Total { count: 0, .. }) => call.replaced.take(),
+        _ => None,
+    };
+    let sum = match replaced {
+        Some(Replaced::Refused(error)) => return Err(error.into()),
+        Some(Replaced::Summed(sum)) => sum,
+        None => sum,
+    };
+    sum.map_err(|problem| status::malformed(&problem))
 }
 
 /// A sum as an int64, or the status if it is out of range.

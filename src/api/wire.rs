@@ -5,43 +5,24 @@ use tonic::Status;
 use tonic::codec::DecodeBuf;
 
 use crate::codec::WireDecode;
-use crate::status;
-use crate::sum::wire::{Malformed, MessageSum, Total};
+use crate::sum::wire::{Malformed, Total, WholeSum};
 
-/// The sum of a message's values: an `AddRequest` or an `AddAllRequest`.
+/// The sum of the values of an `AddRequest`, `AddAllRequest` or `AddEachRequest`. A malformed message is an error here, and
+/// not one of the decoder, which would end an `AddEach`.
 #[derive(Clone, Copy, Debug)]
-pub struct Sum(pub Total);
+pub struct Sum(pub Result<Total, Malformed>);
 
 impl WireDecode for Sum {
     fn decode(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
-        add(message)
-            .map(Self)
-            .map_err(|problem| status::malformed(&problem))
-    }
-}
-
-/// The sum of an `AddEachRequest`. A malformed message fails alone, and does not end its call.
-#[derive(Clone, Copy, Debug)]
-pub struct EachSum(pub Result<Total, Malformed>);
-
-impl WireDecode for EachSum {
-    fn decode(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
-        Ok(Self(add(message)))
-    }
-}
-
-fn add(message: &mut DecodeBuf<'_>) -> Result<Total, Malformed> {
-    let mut sum = MessageSum::default();
-    let mut result = Ok(());
-    while message.has_remaining() {
-        let bytes = message.chunk();
-        if result.is_ok() {
-            result = sum.feed(bytes);
+        let mut sum = WholeSum::default();
+        while message.has_remaining() {
+            let bytes = message.chunk();
+            sum.feed(bytes);
+            let length = bytes.len();
+            message.advance(length);
         }
-        let length = bytes.len();
-        message.advance(length);
+        Ok(Self(sum.finish()))
     }
-    result.and_then(|()| sum.finish())
 }
 
 /// A `RecordIncrementsRequest` as received: its increments may be forwarded to other nodes unchanged.

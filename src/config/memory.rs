@@ -43,7 +43,7 @@ pub struct MemoryOptions {
     /// control group's limit]
     ///
     /// A message of which no more fits is refused with RESOURCE_EXHAUSTED and RetryInfo. Messages that come in one
-    /// frame take none of it.
+    /// frame take none of it, and neither do sums: they are taken as they arrive, unless they are compressed.
     #[arg(long, env = "SUMD_REQUEST_MEMORY", value_name = "SIZE", value_parser = values::size,
           help_heading = "Limits")]
     request_memory: Option<usize>,

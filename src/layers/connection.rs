@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
+use super::encoding::Encoding;
 use super::policy::{End, Policy};
+use super::replaced::LastReplaced;
 use super::request_memory::RequestMemory;
 
 /// State shared by the calls of a connection.
@@ -54,13 +56,18 @@ impl Connection {
     }
 }
 
-/// The context of a call, made from its headers. It is an extension of the request.
-#[derive(Clone)]
+/// The context of a call, made from its headers and shared by its layers. It is an extension of the request.
 pub struct CallContext {
     /// The policy of its method.
     pub policy: &'static Policy,
     /// The time by which the caller wants its answer, if it has set one.
     pub deadline: Option<Instant>,
+    /// The encoding of compressed messages, if the request names one.
+    pub(super) encoding: Option<Encoding>,
+    /// The encoding of large answers, if the client asks for one.
+    pub(super) answer_encoding: Option<Encoding>,
+    /// The content of its last message that was replaced by an empty one, until the method reads it.
+    pub replaced: LastReplaced,
     /// Its connection.
     pub connection: Arc<Connection>,
 }
@@ -71,7 +78,7 @@ impl CallContext {
     /// # Panics
     /// Panics if the request has not passed through the stack.
     #[must_use]
-    pub fn of(extensions: &Extensions) -> &Self {
+    pub fn of(extensions: &Extensions) -> &Arc<Self> {
         let context = extensions.get();
         context.expect("the stack puts it into every request")
     }

@@ -1,6 +1,7 @@
 //! Ends a call at the phase of a shutdown that the policy of its method names.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        call: CallContext,
+        call: Arc<CallContext>,
         // Created at the first wait: most responses are ready at once.
         #[pin]
         cancelled: Option<WaitForCancellationFutureOwned>,

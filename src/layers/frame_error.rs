@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
+use super::encoding::Encoding;
 use crate::status::Reason;
 
 /// Retry delay if the memory for requests is full: some round trips, in which other messages end.
@@ -16,10 +17,18 @@ pub enum FrameError {
     /// A message is larger than the limit.
     TooLarge {
         /// Its size.
-        bytes: u32,
+        bytes: usize,
         /// The limit.
         max_bytes: usize,
     },
+    /// A message is larger than the limit once it is decompressed.
+    DecompressedTooLarge {
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// A message is marked as compressed, and its bytes are not of the request's encoding. That is INTERNAL, as is the next
+    /// error.
+    Undecodable(Encoding),
     /// A message is marked as compressed, and the request has no `grpc-encoding`. That is INTERNAL:
     /// <https://github.com/grpc/grpc/blob/master/doc/compression.md>.
     Compressed,
@@ -45,6 +54,15 @@ impl fmt::Display for FrameError {
             Self::TooLarge { bytes, max_bytes } => write!(
                 f,
                 "the message has {bytes} bytes, over the limit of {max_bytes}: send it in parts"
+            ),
+            Self::DecompressedTooLarge { max_bytes } => write!(
+                f,
+                "the decompressed message is over the limit of {max_bytes} bytes: send it in parts"
+            ),
+            Self::Undecodable(encoding) => write!(
+                f,
+                "the message is marked as compressed, but cannot be decompressed with {}, the grpc-encoding of the request",
+                encoding.name()
             ),
             Self::Compressed => write!(
                 f,
@@ -82,9 +100,13 @@ impl From<FrameError> for Status {
                 .error(message)
                 .with("bytes", bytes)
                 .with("max_bytes", max_bytes),
-            FrameError::Compressed | FrameError::BadPrefix(_) | FrameError::Truncated => {
-                Reason::MalformedMessage.error(message)
-            }
+            FrameError::DecompressedTooLarge { max_bytes } => Reason::MessageTooLarge
+                .error(message)
+                .with("max_bytes", max_bytes),
+            FrameError::Undecodable(_)
+            | FrameError::Compressed
+            | FrameError::BadPrefix(_)
+            | FrameError::Truncated => Reason::MalformedMessage.error(message),
             FrameError::MemoryFull { max_bytes } => Reason::RequestMemoryFull
                 .error(message)
                 .with("max_bytes", max_bytes)

@@ -12,10 +12,12 @@ use tonic::metadata::MetadataValue;
 use tower::Service;
 
 use super::connection::{CallContext, Connection};
+use super::encoding::{ACCEPTED, Encoding};
 use super::policy;
+use super::replaced::LastReplaced;
 use crate::status::{self, Reason};
 
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Bytes that a header adds to the size of a list, beside its name and value (RFC 9113, 6.5.2).
@@ -43,7 +45,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match check(&request, &self.connection) {
             Ok(context) => {
-                request.extensions_mut().insert(context);
+                if context.encoding.is_some() {
+                    // tonic gets plain messages.
+                    request.headers_mut().remove(GRPC_ENCODING);
+                }
+                request.extensions_mut().insert(Arc::new(context));
                 Either::Right(self.inner.call(request))
             }
             Err(refusal) => Either::Left(ready(Err(refusal))),
@@ -56,10 +62,14 @@ fn check<B>(request: &Request<B>, connection: &Arc<Connection>) -> Result<CallCo
     let timeout = timeout(request.headers())?;
     let path = request.uri().path();
     let policy = policy::find(path).ok_or_else(|| unknown_method(path))?;
-    check_encoding(request.headers())?;
+    let encoding = encoding(request.headers())?;
+    let asked = || Encoding::asked(request.headers());
     Ok(CallContext {
         policy,
         deadline: timeout.map(|timeout| Instant::now() + timeout),
+        encoding,
+        answer_encoding: policy.may_compress.then(asked).flatten(),
+        replaced: LastReplaced::default(),
         connection: connection.clone(),
     })
 }
@@ -107,21 +117,24 @@ fn list_bytes<B>(request: &Request<B>) -> usize {
     pseudo.chain(others).map(|bytes| bytes + HEADER_BYTES).sum()
 }
 
-/// Refuses a compressed request, and names the accepted encoding.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    let Some(encoding) = headers
+/// The encoding of a request's compressed messages. If it is unknown, the refusal names those that are accepted.
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Status> {
+    let Some(name) = headers
         .get(GRPC_ENCODING)
         .filter(|value| *value != "identity")
     else {
-        return Ok(());
+        return Ok(None);
     };
-    let encoding = status::quoted(encoding);
-    let message = format!("grpc-encoding is {encoding}; this service accepts only identity");
+    if let Some(encoding) = Encoding::named(name.as_bytes()) {
+        return Ok(Some(encoding));
+    }
+    let name = status::quoted(name);
+    let message = format!("grpc-encoding is {name}; this service accepts {ACCEPTED}");
     let mut refusal = Status::from(Reason::CompressedMessage.error(message));
-    let identity = MetadataValue::from_static("identity");
+    let accepted = MetadataValue::from_static(ACCEPTED);
     refusal
         .metadata_mut()
-        .insert("grpc-accept-encoding", identity);
+        .insert("grpc-accept-encoding", accepted);
     Err(refusal)
 }
 

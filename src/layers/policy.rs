@@ -11,8 +11,10 @@ pub struct Policy {
     pub answers: Messages,
     /// Maximum size of a request message in bytes; `None` if `--max-message-size` sets it.
     pub max_message_bytes: Option<usize>,
-    /// The effect of a request message that is larger, or that is compressed although the call is not.
-    pub refused: RefusedMessage,
+    /// The handling of the contents of request messages.
+    pub contents: Contents,
+    /// Whether an answer may be large enough to be worth compression.
+    pub may_compress: bool,
     /// Whether a call counts as in flight. Health checks do not: a busy server is healthy.
     pub is_counted: bool,
     /// Whether a call has no end of its own, and needs one of its connection's permits for watches.
@@ -32,12 +34,28 @@ pub enum Messages {
     Many,
 }
 
-/// The effect of a message that is refused for its prefix.
+/// The handling of the contents of request messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// A message is held until it is whole.
+    Held,
+    /// The values of a message that comes in parts are summed as they come, and an empty message stands in its place.
+    Summed(RefusedMessage),
+}
+
+impl Contents {
+    /// Whether the values of messages are summed.
+    pub(super) fn are_summed(self) -> bool {
+        matches!(self, Self::Summed(_))
+    }
+}
+
+/// The effect of a message that is refused for its size, or cannot be decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedMessage {
     /// It ends its call.
     EndsCall,
-    /// It is skipped, and the method reports it in its answer.
+    /// An empty message stands in its place, and the method reports the error in its answer.
     IsSkipped,
 }
 
@@ -74,7 +92,8 @@ const UNARY: Policy = Policy {
     requests: Messages::One,
     answers: Messages::One,
     max_message_bytes: None,
-    refused: RefusedMessage::EndsCall,
+    contents: Contents::Held,
+    may_compress: false,
     is_counted: true,
     is_watch: false,
     end: End::WhenEnding,
@@ -86,6 +105,21 @@ const fn counter(path: &'static str) -> Policy {
         path,
         max_message_bytes: Some(COUNTER_MESSAGE_BYTES),
         ..UNARY
+    }
+}
+
+const fn sums(path: &'static str) -> Policy {
+    Policy {
+        path,
+        contents: Contents::Summed(RefusedMessage::EndsCall),
+        ..UNARY
+    }
+}
+
+const fn with_large_answers(policy: Policy) -> Policy {
+    Policy {
+        may_compress: true,
+        ..policy
     }
 }
 
@@ -118,7 +152,7 @@ const fn health(path: &'static str) -> Policy {
 }
 
 const fn reflection(path: &'static str) -> Policy {
-    Policy {
+    with_large_answers(Policy {
         path,
         requests: Messages::Many,
         answers: Messages::Many,
@@ -126,43 +160,38 @@ const fn reflection(path: &'static str) -> Policy {
         end: End::WhenDraining,
         order: Order::AnswersFirst,
         ..UNARY
-    }
+    })
 }
 
 /// All methods, the most called first.
 static POLICIES: [Policy; 20] = [
-    Policy {
-        path: "/sum.v1.SumService/Add",
-        ..UNARY
-    },
+    sums("/sum.v1.SumService/Add"),
     counter("/sum.v1.CounterService/IncrementCounter"),
-    counter("/sum.v1.CounterService/BatchIncrementCounters"),
+    with_large_answers(counter("/sum.v1.CounterService/BatchIncrementCounters")),
     counter("/sum.v1.CounterService/GetCounter"),
-    counter("/sum.v1.CounterService/BatchGetCounters"),
+    with_large_answers(counter("/sum.v1.CounterService/BatchGetCounters")),
     Policy {
         requests: Messages::Many,
         answers: Messages::Many,
         ..counter("/sum.v1.CounterService/RecordIncrements")
     },
     Policy {
-        path: "/sum.v1.SumService/AddAll",
         requests: Messages::Many,
-        ..UNARY
+        ..sums("/sum.v1.SumService/AddAll")
     },
     Policy {
-        path: "/sum.v1.SumService/AddEach",
         requests: Messages::Many,
         answers: Messages::Many,
-        refused: RefusedMessage::IsSkipped,
-        ..UNARY
+        contents: Contents::Summed(RefusedMessage::IsSkipped),
+        ..sums("/sum.v1.SumService/AddEach")
     },
     health("/grpc.health.v1.Health/Check"),
     watch(health("/grpc.health.v1.Health/Watch")),
     counter("/sum.v1.CounterService/SetCounter"),
     counter("/sum.v1.CounterService/DeleteCounter"),
-    counter("/sum.v1.CounterService/ListCounters"),
+    with_large_answers(counter("/sum.v1.CounterService/ListCounters")),
     counter("/sum.v1.CounterService/SumCounters"),
-    watch(counter("/sum.v1.CounterService/WatchCounters")),
+    with_large_answers(watch(counter("/sum.v1.CounterService/WatchCounters"))),
     nodes("/sum.v1.ClusterService/ListNodes"),
     watch(nodes("/sum.v1.ClusterService/WatchNodes")),
     Policy {

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -50,7 +51,7 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: F,
         // The call, if its response is a stream.
-        stream: Option<CallContext>,
+        stream: Option<Arc<CallContext>>,
     }
 }
 

@@ -6,6 +6,7 @@ use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
 use super::admission::Admission;
+use super::compression::Compression;
 use super::connection::Connection;
 use super::deadline::Deadline;
 use super::drain::Drain;
@@ -19,7 +20,9 @@ use super::response_body::Bodies;
 
 /// All layers over a service `S`, outermost first.
 pub type Stack<S> = HttpGuard<
-    Errors<Panics<Headers<Admission<Bodies<Deadline<Drain<RequestBodies<Frames<S>>>>>>>>>,
+    Errors<
+        Panics<Headers<Admission<Bodies<Deadline<Drain<RequestBodies<Frames<Compression<S>>>>>>>>>,
+    >,
 >;
 
 /// Wraps a service in all layers, for the calls of a connection.
@@ -38,5 +41,6 @@ pub fn stack<S>(service: S, connection: &Arc<Connection>) -> Stack<S> {
         .layer(layer_fn(Drain))
         .layer(layer_fn(RequestBodies))
         .layer(layer_fn(Frames))
+        .layer(layer_fn(Compression))
         .service(service)
 }

@@ -84,7 +84,7 @@ reasons! {
     HeadersTooLarge = "HEADERS_TOO_LARGE": ResourceExhausted, NotApplied, No;
     /// The connection has too many watches.
     TooManyWatches = "TOO_MANY_WATCHES": ResourceExhausted, NotApplied, OnceFixed;
-    /// A message is not valid protobuf, or the request ends inside one.
+    /// A message is not valid protobuf, or cannot be decompressed, or the request ends inside one.
     MalformedMessage = "MALFORMED_MESSAGE": Internal, NotApplied, No;
     /// The `grpc-timeout` header is malformed.
     InvalidTimeout = "INVALID_TIMEOUT": Internal, NotApplied, No;
@@ -92,7 +92,7 @@ reasons! {
     Panic = "PANIC": Internal, Unknown, No;
     /// A method that takes one message got none, or more than one.
     MessageCount = "MESSAGE_COUNT": Unimplemented, NotApplied, No;
-    /// The request is compressed.
+    /// The request is compressed in an unknown encoding.
     CompressedMessage = "COMPRESSED_MESSAGE": Unimplemented, NotApplied, No;
     /// The method does not exist.
     UnknownMethod = "UNKNOWN_METHOD": Unimplemented, NotApplied, No;

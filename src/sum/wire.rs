@@ -60,6 +60,35 @@ impl Default for MessageSum {
     }
 }
 
+/// The sum of a message that is taken to its end, although it may be malformed.
+pub struct WholeSum(Result<MessageSum, Malformed>);
+
+impl Default for WholeSum {
+    fn default() -> Self {
+        Self(Ok(MessageSum::default()))
+    }
+}
+
+impl WholeSum {
+    /// Takes the message's next bytes. Returns whether the message may still have a sum.
+    pub fn feed(&mut self, bytes: &[u8]) -> bool {
+        if let Ok(sum) = &mut self.0
+            && let Err(problem) = sum.feed(bytes)
+        {
+            self.0 = Err(problem);
+        }
+        self.0.is_ok()
+    }
+
+    /// Returns the sum, once the whole message was fed.
+    ///
+    /// # Errors
+    /// Returns the first error of [`MessageSum`].
+    pub fn finish(self) -> Result<Total, Malformed> {
+        self.0.and_then(MessageSum::finish)
+    }
+}
+
 impl MessageSum {
     /// Takes the message's next bytes. After an error the message has no sum: feed no more.
     ///

@@ -1,14 +1,18 @@
 //! The answers of each method, and the code of each error.
 
 use http::{Method, Request, StatusCode};
+use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use sumd::proto::sum::v1::add_each_response::Result::{Error, Sum};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
+use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::proto::sum::v1::{
-    AddAllRequest, AddAllResponse, AddEachRequest, AddEachResponse, AddResponse, GetCounterRequest,
-    Increment, IncrementCounterRequest, RecordIncrementsRequest,
+    AddAllRequest, AddAllResponse, AddEachRequest, AddEachResponse, AddRequest, AddResponse,
+    BatchIncrementCountersRequest, GetCounterRequest, Increment, IncrementCounterRequest,
+    ListCountersRequest, RecordIncrementsRequest, WatchCountersRequest,
 };
 use tokio_stream::{StreamExt as _, iter, wrappers::ReceiverStream};
+use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -290,6 +294,172 @@ async fn broken_requests_have_their_codes() {
     server.assert_well().await;
 }
 
+/// Clients may compress their messages, with either encoding, in every service. Answers of some size are compressed if the
+/// client asks for that, and other answers are not.
+#[tokio::test]
+async fn messages_are_compressed() {
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+        let mut server = TestServer::start(&[]).await;
+        let mut sums = SumServiceClient::new(server.channel().await).send_compressed(encoding);
+        let values = vec![7; 100_000];
+        let sum = sums
+            .add(AddRequest {
+                values: values.clone(),
+            })
+            .await
+            .unwrap();
+        assert_eq!(sum.into_inner().sum, 700_000);
+        let parts = vec![AddAllRequest { values }; 5];
+        let sum = sums.add_all(iter(parts)).await.unwrap().into_inner();
+        assert_eq!((sum.sum, sum.count), (3_500_000, 500_000));
+
+        let mut counters =
+            CounterServiceClient::new(server.channel().await).send_compressed(encoding);
+        let names = (0..500).map(|number| format!("tenants/{number:06}/requests"));
+        let names: Vec<_> = names.collect();
+        for names in names.chunks(100) {
+            let increments = names.iter().map(|name| Increment {
+                counter: name.clone(),
+                delta: 1,
+                ..Increment::default()
+            });
+            let request = BatchIncrementCountersRequest {
+                increments: increments.collect(),
+                ..BatchIncrementCountersRequest::default()
+            };
+            counters.batch_increment_counters(request).await.unwrap();
+        }
+
+        // A client that asks for nothing gets plain answers.
+        let list = ListCountersRequest {
+            page_size: 500,
+            ..ListCountersRequest::default()
+        };
+        let plain = counters.list_counters(list.clone()).await.unwrap();
+        assert!(plain.metadata().get("grpc-encoding").is_none());
+        assert_eq!(plain.get_ref().counters.len(), 500);
+        let mut asking = counters.accept_compressed(encoding);
+        let packed = asking.list_counters(list).await.unwrap();
+        let name = packed.metadata().get("grpc-encoding");
+        assert_eq!(name.expect("an encoding"), encoding.to_string().as_str());
+        assert_eq!(packed.into_inner(), plain.into_inner());
+        let invalid = ListCountersRequest {
+            page_size: -1,
+            ..ListCountersRequest::default()
+        };
+        let error = asking.list_counters(invalid).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+
+        // A watch tells its values compressed, and its end in plain trailers.
+        let watch = WatchCountersRequest {
+            prefix: "tenants/".into(),
+            ..WatchCountersRequest::default()
+        };
+        let mut watch = asking.watch_counters(watch).await.unwrap().into_inner();
+        let first = watch.message().await.unwrap().expect("the values");
+        assert!(!first.counters.is_empty());
+        server.stop();
+        let end = loop {
+            if let Err(end) = watch.message().await {
+                break end;
+            }
+        };
+        assert_eq!(end.code(), Code::Unavailable);
+    }
+}
+
+/// What travels is smaller, for a large answer alone.
+#[tokio::test]
+async fn large_answers_are_smaller() {
+    let server = TestServer::start(&[]).await;
+    let mut counters = CounterServiceClient::new(server.channel().await);
+    for number in 0..100 {
+        let request = IncrementCounterRequest {
+            counter: format!("tenants/{number:06}/requests"),
+            delta: 1,
+            ..IncrementCounterRequest::default()
+        };
+        counters.increment_counter(request).await.unwrap();
+    }
+    let mut raw = server.raw().await;
+    let mut list = async |page_size, headers: &[_]| {
+        let mut call = raw
+            .call_path_with("/sum.v1.CounterService/ListCounters", headers)
+            .await;
+        let request = ListCountersRequest {
+            page_size,
+            ..ListCountersRequest::default()
+        };
+        call.send(framed(&request.encode_to_vec()), true);
+        let answer = call.answer().await;
+        assert_eq!(answer.status.code(), Code::Ok);
+        answer.body
+    };
+    let plain = list(100, &[]).await;
+    assert_eq!(plain[0], 0);
+    for encoding in ["gzip", "zstd"] {
+        let asked = [("grpc-accept-encoding", encoding)];
+        let packed = list(100, &asked).await;
+        assert_eq!(packed[0], 1, "it is marked as compressed");
+        assert!(
+            packed.len() < plain.len() / 2,
+            "{} of {}",
+            packed.len(),
+            plain.len()
+        );
+        assert_eq!(
+            list(2, &asked).await,
+            list(2, &[]).await,
+            "too small to be worth it"
+        );
+    }
+}
+
+/// A message that cannot be decompressed, or is over the limit when it is, ends its call with the limit in the error.
+#[tokio::test]
+async fn broken_compression_is_refused() {
+    let server = TestServer::start(&["--max-message-size", "1MiB"]).await;
+    let mut raw = server.raw().await;
+    let bomb = zstd::bulk::compress(&[0x08, 1].repeat(1 << 20), 1).expect("memory");
+    for (message, code, why) in [
+        (&b"no zstd"[..], Code::Internal, "MALFORMED_MESSAGE"),
+        (&bomb, Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+    ] {
+        let mut body = framed(message).to_vec();
+        body[0] = 1;
+        for method in ["Add", "AddAll"] {
+            let mut call = raw.call_with(method, &[("grpc-encoding", "zstd")]).await;
+            call.send(body.clone(), true);
+            let status = call.answer().await.status;
+            assert_eq!(status.code(), code, "{method}");
+            let (reason, metadata) = reason(&status);
+            assert_eq!(reason, why);
+            if code == Code::ResourceExhausted {
+                assert_eq!(metadata["max_bytes"], (1 << 20).to_string());
+            }
+        }
+        // An AddEach answers it, and goes on.
+        let mut call = raw.call_with("AddEach", &[("grpc-encoding", "zstd")]).await;
+        call.send([&body[..], &raw::values(&[5])].concat(), true);
+        let answer = call.answer().await;
+        assert_eq!(answer.status.code(), Code::Ok);
+        let answers: Vec<AddEachResponse> = messages(answer.body);
+        let [
+            AddEachResponse {
+                result: Some(Error(error)),
+            },
+            AddEachResponse {
+                result: Some(Sum(5)),
+            },
+        ] = &answers[..]
+        else {
+            panic!("{answers:?}");
+        };
+        assert_eq!(error.code, code as i32);
+    }
+    server.assert_well().await;
+}
+
 /// Requests that are not gRPC are refused in HTTP's terms, and unknown methods in gRPC's.
 #[tokio::test]
 async fn requests_that_are_not_ours_are_refused() {
@@ -339,12 +509,12 @@ async fn requests_that_are_not_ours_are_refused() {
             .contains("/sum.v1.SumService/Subtract")
     );
 
-    let mut call = raw.call_with("Add", &[("grpc-encoding", "gzip")]).await;
+    let mut call = raw.call_with("Add", &[("grpc-encoding", "br")]).await;
     call.send(raw::values(&[1]), true);
     let answer = call.answer().await;
     assert_eq!(answer.status.code(), Code::Unimplemented);
     assert_eq!(reason(&answer.status).0, "COMPRESSED_MESSAGE");
-    assert_eq!(answer.headers["grpc-accept-encoding"], "identity");
+    assert_eq!(answer.headers["grpc-accept-encoding"], "identity,gzip,zstd");
 
     // A request may end with its headers.
     let answer = raw.answer_without_body("Add").await;

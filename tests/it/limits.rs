@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sumd::proto::sum::v1::AddResponse;
+use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use sumd::proto::sum::v1::{AddResponse, GetCounterRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -68,21 +70,33 @@ async fn message_size_by_default() {
 /// The messages that have not come whole have a limit together. A claim of bytes takes none of it, and whole messages none.
 #[tokio::test]
 async fn request_memory() {
+    const GET: &str = "/sum.v1.CounterService/GetCounter";
     let server = TestServer::start(&["--request-memory", "1MiB"]).await;
     let mut raw = server.raw().await;
-    let claim = Bytes::from_static(&[0, 1, 0, 0, 0]);
+    let claim = Bytes::from_static(&[0, 0, 16, 0, 0]);
     let mut claims = Vec::new();
     for _ in 0..200 {
-        let mut call = raw.call("Add").await;
+        let mut call = raw.call_path(GET).await;
         call.send(claim.clone(), false);
         claims.push(call);
     }
-    let part = framed(&[0x08, 1].repeat(1 << 20)).slice(..900 << 10);
-    let mut first = raw.call("Add").await;
+    let padded = |bytes: usize| {
+        let mut message = GetCounterRequest {
+            counter: "a".into(),
+            ..GetCounterRequest::default()
+        }
+        .encode_to_vec();
+        encode_key(15, WireType::LengthDelimited, &mut message);
+        encode_varint(bytes as u64, &mut message);
+        message.resize(message.len() + bytes, 0);
+        framed(&message)
+    };
+    let part = padded(1_000 << 10).slice(..900 << 10);
+    let mut first = raw.call_path(GET).await;
     assert!(soon(first.send_all(part.clone())).await);
     // Its last bytes may be on their way.
     let refused = loop {
-        let mut second = raw.call("Add").await;
+        let mut second = raw.call_path(GET).await;
         soon(second.send_all(part.slice(..500 << 10))).await;
         if let Ok(answer) = tokio::time::timeout(raw::SLOW, second.answer()).await {
             break answer.status;
@@ -96,11 +110,16 @@ async fn request_memory() {
 
     let small = raw.exchange("Add", raw::values(&[1, 2])).await;
     assert_eq!(small.status.code(), Code::Ok);
+    // A sum is taken as it arrives, and holds nothing.
+    let sum = raw
+        .exchange("Add", framed(&[0x08, 1].repeat(2 << 20)))
+        .await;
+    assert_eq!(sum.status.code(), Code::Ok);
     // The memory of a call is given back when it ends.
     drop(first);
-    let whole = framed(&[0x08, 1].repeat(400 << 10));
+    let whole = padded(800 << 10);
     loop {
-        let mut call = raw.call("Add").await;
+        let mut call = raw.call_path(GET).await;
         soon(call.send_all(whole.clone())).await;
         call.send(Bytes::new(), true);
         let status = call.answer().await.status;

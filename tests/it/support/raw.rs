@@ -72,7 +72,12 @@ impl Connection {
 
     /// Begins a call of any method.
     pub async fn call_path(&mut self, path: &str) -> Call {
-        let mut request = request("", &[]);
+        self.call_path_with(path, &[]).await
+    }
+
+    /// Begins a call of any method, with headers in place of the usual ones, or in addition.
+    pub async fn call_path_with(&mut self, path: &str, headers: &[(&'static str, &str)]) -> Call {
+        let mut request = request("", headers);
         *request.uri_mut() = format!("http://sumd{path}").parse().expect("a path");
         self.send(request).await
     }
