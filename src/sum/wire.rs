@@ -61,23 +61,19 @@ impl Default for MessageSum {
 }
 
 /// The sum of a message that is taken to its end, although it may be malformed.
-pub struct WholeSum(Result<MessageSum, Malformed>);
-
-impl Default for WholeSum {
-    fn default() -> Self {
-        Self(Ok(MessageSum::default()))
-    }
+#[derive(Default)]
+pub struct WholeSum {
+    sum: MessageSum,
+    problem: Option<Malformed>,
 }
 
 impl WholeSum {
     /// Takes the message's next bytes. Returns whether the message may still have a sum.
     pub fn feed(&mut self, bytes: &[u8]) -> bool {
-        if let Ok(sum) = &mut self.0
-            && let Err(problem) = sum.feed(bytes)
-        {
-            self.0 = Err(problem);
+        if self.problem.is_none() {
+            self.problem = self.sum.feed(bytes).err();
         }
-        self.0.is_ok()
+        self.problem.is_none()
     }
 
     /// Returns the sum, once the whole message was fed.
@@ -85,7 +81,10 @@ impl WholeSum {
     /// # Errors
     /// Returns the first error of [`MessageSum`].
     pub fn finish(self) -> Result<Total, Malformed> {
-        self.0.and_then(MessageSum::finish)
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => self.sum.finish(),
+        }
     }
 }
 
