@@ -12,6 +12,7 @@ TOOLS   := $(CURDIR)/.tools
 BUF     := $(TOOLS)/node_modules/.bin/buf
 GRPCURL := $(TOOLS)/bin/grpcurl
 ETCD    := $(TOOLS)/bin/etcd
+INTEROP := $(TOOLS)/bin/interop-client
 NEXTEST := $(TOOLS)/nextest/bin/cargo-nextest
 MUTANTS := $(TOOLS)/bin/cargo-mutants
 PROTOS  := $(shell find proto -name '*.proto')
@@ -35,7 +36,7 @@ release: $(ETCD) ## Build target/pgo/sumd, for production, guided by a profile: 
 	deploy/release
 
 .PHONY: test
-test: clients $(GRPCURL) $(ETCD) $(NEXTEST) ## Run every test, and install its tools; a test that hangs fails under its name
+test: clients $(GRPCURL) $(ETCD) $(INTEROP) $(NEXTEST) ## Run every test, and install its tools; a test that hangs fails under its name
 	$(NEXTEST) nextest run --locked --run-ignored all
 
 .PHONY: lint
@@ -156,3 +157,7 @@ $(MUTANTS):
 # go.mod has its version.
 $(ETCD): tests/etcd/main.go tests/etcd/go.mod tests/etcd/go.sum
 	cd tests/etcd && go build -trimpath -o $@ .
+
+# gRPC's own client of interoperability tests. go.mod has its version.
+$(INTEROP): tests/interop/go.mod tests/interop/go.sum
+	cd tests/interop && go build -trimpath -o $@ google.golang.org/grpc/interop/client

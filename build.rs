@@ -18,9 +18,14 @@ const INTERNAL: [&str; 2] = [
     "proto/sumd/store/v1/etcd.proto",
     "proto/sumd/cluster/v1/peer.proto",
 ];
+/// The service that gRPC's interop client calls. Only tests include its code.
+const INTEROP: [&str; 1] = ["src/server/tests/interop/test.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
+    for path in INTEROP {
+        println!("cargo::rerun-if-changed={path}");
+    }
 
     let descriptors = descriptors(&PROTOS)?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
@@ -45,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(internal.clone())?;
     servers(descriptors)?;
     servers(internal)?;
+    interop(self::descriptors(&INTEROP)?)?;
     Ok(())
 }
 
@@ -72,9 +78,23 @@ fn servers(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Generates the service of the interop tests, with the codec of the other services.
+fn interop(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("interop.bin"), descriptors.encode_to_vec())?;
+    let out = out.join("interop");
+    fs::create_dir_all(&out)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(out)
+        .codec_path("crate::codec::Codec")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
 fn descriptors(protos: &[&str]) -> Result<FileDescriptorSet, protox::Error> {
     // Source info carries the comments, which reflection shows to `grpcurl describe`.
-    let mut compiler = protox::Compiler::new(["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto", "src"])?;
     compiler.include_source_info(true).include_imports(true);
     Ok(compiler.open_files(protos)?.file_descriptor_set())
 }

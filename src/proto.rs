@@ -51,3 +51,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The descriptors of what nodes say to each other.
 #[cfg(test)]
 pub const INTERNAL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/internal.bin"));
+
+/// The descriptors of the service that gRPC's interop client calls.
+#[cfg(test)]
+pub const INTEROP_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/interop.bin"));

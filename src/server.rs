@@ -167,3 +167,6 @@ async fn accept(listener: Listener, queues: Queues, node: Arc<Node>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

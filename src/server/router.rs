@@ -54,8 +54,8 @@ impl Router {
                 stateless.health.clone().call(request)
             }
             name => {
-                let mut reflection = stateless.reflection.iter();
-                let found = reflection.find(|(reflection, _)| *reflection == name);
+                let mut others = stateless.others.iter();
+                let found = others.find(|(other, _)| *other == name);
                 let (_, service) = found.ok_or_else(|| unknown_method(path))?;
                 service.clone().call(request)
             }

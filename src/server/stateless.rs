@@ -15,12 +15,14 @@ use crate::proto;
 
 /// A request as the layers pass it on.
 pub(super) type RequestOf = Request<Box<RequestFrames<RequestBody<Incoming>>>>;
-type Reflection = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
+/// A service of any type.
+type Other = BoxCloneSyncService<RequestOf, Response<Body>, Infallible>;
 
 /// The services that keep no state of a worker.
 pub(super) struct Stateless {
     pub(super) health: HealthServer<HealthApi>,
-    pub(super) reflection: [(&'static str, Reflection); 2],
+    /// All others, by name: reflection, and those of tests.
+    pub(super) others: Vec<(&'static str, Other)>,
 }
 
 impl Stateless {
@@ -35,7 +37,7 @@ impl Stateless {
         let broken = "the descriptors were made by this build";
         Self {
             health: health.service(),
-            reflection: [
+            others: vec![
                 named(reflection().build_v1().expect(broken)),
                 named(reflection().build_v1alpha().expect(broken)),
             ],
@@ -43,7 +45,8 @@ impl Stateless {
     }
 }
 
-fn named<S>(service: S) -> (&'static str, Reflection)
+/// A service with its name.
+pub(super) fn named<S>(service: S) -> (&'static str, Other)
 where
     S: tonic::server::NamedService + Clone + Send + Sync + 'static,
     S: Service<RequestOf, Response = Response<Body>, Error = Infallible, Future: Send>,

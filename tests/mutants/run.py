@@ -42,12 +42,12 @@ ENVIRONMENT = {
     "SUMD_TEST_ETCD": str(ROOT / ".tools/bin/etcd"),
 }
 CORE = "src/model src/etcd src/etcd.rs src/lane src/lane.rs src/maintenance src/maintenance.rs src/store src/store.rs src/counter/record src/counter/record.rs"
-# Tests of servers whose outcome does not hang on chance, without those that look for mutants themselves.
+# Tests of servers whose outcome does not hang on chance, without those that look for mutants themselves or need clients in Go.
 SERVERS = (
     r"^(calls|cluster|counters|crash|damage|etcd|formats|hostile|limits|listeners|logging|output|process|shutdown|simulation"
     r"|stores|transfer)::"
 )
-UNUSED = r"^simulation::\w+_found$|::soak$"
+UNUSED = r"^simulation::\w+_found$|::soak$|^server::tests::interop::"
 # At once: tests of servers wait more than they work.
 PROCESSES = (os.cpu_count() or 1) + 1
 # Tests of up to so many seconds are run by one process, and of slower ones so many.
@@ -166,7 +166,7 @@ def reached(programs):
     for kind, program in programs.items():
         listed = subprocess.run([program, "--list", "--format=terse"], cwd=ALL, stdout=subprocess.PIPE, text=True, check=True)
         names = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
-        names = [name for name in names if kind == "lib" or re.search(SERVERS, name) and not re.search(UNUSED, name)]
+        names = [name for name in names if (kind == "lib" or re.search(SERVERS, name)) and not re.search(UNUSED, name)]
         tests += [{"kind": kind, "program": program, "name": name} for name in names]
     print(f"running {len(tests)} tests without a mutant", flush=True)
 

@@ -1,0 +1,3 @@
+//! Tests of the connections, the layers and the router together.
+
+mod interop;
