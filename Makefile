@@ -50,6 +50,7 @@ lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction 
 	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
 	cd tests/etcd && test -z "$$(gofmt -l .)"
+	cd tests/interop && test -z "$$(gofmt -l .)" && go vet .
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
 	vendor/h2.sh
 	$(MAKE) --no-print-directory lint-deploy
@@ -76,7 +77,7 @@ fix: $(BUF) ## Format, and apply the fixes of linters
 	cargo fmt
 	cd clients/rust && cargo fmt
 	cd benches && cargo fmt
-	gofmt -w clients/go tests/etcd
+	gofmt -w clients/go tests/etcd tests/interop
 	$(BUF) format --write --path proto/sum --path proto/sumd
 
 .PHONY: bench
@@ -158,6 +159,7 @@ $(MUTANTS):
 $(ETCD): tests/etcd/main.go tests/etcd/go.mod tests/etcd/go.sum
 	cd tests/etcd && go build -trimpath -o $@ .
 
-# gRPC's own client of interoperability tests. go.mod has its version.
-$(INTEROP): tests/interop/go.mod tests/interop/go.sum
+# gRPC's own client of interoperability tests, whose version go.mod has, and the cases that it leaves out.
+$(INTEROP): tests/interop/main.go tests/interop/go.mod tests/interop/go.sum
+	cd tests/interop && go build -trimpath -o $(dir $@)interop-compression .
 	cd tests/interop && go build -trimpath -o $@ google.golang.org/grpc/interop/client

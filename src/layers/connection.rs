@@ -63,7 +63,7 @@ pub struct CallContext {
     /// The time by which the caller wants its answer, if it has set one.
     pub deadline: Option<Instant>,
     /// The encoding of compressed messages, if the request names one.
-    pub(super) encoding: Option<Encoding>,
+    pub encoding: Option<Encoding>,
     /// The encoding of large answers, if the client asks for one.
     pub(super) answer_encoding: Option<Encoding>,
     /// The content of its last message that was replaced by an empty one, until the method reads it.

@@ -233,26 +233,26 @@ mod tests {
             path: "/grpc.testing.TestService/EmptyCall",
             ..UNARY
         },
-        Policy {
+        with_large_answers(Policy {
             path: "/grpc.testing.TestService/UnaryCall",
             ..UNARY
-        },
-        Policy {
+        }),
+        with_large_answers(Policy {
             path: "/grpc.testing.TestService/StreamingOutputCall",
             answers: Messages::Many,
             ..UNARY
-        },
+        }),
         Policy {
             path: "/grpc.testing.TestService/StreamingInputCall",
             requests: Messages::Many,
             ..UNARY
         },
-        Policy {
+        with_large_answers(Policy {
             path: "/grpc.testing.TestService/FullDuplexCall",
             requests: Messages::Many,
             answers: Messages::Many,
             ..UNARY
-        },
+        }),
     ];
 
     /// Every method of every service has exactly one row, which agrees with its definition, and there are no other

@@ -54,6 +54,14 @@ cases! { "interop-client":
     pick_first_unary
 }
 
+// The cases that it leaves out (tests/interop/main.go).
+cases! { "interop-compression":
+    client_compressed_unary
+    server_compressed_unary
+    client_compressed_streaming
+    server_compressed_streaming
+}
+
 /// Runs one case of a client against a server, which has no store.
 async fn passes(client: &str, case: &str) {
     let mut server = bind().await;

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::layers::CallContext;
 use proto::{
-    EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, SimpleResponse,
+    BoolValue, EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, SimpleResponse,
     StreamingInputCallRequest, StreamingInputCallResponse, StreamingOutputCallRequest,
     StreamingOutputCallResponse, test_service_server,
 };
@@ -31,11 +32,13 @@ impl test_service_server::TestService for TestService {
     }
 
     async fn unary_call(&self, request: Request<SimpleRequest>) -> Answer<SimpleResponse> {
+        let is_compressed = is_compressed(&request);
         let request = request.into_inner();
+        expect(request.expect_compressed, is_compressed)?;
         echo(request.response_status)?;
         let server_id = if request.fill_server_id { "sumd" } else { "" };
         Ok(Response::new(SimpleResponse {
-            payload: Some(zeros(request.response_size)?),
+            payload: Some(payload(request.response_size, request.response_compressed)?),
             server_id: server_id.to_owned(),
         }))
     }
@@ -54,9 +57,11 @@ impl test_service_server::TestService for TestService {
         &self,
         request: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Answer<StreamingInputCallResponse> {
+        let is_compressed = is_compressed(&request);
         let mut requests = request.into_inner();
         let mut bytes = 0;
         while let Some(request) = requests.message().await? {
+            expect(request.expect_compressed, is_compressed)?;
             bytes += request.payload.map_or(0, |payload| payload.body.len());
         }
         let too_large = |_| Status::out_of_range("the payloads are too large");
@@ -82,8 +87,8 @@ fn answers(
     request: StreamingOutputCallRequest,
 ) -> Result<impl Stream<Item = Result<StreamingOutputCallResponse, Status>>, Status> {
     echo(request.response_status)?;
-    let answer = |ResponseParameters { size }| {
-        let payload = Some(zeros(size)?);
+    let answer = |ResponseParameters { size, compressed }| {
+        let payload = Some(payload(size, compressed)?);
         Ok(StreamingOutputCallResponse { payload })
     };
     Ok(stream::iter(request.response_parameters).map(answer))
@@ -99,9 +104,28 @@ fn echo(status: Option<EchoStatus>) -> Result<(), Status> {
     }
 }
 
-fn zeros(size: i32) -> Result<Payload, Status> {
+/// Whether a request is compressed. Each of its messages may still be plain: only the layers see that.
+fn is_compressed<T>(request: &Request<T>) -> bool {
+    CallContext::of(request.extensions()).encoding.is_some()
+}
+
+/// Refuses a request that has to be compressed, and is not.
+fn expect(compressed: Option<BoolValue>, is_compressed: bool) -> Result<(), Status> {
+    match compressed {
+        Some(BoolValue { value: true }) if !is_compressed => {
+            Err(Status::invalid_argument("the request is not compressed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Zeros; or noise, if the response must not be compressed: the layers compress each large message that becomes smaller.
+fn payload(size: i32, compressed: Option<BoolValue>) -> Result<Payload, Status> {
     let negative = |_| Status::invalid_argument(format!("the size is {size}"));
     let size = usize::try_from(size).map_err(negative)?;
-    let body = vec![0; size];
+    let mut body = vec![0; size];
+    if compressed == Some(BoolValue { value: false }) {
+        fastrand::fill(&mut body);
+    }
     Ok(Payload { body })
 }
