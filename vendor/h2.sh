@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# vendor/h2 is h2 as it is published, with h2.patch: with that, a call whose `:authority` is no host name is taken, as servers of
-# gRPC in other languages take it. Those who maintain h2 want it refused (hyperium/h2#442, #487).
+# vendor/h2 is h2 as it is published, with h2.patch:
+#
+# - A call whose `:authority` is no host name is accepted, as servers of gRPC in other languages accept it. The maintainers of h2
+#   want it refused (hyperium/h2#442, #487).
+# - The streams that the server has reset, because it answered before the request had come, are remembered for longer. DATA that
+#   was on its way is ignored for such a stream; for a forgotten one it counts as an error of the client, and enough of these end
+#   the connection. h2 remembers 50 for a second, and then forgets the newest first, although `max_concurrent_reset_streams`
+#   promises the oldest; hyper does not set it. The patch remembers twice as many as the client may have open, for 30 s, and forgets
+#   the oldest first. An ignored frame takes nothing of the budget for small frames, either: nothing ever gave that back.
 #
 #   vendor/h2.sh           says whether that is still so, and that benches/Cargo.lock has the same version
 #   vendor/h2.sh update    makes it anew of the version in benches/Cargo.lock: `cargo update -p h2` there comes first

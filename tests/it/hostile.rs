@@ -1,5 +1,7 @@
 //! Hostile or badly broken peers: the server keeps running, and other clients are not affected.
 
+mod refused;
+
 use bytes::Bytes;
 use sumd::proto::sum::v1::{AddEachResponse, AddResponse, add_each_response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod client;
+pub mod frames;
 pub mod ports;
 pub mod process;
 pub mod raw;

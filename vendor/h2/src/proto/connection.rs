@@ -143,7 +143,12 @@ where
                     .is_extended_connect_protocol_enabled()
                     .unwrap_or(false),
                 local_reset_duration: config.reset_stream_duration,
-                local_reset_max: config.reset_stream_max,
+                // A peer may have frames in flight for each stream that it has
+                // open, and may replace each of them before it sees a reset.
+                local_reset_max: config.settings.max_concurrent_streams().map_or(
+                    config.reset_stream_max,
+                    |max| config.reset_stream_max.max((max as usize).saturating_mul(2)),
+                ),
                 remote_reset_max: config.remote_reset_stream_max,
                 remote_init_window_sz: DEFAULT_INITIAL_WINDOW_SIZE,
                 remote_max_initiated: config

@@ -329,6 +329,14 @@ impl Counts {
         }
     }
 
+    /// Forgets a stream that has left the queue of local resets.
+    pub fn forget_reset_stream(&mut self, stream: store::Ptr) {
+        // Here, and not in `transition_after`, which does not count a stream
+        // whose frames are not flushed yet.
+        self.dec_num_reset_streams();
+        self.transition_after(stream, false);
+    }
+
     /// Returns the maximum number of streams that can be initiated by this
     /// peer.
     pub(crate) fn max_send_streams(&self) -> usize {

@@ -1032,6 +1032,14 @@ impl Recv {
             return;
         }
 
+        // The oldest is forgotten first, as `max_concurrent_reset_streams`
+        // documents: frames for it are the least likely to be in flight still.
+        if !counts.can_inc_num_reset_streams() {
+            if let Some(oldest) = self.pending_reset_expired.pop(stream) {
+                counts.forget_reset_stream(oldest);
+            }
+        }
+
         if counts.can_inc_num_reset_streams() {
             counts.inc_num_reset_streams();
             tracing::trace!("enqueue_reset_expiration; added {:?}", stream.id);
@@ -1055,7 +1063,7 @@ impl Recv {
                 // monotonic). We use a saturating operation to avoid this panic here.
                 now.saturating_duration_since(reset_at) > reset_duration
             }) {
-                counts.transition_after(stream, true);
+                counts.forget_reset_stream(stream);
             }
         }
     }

@@ -652,6 +652,7 @@ impl Inner {
             let sz = frame.flow_controlled_len();
             let is_end_stream = frame.is_end_stream();
             let payload_len = frame.payload().len();
+            let is_ignored = stream.state.is_local_error() || !stream.is_recv;
             let mut res = actions.recv.recv_data(frame, stream);
             // A stream can receive at most one final DATA frame, so it cannot
             // be used to create unbounded framing overhead on that stream.
@@ -660,6 +661,10 @@ impl Inner {
                     tracing::debug!("too many small DATA frames");
                     Error::library_go_away_data(Reason::ENHANCE_YOUR_CALM, "too_many_data_frames")
                 });
+                // An ignored frame is not buffered, and nothing else releases it.
+                if is_ignored {
+                    counts.release_data_frame(payload_len);
+                }
             }
 
             // Any stream error after receiving a DATA frame means
