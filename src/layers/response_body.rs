@@ -1,5 +1,5 @@
-//! The body of a response, which outlives its headers. A stream of answers ends at its deadline, at shutdown, and if
-//! its reader stalls. A panic ends it with an error. It holds the permits of its call until it ends.
+//! The body of a response, which outlives its headers. It ends at its deadline, at shutdown, and if its reader stalls. A
+//! panic ends it with an error. It holds the permits of its call until its reader has room for its last byte.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -16,8 +16,13 @@ use super::calls::Permits;
 use super::connection::CallContext;
 use super::panics::panicked;
 use super::policy::{Messages, Order};
-use super::stall::{self, Bounds};
+use super::stall;
 use crate::status;
+
+/// Size of the data that are handed over whole: about what HTTP/2 keeps for a stream in any case.
+const SMALL_BYTES: usize = 1 << 10;
+/// Maximum size of the pieces of larger data. Each piece that a reader takes is progress.
+const PIECE_BYTES: usize = 32 << 10;
 
 /// The layer's service.
 #[derive(Clone)]
@@ -36,11 +41,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let call = CallContext::of(request.extensions());
-        let stream = (call.policy.answers == Messages::Many).then(|| call.clone());
+        let call = CallContext::of(request.extensions()).clone();
         ResponseFuture {
             inner: self.0.call(request),
-            stream,
+            call: Some(call),
         }
     }
 }
@@ -50,8 +54,8 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // The call, if its response is a stream.
-        stream: Option<Arc<CallContext>>,
+        // Taken when the response is ready.
+        call: Option<Arc<CallContext>>,
     }
 }
 
@@ -64,15 +68,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        let Some(call) = this.stream else {
-            return Poll::Ready(Ok(response.map(ResponseBody::whole)));
-        };
-        let bounds = Bounds::new(call.deadline, call.shutdown());
-        stall::bound(bounds, call.connection.stream_idle_timeout);
+        let call = this.call.take().expect("a response is ready once");
+        let order = (call.policy.answers == Messages::Many).then_some(call.policy.order);
+        // A single answer is complete, and can only wait for its reader.
+        stall::bound(call, order.is_none());
         Poll::Ready(Ok(response.map(|inner| ResponseBody {
             inner,
-            order: Some(call.policy.order),
-            permits: Permits::default(),
+            order,
+            ..ResponseBody::default()
         })))
     }
 }
@@ -81,30 +84,38 @@ where
 #[derive(Default)]
 pub struct ResponseBody {
     inner: tonic::body::Body,
-    /// Set for a stream, whose task has bounds.
+    /// Data of `inner` that are not handed out yet.
+    rest: Bytes,
+    /// Set for a stream of answers.
     order: Option<Order>,
     permits: Permits,
 }
 
 impl ResponseBody {
-    /// Holds permits until the response ends. A complete response has no use for them.
+    /// Holds permits until the response ends.
     pub(super) fn hold(&mut self, permits: Permits) {
-        if self.order.is_some() {
-            self.permits = permits;
-        }
-    }
-
-    /// The body of a complete response, which needs no bounds.
-    fn whole(inner: tonic::body::Body) -> Self {
-        Self {
-            inner,
-            ..Self::default()
-        }
+        self.permits = permits;
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let poll = AssertUnwindSafe(|| Pin::new(&mut self.inner).poll_frame(cx).map_ok(cut));
-        catch_unwind(poll).unwrap_or_else(|_| self.end(&panicked()))
+        let poll = AssertUnwindSafe(|| Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = catch_unwind(poll).unwrap_or_else(|_| self.end(&panicked()));
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            self.cut(frame);
+        }
+        frame
+    }
+
+    /// Shortens a frame: large data to a piece, and the message in trailers, because services of other libraries may
+    /// quote a client's request at any length.
+    fn cut(&mut self, frame: &mut Frame<Bytes>) {
+        if let Some(data) = frame.data_mut() {
+            if data.len() > SMALL_BYTES {
+                self.rest = data.split_off(piece_bytes(data.len()));
+            }
+        } else if let Some(trailers) = frame.trailers_mut() {
+            status::cut_message(trailers);
+        }
     }
 
     fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -113,12 +124,12 @@ impl ResponseBody {
     }
 }
 
-/// Shortens the message in trailers: services of other libraries may quote a client's request at any length.
-fn cut(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        status::cut_message(trailers);
-    }
-    frame
+/// The size of the next piece of data.
+///
+/// hyper passes data on to HTTP/2, whatever their size, once the reader has room for one byte of them. The last byte is a
+/// piece of its own, so that it is passed on only once the reader has room for all bytes before it.
+fn piece_bytes(data: usize) -> usize {
+    (data - 1).clamp(1, PIECE_BYTES)
 }
 
 impl Body for ResponseBody {
@@ -130,6 +141,12 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        if !this.rest.is_empty() {
+            let piece = this.rest.split_to(piece_bytes(this.rest.len()));
+            let frame = Poll::Ready(Some(Ok(Frame::data(piece))));
+            stall::note(&frame);
+            return frame;
+        }
         let Some(order) = this.order else {
             return this.poll_inner(cx);
         };
@@ -150,7 +167,7 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,16 +1,16 @@
 //! The task of an HTTP/2 stream. hyper does not poll a response body while its reader is stalled, so this task enforces
-//! the bounds of a streaming response, too.
+//! the bounds of a response, too.
 
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tracing::debug;
 
+use super::connection::CallContext;
 use super::deadline::Timer;
 use super::drain::shutting_down;
 use super::idle::Idle;
@@ -28,37 +28,38 @@ struct StreamBounds {
     waits_for_reader: bool,
 }
 
-/// The deadline and the shutdown of a streaming response.
-pub(super) struct Bounds {
+/// The deadline and the shutdown of a response.
+struct Bounds {
+    call: Arc<CallContext>,
     deadline: Timer,
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Created at the first wait: most single answers are sent at once.
+    shutdown: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Bounds {
-    pub(super) fn new(deadline: Option<Instant>, shutdown: &CancellationToken) -> Self {
-        Self {
-            deadline: Timer::new(deadline),
-            shutdown: Box::pin(shutdown.clone().cancelled_owned()),
-        }
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if let Poll::Ready(exceeded) = self.deadline.poll(cx) {
             return Poll::Ready(exceeded);
         }
-        self.shutdown.as_mut().poll(cx).map(|()| shutting_down())
+        let shutdown = self
+            .shutdown
+            .get_or_insert_with(|| Box::pin(self.call.shutdown().clone().cancelled_owned()));
+        shutdown.as_mut().poll(cx).map(|()| shutting_down())
     }
 }
 
-/// Sets the bounds of the current task's response.
-pub(super) fn bound(bounds: Bounds, stall_timeout: Duration) {
-    BOUNDS.with(|of_task| {
-        *of_task.borrow_mut() = Some(StreamBounds {
-            bounds,
-            stall: Idle::new(stall_timeout),
-            waits_for_reader: false,
-        });
-    });
+/// Sets the bounds of the current task's response. It waits for its reader from the beginning if it is complete.
+pub(super) fn bound(call: Arc<CallContext>, is_complete: bool) {
+    let bounds = StreamBounds {
+        stall: Idle::new(call.connection.stream_idle_timeout),
+        bounds: Bounds {
+            deadline: Timer::new(call.deadline),
+            call,
+            shutdown: None,
+        },
+        waits_for_reader: is_complete,
+    };
+    BOUNDS.with(|of_task| *of_task.borrow_mut() = Some(bounds));
 }
 
 /// Resolves to a status when the response has to end.

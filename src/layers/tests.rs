@@ -42,7 +42,7 @@ where
     F: Future<Output = Result<Response<tonic::body::Body>, Status>>,
 {
     let stack = stack(service_fn(handler), connection);
-    let answered: Result<_, Infallible> = stack.oneshot(request).await;
+    let answered: Result<_, Infallible> = stall::scope(stack.oneshot(request)).await;
     let Ok(response) = answered;
     response
 }
@@ -98,25 +98,46 @@ async fn a_shutdown_ends_a_call() {
     assert_eq!(ended.code(), Code::Unavailable);
 }
 
-/// A call holds its permit until its response has ended. For a stream, that is after the headers.
+/// A call holds its permit until its response has ended, which is after the headers.
 #[tokio::test]
-async fn a_stream_keeps_its_place() {
+async fn a_response_keeps_its_place() {
     let connection = Arc::new(Connection::for_tests());
     let answer = async |_| Ok(Response::default());
-    let each = || request("/sum.v1.SumService/AddEach", empty());
-    let add = || request(ADD, empty());
-    let in_stream_task = async {
-        let stream = call(&connection, each(), answer).await;
-        let refused = status(&call(&connection, add(), answer).await);
+    for path in ["/sum.v1.SumService/AddEach", ADD] {
+        let response = call(&connection, request(path, empty()), answer).await;
+        assert!(Status::from_header_map(response.headers()).is_none());
+        let refused = status(&call(&connection, request(ADD, empty()), answer).await);
         assert_eq!(refused.code(), Code::Unavailable);
-        drop(stream);
-        let whole = call(&connection, add(), answer).await;
-        let next = call(&connection, add(), answer).await;
-        for response in [whole, next] {
-            assert!(Status::from_header_map(response.headers()).is_none());
+        drop(response);
+    }
+}
+
+/// A large answer is handed out in pieces of which the last is one byte, so that hyper cannot end the call before the
+/// reader has room for the others. A small one is handed out whole.
+#[tokio::test]
+async fn a_large_answer_comes_in_pieces() {
+    let connection = Arc::new(Connection::for_tests());
+    for (bytes, pieces) in [
+        (1 << 10, &[1 << 10][..]),
+        (1025, &[1024, 1]),
+        ((32 << 10) + 1, &[32 << 10, 1]),
+        (70 << 10, &[32 << 10, 32 << 10, (6 << 10) - 1, 1]),
+    ] {
+        let answer = |_| async move {
+            let whole = Full::from(vec![7; bytes]);
+            Ok(Response::new(tonic::body::Body::new(whole)))
+        };
+        let response = call(&connection, request(ADD, empty()), answer).await;
+        let mut body = response.into_body();
+        let mut handed_out = Vec::new();
+        while let Some(frame) = stall::scope(body.frame()).await {
+            let data = frame.expect("a frame").into_data().expect("data");
+            assert!(data.iter().all(|&byte| byte == 7));
+            handed_out.push(data.len());
+            assert!(handed_out.len() == pieces.len() || !body.is_end_stream());
         }
-    };
-    stall::scope(in_stream_task).await;
+        assert_eq!(handed_out, pieces);
+    }
 }
 
 /// Health checks are answered while all other calls are refused.
@@ -172,7 +193,8 @@ async fn a_reset_is_not_an_end() {
     .await;
     let ended = status(&response);
     assert_ne!(ended.code(), Code::Cancelled);
-    let body = response.into_body().collect().await.expect("a body");
+    let body = stall::scope(response.into_body().collect()).await;
+    let body = body.expect("a body");
     assert!(body.to_bytes().is_empty(), "there is no sum");
 }
 

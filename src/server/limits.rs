@@ -56,7 +56,8 @@ pub struct Limits {
 
     /// Maximum number of calls in flight
     ///
-    /// Further calls are answered UNAVAILABLE with RetryInfo. Health checks are not counted.
+    /// Further calls are answered UNAVAILABLE with RetryInfo. Health checks are not counted. A call is in flight until
+    /// its client has room for the whole answer.
     #[arg(long, env = "SUMD_MAX_CALLS", value_name = "N", default_value = "10000",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_calls: u32,

@@ -1,5 +1,7 @@
 //! Every limit, and the error of a call that exceeds it.
 
+mod unread;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +13,10 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::support::frames::HELLO;
 use crate::support::process::Process;
 use crate::support::raw::{self, Connection, framed, messages};
 use crate::support::{TestServer, add_request, reason, soon};
-
-/// The preface and empty settings of an HTTP/2 client.
-const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A message over the limit is refused at its first bytes, with the limit and the size in the error; one at the limit
 /// is accepted.
@@ -529,23 +529,6 @@ async fn watches_leave_room_for_calls() {
             }
         };
         soon(again).await;
-    }
-}
-
-/// A caller that does not read its answers delays neither its deadline nor the release of its place among the calls in
-/// flight.
-#[tokio::test]
-async fn readers_that_do_not_read() {
-    let server = TestServer::start(&["--max-calls", "1", "--stream-idle-timeout", "100ms"]).await;
-    for headers in [&[("grpc-timeout", "50m")][..], &[]] {
-        let mut deaf = Connection::open_deaf(&server.address).await;
-        let mut call = deaf.call_with("AddEach", headers).await;
-        call.send(raw::values(&[1]), false);
-        let (response, _request) = call.begin().await;
-        let mut body = response.into_body();
-        let reset = soon(body.data()).await.expect("an end").unwrap_err();
-        assert_eq!(reset.reason(), Some(h2::Reason::CANCEL));
-        server.assert_well().await;
     }
 }
 

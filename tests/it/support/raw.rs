@@ -45,8 +45,13 @@ impl Connection {
 
     /// A connection on which the server may not send any message.
     pub async fn open_deaf(address: &str) -> Self {
+        Self::open_narrow(address, 0).await
+    }
+
+    /// A connection on which the server may send the first bytes of each answer, and no more before they are read.
+    pub async fn open_narrow(address: &str, bytes: u32) -> Self {
         let mut http2 = client::Builder::new();
-        http2.initial_window_size(0);
+        http2.initial_window_size(bytes);
         Self::open_with(address, http2).await
     }
 
