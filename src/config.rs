@@ -205,7 +205,7 @@ pub struct ServeOptions {
     pub listen: ListenOptions,
 
     /// Number of worker threads [default: one per core]
-    #[arg(long, env = "SUMD_WORKERS", value_name = "N", value_parser = values::workers)]
+    #[arg(long, env = "SUMD_WORKERS", value_name = "N", value_parser = values::workers())]
     pub workers: Option<NonZeroUsize>,
 
     /// The store of the counters.
@@ -302,10 +302,56 @@ pub struct ResetOptions {
 
 #[cfg(test)]
 mod tests {
+    use clap::builder::Str;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Config::command().debug_assert();
+    }
+
+    /// The names of all options with a number, time or size, and the commands that have them.
+    fn measures(command: &clap::Command, path: &[String], found: &mut Vec<(Vec<String>, String)>) {
+        let path = [path, &[command.get_name().to_owned()]].concat();
+        for option in command.get_arguments() {
+            let values = option.get_value_names().unwrap_or_default();
+            let is_measure = |value: &Str| ["N", "SIZE", "TIME", "MODE"].contains(&value.as_str());
+            if values.iter().any(is_measure) {
+                let option = option.get_long().expect("it is no argument");
+                found.push((path.clone(), format!("--{option}")));
+            }
+        }
+        for command in command.get_subcommands() {
+            measures(command, &path, found);
+        }
+    }
+
+    /// An option with a number, time or size has a range, which its help and its error name.
+    #[test]
+    fn ranges_are_named() {
+        let mut found = Vec::new();
+        let mut root = Config::command();
+        root.build();
+        measures(&root, &[], &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        for (path, option) in found {
+            let mut command = &mut root;
+            for name in &path[1..] {
+                command = command.find_subcommand_mut(name).expect("a command");
+            }
+            let help = command.render_long_help().to_string();
+            let (_, own) = help.split_once(&format!("{option} <")).expect("its help");
+            let own = own.split("\n      --").next().unwrap_or_default();
+            let range = own.split_once("[possible values: ");
+            let (range, _) = range
+                .and_then(|(_, rest)| rest.split_once(']'))
+                .expect(&option);
+            let (min, max) = range.split_once("..").expect("a range");
+            let given = path.iter().chain([&option]).map(String::as_str);
+            let error = Config::try_parse_from(given.chain(["?"])).expect_err("no value");
+            let error = error.to_string();
+            assert!(error.contains(&format!(" from {min} to {max}")), "{error}");
+        }
     }
 }

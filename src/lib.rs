@@ -20,6 +20,7 @@ pub mod maintenance;
 pub mod model;
 pub mod notice;
 pub mod proto;
+mod ranged;
 pub mod replies;
 pub mod server;
 pub mod status;

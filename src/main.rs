@@ -11,6 +11,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use sumd::cli::{self, ClientError, store};
 use sumd::config::{Command, Config, ServeOptions};
 use sumd::maintenance::Report;
@@ -23,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for a wrong command line: EX_USAGE of sysexits.h. Every other failure exits with 1.
 const USAGE: u8 = 64;
+/// Exit code for a command whose own command is missing, which prints its help: clap's convention.
+const NO_SUBCOMMAND: u8 = 2;
 
 fn main() -> ExitCode {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -41,6 +44,11 @@ fn main() -> ExitCode {
 async fn run() -> ExitCode {
     let config = match Config::of_process() {
         Ok(config) => config,
+        Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // If it cannot be written, the exit code still reports the problem.
+            let _ = help.print();
+            return ExitCode::from(NO_SUBCOMMAND);
+        }
         Err(error) if error.use_stderr() => return refuse(&one_line(&error)),
         Err(help) => {
             let printed = help.print().and_then(|()| io::stdout().flush());

@@ -16,12 +16,12 @@ use crate::model::Bounds;
 pub struct MemoryOptions {
     /// Minimum time for which request ids are remembered
     #[arg(long, env = "SUMD_ID_HORIZON", value_name = "TIME", default_value = "10m",
-          value_parser = values::horizon)]
+          value_parser = values::horizon())]
     pub id_horizon: Duration,
 
     /// Time for which unused sessions are remembered
     #[arg(long, env = "SUMD_SESSION_HORIZON", value_name = "TIME", default_value = "1day",
-          value_parser = values::horizon)]
+          value_parser = values::horizon())]
     pub session_horizon: Duration,
 
     /// Memory for request ids and sessions [default: an eighth of the machine's memory, or of its control group's
@@ -29,14 +29,14 @@ pub struct MemoryOptions {
     ///
     /// An id takes some 50 bytes, and a commit 64. When the memory is full, new ids are refused. With a horizon of 10m,
     /// each GiB is enough for 35,000 new ids a second.
-    #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, env = "SUMD_ID_MEMORY", value_name = "SIZE", value_parser = values::size())]
     id_memory: Option<usize>,
 
     /// Memory for counters [default: a quarter of the machine's memory, or of the control group's limit]
     ///
     /// A counter takes some 130 bytes. Those unused for the longest are evicted, and read again from disk. Up to half
     /// of this memory, and at most 128 MiB, is for counters whose latest value is on disk in the log only.
-    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, env = "SUMD_COUNTER_MEMORY", value_name = "SIZE", value_parser = values::size())]
     counter_memory: Option<usize>,
 
     /// Memory for request messages that have not fully arrived [default: an eighth of the machine's memory, or of the
@@ -44,7 +44,7 @@ pub struct MemoryOptions {
     ///
     /// A message of which no more fits is refused with RESOURCE_EXHAUSTED and RetryInfo. Messages that come in one
     /// frame take none of it, and neither do sums: they are taken as they arrive, unless they are compressed.
-    #[arg(long, env = "SUMD_REQUEST_MEMORY", value_name = "SIZE", value_parser = values::size,
+    #[arg(long, env = "SUMD_REQUEST_MEMORY", value_name = "SIZE", value_parser = values::size(),
           help_heading = "Limits")]
     request_memory: Option<usize>,
 }

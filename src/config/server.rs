@@ -22,6 +22,6 @@ pub struct ServerOptions {
 
     /// Maximum time to wait for the answer
     #[arg(long, env = "SUMD_TIMEOUT", value_name = "TIME", default_value = "5s",
-          value_parser = values::timeout)]
+          value_parser = values::timeout())]
     pub timeout: std::time::Duration,
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use super::values;
 use crate::etcd::{Address, Client, Identity, Login, Options, ParseAddressError};
 use crate::maintenance::transfer;
+use crate::ranged;
 use crate::store::etcd::{DEFAULT_LANES, Location, MAX_LANES, MIN_TXN_OPS};
 use crate::store::sqlite::DATABASE;
 
@@ -60,7 +61,7 @@ pub struct NewStoreOptions {
 pub struct EtcdLayout {
     /// Maximum operations in one transaction, no more than etcd's --max-txn-ops
     #[arg(long, env = "SUMD_ETCD_MAX_TXN_OPS", value_name = "N", default_value_t = MAX_TXN_OPS,
-          value_parser = clap::value_parser!(u32).range(MIN_TXN_OPS as i64..=1_000_000))]
+          value_parser = ranged::number(MIN_TXN_OPS as u32..=1_000_000))]
     pub etcd_max_txn_ops: u32,
 
     /// Number of lanes into which new counters are divided [default: 8]
@@ -68,7 +69,7 @@ pub struct EtcdLayout {
     /// The groups of a lane are committed together, by one node: use one or two lanes for each node, and no more.
     /// Existing counters keep their number of lanes; if it differs, a warning says so.
     #[arg(long, env = "SUMD_ETCD_LANES", value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LANES)))]
+          value_parser = ranged::number(1..=MAX_LANES))]
     pub etcd_lanes: Option<u32>,
 }
 

@@ -3,50 +3,34 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use bytesize::ByteSize;
+use clap::builder::TypedValueParser;
 
+use crate::ranged::{self, Ranged};
 use crate::server::Address;
 
-const YEAR: Duration = Duration::from_hours(366 * 24);
-/// More threads than any machine can use.
-const MAX_WORKERS: usize = 4096;
 /// Names are parts of keys in etcd, which people read.
 const MAX_NAME_BYTES: usize = 255;
 
-/// A duration of at most a year. `M` is refused: it means a month, but most who write it mean a minute.
-fn time_from(least: Duration, text: &str) -> Option<Duration> {
-    let is_clear = !text.contains('M');
-    let time = humantime::parse_duration(text).ok().filter(|_| is_clear);
-    time.filter(|time| (least..=YEAR).contains(time))
-}
-
 /// A timeout.
-pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let least = Duration::from_millis(1);
-    time_from(least, text)
-        .ok_or_else(|| "expected a time from 1ms to 1year, like 500ms, 10s or 5m".to_owned())
+pub(super) fn timeout() -> Ranged<Duration> {
+    ranged::time(Duration::from_millis(1)..=ranged::YEAR)
 }
 
-/// A horizon: one second to one year.
-pub(super) fn horizon(text: &str) -> Result<Duration, String> {
-    let least = Duration::from_secs(1);
-    time_from(least, text)
-        .ok_or_else(|| "expected a time from 1s to 1year, like 10m or 1day".to_owned())
+/// A time for which something is remembered.
+pub(super) fn horizon() -> Ranged<Duration> {
+    ranged::time(Duration::from_secs(1)..=ranged::YEAR)
 }
 
-/// A size: 64 KiB to 1 TiB.
-pub(super) fn size(text: &str) -> Result<usize, String> {
-    let size = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
-    size.filter(|bytes| (1 << 16..=1 << 40).contains(bytes))
-        .and_then(|bytes| usize::try_from(bytes).ok())
-        .ok_or_else(|| "expected a size from 64KiB to 1TiB, like 256MiB".to_owned())
+/// A size of memory.
+pub(super) fn size() -> impl TypedValueParser<Value = usize> {
+    let sizes = ranged::size(1_u64 << 16..=1 << 40);
+    sizes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
-pub(super) fn workers(text: &str) -> Result<NonZeroUsize, String> {
-    let count = text.parse::<NonZeroUsize>().ok();
-    count
-        .filter(|count| count.get() <= MAX_WORKERS)
-        .ok_or_else(|| format!("expected 1 to {MAX_WORKERS}"))
+/// A number of threads, up to more than any machine can use.
+pub(super) fn workers() -> Ranged<NonZeroUsize> {
+    const MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
+    ranged::number(NonZeroUsize::MIN..=MAX)
 }
 
 /// A text that is not empty. An empty one usually comes from a variable that was never set.
@@ -97,44 +81,6 @@ pub(super) fn reachable(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_what_they_look_like() {
-        assert_eq!(horizon("10m"), Ok(Duration::from_mins(10)));
-        assert_eq!(horizon("1day"), Ok(Duration::from_hours(24)));
-        for text in [
-            "",
-            "10",
-            "10M",
-            "0s",
-            "999ms",
-            "-1s",
-            "2years",
-            "99999999999999999999s",
-        ] {
-            assert!(horizon(text).is_err(), "{text:?}");
-        }
-        for text in ["", "0", "0s", "1M", "20years"] {
-            assert!(timeout(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_bounded() {
-        assert_eq!(size("64KiB"), Ok(1 << 16));
-        for text in [
-            "",
-            "256",
-            "many",
-            "-1MiB",
-            "0",
-            "2TiB",
-            "99999999999999999999GiB",
-            "MiB",
-        ] {
-            assert!(size(text).is_err(), "{text:?}");
-        }
-    }
 
     #[test]
     fn names_and_prefixes_have_nothing_that_cannot_be_seen() {

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lo
 use tracing::warn;
 
 use super::Address;
+use crate::ranged;
 use unix::SocketFile;
 
 /// Pause after a failed accept: while file descriptors are short, each one fails.
@@ -39,15 +40,8 @@ pub struct ListenOptions {
     /// Mode of a unix socket, as in chmod [default: by the umask]
     ///
     /// 660 lets its owner and group connect.
-    #[arg(long, env = "SUMD_SOCKET_MODE", value_name = "MODE", value_parser = mode)]
+    #[arg(long, env = "SUMD_SOCKET_MODE", value_name = "MODE", value_parser = ranged::octal(0..=0o777))]
     pub socket_mode: Option<u32>,
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    let octal = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
-    let mode = u32::from_str_radix(text, 8).ok().filter(|_| octal);
-    mode.filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| "expected an octal number up to 777, such as 660".to_owned())
 }
 
 /// An address that cannot be listened on.

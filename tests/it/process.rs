@@ -158,7 +158,7 @@ async fn wrong_flags() {
             "host:port",
         ),
         (&["--advertise", "a:1"], "--store etcd://"),
-        (&["--workers", "5000"], "4096"),
+        (&["--workers", "5000"], "expected a number from 1 to 4096"),
         (&["health", "--timeout", "0s"], "1ms"),
         (&["health", "--timeout", "99999999999999999s"], "1year"),
         (&["counter", "inc", "a/b", "--request-id", ""], "empty"),
@@ -226,6 +226,39 @@ async fn help_and_version() {
         text(&version.stdout),
         format!("sumd {}\n", env!("CARGO_PKG_VERSION"))
     );
+}
+
+/// A value out of its range is refused with the range, in one form for numbers, times and sizes.
+#[tokio::test]
+async fn values_out_of_range() {
+    for (flag, value, range) in [
+        ("--max-calls", "0", "a number from 1 to 4294967295"),
+        ("--etcd-lanes", "5000", "a number from 1 to 4096"),
+        ("--socket-mode", "888", "an octal number from 0 to 777"),
+        ("--keepalive-interval", "10M", "a time from 1ms to 1year"),
+        ("--drain-delay", "2years", "a time from 0s to 1year"),
+        ("--send-buffer", "2GiB", "a size from 16KiB to 1GiB"),
+    ] {
+        let output = run(&[flag, value]).await;
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{flag}: {err}");
+        assert!(err.contains(&format!("expected {range}")), "{flag}: {err}");
+    }
+}
+
+/// A group of commands prints its help if none of them is given.
+#[tokio::test]
+async fn a_group_of_commands() {
+    for group in ["counter", "cluster"] {
+        let output = run(&[group]).await;
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(text(&output.stdout), "");
+        let help = text(&output.stderr);
+        assert!(
+            help.contains(&format!("Usage: sumd {group} <COMMAND>")),
+            "{help}"
+        );
+    }
 }
 
 /// Flags can come from the environment.
