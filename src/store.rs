@@ -207,7 +207,7 @@ pub enum StoreError {
     /// The row of a counter is damaged. Nothing was changed, and other rows may be intact.
     #[error("{problem}")]
     Damaged {
-        /// The counter, if the call named it.
+        /// The counter: the one that the call named, or else the one that the row names.
         counter: Option<Arc<str>>,
         /// The damage.
         problem: Arc<str>,

@@ -210,7 +210,9 @@ async fn a_damaged_row_is_an_error_and_no_answer() {
     assert_eq!(other.into_inner().counter.expect("a counter").value, 1);
     let all = SumCountersRequest::default();
     let status = soon(client.sum_counters(all)).await.expect_err("damaged");
-    assert_eq!(reason(&status).0, "COUNTER_DAMAGED");
+    let (why, metadata) = reason(&status);
+    assert_eq!(why, "COUNTER_DAMAGED");
+    assert_eq!(metadata["counter"], "acme/b");
 
     // The damaged counter accepts no increments. Others do, even those in the same batch.
     let increments = ["acme/b", "acme/a"].repeat(20).into_iter().map(|name| {

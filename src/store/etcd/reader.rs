@@ -137,7 +137,7 @@ impl<K: Kv> Shared<K> {
         let is_here = |name: &str| name > after && last.as_deref().is_none_or(|last| name <= last);
         let mut merged: BTreeMap<Arc<str>, Row> = BTreeMap::new();
         for row in &found.kvs {
-            let row = self.row(row, None)?;
+            let row = self.row(row)?;
             merged.insert(row.name.clone(), row);
         }
         for row in overlay.rows {
@@ -185,7 +185,7 @@ impl<K: Kv> Shared<K> {
         }
         loop {
             for row in &found.kvs {
-                let row = self.row(row, None)?;
+                let row = self.row(row)?;
                 if !newer.contains_key(&*row.name) {
                     sum += i128::from(row.value.unwrap_or(0));
                     count += 1;
@@ -321,12 +321,12 @@ impl<K: Kv> Shared<K> {
         name.ok_or(Corrupt("a counter's key is not UTF-8"))
     }
 
-    /// Decodes a counter's row. `counter` is the one that the call named.
-    fn row(&self, row: &KeyValue, counter: Option<&Arc<str>>) -> Result<Row, StoreError> {
+    /// Decodes a counter's row.
+    fn row(&self, row: &KeyValue) -> Result<Row, StoreError> {
         let name = self.name(row)?;
         let opened = self.layout.open(row);
         let counter: stored::Counter = opened.map_err(|_| StoreError::Damaged {
-            counter: counter.cloned(),
+            counter: Some(name.into()),
             problem: format!("the row of counter {name:?} is damaged").into(),
         })?;
         Ok(Row {

@@ -34,6 +34,10 @@ pub(crate) fn unread(error: Error, counter: Option<Arc<str>>) -> StoreError {
             counter,
             problem: problem.into(),
         },
+        Error::Counter { name, problem } => StoreError::Damaged {
+            counter: counter.or(Some(name)),
+            problem: problem.into(),
+        },
         error => error.into(),
     }
 }

@@ -16,6 +16,11 @@ use crate::store::memtable::Latest;
 pub(crate) enum Error {
     Sqlite(rusqlite::Error),
     Corrupt(String),
+    /// The row of a counter is damaged. The name is the one in the row.
+    Counter {
+        name: Arc<str>,
+        problem: String,
+    },
     /// Nobody waits for the answer any more.
     Abandoned,
 }
@@ -43,7 +48,7 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Sqlite(error) => write!(f, "SQLite: {error}"),
-            Self::Corrupt(what) => f.write_str(what),
+            Self::Corrupt(what) | Self::Counter { problem: what, .. } => f.write_str(what),
             Self::Abandoned => f.write_str("the answer is not waited for"),
         }
     }
@@ -113,13 +118,14 @@ pub(crate) fn counter<'a>(hasher: KeyedHasher, row: &'a SqlRow<'_>) -> Result<La
     let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let (value, revision) = (row.get(1)?, row.get(2)?);
     let extras = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+    let damaged = |problem| Error::Counter {
+        name: name.into(),
+        problem,
+    };
     if row.get::<_, u32>(3)? != counter_digest(hasher, name, value, revision, extras) {
-        return Err(Error::Corrupt(format!(
-            "the row of counter {name:?} is damaged"
-        )));
+        return Err(damaged(format!("the row of counter {name:?} is damaged")));
     }
-    check_extras(extras)
-        .map_err(|Corrupt(what)| Error::Corrupt(format!("counter {name:?}: {what}")))?;
+    check_extras(extras).map_err(|Corrupt(what)| damaged(format!("counter {name:?}: {what}")))?;
     Ok(Latest {
         name,
         value,

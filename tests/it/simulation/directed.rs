@@ -474,7 +474,9 @@ fn a_damaged_counter_is_an_error_and_no_answer() {
         let store = store(Switch::new(&world)).await;
         let read = |name: &str| store.read(vec![name.into()]);
         let (damaged, well, none) = tokio::join!(read(name), read("na/0"), read("na/none"));
-        let is_damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+        let is_damaged = |error: &StoreError| {
+            matches!(error, StoreError::Damaged { counter: Some(of), .. } if **of == *name)
+        };
         assert!(damaged.is_err_and(|error| is_damaged(&error)));
         let well = well.expect("it is well").rows.remove(0);
         assert_eq!(well.expect("a row").value, Some(21));

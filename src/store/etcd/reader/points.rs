@@ -200,7 +200,7 @@ impl<K: Kv> Shared<K> {
             let latest = view.and_then(|view| Lookup::new(&view.runs).find(name).map(to_row));
             match (latest, row) {
                 (Some(latest), _) => Ok(latest.value.is_some().then_some(latest)),
-                (None, Some(row)) => self.row(row, Some(name)).map(Some),
+                (None, Some(row)) => self.row(row).map(Some),
                 (None, None) => Ok(None),
             }
         });
