@@ -12,7 +12,7 @@ pub mod cli;
 pub mod cluster;
 pub mod codec;
 pub mod config;
-pub mod counter;
+pub mod counters;
 pub mod etcd;
 pub mod lane;
 mod layers;

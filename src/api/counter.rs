@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::counter_service_server;
 use super::wire::Encoded;
-use crate::counter::Counters;
+use crate::counters::Counters;
 use crate::layers::CallContext;
 use crate::proto::sum::v1::{
     BatchGetCountersRequest, BatchGetCountersResponse, BatchIncrementCountersRequest,

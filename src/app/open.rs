@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sumd::cluster::{self, ClockState, IncomingCalls, JoinError, Members, Nodes};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
-use sumd::counter::{Counters, Executor, Forwarder};
+use sumd::counters::{Counters, Executor, Forwarder};
 use sumd::etcd::{Address, Client, Doubt, Outcome, get};
 use sumd::lane;
 use sumd::server::{self, Services};

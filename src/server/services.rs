@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::health::Health;
 use crate::cluster::{IncomingCalls, Nodes};
-use crate::counter::Counters;
+use crate::counters::Counters;
 
 /// The services that need a store.
 #[derive(Clone)]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sumd::cluster::{ClockState, Executor, IncomingCalls, Node, PROTOCOL};
-use sumd::counter::Counters;
+use sumd::counters::Counters;
 use sumd::server::Services;
 use tokio::time::Instant;
 

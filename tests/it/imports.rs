@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 11] = [
     &["store", "codec"],
     &["lane", "maintenance"],
     &["cluster"],
-    &["counter", "layers"],
+    &["counters", "layers"],
     &["api"],
     &["server", "telemetry"],
     &["config"],
@@ -44,7 +44,7 @@ const ROOMS_WITHIN: [&str; 6] = [
 ];
 
 /// Rooms whose modules still form circles.
-const WITH_CIRCLES: [&str; 1] = ["counter"];
+const WITH_CIRCLES: [&str; 1] = ["counters"];
 
 /// The room of a path such as `sum::wire::Total`.
 fn room(path: &str) -> Option<&'static str> {

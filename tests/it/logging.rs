@@ -182,7 +182,7 @@ async fn a_failed_start_is_told_at_every_level() {
 /// A level for one module leaves the default for the others.
 #[tokio::test]
 async fn a_level_for_a_part_is_for_that_part() {
-    let mut server = Process::serve(&["--log-level", "sumd::counter=debug", NOW]).await;
+    let mut server = Process::serve(&["--log-level", "sumd::counters=debug", NOW]).await;
     server.signal("TERM");
     server.logged("draining").await;
     assert!(server.exit().await.success());

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
 use sumd::config::{Command, Config};
-use sumd::counter::Counters;
+use sumd::counters::Counters;
 use sumd::lane;
 use sumd::proto::sum::v1::sum_service_client::SumServiceClient;
 use sumd::server::{Server, Services};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sumd::counter::Counters;
+use sumd::counters::Counters;
 use sumd::lane::{self, Clock, Decided, LaneError, LaneRuntime, Lanes};
 use sumd::model::{Millis, Request};
 use sumd::store::etcd::EtcdStore;
