@@ -1,16 +1,18 @@
-//! The services: an implementation of each trait that the protobuf definition generates. A handler converts its
-//! request, calls the modules below, and converts the answer.
+//! The services: an implementation of each trait that the protobuf definition generates. A handler calls the rooms below,
+//! and maps their typed errors to statuses.
 
 mod cluster;
 mod counter;
+mod errors;
 mod peer;
+mod record;
 mod servers;
 mod sum;
 pub mod wire;
 
 pub use cluster::ClusterApi;
-pub use counter::CounterApi;
-pub use peer::PeerApi;
+pub use counter::{CounterApi, RecordReplies};
+pub use peer::{Executor, PeerApi};
 pub use servers::cluster_service_server::{self, ClusterServiceServer};
 pub use servers::counter_service_server::{self, CounterServiceServer};
 pub use servers::peer_service_server::{self, PeerServiceServer};

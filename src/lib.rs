@@ -6,7 +6,7 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod api;
+pub mod api;
 pub mod backoff;
 pub mod cli;
 pub mod cluster;

@@ -4,13 +4,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::stream::{ErrInto, MapOk};
+use futures_util::{Stream, TryStreamExt as _};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::counter_service_server;
 use super::wire::Encoded;
-use crate::counters::Counters;
+use super::{counter_service_server, record};
+use crate::counters::{Counters, Error, RecordReply};
 use crate::layers::CallContext;
 use crate::proto::sum::v1::{
     BatchGetCountersRequest, BatchGetCountersResponse, BatchIncrementCountersRequest,
@@ -26,6 +28,21 @@ pub struct CounterApi(pub Counters);
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// The answers on a bulk stream.
+pub type RecordReplies =
+    MapOk<ReplyStream<RecordReply, Status>, fn(RecordReply) -> RecordIncrementsResponse>;
+
+impl CounterApi {
+    /// Serves a stream of a bulk session, as [`Counters::record`] does.
+    pub fn record<M>(&self, messages: M, draining: CancellationToken) -> RecordReplies
+    where
+        M: Stream<Item = Result<Bytes, Status>> + Send + Unpin + 'static,
+    {
+        let replies = self.0.record(messages, draining);
+        replies.map_ok(record::response as fn(RecordReply) -> RecordIncrementsResponse)
+    }
+}
+
 #[tonic::async_trait]
 impl counter_service_server::CounterService for CounterApi {
     async fn increment_counter(
@@ -33,8 +50,8 @@ impl counter_service_server::CounterService for CounterApi {
         request: Request<IncrementCounterRequest>,
     ) -> Answer<IncrementCounterResponse> {
         let deadline = deadline(&request);
-        let answer = self.0.increment(request.into_inner(), deadline).await;
-        answer.map(Response::new)
+        let answer = self.0.increment(request.into_inner(), deadline).await?;
+        Ok(Response::new(answer))
     }
 
     async fn batch_increment_counters(
@@ -42,14 +59,17 @@ impl counter_service_server::CounterService for CounterApi {
         request: Request<BatchIncrementCountersRequest>,
     ) -> Answer<BatchIncrementCountersResponse> {
         let deadline = deadline(&request);
-        let answer = self.0.batch_increment(request.into_inner(), deadline).await;
-        answer.map(Response::new)
+        let answer = self
+            .0
+            .batch_increment(request.into_inner(), deadline)
+            .await?;
+        Ok(Response::new(answer))
     }
 
     async fn set_counter(&self, request: Request<SetCounterRequest>) -> Answer<SetCounterResponse> {
         let deadline = deadline(&request);
-        let answer = self.0.set(request.into_inner(), deadline).await;
-        answer.map(Response::new)
+        let answer = self.0.set(request.into_inner(), deadline).await?;
+        Ok(Response::new(answer))
     }
 
     async fn delete_counter(
@@ -57,48 +77,46 @@ impl counter_service_server::CounterService for CounterApi {
         request: Request<DeleteCounterRequest>,
     ) -> Answer<DeleteCounterResponse> {
         let deadline = deadline(&request);
-        let answer = self.0.delete(request.into_inner(), deadline).await;
-        answer.map(Response::new)
+        let answer = self.0.delete(request.into_inner(), deadline).await?;
+        Ok(Response::new(answer))
     }
 
     async fn get_counter(&self, request: Request<GetCounterRequest>) -> Answer<GetCounterResponse> {
-        self.0.get(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.0.get(request.into_inner()).await?))
     }
 
     async fn batch_get_counters(
         &self,
         request: Request<BatchGetCountersRequest>,
     ) -> Answer<BatchGetCountersResponse> {
-        self.0
-            .batch_get(request.into_inner())
-            .await
-            .map(Response::new)
+        Ok(Response::new(self.0.batch_get(request.into_inner()).await?))
     }
 
     async fn list_counters(
         &self,
         request: Request<ListCountersRequest>,
     ) -> Answer<ListCountersResponse> {
-        self.0.list(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.0.list(request.into_inner()).await?))
     }
 
     async fn sum_counters(
         &self,
         request: Request<SumCountersRequest>,
     ) -> Answer<SumCountersResponse> {
-        self.0.sum(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.0.sum(request.into_inner()).await?))
     }
 
-    type WatchCountersStream = ReplyStream<WatchCountersResponse, Status>;
+    type WatchCountersStream = ErrInto<ReplyStream<WatchCountersResponse, Error>, Status>;
 
     async fn watch_counters(
         &self,
         request: Request<WatchCountersRequest>,
     ) -> Answer<Self::WatchCountersStream> {
-        self.0.watch(request.into_inner()).map(Response::new)
+        let answers = self.0.watch(request.into_inner())?;
+        Ok(Response::new(answers.err_into()))
     }
 
-    type RecordIncrementsStream = ReplyStream<RecordIncrementsResponse, Status>;
+    type RecordIncrementsStream = RecordReplies;
 
     async fn record_increments(
         &self,
@@ -107,7 +125,7 @@ impl counter_service_server::CounterService for CounterApi {
         let call = CallContext::of(request.extensions());
         let draining = call.connection.draining.clone();
         let messages = Messages(request.into_inner());
-        Ok(Response::new(self.0.record(messages, draining)))
+        Ok(Response::new(self.record(messages, draining)))
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sumd::api::Executor;
 use sumd::cluster::{self, ClockState, IncomingCalls, JoinError, Members, Nodes};
 use sumd::config::{NodeOptions, ServeOptions, StoreAddress};
-use sumd::counters::{Counters, Executor, Forwarder};
+use sumd::counters::{Counters, Forwarder};
 use sumd::etcd::{Address, Client, Doubt, Outcome, get};
 use sumd::lane;
 use sumd::server::{self, Services};

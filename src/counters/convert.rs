@@ -4,16 +4,15 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use prost_types::Timestamp;
-use tonic::Status;
 use uuid::Uuid;
 use uuid::fmt::Simple;
 
+use super::error::Error;
 use crate::model::{
     Id, Increments, Invalid, KeyedHasher, Limits, MAX_ID_BYTES, MAX_NAME_BYTES, Millis, NameError,
     OnLimit, Operation, Request, check_name, check_prefix, check_text, group,
 };
 use crate::proto::sum::v1 as proto;
-use crate::status;
 
 /// Maximum number of increments in a batch, and of names in a read.
 pub(super) const MAX_BATCH: usize = 100;
@@ -32,12 +31,12 @@ impl Violations {
         }
     }
 
-    /// Returns the value if there are no violations, or else INVALID_ARGUMENT with all of them.
-    pub(super) fn check<T>(self, value: T) -> Result<T, Status> {
+    /// Returns the value if there are no violations, or else the error with all of them.
+    pub(super) fn check<T>(self, value: T) -> Result<T, Error> {
         if self.0.is_empty() {
             return Ok(value);
         }
-        Err(status::invalid_argument(self.0))
+        Err(Error::Invalid(self.0))
     }
 
     pub(super) fn name(&mut self, field: &str, name: &str) {
@@ -95,7 +94,7 @@ fn name_problem(error: &NameError) -> String {
 }
 
 /// The invalid field of an increment, and the problem.
-pub(super) fn invalid_field(invalid: Invalid) -> (&'static str, String) {
+pub(crate) fn invalid_field(invalid: Invalid) -> (&'static str, String) {
     match invalid {
         Invalid::Name(error) => ("counter", name_problem(&error)),
         Invalid::NotUtf8 => ("counter", "it is not UTF-8".to_owned()),
@@ -163,7 +162,7 @@ impl Named<'_> {
         mut violations: Violations,
         operation: Operation,
         hasher: KeyedHasher,
-    ) -> Result<Request, Status> {
+    ) -> Result<Request, Error> {
         if self.id.is_empty() {
             // The client expects the request to count once, which needs a request_id.
             if self.time.is_some() {
@@ -188,7 +187,7 @@ impl Named<'_> {
 pub(super) fn increment(
     request: proto::IncrementCounterRequest,
     hasher: KeyedHasher,
-) -> Result<Request, Status> {
+) -> Result<Request, Error> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
     let limits = limits(request.min, request.max, request.on_limit)
@@ -205,7 +204,7 @@ pub(super) fn increment(
 pub(super) fn batch(
     request: &proto::BatchIncrementCountersRequest,
     hasher: KeyedHasher,
-) -> Result<Request, Status> {
+) -> Result<Request, Error> {
     let mut violations = Violations::default();
     violations.count("increments", request.increments.len());
     let first = request.increments.first();
@@ -233,7 +232,7 @@ pub(super) fn batch(
 pub(super) fn set(
     request: &proto::SetCounterRequest,
     hasher: KeyedHasher,
-) -> Result<Request, Status> {
+) -> Result<Request, Error> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
     let named = Named {
@@ -247,7 +246,7 @@ pub(super) fn set(
 pub(super) fn delete(
     request: &proto::DeleteCounterRequest,
     hasher: KeyedHasher,
-) -> Result<Request, Status> {
+) -> Result<Request, Error> {
     let mut violations = Violations::default();
     violations.name("counter", &request.counter);
     let named = Named {

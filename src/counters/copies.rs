@@ -8,10 +8,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Status;
 use uuid::Uuid;
 
-use super::error;
+use super::error::Error;
 use crate::lane::LaneError;
 use crate::model::Rejection;
 
@@ -77,7 +76,7 @@ impl Copies {
     ///
     /// # Errors
     /// Returns the caller's error if no other copy may be sent: without a remembered id, each copy would be applied.
-    pub(super) fn doubt(&mut self, node: &str) -> Result<(), Status> {
+    pub(super) fn doubt(&mut self, node: &str) -> Result<(), Error> {
         let doubt = self.doubt.insert(InDoubt {
             node: node.to_owned(),
         });
@@ -103,34 +102,37 @@ impl Copies {
     }
 
     /// The caller's error if the last copy failed with this error.
-    pub(super) fn error(&self, error: LaneError) -> Status {
+    pub(super) fn error(&self, error: LaneError) -> Error {
         match &self.doubt {
-            None => error::of_request(error),
+            None => Error::of_request(error),
             Some(doubt) => doubt.error(error),
         }
     }
 
     /// The caller's error if the last copy was not a valid request.
-    pub(super) fn invalid(&self, invalid: Status) -> Status {
+    pub(super) fn invalid(&self, invalid: Error) -> Error {
         match &self.doubt {
             None => invalid,
             // A node of another version may have accepted an earlier copy.
-            Some(doubt) => doubt.lost(Some(&invalid)),
+            Some(doubt) => doubt.lost(Some(invalid)),
         }
     }
 }
 
 impl InDoubt {
-    fn error(&self, error: LaneError) -> Status {
+    fn error(&self, error: LaneError) -> Error {
         if is_decision(&error) {
-            return error::of_request(error);
+            return Error::of_request(error);
         }
-        self.lost(Some(&error::of_copy(error)))
+        self.lost(Some(Error::of_copy(error)))
     }
 
     /// The caller's error, with the problem found on this node.
-    fn lost(&self, here: Option<&Status>) -> Status {
-        error::answer_lost(&self.node, here.map(Status::message))
+    fn lost(&self, here: Option<Error>) -> Error {
+        Error::AnswerLost {
+            node: self.node.clone(),
+            here: here.map(Box::new),
+        }
     }
 }
 

@@ -1,311 +1,145 @@
-//! The errors of counters as gRPC statuses: the table at the head of `counter.proto`.
+//! The errors of counters. They know nothing of gRPC: `api` has their sentences, and maps each to a status.
 
-mod times;
-
-use std::time::Duration;
-
-use tonic::Status;
+use prost::DecodeError;
 use tracing::warn;
 
-use super::convert::invalid_field;
 use crate::lane::LaneError;
-use crate::model::{FailedIncrement, LimitError, MAX_FAILURES, Millis, Rejection, SESSION_WINDOW};
+use crate::model::{FailedIncrement, Outcome};
 use crate::notice::Rarely;
-use crate::status::{self, Outcome, Reason, RichError};
 use crate::store::{StoreError, damaged_counter};
-use times::{from_future, too_old};
-
-/// Retry delay after a failure of the store or of a node: a restart takes at least this long.
-const RESTART_DELAY: Duration = Duration::from_secs(1);
-
-/// Retry delay of a busy lane: the time of some commits.
-const OVERLOAD_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The kind of request that was refused. Each has error messages of its own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request for one operation, which may have an id.
     Request,
+    /// A message of a bulk session.
     Session,
 }
 
-/// The status of a request that failed.
-pub(super) fn of_request(error: LaneError) -> Status {
-    lane_error(error, Kind::Request)
+/// The reason why a call has no answer, or why a stream ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields of the request are invalid. Each field is named with its problem.
+    #[error("the request is invalid: {0:?}")]
+    Invalid(Vec<(String, String)>),
+    /// A message of a bulk stream cannot be decoded.
+    #[error("the message is malformed: {0}")]
+    Malformed(DecodeError),
+    /// An increment would pass a limit.
+    #[error("the increment failed: {failure:?}")]
+    Failed {
+        /// The failure.
+        failure: FailedIncrement,
+        /// The counter, if it is known.
+        counter: Option<String>,
+        /// Whether the request has several increments, so that the index of the failed one matters.
+        is_of_batch: bool,
+    },
+    /// A lane has not executed a request, or its outcome is unknown.
+    #[error("the lane has no answer: {error:?}")]
+    Lane {
+        /// The reason.
+        error: LaneError,
+        /// The kind of the request.
+        kind: Kind,
+        /// The outcome of the whole operation, of which the request may be a copy or a part.
+        outcome: Outcome,
+    },
+    /// The answer of another node is lost, and this node could not settle the outcome.
+    #[error("the answer of node {node:?} is lost")]
+    AnswerLost {
+        /// The node that may have applied the operation.
+        node: String,
+        /// The problem found on this node, if it was asked.
+        here: Option<Box<Error>>,
+    },
+    /// The store cannot be read.
+    #[error("the store cannot be read: {error}")]
+    Store {
+        /// The reason.
+        error: StoreError,
+        /// The outcome of the call's earlier messages.
+        outcome: Outcome,
+    },
+    /// A sum of counters does not fit int64.
+    #[error("the sum is {0}")]
+    SumOutOfRange(i128),
+    /// The client of a bulk stream confirmed a message that it had resent, before its lanes answered.
+    #[error("a resent message was confirmed in the meantime")]
+    ConfirmedMeanwhile,
+    /// The server is shutting down, and takes no more messages of a bulk stream.
+    #[error("the stream is drained")]
+    Draining,
+    /// This program has a bug, which is in its log.
+    #[error("a bug")]
+    Bug,
 }
 
-/// The status of a request or message that failed and has no other copy.
-pub(super) fn lane_error(error: LaneError, kind: Kind) -> Status {
-    let outcome = error.outcome();
-    lane_error_with(error, kind, outcome)
-}
-
-/// The status of the last copy of a request, if an earlier copy may have been applied.
-pub(super) fn of_copy(error: LaneError) -> Status {
-    lane_error_with(error, Kind::Request, Outcome::Unknown)
-}
-
-/// The status of a stream after one part of a message failed. Parts in other lanes may have been applied.
-pub(super) fn of_part(error: LaneError) -> Status {
-    lane_error_with(error, Kind::Session, Outcome::Unknown)
-}
-
-fn lane_error_with(error: LaneError, kind: Kind, outcome: Outcome) -> Status {
-    let (reason, problem, delay) = match error {
-        LaneError::Refused(refused) => return refusal(&refused, kind, outcome).into(),
-        LaneError::Unknown(error) | LaneError::Unavailable(error) => {
-            return store_failed(&error, outcome);
-        }
-        // Only requests that may be forwarded get this error, and they are then executed elsewhere.
-        LaneError::NotOwner => return store_failed(&StoreError::Conflict, outcome),
-        LaneError::Overloaded => (
-            Reason::Overloaded,
-            "too many increments are pending",
-            OVERLOAD_RETRY_DELAY,
-        ),
-        LaneError::Closed => (
-            Reason::ShuttingDown,
-            "the server is shutting down",
-            RESTART_DELAY,
-        ),
-    };
-    let message = format!("{problem}; {}", told_to_retry(outcome));
-    let error = reason.error(message).outcome(outcome);
-    error.retry_in(delay).into()
-}
-
-/// The status of a request whose answer from another node is lost, and that this node could not settle.
-pub(super) fn answer_lost(node: &str, here: Option<&str>) -> Status {
-    let here =
-        here.map(|problem| format!("; this node could not determine the outcome: {problem}"));
-    let message = format!(
-        "node {node:?} may have applied the request, but its answer is lost: only a retry with the same request_id is \
-         safe{}",
-        here.unwrap_or_default()
-    );
-    let error = Reason::AnswerLost.error(message);
-    error.retry_in(RESTART_DELAY).into()
-}
-
-/// The status of a resent message that the client confirmed meanwhile.
-pub(super) fn acknowledged_meanwhile() -> Status {
-    let message = "a resent message was acknowledged in the meantime: open another stream, and continue after the \
-                   message that its first response acknowledges";
-    let error = Reason::MessageOvertaken
-        .error(message)
-        .outcome(Outcome::Unknown);
-    error.retry_in(Duration::from_millis(1)).into()
-}
-
-/// Logs a bug of this program, and makes its status.
-pub(super) fn fault(problem: &dyn std::fmt::Display) -> Status {
-    tracing::error!("{problem}");
-    status::panicked()
-}
-
-fn told(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotApplied => "nothing was changed",
-        Outcome::Unknown => "part of it may have been applied",
+impl Error {
+    /// The error of a request that failed and has no other copy.
+    pub(crate) fn of_request(error: LaneError) -> Self {
+        Self::of_lane(error, Kind::Request)
     }
-}
 
-/// The text of [`told`] for a transient error, with advice on retries.
-fn told_to_retry(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotApplied => "nothing was changed: retry",
-        Outcome::Unknown => {
-            "part of it may have been applied: retry with the same request_id, or resume the same session; without \
-             either, a retry may count it twice"
+    /// The error of a session's message that failed and has no other copy or part.
+    pub(crate) fn of_session(error: LaneError) -> Self {
+        Self::of_lane(error, Kind::Session)
+    }
+
+    fn of_lane(error: LaneError, kind: Kind) -> Self {
+        let outcome = error.outcome();
+        Self::Lane {
+            error,
+            kind,
+            outcome,
         }
     }
-}
 
-/// The status of a failed read.
-pub(super) fn read_error(error: &StoreError) -> Status {
-    static NOTICE: Rarely = Rarely::new();
-    match error {
-        StoreError::Damaged { problem, .. } => damaged_counter(problem),
-        _ if !NOTICE.is_due() => {}
-        StoreError::Failed(_) => tracing::error!("reads are refused: {error}"),
-        _ => warn!("reads are refused: {error}"),
+    /// The error of the last copy of a request, if an earlier copy may have been applied.
+    pub(super) fn of_copy(error: LaneError) -> Self {
+        Self::Lane {
+            error,
+            kind: Kind::Request,
+            outcome: Outcome::Unknown,
+        }
     }
-    store_failed(error, Outcome::NotApplied)
-}
 
-/// The status of a stream whose session cannot be read. Its earlier messages may have been applied.
-pub(super) fn session_read_error(error: &StoreError) -> Status {
-    store_failed(error, Outcome::Unknown)
-}
-
-fn store_failed(error: &StoreError, outcome: Outcome) -> Status {
-    // The details are for the operator. The log has the failure of a lane once.
-    tracing::debug!("{error}");
-    let (reason, message) = match error {
-        StoreError::Unavailable(_) | StoreError::Conflict | StoreError::Lost => (
-            Reason::StoreUnavailable,
-            format!(
-                "the store cannot be reached now; {}",
-                told_to_retry(outcome)
-            ),
-        ),
-        StoreError::Full(problem) => (
-            Reason::StoreFull,
-            format!("{problem}: {}. Retry once there is room", told(outcome)),
-        ),
-        StoreError::Damaged { counter, problem } => {
-            return damaged(counter.as_deref(), problem, outcome);
+    /// The error of a stream after one part of a message failed. Parts in other lanes may have been applied.
+    pub(crate) fn of_part(error: LaneError) -> Self {
+        Self::Lane {
+            error,
+            kind: Kind::Session,
+            outcome: Outcome::Unknown,
         }
-        StoreError::Failed(_) => (
-            Reason::StoreFailed,
-            format!(
-                "the store has failed, and the server's log says why; {}",
-                told_to_retry(outcome)
-            ),
-        ),
-    };
-    let error = reason.error(message).outcome(outcome);
-    error.retry_in(RESTART_DELAY).into()
-}
+    }
 
-/// The status of a counter whose row is damaged, so that nothing is added to it.
-fn damaged(counter: Option<&str>, problem: &str, outcome: Outcome) -> Status {
-    let message = format!(
-        "{problem}; {}. `sumd check` lists all damage, and `sumd restore` makes a database from a backup",
-        told(outcome)
-    );
-    let error = Reason::CounterDamaged.error(message).outcome(outcome);
-    error.with_some("counter", counter).into()
-}
+    /// Logs a failed read, and makes its error.
+    pub(super) fn of_read(error: StoreError) -> Self {
+        static NOTICE: Rarely = Rarely::new();
+        match &error {
+            StoreError::Damaged { problem, .. } => damaged_counter(problem),
+            _ if !NOTICE.is_due() => {}
+            StoreError::Failed(_) => tracing::error!("reads are refused: {error}"),
+            _ => warn!("reads are refused: {error}"),
+        }
+        Self::Store {
+            error,
+            outcome: Outcome::NotApplied,
+        }
+    }
 
-/// The status of a failed increment. `counter` is not known for an increment of a session.
-pub(super) fn failure(failure: &FailedIncrement, counter: Option<&str>, index: bool) -> Status {
-    let what = counter.map_or_else(
-        || "the counter".to_owned(),
-        |name| format!("counter {}", status::quoted(name)),
-    );
-    let change = |value: i64, delta: i64| {
-        let after = i128::from(value) + i128::from(delta);
-        format!("{what} is {value}, and adding {delta} would make it {after},")
-    };
-    let (error, value, delta) = match failure.refusal {
-        LimitError::Min { value, delta, min } => {
-            let change = change(value, delta);
-            let message = format!("{change} below min, which is {min}; nothing was added");
-            let error = Reason::LimitReached.error(message).with("min", min);
-            (error, value, delta)
+    /// The error of a stream whose session cannot be read. Its earlier messages may have been applied.
+    pub(super) fn of_session_read(error: StoreError) -> Self {
+        Self::Store {
+            error,
+            outcome: Outcome::Unknown,
         }
-        LimitError::Max { value, delta, max } => {
-            let change = change(value, delta);
-            let message = format!("{change} above max, which is {max}; nothing was added");
-            let error = Reason::LimitReached.error(message).with("max", max);
-            (error, value, delta)
-        }
-        LimitError::OutOfRange { value, delta } => {
-            let (min, max) = (i64::MIN, i64::MAX);
-            let change = change(value, delta);
-            let message = format!("{change} outside int64 ({min} to {max}); nothing was added");
-            let error = Reason::CounterOutOfRange.error(message);
-            (error.with("min", min).with("max", max), value, delta)
-        }
-        LimitError::Invalid(invalid) => {
-            let (field, problem) = invalid_field(invalid);
-            return status::invalid_argument(vec![(field.to_owned(), problem)]);
-        }
-    };
-    let error = error.with("value", value).with("delta", delta);
-    let error = error.with_some("counter", counter);
-    error
-        .with_some("index", index.then_some(failure.index))
-        .into()
-}
+    }
 
-fn refusal(refused: &Rejection, kind: Kind, outcome: Outcome) -> RichError {
-    let effect = told(outcome);
-    let error = match refused {
-        Rejection::IdReused if kind == Kind::Session => Reason::SequenceReused.error(format!(
-            "this message of the session was sent before with other increments, and those stay; {effect}: resend \
-             messages unchanged, and give new increments a new sequence"
-        )),
-        Rejection::IdReused => Reason::RequestIdReused.error(
-            "this request_id was used before for a request with other contents (method, counters, amounts or limits), \
-             and nothing was changed by this one: send the same contents to get the first answer, or use another \
-             request_id",
-        ),
-        Rejection::TooOld { time, horizon, now } => too_old(kind, *time, *horizon, *now, outcome),
-        Rejection::FromFuture { time, now } => from_future(kind, *time, *now, outcome),
-        Rejection::Full {
-            max_bytes,
-            retry_in,
-        } => full(*max_bytes, *retry_in, kind, outcome),
-        Rejection::Gap { expected } => Reason::SequenceGap
-            .error(format!(
-                "the next message of this session is {expected}; {effect}: resend from there"
-            ))
-            .with("expected", expected),
-        Rejection::Acknowledged { acknowledged } => Reason::SequenceAcknowledged
-            .error(format!(
-                "the client has confirmed the acknowledgement of all messages up to {acknowledged}, so this one was \
-                 not applied again: continue with the message after {acknowledged}"
-            ))
-            .with("acknowledged", acknowledged),
-        // This is found before the message is split.
-        Rejection::BeyondWindow { acknowledged } => {
-            let problem = format!(
-                "it is more than {SESSION_WINDOW} after acknowledged, which is {acknowledged}"
-            );
-            return Reason::InvalidArgument
-                .error(format!("sequence: {problem}"))
-                .violation("sequence", problem)
-                .with("acknowledged", acknowledged);
-        }
-        Rejection::Overtaken { applied } => Reason::MessageOvertaken
-            .error(format!(
-                "an earlier message has not arrived: the last one here is {applied}; {effect}: open another stream, \
-                 and continue after the message that its first response acknowledges"
-            ))
-            .retry_in(OVERLOAD_RETRY_DELAY),
-        Rejection::SessionLost { acknowledged } => Reason::SessionLost
-            .error(format!(
-                "the client sent a higher acknowledged than the server knows, which is {acknowledged}: a backup was \
-                 restored, or the session began with another id. If the id is right, the messages after {acknowledged} \
-                 are not counted: open a stream with acknowledged {acknowledged}, and send them again"
-            ))
-            .with("acknowledged", acknowledged),
-        Rejection::FailuresUnacknowledged { failures } => Reason::FailuresUnacknowledged
-            .error(format!(
-                "the session has {failures} failures that the client has not confirmed, over the limit of \
-                 {MAX_FAILURES}; {effect}: raise `acknowledged` to the last message whose failures were received, and \
-                 send this message again"
-            ))
-            .with("failures", failures),
-        // The message may have been applied when it was sent before: the row that would say so is damaged.
-        Rejection::SessionDamaged => return Reason::SessionDamaged.error(
-            "the stored row of this session is damaged, so it is unknown which of its messages are applied: this one \
-             may be, if it was sent before. A retry does not help. `sumd check` lists all damage. Restore a backup \
-             (`sumd restore`) and resend the messages that its session lacks; or compare the counters with the \
-             increments that were sent, and send the missing ones in a new session",
-        ),
-    };
-    error.outcome(outcome)
+    /// Logs a bug of this program, and makes its error.
+    pub(super) fn bug(problem: &dyn std::fmt::Display) -> Self {
+        tracing::error!("{problem}");
+        Self::Bug
+    }
 }
-
-fn full(max_bytes: u64, retry_in: Millis, kind: Kind, outcome: Outcome) -> RichError {
-    let (reason, what, flag) = match kind {
-        Kind::Request => (Reason::RequestIdsFull, "ids", "--id-horizon"),
-        Kind::Session => (
-            Reason::SessionsFull,
-            "sessions and their failures",
-            "--session-horizon",
-        ),
-    };
-    let message = format!(
-        "the memory for {what} is full: it is limited to {max_bytes} bytes (--id-memory); {}. Retry once the oldest \
-         are forgotten ({flag})",
-        told(outcome)
-    );
-    let error = reason.error(message).with("max_bytes", max_bytes);
-    error.retry_in(Duration::from_millis(retry_in.unsigned_abs()))
-}
-
-#[cfg(test)]
-mod tests;

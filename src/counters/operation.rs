@@ -2,10 +2,9 @@
 //! owns the lane.
 
 use prost::Message;
-use tonic::Status;
 
 use super::convert;
-use super::error;
+use super::error::Error;
 use crate::cluster::Kind;
 use crate::lane::Decided;
 use crate::model::{Applied, Effect, FailedIncrement, KeyedHasher, Request, group};
@@ -16,9 +15,9 @@ use crate::proto::sum::v1::{
 };
 
 /// A request for an operation.
-pub(super) trait Operation: Message + Default + Clone + Send + 'static {
+pub(crate) trait Operation: Message + Default + Clone + Send + 'static {
     type Answer: Message + Default;
-    /// The part of the request that the status of a failure needs.
+    /// The part of the request that the error of a failed increment needs.
     type Context: Send + 'static;
 
     const KIND: Kind;
@@ -31,8 +30,8 @@ pub(super) trait Operation: Message + Default + Clone + Send + 'static {
     /// Validates the request, and converts it for its lane.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is invalid.
-    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self::Context), Status>;
+    /// Returns [`Error::Invalid`] if the request is invalid.
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self::Context), Error>;
 
     /// Converts a decision to the answer.
     ///
@@ -40,8 +39,8 @@ pub(super) trait Operation: Message + Default + Clone + Send + 'static {
     /// Returns the failure if an increment fails.
     fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement>;
 
-    /// The status of a failed increment.
-    fn failed(context: &Self::Context, failure: &FailedIncrement) -> Status;
+    /// The error of a failed increment.
+    fn failed(context: Self::Context, failure: FailedIncrement) -> Error;
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool;
 }
@@ -60,7 +59,7 @@ impl Operation for IncrementCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, String), Status> {
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, String), Error> {
         let name = self.counter.clone();
         Ok((convert::increment(self, hasher)?, name))
     }
@@ -79,8 +78,12 @@ impl Operation for IncrementCounterRequest {
         }
     }
 
-    fn failed(name: &String, failure: &FailedIncrement) -> Status {
-        error::failure(failure, Some(name), false)
+    fn failed(name: String, failure: FailedIncrement) -> Error {
+        Error::Failed {
+            failure,
+            counter: Some(name),
+            is_of_batch: false,
+        }
     }
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool {
@@ -103,7 +106,7 @@ impl Operation for BatchIncrementCountersRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self), Status> {
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, Self), Error> {
         Ok((convert::batch(&self, hasher)?, self))
     }
 
@@ -120,10 +123,13 @@ impl Operation for BatchIncrementCountersRequest {
         }
     }
 
-    fn failed(request: &Self, failure: &FailedIncrement) -> Status {
-        let failed = request.increments.get(failure.index as usize);
-        let name = failed.map(|increment| increment.counter.as_str());
-        error::failure(failure, name, true)
+    fn failed(request: Self, failure: FailedIncrement) -> Error {
+        let failed = request.increments.into_iter().nth(failure.index as usize);
+        Error::Failed {
+            failure,
+            counter: failed.map(|increment| increment.counter),
+            is_of_batch: true,
+        }
     }
 
     fn replayed(answer: &mut Self::Answer) -> &mut bool {
@@ -145,12 +151,16 @@ impl Operation for SetCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Status> {
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Error> {
         Ok((convert::set(&self, hasher)?, ()))
     }
 
-    fn failed((): &(), failure: &FailedIncrement) -> Status {
-        error::failure(failure, None, false)
+    fn failed((): (), failure: FailedIncrement) -> Error {
+        Error::Failed {
+            failure,
+            counter: None,
+            is_of_batch: false,
+        }
     }
 
     fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {
@@ -180,12 +190,16 @@ impl Operation for DeleteCounterRequest {
         &mut self.request_id
     }
 
-    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Status> {
+    fn into_request(self, hasher: KeyedHasher) -> Result<(Request, ()), Error> {
         Ok((convert::delete(&self, hasher)?, ()))
     }
 
-    fn failed((): &(), failure: &FailedIncrement) -> Status {
-        error::failure(failure, None, false)
+    fn failed((): (), failure: FailedIncrement) -> Error {
+        Error::Failed {
+            failure,
+            counter: None,
+            is_of_batch: false,
+        }
     }
 
     fn answer(decided: Decided) -> Result<Self::Answer, FailedIncrement> {

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
-
 use super::convert::Violations;
-use super::error::read_error;
+use super::error::Error;
 use super::page_token;
 use super::service::Counters;
 use crate::proto::sum::v1::{
@@ -13,7 +11,6 @@ use crate::proto::sum::v1::{
     GetCounterResponse, ListCountersRequest, ListCountersResponse, SumCountersRequest,
     SumCountersResponse,
 };
-use crate::status;
 use crate::store::{Row, Rows, Scan};
 
 /// Number of counters in a page if the client does not set it.
@@ -55,7 +52,7 @@ fn wanted(violations: &mut Violations, consistency: i32, min_revision: i64) -> W
     }
 }
 
-async fn read(service: &Counters, names: Vec<Arc<str>>, wanted: Wanted) -> Result<Rows, Status> {
+async fn read(service: &Counters, names: Vec<Arc<str>>, wanted: Wanted) -> Result<Rows, Error> {
     let rows = match wanted {
         Wanted::NotBefore(revision) if service.store().capabilities().is_shared => {
             let read = |names| service.store().read(names);
@@ -64,15 +61,15 @@ async fn read(service: &Counters, names: Vec<Arc<str>>, wanted: Wanted) -> Resul
         // A store that is not shared is in this process, so it needs no cache.
         Wanted::Newest | Wanted::NotBefore(_) => service.store().read(names).await,
     };
-    rows.map_err(|error| read_error(&error))
+    rows.map_err(Error::of_read)
 }
 
 impl Counters {
     /// Reads a counter.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
-    pub async fn get(&self, request: GetCounterRequest) -> Result<GetCounterResponse, Status> {
+    /// Returns [`Error::Invalid`] if the request is invalid, or the store's error if it cannot be read.
+    pub async fn get(&self, request: GetCounterRequest) -> Result<GetCounterResponse, Error> {
         let mut violations = Violations::default();
         violations.name("counter", &request.counter);
         let wanted = wanted(&mut violations, request.consistency, request.min_revision);
@@ -88,11 +85,11 @@ impl Counters {
     /// Reads several counters, at one revision.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
+    /// Returns [`Error::Invalid`] if the request is invalid, or the store's error if it cannot be read.
     pub async fn batch_get(
         &self,
         request: BatchGetCountersRequest,
-    ) -> Result<BatchGetCountersResponse, Status> {
+    ) -> Result<BatchGetCountersResponse, Error> {
         let mut violations = Violations::default();
         violations.count("counters", request.counters.len());
         for (index, name) in request
@@ -118,8 +115,8 @@ impl Counters {
     /// Reads a page of counters.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is invalid, or the store's error if it cannot be read.
-    pub async fn list(&self, request: ListCountersRequest) -> Result<ListCountersResponse, Status> {
+    /// Returns [`Error::Invalid`] if the request is invalid, or the store's error if it cannot be read.
+    pub async fn list(&self, request: ListCountersRequest) -> Result<ListCountersResponse, Error> {
         let mut violations = Violations::default();
         violations.prefix(&request.prefix);
         let size = match usize::try_from(request.page_size) {
@@ -151,11 +148,7 @@ impl Counters {
                 since: 0,
                 limit: size + 1 - rows.len(),
             };
-            let page = self
-                .store()
-                .scan(scan)
-                .await
-                .map_err(|error| read_error(&error))?;
+            let page = self.store().scan(scan).await.map_err(Error::of_read)?;
             rows.extend(page.rows);
             after = page.next;
             if after.is_none() {
@@ -179,15 +172,15 @@ impl Counters {
     /// Sums the counters with a prefix.
     ///
     /// # Errors
-    /// Returns INVALID_ARGUMENT if the request is invalid, OUT_OF_RANGE if the sum does not fit int64, or the store's
-    /// error if it cannot be read.
-    pub async fn sum(&self, request: SumCountersRequest) -> Result<SumCountersResponse, Status> {
+    /// Returns [`Error::Invalid`] if the request is invalid, [`Error::SumOutOfRange`] if the sum does not fit int64, or
+    /// the store's error if it cannot be read.
+    pub async fn sum(&self, request: SumCountersRequest) -> Result<SumCountersResponse, Error> {
         let mut violations = Violations::default();
         violations.prefix(&request.prefix);
         let prefix = violations.check(request.prefix)?;
         let found = self.store().sum(prefix.into()).await;
-        let found = found.map_err(|error| read_error(&error))?;
-        let sum = i64::try_from(found.sum).map_err(|_| status::sum_out_of_range(found.sum))?;
+        let found = found.map_err(Error::of_read)?;
+        let sum = i64::try_from(found.sum).map_err(|_| Error::SumOutOfRange(found.sum))?;
         Ok(SumCountersResponse {
             sum,
             count: found.count,

@@ -4,9 +4,10 @@ mod imported;
 mod owner_pins;
 pub mod reassembly;
 mod remote;
+mod reply;
 mod sharded;
 
-pub(super) use remote::{PartJoin, decode_parts};
+pub use reply::{RecordFailure, RecordReply};
 
 use std::collections::VecDeque;
 
@@ -15,27 +16,22 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use super::convert::{Violations, canonical};
-use super::error::session_read_error;
+use super::error::Error;
 use super::service::Counters;
-use super::wire::RecordMessage;
+use super::wire::{MAX_INCREMENTS, RecordMessage};
 use crate::lane::{self, Decided};
 use crate::model::{
-    Effect, Increments, MAX_FAILURES, Millis, Operation, Predecessor, Record, Request, Resumed,
+    Increments, MAX_FAILURES, Millis, Operation, Predecessor, Record, Request, Resumed,
     SESSION_WINDOW, SessionId,
 };
-use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsResponse};
-use crate::replies;
-use crate::status::{Outcome, Reason, malformed};
+use crate::replies::{self, ReplyStream};
 use crate::store::{LaneNumber, Store};
 use imported::ImportedParts;
 use owner_pins::OwnerPins;
 use reassembly::{CompletedMessage, SessionReassembler};
 
-/// Maximum number of increments in a message.
-pub(super) const MAX_INCREMENTS: usize = 1000;
 /// Maximum number of a stream's messages in flight: a window, and as many that were resent.
 const MAX_WAITING: usize = 512;
 /// Maximum number of a stream's calls in flight to other nodes. The node that receives them bounds those of all streams
@@ -43,7 +39,7 @@ const MAX_WAITING: usize = 512;
 const MAX_SENT: usize = 512;
 
 type Answer = lane::Result<Decided>;
-type Replies = replies::Replies<RecordIncrementsResponse>;
+type Replies = replies::Replies<RecordReply>;
 
 /// The state of a stream and its session.
 struct RecordStream {
@@ -69,14 +65,32 @@ struct RecordStream {
     told: u64,
 }
 
-pub(super) async fn serve<M>(
+impl Counters {
+    /// Serves a stream of a bulk session. Once `draining` is cancelled, it accepts no more messages, and ends when
+    /// those that it has are answered. An error of `messages` ends the stream in the same way.
+    pub fn record<M, E>(
+        &self,
+        messages: M,
+        draining: CancellationToken,
+    ) -> ReplyStream<RecordReply, E>
+    where
+        M: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let counters = self.clone();
+        replies::spawn(|replies| serve(counters, messages, replies, draining))
+    }
+}
+
+async fn serve<M, E>(
     service: Counters,
     mut messages: M,
     replies: Replies,
     draining: CancellationToken,
-) -> Result<(), Status>
+) -> Result<(), E>
 where
-    M: Stream<Item = Result<Bytes, Status>> + Unpin,
+    M: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: From<Error>,
 {
     let (answers, mut answered) = mpsc::unbounded_channel();
     let mut stream = RecordStream {
@@ -105,10 +119,13 @@ where
                 stream.reply_of_parts(answer, &replies).await?;
                 stream.release().await?;
             }
-            () = draining.cancelled(), if end.is_none() => end = Some(Err(shutting_down())),
+            () = draining.cancelled(), if end.is_none() => end = Some(Err(Error::Draining.into())),
             message = messages.next(), if end.is_none() && stream.has_room() => match message {
-                Some(Ok(message)) => end = stream.take(&message, &replies).await.err().map(Err),
-                Some(Err(status)) => end = Some(Err(status)),
+                Some(Ok(message)) => {
+                    let refused = stream.take(&message, &replies).await.err();
+                    end = refused.map(|error| Err(error.into()));
+                }
+                Some(Err(error)) => end = Some(Err(error)),
                 None => end = Some(Ok(())),
             },
         }
@@ -124,13 +141,13 @@ impl RecordStream {
     }
 
     /// Validates a message, and enqueues it in the lanes.
-    async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Status> {
+    async fn take(&mut self, message: &[u8], replies: &Replies) -> Result<(), Error> {
         let encoded = message;
         let message = match self.service.forwarder {
             Some(_) => RecordMessage::decode_with_fields(encoded),
             None => RecordMessage::decode(encoded),
         };
-        let message = message.map_err(|error| malformed(&error))?;
+        let message = message.map_err(Error::Malformed)?;
         self.check(&message)?;
         let RecordMessage {
             sequence,
@@ -182,13 +199,13 @@ impl RecordStream {
     }
 
     /// Asks the only lane what is acknowledged so far.
-    async fn ask(&mut self, acknowledged: u64) -> Result<(), Status> {
+    async fn ask(&mut self, acknowledged: u64) -> Result<(), Error> {
         let none = Increments::default();
         let record = self.record(0, acknowledged, Predecessor::TheOneBefore, none);
         self.enqueue(0, record).await
     }
 
-    fn check(&self, message: &RecordMessage) -> Result<(), Status> {
+    fn check(&self, message: &RecordMessage) -> Result<(), Error> {
         let mut violations = Violations::default();
         let count = message.increments.len();
         let RecordMessage {
@@ -255,7 +272,7 @@ impl RecordStream {
         }
     }
 
-    async fn enqueue(&mut self, lane: LaneNumber, request: Request) -> Result<(), Status> {
+    async fn enqueue(&mut self, lane: LaneNumber, request: Request) -> Result<(), Error> {
         let count = weight(&request.operation);
         let lanes = &self.service.lanes;
         let queued = lanes.enqueue(lane, request, count, self.answers.clone());
@@ -272,8 +289,8 @@ impl RecordStream {
         first: Answer,
         answered: &mut mpsc::UnboundedReceiver<Answer>,
         replies: &Replies,
-    ) -> Result<(), Status> {
-        let mut reply = reply();
+    ) -> Result<(), Error> {
+        let mut reply = RecordReply::default();
         let mut next = Some(first);
         let mut error = None;
         let mut any = false;
@@ -299,62 +316,34 @@ impl RecordStream {
     }
 
     /// Adds the answer of a lane to a reply. Returns `false` if there is nothing to send yet.
-    fn add(&mut self, reply: &mut RecordIncrementsResponse, decided: Decided) -> bool {
-        let Effect::Recorded {
+    fn add(&mut self, reply: &mut RecordReply, decided: Decided) -> bool {
+        let lane = decided.lane;
+        let RecordReply {
             acknowledged,
+            revision,
             failures,
-        } = decided.answer.done
-        else {
-            unreachable!("{:?} is not an answer to a message", decided.answer.done);
-        };
+        } = RecordReply::of(decided);
         let Some(parts) = &mut self.parts else {
-            let failures = remote::failures(&failures);
-            add(reply, acknowledged, decided.revision, failures);
+            reply.add(acknowledged, revision, failures);
             return true;
         };
-        self.pins.unpin(decided.lane);
-        let whole = parts.on_part_durable(
-            decided.lane,
-            acknowledged,
-            decided.revision,
-            remote::failures(&failures),
-        );
+        self.pins.unpin(lane);
+        let whole = parts.on_part_durable(lane, acknowledged, revision, failures);
         Self::add_whole(reply, whole)
     }
 
     /// Adds completed messages to a reply. Returns `false` if there are none.
-    fn add_whole(reply: &mut RecordIncrementsResponse, whole: Vec<CompletedMessage>) -> bool {
+    fn add_whole(reply: &mut RecordReply, whole: Vec<CompletedMessage>) -> bool {
         let any = !whole.is_empty();
         for message in whole {
-            add(reply, message.sequence, message.revision, message.failures);
+            reply.add(message.sequence, message.revision, message.failures);
         }
         any
     }
 }
 
-fn reply() -> RecordIncrementsResponse {
-    RecordIncrementsResponse {
-        window: u32::try_from(SESSION_WINDOW).unwrap_or(u32::MAX),
-        ..RecordIncrementsResponse::default()
-    }
-}
-
-fn add(
-    reply: &mut RecordIncrementsResponse,
-    acknowledged: u64,
-    revision: i64,
-    failures: Vec<IncrementFailure>,
-) {
-    reply.acknowledged = reply.acknowledged.max(acknowledged);
-    // An answer that acknowledges nothing has no position in the order.
-    if acknowledged > 0 {
-        reply.revision = reply.revision.max(revision);
-    }
-    reply.failures.extend(failures);
-}
-
 /// The session that a stream's first message names, and its time.
-fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, Millis), Status> {
+fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, Millis), Error> {
     let mut violations = Violations::default();
     violations.id("session_id", id);
     let time = violations.time("session_time", id, time);
@@ -368,13 +357,13 @@ fn begin(id: &str, time: Option<&prost_types::Timestamp>) -> Result<(SessionId, 
 }
 
 /// The id under which a session is stored. Earlier versions stored it as it was sent, in any form of a UUIDv7.
-async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<SessionId, Status> {
+async fn known_as(store: &dyn Store, sent: &str, session: SessionId) -> Result<SessionId, Error> {
     if *sent == *session {
         return Ok(session);
     }
     let sent = SessionId::from(sent);
     let rows = store.session(sent.clone()).await;
-    let rows = rows.map_err(|error| session_read_error(&error))?;
+    let rows = rows.map_err(Error::of_session_read)?;
     Ok(if rows.lanes.is_empty() { session } else { sent })
 }
 
@@ -391,15 +380,6 @@ fn weight(operation: &Operation) -> usize {
         Operation::Record(record) if record.sequence == 0 => MAX_FAILURES + MAX_INCREMENTS,
         operation => operation.weight(),
     }
-}
-
-fn shutting_down() -> Status {
-    Reason::ShuttingDown
-        .error("the server is shutting down; acknowledged messages are applied, and later ones may be: resume the \
-                session")
-        .outcome(Outcome::Unknown)
-        .retry_in(std::time::Duration::from_millis(1))
-        .into()
 }
 
 #[cfg(test)]

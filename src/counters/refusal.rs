@@ -1,46 +1,63 @@
 //! Refusals as nodes send them to each other.
 
-use tonic::Status;
+use bytes::Bytes;
 
-use super::error::{self, Kind};
-use super::peers::Forwarded;
-use crate::cluster::PeerRefusal;
+use super::error::Error;
 use crate::lane::LaneError;
 use crate::model::{FailedIncrement, LimitError, Rejection};
 use crate::proto::sumd::cluster::v1::{
     Failure as ProtoFailure, Full, Plain, Times, failure::Limit, refusal::Why,
 };
 
-/// The refusal of a request that a lane has not executed.
-pub(super) fn of_lane(error: LaneError, kind: Kind) -> PeerRefusal {
-    PeerRefusal {
-        why: why(&error),
-        status: error::lane_error(error, kind),
-    }
+/// The outcome of a call to another node.
+#[derive(Debug)]
+pub(super) enum Forwarded {
+    /// The call was executed. The response is encoded.
+    Answered(Bytes),
+    /// The call failed by a limit, and the failure is committed.
+    Failed(FailedIncrement),
+    /// The call was not executed, because of its contents or an overload: another node would not do better.
+    Refused(LaneError),
+    /// The call was not executed, and never will be by that node.
+    NotSent,
+    /// The call may have been executed, or may still be.
+    InDoubt,
 }
 
-/// The refusal of a request that fails by a limit, with the status for the client.
-pub(super) fn of_failure(failure: &FailedIncrement, status: Status) -> PeerRefusal {
+/// The refusal of a call that this node has not executed, for the node that has sent it; `None` if the call is not a valid
+/// request, so that its sender finds the same error itself.
+pub(crate) fn why(error: &Error) -> Option<Why> {
+    Some(match error {
+        Error::Lane { error, .. } => of_lane(error),
+        Error::Failed { failure, .. } => Why::Failure(of_failure(failure)?),
+        Error::Invalid(_) => return None,
+        Error::Malformed(_)
+        | Error::AnswerLost { .. }
+        | Error::Store { .. }
+        | Error::SumOutOfRange(_)
+        | Error::ConfirmedMeanwhile
+        | Error::Draining
+        | Error::Bug => Why::Plain(Plain::Unknown.into()),
+    })
+}
+
+/// A failed increment; `None` if it is invalid, which only a session's message can bring to a lane.
+fn of_failure(failure: &FailedIncrement) -> Option<ProtoFailure> {
     let (value, delta, limit) = match failure.refusal {
         LimitError::Min { value, delta, min } => (value, delta, Some(Limit::Min(min))),
         LimitError::Max { value, delta, max } => (value, delta, Some(Limit::Max(max))),
         LimitError::OutOfRange { value, delta } => (value, delta, None),
-        // Only a session's message can bring such an increment to a lane. The sender of this one finds the same error.
-        LimitError::Invalid(_) => return PeerRefusal::declined(status.message().to_owned()),
+        LimitError::Invalid(_) => return None,
     };
-    let failure = ProtoFailure {
+    Some(ProtoFailure {
         index: failure.index,
         value,
         delta,
         limit,
-    };
-    PeerRefusal {
-        why: Why::Failure(failure),
-        status,
-    }
+    })
 }
 
-fn why(error: &LaneError) -> Why {
+fn of_lane(error: &LaneError) -> Why {
     let plain = |plain: Plain| Why::Plain(plain.into());
     match error {
         LaneError::Refused(refused) => match *refused {

@@ -8,10 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::Status;
-
 use super::convert::{MAX_BATCH, Violations};
-use super::error::read_error;
+use super::error::Error;
 use super::read::counter;
 use super::service::Counters;
 use crate::model::CounterChange;
@@ -38,10 +36,33 @@ struct Watch {
     synced: bool,
 }
 
-pub(super) fn serve(
-    service: &Counters,
-    request: WatchCountersRequest,
-) -> Result<ReplyStream<WatchCountersResponse, Status>, Status> {
+impl Counters {
+    /// Watches counters, or a prefix.
+    ///
+    /// # Errors
+    /// Returns [`Error::Invalid`] if the request is invalid.
+    pub fn watch(
+        &self,
+        request: WatchCountersRequest,
+    ) -> Result<ReplyStream<WatchCountersResponse, Error>, Error> {
+        let revision = request.from_revision;
+        let watched = check(request)?;
+        let service = self.clone();
+        Ok(replies::spawn(move |replies| {
+            let watch = Watch {
+                service,
+                watched,
+                replies,
+                revision,
+                synced: false,
+            };
+            watch.run()
+        }))
+    }
+}
+
+/// The counters that a request selects, if it is valid.
+fn check(request: WatchCountersRequest) -> Result<Watched, Error> {
     let mut violations = Violations::default();
     let names = request.counters;
     if names.len() > MAX_BATCH {
@@ -70,22 +91,11 @@ pub(super) fn serve(
     } else {
         Watched::Names(names.into_iter().map(Arc::from).collect())
     };
-    violations.check(())?;
-    let service = service.clone();
-    Ok(replies::spawn(move |replies| {
-        let watch = Watch {
-            service,
-            watched,
-            replies,
-            revision: request.from_revision,
-            synced: false,
-        };
-        watch.run()
-    }))
+    violations.check(watched)
 }
 
 impl Watch {
-    async fn run(mut self) -> Result<(), Status> {
+    async fn run(mut self) -> Result<(), Error> {
         let changes = self.service.store().changes().clone();
         loop {
             // A watch from revision 0 asks for the state.
@@ -125,14 +135,13 @@ impl Watch {
     }
 
     /// Sends the state from the store; for a prefix, only the counters that have changed.
-    async fn tell_state(&mut self) -> Result<(), Status> {
-        let failed = |error| read_error(&error);
+    async fn tell_state(&mut self) -> Result<(), Error> {
         let last = match &self.watched {
             Watched::Names(names) => {
                 let room = self.replies.room().await;
                 let names: Vec<_> = names.iter().cloned().collect();
                 let found = self.service.store().read(names.clone()).await;
-                let found = found.map_err(failed)?;
+                let found = found.map_err(Error::of_read)?;
                 let rows = names.into_iter().zip(found.rows).map(|(name, row)| {
                     let none = Row {
                         name,
@@ -159,7 +168,8 @@ impl Watch {
                         since,
                         limit: MAX_COUNTERS,
                     };
-                    let page = self.service.store().scan(scan).await.map_err(failed)?;
+                    let page = self.service.store().scan(scan).await;
+                    let page = page.map_err(Error::of_read)?;
                     let begins = first.is_none();
                     let forgotten = page.forgotten > since || page.revision < since;
                     if !reset && forgotten {

@@ -8,8 +8,10 @@ use prost::{Message as _, encoding};
 use prost_types::Timestamp;
 
 use super::convert::limits;
-use super::record::MAX_INCREMENTS;
 use crate::model::{Increments, Invalid, check_name};
+
+/// Maximum number of increments in a message.
+pub(super) const MAX_INCREMENTS: usize = 1000;
 
 /// A `RecordIncrementsRequest` with validated increments.
 #[derive(Debug, Default)]

@@ -43,7 +43,8 @@ pub type Answer = Result<Bytes, Why>;
 pub struct PeerRefusal {
     /// The reason.
     pub why: Why,
-    /// The refusal as a status, for a node of an earlier version, which may show it to its caller.
+    /// The refusal as a status, for a node of an earlier version, which may show it to its caller. This version reads
+    /// the reason alone.
     pub status: Status,
 }
 

@@ -1,4 +1,4 @@
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::*;
@@ -51,13 +51,14 @@ fn errors() -> Vec<(LaneError, &'static str, bool)> {
     refused.into_iter().chain(others).collect()
 }
 
-fn told(status: &Status) -> (String, String) {
+fn told(error: &Error) -> (String, String) {
+    let status = Status::from(error.clone());
     let info = status.get_details_error_info().expect("an ErrorInfo");
     (info.reason, info.metadata["outcome"].clone())
 }
 
-fn is_lost(status: &Status) -> bool {
-    told(status) == ("ANSWER_LOST".to_owned(), "UNKNOWN".to_owned())
+fn is_lost(error: &Error) -> bool {
+    told(error) == ("ANSWER_LOST".to_owned(), "UNKNOWN".to_owned())
 }
 
 #[test]
@@ -74,17 +75,18 @@ fn doubt_outlives_every_error_that_is_no_decision() {
     for (error, outcome, is_final) in errors() {
         let mut copies = Copies::new("one", Some(AGE));
         copies.doubt("b").expect("its id makes a repetition safe");
-        let status = copies.error(error.clone());
+        let told_error = copies.error(error.clone());
         if is_final {
-            assert_eq!(told(&status).1, outcome, "{error:?}");
+            assert_eq!(told(&told_error).1, outcome, "{error:?}");
         } else {
-            assert!(is_lost(&status), "{error:?} is told as {status:?}");
+            assert!(is_lost(&told_error), "{error:?} is told as {told_error:?}");
+            let status = Status::from(told_error);
             assert_eq!(status.code(), Code::Unavailable);
             let message = status.message();
             assert!(!message.contains("nothing was changed"), "{message}");
         }
     }
-    let invalid = || crate::status::invalid_argument(vec![("delta".to_owned(), "bad".to_owned())]);
+    let invalid = || Error::Invalid(vec![("delta".to_owned(), "bad".to_owned())]);
     let mut copies = Copies::new("one", Some(AGE));
     assert_eq!(told(&copies.invalid(invalid())).0, "INVALID_ARGUMENT");
     copies.doubt("b").expect("its id makes a repetition safe");

@@ -1,10 +1,9 @@
 //! Sessions imported from another store, and sessions whose client has confirmed more than is applied.
 
-use tonic::Status;
-
-use super::super::error::{Kind, lane_error};
+use super::super::error::Error;
+use super::RecordStream;
 use super::reassembly::{CompletedMessage, SessionReassembler};
-use super::{RecordStream, remote};
+use super::reply::failures;
 use crate::lane::LaneError;
 use crate::model::{Increments, KeyedHasher, Predecessor, Rejection, Session};
 use crate::store::SessionRows;
@@ -36,16 +35,13 @@ pub(super) fn replay(
     sequence: u64,
     hasher: KeyedHasher,
     increments: &Increments,
-) -> Option<Result<Vec<CompletedMessage>, Status>> {
+) -> Option<Result<Vec<CompletedMessage>, Error>> {
     let ImportedParts { session, revision } =
         moved.filter(|moved| sequence <= moved.session.moved_up_to())?;
     Some(
         match session.moved_message(sequence, hasher.message(increments)) {
-            Some(failures) => Ok(parts.known(sequence, *revision, remote::failures(&failures))),
-            None => Err(lane_error(
-                LaneError::Refused(Rejection::IdReused),
-                Kind::Session,
-            )),
+            Some(failed) => Ok(parts.known(sequence, *revision, failures(&failed))),
+            None => Err(Error::of_session(LaneError::Refused(Rejection::IdReused))),
         },
     )
 }
@@ -58,11 +54,11 @@ impl RecordStream {
         found: &SessionRows,
         acknowledged: u64,
         applied: u64,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Error> {
         if !found.lanes.is_empty() {
             let acknowledged = applied;
             let lost = LaneError::Refused(Rejection::SessionLost { acknowledged });
-            return Err(lane_error(lost, Kind::Session));
+            return Err(Error::of_session(lost));
         }
         let none = Increments::default();
         let question = self.record(0, acknowledged, Predecessor::TheOneBefore, none);
@@ -70,7 +66,7 @@ impl RecordStream {
         let lanes = self.service.store().lanes();
         let home = self.service.hasher.lane(session, lanes);
         let refused = self.service.lanes.execute(home, question).await;
-        refused.map_err(|error| lane_error(error, Kind::Session))?;
+        refused.map_err(Error::of_session)?;
         Ok(())
     }
 }

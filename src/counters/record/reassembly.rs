@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
+use super::reply::RecordFailure;
 use crate::model::{Increments, KeyedHasher, Part, SessionId, group};
-use crate::proto::sum::v1::IncrementFailure;
 use crate::store::LaneNumber;
 
 /// A message that was split into parts.
@@ -17,7 +17,7 @@ struct Pending {
     /// The lanes whose parts are not known to be durable.
     left: Vec<LaneNumber>,
     revision: i64,
-    failures: Vec<IncrementFailure>,
+    failures: Vec<RecordFailure>,
 }
 
 /// A message whose parts are all durable, as are all messages before it.
@@ -27,7 +27,7 @@ pub struct CompletedMessage {
     /// The highest revision of its parts.
     pub revision: i64,
     /// Its failures, in the order of its increments.
-    pub failures: Vec<IncrementFailure>,
+    pub failures: Vec<RecordFailure>,
 }
 
 /// A stream's knowledge of its session.
@@ -142,7 +142,7 @@ impl SessionReassembler {
         lane: LaneNumber,
         sequence: u64,
         revision: i64,
-        failures: Vec<IncrementFailure>,
+        failures: Vec<RecordFailure>,
     ) -> Vec<CompletedMessage> {
         // Each lane answers a message twice if it was resent on this stream, and the lanes answer in any order.
         let of_it = self.pending.iter_mut();
@@ -165,7 +165,7 @@ impl SessionReassembler {
         &mut self,
         sequence: u64,
         revision: i64,
-        failures: Vec<IncrementFailure>,
+        failures: Vec<RecordFailure>,
     ) -> Vec<CompletedMessage> {
         self.pending.push_back(Pending {
             sequence,
@@ -185,7 +185,7 @@ impl SessionReassembler {
             }
             pending
                 .failures
-                .sort_unstable_by_key(|failure| (failure.sequence, failure.index));
+                .sort_unstable_by_key(RecordFailure::position);
             whole.push(CompletedMessage {
                 sequence: pending.sequence,
                 revision: pending.revision,

@@ -1,34 +1,33 @@
 //! Parts of a message on their way to another node and back. One call has all parts for a node.
 
-use std::fmt;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use prost::{DecodeError, Message};
 
-use super::super::error::{self, Kind};
-use super::super::peers::{Forwarded, RemoteOwner};
-use super::super::refusal;
-use super::super::wire::RecordMessage;
+use super::super::error::Error;
+use super::super::forward::RemoteOwner;
+use super::super::refusal::Forwarded;
+use super::super::service::Counters;
+use super::super::wire::{MAX_INCREMENTS, RecordMessage};
 use super::reassembly::lanes_of;
-use super::{MAX_INCREMENTS, reply};
-use crate::cluster::{self, PeerRefusal, read_refusal};
+use super::reply::{RecordFailure, RecordReply};
+use crate::cluster::{self, read_refusal};
 use crate::lane::{self, Decided, LaneError};
 use crate::model::{
-    Effect, FailedIncrement, Increments, KeyedHasher, LowerBound, MAX_ID_BYTES, Millis, Operation,
-    Part, Predecessor, Record, Rejection, Request, SessionId, check_text,
+    Increments, KeyedHasher, LowerBound, MAX_ID_BYTES, Millis, Operation, Part, Predecessor,
+    Record, Rejection, Request, SessionId, check_text,
 };
-use crate::proto::sum::v1::{IncrementFailure, RecordIncrementsRequest, RecordIncrementsResponse};
+use crate::proto::sum::v1::{RecordIncrementsRequest, RecordIncrementsResponse};
 use crate::proto::sumd::cluster::v1::record_part_answer::Result as Of;
 use crate::proto::sumd::cluster::v1::{
-    RecordPart, RecordPartAnswer, RecordParts, RecordPartsAnswer, Refusal,
+    RecordPart, RecordPartAnswer, RecordParts, RecordPartsAnswer,
 };
-use crate::status;
 use crate::store::LaneNumber;
 
 /// Parts that another node executes.
@@ -45,7 +44,7 @@ pub(super) struct RemoteAnswers {
 /// The answer to a part.
 pub(super) enum PartAnswer {
     /// The part is durable.
-    Durable(RecordIncrementsResponse),
+    Durable(RecordReply),
     /// The lane has refused the part.
     Refused(Rejection),
     /// The part was not executed, or its outcome is unknown. It is safe to execute it again: its session remembers it.
@@ -153,8 +152,13 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
     let why = match answer.result {
         Some(Of::Ok(response)) => {
             let response = RecordIncrementsResponse::decode(response).ok()?;
-            let is_of_it = response.acknowledged == sequence;
-            return is_of_it.then_some(PartAnswer::Durable(response));
+            let failures = response.failures.into_iter();
+            let reply = RecordReply {
+                acknowledged: response.acknowledged,
+                revision: response.revision,
+                failures: failures.map(RecordFailure::Elsewhere).collect(),
+            };
+            return (reply.acknowledged == sequence).then_some(PartAnswer::Durable(reply));
         }
         Some(Of::Error(status)) => read_refusal(status, answer.refusal),
         None => return None,
@@ -168,36 +172,36 @@ fn read_answer(answer: RecordPartAnswer, sequence: u64) -> Option<PartAnswer> {
 
 /// A call of another node that cannot be read.
 #[derive(Debug)]
-pub(crate) struct Malformed(String);
+pub(crate) struct MalformedParts(String);
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl From<DecodeError> for Malformed {
+impl From<DecodeError> for MalformedParts {
     fn from(error: DecodeError) -> Self {
         malformed(&error)
     }
 }
 
-fn malformed(problem: &dyn fmt::Display) -> Malformed {
-    Malformed(problem.to_string())
+fn malformed(problem: &dyn fmt::Display) -> MalformedParts {
+    MalformedParts(problem.to_string())
 }
 
-fn too_many() -> Malformed {
+fn too_many() -> MalformedParts {
     malformed(&format_args!(
         "its parts have more than {MAX_INCREMENTS} increments"
     ))
 }
 
 /// Decodes and validates the parts in a call of another node, each with its lane.
-pub(crate) fn decode_parts(
+fn decode_parts(
     payload: Bytes,
     hasher: KeyedHasher,
     lanes: u32,
-) -> Result<Vec<(LaneNumber, Request)>, Malformed> {
+) -> Result<Vec<(LaneNumber, Request)>, MalformedParts> {
     let RecordParts {
         message,
         count,
@@ -266,93 +270,30 @@ pub(crate) fn decode_parts(
     Ok(parts.into_iter().zip(increments).map(request).collect())
 }
 
-/// The answer to a part, for the node that has sent it.
-type PartReply = Result<RecordIncrementsResponse, PeerRefusal>;
-
-/// Collects the answers to the parts of a call.
-pub(crate) struct PartJoin<F>(Mutex<JoinedParts<F>>);
-
-struct JoinedParts<F> {
-    answers: Vec<Option<PartReply>>,
-    left: usize,
-    reply: Option<F>,
-}
-
-impl<F: FnOnce(Bytes)> PartJoin<F> {
-    /// Waits for the answers to at least one part. Passes all of them to `reply`, encoded.
-    pub(crate) fn new(parts: usize, reply: F) -> Self {
-        Self(Mutex::new(JoinedParts {
-            answers: (0..parts).map(|_| None).collect(),
-            left: parts,
-            reply: Some(reply),
-        }))
+impl Counters {
+    /// Decodes and validates the parts in a call of another node.
+    ///
+    /// # Errors
+    /// Returns an error if the call is not one that a node makes.
+    pub(crate) fn read_parts(
+        &self,
+        payload: Bytes,
+    ) -> Result<Vec<(LaneNumber, Request)>, MalformedParts> {
+        decode_parts(payload, self.hasher, self.store().lanes())
     }
 
-    /// Adds the answer to a part.
-    pub(crate) fn put(&self, index: usize, decided: lane::Result<Decided>) {
-        let answer = part_answer(decided);
-        // The state is consistent after each change, so poisoning is ignored.
-        let mut joined = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        joined.answers[index] = Some(answer);
-        joined.left -= 1;
-        if joined.left == 0
-            && let Some(reply) = joined.reply.take()
-        {
-            let answers = std::mem::take(&mut joined.answers);
-            let answers = answers.into_iter().flatten().collect();
-            reply(encode_answers(answers));
-        }
-    }
-}
-
-fn encode_answers(answers: Vec<PartReply>) -> Bytes {
-    // They share one buffer: each alone would take two allocations.
-    let lengths = answers.iter().flatten().map(Message::encoded_len);
-    let mut buffer = BytesMut::with_capacity(lengths.sum());
-    let answers = answers.into_iter().map(|answer| {
-        let (result, refusal) = match answer {
-            Ok(response) => {
-                response.encode_raw(&mut buffer);
-                (Of::Ok(buffer.split().freeze()), None)
-            }
-            Err(PeerRefusal { why, status }) => {
-                let refusal = Refusal { why: Some(why) };
-                (Of::Error(status::to_encoded(&status)), Some(refusal))
-            }
+    /// Queues the parts of a call of another node, once there is capacity for all of them. The parts of a lane stay in
+    /// order if the caller waits for this before the next call. `done` gets the answer to each part with its index, on
+    /// this handle's runtime.
+    pub(crate) async fn execute_parts(
+        &self,
+        parts: Vec<(LaneNumber, Request)>,
+        done: impl FnOnce(usize, Result<RecordReply, Error>) + Clone + Send + 'static,
+    ) {
+        let done = move |index, decided: lane::Result<Decided>| {
+            let answer = decided.map(RecordReply::of);
+            done(index, answer.map_err(Error::of_session));
         };
-        RecordPartAnswer {
-            result: Some(result),
-            refusal,
-        }
-    });
-    let answers = answers.collect();
-    RecordPartsAnswer { answers }.encode_to_vec().into()
-}
-
-/// Makes the answer to a part, for the node that has sent it.
-fn part_answer(decided: lane::Result<Decided>) -> PartReply {
-    let decided = decided.map_err(|error| refusal::of_lane(error, Kind::Session))?;
-    let Effect::Recorded {
-        acknowledged,
-        failures: failed,
-    } = decided.answer.done
-    else {
-        unreachable!("{:?} is not an answer to a message", decided.answer.done);
-    };
-    Ok(RecordIncrementsResponse {
-        acknowledged,
-        revision: decided.revision,
-        failures: failures(&failed),
-        ..reply()
-    })
-}
-
-/// Failed increments, as protobuf messages.
-pub(super) fn failures(failures: &[(u64, FailedIncrement)]) -> Vec<IncrementFailure> {
-    let failure = |(sequence, failure): &(u64, FailedIncrement)| IncrementFailure {
-        sequence: *sequence,
-        index: failure.index,
-        error: Some(status::to_proto(&error::failure(failure, None, false))),
-    };
-    failures.iter().map(failure).collect()
+        self.lanes.enqueue_all(parts, done).await;
+    }
 }

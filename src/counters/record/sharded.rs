@@ -1,19 +1,16 @@
 //! A stream over a shared store: its session has parts in several lanes, some of which other nodes own.
 
 use bytes::Bytes;
-use tonic::Status;
 
-use super::super::error::{
-    Kind, acknowledged_meanwhile, fault, lane_error, of_part, session_read_error,
-};
-use super::super::peers::RemoteOwner;
+use super::super::error::Error;
+use super::super::forward::RemoteOwner;
 use super::imported::{self, ImportedParts};
 use super::reassembly::{CompletedMessage, SessionReassembler};
 use super::remote::PartAnswer;
-use super::{RecordStream, Replies, add, decode_parts, remote, reply};
+use super::reply::{RecordReply, failures};
+use super::{RecordStream, Replies, remote};
 use crate::lane::LaneError;
 use crate::model::{Increments, LowerBound, Part, Predecessor, Rejection, Resumed};
-use crate::proto::sum::v1::RecordIncrementsResponse;
 use crate::store::{LaneNumber, SessionRows};
 
 impl RecordStream {
@@ -22,7 +19,7 @@ impl RecordStream {
         &mut self,
         acknowledged: u64,
         replies: &Replies,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Error> {
         let (found, resumed) = self.look().await?;
         let applied = resumed.applied;
         self.moved = ImportedParts::of(&found);
@@ -40,30 +37,29 @@ impl RecordStream {
                 acknowledged,
             ));
         }
-        let mut reply = reply();
-        let failures = remote::failures(&resumed.failures);
-        add(&mut reply, acknowledged, found.revision, failures);
+        let mut reply = RecordReply::default();
+        let failures = failures(&resumed.failures);
+        reply.add(acknowledged, found.revision, failures);
         self.resumed = Some(resumed);
         replies.send(reply).await;
         Ok(())
     }
 
     /// Reads the session in all lanes.
-    async fn look(&mut self) -> Result<(SessionRows, Resumed), Status> {
+    async fn look(&mut self) -> Result<(SessionRows, Resumed), Error> {
         let (session, begun) = self.session.clone().expect("the first message has set it");
         // Taken before the read: no message that the read does not find was applied before this time.
         let now = self.service.lanes.now();
         let remembered = self.service.lanes.session_horizon();
         let found = self.service.store().session(session).await;
-        let found = found.map_err(|error| session_read_error(&error))?;
+        let found = found.map_err(Error::of_session_read)?;
         let resumed = Resumed::new(&found.lanes, begun, now, found.horizon, remembered);
-        let resumed =
-            resumed.map_err(|refused| lane_error(LaneError::Refused(refused), Kind::Session))?;
+        let resumed = resumed.map_err(|refused| Error::of_session(LaneError::Refused(refused)))?;
         Ok((found, resumed))
     }
 
     /// The lower bound of a message. Reads the session again if the last read is too old.
-    async fn bound(&mut self, sequence: u64, is_first: bool) -> Result<LowerBound, Status> {
+    async fn bound(&mut self, sequence: u64, is_first: bool) -> Result<LowerBound, Error> {
         let lanes = &self.service.lanes;
         let (now, horizon) = (lanes.now(), lanes.session_horizon());
         let known = self.resumed.as_ref();
@@ -83,17 +79,17 @@ impl RecordStream {
         mut increments: Increments,
         fields: remote::RawIncrements<'_>,
         replies: &Replies,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Error> {
         if sequence <= self.told {
             let acknowledged = self.told;
             let known = LaneError::Refused(Rejection::Acknowledged { acknowledged });
-            return Err(lane_error(known, Kind::Session));
+            return Err(Error::of_session(known));
         }
         let parts = self.parts.as_ref().expect("the first message has set it");
         let expected = parts.expected();
         if sequence > expected {
             let gap = LaneError::Refused(Rejection::Gap { expected });
-            return Err(lane_error(gap, Kind::Session));
+            return Err(Error::of_session(gap));
         }
         let is_first = parts.is_new(sequence);
         let bound = self.bound(sequence, is_first).await?;
@@ -160,9 +156,9 @@ impl RecordStream {
         &mut self,
         payload: Bytes,
         wanted: impl Fn(LaneNumber) -> bool,
-    ) -> Result<(), Status> {
-        let parts = decode_parts(payload, self.service.hasher, self.service.store().lanes());
-        for (lane, request) in parts.map_err(|error| fault(&error))? {
+    ) -> Result<(), Error> {
+        let parts = self.service.read_parts(payload);
+        for (lane, request) in parts.map_err(|error| Error::bug(&error))? {
             if wanted(lane) {
                 self.pins.pin(lane, None);
                 self.enqueue(lane, request).await?;
@@ -172,7 +168,7 @@ impl RecordStream {
     }
 
     /// Sends the held parts whose lanes are free by now.
-    pub(super) async fn release(&mut self) -> Result<(), Status> {
+    pub(super) async fn release(&mut self) -> Result<(), Error> {
         for (lane, sequence, payload) in std::mem::take(&mut self.held) {
             let elsewhere = self.service.elsewhere(lane);
             let node = elsewhere.as_ref().and_then(RemoteOwner::node);
@@ -192,11 +188,11 @@ impl RecordStream {
         Ok(())
     }
 
-    /// The status of a message that a lane has not accepted.
-    pub(super) fn error(&self, error: LaneError) -> Status {
+    /// The error of a message that a lane has not accepted.
+    pub(super) fn error(&self, error: LaneError) -> Error {
         match self.parts {
             Some(_) => part_error(error, self.told),
-            None => lane_error(error, Kind::Session),
+            None => Error::of_session(error),
         }
     }
 
@@ -205,7 +201,7 @@ impl RecordStream {
         &mut self,
         answered: remote::RemoteAnswers,
         replies: &Replies,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Error> {
         let lanes = answered.lanes;
         for lane in &lanes {
             self.pins.unpin(*lane);
@@ -215,15 +211,11 @@ impl RecordStream {
         let mut refused = None;
         for (lane, answer) in lanes.into_iter().zip(answered.answers) {
             match answer {
-                PartAnswer::Durable(response) => {
-                    let RecordIncrementsResponse {
-                        acknowledged,
-                        revision,
-                        failures,
-                        ..
-                    } = response;
-                    whole.extend(parts.on_part_durable(lane, acknowledged, revision, failures));
-                }
+                PartAnswer::Durable(RecordReply {
+                    acknowledged,
+                    revision,
+                    failures,
+                }) => whole.extend(parts.on_part_durable(lane, acknowledged, revision, failures)),
                 PartAnswer::Again => left.push(lane),
                 PartAnswer::Refused(why) => refused = Some(LaneError::Refused(why)),
             }
@@ -240,28 +232,28 @@ impl RecordStream {
     }
 
     async fn tell_whole(&mut self, whole: Vec<CompletedMessage>, replies: &Replies) {
-        let mut reply = reply();
+        let mut reply = RecordReply::default();
         if Self::add_whole(&mut reply, whole) {
             replies.send(reply).await;
         }
     }
 }
 
-/// The status of one of several parts, on a stream whose client has confirmed messages up to `told`. A message that was
+/// The error of one of several parts, on a stream whose client has confirmed messages up to `told`. A message that was
 /// not confirmed when it arrived, and is by now, reached its lane after later messages: it was resent, and the
 /// confirmation did not wait for it. That is no fault of the client.
-fn part_error(error: LaneError, told: u64) -> Status {
+fn part_error(error: LaneError, told: u64) -> Error {
     match error {
         LaneError::Refused(Rejection::Acknowledged { acknowledged }) if acknowledged <= told => {
-            acknowledged_meanwhile()
+            Error::ConfirmedMeanwhile
         }
-        error => of_part(error),
+        error => Error::of_part(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
+    use tonic::{Code, Status};
 
     use super::*;
 
@@ -271,7 +263,7 @@ mod tests {
     fn a_message_that_is_acknowledged_meanwhile_is_to_be_sent_again() {
         let error = |acknowledged| {
             let refused = Rejection::Acknowledged { acknowledged };
-            part_error(LaneError::Refused(refused), 5).code()
+            Status::from(part_error(LaneError::Refused(refused), 5)).code()
         };
         assert_eq!(error(4), Code::Unavailable);
         assert_eq!(error(5), Code::Unavailable);

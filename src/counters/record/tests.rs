@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Limits;
+use crate::proto::sum::v1::IncrementFailure;
 
 /// A stream is not read while too many messages or calls are in flight, or a part is held.
 #[test]
@@ -16,16 +17,12 @@ fn a_stream_is_read_while_there_is_room() {
 /// A reply acknowledges the last of its answers; a reply that acknowledges nothing has no revision.
 #[test]
 fn a_reply_has_the_revision_of_what_it_acknowledges() {
-    let mut reply = RecordIncrementsResponse::default();
-    add(&mut reply, 0, 40, Vec::new());
+    let mut reply = RecordReply::default();
+    reply.add(0, 40, Vec::new());
     assert_eq!((reply.acknowledged, reply.revision), (0, 0));
     for (acknowledged, revision) in [(1, 41), (3, 43), (2, 42)] {
-        add(
-            &mut reply,
-            acknowledged,
-            revision,
-            vec![IncrementFailure::default()],
-        );
+        let failure = RecordFailure::Elsewhere(IncrementFailure::default());
+        reply.add(acknowledged, revision, vec![failure]);
     }
     assert_eq!((reply.acknowledged, reply.revision), (3, 43));
     assert_eq!(reply.failures.len(), 3);

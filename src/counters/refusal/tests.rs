@@ -1,4 +1,4 @@
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::*;
@@ -8,11 +8,8 @@ use crate::status;
 use crate::store::StoreError;
 
 /// A refusal as the node that receives it reads it.
-fn read(rejection: &PeerRefusal) -> Forwarded {
-    let refusal = proto::Refusal {
-        why: Some(rejection.why),
-    };
-    read_refusal(status::to_encoded(&rejection.status), Some(refusal)).into()
+fn read(why: Option<Why>) -> Forwarded {
+    read_refusal(Bytes::new(), Some(proto::Refusal { why })).into()
 }
 
 #[test]
@@ -43,8 +40,8 @@ fn refusals_of_lanes_come_back_as_they_were() {
         Rejection::SessionDamaged,
     ];
     for refused in all {
-        let rejection = of_lane(LaneError::Refused(refused.clone()), Kind::Session);
-        let Forwarded::Refused(LaneError::Refused(back)) = read(&rejection) else {
+        let error = Error::of_session(LaneError::Refused(refused.clone()));
+        let Forwarded::Refused(LaneError::Refused(back)) = read(why(&error)) else {
             panic!("{refused:?} comes back as something else");
         };
         assert_eq!(back, refused);
@@ -54,7 +51,7 @@ fn refusals_of_lanes_come_back_as_they_were() {
 #[test]
 fn other_errors_of_lanes_keep_their_meaning() {
     let problem = || StoreError::Unavailable("away".into());
-    let read_lane = |error| read(&of_lane(error, Kind::Request));
+    let read_lane = |error| read(why(&Error::of_request(error)));
     for error in [
         LaneError::Unavailable(problem()),
         LaneError::NotOwner,
@@ -92,7 +89,12 @@ fn failures_come_back_as_they_were() {
         LimitError::OutOfRange { value, delta },
     ] {
         let failure = FailedIncrement { index: 99, refusal };
-        let Forwarded::Failed(back) = read(&of_failure(&failure, Status::internal(""))) else {
+        let failed = Error::Failed {
+            failure,
+            counter: None,
+            is_of_batch: true,
+        };
+        let Forwarded::Failed(back) = read(why(&failed)) else {
             panic!("{failure:?} comes back as something else");
         };
         assert_eq!(back, failure);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message as _;
+use sumd::api;
 use sumd::cluster::{Call, Executor, PeerRefusal, Reply, View};
-use sumd::counters::{self, Counters, Forwarder};
+use sumd::counters::{Counters, Forwarder};
 use sumd::etcd::{Error, Outcome, Refusal};
 use sumd::lane::{Clock, LaneRuntime};
 use sumd::model::Bounds;
@@ -276,7 +277,7 @@ async fn callers_have_their_room_beside_ids_of_nodes() {
     let running = running.await.expect("lanes");
     let counters = Counters::new(running.lanes.clone());
     let server = {
-        let executor = counters::Executor::new(&counters);
+        let executor = api::Executor::new(&counters);
         serve_peers(executor).await
     };
     let owner = node("owner", &server.address);
@@ -364,7 +365,7 @@ async fn a_request_that_was_handed_on_is_not_told_as_not_applied() {
     let (owner, stored, _) = open(&world).await;
     let (asked, _, off) = open(&world).await;
     let counters = Counters::new(owner.lanes.clone());
-    let executor = counters::Executor::new(&counters);
+    let executor = api::Executor::new(&counters);
     let owners = serve_peers(executor).await;
     let proxy = Proxy::start(owners.address.parse().expect("a host")).await;
     let nodes = vec![

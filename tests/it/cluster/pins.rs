@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
+use sumd::api;
 use sumd::cluster::{Call, Executor, Reply, View};
-use sumd::counters::{self, Counters, Forwarder};
+use sumd::counters::{Counters, Forwarder};
 use sumd::proto::sum::v1::counter_service_client::CounterServiceClient;
 use sumd::proto::sum::v1::{Increment, IncrementCounterRequest, RecordIncrementsRequest};
 use tokio::sync::{mpsc, watch};
@@ -78,7 +79,7 @@ async fn a_part_waits_for_the_node_that_has_the_one_before() {
     let (gate, is_open) = watch::channel(true);
     let calls = Arc::<AtomicUsize>::default();
     let executor = Gated {
-        inner: Arc::new(counters::Executor::new(&Counters::new(owner.lanes.clone()))),
+        inner: Arc::new(api::Executor::new(&Counters::new(owner.lanes.clone()))),
         gate: is_open,
         calls: calls.clone(),
     };

@@ -2,8 +2,10 @@
 
 use super::super::reassembly::SessionReassembler;
 use super::*;
-use crate::model::{Answer, Position};
+use crate::counters::refusal::why;
 use crate::proto::sum::v1::Increment;
+use crate::proto::sumd::cluster::v1::Refusal;
+use crate::status;
 use crate::store::StoreError;
 
 fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) -> Increment {
@@ -20,7 +22,7 @@ fn increment(counter: &str, delta: i64, (min, max): (Option<i64>, Option<i64>)) 
 fn decode_two(
     increments: impl Iterator<Item = usize>,
     sizes: [usize; 2],
-) -> Result<Vec<(LaneNumber, Request)>, Malformed> {
+) -> Result<Vec<(LaneNumber, Request)>, MalformedParts> {
     let increments = increments.map(|lane| increment(&in_lane(lane), 1, (None, None)));
     let message = RecordIncrementsRequest {
         session_id: "session".to_owned(),
@@ -48,7 +50,7 @@ fn parts_that_are_not_the_messages_increments_are_refused() {
         let sizes = decoded
             .iter()
             .map(|(_, request)| request.operation.weight());
-        Ok::<_, Malformed>(sizes.collect::<Vec<_>>())
+        Ok::<_, MalformedParts>(sizes.collect::<Vec<_>>())
     };
     for (names, sizes) in [
         ([0, 1, 1], [1, 2]),
@@ -190,11 +192,10 @@ fn answers_to_parts_are_not_trusted() {
         }
     };
     let refused = |error| {
-        let rejection = refusal::of_lane(error, Kind::Session);
-        let why = Some(rejection.why);
+        let error = Error::of_session(error);
         RecordPartAnswer {
-            result: Some(Of::Error(status::to_encoded(&rejection.status))),
-            refusal: Some(Refusal { why }),
+            refusal: Some(Refusal { why: why(&error) }),
+            result: Some(Of::Error(status::to_encoded(&error.into()))),
         }
     };
     let of_earlier_version = |answer: RecordPartAnswer| RecordPartAnswer {
@@ -229,53 +230,4 @@ fn answers_to_parts_are_not_trusted() {
     ] {
         assert_eq!(told(vec![answer], 1), Some(vec![expected]));
     }
-}
-
-/// A call is answered once, when all of its parts have an answer, in the order of the parts.
-#[test]
-fn parts_are_answered_together() {
-    let told = Mutex::new(Vec::new());
-    let join = PartJoin::new(2, |answers| told.lock().expect("whole").push(answers));
-    join.put(1, Err(LaneError::Refused(Rejection::IdReused)));
-    assert!(told.lock().expect("whole").is_empty());
-    join.put(0, Err(LaneError::Overloaded));
-    let told = told.into_inner().expect("whole");
-    let [answers] = &told[..] else {
-        panic!("{} answers", told.len());
-    };
-    let read = read_answers(answers.clone(), 7, 2).expect("two answers");
-    assert!(matches!(
-        read[..],
-        [PartAnswer::Again, PartAnswer::Refused(Rejection::IdReused)]
-    ));
-}
-
-/// The answer to a part has everything that the client is to know of it, including the failures.
-#[test]
-fn an_answer_to_a_part_tells_what_failed() {
-    let refusal = crate::model::LimitError::OutOfRange { value: 1, delta: 2 };
-    let decided = Decided {
-        answer: Answer {
-            done: Effect::Recorded {
-                acknowledged: 7,
-                failures: vec![(7, FailedIncrement { index: 3, refusal })],
-            },
-            place: Position::Revision(40),
-            replayed: false,
-        },
-        revision: 40,
-        lane: 1,
-    };
-    let answers = encode_answers(vec![part_answer(Ok(decided))]);
-    let read = read_answers(answers, 7, 1).expect("one answer");
-    let [PartAnswer::Durable(told)] = &read[..] else {
-        panic!("{} answers, or another", read.len());
-    };
-    assert_eq!((told.acknowledged, told.revision), (7, 40));
-    let failed: Vec<_> = told
-        .failures
-        .iter()
-        .map(|failed| (failed.sequence, failed.index))
-        .collect();
-    assert_eq!(failed, [(7, 3)]);
 }

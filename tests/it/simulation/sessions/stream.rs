@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use sumd::api::{CounterApi, RecordReplies};
 use sumd::model::Millis;
 use sumd::proto::sum::v1::{Increment, RecordIncrementsRequest, RecordIncrementsResponse};
-use sumd::replies::ReplyStream;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -17,16 +17,17 @@ use crate::simulation::nodes::Node;
 /// The client's end of a stream. Dropping it breaks the stream.
 pub struct Stream {
     messages: UnboundedSender<Result<Bytes, Status>>,
-    answers: ReplyStream<RecordIncrementsResponse, Status>,
+    answers: RecordReplies,
 }
 
 impl Stream {
     pub fn open(node: &Node) -> Self {
         let (messages, received) = mpsc::unbounded_channel();
         let received = UnboundedReceiverStream::new(received);
+        let counters = CounterApi(node.service.clone());
         Self {
             messages,
-            answers: node.service.record(received, CancellationToken::new()),
+            answers: counters.record(received, CancellationToken::new()),
         }
     }
 

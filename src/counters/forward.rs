@@ -9,21 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::operation::Operation;
-use super::record::{self, PartJoin};
-use super::service::Counters;
-use super::{error, refusal};
-use crate::cluster::{self, Call, ForwardError, Kind, Node, PeerRefusal, Peers, Reply, View};
-use crate::lane::LaneError;
-use crate::model::FailedIncrement;
-use crate::proto::sum::v1::{
-    BatchIncrementCountersRequest, DeleteCounterRequest, IncrementCounterRequest, SetCounterRequest,
-};
+use super::refusal::Forwarded;
+use crate::cluster::{Call, ForwardError, Kind, Node, Peers, View};
 use crate::store::LaneNumber;
 
 /// How long a node may take to answer; half of the caller's time, if that is less. An unreachable node is detected
@@ -167,113 +158,5 @@ impl RemoteOwner {
                 }
             }
         }
-    }
-}
-
-/// The outcome of a call to another node.
-#[derive(Debug)]
-pub(super) enum Forwarded {
-    /// The call was executed. The response is encoded.
-    Answered(Bytes),
-    /// The call failed by a limit, and the failure is committed.
-    Failed(FailedIncrement),
-    /// The call was not executed, because of its contents or an overload: another node would not do better.
-    Refused(LaneError),
-    /// The call was not executed, and never will be by that node.
-    NotSent,
-    /// The call may have been executed, or may still be.
-    InDoubt,
-}
-
-/// Executes the calls that other nodes forward.
-pub struct Executor {
-    service: Counters,
-    /// Parts of messages that wait for capacity in the lanes. The senders bound their number. If parts were refused,
-    /// their sender would execute them itself, and compete with this node just when it is overloaded.
-    parts: mpsc::UnboundedSender<(Bytes, Reply)>,
-}
-
-impl Executor {
-    /// Executes calls by the lanes of a service, on the current runtime. It never forwards a call.
-    #[must_use]
-    pub fn new(service: &Counters) -> Self {
-        let service = service.alone();
-        let (parts, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(run_parts(service.clone(), waiting));
-        Self { service, parts }
-    }
-
-    fn run<O: Operation>(&self, call: &Call, reply: Reply) {
-        let service = &self.service;
-        let lanes = &service.lanes;
-        if call.own_id
-            && let Err(full) = lanes.admit_own_id()
-        {
-            let full = LaneError::Refused(full);
-            return reply.send(Err(refusal::of_lane(full, error::Kind::Request)));
-        }
-        let request = match O::decode(call.payload.clone()) {
-            Ok(request) => request,
-            Err(error) => return reply.send(Err(malformed(&error))),
-        };
-        let (request, context) = match request.into_request(service.hasher) {
-            Ok(converted) => converted,
-            // The sender finds the same error and reports it. A sender whose version accepts more executes the request.
-            Err(status) => {
-                let problem = status.message().to_owned();
-                return reply.send(Err(PeerRefusal::declined(problem)));
-            }
-        };
-        let lane = service.lane(request.operation.group());
-        lanes.execute_then(lane, request, move |decided| {
-            let answer = match decided.map(O::answer) {
-                Ok(Ok(answer)) => Ok(answer.encode_to_vec().into()),
-                Ok(Err(failure)) => {
-                    let status = O::failed(&context, &failure);
-                    Err(refusal::of_failure(&failure, status))
-                }
-                Err(error) => Err(refusal::of_lane(error, error::Kind::Request)),
-            };
-            reply.send(answer);
-        });
-    }
-}
-
-/// Enqueues one call after the other, so that the parts of each lane stay in order.
-async fn run_parts(service: Counters, mut waiting: mpsc::UnboundedReceiver<(Bytes, Reply)>) {
-    while let Some((payload, reply)) = waiting.recv().await {
-        match record::decode_parts(payload, service.hasher, service.store().lanes()) {
-            Ok(parts) => {
-                let join = Arc::new(PartJoin::new(parts.len(), move |answers| {
-                    reply.send(Ok(answers));
-                }));
-                let put = move |index, decided| join.put(index, decided);
-                service.lanes.enqueue_all(parts, put).await;
-            }
-            Err(error) => reply.send(Err(malformed(&error))),
-        }
-    }
-}
-
-fn malformed(error: &dyn std::fmt::Display) -> PeerRefusal {
-    PeerRefusal::declined(format!("the call cannot be read: {error}"))
-}
-
-impl cluster::Executor for Executor {
-    fn execute(&self, call: Call, reply: Reply) {
-        match call.kind {
-            Kind::Increment => self.run::<IncrementCounterRequest>(&call, reply),
-            Kind::BatchIncrement => self.run::<BatchIncrementCountersRequest>(&call, reply),
-            Kind::Set => self.run::<SetCounterRequest>(&call, reply),
-            Kind::Delete => self.run::<DeleteCounterRequest>(&call, reply),
-            Kind::RecordParts => {
-                // If the task is gone, the dropped reply reports that the call is lost.
-                let _ = self.parts.send((call.payload, reply));
-            }
-        }
-    }
-
-    fn for_this_runtime(&self) -> Arc<dyn cluster::Executor> {
-        Arc::new(Self::new(&self.service.for_this_runtime()))
     }
 }

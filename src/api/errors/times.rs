@@ -1,6 +1,7 @@
 //! Refusals of ids and sessions whose time is too old or in the future.
 
-use super::{Kind, told};
+use super::told;
+use crate::counters::Kind;
 use crate::model::{MAX_SKEW, Millis};
 use crate::status::{Outcome, Reason, RichError};
 

@@ -40,12 +40,13 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
         (LaneError::Closed, Reason::ShuttingDown),
     ];
     for (error, reason) in errors {
-        let only = lane_error(error.clone(), Kind::Session);
+        let only = Status::from(Error::of_session(error.clone()));
         let expected = match error.outcome() {
             Outcome::NotApplied => "NOT_APPLIED",
             Outcome::Unknown => "UNKNOWN",
         };
-        for (status, outcome) in [(of_part(error), "UNKNOWN"), (only, expected)] {
+        let part = Status::from(Error::of_part(error));
+        for (status, outcome) in [(part, "UNKNOWN"), (only, expected)] {
             let info = status.get_details_error_info().expect("an ErrorInfo");
             assert_eq!(
                 (&*info.reason, status.code()),
@@ -62,10 +63,8 @@ fn an_error_of_a_part_leaves_the_message_in_doubt() {
 #[test]
 fn a_message_of_a_damaged_session_is_in_doubt() {
     let error = LaneError::Refused(Rejection::SessionDamaged);
-    for status in [
-        of_part(error.clone()),
-        lane_error(error.clone(), Kind::Session),
-    ] {
+    for error in [Error::of_part(error.clone()), Error::of_session(error)] {
+        let status = Status::from(error);
         let info = status.get_details_error_info().expect("an ErrorInfo");
         assert_eq!(info.metadata["outcome"], "UNKNOWN");
         assert!(!status.message().contains("was applied"), "{status}");
@@ -117,11 +116,12 @@ fn outcomes_are_as_declared() {
         LaneError::Closed,
     ]);
     for error in errors {
-        for status in [
-            of_request(error.clone()),
-            lane_error(error.clone(), Kind::Session),
-            of_part(error.clone()),
+        for error in [
+            Error::of_request(error.clone()),
+            Error::of_session(error.clone()),
+            Error::of_part(error),
         ] {
+            let status = Status::from(error);
             let info = status.get_details_error_info().expect("an ErrorInfo");
             let mut all = Reason::ALL.iter();
             let reason = all.find(|reason| reason.name() == info.reason);
