@@ -1,10 +1,12 @@
-//! The services: an implementation of each trait that the protobuf definition generates. A handler calls the rooms below,
-//! and maps their typed errors to statuses.
+//! The services: an implementation of each trait that the protobuf definition generates. A handler converts its
+//! request, calls the rooms below, converts the answer, and maps their typed errors to statuses.
 
 mod cluster;
 mod counter;
 mod errors;
+mod page_token;
 mod peer;
+mod reads;
 mod record;
 mod servers;
 mod sum;

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::wire::Encoded;
-use super::{counter_service_server, record};
-use crate::counters::{Counters, Error, RecordReply};
+use super::{counter_service_server, reads, record};
+use crate::counters::{Changes, Counters, Error, RecordReply};
 use crate::layers::CallContext;
 use crate::proto::sum::v1::{
     BatchGetCountersRequest, BatchGetCountersResponse, BatchIncrementCountersRequest,
@@ -27,6 +27,10 @@ use crate::replies::ReplyStream;
 pub struct CounterApi(pub Counters);
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// The answers to a watch.
+type WatchReplies =
+    MapOk<ErrInto<ReplyStream<Changes, Error>, Status>, fn(Changes) -> WatchCountersResponse>;
 
 /// The answers on a bulk stream.
 pub type RecordReplies =
@@ -82,38 +86,44 @@ impl counter_service_server::CounterService for CounterApi {
     }
 
     async fn get_counter(&self, request: Request<GetCounterRequest>) -> Answer<GetCounterResponse> {
-        Ok(Response::new(self.0.get(request.into_inner()).await?))
+        let answer = reads::get(&self.0, request.into_inner()).await;
+        answer.map(Response::new)
     }
 
     async fn batch_get_counters(
         &self,
         request: Request<BatchGetCountersRequest>,
     ) -> Answer<BatchGetCountersResponse> {
-        Ok(Response::new(self.0.batch_get(request.into_inner()).await?))
+        let answer = reads::batch_get(&self.0, request.into_inner()).await;
+        answer.map(Response::new)
     }
 
     async fn list_counters(
         &self,
         request: Request<ListCountersRequest>,
     ) -> Answer<ListCountersResponse> {
-        Ok(Response::new(self.0.list(request.into_inner()).await?))
+        let answer = reads::list(&self.0, request.into_inner()).await;
+        answer.map(Response::new)
     }
 
     async fn sum_counters(
         &self,
         request: Request<SumCountersRequest>,
     ) -> Answer<SumCountersResponse> {
-        Ok(Response::new(self.0.sum(request.into_inner()).await?))
+        let answer = reads::sum(&self.0, request.into_inner()).await;
+        answer.map(Response::new)
     }
 
-    type WatchCountersStream = ErrInto<ReplyStream<WatchCountersResponse, Error>, Status>;
+    type WatchCountersStream = WatchReplies;
 
     async fn watch_counters(
         &self,
         request: Request<WatchCountersRequest>,
     ) -> Answer<Self::WatchCountersStream> {
-        let answers = self.0.watch(request.into_inner())?;
-        Ok(Response::new(answers.err_into()))
+        let (watched, revision) = reads::watched(request.into_inner())?;
+        let replies = self.0.watch(watched, revision).err_into::<Status>();
+        let answers = replies.map_ok(reads::changes as fn(Changes) -> WatchCountersResponse);
+        Ok(Response::new(answers))
     }
 
     type RecordIncrementsStream = RecordReplies;

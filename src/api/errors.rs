@@ -37,7 +37,6 @@ impl From<Error> for Status {
             } => lane_error(&error, kind, outcome),
             Error::AnswerLost { node, here } => answer_lost(&node, here.map(|here| (*here).into())),
             Error::Store { error, outcome } => store_failed(&error, outcome),
-            Error::SumOutOfRange(sum) => status::sum_out_of_range(sum),
             Error::ConfirmedMeanwhile => confirmed_meanwhile(),
             Error::Draining => draining(),
             Error::Bug => status::panicked(),

@@ -15,44 +15,44 @@ use crate::model::{
 use crate::proto::sum::v1 as proto;
 
 /// Maximum number of increments in a batch, and of names in a read.
-pub(super) const MAX_BATCH: usize = 100;
+pub(crate) const MAX_BATCH: usize = 100;
 
 /// Maximum number of violations in an error: it travels in headers, of which clients accept a few KiB.
 const MAX_VIOLATIONS: usize = 8;
 
 /// The violations of a request, field by field.
 #[derive(Default)]
-pub(super) struct Violations(Vec<(String, String)>);
+pub(crate) struct Violations(Vec<(String, String)>);
 
 impl Violations {
-    pub(super) fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+    pub(crate) fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         if self.0.len() < MAX_VIOLATIONS {
             self.0.push((field.into(), problem.into()));
         }
     }
 
     /// Returns the value if there are no violations, or else the error with all of them.
-    pub(super) fn check<T>(self, value: T) -> Result<T, Error> {
+    pub(crate) fn check<T>(self, value: T) -> Result<T, Error> {
         if self.0.is_empty() {
             return Ok(value);
         }
         Err(Error::Invalid(self.0))
     }
 
-    pub(super) fn name(&mut self, field: &str, name: &str) {
+    pub(crate) fn name(&mut self, field: &str, name: &str) {
         if let Err(error) = check_name(name) {
             self.add(field, name_problem(&error));
         }
     }
 
-    pub(super) fn prefix(&mut self, prefix: &str) {
+    pub(crate) fn prefix(&mut self, prefix: &str) {
         if let Err(error) = check_prefix(prefix, MAX_NAME_BYTES) {
             self.add("prefix", error.to_string());
         }
     }
 
     /// Checks that a field has 1 to [`MAX_BATCH`] elements.
-    pub(super) fn count(&mut self, field: &str, count: usize) {
+    pub(crate) fn count(&mut self, field: &str, count: usize) {
         if !(1..=MAX_BATCH).contains(&count) {
             let problem = format!("it has {count} elements; expected 1 to {MAX_BATCH}");
             self.add(field, problem);

@@ -62,9 +62,6 @@ pub enum Error {
         /// The outcome of the call's earlier messages.
         outcome: Outcome,
     },
-    /// A sum of counters does not fit int64.
-    #[error("the sum is {0}")]
-    SumOutOfRange(i128),
     /// The client of a bulk stream confirmed a message that it had resent, before its lanes answered.
     #[error("a resent message was confirmed in the meantime")]
     ConfirmedMeanwhile,

@@ -24,8 +24,8 @@ pub(super) enum Forwarded {
     InDoubt,
 }
 
-/// The refusal of a call that this node has not executed, for the node that has sent it; `None` if the call is not a valid
-/// request, so that its sender finds the same error itself.
+/// The refusal of a call, for the node that has sent it; `None` if the call is not a valid request, so that its sender
+/// finds the same error itself.
 pub(crate) fn why(error: &Error) -> Option<Why> {
     Some(match error {
         Error::Lane { error, .. } => of_lane(error),
@@ -34,7 +34,6 @@ pub(crate) fn why(error: &Error) -> Option<Why> {
         Error::Malformed(_)
         | Error::AnswerLost { .. }
         | Error::Store { .. }
-        | Error::SumOutOfRange(_)
         | Error::ConfirmedMeanwhile
         | Error::Draining
         | Error::Bug => Why::Plain(Plain::Unknown.into()),

@@ -31,6 +31,11 @@ impl Counters {
         }
     }
 
+    /// The hasher of the store's digests.
+    pub(crate) fn hasher(&self) -> KeyedHasher {
+        self.hasher
+    }
+
     pub(super) fn store(&self) -> &dyn Store {
         self.lanes.store()
     }

@@ -8,12 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::convert::{MAX_BATCH, Violations};
 use super::error::Error;
-use super::read::counter;
 use super::service::Counters;
 use crate::model::CounterChange;
-use crate::proto::sum::v1::{WatchCountersRequest, WatchCountersResponse};
 use crate::replies::{self, Replies, ReplyStream, Room};
 use crate::store::{CatchUp, ChangeFeed, CommittedChanges, Row, Scan};
 
@@ -22,33 +19,43 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum number of counters in an answer: 70 KiB with the longest names, held until the watcher reads it.
 const MAX_COUNTERS: usize = 250;
 
-enum Watched {
+/// The counters that a watch selects.
+pub enum Watched {
+    /// These counters, whether they exist or not.
     Names(BTreeSet<Arc<str>>),
+    /// All counters with this prefix.
     Prefix(Arc<str>),
+}
+
+/// An answer to a watch: the latest state of some counters.
+pub struct Changes {
+    /// Counters with their values. In a state of named counters, those that do not exist have no value.
+    pub counters: Vec<Row>,
+    /// The names of deleted counters.
+    pub deleted: Vec<Arc<str>>,
+    /// All changes up to this revision were sent.
+    pub revision: i64,
+    /// This answer completes the state for the first time.
+    pub synced: bool,
+    /// The state begins anew, and replaces what was sent before.
+    pub restarted: bool,
 }
 
 struct Watch {
     service: Counters,
     watched: Watched,
-    replies: Replies<WatchCountersResponse>,
+    replies: Replies<Changes>,
     /// Everything up to this revision was sent.
     revision: i64,
     synced: bool,
 }
 
 impl Counters {
-    /// Watches counters, or a prefix.
-    ///
-    /// # Errors
-    /// Returns [`Error::Invalid`] if the request is invalid.
-    pub fn watch(
-        &self,
-        request: WatchCountersRequest,
-    ) -> Result<ReplyStream<WatchCountersResponse, Error>, Error> {
-        let revision = request.from_revision;
-        let watched = check(request)?;
+    /// Watches counters: sends their changes after a revision, or from revision 0 their state and then their changes.
+    #[must_use]
+    pub fn watch(&self, watched: Watched, revision: i64) -> ReplyStream<Changes, Error> {
         let service = self.clone();
-        Ok(replies::spawn(move |replies| {
+        replies::spawn(move |replies| {
             let watch = Watch {
                 service,
                 watched,
@@ -57,41 +64,8 @@ impl Counters {
                 synced: false,
             };
             watch.run()
-        }))
+        })
     }
-}
-
-/// The counters that a request selects, if it is valid.
-fn check(request: WatchCountersRequest) -> Result<Watched, Error> {
-    let mut violations = Violations::default();
-    let names = request.counters;
-    if names.len() > MAX_BATCH {
-        let problem = format!(
-            "it has {} elements; expected at most {MAX_BATCH}",
-            names.len()
-        );
-        violations.add("counters", problem);
-    }
-    for (index, name) in names.iter().enumerate().take(MAX_BATCH) {
-        violations.name(&format!("counters[{index}]"), name);
-    }
-    if !names.is_empty() && !request.prefix.is_empty() {
-        violations.add(
-            "prefix",
-            "it is given together with counters; give only one of them",
-        );
-    }
-    violations.prefix(&request.prefix);
-    if request.from_revision < 0 {
-        let problem = format!("it is {}, below 0", request.from_revision);
-        violations.add("from_revision", problem);
-    }
-    let watched = if names.is_empty() {
-        Watched::Prefix(request.prefix.into())
-    } else {
-        Watched::Names(names.into_iter().map(Arc::from).collect())
-    };
-    violations.check(watched)
 }
 
 impl Watch {
@@ -126,7 +100,7 @@ impl Watch {
                 return true;
             }
             let end = next.is_none().then_some(moment);
-            self.send(room, &rows, false, end);
+            self.send(room, rows, false, end);
             if end.is_some() {
                 return true;
             }
@@ -152,7 +126,7 @@ impl Watch {
                 });
                 // There are few names: all are sent, whether they have changed or not.
                 let rows: Vec<_> = rows.collect();
-                self.send(room, &rows, true, Some(found.revision));
+                self.send(room, rows, true, Some(found.revision));
                 found.revision
             }
             Watched::Prefix(prefix) => {
@@ -182,7 +156,7 @@ impl Watch {
                     after = page.next;
                     let end = after.is_none().then_some(moment);
                     if end.is_some() || begins || !page.rows.is_empty() {
-                        self.send(room, &page.rows, reset && begins, end);
+                        self.send(room, page.rows, reset && begins, end);
                     }
                     if end.is_some() {
                         break page.revision;
@@ -196,31 +170,29 @@ impl Watch {
     }
 
     /// Sends counters. `end` is the new revision, set for the last answer of a state or of changes.
-    fn send(
-        &mut self,
-        room: Room<WatchCountersResponse>,
-        rows: &[Row],
-        reset: bool,
-        end: Option<i64>,
-    ) {
+    fn send(&mut self, room: Room<Changes>, rows: Vec<Row>, reset: bool, end: Option<i64>) {
         self.synced &= !reset;
-        let mut reply = WatchCountersResponse {
-            restarted: reset,
-            ..WatchCountersResponse::default()
-        };
+        let is_state_of_names = reset && matches!(self.watched, Watched::Names(_));
+        let (mut counters, mut deleted) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            match (row.value, &self.watched) {
-                (None, Watched::Prefix(_)) => reply.deleted.push(row.name.to_string()),
-                (None, Watched::Names(_)) if !reset => reply.deleted.push(row.name.to_string()),
-                _ => reply.counters.push(counter(&row.name, Some(row))),
+            if row.value.is_none() && !is_state_of_names {
+                deleted.push(row.name);
+            } else {
+                counters.push(row);
             }
         }
+        let mut synced = false;
         if let Some(end) = end {
-            reply.synced = !std::mem::replace(&mut self.synced, true);
+            synced = !std::mem::replace(&mut self.synced, true);
             self.revision = end;
         }
-        reply.revision = self.revision;
-        room.send(reply);
+        room.send(Changes {
+            counters,
+            deleted,
+            revision: self.revision,
+            synced,
+            restarted: reset,
+        });
     }
 }
 
