@@ -21,7 +21,7 @@ mod watch;
 mod wire;
 
 pub(crate) use convert::{MAX_BATCH, Violations, invalid_field};
-pub use error::{Error, Kind};
+pub use error::{Error, Kind, LaneFailure};
 pub use forward::Forwarder;
 pub(crate) use operation::Operation;
 pub use read::{Freshness, Listed};

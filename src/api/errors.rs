@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::counters::{Error, Kind, invalid_field};
+use crate::counters::{Error, Kind, LaneFailure, invalid_field};
 use crate::lane::LaneError;
 use crate::model::{FailedIncrement, LimitError, MAX_FAILURES, Millis, Rejection, SESSION_WINDOW};
 use crate::status::{self, Outcome, Reason, RichError};
@@ -30,11 +30,7 @@ impl From<Error> for Status {
                 counter,
                 is_of_batch,
             } => self::failure(&failure, counter.as_deref(), is_of_batch),
-            Error::Lane {
-                error,
-                kind,
-                outcome,
-            } => lane_error(&error, kind, outcome),
+            Error::Lane(failure) => lane_error(&failure),
             Error::AnswerLost { node, here } => answer_lost(&node, here.map(|here| (*here).into())),
             Error::Store { error, outcome } => store_failed(&error, outcome),
             Error::ConfirmedMeanwhile => confirmed_meanwhile(),
@@ -44,8 +40,9 @@ impl From<Error> for Status {
     }
 }
 
-fn lane_error(error: &LaneError, kind: Kind, outcome: Outcome) -> Status {
-    let (reason, problem, delay) = match error {
+fn lane_error(failure: &LaneFailure) -> Status {
+    let (kind, outcome) = (failure.kind(), failure.outcome());
+    let (reason, problem, delay) = match failure.error() {
         LaneError::Refused(refused) => return refusal(refused, kind, outcome).into(),
         LaneError::Unknown(error) | LaneError::Unavailable(error) => {
             return store_failed(error, outcome);

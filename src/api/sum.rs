@@ -21,7 +21,7 @@ pub struct SumApi;
 impl sum_service_server::SumService for SumApi {
     async fn add(&self, request: Request<Sum>) -> Result<Response<AddResponse>, Status> {
         let call = CallContext::of(request.extensions()).clone();
-        let total = total(request.into_inner(), &call)?;
+        let total = total(request.into_inner(), &call, 1)?;
         let sum = in_range(total.sum)?;
         Ok(Response::new(AddResponse { sum }))
     }
@@ -33,8 +33,10 @@ impl sum_service_server::SumService for SumApi {
         let call = CallContext::of(request.extensions()).clone();
         let mut messages = request.into_inner();
         let mut all = Total::default();
+        let mut number = 0;
         while let Some(sum) = messages.message().await? {
-            all += total(sum, &call)?;
+            number += 1;
+            all += total(sum, &call, number)?;
         }
         Ok(Response::new(AddAllResponse {
             sum: in_range(all.sum)?,
@@ -48,6 +50,7 @@ impl sum_service_server::SumService for SumApi {
         Ok(Response::new(Each {
             call: CallContext::of(request.extensions()).clone(),
             messages: request.into_inner(),
+            number: 0,
         }))
     }
 }
@@ -56,6 +59,8 @@ impl sum_service_server::SumService for SumApi {
 /// answers is not read from either.
 pub struct Each {
     messages: Streaming<Sum>,
+    /// The number of the last message.
+    number: u64,
     call: Arc<CallContext>,
 }
 
@@ -66,8 +71,9 @@ impl Stream for Each {
         let Some(sum) = ready!(Pin::new(&mut self.messages).poll_next(cx)).transpose()? else {
             return Poll::Ready(None);
         };
+        self.number += 1;
         // A message that fails fails alone, and does not end the call.
-        let total = total(sum, &self.call).and_then(|total| in_range(total.sum));
+        let total = total(sum, &self.call, self.number).and_then(|total| in_range(total.sum));
         let result = match total {
             Ok(sum) => add_each_response::Result::Sum(sum),
             Err(status) => add_each_response::Result::Error(status::to_proto(&status)),
@@ -78,9 +84,9 @@ impl Stream for Each {
 }
 
 /// The total of a message that has just been read. The message is empty if it came in parts or compressed, or was refused.
-fn total(Sum(sum): Sum, call: &CallContext) -> Result<Total, Status> {
+fn total(Sum(sum): Sum, call: &CallContext, number: u64) -> Result<Total, Status> {
     let replaced = match sum {
-        Ok(Total { count: 0, .. }) => call.replaced.take(),
+        Ok(Total { count: 0, .. }) => call.replaced.take(number),
         _ => None,
     };
     let sum = match replaced {

@@ -37,15 +37,8 @@ pub enum Error {
         is_of_batch: bool,
     },
     /// A lane has not executed a request, or its outcome is unknown.
-    #[error("the lane has no answer: {error:?}")]
-    Lane {
-        /// The reason.
-        error: LaneError,
-        /// The kind of the request.
-        kind: Kind,
-        /// The outcome of the whole operation, of which the request may be a copy or a part.
-        outcome: Outcome,
-    },
+    #[error("the lane has no answer: {0:?}")]
+    Lane(LaneFailure),
     /// The answer of another node is lost, and this node could not settle the outcome.
     #[error("the answer of node {node:?} is lost")]
     AnswerLost {
@@ -73,6 +66,40 @@ pub enum Error {
     Bug,
 }
 
+/// The failure of a request in a lane. Only the functions of [`Error`] make one, each with the outcome of its case: that
+/// of an operation in doubt is never NOT_APPLIED.
+#[derive(Clone, Debug)]
+pub struct LaneFailure {
+    error: LaneError,
+    kind: Kind,
+    outcome: Outcome,
+}
+
+impl LaneFailure {
+    /// The reason.
+    #[must_use]
+    pub fn error(&self) -> &LaneError {
+        &self.error
+    }
+
+    /// The kind of the request.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The outcome of the whole operation, of which the request may be a copy or a part.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the request is the whole operation, so that the outcome is that of the lane alone.
+    pub(super) fn is_whole(&self) -> bool {
+        self.outcome == self.error.outcome()
+    }
+}
+
 impl Error {
     /// The error of a request that failed and has no other copy.
     pub(crate) fn of_request(error: LaneError) -> Self {
@@ -86,29 +113,29 @@ impl Error {
 
     fn of_lane(error: LaneError, kind: Kind) -> Self {
         let outcome = error.outcome();
-        Self::Lane {
+        Self::Lane(LaneFailure {
             error,
             kind,
             outcome,
-        }
+        })
     }
 
     /// The error of the last copy of a request, if an earlier copy may have been applied.
     pub(super) fn of_copy(error: LaneError) -> Self {
-        Self::Lane {
+        Self::Lane(LaneFailure {
             error,
             kind: Kind::Request,
             outcome: Outcome::Unknown,
-        }
+        })
     }
 
     /// The error of a stream after one part of a message failed. Parts in other lanes may have been applied.
     pub(crate) fn of_part(error: LaneError) -> Self {
-        Self::Lane {
+        Self::Lane(LaneFailure {
             error,
             kind: Kind::Session,
             outcome: Outcome::Unknown,
-        }
+        })
     }
 
     /// Logs a failed read, and makes its error.

@@ -28,10 +28,12 @@ pub(super) enum Forwarded {
 /// finds the same error itself.
 pub(crate) fn why(error: &Error) -> Option<Why> {
     Some(match error {
-        Error::Lane { error, .. } => of_lane(error),
+        Error::Lane(failure) if failure.is_whole() => of_lane(failure.error()),
         Error::Failed { failure, .. } => Why::Failure(of_failure(failure)?),
         Error::Invalid(_) => return None,
-        Error::Malformed(_)
+        // Of an operation with other copies or parts, the lane's error tells nothing.
+        Error::Lane(_)
+        | Error::Malformed(_)
         | Error::AnswerLost { .. }
         | Error::Store { .. }
         | Error::ConfirmedMeanwhile

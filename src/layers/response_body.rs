@@ -106,11 +106,11 @@ impl ResponseBody {
         frame
     }
 
-    /// Shortens a frame: large data to a piece, and the message in trailers, because services of other libraries may
-    /// quote a client's request at any length.
+    /// Shortens a frame: the data of a large single answer to a piece, and the message in trailers, because services of other
+    /// libraries may quote a client's request at any length.
     fn cut(&mut self, frame: &mut Frame<Bytes>) {
         if let Some(data) = frame.data_mut() {
-            if data.len() > SMALL_BYTES {
+            if self.order.is_none() && data.len() > SMALL_BYTES {
                 self.rest = data.split_off(piece_bytes(data.len()));
             }
         } else if let Some(trailers) = frame.trailers_mut() {
@@ -171,6 +171,9 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.rest.is_empty() {
+            return self.inner.size_hint();
+        }
+        SizeHint::default()
     }
 }

@@ -32,6 +32,8 @@ struct StreamBounds {
 struct Bounds {
     call: Arc<CallContext>,
     deadline: Timer,
+    /// A complete answer only has to be read, which a drain has time for.
+    is_complete: bool,
     /// Created at the first wait: most single answers are sent at once.
     shutdown: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -41,9 +43,14 @@ impl Bounds {
         if let Poll::Ready(exceeded) = self.deadline.poll(cx) {
             return Poll::Ready(exceeded);
         }
-        let shutdown = self
-            .shutdown
-            .get_or_insert_with(|| Box::pin(self.call.shutdown().clone().cancelled_owned()));
+        let shutdown = self.shutdown.get_or_insert_with(|| {
+            let token = if self.is_complete {
+                &self.call.connection.ending
+            } else {
+                self.call.shutdown()
+            };
+            Box::pin(token.clone().cancelled_owned())
+        });
         shutdown.as_mut().poll(cx).map(|()| shutting_down())
     }
 }
@@ -55,6 +62,7 @@ pub(super) fn bound(call: Arc<CallContext>, is_complete: bool) {
         bounds: Bounds {
             deadline: Timer::new(call.deadline),
             call,
+            is_complete,
             shutdown: None,
         },
         waits_for_reader: is_complete,

@@ -41,7 +41,7 @@ ENVIRONMENT = {
     "RUST_BACKTRACE": "0",
     "SUMD_TEST_ETCD": str(ROOT / ".tools/bin/etcd"),
 }
-CORE = "src/model src/etcd src/etcd.rs src/lane src/lane.rs src/maintenance src/maintenance.rs src/store src/store.rs src/counters/record src/counters/record.rs"
+CORE = "src/model src/etcd src/etcd.rs src/lane src/lane.rs src/maintenance src/maintenance.rs src/store src/store.rs src/counters/record src/counters/record.rs src/counters/copies.rs src/counters/refusal.rs src/counters/execute.rs src/api/peer src/api/peer.rs src/api/record.rs"
 # Tests of servers whose outcome does not hang on chance, without those that look for mutants themselves or need clients in Go.
 SERVERS = (
     r"^(calls|cluster|counters|crash|damage|etcd|formats|hostile|limits|listeners|logging|output|process|shutdown|simulation"

@@ -134,3 +134,80 @@ fn outcomes_are_as_declared() {
         }
     }
 }
+
+/// Each error that no lane has made, with its reason, its outcome and whether it says when to retry.
+#[test]
+fn other_errors_have_their_reasons() {
+    let away = || StoreError::Unavailable("away".into());
+    let lost = |here: Option<Error>| Error::AnswerLost {
+        node: "b".to_owned(),
+        here: here.map(Box::new),
+    };
+    let store = |outcome| Error::Store {
+        error: away(),
+        outcome,
+    };
+    let failed = Error::Failed {
+        failure: FailedIncrement {
+            index: 3,
+            refusal: LimitError::Max {
+                value: 1,
+                delta: 2,
+                max: 2,
+            },
+        },
+        counter: Some("g/a".to_owned()),
+        is_of_batch: true,
+    };
+    let invalid = vec![("delta".to_owned(), "it is zero".to_owned())];
+    for (error, reason, outcome, retries) in [
+        (
+            Error::Invalid(invalid),
+            Reason::InvalidArgument,
+            "NOT_APPLIED",
+            false,
+        ),
+        (failed, Reason::LimitReached, "NOT_APPLIED", false),
+        (lost(None), Reason::AnswerLost, "UNKNOWN", true),
+        (lost(Some(Error::Bug)), Reason::AnswerLost, "UNKNOWN", true),
+        (
+            store(Outcome::NotApplied),
+            Reason::StoreUnavailable,
+            "NOT_APPLIED",
+            true,
+        ),
+        (
+            store(Outcome::Unknown),
+            Reason::StoreUnavailable,
+            "UNKNOWN",
+            true,
+        ),
+        (
+            Error::ConfirmedMeanwhile,
+            Reason::MessageOvertaken,
+            "UNKNOWN",
+            true,
+        ),
+        (Error::Draining, Reason::ShuttingDown, "UNKNOWN", true),
+        (Error::Bug, Reason::Panic, "UNKNOWN", false),
+    ] {
+        let status = Status::from(error);
+        let info = status.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!(
+            (&*info.reason, status.code()),
+            (reason.name(), reason.code())
+        );
+        assert_eq!(info.metadata["outcome"], outcome, "{reason:?}");
+        assert_eq!(
+            status.get_details_retry_info().is_some(),
+            retries,
+            "{reason:?}"
+        );
+        if reason == Reason::LimitReached {
+            assert_eq!(
+                (&*info.metadata["counter"], &*info.metadata["index"]),
+                ("g/a", "3")
+            );
+        }
+    }
+}

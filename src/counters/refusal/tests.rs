@@ -149,3 +149,17 @@ fn other_versions_are_read_with_caution() {
         assert!(matches!(why.into(), Forwarded::InDoubt));
     }
 }
+
+/// An operation that has other copies or parts is in doubt, whatever the lane says of one of them.
+#[test]
+fn doubt_is_not_dropped_on_the_way() {
+    for error in [
+        LaneError::NotOwner,
+        LaneError::Closed,
+        LaneError::Overloaded,
+    ] {
+        for error in [Error::of_part(error.clone()), Error::of_copy(error)] {
+            assert!(matches!(read(why(&error)), Forwarded::InDoubt), "{error:?}");
+        }
+    }
+}

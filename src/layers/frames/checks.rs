@@ -18,7 +18,8 @@ use crate::sum::wire::WholeSum;
 
 const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; PREFIX_BYTES]);
 
-/// The decompressed bytes after which other tasks get their turn: a millisecond or two.
+/// The bytes, compressed and plain, after which other tasks get their turn. A message is decompressed at once, whatever its
+/// size: so a worker has one decoder at a time.
 const BYTES_A_TURN: usize = 1 << 20;
 
 pub(super) struct Checks {
@@ -32,8 +33,8 @@ pub(super) struct Checks {
     left: usize,
     current: Current,
     /// Messages that have begun.
-    messages: u64,
-    /// The decompressed bytes since the last pause.
+    pub(super) messages: u64,
+    /// The bytes that were decompressed, and that became of them, since the last pause.
     decompressed: usize,
 }
 
@@ -214,12 +215,13 @@ impl Checks {
 
     fn summed(&self, sum: WholeSum) -> Bytes {
         let replaced = &self.call.replaced;
-        replaced.set(Replaced::Summed(sum.finish()));
+        replaced.set(self.messages, Replaced::Summed(sum.finish()));
         EMPTY_MESSAGE
     }
 
     /// Decompresses a message, and passes it on as a plain one. The contents of a sum take no memory.
     fn decompress(&mut self, encoding: Encoding, message: &[u8]) -> Result<Bytes, FrameError> {
+        self.decompressed += message.len();
         let max_bytes = self.call.max_message_bytes();
         let is_summed = self.call.policy.contents.are_summed();
         let (mut sum, mut plain) = (WholeSum::default(), BytesMut::from(&EMPTY_MESSAGE[..]));
@@ -239,12 +241,13 @@ impl Checks {
                 prefix::write(prefix::PLAIN, &mut plain);
                 Ok(plain.freeze())
             }
-            Err(DecodeError::TooLarge) => {
-                self.leave_out(FrameError::DecompressedTooLarge { max_bytes })
-            }
+            Err(DecodeError::TooLarge) => self.leave_out(
+                self.messages,
+                FrameError::DecompressedTooLarge { max_bytes },
+            ),
             Err(DecodeError::Malformed(problem)) => {
                 debug!(%problem, "a message cannot be decompressed");
-                self.leave_out(FrameError::Undecodable(encoding))
+                self.leave_out(self.messages, FrameError::Undecodable(encoding))
             }
         }
     }
@@ -260,7 +263,7 @@ impl Checks {
 
     /// Refuses a message for its prefix.
     fn refuse(&mut self, prefix: Prefix, error: FrameError) -> Result<Bytes, FrameError> {
-        let empty = self.leave_out(error)?;
+        let empty = self.leave_out(self.messages + 1, error)?;
         self.begin(length_of(prefix));
         if self.left > 0 {
             self.current = Current::Skipped;
@@ -269,13 +272,13 @@ impl Checks {
     }
 
     /// Puts an empty message in the place of one that is refused, if the method continues without it.
-    fn leave_out(&self, error: FrameError) -> Result<Bytes, FrameError> {
+    fn leave_out(&self, number: u64, error: FrameError) -> Result<Bytes, FrameError> {
         let is_last = matches!(error, FrameError::BadPrefix(_));
         let is_skipped = self.call.policy.contents == Contents::Summed(RefusedMessage::IsSkipped);
         if is_last || !is_skipped {
             return Err(error);
         }
-        self.call.replaced.set(Replaced::Refused(error));
+        self.call.replaced.set(number, Replaced::Refused(error));
         Ok(EMPTY_MESSAGE)
     }
 

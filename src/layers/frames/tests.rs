@@ -98,7 +98,7 @@ fn pass(
                 Ok(bytes) => out.extend_from_slice(&bytes),
                 Err(error) => return (out, refused, Err(error)),
             }
-            match checks.call.replaced.take() {
+            match checks.call.replaced.take(checks.messages) {
                 Some(Replaced::Refused(error)) => refused.push(error),
                 Some(Replaced::Summed(sum)) => {
                     let total = sum.expect("a valid message");
@@ -203,7 +203,7 @@ proptest! {
         prop_assert_eq!(checks.pass(&mut first), Ok(Bytes::new()));
         prop_assert_eq!(checks.pass(&mut second), Ok(Bytes::from_static(&[0; PREFIX_BYTES])));
         let error = Replaced::Summed(Err(Malformed::Truncated));
-        prop_assert_eq!(checks.call.replaced.take(), Some(error));
+        prop_assert_eq!(checks.call.replaced.take(checks.messages), Some(error));
         let passed = pass(&mut checks, &message(&sevens(3)), &[]);
         prop_assert_eq!(passed, (message(&sevens(3)), vec![], Ok(())));
     }
@@ -335,7 +335,8 @@ fn frames(
             Poll::Ready(Some(frame)) => {
                 let data = frame.expect("no error").into_data().expect("data");
                 assert!(frames.checks.may_pass(), "a message has more to come");
-                out.push((data, frames.checks.call.replaced.take()));
+                let number = frames.checks.messages;
+                out.push((data, frames.checks.call.replaced.take(number)));
             }
             Poll::Ready(None) => return out,
             // Other tasks get their turn.
