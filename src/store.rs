@@ -235,7 +235,11 @@ impl StoreError {
 /// they like. `problem` names the counter.
 pub(crate) fn damaged_counter(problem: &dyn fmt::Display) {
     static NOTICE: Rarely = Rarely::new();
-    if NOTICE.is_due() {
+    tell_of_counter(&NOTICE, problem);
+}
+
+fn tell_of_counter(notice: &Rarely, problem: &dyn fmt::Display) {
+    if notice.is_due() {
         tracing::error!(
             "{problem}: calls that need this counter are refused (COUNTER_DAMAGED), and all others are served. \
              `sumd check` lists all damage, and `sumd restore` makes a database from a backup"
@@ -259,9 +263,11 @@ mod tests {
     /// Damage is logged, but not at each call that meets it.
     #[test]
     fn damage_is_told_once_in_a_while() {
-        let counter = logged(|| damaged_counter(&"counter a is damaged"));
+        // The notice of the process may be used up by other tests.
+        let notice = Rarely::new();
+        let counter = logged(|| tell_of_counter(&notice, &"counter a is damaged"));
         assert!(counter.contains("counter a is damaged") && counter.contains("COUNTER_DAMAGED"));
-        assert_eq!(logged(|| damaged_counter(&"again")), "");
+        assert_eq!(logged(|| tell_of_counter(&notice, &"again")), "");
         let session = logged(|| damaged_session(&"session b is damaged"));
         assert!(session.contains("session b is damaged"), "{session}");
     }
