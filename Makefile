@@ -1,7 +1,7 @@
 # The contributor's commands. `make help` lists them.
 #
-# Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven, and for deploy/ systemd's
-# tools. All other tools of the tests and linters are installed below, in this folder only, at the versions given here.
+# Needed on the machine: Rust, Go, Node.js with npm, Python 3 and Java 17 with Maven, for fuzz/ a C++ compiler, and for deploy/
+# systemd's tools. All other tools of the tests and linters are installed below, in this folder only, at the versions given here.
 
 BUF_VERSION     := 1.75.0
 GRPCURL_VERSION := v1.9.4
@@ -55,6 +55,7 @@ lint: $(BUF) $(DENY) client-go ## Check format, lints, the contract, imports' di
 	cd tests/etcd && test -z "$$(gofmt -l .)"
 	cd tests/interop && test -z "$$(gofmt -l .)" && go vet .
 	cd benches && cargo fmt --check && cargo clippy --locked -- -D warnings
+	cd fuzz && cargo fmt --check
 	vendor/h2.sh
 	$(MAKE) --no-print-directory lint-deploy
 
@@ -110,8 +111,8 @@ mutants: $(MUTANTS) $(NEXTEST) $(ETCD) $(TOOLS)/mutants/installed ## Change the 
 	PATH="$(TOOLS)/bin:$(TOOLS)/nextest/bin:$$PATH" $(TOOLS)/mutants/bin/python tests/mutants/run.py
 
 .PHONY: fuzz
-fuzz: ## Fuzz the wire parser against prost for a minute (needs a nightly toolchain and cargo-fuzz)
-	cargo +nightly fuzz run wire -- -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=4096
+fuzz: ## Fuzz every decoder for FUZZ_SECONDS each, or a minute (fuzz/run)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) fuzz/run $(FUZZ_TARGETS)
 
 .PHONY: clients
 clients: client-go client-python client-node client-java client-rust ## Build the clients in clients/

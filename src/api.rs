@@ -4,6 +4,8 @@
 mod cluster;
 mod counter;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod page_token;
 mod peer;
 mod reads;

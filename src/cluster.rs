@@ -5,6 +5,8 @@
 mod clock_state;
 mod clocks;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod members;
 mod node;
 mod nodes;

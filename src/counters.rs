@@ -11,6 +11,8 @@ mod copies;
 mod error;
 mod execute;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod operation;
 mod read;
 mod record;

@@ -29,6 +29,8 @@ mod stall;
 pub use calls::Calls;
 pub use connection::{CallContext, Connection};
 pub use frames::RequestFrames;
+#[cfg(any(test, fuzzing))]
+pub(crate) use frames::fuzzing;
 pub use headers::unknown_method;
 pub use replaced::Replaced;
 pub use request_body::RequestBody;

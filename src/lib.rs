@@ -14,6 +14,8 @@ pub mod codec;
 pub mod config;
 pub mod counters;
 pub mod etcd;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod lane;
 mod layers;
 pub mod maintenance;

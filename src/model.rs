@@ -8,6 +8,8 @@ mod commit;
 mod counters;
 mod dedup;
 mod extras;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hasher;
 mod increment;
 mod invalid;

@@ -2,6 +2,8 @@
 
 mod change_feed;
 pub mod etcd;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod memtable;
 mod remembered;
 pub mod sqlite;

@@ -1,5 +1,7 @@
 //! A stream of a bulk session: messages in, acknowledgements out.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod imported;
 mod owner_pins;
 pub mod reassembly;

@@ -37,7 +37,7 @@ pub struct Connection {
     pub stream_idle_timeout: Duration,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Connection {
     /// A connection with room for one call and one watch, and 1 MiB of memory.
     pub(super) fn for_tests() -> Self {

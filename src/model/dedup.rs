@@ -340,7 +340,7 @@ impl DedupLog {
 }
 
 /// Appends an entry as [`PackEntry`] reads it.
-fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Effect) {
+pub(super) fn put_entry(ids: &mut Vec<u8>, id: &Id, place: u32, done: &Effect) {
     ids.extend_from_slice(&id.digest);
     ids.extend_from_slice(&id.contents.to_le_bytes());
     put_u64(ids, place.into());

@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 11] = [
     &["server", "telemetry"],
     &["config"],
     &["cli"],
-    &["lib", "main", "app"],
+    &["lib", "main", "app", "fuzzing"],
 ];
 
 /// Crates and rooms that a room must not name, although other rooms on its floor may.

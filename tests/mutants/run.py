@@ -47,6 +47,8 @@ SERVERS = (
     r"^(calls|cluster|counters|crash|damage|etcd|formats|hostile|limits|listeners|logging|output|process|shutdown|simulation"
     r"|stores|transfer)::"
 )
+# The properties for fuzzing are tests themselves.
+FUZZING = ["--exclude", "fuzzing.rs"]
 UNUSED = r"^simulation::\w+_found$|::soak$|^server::tests::interop::"
 # At once: tests of servers wait more than they work.
 PROCESSES = (os.cpu_count() or 1) + 1
@@ -120,7 +122,7 @@ def load():
     CODE.unlink(missing_ok=True)
     copy(ALL)
     chosen = [f"--file={path}/**" if (ROOT / path).is_dir() else f"--file={path}" for path in dirs.split()]
-    listed = subprocess.run(["cargo", "mutants", "--list", "--json", *chosen], cwd=ONE, stdout=subprocess.PIPE, check=True)
+    listed = subprocess.run(["cargo", "mutants", "--list", "--json", *FUZZING, *chosen], cwd=ONE, stdout=subprocess.PIPE, check=True)
     mutants = json.loads(listed.stdout)
     print(f"building a program of {len(mutants)} mutants", flush=True)
     environment = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(OUT / "build")}

@@ -142,7 +142,7 @@ pub(super) fn send(
 }
 
 /// Decodes the answers to a number of parts; `None` if there are more or fewer, or they cannot be decoded.
-fn read_answers(answer: Bytes, sequence: u64, parts: usize) -> Option<Vec<PartAnswer>> {
+pub(super) fn read_answers(answer: Bytes, sequence: u64, parts: usize) -> Option<Vec<PartAnswer>> {
     let answers = RecordPartsAnswer::decode(answer).ok()?.answers;
     let read = |answer| read_answer(answer, sequence).unwrap_or(PartAnswer::Again);
     (answers.len() == parts).then(|| answers.into_iter().map(read).collect())
@@ -197,7 +197,7 @@ fn too_many() -> MalformedParts {
 }
 
 /// Decodes and validates the parts in a call of another node, each with its lane.
-fn decode_parts(
+pub(super) fn decode_parts(
     payload: Bytes,
     hasher: KeyedHasher,
     lanes: u32,

@@ -1,6 +1,5 @@
 //! Frames of requests, split at any byte.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -12,6 +11,7 @@ use super::super::policy;
 use super::super::prefix::{self, PREFIX_BYTES};
 use super::super::replaced::{LastReplaced, Replaced};
 use super::super::request_memory::RequestMemory;
+use super::fuzzing::InPieces;
 use super::*;
 use crate::sum::wire::Malformed;
 
@@ -298,21 +298,6 @@ fn a_claim_takes_no_memory() {
     assert_eq!(end, Err(FrameError::Truncated));
     let full = held.pass(&mut Bytes::from_static(b"a"));
     assert_eq!(full, Err(FrameError::MemoryFull { max_bytes: 0 }));
-}
-
-/// The body of a request, in pieces that come when they are asked for.
-struct InPieces(VecDeque<Bytes>);
-
-impl Body for InPieces {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
-    }
 }
 
 /// The frames of a body that is polled as tonic does, each with the message that it replaces.
