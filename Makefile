@@ -50,7 +50,7 @@ lint: $(BUF) $(DENY) client-go ## Check format, lints, the contract, imports' di
 	$(BUF) lint
 	$(BUF) format --diff --exit-code --path proto/sum --path proto/sumd
 	$(MAKE) --no-print-directory breaking
-	cd clients/rust && cargo fmt --check && cargo clippy --locked -- -D warnings
+	cd clients/rust && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 	cd clients/go && test -z "$$(gofmt -l .)" && go vet .
 	cd tests/etcd && test -z "$$(gofmt -l .)"
 	cd tests/interop && test -z "$$(gofmt -l .)" && go vet .
@@ -148,7 +148,7 @@ clients/java/target/sumd-client.jar: clients/java/pom.xml $(shell find clients/j
 
 .PHONY: client-rust
 client-rust:
-	cd clients/rust && cargo build --locked
+	cd clients/rust && cargo build --locked --bins --examples
 
 $(BUF):
 	npm install --silent --no-save --prefix $(TOOLS) @bufbuild/buf@$(BUF_VERSION)

@@ -20,6 +20,7 @@ macro_rules! each_client {
 
 mod bulk;
 mod counters;
+mod examples;
 mod grpcurl;
 mod server;
 mod sums;
