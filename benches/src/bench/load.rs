@@ -16,11 +16,15 @@ use crate::{
     works::{BATCH_MESSAGES, CONNECTIONS, Method, Query, WINDOW_MESSAGES, Work},
 };
 
-/// Puts `work` on `server`, and measures `window` after the warm-up.
-pub async fn drive(server: &Running, work: &Work, window: Duration) -> Result<Measurement> {
+/// Puts `work` with these `queries` on `server`, and measures `window` after the warm-up.
+pub async fn drive(
+    server: &Running,
+    work: &Work,
+    queries: Arc<[Query]>,
+    window: Duration,
+) -> Result<Measurement> {
     let idle_mib = server.processes.rss_mib()?;
     server.processes.reset_peak()?;
-    let queries: Arc<[Query]> = work.queries().into();
     let latencies = Latencies::default();
     let opening = Instant::now() + WARM_UP;
     let end = opening + window;

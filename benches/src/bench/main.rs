@@ -259,7 +259,11 @@ async fn measure(
     let run = async {
         let running = Running::start(server, program).await?;
         let measured = match server.protocol {
-            Protocol::Grpc => load::drive(&running, work, window).await?,
+            Protocol::Grpc => {
+                let queries = work.queries().into_iter();
+                let queries = queries.map(|query| server.expect(query)).collect();
+                load::drive(&running, work, queries, window).await?
+            }
             Protocol::NetRpc => netrpc::drive(&running, work, window).await?,
         };
         running.end().await?;

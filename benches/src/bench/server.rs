@@ -57,7 +57,7 @@ impl Running {
             .arg(address.to_string());
         let mut running = Self::spawn(command, server.name, address)?;
         let answers = async || match server.protocol {
-            Protocol::Grpc => add_once(address).await,
+            Protocol::Grpc => add_once(server, address).await,
             Protocol::NetRpc => Ok(TcpStream::connect(address).await.map(drop)?),
         };
         running.ready(READY_PAUSE, READY_TIMEOUT, answers).await?;
@@ -121,8 +121,8 @@ impl Running {
     }
 }
 
-async fn add_once(address: SocketAddr) -> Result<()> {
-    let query = query(&mut Rng::with_seed(0), 1, 3, 20);
+async fn add_once(server: &Server, address: SocketAddr) -> Result<()> {
+    let query = server.expect(query(&mut Rng::with_seed(0), 1, 3, 20));
     Client::connect(address, "sum.v1.SumService/Add")
         .await?
         .add(&query)

@@ -126,34 +126,56 @@ pub struct Server {
     pub protocol: Protocol,
     /// The arguments before `host:port` on its command line.
     pub arguments: &'static [&'static str],
+    /// The answer to every request, if it does not add.
+    pub constant: Option<i64>,
 }
 
 pub const SUMD: Server = Server {
     name: "sumd",
     protocol: Protocol::Grpc,
     arguments: &["serve", "--listen"],
+    constant: None,
 };
 
-pub const SERVERS: [Server; 5] = [
+pub const SERVERS: [Server; 6] = [
     SUMD,
     peer("tonic-stock", Protocol::Grpc),
     peer("grpc-go", Protocol::Grpc),
     peer("grpc-cpp", Protocol::Grpc),
     peer("go-netrpc", Protocol::NetRpc),
+    Server {
+        constant: Some(1),
+        ..peer("hyper-constant", Protocol::Grpc)
+    },
 ];
+
+/// The work of the servers that do not add.
+const LIMIT_WORK: &str = "add-3";
 
 const fn peer(name: &'static str, protocol: Protocol) -> Server {
     Server {
         name,
         protocol,
         arguments: &[],
+        constant: None,
     }
 }
 
 impl Server {
     /// Only sumd serves streams.
     pub fn can(&self, work: &Work) -> bool {
+        if self.constant.is_some() {
+            return work.name == LIMIT_WORK;
+        }
         matches!(work.method, Method::Add) || self.name == SUMD.name
+    }
+
+    /// A request, with the answer that this server has to give.
+    pub fn expect(&self, mut query: Query) -> Query {
+        if let Some(constant) = self.constant {
+            query.sums.fill(constant);
+        }
+        query
     }
 }
 
