@@ -122,6 +122,29 @@ fn waits_are_in_the_code() {
     assert!(seen > 60, "only {seen} functions were found");
 }
 
+/// Each line of the benchmarks' history has the columns of the bench, with numbers where they belong.
+#[test]
+fn the_history_is_a_table() {
+    let text = fs::read_to_string("benches/history.csv").expect("a table");
+    let mut lines = text.lines();
+    let header = "date,version,commit,machine,runs,work,cpu_us,per_second,peer,ratio";
+    assert_eq!(lines.next(), Some(header));
+    let bench = fs::read_to_string("benches/src/bench/history.rs").expect("a source");
+    assert!(bench.contains(header), "the bench writes other columns");
+    for line in lines {
+        let columns: Vec<_> = line.split(',').collect();
+        let [_, _, _, _, runs, _, cpu_us, per_second, peer, ratio] = columns[..] else {
+            panic!("{line} has {} columns", columns.len());
+        };
+        for number in [runs, cpu_us, per_second] {
+            let number: f64 = number.parse().expect(line);
+            assert!(number > 0.0, "{line}");
+        }
+        assert_eq!(peer.is_empty(), ratio.is_empty(), "{line}");
+        assert!(ratio.is_empty() || ratio.parse::<f64>().is_ok(), "{line}");
+    }
+}
+
 /// The test's own parser finds links and anchors.
 #[test]
 fn links_are_found() {

@@ -15,6 +15,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use tokio::time::timeout;
 
+use crate::history::Entry;
 use report::Results;
 use system::{Figures, System};
 use works::{ADDS, BESIDE, HALF, Kind, Load, NODES, PEERS, SIZES};
@@ -39,6 +40,7 @@ pub async fn bench(
     runs: u32,
     window: Duration,
     programs: Programs,
+    entries: &mut Vec<Entry>,
 ) -> Result<usize> {
     for program in [&programs.sumd, &programs.etcd] {
         ensure!(program.exists(), "no {}", program.display());
@@ -69,6 +71,7 @@ pub async fn bench(
         bench.note(done.context("took too long").and_then(|done| done));
     }
     bench.results.print();
+    entries.extend(bench.results.entries());
     Ok(bench.failures)
 }
 

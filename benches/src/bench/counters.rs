@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use tokio::time::timeout;
 
-use crate::measure::WARM_UP;
+use crate::{history::Entry, measure::WARM_UP};
 use report::Results;
 use store::Store;
 use works::{CONTENDERS, Contender, Kind, Work};
@@ -42,6 +42,7 @@ pub async fn bench(
     runs: u32,
     window: Duration,
     programs: Programs,
+    entries: &mut Vec<Entry>,
 ) -> Result<usize> {
     let mut bench = Bench {
         programs,
@@ -59,6 +60,7 @@ pub async fn bench(
         }
     }
     bench.results.print();
+    entries.extend(bench.results.entries());
     Ok(bench.failures)
 }
 

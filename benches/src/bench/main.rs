@@ -4,6 +4,7 @@
 mod cluster;
 mod counters;
 mod grpc;
+mod history;
 mod load;
 mod measure;
 mod memory;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 use cluster::{ClusterWork, Programs};
 use counters::CounterWork;
+use history::Entry;
 use measure::{Measurement, WARM_UP};
 use report::Results;
 use server::{BOTH_CORES, LOAD_CORE, Running};
@@ -70,6 +72,9 @@ struct Options {
     /// etcd program for the clusters
     #[arg(long, default_value = ".tools/bin/etcd", value_name = "PATH")]
     etcd: PathBuf,
+    /// Append sumd's medians to this file, a line of CSV for each work, unless a run fails
+    #[arg(long, value_name = "PATH")]
+    history: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -101,9 +106,10 @@ async fn bench(options: &Options) -> Result<usize> {
         return Ok(0);
     }
     let mut failures = 0;
+    let mut entries = Vec::new();
     if !chosen.sums.is_empty() || !chosen.memory.is_empty() {
         server::pin_ourselves(LOAD_CORE).await?;
-        failures += sums(options, &chosen).await?;
+        failures += sums(options, &chosen, &mut entries).await?;
     }
     if !chosen.counters.is_empty() {
         server::pin_ourselves(BOTH_CORES).await?;
@@ -114,7 +120,8 @@ async fn bench(options: &Options) -> Result<usize> {
         } else {
             counters::Programs::found(&options.sumd)
         };
-        failures += counters::bench(&chosen.counters, runs, window, programs?).await?;
+        let works = &chosen.counters;
+        failures += counters::bench(works, runs, window, programs?, &mut entries).await?;
     }
     if !chosen.cluster.is_empty() {
         server::pin_ourselves(BOTH_CORES).await?;
@@ -124,13 +131,18 @@ async fn bench(options: &Options) -> Result<usize> {
             sumd: options.sumd.clone(),
             etcd: options.etcd.clone(),
         };
-        failures += cluster::bench(&chosen.cluster, runs, window, programs).await?;
+        let works = &chosen.cluster;
+        failures += cluster::bench(works, runs, window, programs, &mut entries).await?;
+    }
+    if let Some(path) = options.history.as_ref().filter(|_| failures == 0) {
+        let appended = history::append(path, &options.sumd, &entries).await;
+        appended.with_context(|| format!("cannot append to {}", path.display()))?;
     }
     Ok(failures)
 }
 
 /// Measures sums, and memory for streams and connections.
-async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
+async fn sums(options: &Options, chosen: &Chosen, entries: &mut Vec<Entry>) -> Result<usize> {
     let servers = found(&options.sumd, options.no_peers)?;
     let runs = options.runs.unwrap_or(RUNS);
     let window = Duration::from_secs(options.seconds);
@@ -168,6 +180,7 @@ async fn sums(options: &Options, chosen: &Chosen) -> Result<usize> {
         }
     }
     results.print();
+    entries.extend(results.entries());
     Ok(failures)
 }
 

@@ -3,6 +3,7 @@
 use sumd_benches::median;
 
 use crate::{
+    history::{Entry, Peer},
     measure::Measurement,
     works::{MEMORY_WORKS, SERVERS, SUMD, TARGETS, Target, WORKS, Work},
 };
@@ -21,6 +22,29 @@ impl Results {
 
     pub fn add_memory(&mut self, work: &'static str, mib: f64) {
         self.memory.push((work, mib));
+    }
+
+    /// sumd's medians, with the first ratio of each work.
+    pub fn entries(&self) -> Vec<Entry> {
+        let measured = WORKS.iter().filter_map(|work| {
+            let cpu = self.of(work.name, SUMD.name, |run| run.cpu_us);
+            if cpu.is_empty() {
+                return None;
+            }
+            let mut targets = TARGETS.iter().filter(|target| target.work == work.name);
+            let ratio = targets.find_map(|target| self.ratio(target));
+            Some(Entry {
+                work: work.name.to_owned(),
+                runs: cpu.len(),
+                cpu_us: median(cpu),
+                per_second: median(self.of(work.name, SUMD.name, |run| run.sums_per_second)),
+                peer: ratio.map(|(target, ratio)| Peer {
+                    name: target.peer,
+                    ratio,
+                }),
+            })
+        });
+        measured.collect()
     }
 
     fn of(&self, work: &str, server: &str, figure: fn(&Measurement) -> f64) -> Vec<f64> {

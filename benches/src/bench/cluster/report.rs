@@ -7,7 +7,10 @@ use super::{
     system::Figures,
     works::{ADDS, CURVE_MEMBERS, Goal, Kind, PEERS, SIZES, TARGETS, Target, WORKS},
 };
-use crate::report::{three_digits, verdict};
+use crate::{
+    history::Entry,
+    report::{three_digits, verdict},
+};
 
 /// Every run of every work and peer on every size of etcd.
 #[derive(Default)]
@@ -19,6 +22,25 @@ pub struct Results {
 impl Results {
     pub fn add(&mut self, members: usize, work: &'static str, run: Figures) {
         self.runs.push((members, work, run));
+    }
+
+    /// sumd's medians. Nothing that etcd does alone costs CPU time for the same work.
+    pub fn entries(&self) -> Vec<Entry> {
+        let works = SIZES.into_iter().flat_map(|members| {
+            let works = WORKS.iter().map(|work| work.name).chain(ADDS);
+            works.map(move |work| (members, work))
+        });
+        let entry = |(members, work)| {
+            let runs = self.all(members, work, |run| run.per_second);
+            Some(Entry {
+                work: format!("{} etcd-{members}", work.replace(',', "")),
+                runs: runs.len(),
+                cpu_us: self.of(members, work, |run| run.cpu_us)?,
+                per_second: median(runs),
+                peer: None,
+            })
+        };
+        works.filter_map(entry).collect()
     }
 
     /// The figure in all runs.

@@ -12,7 +12,10 @@ use super::{
         WORKS, Work,
     },
 };
-use crate::report::{three_digits, verdict};
+use crate::{
+    history::{Entry, Peer},
+    report::{three_digits, verdict},
+};
 
 /// Every run of every contender on every work.
 #[derive(Default)]
@@ -30,6 +33,31 @@ impl Results {
 
     pub fn add_idle(&mut self, contender: &'static str, run: Idle) {
         self.idle.push((contender, run));
+    }
+
+    /// sumd's medians on increments, with the ratio to Redis if it was measured.
+    pub fn entries(&self) -> Vec<Entry> {
+        let measured = WORKS.iter().filter_map(|work| {
+            let (ours, peer) = match work.kind {
+                Kind::Increment => ("sumd", "redis"),
+                Kind::Record => ("sumd-100", "redis-100"),
+                Kind::Idle | Kind::Curve | Kind::Restart => return None,
+            };
+            let cpu: fn(&Run) -> f64 = |run| run.figures.cpu_us;
+            let cpu_us = self.of(work.name, ours, cpu)?;
+            let theirs = self.of(work.name, peer, cpu);
+            Some(Entry {
+                work: work.name.to_owned(),
+                runs: self.all(work.name, ours, cpu).len(),
+                cpu_us,
+                per_second: self.of(work.name, ours, |run| run.figures.sums_per_second)?,
+                peer: theirs.map(|theirs| Peer {
+                    name: peer,
+                    ratio: cpu_us / theirs,
+                }),
+            })
+        });
+        measured.collect()
     }
 
     /// The median of a figure, if it was measured.
