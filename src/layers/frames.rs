@@ -6,6 +6,7 @@
 
 mod checks;
 mod pieces;
+mod turns;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,7 @@ use tower::Service;
 use super::connection::CallContext;
 use checks::Checks;
 use pieces::Pieces;
+use turns::Turns;
 
 /// The layer's service.
 #[derive(Clone)]
@@ -37,7 +39,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let checks = Checks::new(CallContext::of(request.extensions()).clone());
+        let call = CallContext::of(request.extensions()).clone();
+        let turns = call.encoding.map(|_| Turns::default());
+        let checks = Checks::new(call);
         // In a box, because the services move a request several times.
         let frames = |body| {
             Box::new(RequestFrames {
@@ -45,6 +49,7 @@ where
                 checks,
                 rest: Bytes::new(),
                 unfinished: Pieces::default(),
+                turns,
             })
         };
         self.0.call(request.map(frames))
@@ -62,6 +67,8 @@ pub struct RequestFrames<B> {
     /// The beginning of a message that has not come whole. tonic gets it with its end: it reserves memory for all that a prefix
     /// claims.
     unfinished: Pieces,
+    /// Set if messages may be compressed.
+    turns: Option<Turns>,
 }
 
 impl<B> Body for RequestFrames<B>
@@ -80,6 +87,7 @@ where
             checks,
             rest,
             unfinished,
+            turns,
         } = &mut *self;
         loop {
             if checks.may_pass()
@@ -96,11 +104,17 @@ where
                 };
                 *rest = data;
             }
-            if checks.is_pause_due() {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            let turn = match turns {
+                Some(turns) => Some(ready!(turns.poll_begin(cx))),
+                None => None,
+            };
+            let checked = checks.pass(rest);
+            if let Some(turn) = turn
+                && checks.was_long()
+            {
+                turns::end(turn);
             }
-            let checked = checks.pass(rest)?;
+            let checked = checked?;
             if checked.is_empty() {
                 continue;
             }

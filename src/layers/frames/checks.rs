@@ -34,7 +34,7 @@ pub(super) struct Checks {
     current: Current,
     /// Messages that have begun.
     pub(super) messages: u64,
-    /// The bytes that were decompressed, and that became of them, since the last pause.
+    /// The bytes that were decompressed, and that became of them, since the last long turn.
     decompressed: usize,
 }
 
@@ -252,13 +252,13 @@ impl Checks {
         }
     }
 
-    /// Whether other tasks have to get their turn: few bytes may become many, which take their time.
-    pub(super) fn is_pause_due(&mut self) -> bool {
-        let is_due = self.decompressed >= BYTES_A_TURN;
-        if is_due {
+    /// Whether so much was decompressed that other tasks have to get their turn.
+    pub(super) fn was_long(&mut self) -> bool {
+        let was_long = self.decompressed >= BYTES_A_TURN;
+        if was_long {
             self.decompressed = 0;
         }
-        is_due
+        was_long
     }
 
     /// Refuses a message for its prefix.

@@ -106,6 +106,7 @@ fn pass(
         checks: Checks::new(Arc::new(call)),
         rest: Bytes::new(),
         unfinished: Pieces::default(),
+        turns: None,
     };
     let mut context = Context::from_waker(std::task::Waker::noop());
     let (mut messages, mut unread) = (Vec::new(), Vec::new());
