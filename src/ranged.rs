@@ -17,7 +17,7 @@ pub const YEAR: Duration = Duration::from_hours(8766);
 /// The parser of an option with a range.
 #[derive(Clone)]
 pub struct Ranged<T> {
-    /// What a value is, with its article.
+    /// The name of a value's kind, with its article.
     kind: &'static str,
     range: RangeInclusive<T>,
     /// Values as people write them, after a comma.

@@ -140,12 +140,6 @@ mod tests {
 
     use super::*;
 
-    fn framed(message: &[u8]) -> Vec<u8> {
-        let mut framed = [&[0; PREFIX_BYTES], message].concat();
-        prefix::write(prefix::PLAIN, &mut framed);
-        framed
-    }
-
     /// The messages of a frame, decompressed, and the number of those that were compressed.
     fn read(encoding: Encoding, mut frame: &[u8]) -> (Vec<Vec<u8>>, usize) {
         let (mut messages, mut compressed) = (Vec::new(), 0);
@@ -176,7 +170,7 @@ mod tests {
             sizes in prop::collection::vec(prop::sample::select(vec![0, 5, 1023, 1024, 5000]), 0..6),
         ) {
             let messages: Vec<_> = sizes.iter().map(|size| vec![7; *size]).collect();
-            let frame: Vec<u8> = messages.iter().flat_map(|message| framed(message)).collect();
+            let frame: Vec<u8> = messages.iter().flat_map(|message| prefix::plain(message)).collect();
             for encoding in [Encoding::Gzip, Encoding::Zstd] {
                 let out = compress(encoding, frame.clone().into());
                 let large = sizes.iter().filter(|size| **size >= MIN_BYTES).count();
@@ -190,7 +184,7 @@ mod tests {
     fn noise_is_not_compressed() {
         let mut random = fastrand::Rng::with_seed(1);
         let noise: Vec<u8> = (0..2000).map(|_| random.u8(..)).collect();
-        let frame = framed(&noise);
+        let frame = prefix::plain(&noise);
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
             let out = compress(encoding, frame.clone().into());
             assert_eq!(out, frame);
@@ -200,7 +194,7 @@ mod tests {
     /// A part of a message is a bug, which ends the call: it is never taken for a whole one.
     #[test]
     fn a_part_of_a_message_is_not_sent() {
-        let whole = framed(&[7; 2000]);
+        let whole = prefix::plain(&[7; 2000]);
         let two = whole.repeat(2);
         for end in [whole.len() - 1, whole.len() + 3, two.len() - 1] {
             let frame = Bytes::copy_from_slice(&two[..end]);

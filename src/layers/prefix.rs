@@ -13,6 +13,14 @@ pub(super) fn length_of([_, length @ ..]: Prefix) -> usize {
     u32::from_be_bytes(length) as usize
 }
 
+/// A plain message with its prefix.
+#[cfg(test)]
+pub(super) fn plain(message: &[u8]) -> Vec<u8> {
+    let mut framed = [&[0; PREFIX_BYTES], message].concat();
+    write(PLAIN, &mut framed);
+    framed
+}
+
 /// Writes the prefix of a message that fills the rest of a buffer. The buffer has a place for the prefix at its front.
 ///
 /// # Panics

@@ -368,7 +368,7 @@ async fn messages_are_compressed() {
     }
 }
 
-/// What travels is smaller, for a large answer alone.
+/// A large answer takes fewer bytes on the wire, and a small one as many as before.
 #[tokio::test]
 async fn large_answers_are_smaller() {
     let server = TestServer::start(&[]).await;

@@ -22,14 +22,14 @@ pub struct Entry {
     pub peer: Option<Peer>,
 }
 
-/// What sumd is compared with on a work.
+/// A peer of sumd on a work.
 pub struct Peer {
     pub name: &'static str,
     /// sumd's CPU time over the peer's, in the same runs.
     pub ratio: f64,
 }
 
-/// What all lines of one bench have in common.
+/// The columns that all lines of one bench share.
 struct Origin {
     date: String,
     version: String,

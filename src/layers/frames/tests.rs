@@ -8,7 +8,7 @@ use super::super::connection::Connection;
 use super::super::encoding::Encoding;
 use super::super::frame_error::FrameError;
 use super::super::policy;
-use super::super::prefix::{self, PREFIX_BYTES};
+use super::super::prefix::{self, PREFIX_BYTES, plain as message};
 use super::super::replaced::{LastReplaced, Replaced};
 use super::super::request_memory::RequestMemory;
 use super::fuzzing::InPieces;
@@ -53,12 +53,6 @@ fn checks(method: &str, max_bytes: u32) -> Checks {
 /// Checks of a request that is compressed.
 fn unpacking(method: &str, encoding: Encoding, max_bytes: u32) -> Checks {
     checks_of(method, Some(encoding), &connection(max_bytes, 1 << 20))
-}
-
-fn message(bytes: &[u8]) -> Vec<u8> {
-    let mut message = [&[0; PREFIX_BYTES], bytes].concat();
-    prefix::write(prefix::PLAIN, &mut message);
-    message
 }
 
 /// A message that the request's encoding has compressed.
